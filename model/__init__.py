@@ -1,0 +1,1 @@
+"""The network and everything offline: training, calibration, evaluation, weights, backends."""

@@ -1,0 +1,68 @@
+"""The Mixer block: token mixing, channel mixing, and the patch embedding before them (paper, equations 2-6)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.reuse import Reuse
+
+
+class PatchEmbedding(nn.Module):
+    """[N, 3, H, W] → [N, S, C]: one linear map of every patch x patch square."""
+
+    def __init__(self, patch: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens in row-major order of the grid."""
+        tokens: Tensor = self.project(images).flatten(2).transpose(1, 2)
+        return tokens
+
+
+class Mlp(nn.Module):
+    """Linear → GELU → linear over the last axis (equation 2); the input may be wider than the output."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] → [..., outputs]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class MixerBlock(nn.Module):
+    """Token mixing, then channel mixing, each LN → MLP → residual.
+
+    With reuse, token mixing reads Concat(Z, E) over tokens (equation 8, whose printed form drops the residual on
+    Z that we keep). `extra_tokens` is how many tokens E has; 0 means no reuse.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        extra_tokens: int,
+        width: int,
+        token_hidden: int,
+        channel_hidden: int,
+        reuse: Reuse | None,
+    ) -> None:
+        super().__init__()
+        self.reuse = reuse
+        self.token_norm = nn.LayerNorm(width)
+        self.token_mlp = Mlp(tokens + extra_tokens, token_hidden, tokens)
+        self.channel_norm = nn.LayerNorm(width)
+        self.channel_mlp = Mlp(width, channel_hidden, width)
+
+    def forward(self, z: Tensor, upstream: Tensor | None) -> Tensor:
+        """z [N, S, C], upstream [N, S_up, C_up] where the block reuses → [N, S, C]."""
+        x = z
+        if self.reuse is not None:
+            x = torch.cat([z, self.reuse(upstream)], dim=1)
+        mixed = self.token_mlp(self.token_norm(x).transpose(1, 2)).transpose(1, 2)
+        z = z + mixed
+        out: Tensor = z + self.channel_mlp(self.channel_norm(z))
+        return out

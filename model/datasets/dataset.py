@@ -1,0 +1,87 @@
+"""A data set in memory and its validation split."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split: pixels uint8 [N, size, size, 3], labels int64 [N], and a sha256 of each image's own decoded
+    pixels before any resizing [N, 32] (uint8), which is the image's identity in every layout."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    identities: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Split":
+        """The chosen images, in the order of `index`."""
+        return Split(self.pixels[index], self.labels[index], self.identities[index])
+
+    def limited(self, per_class: int) -> "Split":
+        """At most `per_class` images of every class, the first ones."""
+        keep = np.zeros(len(self), dtype=bool)
+        for label in np.unique(self.labels):
+            keep[np.flatnonzero(self.labels == label)[:per_class]] = True
+        return self.take(keep)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Class names in label order, and the splits found; `val` only where the layout has its own."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split | None
+    source: str
+
+    def train_and_validation(self, seed: int, fraction: float = 0.1) -> tuple[Split, Split]:
+        """The training images without validation, and the validation images.
+
+        A `val/` folder is the validation set as it is; else `fraction` of every class is held out of `train`.
+        """
+        if self.val is not None:
+            return self.train, self.val
+        held = validation_mask(self.train, seed, fraction)
+        return self.train.take(~held), self.train.take(held)
+
+
+def image_identity(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """sha256 over the decoded RGB pixels [H, W, 3] of one image, as uint8 [32]."""
+    return np.frombuffer(hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest(), dtype=np.uint8)
+
+
+def validation_mask(split: Split, seed: int, fraction: float) -> NDArray[np.bool_]:
+    """Which images are held out: within each class the lowest ranks of sha256(seed ‖ identity), rounded, at least one.
+
+    The rank depends on the pixels and the seed alone, so every layout of a data set gives the same images. Twins
+    (equal pixels) stand or leave together, so that no validation image is also trained on.
+    """
+    held = np.zeros(len(split), dtype=bool)
+    prefix = str(seed).encode() + b"\x00"
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        if len(members) < 2:
+            raise DataError("validation needs at least 2 images in every class, one class has 1")
+        ranks = [hashlib.sha256(prefix + split.identities[i].tobytes()).digest() for i in members]
+        count = max(1, round(len(members) * fraction))
+        limit = sorted(ranks)[count - 1]
+        held[members] = [rank <= limit for rank in ranks]
+    return held
+
+
+def split_digest(split: Split) -> str:
+    """A sha256 that names this set of images and labels whatever their order."""
+    rows = sorted(
+        int(label).to_bytes(4, "little") + identity.tobytes()
+        for label, identity in zip(split.labels, split.identities, strict=True)
+    )
+    return hashlib.sha256(b"".join(rows)).hexdigest()

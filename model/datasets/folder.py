@@ -1,0 +1,52 @@
+"""Image folders: `train/<class>/*`, optional `val/<class>/*`, `test/<class>/*`; any size, any format preprocess reads."""
+
+from pathlib import Path
+
+import numpy as np
+
+from model.datasets.dataset import Dataset, Split, image_identity
+from model.errors import DataError, ImageError
+from model.preprocess import decode, to_square
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+
+
+def load_folder(root: Path, size: int) -> Dataset:
+    """Read every split of the folder, resized to `size`; DataError names the path of what is wrong."""
+    classes = _class_names(root / "train")
+    train = _read_split(root / "train", classes, size)
+    others = {
+        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None
+        for name in ("val", "test")
+    }
+    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}")
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: an image folder has train/<class>/* (and val/, test/)")
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
+        raise DataError(f"{folder} has {len(names)} class folder(s); a classifier needs at least 2")
+    return names
+
+
+def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
+    found = _class_names(folder)
+    if found != classes:
+        odd = sorted(set(found) ^ set(classes))
+        raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
+    pixels, labels, identities = [], [], []
+    for label, name in enumerate(classes):
+        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))})")
+        for path in files:
+            try:
+                image = decode(path.read_bytes())
+            except ImageError as error:
+                raise DataError(f"{path}: {error}") from None
+            identities.append(image_identity(np.asarray(image)))
+            pixels.append(to_square(image, size))
+            labels.append(label)
+    return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))

@@ -1,0 +1,69 @@
+"""What can go wrong in the model's half of the product.
+
+MsmlpError
+├── CallerError            the caller can mend it: exit status 2 on the command line
+│   ├── ConfigError        a cascade or recipe that cannot be built
+│   ├── DataError          a data set that cannot be read or is not what it must be
+│   ├── WeightsError       a weights folder that is missing, damaged or does not fit
+│   ├── OptionError        an option outside its range (name and allowed range in the text)
+│   └── ImageError         one image that cannot be classified
+│       ├── UndecodableImageError
+│       └── ImageTooLargeError
+├── TrainingStoppedError   training ended before its last epoch (NaN, interrupt)
+└── DeviceError            the device or a backend failed
+
+No status codes here: `service/errors.py` maps every leaf to HTTP.
+"""
+
+
+class MsmlpError(Exception):
+    """Root of the tree; the text is one clear line for a person."""
+
+
+class CallerError(MsmlpError):
+    """The caller's mistake."""
+
+
+class ConfigError(CallerError):
+    """A cascade or recipe that cannot be built."""
+
+
+class DataError(CallerError):
+    """A data set that cannot be read or is not what it must be."""
+
+
+class WeightsError(CallerError):
+    """A weights folder that is missing, damaged or does not fit."""
+
+
+class OptionError(CallerError):
+    """An option outside its range.
+
+    Args:
+        name: the option's name, as the caller wrote it.
+        detail: what is wrong and what is allowed.
+    """
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name = name
+
+
+class ImageError(CallerError):
+    """One image that cannot be classified."""
+
+
+class UndecodableImageError(ImageError):
+    """Not an image, not a format that is read, or a damaged file."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than the limit; found in the header, before decoding."""
+
+
+class TrainingStoppedError(MsmlpError):
+    """Training ended before its last epoch."""
+
+
+class DeviceError(MsmlpError):
+    """The device or a backend failed."""

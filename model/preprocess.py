@@ -1,0 +1,89 @@
+"""The one way from an encoded image to an array, used by training, evaluation and serving alike.
+
+What is decided here (docs/http.md repeats it for callers):
+- formats: PNG, JPEG, WebP, BMP, GIF; the content decides, not a name or a header;
+- EXIF orientation is applied; an animation counts as its first frame;
+- grey and palette images become RGB; transparent pixels are laid over white; CMYK goes through Pillow's conversion;
+- 16-bit grey keeps its high byte (65535 → 255);
+- other sizes: the shorter side is scaled to the model's size (bicubic, antialiased) and the middle square is kept;
+- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size.
+"""
+
+import io
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.errors import ImageTooLargeError, UndecodableImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 32_000_000
+"""Default limit on width x height of an encoded image."""
+
+
+class Preprocess(BaseModel):
+    """How an image becomes the network's input; stored in the manifest. mean and std are per channel, of pixels / 255."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=1)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    resize: Literal["center-crop"] = "center-crop"
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> Image.Image:
+    """An encoded image → an RGB picture, upright.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: the largest width x height allowed, read from the header before anything is decoded.
+        near: the size the picture will be scaled to; lets large JPEGs be decoded at a fraction of the cost.
+
+    Raises:
+        ImageTooLargeError: more pixels than `max_pixels`.
+        UndecodableImageError: not an image, a format not in FORMATS, or a damaged file.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLargeError(f"image has more than {max_pixels} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged header provokes
+        raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    try:
+        if near is not None and image.format == "JPEG":
+            image.draft(None, (2 * near, 2 * near))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # as above: truncation, bad checksums, impossible sizes
+        raise UndecodableImageError(f"damaged {image.format} image ({type(error).__name__})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I;16", "I")):
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB picture of any size → uint8 [size, size, 3]; a size x size picture passes unchanged."""
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def load_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Bytes of an encoded image → uint8 [size, size, 3]; raises what `decode` raises."""
+    return to_square(decode(data, max_pixels=max_pixels, near=size), size)

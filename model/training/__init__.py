@@ -1,0 +1,1 @@
+"""Offline training: recipes as data, one loop for every preset, checkpoints, curves."""

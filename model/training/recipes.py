@@ -1,0 +1,64 @@
+"""Training recipes as data. `msmlp train --set key=value` changes any field."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.errors import ConfigError
+
+
+class Recipe(BaseModel):
+    """Everything training does besides the network and the data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["sgd", "adamw", "muon"]
+    lr: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["step", "cosine"]
+    milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares")
+    warmup_epochs: float = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"
+    erasing: float = Field(default=0, ge=0, le=1)
+    mixup: float = Field(default=0, ge=0, description="Beta(a, a); with cutmix too, each batch takes one of the two")
+    cutmix: float = Field(default=0, ge=0)
+    mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed at all")
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
+
+
+RECIPES: dict[str, Recipe] = {
+    # Section 4 of the paper: 300 epochs, ÷10 at 150 and 225, equation 1 (the plain sum of the exits' losses).
+    "paper": Recipe(
+        epochs=300, batch_size=64, optimizer="sgd", lr=0.03, weight_decay=1e-4, schedule="step", augment="crop-flip"
+    ),
+    # What small MLPs need from scratch: see docs/results.md for what it gave.
+    "best": Recipe(
+        epochs=300,
+        batch_size=512,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=10,
+        clip_norm=1.0,
+        ema=0.9995,
+        augment="trivial",
+        erasing=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+    ),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; ConfigError lists the names there are."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise ConfigError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}") from None

@@ -1,0 +1,223 @@
+"""`msmlp train`: data and a preset in, a weights folder out."""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from model.backends.devices import pick_device
+from model.cascade import Cascade
+from model.config import CascadeConfig, override, preset
+from model.datasets import Dataset, Split, load_dataset
+from model.datasets.dataset import split_digest
+from model.errors import ConfigError, TrainingStoppedError
+from model.preprocess import Preprocess
+from model.training.augment import augmentation
+from model.training.checkpoint import load_checkpoint, save_checkpoint
+from model.training.journal import Journal, plot_curves
+from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoch, train_epoch
+from model.training.optim import Optimizers
+from model.training.recipes import Recipe, recipe
+from model.weights import write_weights
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The command line of `msmlp train`, checked by the recipe's and the cascade's own rules."""
+
+    data: Path
+    preset: str
+    out: Path
+    recipe: str = "best"
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    limit_per_class: int | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def train(options: TrainOptions) -> Path:
+    """Train (or resume) and leave a weights folder in `options.out` → that folder.
+
+    Raises:
+        CallerError: options, data or a checkpoint that do not fit.
+        TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last whole epoch.
+    """
+    cascade, plan = configure(options)
+    device = pick_device(options.device)
+    dataset = load_dataset(options.data, cascade.image_size)
+    cascade = override(cascade, {"classes": len(dataset.classes)})
+    training, validation = dataset.train_and_validation(options.seed)
+    digest = split_digest(validation)
+    if options.limit_per_class is not None:
+        training = training.limited(options.limit_per_class)
+    preprocess = _statistics(training, cascade.image_size)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    learner = _learner(cascade, plan, preprocess, len(training), device)
+    setup = _setup(options, cascade, plan, digest, len(training))
+    done = load_checkpoint(options.out, learner, setup) if options.resume else 0
+    rows = _run(options, learner, training, validation, done, setup)
+    plot_curves(rows, options.out / "curves.png")
+    manifest_training = {
+        "data": dataset.source,
+        "images": len(training),
+        "validation": {"seed": options.seed, "images": len(validation), "digest": digest},
+        "recipe_name": options.recipe,
+        "recipe": plan.model_dump(mode="json"),
+        "preset": options.preset,
+        "seed": options.seed,
+        "epochs": plan.epochs,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "command": shlex.join(["msmlp", *sys.argv[1:]]),
+        "git_commit": git_commit(),
+        "images_per_second": _median([row["images_per_second"] for row in rows]),
+    }
+    write_weights(
+        options.out,
+        config=cascade,
+        state=learner.final.state_dict(),
+        classes=dataset.classes,
+        preprocess=preprocess,
+        training=manifest_training,
+        results=_results(learner, dataset, validation, rows),
+    )
+    return options.out
+
+
+def configure(options: TrainOptions) -> tuple[CascadeConfig, Recipe]:
+    """The cascade and the recipe that the options describe; each `--set` key belongs to one of the two."""
+    cascade, plan = preset(options.preset), recipe(options.recipe)
+    named = {"epochs": options.epochs, "batch_size": options.batch_size}
+    changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
+    if "classes" in changes:
+        raise ConfigError("classes: is taken from the data")
+    ours = {k: v for k, v in changes.items() if k.split(".")[0] in CascadeConfig.model_fields}
+    rest = {k: v for k, v in changes.items() if k not in ours}
+    unknown = [k for k in rest if k not in Recipe.model_fields]
+    if unknown:
+        fields = sorted({*Recipe.model_fields, *CascadeConfig.model_fields} - {"classes"})
+        raise ConfigError(f"--set: no field is called {unknown[0]!r}; there are {', '.join(fields)}")
+    return override(cascade, ours), override(plan, rest)
+
+
+def _learner(cascade: CascadeConfig, plan: Recipe, preprocess: Preprocess, images: int, device: torch.device) -> Learner:
+    model = Cascade(cascade).to(device)
+    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
+    return Learner(
+        model=model,
+        average=AveragedModel(model, multi_avg_fn=_ema(plan.ema)) if plan.ema else None,
+        # Compiling pays on a GPU; on a CPU it was measured to give nothing.
+        step_model=torch.compile(model) if device.type == "cuda" else model,
+        optimizers=Optimizers(model, plan, steps_per_epoch(images, plan.batch_size)),
+        augment=augmentation(plan, cascade.image_size),
+        normalize=lambda images: (images - mean) / std,
+        recipe=plan,
+        device=device,
+    )
+
+
+def _ema(decay: float) -> Any:
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
+        # A short memory at first, else the random start would dominate a short run.
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _run(
+    options: TrainOptions, learner: Learner, training: Split, validation: Split, done: int, setup: dict[str, Any]
+) -> list[dict[str, Any]]:
+    train_arrays, val_arrays = _arrays(training, learner.device), _arrays(validation, learner.device)
+    epochs = learner.recipe.epochs
+    batch = min(learner.recipe.batch_size, len(training))
+    journal = Journal(options.out, steps_per_epoch(len(training), batch) * batch, epochs, done)
+    try:
+        for epoch in range(done, epochs):
+            # Seeded anew each epoch: a resumed run draws what an uninterrupted one would have drawn.
+            torch.manual_seed(options.seed * 1_000_003 + epoch)
+            loss, speed = train_epoch(learner, train_arrays, epoch, journal.tick)
+            accuracies = exit_accuracies(learner, val_arrays)
+            journal.epoch(
+                {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed}
+            )
+            save_checkpoint(options.out, learner, epoch + 1, setup)
+    except KeyboardInterrupt:
+        raise TrainingStoppedError(
+            f"interrupted; {len(journal.rows)} of {epochs} epochs are safe in {options.out}: go on with --resume"
+        ) from None
+    finally:
+        journal.close()
+    return journal.rows
+
+
+def _arrays(split: Split, device: torch.device) -> Arrays:
+    pixels = torch.from_numpy(np.ascontiguousarray(split.pixels.transpose(0, 3, 1, 2)))
+    return Arrays(pixels.to(device), torch.from_numpy(split.labels).to(device))
+
+
+def _statistics(training: Split, size: int) -> Preprocess:
+    scaled = training.pixels.reshape(-1, 3)
+    mean, std = (scaled.mean(axis=0) / 255).tolist(), (scaled.std(axis=0) / 255).tolist()
+    return Preprocess(size=size, mean=tuple(mean), std=tuple(max(s, 1e-3) for s in std))
+
+
+def _setup(
+    options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: str, images: int
+) -> dict[str, Any]:
+    return {
+        "cascade": cascade.model_dump_json(),
+        "recipe": plan.model_dump_json(),
+        "seed": options.seed,
+        "validation digest": digest,
+        "number of training images": images,
+    }
+
+
+def _results(
+    learner: Learner, dataset: Dataset, validation: Split, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, learner.device))
+    return [
+        {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
+        for k, accuracy in enumerate(accuracies, 1)
+    ]
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def device_name(device: torch.device) -> str:
+    """A name for the record: the GPU's own, or `cpu` with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, `+` when the tree differs from it; None outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

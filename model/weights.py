@@ -1,0 +1,148 @@
+"""The weights folder: `manifest.json` + `model.safetensors`, hashes checked; nothing pickled is ever loaded.
+
+The manifest and the model file are immutable once trained; the calibration beside them (model/calibration/store.py) is
+rewritten by `msmlp calibrate`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from model.config import CascadeConfig
+from model.errors import WeightsError
+from model.flops import cumulative_gflops, incremental_gflops
+from model.preprocess import Preprocess
+
+MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+FORMAT = 1
+
+
+class Manifest(BaseModel):
+    """manifest.json."""
+
+    # Unknown keys are allowed: a newer minor version may add some.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1]
+    name: str = Field(min_length=1)
+    cascade: CascadeConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    files: dict[str, str]
+    training: dict[str, Any]
+    results: list[dict[str, Any]]
+    gflops_incremental: list[float]
+    gflops_cumulative: list[float]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checked weights folder in memory; `state` maps parameter names to arrays, in the paper's (unfolded) form."""
+
+    folder: Path
+    manifest: Manifest
+    state: dict[str, NDArray[np.float32]]
+    sha256: str
+
+
+def write_weights(
+    folder: Path,
+    *,
+    config: CascadeConfig,
+    state: dict[str, Any],
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    training: dict[str, Any],
+    results: list[dict[str, Any]],
+) -> None:
+    """Write model and manifest; `state` holds torch tensors or arrays. Each file appears whole or not at all."""
+    arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
+    blob = save(arrays)
+    write_atomically(folder / MODEL, blob)
+    manifest = Manifest(
+        format=FORMAT,
+        name=folder.resolve().name,
+        cascade=config,
+        classes=classes,
+        preprocess=preprocess,
+        files={MODEL: hashlib.sha256(blob).hexdigest()},
+        training=training,
+        results=results,
+        gflops_incremental=incremental_gflops(config),
+        gflops_cumulative=cumulative_gflops(config),
+    )
+    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` in one step, so that no reader sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest alone; WeightsError says what is wrong with it."""
+    if not folder.is_dir():
+        raise WeightsError(f"there is no weights folder {folder}")
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WeightsError(f"{folder} holds no {MANIFEST}: not a weights folder, or only half written") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise WeightsError(f"{path} is not JSON") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise WeightsError(f"{path}: format {found!r} is unknown, this version reads format {FORMAT}")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{path}: {place}: {first['msg']}") from None
+    if len(manifest.classes) != manifest.cascade.classes:
+        raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
+    return manifest
+
+
+def load_weights(folder: Path) -> Weights:
+    """Read a weights folder, with hash, names, shapes and finiteness checked.
+
+    Raises:
+        WeightsError: one line that says what is missing, damaged or does not fit.
+    """
+    manifest = load_manifest(folder)
+    path = folder / MODEL
+    blob = read_checked(path, manifest.files.get(MODEL))
+    try:
+        state = load(blob)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error})") from None
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {name} holds NaN or infinite values")
+    return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest())
+
+
+def read_checked(path: Path, expected: str | None) -> bytes:
+    """The bytes of `path`, whose sha256 must be `expected`."""
+    try:
+        blob = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing") from None
+    if expected is None:
+        raise WeightsError(f"the manifest beside {path} does not list it")
+    found = hashlib.sha256(blob).hexdigest()
+    if found != expected:
+        raise WeightsError(f"{path} is damaged: sha256 {found[:12]}..., the manifest says {expected[:12]}...")
+    return blob

@@ -1,0 +1,1 @@
+"""MSMLP: image classification that spends compute only where an image needs it."""

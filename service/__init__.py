@@ -1,0 +1,1 @@
+"""The server: HTTP façade, engine, metrics."""

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.errors import ConfigError
 
-
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import ImageTooLargeError, UndecodableImageError
@@ -25,7 +25,7 @@ MAX_PIXELS = 32_000_000
 
 
 class Preprocess(BaseModel):
-    """How an image becomes the network's input; stored in the manifest. mean and std are per channel, of pixels / 255."""
+    """How an image becomes the network's input; stored in the manifest. mean, std: per channel, of pixels / 255."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more than {max_pixels} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged header provokes
         raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None

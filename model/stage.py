@@ -32,16 +32,14 @@ class Stage(nn.Module):
                 )
             extra = reuse.tokens if reuse else 0
             self.blocks.append(
-                MixerBlock(
-                    config.tokens(index), extra, stage.width, stage.token_hidden, stage.channel_hidden, reuse
-                )
+                MixerBlock(config.tokens(index), extra, stage.width, stage.token_hidden, stage.channel_hidden, reuse)
             )
         self.norm = nn.LayerNorm(stage.width)
         self.head = nn.Linear(stage.width, config.classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Normalised images [N, 3, H, W] and upstream features [N, S_up, C_up] → features [N, S, C], logits [N, classes].
+        """Normalised images [N, 3, H, W], upstream features [N, S_up, C_up] → features [N, S, C], logits [N, classes].
 
         The features are the last block's output before the final norm: what the next stage reuses.
         """

@@ -46,9 +46,13 @@ def load_cifar(path: Path, size: int) -> Dataset | None:
             return _read(lambda name: _extract(archive, members[name]), set(members), path, size)
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
         names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-        if {"batches.meta", "data_batch_1"} <= names or {"meta", "train"} <= names and (folder / "meta").is_file():
-            return _read(lambda name, folder=folder: (folder / name).read_bytes(), names, folder, size)
+        if {"batches.meta", "data_batch_1"} <= names or ({"meta", "train"} <= names and (folder / "meta").is_file()):
+            return _read(_folder_reader(folder), names, folder, size)
     return None
+
+
+def _folder_reader(folder: Path) -> Reader:
+    return lambda name: (folder / name).read_bytes()
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -16,8 +16,7 @@ def load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
     train = _read_split(root / "train", classes, size)
     others = {
-        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None
-        for name in ("val", "test")
+        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None for name in ("val", "test")
     }
     return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}")
 

@@ -38,8 +38,9 @@ class Journal:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         accuracies = " / ".join(f"{100 * a:.1f}" for a in row["val_accuracy"])
+        speed = f"{row['images_per_second']:.0f} images/s"
         self.bar.write(
-            f"epoch {row['epoch']}: loss {row['loss']:.3f}, val {accuracies} %, {row['images_per_second']:.0f} images/s",
+            f"epoch {row['epoch']}: loss {row['loss']:.3f}, val {accuracies} %, {speed}",
             file=sys.stderr,
         )
 

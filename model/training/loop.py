@@ -59,9 +59,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
-def train_epoch(
-    learner: Learner, data: Arrays, epoch: int, tick: Callable[[int, float], None]
-) -> tuple[float, float]:
+def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int, float], None]) -> tuple[float, float]:
     """Train one epoch (0-based `epoch`) → mean loss, images per second.
 
     `tick(images, loss)` is called every CHECK_EVERY steps. The last, incomplete batch is left out: all batches have

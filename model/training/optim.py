@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,25 +40,23 @@ class Optimizers:
 def _build(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         return [
-            torch.optim.SGD(
-                model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-            )
+            torch.optim.SGD(model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         ]
     # Decay acts on weight matrices; norms and biases are left alone, as is customary with AdamW.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     if recipe.optimizer == "adamw":
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        return [torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)]
+        return [torch.optim.AdamW(_undecayed(matrices, vectors), recipe.lr, weight_decay=recipe.weight_decay)]
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
     rest = [p for p in matrices if not any(p is h for h in hidden)]
-    groups = [{"params": rest}, {"params": vectors, "weight_decay": 0.0}]
     return [
-        torch.optim.Muon(
-            hidden, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay),
+        torch.optim.Muon(hidden, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(_undecayed(rest, vectors), recipe.lr, weight_decay=recipe.weight_decay),
     ]
+
+
+def _undecayed(matrices: list[nn.Parameter], vectors: list[nn.Parameter]) -> list[dict[str, Any]]:
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:

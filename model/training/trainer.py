@@ -5,13 +5,15 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from model.backends.devices import pick_device
+from model.calibration.calibrate import calibrate_on
 from model.cascade import Cascade
 from model.config import CascadeConfig, override, preset
 from model.datasets import Dataset, Split, load_dataset
@@ -24,7 +26,7 @@ from model.training.journal import Journal, plot_curves
 from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoch, train_epoch
 from model.training.optim import Optimizers
 from model.training.recipes import Recipe, recipe
-from model.weights import write_weights
+from model.weights import load_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def train(options: TrainOptions) -> Path:
         training=manifest_training,
         results=_results(learner, dataset, validation, rows),
     )
+    # The frontier comes with the weights, so that what training leaves can be served.
+    calibrate_on(load_weights(options.out), validation, options.device)
     return options.out
 
 
@@ -111,7 +115,9 @@ def configure(options: TrainOptions) -> tuple[CascadeConfig, Recipe]:
     return override(cascade, ours), override(plan, rest)
 
 
-def _learner(cascade: CascadeConfig, plan: Recipe, preprocess: Preprocess, images: int, device: torch.device) -> Learner:
+def _learner(
+    cascade: CascadeConfig, plan: Recipe, preprocess: Preprocess, images: int, device: torch.device
+) -> Learner:
     model = Cascade(cascade).to(device)
     mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
     std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
@@ -119,7 +125,7 @@ def _learner(cascade: CascadeConfig, plan: Recipe, preprocess: Preprocess, image
         model=model,
         average=AveragedModel(model, multi_avg_fn=_ema(plan.ema)) if plan.ema else None,
         # Compiling pays on a GPU; on a CPU it was measured to give nothing.
-        step_model=torch.compile(model) if device.type == "cuda" else model,
+        step_model=cast(nn.Module, torch.compile(model)) if device.type == "cuda" else model,
         optimizers=Optimizers(model, plan, steps_per_epoch(images, plan.batch_size)),
         augment=augmentation(plan, cascade.image_size),
         normalize=lambda images: (images - mean) / std,
@@ -150,9 +156,7 @@ def _run(
             torch.manual_seed(options.seed * 1_000_003 + epoch)
             loss, speed = train_epoch(learner, train_arrays, epoch, journal.tick)
             accuracies = exit_accuracies(learner, val_arrays)
-            journal.epoch(
-                {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed}
-            )
+            journal.epoch({"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed})
             save_checkpoint(options.out, learner, epoch + 1, setup)
     except KeyboardInterrupt:
         raise TrainingStoppedError(
@@ -174,9 +178,7 @@ def _statistics(training: Split, size: int) -> Preprocess:
     return Preprocess(size=size, mean=tuple(mean), std=tuple(max(s, 1e-3) for s in std))
 
 
-def _setup(
-    options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: str, images: int
-) -> dict[str, Any]:
+def _setup(options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: str, images: int) -> dict[str, Any]:
     return {
         "cascade": cascade.model_dump_json(),
         "recipe": plan.model_dump_json(),
@@ -186,9 +188,7 @@ def _setup(
     }
 
 
-def _results(
-    learner: Learner, dataset: Dataset, validation: Split, rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _results(learner: Learner, dataset: Dataset, validation: Split, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, learner.device))
     return [
         {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}

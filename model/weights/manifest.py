@@ -1,8 +1,4 @@
-"""The weights folder: `manifest.json` + `model.safetensors`, hashes checked; nothing pickled is ever loaded.
-
-The manifest and the model file are immutable once trained; the calibration beside them (model/calibration/store.py) is
-rewritten by `msmlp calibrate`.
-"""
+"""`manifest.json` + `model.safetensors`: what training leaves, immutable from then on."""
 
 import hashlib
 import json
@@ -20,6 +16,7 @@ from model.config import CascadeConfig
 from model.errors import WeightsError
 from model.flops import cumulative_gflops, incremental_gflops
 from model.preprocess import Preprocess
+from model.weights.files import read_checked, write_atomically
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -83,13 +80,6 @@ def write_weights(
     write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step, so that no reader sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def load_manifest(folder: Path) -> Manifest:
     """Read and check the manifest alone; WeightsError says what is wrong with it."""
     if not folder.is_dir():
@@ -132,17 +122,3 @@ def load_weights(folder: Path) -> Weights:
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds NaN or infinite values")
     return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest())
-
-
-def read_checked(path: Path, expected: str | None) -> bytes:
-    """The bytes of `path`, whose sha256 must be `expected`."""
-    try:
-        blob = path.read_bytes()
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing") from None
-    if expected is None:
-        raise WeightsError(f"the manifest beside {path} does not list it")
-    found = hashlib.sha256(blob).hexdigest()
-    if found != expected:
-        raise WeightsError(f"{path} is damaged: sha256 {found[:12]}..., the manifest says {expected[:12]}...")
-    return blob

@@ -1,0 +1,74 @@
+"""What a backend is: slots on a device, and stages that run over slots.
+
+A ticket's image and its features at every stage boundary stay in its slot from `admit` to `release`; features never
+visit the host. One thread calls a backend.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slots = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """One stage's answers for a batch, in the order of its slots: score [n] and probabilities [n, classes], float32."""
+
+    score: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+class StageBackend(Protocol):
+    """`stages` stages over `capacity` slots; images are uint8 [size, size, 3].
+
+    A batch runs in the smallest of `buckets` that holds it. Within one bucket an image's outputs do not depend on its
+    company.
+    """
+
+    name: str
+    device: str
+    stages: int
+    classes: int
+    size: int
+    capacity: int
+    buckets: tuple[int, ...]
+
+    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
+        """Store images [n, size, size, 3] → their slots [n]; DeviceError when fewer than n slots are free."""
+
+    def launch(self, stage: int, slots: Slots) -> Any:
+        """Start stage `stage` (0-based) over at most `buckets[-1]` slots → a handle for `collect`."""
+
+    def collect(self, handle: Any) -> StageOutput:
+        """Wait for a launched batch."""
+
+    def release(self, slots: Slots) -> None:
+        """Give slots back; DeviceError for one that is free already."""
+
+
+def bucket_of(buckets: tuple[int, ...], images: int) -> int:
+    """The smallest bucket that holds `images`."""
+    return next(b for b in buckets if b >= images)
+
+
+def buckets_up_to(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, then steps of at most half (12, 16, 24, 32, ...) up to `largest`: padding stays under a third."""
+    sizes, size = {largest}, 1
+    while size < largest:
+        sizes.add(size)
+        if size >= 8 and size * 3 // 2 < largest:
+            sizes.add(size * 3 // 2)
+        size *= 2
+    return tuple(sorted(sizes))
+
+
+def warm_up(backend: StageBackend) -> None:
+    """Run every stage in every bucket once, so that no request pays for a first time."""
+    for bucket in backend.buckets:
+        slots = backend.admit(np.zeros((bucket, backend.size, backend.size, 3), dtype=np.uint8))
+        for stage in range(backend.stages):
+            backend.collect(backend.launch(stage, slots))
+        backend.release(slots)

@@ -1,0 +1,32 @@
+"""Which slots are free; shared by the backends."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import DeviceError
+
+
+class SlotPool:
+    """`capacity` slots, given out and taken back in batches."""
+
+    def __init__(self, capacity: int) -> None:
+        self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)
+        self._count = capacity
+        self._taken = np.zeros(capacity, dtype=bool)
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """`count` free slots; DeviceError when there are fewer."""
+        if count > self._count:
+            raise DeviceError(f"{count} slots wanted, {self._count} of {len(self._taken)} are free")
+        self._count -= count
+        slots = self._free[self._count : self._count + count].copy()
+        self._taken[slots] = True
+        return slots
+
+    def give(self, slots: NDArray[np.int64]) -> None:
+        """Take slots back; DeviceError when one was not given out."""
+        if not self._taken[slots].all() or len(np.unique(slots)) != len(slots):
+            raise DeviceError("a slot was released twice")
+        self._taken[slots] = False
+        self._free[self._count : self._count + len(slots)] = slots
+        self._count += len(slots)

@@ -1,0 +1,1 @@
+"""Choosing thresholds on validation images: solvers, the frontier they span, and `msmlp calibrate`."""

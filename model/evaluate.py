@@ -1,0 +1,90 @@
+"""`msmlp evaluate`: accuracy, cost and calibration error of every exit and every operating point."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backends.torch import TorchBackend
+from model.calibration.calibrate import check_classes, validation_images
+from model.datasets import Dataset, Split, load_dataset
+from model.errors import DataError, OptionError
+from model.offline import Outputs, run_every_exit
+from model.weights import Weights, load_calibration, load_weights
+from model.weights.calibration import expectation
+
+
+def evaluate(folder: Path, data: Path, split: str, device: str = "auto") -> dict[str, Any]:
+    """The document of the contract's section 2, through the backend and dtype that serve.
+
+    Args:
+        folder: a calibrated weights folder.
+        data: the data set.
+        split: `val` or `test`.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CallerError: a split, data or weights that do not fit.
+    """
+    weights = load_weights(folder)
+    calibration = load_calibration(weights)
+    images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
+    backend = TorchBackend(
+        weights, temperatures=calibration.file.temperatures, device=device, capacity=256, max_batch=256
+    )
+    outputs = run_every_exit(backend, images.pixels)
+    correct = outputs.predictions == images.labels[:, None]
+    gflops = np.array(weights.manifest.gflops_cumulative)
+    points = []
+    for point in calibration.points:
+        got = expectation(outputs.scores, correct, gflops, np.array(point.thresholds))
+        points.append(
+            {
+                "name": point.name,
+                "thresholds": list(point.thresholds),
+                "accuracy": got.accuracy,
+                "mean_gflops": got.mean_gflops,
+                "exit_share": list(got.exit_share),
+            }
+        )
+    return {
+        "weights": str(folder),
+        "data": str(data),
+        "split": split,
+        "images": len(images),
+        "device": backend.device,
+        "exits": [
+            {
+                "exit": k + 1,
+                "accuracy": float(correct[:, k].mean()),
+                "gflops": float(gflops[k]),
+                "ece": calibration_error(outputs, correct, k),
+            }
+            for k in range(backend.stages)
+        ],
+        "operating_points": points,
+    }
+
+
+def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
+    """The images of a split, checked against what the weights were trained with."""
+    check_classes(weights, dataset)
+    if split == "val":
+        return validation_images(weights, dataset)
+    if split != "test":
+        raise OptionError("split", f"{split!r} is not one of val, test")
+    if dataset.test is None:
+        raise DataError(f"{dataset.source} has no test split")
+    return dataset.test
+
+
+def calibration_error(outputs: Outputs, correct: NDArray[np.bool_], exit: int, bins: int = 15) -> float:
+    """Expected calibration error of one exit (0-based): mean gap of confidence and accuracy over equal bins."""
+    confidence = outputs.probabilities[:, exit].max(axis=1)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(confidence[place == b].mean() - correct[place == b, exit].mean()) * (place == b).mean()
+        for b in np.unique(place)
+    ]
+    return float(np.sum(gaps))

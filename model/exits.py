@@ -1,0 +1,82 @@
+"""The one exit rule. Calibration and the scheduler call it; nothing else compares a score with a threshold.
+
+An image leaves exit i when its score ≥ threshold i; a threshold of 1 never lets go, a threshold of 0 always does.
+`min_exit` and `max_exit` are hard bounds; after the last exit everything leaves.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Reason(IntEnum):
+    """Why an image left, or that it goes on. The names are the contract's, in capitals."""
+
+    GOES_ON = 0
+    CONFIDENT = 1
+    FINAL = 2
+    MAX_EXIT = 3
+
+
+def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[np.bool_]:
+    """Which images are sure enough: the comparison itself, scores [n] against one threshold or [n]."""
+    limit = np.asarray(thresholds, dtype=np.float64)
+    sure: NDArray[np.bool_] = (np.asarray(scores, dtype=np.float64) >= limit) & (limit < 1)
+    return sure
+
+
+def decide(
+    exit: int,
+    exits: int,
+    scores: NDArray[np.floating],
+    thresholds: Floats,
+    min_exit: NDArray[np.integer] | int,
+    max_exit: NDArray[np.integer] | int,
+) -> NDArray[np.int8]:
+    """What becomes of images whose scores at exit `exit` (1-based, of `exits`) are known.
+
+    Args:
+        exit: the exit just computed, 1...exits.
+        exits: K.
+        scores: [n], in [0, 1].
+        thresholds: [n], each image's threshold at this exit; ignored at the last.
+        min_exit: 1...K, one or [n].
+        max_exit: 1...K, one or [n].
+
+    Returns:
+        Reason codes, int8 [n].
+    """
+    reasons = np.full(len(scores), Reason.GOES_ON, dtype=np.int8)
+    if exit == exits:
+        reasons[:] = Reason.FINAL
+        return reasons
+    reasons[np.broadcast_to(exit >= np.asarray(max_exit), reasons.shape)] = Reason.MAX_EXIT
+    confident = leaves(scores, thresholds) & (exit >= np.asarray(min_exit))
+    reasons[confident] = Reason.CONFIDENT
+    return reasons
+
+
+def exit_of(
+    scores: NDArray[np.floating], thresholds: Floats, min_exit: int = 1, max_exit: int | None = None
+) -> NDArray[np.int64]:
+    """Where images leave when the scores of every exit are known.
+
+    Args:
+        scores: [N, K].
+        thresholds: [K - 1].
+        min_exit: no image leaves before this exit.
+        max_exit: every image has left after this exit (default K).
+
+    Returns:
+        1...K, int64 [N].
+    """
+    exits = scores.shape[1]
+    left = np.zeros(len(scores), dtype=np.int64)
+    for k in range(1, exits + 1):
+        threshold = thresholds[k - 1] if k < exits else 0.0
+        reasons = decide(k, exits, scores[:, k - 1], np.full(len(scores), threshold), min_exit, max_exit or exits)
+        left[(left == 0) & (reasons != Reason.GOES_ON)] = k
+    return left

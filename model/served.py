@@ -1,0 +1,47 @@
+"""A stage as it is served: pixels in, features, probabilities and score out, everything inside one graph."""
+
+import torch
+from torch import Tensor, nn
+
+from model.cascade import Cascade
+from model.errors import WeightsError
+from model.folding import fold
+from model.stage import Stage
+from model.weights import Weights
+
+
+class ServedStage(nn.Module):
+    """Normalisation, the folded stage, the temperature and the exit policy's score (largest softmax entry)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stage: Stage, mean: tuple[float, ...], std: tuple[float, ...], temperature: float) -> None:
+        super().__init__()
+        self.stage = stage
+        self.temperature = temperature
+        self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, H, W, 3], upstream features or None → features [n, S, C], probabilities [n, classes], score [n]."""
+        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        features, logits = self.stage(images, upstream)
+        probabilities = torch.softmax(logits.float() / self.temperature, dim=1)
+        return features, probabilities, probabilities.amax(dim=1)
+
+
+def served_stages(weights: Weights, temperatures: tuple[float, ...]) -> list[ServedStage]:
+    """The folded stages of a weights folder; WeightsError when names or shapes do not fit its cascade."""
+    cascade = Cascade(weights.manifest.cascade)
+    try:
+        cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{weights.folder}: the weights do not fit the manifest's cascade: {reason[:300]}") from None
+    preprocess = weights.manifest.preprocess
+    folded = fold(cascade)
+    return [
+        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature).eval()
+        for k, temperature in enumerate(temperatures)
+    ]

@@ -1,0 +1,29 @@
+"""The weights folder `weights/<name>/`: what training leaves and serving loads; nothing pickled is ever loaded.
+
+`manifest.json` + `model.safetensors` are immutable once trained, `calibration.json` + `calibration.safetensors` are
+rewritten by `msmlp calibrate`.
+"""
+
+from model.weights.calibration import (
+    Calibration,
+    Expectation,
+    OperatingPoint,
+    load_calibration,
+    model_version,
+    write_calibration,
+)
+from model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
+
+__all__ = [
+    "Calibration",
+    "Expectation",
+    "Manifest",
+    "OperatingPoint",
+    "Weights",
+    "load_calibration",
+    "load_manifest",
+    "load_weights",
+    "model_version",
+    "write_calibration",
+    "write_weights",
+]

@@ -1,0 +1,99 @@
+"""The ASGI application: routes, errors as problem+json, and the engine's life."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from model.errors import MsmlpError
+from service.errors import RetryableError, problem, problem_document
+from service.middleware import RequestMiddleware
+from service.routes import classify, operations
+from service.schemas import Problem
+from service.state import Service
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service; the engine starts and ends with the app's lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        service.draining = True
+        await service.engine.stop()
+        await asyncio.to_thread(service.decoders.shutdown)
+
+    app = FastAPI(
+        title="msmlp",
+        description="Image classification that spends compute only where an image needs it.",
+        version="1",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(classify.router)
+    app.include_router(operations.router)
+    app.add_middleware(RequestMiddleware, metrics=service.metrics)
+    app.add_exception_handler(MsmlpError, _known_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unknown_error)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the error schema into the OpenAPI document, which otherwise lists FastAPI's own."""
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    described = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(described.pop("$defs", {}))
+    schemas["Problem"] = described
+
+
+def _respond(status: int, document: dict[str, object], headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(document, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MsmlpError)
+    status, document = problem(error, request.scope["msmlp_request_id"])
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
+    return _respond(status, document, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = status.phrase.lower().replace(" ", "_")
+    document = problem_document(status, code, status.description or status.phrase, request.scope["msmlp_request_id"])
+    return _respond(status, document, dict(error.headers or {}))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return _respond(status, problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"]))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client left while its body was read; nobody sees this."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _unknown_error(request: Request, error: Exception) -> Response:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _respond(
+        status, problem_document(status, "internal", "the server failed", request.scope["msmlp_request_id"])
+    )

@@ -1,0 +1,120 @@
+"""Request bodies → encoded images and raw options: raw bytes, multipart forms, JSON with base64."""
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from model.errors import OptionError
+from service.errors import (
+    BodyTooLargeError,
+    MalformedBodyError,
+    NoImagesError,
+    TooManyImagesError,
+    UnsupportedMediaTypeError,
+)
+
+RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
+IMAGE_PARTS = ("images", "image")
+
+
+@dataclass
+class Body:
+    """What a request carried: encoded images, and options by name."""
+
+    images: list[bytes]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Body:
+    """Read and take apart a body, never holding more than `max_bytes` of it.
+
+    Raises:
+        BodyTooLargeError, TooManyImagesError, UnsupportedMediaTypeError, MalformedBodyError, NoImagesError, OptionError
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (*RAW_TYPES, "multipart/form-data", "application/json"):
+        allowed = ", ".join((*RAW_TYPES, "multipart/form-data", "application/json"))
+        raise UnsupportedMediaTypeError(f"content type {kind[:60] or '(none)'!r} is not read here; allowed: {allowed}")
+    content = await _bounded(request, max_bytes)
+    if kind == "multipart/form-data":
+        body = await _multipart(content, request.headers, max_images)
+    elif kind == "application/json":
+        body = _json(content)
+    else:
+        body = Body([content] if content else [])
+    if not body.images:
+        raise NoImagesError("the request holds no image")
+    if len(body.images) > max_images:
+        raise TooManyImagesError(f"{len(body.images)} images in one request, at most {max_images} are allowed")
+    for name, value in request.query_params.multi_items():
+        if name in body.options:
+            raise OptionError(name[:40], "is given twice")
+        body.options[name] = value
+    return body
+
+
+async def _bounded(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise BodyTooLargeError(f"the body has {declared} bytes, at most {max_bytes} are allowed")
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > max_bytes:
+            raise BodyTooLargeError(f"the body has more than {max_bytes} bytes")
+    return bytes(content)
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser without its temporary files: the body is bounded and in memory already."""
+
+    spool_max_size = 0  # 0 is "never roll over to disk" for SpooledTemporaryFile
+
+
+async def _multipart(content: bytes, headers: Headers, max_images: int) -> Body:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = _InMemoryParser(headers, stream(), max_files=max_images + 1, max_fields=64)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if "Too many files" in error.message:
+            raise TooManyImagesError(f"more than {max_images} images in one request") from None
+        raise MalformedBodyError(f"not a multipart form: {error.message}") from None
+    except KeyError:
+        raise MalformedBodyError("multipart/form-data without a boundary") from None
+    body = Body([])
+    for name, value in form.multi_items():
+        if name in IMAGE_PARTS and isinstance(value, UploadFile):
+            body.images.append(await value.read())
+        elif isinstance(value, UploadFile) or name in IMAGE_PARTS:
+            raise MalformedBodyError(f"image files go into parts called images, and only they: {name[:40]!r}")
+        elif name in body.options:
+            raise OptionError(name[:40], "is given twice")
+        else:
+            body.options[name] = value
+    await form.close()
+    return body
+
+
+def _json(content: bytes) -> Body:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise MalformedBodyError("the body is not JSON") from None
+    encoded = document.pop("images", []) if isinstance(document, dict) else None
+    if not isinstance(encoded, list) or not all(isinstance(item, str) for item in encoded):
+        raise MalformedBodyError('the body must be {"images": ["<base64>", ...], ...options}')
+    try:
+        images = [base64.b64decode(item, validate=True) for item in encoded]
+    except (binascii.Error, ValueError):
+        raise MalformedBodyError("images must be base64") from None
+    return Body(images, document)

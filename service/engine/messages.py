@@ -1,0 +1,102 @@
+"""What crosses the seam between façade and engine: flat arrays and plain numbers, no futures and no objects."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Images of one request enter.
+
+    `request` is unique for this engine; `pixels` uint8 [n, size, size, 3]; `thresholds` float64 [K - 1];
+    `arrival` in seconds of the monotonic clock.
+    """
+
+    request: int
+    pixels: NDArray[np.uint8]
+    thresholds: NDArray[np.float64]
+    min_exit: int
+    max_exit: int
+    arrival: float
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for this request any more."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Finish what waits, then end the worker."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What each stage said of m tickets, [m, K]; entries after a ticket's exit are meaningless."""
+
+    score: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    class_id: NDArray[np.int32]
+    queue_seconds: NDArray[np.float32]
+    compute_seconds: NDArray[np.float32]
+    batch_size: NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, rows: int, stages: int) -> "History":
+        """Columns for `rows` tickets, zeroed."""
+        floats = [np.zeros((rows, stages), dtype=np.float32) for _ in range(4)]
+        ints = [np.zeros((rows, stages), dtype=np.int32) for _ in range(2)]
+        return cls(floats[0], floats[1], ints[0], floats[2], floats[3], ints[1])
+
+    def take(self, rows: NDArray[np.int64]) -> "History":
+        """A copy of some rows."""
+        return History(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def put(self, rows: NDArray[np.int64], other: "History") -> None:
+        """Write `other`'s rows at `rows`."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[rows] = getattr(other, name)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """m tickets have left: whose they are, where and why they left, and the last probabilities [m, classes]."""
+
+    request: NDArray[np.int64]
+    index: NDArray[np.int64]
+    exit: NDArray[np.int64]
+    reason: NDArray[np.int8]
+    probabilities: NDArray[np.float32]
+    history: History
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The device failed under these requests; nothing more will come for them."""
+
+    requests: NDArray[np.int64]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A batch has run: for the metrics."""
+
+    stage: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker has ended, and with what error."""
+
+    detail: str
+
+
+Inbound = Submit | Cancel | Stop
+Outbound = Answers | Failed | Ran | Died

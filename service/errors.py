@@ -1,0 +1,144 @@
+"""What a client is told when something is wrong: the service's own errors, and the one table from errors to HTTP.
+
+ServiceError(MsmlpError)
+├── MalformedBodyError          400
+├── BodyTooLargeError           413
+├── TooManyImagesError          413
+├── UnsupportedMediaTypeError   415
+├── NoImagesError               422
+├── BadImagesError              422 or 413, with one entry an image
+├── OverloadedError             429 + Retry-After
+├── StartingError               503 + Retry-After
+├── DrainingError               503 + Retry-After
+└── EngineDownError             503 + Retry-After
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from model.errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    ImageTooLargeError,
+    MsmlpError,
+    OptionError,
+    TrainingStoppedError,
+    UndecodableImageError,
+    WeightsError,
+)
+
+
+class ServiceError(MsmlpError):
+    """Root of what the server itself finds wrong."""
+
+
+class MalformedBodyError(ServiceError):
+    """The body is not what its content type says."""
+
+
+class BodyTooLargeError(ServiceError):
+    """More bytes than allowed."""
+
+
+class TooManyImagesError(ServiceError):
+    """More images in one request than allowed."""
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """A content type that is not read here."""
+
+
+class NoImagesError(ServiceError):
+    """A request without an image."""
+
+
+class BadImagesError(ServiceError):
+    """Some images of a request cannot be classified; the request fails as a whole.
+
+    Args:
+        errors: (index, error) of each.
+    """
+
+    def __init__(self, errors: list[tuple[int, MsmlpError]]) -> None:
+        first_index, first = errors[0]
+        super().__init__(str(first) if len(errors) == 1 else f"{len(errors)} images, the first: {first}")
+        self.errors = errors
+        self.first_index = first_index
+
+
+class RetryableError(ServiceError):
+    """Come again later.
+
+    Args:
+        detail: why.
+        retry_after: seconds.
+    """
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class OverloadedError(RetryableError):
+    """No place for these images now."""
+
+
+class StartingError(RetryableError):
+    """Not ready yet."""
+
+
+class DrainingError(RetryableError):
+    """Shutting down."""
+
+
+class EngineDownError(RetryableError):
+    """The engine failed."""
+
+
+STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
+    MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
+    BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
+    TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
+    ImageTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large"),
+    UnsupportedMediaTypeError: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+    NoImagesError: (HTTPStatus.UNPROCESSABLE_ENTITY, "no_images"),
+    UndecodableImageError: (HTTPStatus.UNPROCESSABLE_ENTITY, "undecodable_image"),
+    OptionError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_option"),
+    OverloadedError: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
+    DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
+    EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
+    # These cannot reach a client while serving; should one, it is the server's fault.
+    ConfigError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    DataError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    WeightsError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    TrainingStoppedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    DeviceError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+}
+"""Every leaf of both trees but BadImagesError, which takes its first image's."""
+
+
+def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, Any]]:
+    """The status and the problem+json document (RFC 9457) of an error."""
+    leaf = error.errors[0][1] if isinstance(error, BadImagesError) else error
+    status, code = STATUS[type(leaf)]
+    detail = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else "the server failed"
+    document = problem_document(status, code, detail, request_id)
+    if isinstance(error, BadImagesError):
+        document["errors"] = [
+            {"index": index, "code": STATUS[type(each)][1], "detail": str(each)} for index, each in error.errors
+        ]
+    return status, document
+
+
+def problem_document(status: HTTPStatus, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """RFC 9457's members and ours."""
+    return {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }

@@ -1,0 +1,110 @@
+"""Prometheus metrics of section 5 of the contract, as far as this version has what they measure."""
+
+import time
+from functools import partial
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+
+from model.exits import Reason
+from service.engine.facade import Engine, Result
+from service.engine.messages import Outbound, Ran
+from service.engine.policy import Policy
+from service.engine.worker import Worker
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
+
+
+# Every counter would come with a second series that nobody reads.
+disable_created_metrics()
+
+
+class Metrics:
+    """One registry a service; label values come from the code, never from a client."""
+
+    def __init__(self, stages: int) -> None:
+        self.registry = r = CollectorRegistry()
+        self._stages = stages
+        self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
+        self.request_seconds = Histogram(
+            "msmlp_request_seconds", "Arrival to answer.", ["route"], registry=r, buckets=SECONDS
+        )
+        self.images = Counter("msmlp_images", "Images answered.", ["exit", "reason"], registry=r)
+        self.image_seconds = Histogram(
+            "msmlp_image_seconds", "Arrival to an image's answer.", ["exit"], registry=r, buckets=SECONDS
+        )
+        self.queue_seconds = Histogram(
+            "msmlp_stage_queue_seconds", "An image's wait for a stage.", ["stage"], registry=r, buckets=SECONDS
+        )
+        self.compute_seconds = Histogram(
+            "msmlp_stage_compute_seconds", "One batch of a stage.", ["stage"], registry=r, buckets=SECONDS
+        )
+        self.batch_size = Histogram(
+            "msmlp_stage_batch_size", "Images in a batch, padding not counted.", ["stage"], registry=r, buckets=SIZES
+        )
+        self.queued = Gauge("msmlp_queue_images", "Images waiting for a stage.", ["stage"], registry=r)
+        self.oldest = Gauge("msmlp_oldest_wait_seconds", "The longest present wait for a stage.", ["stage"], registry=r)
+        self.inflight = Gauge("msmlp_inflight_images", "Images admitted and not yet answered.", registry=r)
+        self.capacity = Gauge("msmlp_capacity_images", "Images that may be in flight.", registry=r)
+        self.confidence = Histogram("msmlp_confidence", "Confidence of answers.", ["exit"], registry=r, buckets=SCORES)
+        self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
+        self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
+        self.threshold = Gauge("msmlp_effective_threshold", "The default policy's threshold.", ["exit"], registry=r)
+        self.shed = Counter("msmlp_shed", "Images not admitted.", ["reason"], registry=r)
+        self.throughput = Gauge(
+            "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
+        )
+        self.engine_up = Gauge("msmlp_engine_up", "1 while the engine takes images.", registry=r)
+        self.model_info = Gauge(
+            "msmlp_model_info", "The model served.", ["name", "version", "backend", "device"], registry=r
+        )
+
+    def watch(self, engine: Engine, policy: Policy) -> None:
+        """Tie the gauges to what they show; read when scraped."""
+        self.capacity.set(engine.capacity)
+        self.inflight.set_function(lambda: engine.inflight)
+        self.throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
+        self.engine_up.set_function(lambda: float(engine.state() is None))
+        worker = engine.worker
+        for k in range(self._stages):
+            self.queued.labels(k + 1).set_function(partial(_queued, worker, k))
+            self.oldest.labels(k + 1).set_function(partial(_age, worker, k))
+        for k, threshold in enumerate(policy.default.thresholds, 1):
+            self.threshold.labels(k).set(threshold)
+
+    def observe(self, message: Outbound) -> None:
+        """What the engine says of its batches."""
+        if isinstance(message, Ran):
+            self.compute_seconds.labels(message.stage + 1).observe(message.seconds)
+            self.batch_size.labels(message.stage + 1).observe(message.images)
+
+    def answered(self, result: Result, gflops: list[float], arrival: float) -> None:
+        """A request was answered; `gflops` is cumulative per exit."""
+        spent = np.array(gflops)[result.exit - 1]
+        self.gflops.inc(float(spent.sum()))
+        self.gflops_saved.inc(float((gflops[-1] - spent).sum()))
+        waits, confidences = result.history.queue_seconds.tolist(), result.history.confidence.tolist()
+        for row, (exit, reason, landed) in enumerate(
+            zip(result.exit.tolist(), result.reason.tolist(), result.landed.tolist(), strict=True)
+        ):
+            self.images.labels(exit, Reason(reason).name.lower()).inc()
+            self.image_seconds.labels(exit).observe(landed - arrival)
+            self.confidence.labels(exit).observe(confidences[row][exit - 1])
+            for stage in range(exit):
+                self.queue_seconds.labels(stage + 1).observe(waits[row][stage])
+
+    def render(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self.registry)
+
+
+def _queued(worker: Worker, stage: int) -> float:
+    return float(worker.queued[stage]) if len(worker.queued) else 0.0
+
+
+def _age(worker: Worker, stage: int) -> float:
+    since = worker.oldest[stage] if len(worker.oldest) else np.inf
+    return max(0.0, time.monotonic() - since) if np.isfinite(since) else 0.0

@@ -1,0 +1,42 @@
+"""Around every request: its id, when it arrived, and its row in the metrics. Plain ASGI, as it runs for all traffic."""
+
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestMiddleware:
+    """Sets `msmlp_arrival` (monotonic seconds) and `msmlp_request_id` in the scope, `X-Request-ID` in the answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event stream."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrival = scope["msmlp_arrival"] = time.monotonic()
+        request_id = scope["msmlp_request_id"] = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                self._metrics.requests.labels(route, message["status"]).inc()
+                self._metrics.request_seconds.labels(route).observe(time.monotonic() - arrival)
+            await send(message)
+
+        await self._app(scope, receive, send_and_note)
+
+
+def _request_id(given: str) -> str:
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex

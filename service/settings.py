@@ -1,0 +1,49 @@
+"""Every setting of the service: one frozen object, from options and `MSMLP_...` in the environment."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.errors import OptionError
+from model.preprocess import MAX_PIXELS
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-xs"
+
+
+class Settings(BaseSettings):
+    """Field names are the option names (`max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`)."""
+
+    model_config = SettingsConfigDict(env_prefix="MSMLP_", frozen=True, extra="forbid")
+
+    weights: Path = Field(default=DEFAULT_WEIGHTS, description="The weights folder to serve.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    backend: Literal["auto", "torch"] = Field(default="auto", description="What runs the stages.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bf16 on a GPU, fp32 on a CPU."
+    )
+    max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
+    capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
+    policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="Largest width x height of an image.")
+    max_images: int = Field(default=512, ge=1, description="Most images of one request.")
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
+    decode_threads: int = Field(default=max(2, os.cpu_count() or 2), ge=1, description="Threads that decode images.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment and `given` (None means not given); OptionError names the first bad one."""
+    known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith("MSMLP_") and name not in known and not name.startswith("MSMLP_TEST_"):
+            raise OptionError(name, f"no such setting; there are {', '.join(sorted(known))}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError("--" + str(first["loc"][0]).replace("_", "-"), first["msg"]) from None

@@ -1,0 +1,122 @@
+"""Everything a running service holds; built once, handed to the routes through the app's state."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from fastapi import Request
+
+from model.backends.protocol import StageBackend
+from model.weights import Calibration, Weights, load_calibration, load_weights, model_version
+from service.engine.facade import Engine
+from service.engine.policy import Policy
+from service.errors import OverloadedError
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+@dataclass
+class Service:
+    """Settings, the model's plain facts, and the engine."""
+
+    settings: Settings
+    weights: Weights
+    calibration: Calibration
+    policy: Policy
+    metrics: Metrics
+    engine: Engine
+    decoders: ThreadPoolExecutor
+    draining: bool = field(default=False)
+
+    @cached_property
+    def model(self) -> dict[str, str]:
+        """Name and version, as answers give them."""
+        return {"name": self.weights.manifest.name, "version": model_version(self.weights, self.calibration)}
+
+    @property
+    def gflops(self) -> list[float]:
+        """Cumulative cost of every exit."""
+        return self.weights.manifest.gflops_cumulative
+
+    def not_ready(self) -> str | None:
+        """Why requests cannot be served now; None when they can."""
+        return "draining" if self.draining else self.engine.state()
+
+    @contextmanager
+    def places(self, images: int) -> Iterator[None]:
+        """Places for `images` images while they are decoded and run.
+
+        Raises:
+            OverloadedError, StartingError, EngineDownError: what `Engine.admit` raises.
+        """
+        try:
+            self.engine.admit(images)
+        except OverloadedError:
+            self.metrics.shed.labels("capacity").inc(images)
+            raise
+        try:
+            yield
+        finally:
+            self.engine.release(images)
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /model` says."""
+        manifest = self.weights.manifest
+        return {
+            **self.model,
+            "cascade": manifest.cascade.model_dump(mode="json"),
+            "classes": list(manifest.classes),
+            "preprocess": manifest.preprocess.model_dump(mode="json"),
+            "exits": [{"exit": k, "gflops": g} for k, g in enumerate(self.gflops, 1)],
+            "default_policy": self.policy.default.name,
+            "operating_points": [point.model_dump(mode="json") for point in self.calibration.points],
+            "training": {k: v for k, v in manifest.training.items() if k not in ("command", "git_commit", "torch")},
+            "results": manifest.results,
+        }
+
+
+def build_service(settings: Settings) -> Service:
+    """Load and check the weights folder and put a service together; the engine starts with the app.
+
+    Raises:
+        CallerError: weights or settings that do not fit.
+    """
+    weights = load_weights(settings.weights)
+    calibration = load_calibration(weights)
+    manifest = weights.manifest
+    stages = len(manifest.cascade.stages)
+    metrics = Metrics(stages)
+    policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
+
+    def build() -> StageBackend:
+        # On the engine's thread: torch's thread pool and a GPU's context belong to it.
+        from model.backends.torch import TorchBackend
+
+        return TorchBackend(
+            weights,
+            temperatures=calibration.file.temperatures,
+            device=settings.device,
+            dtype=settings.dtype,
+            capacity=settings.capacity,
+            max_batch=settings.max_batch,
+        )
+
+    engine = Engine(
+        build,
+        classes=len(manifest.classes),
+        stages=stages,
+        capacity=settings.capacity,
+        observe=metrics.observe,
+    )
+    metrics.watch(engine, policy)
+    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
+    return Service(settings, weights, calibration, policy, metrics, engine, decoders)
+
+
+def service_of(request: Request) -> Service:
+    """The service behind a request (a FastAPI dependency)."""
+    service: Service = request.app.state.service
+    return service

@@ -1,4 +1,4 @@
-"""Image folders: `train/<class>/*`, optional `val/<class>/*`, `test/<class>/*`; any size, any format preprocess reads."""
+"""Image folders: `train/<class>/*`, optional `val/<class>/*` and `test/<class>/*`; images of any size."""
 
 from pathlib import Path
 

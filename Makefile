@@ -1,0 +1,53 @@
+# Every verb does its own set-up in .venv. EXTRA=cpu|gpu chooses the build by hand.
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-system check fix bench chaos docs clean
+
+EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PORT ?= 8000
+ARGS ?=
+export VENV ?= .venv
+BIN := $(VENV)/bin
+SERVE := $(VENV)/.serve-$(EXTRA)
+DEV := $(VENV)/.dev-$(EXTRA)
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(SERVE): pyproject.toml scripts/install.sh
+	scripts/install.sh $(EXTRA) serve
+	@touch $@
+
+$(DEV): pyproject.toml scripts/install.sh
+	scripts/install.sh $(EXTRA) serve,train,dev
+	@touch $@ $(SERVE)
+
+serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"
+	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
+
+test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
+	$(BIN)/python -m pytest $(ARGS)
+
+test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (MSMLP_TEST_CIFAR10=FOLDER); nothing is skipped
+	$(BIN)/python -m pytest -m system $(ARGS)
+
+chaos: $(DEV) ## the property tests at length
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration $(ARGS)
+
+check: $(DEV) ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(DEV) ## mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV) ## the engine against the plain model, in one run
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+docs: $(DEV) ## write the generated pages
+	$(BIN)/python -m scripts.settings_page > docs/settings.md
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# install.sh EXTRA GROUPS: put the package into the virtual environment $VENV (default .venv), editable.
+#   EXTRA    cpu or gpu: which build of torch
+#   GROUPS   other extras, comma-separated, e.g. serve or serve,train,dev
+#
+# Why not pip alone: on Linux the package index's torch brings CUDA along (gigabytes). The CPU build has a local version
+# (+cpu), which pip takes when it can find one; where it cannot, PyTorch's own index of CPU builds has it.
+set -euo pipefail
+extra=$1 groups=$2
+venv=${VENV:-.venv}
+torch=${TORCH_VERSION:-2.13.0}
+cpu_index=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
+
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "msmlp needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=python3.x" >&2
+    exit 2
+}
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+
+if [ "$extra" = cpu ] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    pip install "torch==$torch+cpu" 2>/dev/null || pip install "torch==$torch" --index-url "$cpu_index"
+fi
+pip install --editable ".[$extra,$groups]"

@@ -2,7 +2,7 @@
 
 What is decided here (docs/http.md repeats it for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF; the content decides, not a name or a header;
-- EXIF orientation is applied; an animation counts as its first frame;
+- EXIF orientation is applied, a damaged EXIF block ignored; an animation counts as its first frame;
 - grey and palette images become RGB; transparent pixels are laid over white; CMYK goes through Pillow's conversion;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased) and the middle square is kept;
@@ -35,24 +35,32 @@ class Preprocess(BaseModel):
     resize: Literal["center-crop"] = "center-crop"
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> Image.Image:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    near: int | None = None,
+    formats: tuple[str, ...] | None = FORMATS,
+) -> Image.Image:
     """An encoded image → an RGB picture, upright.
 
     Args:
         data: the file's bytes.
         max_pixels: the largest width x height allowed, read from the header before anything is decoded.
         near: the size the picture will be scaled to; lets large JPEGs be decoded at a fraction of the cost.
+        formats: what is read; None is everything Pillow reads, for files of one's own (serving keeps to FORMATS).
 
     Raises:
         ImageTooLargeError: more pixels than `max_pixels`.
-        UndecodableImageError: not an image, a format not in FORMATS, or a damaged file.
+        UndecodableImageError: not an image, a format not in `formats`, or a damaged file.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more than {max_pixels} pixels") from None
     except UnidentifiedImageError:
-        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+        listed = f"; formats: {', '.join(formats)}" if formats else ""
+        raise UndecodableImageError(f"not a readable image{listed}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged header provokes
         raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None
     width, height = image.size
@@ -62,9 +70,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None
         if near is not None and image.format == "JPEG":
             image.draft(None, (2 * near, 2 * near))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged {image.format} image ({type(error).__name__})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block; the pixels are whole, and browsers show them as they are
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

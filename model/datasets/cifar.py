@@ -6,6 +6,7 @@ Pickles can run code, so these are read by an unpickler that knows nothing but t
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,23 @@ class _CifarUnpickler(pickle.Unpickler):
 def load_cifar(path: Path, size: int) -> Dataset | None:
     """Read a CIFAR folder, a folder that contains one, or a `.tar.gz`; None when `path` is nothing of the kind."""
     if path.is_file():
+        return _load_archive(path, size)
+    for folder in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
+        names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+        if {"batches.meta", "data_batch_1"} <= names or ({"meta", "train"} <= names and (folder / "train").is_file()):
+            return _read(_folder_reader(folder), names, folder, size)
+    return None
+
+
+def _load_archive(path: Path, size: int) -> Dataset | None:
+    try:
         if not tarfile.is_tarfile(path):
             return None
         with tarfile.open(path) as archive:
             members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
             return _read(lambda name: _extract(archive, members[name]), set(members), path, size)
-    for folder in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
-        names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-        if {"batches.meta", "data_batch_1"} <= names or ({"meta", "train"} <= names and (folder / "meta").is_file()):
-            return _read(_folder_reader(folder), names, folder, size)
-    return None
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is a damaged archive ({error}); download it again") from None
 
 
 def _folder_reader(folder: Path) -> Reader:
@@ -69,7 +77,12 @@ def _read(read: Reader, names: set[str], path: Path, size: int) -> Dataset:
         meta, key, train, test, label_names = "meta", "fine_labels", ["train"], ["test"], "fine_label_names"
     else:
         raise DataError(f"{path} is an archive, but holds neither CIFAR-10 nor CIFAR-100")
-    classes = tuple(_text(n) for n in _unpickle(read, meta, path)[label_names])
+    if not train:
+        raise DataError(f"{path} holds no data_batch_1, data_batch_2, ...")
+    names_of_classes = _unpickle(read, meta, path).get(label_names)
+    if not isinstance(names_of_classes, list):
+        raise DataError(f"{path / meta}: no list of {label_names}")
+    classes = tuple(_text(name) for name in names_of_classes)
     if len(classes) < 2:
         raise DataError(f"{path}: {len(classes)} class; a classifier needs at least 2")
     return Dataset(

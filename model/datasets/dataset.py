@@ -51,6 +51,9 @@ class Dataset:
         if self.val is not None:
             return self.train, self.val
         held = validation_mask(self.train, seed, fraction)
+        for label, name in enumerate(self.classes):
+            if held[self.train.labels == label].all():
+                raise DataError(f"{self.source}: class {name} needs 2 different images, one is held out for validation")
         return self.train.take(~held), self.train.take(held)
 
 
@@ -63,14 +66,12 @@ def validation_mask(split: Split, seed: int, fraction: float) -> NDArray[np.bool
     """Which images are held out: within each class the lowest ranks of sha256(seed ‖ identity), rounded, at least one.
 
     The rank depends on the pixels and the seed alone, so every layout of a data set gives the same images. Twins
-    (equal pixels) stand or leave together, so that no validation image is also trained on.
+    (equal pixels) of a class stand or leave together, so that no validation image is also trained on.
     """
     held = np.zeros(len(split), dtype=bool)
     prefix = str(seed).encode() + b"\x00"
     for label in np.unique(split.labels):
         members = np.flatnonzero(split.labels == label)
-        if len(members) < 2:
-            raise DataError("validation needs at least 2 images in every class, one class has 1")
         ranks = [hashlib.sha256(prefix + split.identities[i].tobytes()).digest() for i in members]
         count = max(1, round(len(members) * fraction))
         limit = sorted(ranks)[count - 1]

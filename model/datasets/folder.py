@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from model.datasets.dataset import Dataset, Split, image_identity
 from model.errors import DataError, ImageError
 from model.preprocess import decode, to_square
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+"""Of every format Pillow reads; other files are left alone."""
 
 
 def load_folder(root: Path, size: int) -> Dataset:
@@ -37,15 +39,23 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
         raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
     pixels, labels, identities = [], [], []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in (folder / name).iterdir() if _is_image(p))
         if not files:
-            raise DataError(f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"{folder / name} holds no image")
         for path in files:
             try:
-                image = decode(path.read_bytes())
-            except ImageError as error:
+                data = path.read_bytes()
+                image = decode(data, formats=None)
+                # Of a large JPEG, serving decodes fewer pixels: the network must see the same ones here.
+                seen = decode(data, near=size, formats=None)
+            except (ImageError, OSError) as error:
                 raise DataError(f"{path}: {error}") from None
             identities.append(image_identity(np.asarray(image)))
-            pixels.append(to_square(image, size))
+            pixels.append(to_square(seen, size))
             labels.append(label)
     return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
+
+
+def _is_image(path: Path) -> bool:
+    # Hidden files are not a user's: macOS leaves a ._cat.jpg beside every cat.jpg of an archive.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()

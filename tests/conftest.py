@@ -1,0 +1,191 @@
+"""What many tests share: small real data sets in every layout, a trained cascade, a photograph."""
+
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+from PIL import Image
+
+# One set of examples everywhere, and no deadline: a busy machine must not decide a test.
+# `pytest --hypothesis-profile=explore` looks further, at other examples each time.
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile("suite")
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's handwritten digits as pictures: uint8 [N, 32, 32, 3], ten classes, labels in no order."""
+
+    train: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = (bunch.images * 15).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)[..., None].repeat(3, axis=3)
+    labels = bunch.target.astype(np.int64)
+    train, test = (
+        np.sort(np.concatenate([np.flatnonzero(labels == digit)[part] for digit in range(10)]))
+        for part in (slice(0, 40), slice(40, 55))
+    )
+    return Digits(pixels[train], labels[train], pixels[test], labels[test])
+
+
+@pytest.fixture(scope="session")
+def digits_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as an image folder: train/<class>/*.png, 40 a class, test/<class>/*.png, 15 a class."""
+    root = tmp_path_factory.mktemp("data") / "digits"
+    for split, pixels, labels in (
+        ("train", digits.train, digits.train_labels),
+        ("test", digits.test, digits.test_labels),
+    ):
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            folder = root / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number:04}.png")
+    return root
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes and dtypes the way Python 2 did in 2009, when the CIFAR files were made."""
+
+    def save_python2_str(self, text: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(text)) + text)
+        self.memoize(text)
+
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, bytes: save_python2_str}
+    dispatch_table: ClassVar = {
+        type(np.dtype("u1")): lambda _: (np.dtype, (b"u1", 0, 1), (3, b"|", None, None, None, -1, -1, 0))
+    }
+
+
+@pytest.fixture(scope="session")
+def python2_pickle() -> Callable[[Any], bytes]:
+    """Pickles as the official CIFAR files are: protocol 2, byte strings for keys and data, numpy's old module name."""
+
+    def dump(value: Any) -> bytes:
+        stream = io.BytesIO()
+        _Python2Pickler(stream, protocol=2).dump(value)
+        return stream.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+    return dump
+
+
+def _cifar_rows(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[N, 32, 32, 3] → [N, 3072]: all red, all green, all blue."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).reshape(len(pixels), -1)
+
+
+@pytest.fixture(scope="session")
+def cifar10_files(digits: Digits, python2_pickle: Callable[[Any], bytes]) -> dict[str, bytes]:
+    """The digits as the files of CIFAR-10's python layout, in another order than the image folder's."""
+
+    def batch(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
+        names = [b"%d.png" % i for i in range(len(labels))]
+        content = {b"batch_label": name.encode(), b"labels": labels.tolist(), b"data": _cifar_rows(pixels)}
+        return python2_pickle({**content, b"filenames": names})
+
+    order = np.random.default_rng(3).permutation(len(digits.train))
+    files = {
+        "batches.meta": python2_pickle(
+            {b"num_cases_per_batch": 80, b"label_names": [b"%d" % i for i in range(10)], b"num_vis": 3072}
+        ),
+        "readme.html": b"<html></html>",
+        "test_batch": batch("testing batch 1 of 1", digits.test, digits.test_labels),
+    }
+    for number, chosen in enumerate(np.array_split(order, 5), 1):
+        name = f"training batch {number} of 5"
+        files[f"data_batch_{number}"] = batch(name, digits.train[chosen], digits.train_labels[chosen])
+    return files
+
+
+@pytest.fixture(scope="session")
+def cifar100_files(digits: Digits, python2_pickle: Callable[[Any], bytes]) -> dict[str, bytes]:
+    """The digits as the files of CIFAR-100's python layout; odd and even are the coarse classes."""
+
+    def part(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> bytes:
+        content = {b"fine_labels": labels.tolist(), b"coarse_labels": (labels % 2).tolist()}
+        return python2_pickle({**content, b"data": _cifar_rows(pixels)})
+
+    meta = {
+        b"fine_label_names": [b"%d" % i for i in range(10)],
+        b"coarse_label_names": [b"even", b"odd"],
+    }
+    return {
+        "meta": python2_pickle(meta),
+        "train": part(digits.train, digits.train_labels),
+        "test": part(digits.test, digits.test_labels),
+        "file.txt~": b"",
+    }
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(cifar10_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cifar-10-batches-py/`, as unpacked from the official archive."""
+    return _write(tmp_path_factory.mktemp("data") / "cifar-10-batches-py", cifar10_files)
+
+
+@pytest.fixture(scope="session")
+def cifar100_folder(cifar100_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cifar-100-python/`, as unpacked from the official archive."""
+    return _write(tmp_path_factory.mktemp("data") / "cifar-100-python", cifar100_files)
+
+
+@pytest.fixture(scope="session")
+def cifar10_archive(cifar10_folder: Path) -> Path:
+    """`cifar-10-python.tar.gz`, as it is downloaded."""
+    path = cifar10_folder.parent / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(cifar10_folder, cifar10_folder.name)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder: the `tiny` preset trained on the digits until every exit is clearly better than chance."""
+    from model.training.trainer import TrainOptions, train
+
+    changes = {"augment": "none", "erasing": 0, "mixup": 0, "cutmix": 0, "lr": 0.01, "warmup_epochs": 1, "ema": 0.9}
+    return train(
+        TrainOptions(
+            data=digits_folder,
+            preset="tiny",
+            out=tmp_path_factory.mktemp("weights") / "tiny-digits",
+            epochs=6,
+            batch_size=60,
+            device="cpu",
+            changes=changes,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def cat_photo() -> bytes:
+    """A real photograph, 451 x 300, as a JPEG file."""
+    import skimage.data
+
+    stream = io.BytesIO()
+    Image.fromarray(skimage.data.cat()).save(stream, "JPEG", quality=90)
+    return stream.getvalue()

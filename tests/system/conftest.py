@@ -1,0 +1,61 @@
+"""What the system tests need; what is missing fails them, never skips."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """CIFAR-10 in its official python layout, where MSMLP_TEST_CIFAR10 says."""
+    path = os.environ.get("MSMLP_TEST_CIFAR10")
+    if not path or not Path(path).is_dir():
+        pytest.fail("set MSMLP_TEST_CIFAR10 to the folder cifar-10-batches-py")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The weights folder that `make serve` serves."""
+    return ROOT / "weights" / "cifar10-xs"
+
+
+@pytest.fixture(scope="session")
+def serve_shipped() -> Iterator[httpx.Client]:
+    """A client of a real `make serve`, on a free port, ended by SIGTERM."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Its own process group: make does not pass signals on to what it runs.
+    process = subprocess.Popen(
+        ["make", "serve", f"PORT={port}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if "msmlp.engine: ready" in line:
+                break
+        else:
+            pytest.fail("make serve ended: " + "".join(log[-10:]))
+        # The rest of the log must not fill the pipe.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            # The engine may be ready a moment before the socket listens.
+            client_ready = httpx.HTTPTransport(retries=5)
+            with httpx.Client(base_url=client.base_url, transport=client_ready) as first:
+                assert first.get("/readyz").status_code == 200
+            yield client
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)

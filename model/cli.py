@@ -21,7 +21,7 @@ def train(
     data: Data,
     preset: Annotated[str, typer.Option(help="Which cascade; `msmlp info --preset NAME` describes it.")],
     out: Annotated[Path, typer.Option(help="The weights folder to make.")],
-    recipe: Annotated[str, typer.Option(help="paper or best.")] = "best",
+    recipe: Annotated[str, typer.Option(help="paper, best or quick.")] = "best",
     epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,
@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train a cascade offline and leave a weights folder.
 
-    Example: msmlp train --data my-photos --preset tiny --out weights/mine --epochs 20
+    Example: msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
 
     Example: msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x --set lr=0.002
     """

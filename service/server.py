@@ -1,7 +1,9 @@
 """A real server process: uvicorn around the app, ended when the engine cannot start."""
 
 import logging
+import signal
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -9,9 +11,23 @@ from model.errors import DeviceError
 from service.app import create_app
 from service.engine.messages import Died, Outbound
 from service.settings import Settings
-from service.state import build_service
+from service.state import Service, build_service
 
 GRACE_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    """Readiness goes first on a signal, and an orderly end is exit status 0 (uvicorn would raise the signal again)."""
+
+    def __init__(self, service: Service, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second SIGINT does not wait for anyone."""
+        self._service.draining = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: Settings) -> None:
@@ -25,7 +41,8 @@ def serve(settings: Settings) -> None:
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     service = build_service(settings)
-    server = uvicorn.Server(
+    server = _Server(
+        service,
         uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -34,7 +51,7 @@ def serve(settings: Settings) -> None:
             access_log=settings.log_level == "debug",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        ),
     )
     failures: list[str] = []
 

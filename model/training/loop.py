@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from model.cascade import Cascade
 from model.errors import TrainingStoppedError
@@ -17,6 +16,7 @@ from model.training.recipes import Recipe
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: each look waits for a GPU to finish its queue."""
+ADVICE = "start again with a smaller --set lr"
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Learner:
     """What one training run holds."""
 
     model: Cascade
-    average: AveragedModel | None
+    average: Cascade | None
     step_model: nn.Module
     optimizers: Optimizers
     augment: nn.Module
@@ -43,11 +43,7 @@ class Learner:
     @property
     def final(self) -> Cascade:
         """The weights that training is for: the average where one is kept."""
-        if self.average is None:
-            return self.model
-        averaged = self.average.module
-        assert isinstance(averaged, Cascade)
-        return averaged
+        return self.model if self.average is None else self.average
 
     def autocast(self) -> torch.autocast:
         """bf16 on a GPU, plain fp32 on a CPU."""
@@ -83,10 +79,7 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
             tick((step + 1 - checked) * batch, recent)
             checked = step + 1
             if not recent < float("inf"):
-                raise TrainingStoppedError(
-                    f"the loss became {recent} in epoch {epoch + 1}, step {step + 1}; "
-                    "try a smaller --set lr, then --resume from the epoch before"
-                )
+                raise TrainingStoppedError(f"the loss became {recent} in epoch {epoch + 1}, step {step + 1}; {ADVICE}")
     return torch.stack(losses).mean().item(), steps * batch / (time.perf_counter() - start)
 
 
@@ -105,18 +98,33 @@ def _train_step(learner: Learner, pixels: Tensor, labels: Tensor, step: int) -> 
         nn.utils.clip_grad_norm_(learner.model.parameters(), recipe.clip_norm)
     learner.optimizers.step(step)
     if learner.average is not None:
-        learner.average.update_parameters(learner.model)
+        update_average(learner.average, learner.model, recipe.ema, step)
     return loss.detach()
+
+
+@torch.no_grad()
+def update_average(average: Cascade, model: Cascade, decay: float, step: int) -> None:
+    """Move the averaged weights towards the present ones. The memory is short at first, else the random start would
+    dominate a short run. The step is known here without asking the device, which would wait for its queue."""
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
 @torch.inference_mode()
 def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[float]:
-    """Share of `data` each exit gets right, with the final weights."""
+    """Share of `data` each exit gets right, with the final weights.
+
+    Raises:
+        TrainingStoppedError: an output is not finite; a loss is that of the weights before its step, so only this pass
+            sees what the epoch's last step did, before a checkpoint keeps it.
+    """
     model = learner.final.eval()
     correct = torch.zeros(len(model.stages), dtype=torch.int64)
     for start in range(0, len(data.labels), batch):
         chosen = slice(start, start + batch)
         with learner.autocast():
             logits = model(learner.normalize(data.pixels[chosen].float() / 255))
+        if not all(z.isfinite().all() for z in logits):
+            raise TrainingStoppedError(f"the network's outputs are no longer finite; {ADVICE}")
         correct += torch.tensor([(z.argmax(1) == data.labels[chosen]).sum().item() for z in logits])
     return [count / len(data.labels) for count in correct.tolist()]

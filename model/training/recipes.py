@@ -53,6 +53,19 @@ RECIPES: dict[str, Recipe] = {
         cutmix=1.0,
         label_smoothing=0.1,
     ),
+    # For a CPU, or a folder of a few thousand pictures: short, with small batches and light augmentation.
+    "quick": Recipe(
+        epochs=30,
+        batch_size=64,
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=1,
+        clip_norm=1.0,
+        ema=0.99,
+        augment="crop-flip",
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """`msmlp train`: data and a preset in, a weights folder out."""
 
+import copy
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from model.backends.devices import pick_device
 from model.calibration.calibrate import calibrate_on
@@ -18,7 +18,7 @@ from model.cascade import Cascade
 from model.config import CascadeConfig, override, preset
 from model.datasets import Dataset, Split, load_dataset
 from model.datasets.dataset import split_digest
-from model.errors import ConfigError, TrainingStoppedError
+from model.errors import ConfigError, OptionError, TrainingStoppedError
 from model.preprocess import Preprocess
 from model.training.augment import augmentation
 from model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -63,7 +63,10 @@ def train(options: TrainOptions) -> Path:
         training = training.limited(options.limit_per_class)
     preprocess = _statistics(training, cascade.image_size)
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{options.out} cannot be made a folder ({error.strerror})") from None
     torch.manual_seed(options.seed)
     learner = _learner(cascade, plan, preprocess, len(training), device)
     setup = _setup(options, cascade, plan, digest, len(training))
@@ -123,7 +126,7 @@ def _learner(
     std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
     return Learner(
         model=model,
-        average=AveragedModel(model, multi_avg_fn=_ema(plan.ema)) if plan.ema else None,
+        average=copy.deepcopy(model).requires_grad_(False) if plan.ema else None,
         # Compiling pays on a GPU; on a CPU it was measured to give nothing.
         step_model=cast(nn.Module, torch.compile(model)) if device.type == "cuda" else model,
         optimizers=Optimizers(model, plan, steps_per_epoch(images, plan.batch_size)),
@@ -134,15 +137,6 @@ def _learner(
     )
 
 
-def _ema(decay: float) -> Any:
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
-        # A short memory at first, else the random start would dominate a short run.
-        n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
-
-
 def _run(
     options: TrainOptions, learner: Learner, training: Split, validation: Split, done: int, setup: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -150,6 +144,7 @@ def _run(
     epochs = learner.recipe.epochs
     batch = min(learner.recipe.batch_size, len(training))
     journal = Journal(options.out, steps_per_epoch(len(training), batch) * batch, epochs, done)
+    safe = done
     try:
         for epoch in range(done, epochs):
             # Seeded anew each epoch: a resumed run draws what an uninterrupted one would have drawn.
@@ -158,9 +153,10 @@ def _run(
             accuracies = exit_accuracies(learner, val_arrays)
             journal.epoch({"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed})
             save_checkpoint(options.out, learner, epoch + 1, setup)
+            safe = epoch + 1
     except KeyboardInterrupt:
         raise TrainingStoppedError(
-            f"interrupted; {len(journal.rows)} of {epochs} epochs are safe in {options.out}: go on with --resume"
+            f"interrupted; {safe} of {epochs} epochs are safe in {options.out}: go on with --resume"
         ) from None
     finally:
         journal.close()

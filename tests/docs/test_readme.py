@@ -1,0 +1,62 @@
+"""What the README says is there, and its offline commands run as they stand. (Its calls: tests/system.)"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_training_on_a_folder_of_pictures_goes_as_the_readme_says(digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "my-photos").symlink_to(digits_folder)
+    [commands] = blocks("sh")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["sh", "-ec", commands],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    last_exit = re.search(r"^3 +([0-9.]+) %", done.stdout, flags=re.MULTILINE)
+    assert last_exit, done.stdout
+    assert float(last_exit[1]) > 70
+    assert (tmp_path / "weights" / "mine" / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("verb", re.findall(r"^make ([a-z-]+)", "\n".join(blocks("console")), flags=re.MULTILINE))
+def test_make_knows_the_verbs(verb: str) -> None:
+    done = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_the_answer_shown_is_one_of_the_default_weights() -> None:
+    answer = json.loads(blocks("json")[0])
+    manifest = json.loads((ROOT / "weights" / answer["model"]["name"] / "manifest.json").read_text())
+    assert answer["results"][0]["exits"] == len(manifest["cascade"]["stages"])
+    assert answer["results"][0]["label"] in manifest["classes"]
+
+
+def test_the_settings_page_is_up_to_date() -> None:
+    from scripts.settings_page import page
+
+    assert (ROOT / "docs" / "settings.md").read_text() == page()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from model.backends.torch import TorchBackend
-from model.calibration.frontier import operating_points
+from model.calibration.frontier import operating_points, solver_frontiers
 from model.datasets import Dataset, Split, load_dataset
 from model.datasets.dataset import split_digest
 from model.errors import DataError
@@ -31,13 +31,15 @@ def calibrate_on(weights: Weights, validation: Split, device: str) -> list[Opera
     backend = TorchBackend(weights, device=device, capacity=256, max_batch=256)
     outputs = run_every_exit(backend, validation.pixels)
     correct = outputs.predictions == validation.labels[:, None]
-    points = operating_points(outputs.scores, correct, np.array(weights.manifest.gflops_cumulative))
+    frontiers = solver_frontiers(outputs.scores, correct, np.array(weights.manifest.gflops_cumulative))
+    points = operating_points(frontiers)
     write_calibration(
         weights.folder,
         model_sha256=weights.sha256,
         scores=outputs.scores,
         correct=correct,
         points=points,
+        solvers={name: [(p.mean_gflops, p.expected_accuracy) for p in own] for name, own in frontiers.items()},
         digest=split_digest(validation),
         device=backend.device,
     )

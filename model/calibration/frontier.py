@@ -9,6 +9,9 @@ from model.calibration.solvers import SOLVERS
 from model.weights import OperatingPoint
 from model.weights.calibration import expectation
 
+CANDIDATES = ("survivor-conditional", "algorithm-1")
+"""Whose points may become operating points; Algorithm 1 as printed is measured for the record only."""
+
 NAMED = {"fast": 0.05, "balanced": 0.01, "accurate": 0.0}
 """The cheapest point that loses at most so much accuracy against the best one."""
 
@@ -20,34 +23,43 @@ def share_sweep(exits: int) -> list[NDArray[np.float64]]:
     return [np.diff(np.array([0, *cut, steps])) / steps for cut in cuts]
 
 
-def operating_points(
+def solver_frontiers(
     scores: NDArray[np.float32], correct: NDArray[np.bool_], gflops: NDArray[np.float64]
-) -> list[OperatingPoint]:
-    """The Pareto set on a table [N, K], cheapest first, with `fast`, `balanced` and `accurate` among it.
+) -> dict[str, list[OperatingPoint]]:
+    """What each solver reaches on a table [N, K] over the sweep: its own Pareto set, unnamed, cheapest first.
 
     `gflops` [K] is the cumulative cost of each exit.
     """
-    candidates = []
-    seen = set()
+    sweep = share_sweep(scores.shape[1])
+    frontiers = {}
     for solver, solve in SOLVERS.items():
-        for shares in share_sweep(scores.shape[1]):
-            thresholds = solve(scores, shares)
-            if tuple(thresholds) in seen:
-                continue
-            seen.add(tuple(thresholds))
-            expected = expectation(scores, correct, gflops, thresholds)
-            candidates.append(
-                OperatingPoint(
-                    name="",
-                    thresholds=tuple(thresholds.tolist()),
-                    expected_accuracy=expected.accuracy,
-                    standard_error=expected.standard_error,
-                    mean_gflops=expected.mean_gflops,
-                    exit_share=expected.exit_share,
-                    solver=solver,
-                )
-            )
-    return named(pareto(candidates))
+        found = {tuple(solve(scores, shares).tolist()) for shares in sweep}
+        frontiers[solver] = pareto([_measured(scores, correct, gflops, t, solver) for t in sorted(found)])
+    return frontiers
+
+
+def operating_points(frontiers: dict[str, list[OperatingPoint]]) -> list[OperatingPoint]:
+    """The Pareto set of the CANDIDATES' frontiers, cheapest first, `fast`, `balanced` and `accurate` among it."""
+    return named(pareto([point for solver in CANDIDATES for point in frontiers[solver]]))
+
+
+def _measured(
+    scores: NDArray[np.float32],
+    correct: NDArray[np.bool_],
+    gflops: NDArray[np.float64],
+    thresholds: tuple[float, ...],
+    solver: str,
+) -> OperatingPoint:
+    expected = expectation(scores, correct, gflops, np.array(thresholds, dtype=np.float64))
+    return OperatingPoint(
+        name="",
+        thresholds=thresholds,
+        expected_accuracy=expected.accuracy,
+        standard_error=expected.standard_error,
+        mean_gflops=expected.mean_gflops,
+        exit_share=expected.exit_share,
+        solver=solver,
+    )
 
 
 def pareto(candidates: list[OperatingPoint]) -> list[OperatingPoint]:

@@ -46,6 +46,9 @@ class CalibrationFile(BaseModel):
     exit_policy: Literal["max-probability"]
     temperatures: tuple[float, ...]
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    solvers: dict[str, list[tuple[float, float]]] = Field(
+        default={}, description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy)"
+    )
     images: int
     digest: str
     device: str
@@ -117,6 +120,7 @@ def write_calibration(
     scores: NDArray[np.float32],
     correct: NDArray[np.bool_],
     points: list[OperatingPoint],
+    solvers: dict[str, list[tuple[float, float]]],
     digest: str,
     device: str,
 ) -> None:
@@ -128,6 +132,7 @@ def write_calibration(
         exit_policy="max-probability",
         temperatures=(1.0,) * scores.shape[1],
         operating_points=tuple(points),
+        solvers=solvers,
         images=len(scores),
         digest=digest,
         device=device,

@@ -1,0 +1,126 @@
+"""Writes docs/results.md from the weights folders and what `msmlp evaluate --json` printed for them.
+
+    python -m scripts.results_page > docs/results.md
+
+For every weights/<name>/ the page takes docs/results/<name>.test.json and, where there is one, <name>.bench.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAD = """# Results
+
+Accuracy is top-1 on the test images named in each table, looked at once, after everything was chosen on validation
+images. GFLOPs are multiply-adds / 1e9 by fvcore's rules, as served (reuse folded), padding not counted. One standard
+error of an accuracy over 5,000 images is 0.55 points at 82 %.
+
+This page is generated: `python -m scripts.results_page > docs/results.md`.
+"""
+
+TAIL = """
+## Not yet measured: needs a GPU
+
+Training of `m`, `paper-s`, `mixer-s`, `paper-b` and `mixer-b` on CIFAR-10 and CIFAR-100; bf16 serving; images/s of the
+engine on a GPU. `benchmarks/gpu_campaign` does all of it as one command.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    folders = sorted(path.parent for path in (ROOT / "weights").glob("*/manifest.json"))
+    return HEAD + "".join(section(folder) for folder in folders) + TAIL
+
+
+def section(folder: Path) -> str:
+    """One weights folder: how it was made, every exit, every operating point."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    test = json.loads((ROOT / "docs" / "results" / f"{folder.name}.test.json").read_text())
+    training, validation = manifest["training"], manifest["training"]["validation"]
+    lines = [
+        f"\n## `{folder.name}`",
+        "",
+        f"- data: {training['data']}, {training['images']} images to train on, {validation['images']} to validate, "
+        f"{test['images']} to test; seed {training['seed']}",
+        f"- command (commit {training['git_commit']}): `{training['command']}`",
+        f"- {training['epochs']} epochs on {training['device']}, median {training['images_per_second']:.0f} images/s "
+        "(the machine was shared with other work while it trained); torch " + training["torch"],
+        f"- measured by `msmlp evaluate --weights {test['weights']} --data {test['data']} --split test --json`",
+        "",
+        f"![curves](../weights/{folder.name}/curves.png)",
+        "",
+        *_exits(manifest, test),
+        "",
+        *_points(folder, test),
+    ]
+    bench = ROOT / "docs" / "results" / f"{folder.name}.bench.json"
+    if bench.exists():
+        lines += ["", *_bench(json.loads(bench.read_text()))]
+    return "\n".join(lines) + "\n"
+
+
+def _exits(manifest: dict[str, Any], test: dict[str, Any]) -> list[str]:
+    validation = manifest["training"]["validation"]["images"]
+    rows = [
+        f"| exit | tokens | GFLOPs | validation accuracy ({validation} images) "
+        f"| test accuracy ({test['images']} images) | ECE on test |",
+        "|---|---|---|---|---|---|",
+    ]
+    cascade = manifest["cascade"]
+    for stage, result, exit in zip(cascade["stages"], manifest["results"], test["exits"], strict=True):
+        tokens = (cascade["image_size"] // stage["patch"]) ** 2
+        rows.append(
+            f"| {exit['exit']} | {tokens} | {exit['gflops']:.4f} | {_percent(result['accuracy'])} "
+            f"| {_percent(exit['accuracy'])} | {exit['ece']:.3f} |"
+        )
+    return rows
+
+
+def _points(folder: Path, test: dict[str, Any]) -> list[str]:
+    calibration = json.loads((folder / "calibration.json").read_text())
+    rows = [
+        f"Operating points, chosen on {calibration['images']} validation images and applied to the test images:",
+        "",
+        "| point | expected accuracy ± s.e. | test accuracy "
+        "| expected GFLOPs | test GFLOPs | share at each exit | solver |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for expected, got in zip(calibration["operating_points"], test["operating_points"], strict=True):
+        shares = " / ".join(f"{100 * share:.0f} %" for share in got["exit_share"])
+        rows.append(
+            f"| {got['name']} | {_percent(expected['expected_accuracy'])} ± {100 * expected['standard_error']:.2f} "
+            f"| {_percent(got['accuracy'])} | {expected['mean_gflops']:.4f} | {got['mean_gflops']:.4f} "
+            f"| {shares} | {expected['solver']} |"
+        )
+    return rows
+
+
+def _bench(bench: dict[str, Any]) -> list[str]:
+    shares = " / ".join(f"{100 * share:.0f} %" for share in bench["exit_share"])
+    speeds = {
+        "the whole cascade, every image through every stage": bench["full_images_per_second"],
+        "the engine with every exit shut": bench["forced_images_per_second"],
+        "the engine": bench["engine_images_per_second"],
+    }
+    return [
+        f"Speed on {bench['device']} with policy `{bench['policy']}` ({shares} leave at each exit):",
+        f"{bench['images']} test images, medians of {bench['rounds']} interleaved rounds of one run.",
+        f"The engine over the whole cascade, round by round: {bench['engine_over_full']:.2f} (median).",
+        "",
+        f"`python -m benchmarks.engine --data DATA --images {bench['images']} --json`",
+        "",
+        "| | images/s |",
+        "|---|---|",
+        *(f"| {name} | {speed:.0f} |" for name, speed in speeds.items()),
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,6 +1,7 @@
 """What many tests share: small real data sets in every layout, a trained cascade, a photograph."""
 
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -16,10 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # One set of examples everywhere, and no deadline: a busy machine must not decide a test.
-# `pytest --hypothesis-profile=explore` looks further, at other examples each time.
+# `pytest --hypothesis-profile=explore` looks further, at other examples each time; `make chaos` at length.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("explore", deadline=None, max_examples=1000)
-settings.load_profile("suite")
+settings.register_profile("chaos", deadline=None, max_examples=5000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+# Before torch is first imported, and for the processes that tests start: at the size of the networks here, a second
+# thread costs more than it brings, several times more on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)

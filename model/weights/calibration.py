@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from model.weights.manifest import Weights
 CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"
 
+Threshold = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class OperatingPoint(BaseModel):
     """A full set of thresholds [K-1] with what it gave on the calibration images."""
@@ -28,7 +31,7 @@ class OperatingPoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
     expected_accuracy: float
     standard_error: float
     mean_gflops: float
@@ -44,7 +47,7 @@ class CalibrationFile(BaseModel):
     format: Literal[1]
     model_sha256: str
     exit_policy: Literal["max-probability"]
-    temperatures: tuple[float, ...]
+    temperatures: tuple[Temperature, ...]
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     solvers: dict[str, list[tuple[float, float]]] = Field(
         default={}, description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy)"
@@ -170,8 +173,12 @@ def load_calibration(weights: Weights) -> Calibration:
         raise WeightsError(f"{weights.folder / TABLE} is not a calibration table ({error})") from None
     if scores.shape != (file.images, exits) or correct.shape != scores.shape:
         raise WeightsError(f"{weights.folder / TABLE}: shape {scores.shape}, expected {(file.images, exits)}")
+    if not np.isfinite(scores).all():
+        raise WeightsError(f"{weights.folder / TABLE} holds NaN or infinite scores")
     if any(len(point.thresholds) != exits - 1 for point in file.operating_points):
         raise WeightsError(f"{path}: operating points need {exits - 1} thresholds")
+    if len(file.temperatures) != exits:
+        raise WeightsError(f"{path}: {len(file.temperatures)} temperatures for {exits} exits")
     gflops = np.array(weights.manifest.gflops_cumulative)
     return Calibration(file, scores, correct, gflops, hashlib.sha256(blob).hexdigest())
 

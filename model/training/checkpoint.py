@@ -36,9 +36,10 @@ def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> in
         return 0
     try:
         state = torch.load(path, map_location=learner.device, weights_only=True)
+        theirs = state["setup"]
     except Exception as error:  # a damaged zip raises nearly anything
         raise DataError(f"{path} cannot be read ({type(error).__name__}); start afresh without --resume") from None
-    different = [key for key in setup if state["setup"].get(key) != setup[key]]
+    different = [key for key in setup if theirs.get(key) != setup[key]]
     if different:
         raise DataError(f"{path} is of a run with another {', '.join(different)}; resume with the same options")
     learner.model.load_state_dict(state["model"])

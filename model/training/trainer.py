@@ -1,9 +1,6 @@
 """`msmlp train`: data and a preset in, a weights folder out."""
 
 import copy
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +22,7 @@ from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.training.journal import Journal, plot_curves
 from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoch, train_epoch
 from model.training.optim import Optimizers
+from model.training.provenance import command_line, device_name, git_commit
 from model.training.recipes import Recipe, recipe
 from model.weights import load_weights, write_weights
 
@@ -73,28 +71,13 @@ def train(options: TrainOptions) -> Path:
     done = load_checkpoint(options.out, learner, setup) if options.resume else 0
     rows = _run(options, learner, training, validation, done, setup)
     plot_curves(rows, options.out / "curves.png")
-    manifest_training = {
-        "data": dataset.source,
-        "images": len(training),
-        "validation": {"seed": options.seed, "images": len(validation), "digest": digest},
-        "recipe_name": options.recipe,
-        "recipe": plan.model_dump(mode="json"),
-        "preset": options.preset,
-        "seed": options.seed,
-        "epochs": plan.epochs,
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "command": shlex.join(["msmlp", *sys.argv[1:]]),
-        "git_commit": git_commit(),
-        "images_per_second": _median([row["images_per_second"] for row in rows]),
-    }
     write_weights(
         options.out,
         config=cascade,
         state=learner.final.state_dict(),
         classes=dataset.classes,
         preprocess=preprocess,
-        training=manifest_training,
+        training=_training_record(options, learner, dataset, training, validation, rows),
         results=_results(learner, dataset, validation, rows),
     )
     # The frontier comes with the weights, so that what training leaves can be served.
@@ -184,36 +167,36 @@ def _setup(options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: 
     }
 
 
+def _training_record(
+    options: TrainOptions,
+    learner: Learner,
+    dataset: Dataset,
+    training: Split,
+    validation: Split,
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the manifest says of the training: enough to do it again."""
+    recipe = learner.recipe
+    return {
+        "data": dataset.source,
+        "images": len(training),
+        "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
+        "recipe_name": options.recipe,
+        "recipe": recipe.model_dump(mode="json"),
+        "preset": options.preset,
+        "seed": options.seed,
+        "epochs": recipe.epochs,
+        "device": device_name(learner.device),
+        "torch": torch.__version__,
+        "command": command_line(),
+        "git_commit": git_commit(),
+        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
+    }
+
+
 def _results(learner: Learner, dataset: Dataset, validation: Split, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, learner.device))
     return [
         {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
         for k, accuracy in enumerate(accuracies, 1)
     ]
-
-
-def _median(values: list[float]) -> float | None:
-    return float(np.median(values)) if values else None
-
-
-def device_name(device: torch.device) -> str:
-    """A name for the record: the GPU's own, or `cpu` with the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, `+` when the tree differs from it; None outside a clone."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()

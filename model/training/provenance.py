@@ -1,0 +1,36 @@
+"""Where a result comes from: device, commit, command."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it again."""
+    return shlex.join(["msmlp", *sys.argv[1:]])
+
+
+def device_name(device: torch.device) -> str:
+    """A name for the record: the GPU's own, or `cpu` with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, `+` when the tree differs from it; None outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

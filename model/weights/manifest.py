@@ -61,7 +61,7 @@ def write_weights(
     training: dict[str, Any],
     results: list[dict[str, Any]],
 ) -> None:
-    """Write model and manifest; `state` holds torch tensors or arrays. Each file appears whole or not at all."""
+    """Write model and manifest; `state` holds torch tensors. Each file appears whole or not at all."""
     arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
     blob = save(arrays)
     write_atomically(folder / MODEL, blob)
@@ -106,7 +106,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def load_weights(folder: Path) -> Weights:
-    """Read a weights folder, with hash, names, shapes and finiteness checked.
+    """Read a weights folder, with format, hash and finiteness checked; names and shapes are where the network is built.
 
     Raises:
         WeightsError: one line that says what is missing, damaged or does not fit.

@@ -1,0 +1,98 @@
+"""A learner on made-up images, and a training run of a second."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.cascade import Cascade
+from model.config import CascadeConfig, StageConfig
+from model.training.augment import augmentation
+from model.training.loop import Arrays, Learner, steps_per_epoch
+from model.training.optim import Optimizers
+from model.training.recipes import Recipe
+from model.training.trainer import TrainOptions
+
+CONFIG = CascadeConfig(
+    image_size=8,
+    classes=3,
+    stages=(
+        StageConfig(patch=8, width=8, depth=1, token_hidden=4, channel_hidden=16),
+        StageConfig(patch=4, width=8, depth=1, token_hidden=4, channel_hidden=16),
+    ),
+)
+
+
+@pytest.fixture
+def plain() -> Recipe:
+    """A recipe that changes no image: what a loss or an update is can be worked out by hand."""
+    return Recipe(epochs=4, batch_size=12, optimizer="sgd", lr=0.05, weight_decay=0, schedule="step", augment="none")
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """30 images of three classes, each class of its own colour."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(30) % 3
+    pixels = torch.randint(0, 120, (30, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    pixels[torch.arange(30), labels] += 130
+    return Arrays(pixels, labels)
+
+
+@pytest.fixture
+def learner(arrays: Arrays) -> Callable[[Recipe], Learner]:
+    """`learner(recipe)`: two small stages, always with the same start."""
+
+    def build(recipe: Recipe) -> Learner:
+        torch.manual_seed(0)
+        model = Cascade(CONFIG)
+        return Learner(
+            model=model,
+            average=None,
+            step_model=model,
+            optimizers=Optimizers(model, recipe, steps_per_epoch(len(arrays.labels), recipe.batch_size)),
+            augment=augmentation(recipe, CONFIG.image_size),
+            normalize=lambda images: (images - 0.5) / 0.25,
+            recipe=recipe,
+            device=torch.device("cpu"),
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of three classes, 12 small pictures each, 33 in all to train on."""
+    root = tmp_path_factory.mktemp("data") / "few"
+    for label in (3, 7, 8):
+        folder = root / "train" / f"digit-{label}"
+        folder.mkdir(parents=True)
+        for number in np.flatnonzero(digits.train_labels == label)[:12]:
+            Image.fromarray(digits.train[number, ::2, ::2]).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainOptions]:
+    """`short_run(field=...)`: options of a run of half a second into a folder of its own, with everything random on."""
+    options = TrainOptions(
+        data=few_digits,
+        preset="tiny",
+        out=Path(),
+        recipe="best",
+        epochs=4,
+        batch_size=11,
+        device="cpu",
+        changes={"warmup_epochs": 1, "lr": 0.005, "image_size": 16, "stages.2.depth": 1},
+    )
+
+    def make(**fields: Any) -> TrainOptions:
+        changes = {**options.changes, **fields.pop("changes", {})}
+        return replace(options, **{"out": tmp_path_factory.mktemp("run"), **fields, "changes": changes})
+
+    return make

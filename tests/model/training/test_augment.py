@@ -1,0 +1,118 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.training.augment import augmentation, mix
+from model.training.recipes import RECIPES, Recipe
+
+PLAIN = RECIPES["best"].model_copy(update={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0})
+
+
+@pytest.mark.parametrize("size", [8, 32, 45])
+@pytest.mark.parametrize("kind", ["none", "crop-flip", "trivial"])
+def test_shape_and_range_stay(kind: str, size: int) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.5}), size)
+    torch.manual_seed(0)
+    for _ in range(15):
+        images = torch.rand(8, 3, size, size)
+        images[:2] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+        changed = steps(images)
+        assert changed.shape == images.shape
+        assert changed.dtype == images.dtype
+        assert changed.isfinite().all()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+
+
+def test_none_changes_nothing() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(augmentation(PLAIN.model_copy(update={"augment": "none"}), 8)(images), images)
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "trivial"])
+def test_one_seed_repeats_the_draw_and_another_does_not(kind: str) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.25}), 16)
+    images = torch.rand(32, 3, 16, 16)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(steps(images))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_crop_and_flip_move_the_picture_by_at_most_four_pixels_of_32_and_mirror_half() -> None:
+    # Every pixel is its own place: red the row, green the column, blue marks what is no padding.
+    places = torch.stack([*torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"), torch.ones(32, 32)])
+    images = (places / 32).expand(200, 3, 32, 32).contiguous()
+    torch.manual_seed(0)
+    moved = augmentation(PLAIN.model_copy(update={"augment": "crop-flip"}), 32)(images) * 32
+    offsets, mirrored = set(), 0
+    for row, column, inside in moved:
+        rows = torch.nonzero(inside)[:, 0]
+        dy = row[inside > 0] - rows
+        flipped = column[16, 8] > column[16, 24]
+        dx = (column if not flipped else column.flip(1)) - torch.arange(32)
+        mask = inside > 0 if not flipped else inside.flip(1) > 0
+        assert dy.unique().numel() == dx[mask].unique().numel() == 1
+        offsets.add((int(dy[0]), int(dx[mask][0])))
+        mirrored += int(flipped)
+    assert all(abs(dy) <= 4 and abs(dx) <= 4 for dy, dx in offsets)
+    assert len(offsets) > 40
+    assert 60 < mirrored < 140
+
+
+def coloured(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image i is all of value i, and of class i."""
+    labels = torch.arange(count)
+    return labels.double().reshape(-1, 1, 1, 1).expand(count, 3, size, size).clone(), labels
+
+
+@given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 4), size=st.integers(1, 20))
+def test_cutmix_targets_are_the_pasted_area(seed: int, alpha: float, size: int) -> None:
+    images, labels = coloured(5, size)
+    torch.manual_seed(seed)
+    mixed, targets = mix(PLAIN.model_copy(update={"cutmix": alpha}), images, labels, 5)
+    shares = torch.stack([(mixed == value).double().mean((1, 2, 3)) for value in range(5)], dim=1)
+    torch.testing.assert_close(targets, shares, rtol=0, atol=1e-9)
+    torch.testing.assert_close(targets.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+@given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 4))
+def test_mixup_targets_are_the_shares_of_the_pixels(seed: int, alpha: float) -> None:
+    images, labels = coloured(5, 4)
+    torch.manual_seed(seed)
+    mixed, targets = mix(PLAIN.model_copy(update={"mixup": alpha}), images, labels, 5)
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ labels.double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(targets.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+def kinds_drawn(recipe: Recipe) -> set[str]:
+    """Which of the two (or none) appear in thirty batches."""
+    found = set()
+    for seed in range(30):
+        images, labels = coloured(6, 8)
+        torch.manual_seed(seed)
+        mixed, _ = mix(recipe, images, labels, 6)
+        if torch.equal(mixed, images):
+            found.add("none")
+        else:
+            found.add("cutmix" if torch.equal(mixed, mixed.round()) else "mixup")
+    return found
+
+
+def test_which_kinds_of_mixing_a_recipe_draws() -> None:
+    both = PLAIN.model_copy(update={"mixup": 1.0, "cutmix": 1.0})
+    assert {"mixup", "cutmix"} <= kinds_drawn(both)
+    assert "cutmix" not in kinds_drawn(both.model_copy(update={"cutmix": 0.0}))
+    assert "mixup" not in kinds_drawn(both.model_copy(update={"mixup": 0.0}))
+    assert kinds_drawn(PLAIN) == {"none"}
+    assert kinds_drawn(both.model_copy(update={"mix_probability": 0.0})) == {"none"}
+
+
+def test_unmixed_targets_are_the_labels() -> None:
+    images, labels = coloured(4, 3)
+    mixed, targets = mix(PLAIN, images, labels, 6)
+    assert torch.equal(mixed, images)
+    assert targets.tolist() == [[float(column == row) for column in range(6)] for row in range(4)]

@@ -1,0 +1,111 @@
+"""The learning rate at every step, and what each optimizer does with it."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from model.training.loop import Arrays, Learner, exit_accuracies, train_epoch
+from model.training.optim import Optimizers, lr_factor
+from model.training.recipes import RECIPES, Recipe
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"),
+    [(0, 1), (149.99, 1), (150, 0.1), (224.99, 0.1), (225, 0.01), (299.99, 0.01)],
+)
+def test_the_papers_steps(epoch: float, factor: float) -> None:
+    assert lr_factor(RECIPES["paper"], epoch) == pytest.approx(factor)
+
+
+def test_the_steps_move_with_the_number_of_epochs() -> None:
+    short = RECIPES["paper"].model_copy(update={"epochs": 20})
+    assert [lr_factor(short, epoch) for epoch in (9.9, 10, 14.9, 15)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_warm_up_then_cosine() -> None:
+    best = RECIPES["best"]  # 10 epochs up, 290 down
+    assert lr_factor(best, 0) < 0.01
+    assert lr_factor(best, 5) == pytest.approx(0.5, abs=0.01)
+    assert lr_factor(best, 10) == pytest.approx(1, abs=0.01)
+    assert lr_factor(best, 155) == pytest.approx(0.5, abs=0.01)
+    assert lr_factor(best, 300) < 0.01
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.integers(1, 400), st.floats(0, 20), st.floats(0, 1))
+def test_the_rate_is_always_positive_and_at_most_the_peak(name: str, epochs: int, warmup: float, share: float) -> None:
+    made = RECIPES[name].model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
+    assert 0 < lr_factor(made, share * epochs) <= 1.002
+
+
+def test_every_step_uses_its_own_rate() -> None:
+    """SGD with a gradient of 1 moves by the learning rate, so the weight shows the schedule."""
+    recipe = Recipe(
+        epochs=4, batch_size=1, optimizer="sgd", lr=8, momentum=0, weight_decay=0, schedule="step", augment="none"
+    )
+    model = nn.Linear(1, 1, bias=False)
+    optimizers = Optimizers(model, recipe, steps_per_epoch=2)
+    moves = []
+    for step in range(8):
+        before = model.weight.item()
+        model.weight.grad = torch.ones(1, 1)
+        optimizers.step(step)
+        moves.append(before - model.weight.item())
+    assert moves == pytest.approx([8, 8, 8, 8, 0.8, 0.8, 0.08, 0.08], rel=1e-3)
+
+
+def test_the_gradient_is_spent_by_a_step(plain: Recipe) -> None:
+    model = nn.Linear(2, 2)
+    optimizers = Optimizers(model, plain, 1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizers.step(0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+OPTIMIZERS = {"sgd": 0.05, "adamw": 0.01, "muon": 0.01}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_trains(kind: str, plain: Recipe, learner: Callable[[Recipe], Learner], arrays: Arrays) -> None:
+    made = learner(plain.model_copy(update={"optimizer": kind, "lr": OPTIMIZERS[kind], "epochs": 25}))
+    start = {name: value.clone() for name, value in made.model.named_parameters()}
+    losses = [train_epoch(made, arrays, epoch, lambda *_: None)[0] for epoch in range(25)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert min(exit_accuracies(made, arrays)) > 0.9
+    still = [name for name, value in made.model.named_parameters() if torch.equal(value, start[name])]
+    assert still == []
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_decay_shrinks_matrices_and_leaves_norms_and_biases(
+    kind: str, plain: Recipe, learner: Callable[[Recipe], Learner]
+) -> None:
+    made = learner(plain.model_copy(update={"optimizer": kind, "lr": 0.1, "weight_decay": 0.5}))
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    made.optimizers.step(0)
+    for name, parameter in made.model.named_parameters():
+        expected = 1.0 if parameter.dim() == 1 else 1 - 0.1 * 0.5
+        assert torch.allclose(parameter, torch.tensor(expected)), name
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_state_comes_back(kind: str, plain: Recipe, learner: Callable[[Recipe], Learner], arrays: Arrays) -> None:
+    recipe = plain.model_copy(update={"optimizer": kind, "lr": OPTIMIZERS[kind]})
+    first, second = learner(recipe), learner(recipe)
+    torch.manual_seed(1)
+    train_epoch(first, arrays, 0, lambda *_: None)
+    second.model.load_state_dict(first.model.state_dict())
+    # torch shares its buffers; what comes from a file is a copy.
+    second.optimizers.load_state_dict(deepcopy(first.optimizers.state_dict()))
+    for made in (first, second):
+        torch.manual_seed(2)
+        train_epoch(made, arrays, 1, lambda *_: None)
+    states = [made.model.state_dict() for made in (first, second)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

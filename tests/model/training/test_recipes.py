@@ -1,0 +1,47 @@
+import pytest
+
+from model.errors import ConfigError
+from model.training.recipes import RECIPES, recipe
+
+
+def test_paper_is_the_papers_numbers() -> None:
+    paper = recipe("paper").model_dump()
+    assert paper == {
+        "epochs": 300,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "lr": 0.03,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "milestones": (0.5, 0.75),
+        "warmup_epochs": 0,
+        "augment": "crop-flip",
+        # Nothing that the paper does not have.
+        "clip_norm": None,
+        "ema": 0,
+        "erasing": 0,
+        "mixup": 0,
+        "cutmix": 0,
+        "mix_probability": 1,
+        "label_smoothing": 0,
+    }
+
+
+def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> None:
+    best = recipe("best")
+    assert (best.optimizer, best.schedule) == ("adamw", "cosine")
+    assert best.epochs >= 300
+    assert min(best.warmup_epochs, best.ema, best.mixup, best.cutmix) > 0
+    assert best.augment == "trivial"
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"'worst'; there are paper, best, quick"):
+        recipe("worst")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_data(name: str) -> None:
+    made = RECIPES[name]
+    assert type(made).model_validate_json(made.model_dump_json()) == made

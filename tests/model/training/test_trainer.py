@@ -1,0 +1,375 @@
+"""Whole training runs: what they leave, what stops them, and that an interrupted one ends like any other."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.cascade import Cascade
+from model.config import override, preset
+from model.datasets import load_dataset
+from model.datasets.dataset import split_digest
+from model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
+from model.training import trainer
+from model.training.recipes import RECIPES
+from model.training.trainer import TrainOptions, configure, train
+from model.weights import load_weights
+
+Run = Callable[..., TrainOptions]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows, without the speed, which no two runs share."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(row.pop("images_per_second") > 0 for row in rows)
+    return rows
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert metrics(one) == metrics(other)
+
+
+# --- what a run leaves -------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_leaves_a_weights_folder(tiny_weights: Path, digits_folder: Path) -> None:
+    weights = load_weights(tiny_weights)
+    manifest = weights.manifest
+    assert manifest.classes == tuple("0123456789")
+    assert manifest.cascade == preset("tiny")
+    assert [row["exit"] for row in manifest.results] == [1, 2, 3]
+    assert all(row["split"] == "val" and row["images"] == 40 for row in manifest.results)
+    assert min(row["accuracy"] for row in manifest.results) > 0.6
+    assert manifest.results[0]["accuracy"] == metrics(tiny_weights)[-1]["val_accuracy"][0]
+
+    dataset = load_dataset(digits_folder, 32)
+    training, validation = dataset.train_and_validation(seed=0)
+    assert manifest.training["validation"] == {"seed": 0, "images": 40, "digest": split_digest(validation)}
+    assert manifest.training["images"] == len(training) == 360
+    pixels = training.pixels.reshape(-1, 3) / 255
+    assert manifest.preprocess.size == 32
+    assert manifest.preprocess.mean == pytest.approx(pixels.mean(0).tolist(), abs=1e-6)
+    assert manifest.preprocess.std == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
+    assert manifest.training["recipe"]["lr"] == 0.01
+    assert {"data", "recipe_name", "seed", "epochs", "device", "command", "git_commit"} <= manifest.training.keys()
+
+
+def test_a_run_leaves_metrics_and_curves(tiny_weights: Path) -> None:
+    rows = metrics(tiny_weights)
+    assert [row["epoch"] for row in rows] == list(range(1, 7))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(len(row["val_accuracy"]) == 3 for row in rows)
+    with Image.open(tiny_weights / "curves.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_zero_epochs_leave_untrained_weights(short_run: Run) -> None:
+    folder = train(short_run(epochs=0, seed=3))
+    weights = load_weights(folder)
+    assert metrics(folder) == []
+    assert (folder / "curves.png").exists()
+    assert [row["exit"] for row in weights.manifest.results] == [1, 2, 3]
+    torch.manual_seed(3)
+    fresh = Cascade(weights.manifest.cascade).state_dict()
+    assert weights.state.keys() == fresh.keys()
+    assert all(np.array_equal(weights.state[name], fresh[name].numpy()) for name in fresh)
+
+
+def test_classes_and_their_number_are_the_datas(short_run: Run) -> None:
+    manifest = load_weights(train(short_run(epochs=0))).manifest
+    assert manifest.classes == ("digit-3", "digit-7", "digit-8")
+    assert manifest.cascade.classes == 3
+
+
+def test_other_image_sizes_train(short_run: Run) -> None:
+    weights = load_weights(train(short_run(epochs=1, changes={"image_size": 48})))
+    assert weights.manifest.preprocess.size == 48
+
+
+def test_limiting_the_images_of_a_class_leaves_validation_as_it_is(short_run: Run) -> None:
+    whole, limited = (load_weights(train(short_run(epochs=0, limit_per_class=n))).manifest.training for n in (None, 2))
+    assert whole["images"] == 33
+    assert limited["images"] == 6
+    assert limited["validation"] == whole["validation"]
+
+
+def test_the_seed_decides_the_validation_images(short_run: Run) -> None:
+    digests = {
+        load_weights(train(short_run(epochs=0, seed=seed))).manifest.training["validation"]["digest"] for seed in (1, 2)
+    }
+    assert len(digests) == 2
+
+
+# --- interrupting and resuming -----------------------------------------------------------------------------------
+
+PLANS: dict[str, dict[str, Any]] = {
+    "best": {},
+    "muon": {"changes": {"optimizer": "muon"}},
+    "paper": {"recipe": "paper", "changes": {"warmup_epochs": 0}},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(short_run: Run) -> Callable[[str], Path]:
+    """`whole("best")`: the folder of an uninterrupted run by that plan."""
+    return functools.cache(lambda plan: train(short_run(**PLANS[plan])))
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ctrl-C once epoch `epoch` (0-based) has changed the weights, but is not over."""
+    real = trainer.train_epoch
+
+    def interrupted(learner: Any, data: Any, number: int, tick: Any) -> tuple[float, float]:
+        def stop(images: int, loss: float) -> None:
+            raise KeyboardInterrupt
+
+        return real(learner, data, number, stop if number == epoch else tick)
+
+    monkeypatch.setattr(trainer, "train_epoch", interrupted)
+
+
+@pytest.mark.parametrize(
+    ("plan", "epochs"), [("best", [0]), ("best", [1, 2, 3]), ("muon", [2]), ("paper", [2])], ids=str
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    plan: str, epochs: list[int], whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = short_run(**PLANS[plan])
+    for epoch in epochs:
+        with monkeypatch.context() as patch:
+            interrupt_in_epoch(patch, epoch)
+            with pytest.raises(TrainingStoppedError, match=rf"interrupted; {epoch} of 4 epochs are safe.*--resume"):
+                train(replace(options, resume=epoch != epochs[0]))
+        assert not (options.out / "model.safetensors").exists()
+    assert_same_run(whole(plan), train(replace(options, resume=True)))
+
+
+@pytest.mark.parametrize("step", ["save_checkpoint", "plot_curves", "write_weights"])
+def test_interrupted_between_an_epochs_end_and_the_next_thing(
+    step: str, whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    options = short_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, step, stop)
+        with pytest.raises((TrainingStoppedError, KeyboardInterrupt)) as stopped:
+            train(options)
+        # Its row is written, but nothing of the epoch could be resumed from.
+        assert step != "save_checkpoint" or "0 of 4 epochs are safe" in str(stopped.value)
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Callable[[str], Path], short_run: Run) -> None:
+    copy = short_run(resume=True)
+    shutil.copytree(whole("best"), copy.out, dirs_exist_ok=True)
+    assert_same_run(whole("best"), train(copy))
+
+
+@pytest.fixture
+def interrupted(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
+    """The options of a run of which one epoch is done; resuming it is all that is left."""
+    options = short_run()
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    return replace(options, resume=True)
+
+
+def test_without_resume_a_run_begins_anew(
+    whole: Callable[[str], Path], short_run: Run, interrupted: TrainOptions
+) -> None:
+    other = replace(interrupted, resume=False, seed=1, epochs=1)
+    assert len(metrics(train(other))) == 1
+    again = replace(interrupted, resume=False)
+    assert_same_run(whole("best"), train(again))
+
+
+def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> None:
+    for changed, named in (
+        (replace(interrupted, changes={**interrupted.changes, "lr": 0.002}), "recipe"),
+        (replace(interrupted, epochs=6), "recipe"),
+        (replace(interrupted, recipe="quick"), "recipe"),
+        (replace(interrupted, changes={**interrupted.changes, "stages.0.width": 16}), "cascade"),
+        (replace(interrupted, seed=1), "seed, validation digest"),
+        (replace(interrupted, limit_per_class=10), "number of training images"),
+    ):
+        with pytest.raises(DataError, match=f"of a run with another {named}; resume with the same options"):
+            train(changed)
+    assert [row["epoch"] for row in metrics(train(interrupted))] == [1, 2, 3, 4]
+
+
+def damage(kind: str, path: Path) -> None:
+    checkpoint = path.read_bytes()
+    if kind == "another torch file":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif kind == "no dictionary":
+        torch.save(torch.zeros(3), path)
+    else:
+        half = checkpoint[: len(checkpoint) // 2]
+        path.write_bytes({"empty": b"", "garbage": b"garbage" * 99, "half": half}[kind])
+
+
+@pytest.mark.parametrize("kind", ["empty", "garbage", "half", "another torch file", "no dictionary"])
+def test_a_damaged_checkpoint_is_refused_clearly(kind: str, interrupted: TrainOptions) -> None:
+    damage(kind, interrupted.out / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read.*without --resume") as refused:
+        train(interrupted)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_runs_no_code(interrupted: TrainOptions, tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'witness'}",)
+
+    torch.save({"setup": {}, "model": Touch()}, interrupted.out / "checkpoint.pt")
+    with pytest.raises(DataError, match="cannot be read"):
+        train(interrupted)
+    assert not (tmp_path / "witness").exists()
+
+
+# --- a real process, real signals --------------------------------------------------------------------------------
+
+# The command itself, held still in the middle of an epoch: a signal then strikes at the same place every time.
+HELD = """
+import sys
+from model.training import trainer
+from msmlp.main import main
+
+hold, real = int(sys.argv.pop(1)), trainer.train_epoch
+
+def held(learner, data, epoch, tick):
+    def wait(images, loss):
+        tick(images, loss)
+        if epoch == hold:
+            print("held", file=sys.stderr, flush=True)
+            sys.stdin.read()
+    return real(learner, data, epoch, wait)
+
+trainer.train_epoch = held
+main()
+"""
+
+
+def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[int, str]:
+    """Start `msmlp train`, send the signal in the middle of epoch `epoch` (0-based) → exit status, last words."""
+    flags = {
+        "--data": options.data,
+        "--preset": options.preset,
+        "--out": options.out,
+        "--recipe": options.recipe,
+        "--epochs": options.epochs,
+        "--batch-size": options.batch_size,
+        "--device": options.device,
+    }
+    words = [str(word) for pair in flags.items() for word in pair]
+    words += [f"--set={key}={value}" for key, value in options.changes.items()]
+    words += ["--resume"] * options.resume
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, str(epoch), "train", *words],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        before = []
+        for line in process.stderr:
+            before.append(line)
+            if "held" in line:
+                break
+        else:
+            pytest.fail("".join(before))
+        process.send_signal(number)
+        # Not communicate(): closing its stdin would let the process go on.
+        said = process.stderr.read()
+    return process.returncode, said
+
+
+def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupted_run(
+    whole: Callable[[str], Path], short_run: Run
+) -> None:
+    options = short_run()
+    status, said = strike(options, 1, signal.SIGINT)
+    assert status == 1
+    assert "interrupted; 1 of 4 epochs are safe" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+
+    status, _ = strike(replace(options, resume=True), 2, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert [row["epoch"] for row in metrics(options.out)] == [1, 2]
+
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+# --- what is refused, what stops ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [11, 500], ids=["some steps an epoch", "one step an epoch"])
+def test_numbers_that_overflow_stop_with_advice_and_leave_no_weights(batch_size: int, short_run: Run) -> None:
+    overflowing = {"lr": 1e38, "warmup_epochs": 0}
+    options = short_run(recipe="paper", batch_size=batch_size, epochs=1, changes=overflowing)
+    with pytest.raises(TrainingStoppedError, match="smaller --set lr") as stopped:
+        train(options)
+    assert "\n" not in str(stopped.value)
+    assert not (options.out / "model.safetensors").exists()
+    assert not (options.out / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "huge"}, "no preset is called 'huge'"),
+        ({"recipe": "worst"}, "no recipe is called 'worst'"),
+        ({"changes": {"learning_rate": 1}}, "no field is called 'learning_rate'.*lr"),
+        ({"changes": {"lr.peak": 1}}, "no field is called 'lr.peak'"),
+        ({"changes": {"stages.9.width": 1}}, "no field is called 'stages.9.width'"),
+        ({"changes": {"lr": -1}}, "lr: "),
+        ({"changes": {"lr": "fast"}}, "lr: "),
+        ({"changes": {"optimizer": "lion"}}, "optimizer: .*'sgd', 'adamw' or 'muon'"),
+        ({"changes": {"ema": 1}}, "ema: "),
+        ({"changes": {"image_size": 30}}, "patch 16 does not divide image_size 30"),
+        ({"changes": {"classes": 3}}, "classes: is taken from the data"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_read(changes: dict[str, Any], message: str) -> None:
+    options = {"data": Path("nowhere"), "preset": "tiny", "out": Path("nowhere"), **changes}
+    with pytest.raises(ConfigError, match=message) as refused:
+        train(TrainOptions(**options))
+    assert "\n" not in str(refused.value)
+
+
+def test_each_key_goes_where_it_belongs() -> None:
+    changes = {"lr": 0.5, "reuse": "first", "stages.0.width": 48}
+    cascade, plan = configure(TrainOptions(Path(), "tiny", Path(), epochs=7, batch_size=9, changes=changes))
+    assert cascade == override(preset("tiny"), {"reuse": "first", "stages.0.width": 48})
+    assert plan == RECIPES["best"].model_copy(update={"lr": 0.5, "epochs": 7, "batch_size": 9})
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_that_cannot_be_a_folder_is_refused(place: str, short_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OptionError, match=r"out: .*file"):
+        train(short_run(out=tmp_path / place, epochs=0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(short_run: Run) -> None:
+    with pytest.raises(CallerError, match="cuda is not available here"):
+        train(short_run(device="cuda"))

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.calibration.frontier import NAMED, operating_points, share_sweep
+from model.calibration.frontier import CANDIDATES, NAMED, operating_points, share_sweep, solver_frontiers
 from model.calibration.solvers import SOLVERS
 from model.exits import exit_of
 
@@ -39,7 +39,7 @@ def accuracy_and_cost(measured: Table, thresholds: tuple[float, ...]) -> tuple[f
 @over_many_tables
 def test_every_point_tells_the_truth_about_its_thresholds(measured: Table) -> None:
     scores, _, _ = measured
-    for point in operating_points(*measured):
+    for point in operating_points(solver_frontiers(*measured)):
         accuracy, cost = accuracy_and_cost(measured, point.thresholds)
         assert point.expected_accuracy == pytest.approx(accuracy)
         assert point.mean_gflops == pytest.approx(cost)
@@ -51,10 +51,10 @@ def test_every_point_tells_the_truth_about_its_thresholds(measured: Table) -> No
 @over_many_tables
 def test_no_point_is_dominated_by_another_or_by_anything_swept(measured: Table) -> None:
     scores, _, _ = measured
-    points = operating_points(*measured)
+    points = operating_points(solver_frontiers(*measured))
     swept = [
         accuracy_and_cost(measured, tuple(solve(scores, shares)))
-        for solve in SOLVERS.values()
+        for solve in (SOLVERS[name] for name in CANDIDATES)
         for shares in share_sweep(scores.shape[1])[::7]
     ]
     reached = [(p.expected_accuracy, p.mean_gflops) for p in points]
@@ -66,7 +66,7 @@ def test_no_point_is_dominated_by_another_or_by_anything_swept(measured: Table) 
 
 @over_many_tables
 def test_named_points_are_of_the_frontier_and_keep_their_promise(measured: Table) -> None:
-    points = operating_points(*measured)
+    points = operating_points(solver_frontiers(*measured))
     assert len({p.name for p in points}) == len(points)
     assert [p.mean_gflops for p in points] == sorted(p.mean_gflops for p in points)
     best = max(p.expected_accuracy for p in points)
@@ -77,9 +77,16 @@ def test_named_points_are_of_the_frontier_and_keep_their_promise(measured: Table
         assert all(p.expected_accuracy < best - loss for p in cheaper), f"{name} is not the cheapest that may be"
 
 
+def test_algorithm_1_as_printed_is_measured_but_never_served() -> None:
+    frontiers = solver_frontiers(*table(3, 100, 3, False, 0.1))
+    assert set(frontiers) == set(SOLVERS)
+    assert frontiers["algorithm-1-literal"]
+    assert "algorithm-1-literal" not in {p.solver for p in operating_points(frontiers)}
+
+
 def test_one_exit_has_one_point_under_every_name() -> None:
     scores, correct = np.array([[0.3], [0.9]], dtype=np.float32), np.array([[False], [True]])
-    points = operating_points(scores, correct, np.array([2.0]))
+    points = operating_points(solver_frontiers(scores, correct, np.array([2.0])))
     assert sorted(p.name for p in points) == sorted(NAMED)
     assert {(p.thresholds, p.expected_accuracy, p.mean_gflops, p.exit_share) for p in points} == {
         ((), 0.5, 2.0, (1.0,))

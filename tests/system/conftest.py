@@ -1,5 +1,6 @@
 """What the system tests need; what is missing fails them, never skips."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -35,12 +36,19 @@ def serve_shipped() -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Its own process group: make does not pass signals on to what it runs.
+    # Its own process group, as make does not pass signals on to what it runs; and nothing of the `make test-system`
+    # that may be around it, whose ARGS would be ours.
     process = subprocess.Popen(
-        ["make", "serve", f"PORT={port}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ["make", "serve", f"PORT={port}"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+    assert process.stderr is not None
+    drain = threading.Thread(target=process.stderr.read)
     try:
-        assert process.stderr is not None
         log = []
         for line in process.stderr:
             log.append(line)
@@ -49,13 +57,16 @@ def serve_shipped() -> Iterator[httpx.Client]:
         else:
             pytest.fail("make serve ended: " + "".join(log[-10:]))
         # The rest of the log must not fill the pipe.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            # The engine may be ready a moment before the socket listens.
-            client_ready = httpx.HTTPTransport(retries=5)
-            with httpx.Client(base_url=client.base_url, transport=client_ready) as first:
-                assert first.get("/readyz").status_code == 200
+        drain.start()
+        # The engine may be ready a moment before the socket listens: hence the retries.
+        transport = httpx.HTTPTransport(retries=5)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
+            assert client.get("/readyz").status_code == 200
             yield client
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+        if drain.is_alive():
+            drain.join()
+        process.stderr.close()

@@ -1,0 +1,248 @@
+"""What every stage backend keeps to (model/backends/protocol.py), on every device there is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
+from model.backends.torch import TorchBackend
+from model.cascade import Cascade
+from model.errors import DeviceError
+from model.weights import Weights, load_weights
+from tests.fakes import FakeBackend
+
+Pixels = NDArray[np.uint8]
+CAPACITY, MAX_BATCH = 40, 24
+
+
+@dataclass(frozen=True)
+class Case:
+    """A backend, what its stages must say of images [N, K, classes], and how near across buckets and to that."""
+
+    backend: StageBackend
+    expected: Callable[[Pixels], NDArray[np.float64]]
+    epsilon: float
+
+
+def whole_cascade(weights: Weights, pixels: Pixels) -> NDArray[np.float64]:
+    """The cascade as it was trained: not folded, all stages at once, double precision."""
+    cascade = Cascade(weights.manifest.cascade).double().eval()
+    cascade.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
+    preprocess = weights.manifest.preprocess
+    images = (pixels / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
+    with torch.no_grad():
+        logits = cascade(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return torch.stack([torch.softmax(each, dim=1) for each in logits], dim=1).numpy()
+
+
+def fake_says(backend: FakeBackend, pixels: Pixels) -> NDArray[np.float64]:
+    scores = pixels[:, 0, : backend.stages, 0] / 255
+    probabilities = np.repeat((1 - scores)[..., None] / (backend.classes - 1), backend.classes, axis=2)
+    np.put_along_axis(
+        probabilities, pixels[:, 1, :1, 1, None].repeat(backend.stages, 1).astype(int), scores[..., None], 2
+    )
+    return probabilities
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture(
+    params=["torch-cpu", pytest.param("torch-cuda", marks=CUDA), pytest.param("torch-cuda-bf16", marks=CUDA), "fake"]
+)
+def case(request: pytest.FixtureRequest, tiny_weights: Path) -> Case:
+    if request.param == "fake":
+        fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH)
+        return Case(fake, lambda pixels: fake_says(fake, pixels), 1e-6)
+    weights = load_weights(tiny_weights)
+    _, device, *bf16 = request.param.split("-")
+    dtype = "bfloat16" if bf16 else "float32"
+    backend = TorchBackend(weights, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH)
+    return Case(backend, lambda pixels: whole_cascade(weights, pixels), 0.1 if bf16 else 1e-5)
+
+
+@pytest.fixture
+def backend(case: Case) -> StageBackend:
+    return case.backend
+
+
+@pytest.fixture
+def pixels(backend: StageBackend, digits: Any) -> Pixels:
+    """As many images as there are slots, no two alike."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (CAPACITY, backend.size, backend.size, 3), dtype=np.uint8)
+    if isinstance(backend, FakeBackend):
+        images[..., 1] = rng.integers(0, backend.classes, (CAPACITY, 1, 1))
+    else:
+        images[: CAPACITY // 2] = digits.test[: CAPACITY // 2]
+    return images
+
+
+def through_all_stages(backend: StageBackend, pixels: Pixels) -> list[StageOutput]:
+    """Images in one batch, stage after stage, their slots given back."""
+    slots = backend.admit(pixels)
+    outputs = [backend.collect(backend.launch(stage, slots)) for stage in range(backend.stages)]
+    backend.release(slots)
+    return outputs
+
+
+def bits(output: StageOutput, row: int) -> bytes:
+    return output.score[row].tobytes() + output.probabilities[row].tobytes()
+
+
+def in_company(
+    backend: StageBackend, pixels: Pixels, image: int, bucket: int, position: int, aboard: int
+) -> list[bytes]:
+    """What every stage says of one image at `position` among `aboard` images of a bucket."""
+    others = [i for i in range(len(pixels)) if i != image]
+    order = np.random.default_rng((bucket, position, aboard)).permutation(others)[: aboard - 1].tolist()
+    order.insert(position, image)
+    assert bucket_of(backend.buckets, len(order)) == bucket
+    return [bits(output, position) for output in through_all_stages(backend, pixels[order])]
+
+
+def test_slots_are_distinct_and_all_of_the_capacity(backend: StageBackend, pixels: Pixels) -> None:
+    slots = np.concatenate([backend.admit(pixels[start : start + 10]) for start in range(0, CAPACITY, 10)])
+    assert sorted(slots.tolist()) == list(range(backend.capacity))
+
+
+def test_more_images_than_free_slots_are_refused_and_cost_nothing(backend: StageBackend, pixels: Pixels) -> None:
+    taken = backend.admit(pixels[:30])
+    with pytest.raises(DeviceError):
+        backend.admit(pixels[:11])
+    rest = backend.admit(pixels[30:])
+    with pytest.raises(DeviceError):
+        backend.admit(pixels[:1])
+    backend.release(taken)
+    backend.release(rest)
+    assert len(backend.admit(pixels)) == CAPACITY
+
+
+def test_a_slot_cannot_be_released_twice(backend: StageBackend, pixels: Pixels) -> None:
+    slots = backend.admit(pixels[:4])
+    backend.release(slots[:2])
+    for wrong in (slots[:1], slots, slots[[2, 2]]):
+        with pytest.raises(DeviceError):
+            backend.release(wrong)
+    # The refused releases changed nothing: two slots are still in use.
+    with pytest.raises(DeviceError):
+        backend.admit(pixels[: CAPACITY - 1])
+    backend.release(slots[2:])
+    assert len(backend.admit(pixels)) == CAPACITY
+
+
+def test_nothing_can_be_released_that_was_never_admitted(backend: StageBackend, pixels: Pixels) -> None:
+    slots = backend.admit(pixels[:1])
+    with pytest.raises(DeviceError):
+        backend.release((slots + 1) % CAPACITY)
+
+
+def test_releasing_no_slot_is_fine(backend: StageBackend) -> None:
+    backend.release(np.zeros(0, dtype=np.int64))
+
+
+def test_outputs_have_the_shapes_and_kinds_promised(backend: StageBackend, pixels: Pixels) -> None:
+    for images in (1, 5, MAX_BATCH):
+        for output in through_all_stages(backend, pixels[:images]):
+            assert output.score.shape == (images,)
+            assert output.probabilities.shape == (images, backend.classes)
+            assert output.score.dtype == output.probabilities.dtype == np.float32
+            assert ((output.score >= 0) & (output.score <= 1)).all()
+            assert np.allclose(output.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> None:
+    """Folded, stage by stage, from features kept in slots: still the network that was trained."""
+    backend, images = case.backend, pixels[:MAX_BATCH]
+    expected = case.expected(images)
+    for stage, output in enumerate(through_all_stages(backend, images)):
+        assert np.abs(output.probabilities - expected[:, stage]).max() <= case.epsilon
+        if not isinstance(backend, FakeBackend):
+            assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
+
+
+def test_outputs_follow_the_order_of_the_slots(backend: StageBackend, pixels: Pixels) -> None:
+    slots = backend.admit(pixels[:6])
+    forward = backend.collect(backend.launch(0, slots))
+    backward = backend.collect(backend.launch(0, slots[::-1].copy()))
+    assert [bits(forward, row) for row in range(6)] == [bits(backward, 5 - row) for row in range(6)]
+    assert len({bits(forward, row) for row in range(6)}) == 6
+
+
+def test_within_a_bucket_company_changes_no_bit(backend: StageBackend, pixels: Pixels) -> None:
+    """Whoever is aboard, wherever the image sits, however much of the bucket is padding."""
+    for smaller, bucket in zip((0, *backend.buckets), backend.buckets, strict=False):
+        places = {(0, bucket), (bucket // 2, bucket), (bucket - 1, bucket), (0, smaller + 1), (smaller, smaller + 1)}
+        seen = {tuple(in_company(backend, pixels, 3, bucket, position, aboard)) for position, aboard in places}
+        assert len(seen) == 1, f"bucket {bucket}"
+
+
+def test_across_buckets_outputs_agree_within_epsilon(case: Case, pixels: Pixels) -> None:
+    alone = through_all_stages(case.backend, pixels[:1])
+    for bucket in case.backend.buckets:
+        for stage, output in enumerate(through_all_stages(case.backend, pixels[:bucket])):
+            assert np.abs(output.probabilities[0] - alone[stage].probabilities[0]).max() <= case.epsilon
+            assert abs(output.score[0] - alone[stage].score[0]) <= case.epsilon
+
+
+def test_survivors_of_different_batches_run_together(backend: StageBackend, pixels: Pixels) -> None:
+    """A stage's batch is formed from slots of anyone, in any order: each reads its own features."""
+    one, two = backend.admit(pixels[:6]), backend.admit(pixels[6:12])
+    backend.collect(backend.launch(0, one))
+    backend.collect(backend.launch(0, two))
+    mixed = np.array([two[5], one[0], two[1], one[4], one[2], two[0]])
+    images = [11, 0, 7, 4, 2, 6]
+    apart = [in_company(backend, pixels, image, bucket_of(backend.buckets, 6), 0, 6) for image in images]
+    for stage in range(1, backend.stages):
+        output = backend.collect(backend.launch(stage, mixed))
+        assert [bits(output, row) for row in range(6)] == [each[stage] for each in apart]
+
+
+def test_a_reused_slot_keeps_nothing_of_the_ticket_before(case: Case, pixels: Pixels) -> None:
+    backend = case.backend
+    first = through_all_stages(backend, pixels[:8])
+    through_all_stages(backend, pixels[8:16])
+    half_way = backend.admit(pixels[16:24])
+    backend.collect(backend.launch(0, half_way))
+    backend.release(half_way)
+    again = through_all_stages(backend, pixels[:8])
+    for before, after in zip(first, again, strict=True):
+        assert [bits(before, row) for row in range(8)] == [bits(after, row) for row in range(8)]
+
+
+def test_two_batches_may_be_in_flight(backend: StageBackend, pixels: Pixels) -> None:
+    one, two = backend.admit(pixels[:4]), backend.admit(pixels[4:8])
+    handles = backend.launch(0, one), backend.launch(0, two)
+    second, first = backend.collect(handles[1]), backend.collect(handles[0])
+    for row in range(4):
+        assert bits(first, row) == in_company(backend, pixels, row, 4, row, 4)[0]
+        assert bits(second, row) == in_company(backend, pixels, 4 + row, 4, row, 4)[0]
+
+
+def test_warming_up_leaves_every_slot_free(backend: StageBackend, pixels: Pixels) -> None:
+    warm_up(backend)
+    if isinstance(backend, FakeBackend):
+        assert set(backend.batches) == {
+            (stage, bucket) for stage in range(backend.stages) for bucket in backend.buckets
+        }
+    assert len(backend.admit(pixels)) == CAPACITY
+
+
+@given(st.integers(1, 5000))
+def test_buckets_hold_every_batch_with_little_padding(largest: int) -> None:
+    buckets = buckets_up_to(largest)
+    assert list(buckets) == sorted(set(buckets))
+    assert buckets[0] == 1
+    assert buckets[-1] == largest
+    for images in {1, largest // 3 + 1, largest // 2 + 1, largest}:
+        bucket = bucket_of(buckets, images)
+        assert bucket >= images
+        assert images <= 8 or bucket <= images * 1.5

@@ -1,0 +1,141 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.backends.torch import TorchBackend
+from model.datasets import Split, load_dataset
+from model.errors import DataError, OptionError, WeightsError
+from model.evaluate import calibration_error, evaluate
+from model.offline import Outputs, run_every_exit
+from model.weights import load_calibration, load_weights
+
+
+@pytest.fixture(scope="module")
+def document(tiny_weights: Path, cifar10_folder: Path) -> dict[str, Any]:
+    return evaluate(tiny_weights, cifar10_folder, "test", "cpu")
+
+
+@pytest.fixture(scope="module")
+def held_out(cifar10_folder: Path) -> Split:
+    split = load_dataset(cifar10_folder, 32).test
+    assert split is not None
+    return split
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny_weights: Path, held_out: Split) -> Outputs:
+    # Another batch size than evaluate's: within 1e-5 of it, so labels and exits are the same.
+    backend = TorchBackend(load_weights(tiny_weights), device="cpu", capacity=32, max_batch=32)
+    return run_every_exit(backend, held_out.pixels)
+
+
+def test_the_documents_fields_are_the_contracts(
+    document: dict[str, Any], tiny_weights: Path, cifar10_folder: Path
+) -> None:
+    assert set(document) == {"weights", "data", "split", "images", "device", "exits", "operating_points"}
+    assert document["weights"] == str(tiny_weights)
+    assert document["data"] == str(cifar10_folder)
+    assert (document["split"], document["images"], document["device"]) == ("test", 150, "cpu")
+    assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece"}] * 3
+    fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share"}
+    assert all(set(point) == fields for point in document["operating_points"])
+    assert {"fast", "balanced", "accurate"} <= {point["name"] for point in document["operating_points"]}
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_exits_equal_a_plain_recomputation(
+    document: dict[str, Any], outputs: Outputs, held_out: Split, tiny_weights: Path
+) -> None:
+    gflops = load_weights(tiny_weights).manifest.gflops_cumulative
+    for k, row in enumerate(document["exits"]):
+        right = sum(
+            int(p.argmax()) == label for p, label in zip(outputs.probabilities[:, k], held_out.labels, strict=True)
+        )
+        assert row["exit"] == k + 1
+        assert row["accuracy"] == pytest.approx(right / 150)
+        assert row["gflops"] == pytest.approx(gflops[k])
+
+
+def test_operating_points_equal_a_plain_recomputation(
+    document: dict[str, Any], outputs: Outputs, held_out: Split, tiny_weights: Path
+) -> None:
+    weights = load_weights(tiny_weights)
+    gflops = weights.manifest.gflops_cumulative
+    calibrated = load_calibration(weights).points
+    assert [(p["name"], tuple(p["thresholds"])) for p in document["operating_points"]] == [
+        (p.name, p.thresholds) for p in calibrated
+    ]
+    for point in document["operating_points"]:
+        right, cost, share = 0, 0.0, [0, 0, 0]
+        for scores, probabilities, label in zip(outputs.scores, outputs.probabilities, held_out.labels, strict=True):
+            k = 0
+            while k < 2 and not (point["thresholds"][k] < 1 and scores[k] >= point["thresholds"][k]):
+                k += 1
+            right += int(probabilities[k].argmax() == label)
+            cost += gflops[k]
+            share[k] += 1
+        assert point["accuracy"] == pytest.approx(right / 150)
+        assert point["mean_gflops"] == pytest.approx(cost / 150)
+        assert point["exit_share"] == pytest.approx([count / 150 for count in share])
+
+
+def test_calibration_error_by_hand() -> None:
+    """Four images in three bins of fifteen: |0.95 - 0.5| of two, |0.5 - 1| of one, |0.35 - 0| of one."""
+    confidence = np.array([0.95, 0.95, 0.5, 0.35], dtype=np.float32)
+    probabilities = np.zeros((4, 1, 3), dtype=np.float32)
+    probabilities[:, 0, 0] = confidence
+    probabilities[:, 0, 1] = (1 - confidence) / 2
+    probabilities[:, 0, 2] = (1 - confidence) / 2
+    correct = np.array([[True], [False], [True], [False]])
+    outputs = Outputs(confidence[:, None], probabilities)
+    assert calibration_error(outputs, correct, 0) == pytest.approx((0.45 * 2 + 0.5 + 0.35) / 4)
+
+
+def test_a_sure_and_right_exit_has_no_calibration_error() -> None:
+    probabilities = np.zeros((5, 1, 2), dtype=np.float32)
+    probabilities[:, 0, 1] = 1.0
+    outputs = Outputs(np.ones((5, 1), np.float32), probabilities)
+    assert calibration_error(outputs, np.ones((5, 1), dtype=bool), 0) == 0
+    assert calibration_error(outputs, np.zeros((5, 1), dtype=bool), 0) == 1
+
+
+def test_val_gives_what_the_calibration_expects(tiny_weights: Path, cifar10_folder: Path) -> None:
+    document = evaluate(tiny_weights, cifar10_folder, "val", "cpu")
+    calibration = load_calibration(load_weights(tiny_weights))
+    assert document["images"] == calibration.file.images
+    for measured, point in zip(document["operating_points"], calibration.points, strict=True):
+        assert measured["accuracy"] == pytest.approx(point.expected_accuracy)
+        assert measured["mean_gflops"] == pytest.approx(point.mean_gflops)
+
+
+def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits_folder: Path, tmp_path: Path) -> None:
+    """Its "validation images" would be training images; a test split never was."""
+    fewer = Path(shutil.copytree(digits_folder, tmp_path / "fewer"))
+    for path in sorted(fewer.glob("train/*/*.png"))[::2]:
+        path.unlink()
+    with pytest.raises(DataError, match="not those held out in training"):
+        evaluate(tiny_weights, fewer, "val", "cpu")
+    assert evaluate(tiny_weights, fewer, "test", "cpu")["images"] == 150
+
+
+def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="'train' is not one of val, test"):
+        evaluate(tiny_weights, cifar10_folder, "train", "cpu")
+    with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
+        evaluate(tiny_weights, cifar10_folder, "test", "tpu")
+    with pytest.raises(DataError, match="nowhere"):
+        evaluate(tiny_weights, tmp_path / "nowhere", "test", "cpu")
+    uncalibrated = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    (uncalibrated / "calibration.json").unlink()
+    with pytest.raises(WeightsError, match="run msmlp calibrate"):
+        evaluate(uncalibrated, cifar10_folder, "test", "cpu")
+
+
+def test_data_without_a_held_out_says_so(tiny_weights: Path, digits_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_folder / "train", tmp_path / "mine" / "train")
+    with pytest.raises(DataError, match="image folder mine has no test split"):
+        evaluate(tiny_weights, tmp_path / "mine", "test", "cpu")

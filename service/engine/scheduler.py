@@ -5,7 +5,8 @@ Rules
 2. Tickets wait for a stage together, whichever request or batch they came from; a batch takes the oldest first.
 3. Work-conserving: if anything waits, there is a batch.
 4. Full batches first, the deepest stage of those; else the earliest stage with anything waiting, so that survivors
-   gather company. No stage with waiting tickets is passed over more than PATIENCE times in a row.
+   gather company. No stage with waiting tickets is passed over more than PATIENCE times in a row (K - 1 times, where
+   that is more: with everything waiting, round and round is the best there is).
 5. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
 6. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
 """
@@ -86,7 +87,8 @@ class Scheduler:
             oldest = np.argpartition(self._order[slots], self.max_batch - 1)[: self.max_batch]
             slots = slots[oldest]
         slots = slots[np.argsort(self._order[slots])]
-        self._passed_over[waiting > 0] += 1
+        self._passed_over += 1
+        self._passed_over[waiting == 0] = 0
         self._passed_over[stage] = 0
         self._move(slots, WAITING, RUNNING)
         return Batch(stage, slots, now - self._since[slots])
@@ -120,10 +122,15 @@ class Scheduler:
         return waiting
 
     def abandon(self, batch: Batch) -> tuple[NDArray[np.int64], Slots]:
-        """The batch failed: every ticket of its requests leaves unanswered → those requests, slots to release."""
+        """The batch failed: every ticket of its requests leaves unanswered → those requests, slots to release.
+
+        Those in another batch leave as cancelled ones do, after it.
+        """
         requests = np.unique(self.request[batch.slots])
         self._move(batch.slots, RUNNING, FREE)
-        waiting = np.flatnonzero(np.isin(self.request, requests) & (self._state == WAITING))
+        theirs = np.isin(self.request, requests)
+        self._cancelled[theirs] = True
+        waiting = np.flatnonzero(theirs & (self._state == WAITING))
         self._move(waiting, WAITING, FREE)
         return requests, np.concatenate([batch.slots, waiting])
 
@@ -139,11 +146,13 @@ class Scheduler:
         return oldest
 
     def _choose(self, waiting: NDArray[np.int64]) -> int:
-        overdue = np.flatnonzero((waiting > 0) & (self._passed_over >= PATIENCE))
-        if len(overdue):
-            return int(overdue[np.argmax(self._passed_over[overdue])])
+        stages = np.flatnonzero(waiting)
+        stages = stages[np.argsort(-self._passed_over[stages], kind="stable")]
+        # Run one after the other from now on, each would have been passed over so often by then.
+        if (self._passed_over[stages] + np.arange(len(stages)) >= max(PATIENCE, self.stages - 1)).any():
+            return int(stages[0])
         full = np.flatnonzero(waiting >= self.max_batch)
-        return int(full[-1]) if len(full) else int(np.flatnonzero(waiting)[0])
+        return int(full[-1]) if len(full) else int(stages.min())
 
     def _move(self, slots: Slots, source: int, target: int) -> None:
         if (source, target) not in TRANSITIONS or (self._state[slots] != source).any():

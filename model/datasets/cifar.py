@@ -54,6 +54,9 @@ def _load_archive(path: Path, size: int) -> Dataset | None:
             return None
         with tarfile.open(path) as archive:
             members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
+            # The checksum stands at the very end of a compressed file, which tar leaves unread.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
             return _read(lambda name: _extract(archive, members[name]), set(members), path, size)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is a damaged archive ({error}); download it again") from None

@@ -1,6 +1,6 @@
 # Every verb does its own set-up in .venv. EXTRA=cpu|gpu chooses the build by hand.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system check fix bench chaos docs clean
+.PHONY: help serve test test-system check fix bench image-test chaos docs clean
 
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
@@ -25,9 +25,9 @@ serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"
 	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
 test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
-	$(BIN)/python -m pytest $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest $(ARGS)
 
-test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (MSMLP_TEST_CIFAR10=FOLDER); nothing is skipped
+test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER); nothing is skipped
 	$(BIN)/python -m pytest -m system $(ARGS)
 
 chaos: $(DEV) ## the property tests at length
@@ -48,6 +48,9 @@ bench: $(DEV) ## the engine against the plain model, in one run
 
 docs: $(DEV) ## write the generated pages
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
+
+image-test: ## build the container and call it
+	@echo "image-test: there is no container yet; it comes with the issue 'Shipped and watched'" >&2; exit 1
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,12 +4,11 @@
 
 Without --data the images are squares cut from scikit-image's photographs: real pixels, but not the classes trained on,
 so exits fire as they do there. Rows: `full`, every image through all stages in the backend's largest batches; `engine`,
-the worker at saturation with the default operating point; `forced`, the same engine with every exit shut.
+scheduler and backend at saturation with the default operating point; `forced`, the same engine with every exit shut.
 """
 
 import argparse
 import json
-import queue
 import statistics
 import sys
 import time
@@ -19,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.backends.protocol import warm_up
 from model.backends.torch import TorchBackend
 from model.datasets import load_dataset
 from model.offline import run_every_exit
-from model.weights import Weights, load_calibration, load_weights
-from service.engine.messages import Answers, Died, Failed, Outbound, Stop, Submit
-from service.engine.worker import Worker
+from model.weights import load_calibration, load_weights
+from service.engine.messages import Answers, Failed, Outbound, Submit
+from service.engine.worker import Loop
 
 REQUEST = 16
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a data set; its test images are used")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--policy", default="balanced")
     parser.add_argument("--json", action="store_true")
@@ -55,62 +56,64 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     calibration = load_calibration(weights)
     point = next(p for p in calibration.points if p.name == options.policy)
     images = pick_images(options, weights.manifest.cascade.image_size)
-    full = _backend(weights, len(images), options.max_batch)
-    engine = Saturated(weights, len(images), options.max_batch)
+    backend = TorchBackend(
+        weights,
+        temperatures=calibration.file.temperatures,
+        device=options.device,
+        capacity=len(images),
+        max_batch=options.max_batch,
+    )
+    warm_up(backend)
+    engine = Saturated(backend)
     shut = (1.0,) * len(point.thresholds)
     speeds: dict[str, list[float]] = {"full": [], "forced": [], "engine": []}
     exits = np.zeros(0, dtype=np.int64)
     for _ in range(options.rounds):
-        speeds["full"].append(_timed(lambda: run_every_exit(full, images), len(images)))
+        speeds["full"].append(_timed(lambda: run_every_exit(backend, images), len(images)))
         speeds["forced"].append(_timed(lambda: engine.run(images, shut), len(images)))
         start = time.perf_counter()
         exits = engine.run(images, point.thresholds)
         speeds["engine"].append(len(images) / (time.perf_counter() - start))
-    engine.stop()
     medians = {f"{name}_images_per_second": statistics.median(values) for name, values in speeds.items()}
     ratios = [e / f for e, f in zip(speeds["engine"], speeds["full"], strict=True)]
     return {
         "weights": str(options.weights),
         "images": len(images),
         "rounds": options.rounds,
-        "device": full.device,
+        "device": backend.device,
         "policy": point.name,
         **medians,
         "engine_over_full": statistics.median(ratios),
-        "exit_share": (np.bincount(exits - 1, minlength=full.stages) / len(exits)).round(4).tolist(),
+        "exit_share": (np.bincount(exits - 1, minlength=backend.stages) / len(exits)).round(4).tolist(),
     }
 
 
 class Saturated:
-    """An engine that is handed everything at once."""
+    """Scheduler and backend, handed everything at once, on the calling thread.
 
-    def __init__(self, weights: Weights, capacity: int, max_batch: int) -> None:
-        self._out: queue.SimpleQueue[Outbound] = queue.SimpleQueue()
-        self._worker = Worker(lambda: _backend(weights, capacity, max_batch), self._out.put)
-        self._worker.start()
-        self._worker.ready.wait()
+    The worker's own thread is left out on purpose: torch on two threads of one process means two OpenMP teams that
+    compete, and the rows would not be comparable.
+    """
+
+    def __init__(self, backend: TorchBackend) -> None:
+        self._landed: list[Outbound] = []
+        self._loop = Loop(backend, self._landed.append)
         self._request = 0
 
     def run(self, images: NDArray[np.uint8], thresholds: tuple[float, ...]) -> NDArray[np.int64]:
         """All images in requests of REQUEST → the exits they left at, in the order they landed."""
+        self._landed.clear()
         limits = np.array(thresholds, dtype=np.float64)
         for start in range(0, len(images), REQUEST):
             part = images[start : start + REQUEST]
-            self._worker.put(Submit(self._request, part, limits, 1, len(limits) + 1, time.monotonic()))
+            self._loop.receive(Submit(self._request, part, limits, 1, len(limits) + 1, time.monotonic()))
             self._request += 1
-        exits: list[NDArray[np.int64]] = []
-        while sum(map(len, exits)) < len(images):
-            message = self._out.get()
-            if isinstance(message, Failed | Died):
-                raise RuntimeError(message.detail)
-            if isinstance(message, Answers):
-                exits.append(message.exit)
-        return np.concatenate(exits)
-
-    def stop(self) -> None:
-        """End the engine's thread."""
-        self._worker.put(Stop())
-        self._worker.join()
+        while self._loop.scheduler.waiting().any():
+            self._loop.run_once()
+        failed = [message.detail for message in self._landed if isinstance(message, Failed)]
+        if failed:
+            raise RuntimeError(failed[0])
+        return np.concatenate([message.exit for message in self._landed if isinstance(message, Answers)])
 
 
 def pick_images(options: argparse.Namespace, size: int) -> NDArray[np.uint8]:
@@ -132,10 +135,6 @@ def pick_images(options: argparse.Namespace, size: int) -> NDArray[np.uint8]:
         x, y = (int(rng.integers(0, full - side + 1)) for full in photograph.size)
         squares.append(np.asarray(photograph.crop((x, y, x + side, y + side)).resize((size, size))))
     return np.stack(squares)
-
-
-def _backend(weights: Weights, capacity: int, max_batch: int) -> TorchBackend:
-    return TorchBackend(weights, capacity=capacity, max_batch=max_batch)
 
 
 def _timed(run: Any, images: int) -> float:

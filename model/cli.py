@@ -31,6 +31,7 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe or cascade field.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a cascade offline and leave a weights folder.
 
@@ -41,8 +42,9 @@ def train(
     from model.config import parse_assignments
     from model.training.trainer import TrainOptions
     from model.training.trainer import train as run
+    from model.weights import load_manifest
 
-    run(
+    folder = run(
         TrainOptions(
             data=data,
             preset=preset,
@@ -57,6 +59,13 @@ def train(
             changes=parse_assignments(changes or []),
         )
     )
+    manifest = load_manifest(folder)
+    if as_json:
+        _print_json({"weights": str(folder), "results": manifest.results})
+        return
+    for row in manifest.results:
+        _say(f"exit {row['exit']}: {100 * row['accuracy']:.2f} % of {row['images']} validation images")
+    _say(f"{folder} is ready: msmlp serve --weights {folder}")
 
 
 @app.command()
@@ -135,7 +144,7 @@ def info(
     for point in result.get("operating_points", []):
         accuracy = f"{100 * point['expected_accuracy']:6.2f} %"
         _say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:.4f} GFLOPs  {_shares(point['exit_share'])}")
-    if "training" in result:
+    if "command" in result.get("training", {}):
         _say(f"trained by: {result['training']['command']}")
 
 

@@ -22,6 +22,8 @@ from model.errors import ImageTooLargeError, UndecodableImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 32_000_000
 """Default limit on width x height of an encoded image."""
+PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow itself refuses more than this: the limit for files of one's own, and the largest a setting can ask for."""
 
 
 class Preprocess(BaseModel):
@@ -57,7 +59,7 @@ def decode(
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLargeError(f"image has more than {max_pixels} pixels") from None
+        raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
         listed = f"; formats: {', '.join(formats)}" if formats else ""
         raise UndecodableImageError(f"not a readable image{listed}") from None
@@ -67,7 +69,7 @@ def decode(
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
     try:
-        if near is not None and image.format == "JPEG":
+        if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture
             image.draft(None, (2 * near, 2 * near))
         image.load()
         return _to_rgb(_upright(image))
@@ -83,8 +85,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I;16", "I")):
-        wide = np.asarray(image).astype(np.int64)
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")

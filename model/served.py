@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from model.cascade import Cascade
-from model.errors import WeightsError
 from model.folding import fold
 from model.stage import Stage
 from model.weights import Weights
@@ -32,13 +31,9 @@ class ServedStage(nn.Module):
 
 
 def served_stages(weights: Weights, temperatures: tuple[float, ...]) -> list[ServedStage]:
-    """The folded stages of a weights folder; WeightsError when names or shapes do not fit its cascade."""
+    """The folded stages of a loaded weights folder, whose names and shapes were checked then."""
     cascade = Cascade(weights.manifest.cascade)
-    try:
-        cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{weights.folder}: the weights do not fit the manifest's cascade: {reason[:300]}") from None
+    cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
     preprocess = weights.manifest.preprocess
     folded = fold(cascade)
     return [

@@ -16,9 +16,19 @@ python=${PYTHON:-python3}
     echo "msmlp needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=python3.x" >&2
     exit 2
 }
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
+    rm -rf "$venv" # half made, it would be taken for whole the next time
+    echo "msmlp: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
+    exit 2
+}
+rm -f "$venv"/.serve-* "$venv"/.dev-* # make marks what is in there; that is about to change
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
+# Either build satisfies the requirement, so changing from one to the other takes an uninstall.
+if [ "$extra" = gpu ] && "$venv/bin/python" -c 'import torch, sys; sys.exit(torch.version.cuda is not None)' 2>/dev/null
+then
+    pip uninstall --yes torch
+fi
 if [ "$extra" = cpu ] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     pip install "torch==$torch+cpu" 2>/dev/null || pip install "torch==$torch" --index-url "$cpu_index"
 fi

@@ -111,7 +111,7 @@ def server_timing(decode_seconds: float, result: Result) -> str:
     return f"decode;dur={_ms(decode_seconds)}, queue;dur={_ms(queued)}, compute;dur={_ms(compute)}"
 
 
-def _rounded(array: NDArray[Any], digits: int = 6) -> list[Any]:
+def _rounded(array: NDArray[Any], digits: int = 8) -> list[Any]:
     """Plain floats without the digits that float32 makes up."""
     rounded: list[Any] = np.round(array.astype(np.float64), digits).tolist()
     return rounded

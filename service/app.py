@@ -12,13 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
-from service.errors import RetryableError, problem, problem_document
+from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
 from service.routes import classify, operations
 from service.schemas import Problem
 from service.state import Service
-
-PROBLEM_TYPE = "application/problem+json"
 
 
 def create_app(service: Service) -> FastAPI:
@@ -47,7 +45,6 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unknown_error)
     _describe_problems(app)
     return app
 
@@ -90,10 +87,3 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """The client left while its body was read; nobody sees this."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
-
-
-async def _unknown_error(request: Request, error: Exception) -> Response:
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _respond(
-        status, problem_document(status, "internal", "the server failed", request.scope["msmlp_request_id"])
-    )

@@ -1,5 +1,6 @@
 """Request bodies → encoded images and raw options: raw bytes, multipart forms, JSON with base64."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -7,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -21,6 +22,7 @@ from service.errors import (
 )
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
+SLICE = 2**16
 IMAGE_PARTS = ("images", "image")
 
 
@@ -46,7 +48,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
     if kind == "multipart/form-data":
         body = await _multipart(content, request.headers, max_images)
     elif kind == "application/json":
-        body = _json(content)
+        body = await asyncio.to_thread(_json, content)
     else:
         body = Body([content] if content else [])
     if not body.images:
@@ -55,7 +57,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
         raise TooManyImagesError(f"{len(body.images)} images in one request, at most {max_images} are allowed")
     for name, value in request.query_params.multi_items():
         if name in body.options:
-            raise OptionError(name[:40], "is given twice")
+            raise OptionError(ascii(name[:40]), "is given twice")
         body.options[name] = value
     return body
 
@@ -73,41 +75,59 @@ async def _bounded(request: Request, max_bytes: int) -> bytes:
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's parser without its temporary files: the body is bounded and in memory already."""
+    """Starlette's parser without its temporary files (the body is bounded and in memory already), that knows whether
+    the form was whole."""
 
     spool_max_size = 0  # 0 is "never roll over to disk" for SpooledTemporaryFile
+    whole = False
+
+    def on_end(self) -> None:
+        """The closing boundary was read."""
+        self.whole = True
+
+
+async def _slices(content: bytes) -> AsyncGenerator[bytes, None]:
+    """The body piece by piece, so that parsing a large one lets other requests have their turn."""
+    for start in range(0, len(content), SLICE):
+        yield content[start : start + SLICE]
+        await asyncio.sleep(0)
 
 
 async def _multipart(content: bytes, headers: Headers, max_images: int) -> Body:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield content
-
-    parser = _InMemoryParser(headers, stream(), max_files=max_images + 1, max_fields=64)
+    parser = _InMemoryParser(headers, _slices(content), max_files=max_images + 1, max_fields=64)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise TooManyImagesError(f"more than {max_images} images in one request") from None
         raise MalformedBodyError(f"not a multipart form: {error.message}") from None
-    except KeyError:
-        raise MalformedBodyError("multipart/form-data without a boundary") from None
+    except (KeyError, UnicodeError, LookupError):
+        raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None
+    try:
+        if not parser.whole:
+            raise MalformedBodyError("not a multipart form: the closing boundary is missing")
+        return await _parts(form)
+    finally:
+        await form.close()
+
+
+async def _parts(form: FormData) -> Body:
     body = Body([])
     for name, value in form.multi_items():
         if name in IMAGE_PARTS and isinstance(value, UploadFile):
             body.images.append(await value.read())
         elif isinstance(value, UploadFile) or name in IMAGE_PARTS:
-            raise MalformedBodyError(f"image files go into parts called images, and only they: {name[:40]!r}")
+            raise MalformedBodyError(f"image files go into parts called images, and only they: {name[:40]!a}")
         elif name in body.options:
-            raise OptionError(name[:40], "is given twice")
+            raise OptionError(ascii(name[:40]), "is given twice")
         else:
             body.options[name] = value
-    await form.close()
     return body
 
 
 def _json(content: bytes) -> Body:
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise MalformedBodyError("the body is not JSON") from None
     encoded = document.pop("images", []) if isinstance(document, dict) else None
@@ -118,3 +138,13 @@ def _json(content: bytes) -> Body:
     except (binascii.Error, ValueError):
         raise MalformedBodyError("images must be base64") from None
     return Body(images, document)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused when it names anything twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise OptionError(ascii(name[:40]), "is given twice")
+        found[name] = value
+    return found

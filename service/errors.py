@@ -61,10 +61,9 @@ class BadImagesError(ServiceError):
     """
 
     def __init__(self, errors: list[tuple[int, MsmlpError]]) -> None:
-        first_index, first = errors[0]
+        first = errors[0][1]
         super().__init__(str(first) if len(errors) == 1 else f"{len(errors)} images, the first: {first}")
         self.errors = errors
-        self.first_index = first_index
 
 
 class RetryableError(ServiceError):
@@ -95,6 +94,8 @@ class DrainingError(RetryableError):
 class EngineDownError(RetryableError):
     """The engine failed."""
 
+
+PROBLEM_TYPE = "application/problem+json"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),

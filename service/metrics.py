@@ -67,7 +67,7 @@ class Metrics:
         self.capacity.set(engine.capacity)
         self.inflight.set_function(lambda: engine.inflight)
         self.throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
-        self.engine_up.set_function(lambda: float(engine.state() is None))
+        self.engine_up.set_function(lambda: float(engine.up))
         worker = engine.worker
         for k in range(self._stages):
             self.queued.labels(k + 1).set_function(partial(_queued, worker, k))

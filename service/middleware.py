@@ -1,13 +1,19 @@
 """Around every request: its id, when it arrived, and its row in the metrics. Plain ASGI, as it runs for all traffic."""
 
+import logging
 import re
 import time
 import uuid
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import PROBLEM_TYPE, problem_document
 from service.metrics import Metrics
+
+log = logging.getLogger("msmlp.http")
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -28,14 +34,30 @@ class RequestMiddleware:
         request_id = scope["msmlp_request_id"] = _request_id(Headers(scope=scope).get("x-request-id", ""))
         route = scope["path"] if scope["path"] in ROUTES else "other"
 
+        started = False
+
         async def send_and_note(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
                 self._metrics.requests.labels(route, message["status"]).inc()
                 self._metrics.request_seconds.labels(route).observe(time.monotonic() - arrival)
             await send(message)
 
-        await self._app(scope, receive, send_and_note)
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            # The last line: nothing below may fail without an answer, an id and a row in the metrics.
+            log.exception("request %s failed", request_id)
+            if not started:
+                await _internal_error(request_id)(scope, receive, send_and_note)
+
+
+def _internal_error(request_id: str) -> JSONResponse:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    document = problem_document(status, "internal", "the server failed", request_id)
+    return JSONResponse(document, status_code=status, media_type=PROBLEM_TYPE)
 
 
 def _request_id(given: str) -> str:

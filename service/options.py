@@ -37,7 +37,7 @@ def parse_options(given: Mapping[str, Any]) -> RequestOptions:
         if name in NOT_YET:
             raise OptionError(name, "is not available in this version")
         if name not in _PARSERS:
-            raise OptionError(name[:40], f"no such option; there are {', '.join(_PARSERS)}")
+            raise OptionError(ascii(name[:40]), f"no such option; there are {', '.join(_PARSERS)}")
         values[name] = _PARSERS[name](name, raw)
     chosen = [name for name in SELECTORS if name in values]
     if len(chosen) > 1:
@@ -50,7 +50,7 @@ def _number(name: str, raw: Any, low: float, high: float, allowed: str) -> float
         if isinstance(raw, bool):
             raise ValueError
         value = float(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise OptionError(name, f"is no number; allowed: {allowed}") from None
     if math.isnan(value) or not low <= value <= high:
         raise OptionError(name, f"{value:g} is out of range; allowed: {allowed}")

@@ -2,16 +2,19 @@
 
 import logging
 import signal
+import socket
 import sys
 from types import FrameType
 
 import uvicorn
 
-from model.errors import DeviceError
+from model.errors import DeviceError, OptionError
 from service.app import create_app
 from service.engine.messages import Died, Outbound
 from service.settings import Settings
 from service.state import Service, build_service
+
+log = logging.getLogger("msmlp.server")
 
 GRACE_SECONDS = 30
 
@@ -34,36 +37,53 @@ def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; what is in flight is answered first.
 
     Raises:
-        CallerError: weights or settings that do not fit.
-        DeviceError: the engine could not be built or warmed up.
+        CallerError: weights, settings, device or address that do not fit; said before anything is started.
+        DeviceError: the engine could not be built or warmed up, or has died.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    _log(settings.log_level)
     service = build_service(settings)
-    server = _Server(
-        service,
-        uvicorn.Config(
+    if settings.device == "cuda":
+        # Torch takes seconds to import, so only a wish that may not come true is checked this early.
+        from model.backends.devices import pick_device
+
+        pick_device(settings.device)
+    with _listen(settings.host, settings.port) as listener:
+        config = uvicorn.Config(
             create_app(service),
-            host=settings.host,
-            port=settings.port,
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-        ),
-    )
-    failures: list[str] = []
+        )
+        server = _Server(service, config)
+        failures: list[str] = []
 
-    def watch(message: Outbound) -> None:
-        if isinstance(message, Died) and not server.should_exit:
-            # A process without an engine is of no use: let whoever runs it start another.
-            failures.append(message.detail)
-            server.should_exit = True
+        def watch(message: Outbound) -> None:
+            if isinstance(message, Died) and not server.should_exit:
+                # A process without an engine is of no use: let whoever runs it start another.
+                failures.append(message.detail)
+                server.should_exit = True
 
-    service.engine.watch(watch)
-    server.run()
+        service.engine.watch(watch)
+        host, port = listener.getsockname()[:2]
+        log.info("serving %s on http://%s:%d", service.model["name"], host, port)
+        server.run(sockets=[listener])
     if failures:
         raise DeviceError(f"the engine ended: {failures[0]}")
-    if not server.started:
-        raise DeviceError(f"could not listen on {settings.host}:{settings.port}")
+
+
+def _log(level: str) -> None:
+    """Our own records and uvicorn's at `level`; libraries' only when something is wrong."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("msmlp", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OptionError("--port", f"cannot listen on {host}:{port} ({error.strerror or error})") from None

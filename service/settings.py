@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.errors import OptionError
-from model.preprocess import MAX_PIXELS
+from model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-xs"
 
@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
     policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="Largest width x height of an image.")
+    max_pixels: int = Field(
+        default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Largest width x height of an image."
+    )
     max_images: int = Field(default=512, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
     decode_threads: int = Field(default=max(2, os.cpu_count() or 2), ge=1, description="Threads that decode images.")
@@ -40,7 +42,7 @@ def load_settings(**given: Any) -> Settings:
     """Settings from the environment and `given` (None means not given); OptionError names the first bad one."""
     known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
-        if name.startswith("MSMLP_") and name not in known and not name.startswith("MSMLP_TEST_"):
+        if name.startswith("MSMLP_") and name not in known:
             raise OptionError(name, f"no such setting; there are {', '.join(sorted(known))}")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

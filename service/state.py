@@ -10,10 +10,10 @@ from typing import Any
 from fastapi import Request
 
 from model.backends.protocol import StageBackend
-from model.weights import Calibration, Weights, load_calibration, load_weights, model_version
+from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.engine.facade import Engine
 from service.engine.policy import Policy
-from service.errors import OverloadedError
+from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -41,9 +41,11 @@ class Service:
         """Cumulative cost of every exit."""
         return self.weights.manifest.gflops_cumulative
 
-    def not_ready(self) -> str | None:
-        """Why requests cannot be served now; None when they can."""
-        return "draining" if self.draining else self.engine.state()
+    def check_ready(self) -> None:
+        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served now."""
+        if self.draining:
+            raise DrainingError("the service is shutting down")
+        self.engine.check()
 
     @contextmanager
     def places(self, images: int) -> Iterator[None]:
@@ -63,19 +65,11 @@ class Service:
             self.engine.release(images)
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /model` says."""
-        manifest = self.weights.manifest
-        return {
-            **self.model,
-            "cascade": manifest.cascade.model_dump(mode="json"),
-            "classes": list(manifest.classes),
-            "preprocess": manifest.preprocess.model_dump(mode="json"),
-            "exits": [{"exit": k, "gflops": g} for k, g in enumerate(self.gflops, 1)],
-            "default_policy": self.policy.default.name,
-            "operating_points": [point.model_dump(mode="json") for point in self.calibration.points],
-            "training": {k: v for k, v in manifest.training.items() if k not in ("command", "git_commit", "torch")},
-            "results": manifest.results,
-        }
+        """What `GET /model` says: what `msmlp info` does, without what concerns the machine that trained."""
+        document = describe(self.weights, self.calibration)
+        private = ("command", "git_commit", "torch")
+        document["training"] = {k: v for k, v in document["training"].items() if k not in private}
+        return {**document, "default_policy": self.policy.default.name}
 
 
 def build_service(settings: Settings) -> Service:

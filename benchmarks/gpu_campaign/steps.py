@@ -62,5 +62,9 @@ def _of(plan: Plan, data: Path, work: Path, device: str, images: int) -> list[St
     return [
         Step(f"{plan.name}.train", tuple(train), resumable=True),
         Step(f"{plan.name}.evaluate", (*evaluate, "--device", device), output=f"{plan.name}.evaluate.json"),
-        Step(f"{plan.name}.bench", (*bench, "--images", str(images)), output=f"{plan.name}.bench.json"),
+        Step(
+            f"{plan.name}.bench",
+            (*bench, "--device", device, "--images", str(images), "--max-batch", "256"),
+            output=f"{plan.name}.bench.json",
+        ),
     ]

@@ -8,7 +8,7 @@ from model.backends.torch import TorchBackend
 from model.calibration.frontier import operating_points, solver_frontiers
 from model.datasets import Dataset, Split, load_dataset
 from model.datasets.dataset import split_digest
-from model.errors import DataError
+from model.errors import DataError, WeightsError
 from model.offline import run_every_exit
 from model.weights import OperatingPoint, Weights, load_weights, write_calibration
 
@@ -52,7 +52,9 @@ def validation_images(weights: Weights, dataset: Dataset) -> Split:
     Any other images may be ones the weights were trained on, and would flatter every figure.
     """
     check_classes(weights, dataset)
-    held = weights.manifest.training["validation"]
+    held = weights.manifest.training.get("validation")
+    if not isinstance(held, dict) or not {"seed", "images", "digest"} <= held.keys():
+        raise WeightsError(f"the manifest of {weights.folder} does not say which images were held out in training")
     _, validation = dataset.train_and_validation(held["seed"])
     if split_digest(validation) != held["digest"]:
         raise DataError(

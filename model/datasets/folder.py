@@ -7,7 +7,7 @@ from PIL import Image
 
 from model.datasets.dataset import Dataset, Split, image_identity
 from model.errors import DataError, ImageError
-from model.preprocess import decode, to_square
+from model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """Of every format Pillow reads; other files are left alone."""
@@ -45,9 +45,9 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
         for path in files:
             try:
                 data = path.read_bytes()
-                image = decode(data, formats=None)
+                image = decode(data, formats=None, max_pixels=PILLOW_MAX_PIXELS)
                 # Of a large JPEG, serving decodes fewer pixels: the network must see the same ones here.
-                seen = decode(data, near=size, formats=None)
+                seen = decode(data, near=size, formats=None, max_pixels=PILLOW_MAX_PIXELS)
             except (ImageError, OSError) as error:
                 raise DataError(f"{path}: {error}") from None
             identities.append(image_identity(np.asarray(image)))

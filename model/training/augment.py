@@ -19,10 +19,27 @@ def augmentation(recipe: Recipe, size: int) -> nn.Module:
         pad = max(1, size // 8)  # the customary 4 at 32 pixels
         steps += [K.RandomCrop((size, size), padding=pad, cropping_mode="slice"), K.RandomHorizontalFlip()]
     if recipe.augment == "trivial":
-        steps.append(TrivialAugment())
+        steps.append(PiecewiseTrivialAugment())
     if recipe.erasing:
         steps.append(K.RandomErasing(p=recipe.erasing))
     return nn.Sequential(*steps)
+
+
+class PiecewiseTrivialAugment(nn.Module):
+    """TrivialAugment, an operation for every PIECES-th part of the batch.
+
+    The published method draws an operation for every image; kornia draws one for all it is given, in one launch.
+    """
+
+    PIECES = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.augment = TrivialAugment()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [0, 1] → the same."""
+        return torch.cat([self.augment(piece) for piece in images.chunk(self.PIECES)])
 
 
 def mix(recipe: Recipe, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -61,10 +61,11 @@ def _undecayed(matrices: list[nn.Parameter], vectors: list[nn.Parameter]) -> lis
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:
     """What the peak learning rate is multiplied by at (fractional) epoch `epoch`."""
-    if epoch < recipe.warmup_epochs:
-        return (epoch + 1e-3) / recipe.warmup_epochs
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 5)
+    if epoch < warmup:
+        return (epoch + 1e-3) / warmup
     if recipe.schedule == "step":
         edges = [0.0, *(share * recipe.epochs for share in recipe.milestones), math.inf]
         return next(0.1**i for i, (a, b) in enumerate(pairwise(edges)) if a <= epoch < b)
-    progress = (epoch - recipe.warmup_epochs) / max(1e-9, recipe.epochs - recipe.warmup_epochs)
+    progress = (epoch - warmup) / max(1e-9, recipe.epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress))) + 1e-3

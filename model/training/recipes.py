@@ -20,7 +20,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(ge=0)
     schedule: Literal["step", "cosine"]
     milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares")
-    warmup_epochs: float = Field(default=0, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0, description="never more than a fifth of the run")
     clip_norm: float | None = Field(default=None, gt=0)
     ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"

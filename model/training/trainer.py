@@ -18,6 +18,7 @@ from model.datasets.dataset import split_digest
 from model.errors import ConfigError, OptionError, TrainingStoppedError
 from model.preprocess import Preprocess
 from model.training.augment import augmentation
+from model.training.checkpoint import FILE as CHECKPOINT
 from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.training.journal import Journal, plot_curves
 from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoch, train_epoch
@@ -68,6 +69,8 @@ def train(options: TrainOptions) -> Path:
     torch.manual_seed(options.seed)
     learner = _learner(cascade, plan, preprocess, len(training), device)
     setup = _setup(options, cascade, plan, digest, len(training))
+    if not options.resume and (options.out / CHECKPOINT).exists():
+        raise OptionError("out", f"{options.out} holds a run already: go on with --resume, or choose another folder")
     done = load_checkpoint(options.out, learner, setup) if options.resume else 0
     rows = _run(options, learner, training, validation, done, setup)
     plot_curves(rows, options.out / "curves.png")
@@ -152,9 +155,12 @@ def _arrays(split: Split, device: torch.device) -> Arrays:
 
 
 def _statistics(training: Split, size: int) -> Preprocess:
-    scaled = training.pixels.reshape(-1, 3)
-    mean, std = (scaled.mean(axis=0) / 255).tolist(), (scaled.std(axis=0) / 255).tolist()
-    return Preprocess(size=size, mean=tuple(mean), std=tuple(max(s, 1e-3) for s in std))
+    # From counts of the 256 values: exact, and without a second copy of the data.
+    values = np.arange(256) / 255
+    counts = np.stack([np.bincount(training.pixels[..., c].ravel(), minlength=256) for c in range(3)])
+    mean = counts @ values / counts.sum(axis=1)
+    std = np.sqrt(np.maximum(counts @ values**2 / counts.sum(axis=1) - mean**2, 1e-6))
+    return Preprocess(size=size, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 def _setup(options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: str, images: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from model.weights.calibration import (
     model_version,
     write_calibration,
 )
+from model.weights.describe import describe, exit_costs
 from model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Manifest",
     "OperatingPoint",
     "Weights",
+    "describe",
+    "exit_costs",
     "load_calibration",
     "load_manifest",
     "load_weights",

@@ -184,5 +184,6 @@ def load_calibration(weights: Weights) -> Calibration:
 
 
 def model_version(weights: Weights, calibration: Calibration) -> str:
-    """A short name for these weights with this calibration: any change of either changes it."""
-    return hashlib.sha256((weights.sha256 + calibration.sha256).encode()).hexdigest()[:12]
+    """A short name for manifest, weights and calibration together: any change of any changes it."""
+    parts = weights.sha256 + weights.manifest_sha256 + calibration.sha256
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]

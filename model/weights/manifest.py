@@ -17,6 +17,7 @@ from model.errors import WeightsError
 from model.flops import cumulative_gflops, incremental_gflops
 from model.preprocess import Preprocess
 from model.weights.files import read_checked, write_atomically
+from model.weights.shapes import Shapes, parameter_shapes
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -49,6 +50,7 @@ class Weights:
     manifest: Manifest
     state: dict[str, NDArray[np.float32]]
     sha256: str
+    manifest_sha256: str
 
 
 def write_weights(
@@ -102,11 +104,13 @@ def load_manifest(folder: Path) -> Manifest:
         raise WeightsError(f"{path}: {place}: {first['msg']}") from None
     if len(manifest.classes) != manifest.cascade.classes:
         raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
+    if not np.allclose(manifest.gflops_cumulative, cumulative_gflops(manifest.cascade), rtol=1e-9):
+        raise WeightsError(f"{path}: gflops_cumulative is not what this cascade costs")
     return manifest
 
 
 def load_weights(folder: Path) -> Weights:
-    """Read a weights folder, with format, hash and finiteness checked; names and shapes are where the network is built.
+    """Read a weights folder, with format, hash, names, shapes and finiteness checked.
 
     Raises:
         WeightsError: one line that says what is missing, damaged or does not fit.
@@ -118,7 +122,20 @@ def load_weights(folder: Path) -> Weights:
         state = load(blob)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file ({error})") from None
+    _check_shapes(path, state, parameter_shapes(manifest.cascade))
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds NaN or infinite values")
-    return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest())
+    manifest_sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest(), manifest_sha256)
+
+
+def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Shapes) -> None:
+    different = sorted(set(wanted) ^ set(state))
+    if different:
+        raise WeightsError(f"{path} does not fit the manifest's cascade: {different[0]} is missing or too much")
+    for name, array in state.items():
+        if array.shape != wanted[name]:
+            raise WeightsError(
+                f"{path} does not fit the manifest's cascade: {name} is {array.shape}, must be {wanted[name]}"
+            )

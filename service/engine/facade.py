@@ -15,6 +15,12 @@ from service.engine.messages import Answers, Cancel, Died, Failed, History, Outb
 from service.engine.worker import BackendFactory, Worker
 from service.errors import EngineDownError, OverloadedError, StartingError
 
+DOWN = "the engine is down"
+"""All a client is told; the log knows why."""
+
+STOP_SECONDS = 30
+"""How long an ending service waits for what is in flight; the thread is a daemon and dies with the process."""
+
 Observer = Callable[[Outbound], None]
 
 
@@ -62,13 +68,19 @@ class Engine:
     async def stop(self) -> None:
         """Answer what is in flight, then end the worker."""
         self.worker.put(Stop())
-        await asyncio.to_thread(self.worker.join)
+        await asyncio.to_thread(self.worker.join, STOP_SECONDS)
 
-    def state(self) -> str | None:
-        """Why the engine cannot take images now; None when it can."""
+    def check(self) -> None:
+        """Raise StartingError or EngineDownError when the engine cannot take images now."""
         if self._death is not None:
-            return f"engine down: {self._death}"
-        return None if self.worker.ready.is_set() else "warming up"
+            raise EngineDownError(DOWN)
+        if not self.worker.ready.is_set():
+            raise StartingError("the service is starting: stages are being warmed up")
+
+    @property
+    def up(self) -> bool:
+        """Whether it can."""
+        return self._death is None and self.worker.ready.is_set()
 
     @property
     def down(self) -> bool:
@@ -82,10 +94,7 @@ class Engine:
             StartingError, EngineDownError: not serving.
             OverloadedError: fewer permits are left; says when to come again.
         """
-        if self._death is not None:
-            raise EngineDownError(f"the engine is down ({self._death})")
-        if not self.worker.ready.is_set():
-            raise StartingError("the service is starting: stages are being warmed up")
+        self.check()
         if self.inflight + images > self.capacity:
             # The time the backlog takes at the recent pace.
             pace = self.throughput.per_second(time.monotonic())
@@ -114,7 +123,7 @@ class Engine:
             EngineDownError: the device failed under this request.
         """
         if self._death is not None:
-            raise EngineDownError(f"the engine is down ({self._death})")
+            raise EngineDownError(DOWN)
         images, number = len(pixels), next(self._numbers)
         pending = _Pending(
             asyncio.get_running_loop().create_future(),
@@ -151,7 +160,7 @@ class Engine:
         elif isinstance(message, Died):
             self._death = message.detail
             for number in list(self._pending):
-                self._fail(number, message.detail)
+                self._fail(number, DOWN)
         for observe in self._observers:
             observe(message)
 

@@ -70,7 +70,7 @@ class Policy:
         if options.policy is not None:
             if options.policy not in self._points:
                 known = ", ".join(self._points)
-                raise OptionError("policy", f"{options.policy[:40]!r} is no operating point; allowed: {known}")
+                raise OptionError("policy", f"{options.policy[:40]!a} is no operating point; allowed: {known}")
             return self._points[options.policy]
         if options.budget_gflops is not None:
             within = [p for p in points if p.mean_gflops <= options.budget_gflops]

@@ -9,11 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from model.backends.protocol import StageBackend, StageOutput, warm_up
-from model.errors import MsmlpError
+from model.errors import DeviceError, MsmlpError
 from service.engine.messages import Answers, Cancel, Died, Failed, History, Inbound, Outbound, Ran, Stop, Submit
 from service.engine.scheduler import Batch, Scheduler
 
 log = logging.getLogger("msmlp.engine")
+
+MAX_FAILURES = 3
+"""So many failed batches in a row mean a broken device: the worker ends, and with it a server that seems healthy."""
 
 BackendFactory = Callable[[], StageBackend]
 
@@ -29,13 +32,11 @@ class Worker:
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="msmlp-engine", daemon=True)
         self.ready = threading.Event()
-        self.alive = False
         self.queued = np.zeros(0, dtype=np.int64)
         self.oldest = np.zeros(0)
 
     def start(self) -> None:
         """Begin building and warming the backend; `ready` says when it is done."""
-        self.alive = True
         self._thread.start()
 
     def put(self, message: Inbound) -> None:
@@ -50,9 +51,8 @@ class Worker:
         detail = "stopped"
         try:
             backend = self._build()
-            self.stages = backend.stages
             warm_up(backend)
-            loop = _Loop(backend, self._send)
+            loop = Loop(backend, self._send)
             self._publish(loop.scheduler)
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
             self.ready.set()
@@ -64,11 +64,10 @@ class Worker:
             detail = "engine failed"
             log.exception("engine stopped")
         finally:
-            self.alive = False
             self.ready.clear()
             self._send(Died(detail))
 
-    def _serve(self, loop: "_Loop") -> None:
+    def _serve(self, loop: "Loop") -> None:
         stopping = False
         while True:
             busy = loop.scheduler.waiting().any()
@@ -93,13 +92,14 @@ class Worker:
         self.queued, self.oldest = scheduler.waiting(), scheduler.oldest_since()
 
 
-class _Loop:
+class Loop:
     """Backend and scheduler together, and the columns that only answers need."""
 
     def __init__(self, backend: StageBackend, send: Callable[[Outbound], None]) -> None:
         self.backend, self._send = backend, send
         self.scheduler = Scheduler(backend.capacity, backend.stages, backend.buckets[-1])
         self._history = History.empty(backend.capacity, backend.stages)
+        self._failures = 0
 
     def receive(self, message: Inbound) -> None:
         """Take one message in."""
@@ -127,7 +127,11 @@ class _Loop:
             requests, slots = self.scheduler.abandon(batch)
             self.backend.release(slots)
             self._fail(requests, error)
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise DeviceError(f"{self._failures} batches in a row failed") from error
             return
+        self._failures = 0
         end = time.monotonic()
         self._send(Ran(batch.stage, len(batch.slots), end - start))
         self._remember(batch, output, end - start)

@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 from service.answers import answer_document, server_timing
 from service.body import RAW_TYPES, read_body
 from service.decoding import decode_images
-from service.errors import DrainingError
 from service.options import parse_options
 from service.schemas import CLASSIFY_PARAMETERS, PROBLEMS, Answer
 from service.state import Service, service_of
@@ -52,8 +51,7 @@ async def classify(request: Request, service: Annotated[Service, Depends(service
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     arrival: float = request.scope["msmlp_arrival"]
     request_id: str = request.scope["msmlp_request_id"]
-    if service.draining:
-        raise DrainingError("the service is shutting down")
+    service.check_ready()  # before a body is read for nothing
     settings = service.settings
     body = await read_body(
         request, max_bytes=settings.max_body_bytes, max_images=min(settings.max_images, settings.capacity)

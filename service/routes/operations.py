@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from service.errors import EngineDownError, StartingError
+from service.engine.facade import DOWN
+from service.errors import EngineDownError
 from service.schemas import PROBLEMS
 from service.state import Service, service_of
 
@@ -17,16 +18,14 @@ _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
 async def livez(service: ServiceDep) -> dict[str, bool]:
     """Whether the process is worth keeping: 503 once the engine has died."""
     if service.engine.down:
-        raise EngineDownError(service.engine.state() or "engine down")
+        raise EngineDownError(DOWN)
     return {"live": True}
 
 
 @router.get("/readyz", responses=_NOT_NOW)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are served now; 503 says why not."""
-    reason = service.not_ready()
-    if reason is not None:
-        raise StartingError(f"not ready: {reason}")
+    service.check_ready()
     return {"ready": True}
 
 

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def cifar10() -> Path:
-    """CIFAR-10 in its official python layout, where MSMLP_TEST_CIFAR10 says."""
-    path = os.environ.get("MSMLP_TEST_CIFAR10")
+    """CIFAR-10 in its official python layout, where TEST_CIFAR10 says."""
+    path = os.environ.get("TEST_CIFAR10")
     if not path or not Path(path).is_dir():
-        pytest.fail("set MSMLP_TEST_CIFAR10 to the folder cifar-10-batches-py")
+        pytest.fail("set TEST_CIFAR10 to the folder cifar-10-batches-py")
     return Path(path)
 
 

@@ -1,0 +1,32 @@
+"""What a weights folder is, in one document: for `msmlp info` and `GET /model`."""
+
+from typing import Any
+
+from model.config import CascadeConfig
+from model.flops import cumulative_gflops
+from model.weights.calibration import Calibration, model_version
+from model.weights.manifest import Weights
+
+
+def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
+    """Architecture, cost, frontier and provenance."""
+    manifest = weights.manifest
+    return {
+        "name": manifest.name,
+        "version": model_version(weights, calibration),
+        "cascade": manifest.cascade.model_dump(mode="json"),
+        "classes": list(manifest.classes),
+        "preprocess": manifest.preprocess.model_dump(mode="json"),
+        "exits": exit_costs(manifest.cascade),
+        "operating_points": [point.model_dump(mode="json") for point in calibration.points],
+        "training": manifest.training,
+        "results": manifest.results,
+    }
+
+
+def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:
+    """Cumulative GFLOPs of every exit, as served and in the paper's form."""
+    served, paper = cumulative_gflops(config), cumulative_gflops(config, folded=False)
+    return [
+        {"exit": k, "gflops": g, "gflops_unfolded": u} for k, (g, u) in enumerate(zip(served, paper, strict=True), 1)
+    ]

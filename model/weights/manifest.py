@@ -104,7 +104,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise WeightsError(f"{path}: {place}: {first['msg']}") from None
     if len(manifest.classes) != manifest.cascade.classes:
         raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
-    if not np.allclose(manifest.gflops_cumulative, cumulative_gflops(manifest.cascade), rtol=1e-9):
+    costs, expected = manifest.gflops_cumulative, cumulative_gflops(manifest.cascade)
+    if len(costs) != len(expected) or not np.allclose(costs, expected, rtol=1e-9):
         raise WeightsError(f"{path}: gflops_cumulative is not what this cascade costs")
     return manifest
 

@@ -289,6 +289,13 @@ def test_a_reduced_jpeg_looks_like_the_full_one(cat_photo: bytes) -> None:
     assert np.abs(reduced.astype(int) - full).mean() < 3
 
 
+def test_a_phones_jpeg_with_a_second_picture_is_its_first_and_reduced_too() -> None:
+    first = Image.fromarray(gradient(1600, 1200))
+    data = encode(first, "MPO", save_all=True, append_images=[Image.new("RGB", (1600, 1200), RED)])
+    assert np.abs(pixels(data).astype(int) - gradient(1600, 1200)).mean() < 5
+    assert decode(data, near=32).size == (200, 150)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_other_formats_are_not_reduced(kind: str) -> None:
     assert decode(encode(Image.fromarray(gradient(400, 300)), kind), near=16).size == (400, 300)

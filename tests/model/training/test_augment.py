@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.training.augment import augmentation, mix
+from model.training.augment import PiecewiseTrivialAugment, augmentation, mix
 from model.training.recipes import RECIPES, Recipe
 
 PLAIN = RECIPES["best"].model_copy(update={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0})
@@ -40,6 +40,20 @@ def test_one_seed_repeats_the_draw_and_another_does_not(kind: str) -> None:
         drawn.append(steps(images))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trivial_augment_draws_many_operations_for_a_batch(seed: int) -> None:
+    images = torch.rand(1, 3, 32, 32).expand(64, 3, 32, 32).contiguous()
+    torch.manual_seed(seed)
+    changed = PiecewiseTrivialAugment()(images)
+    assert len(changed.flatten(1).unique(dim=0)) >= 8
+
+
+@pytest.mark.parametrize("batch", [1, 2, 11, 17])
+def test_any_batch_size_is_augmented(batch: int) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": "trivial"}), 16)
+    assert steps(torch.rand(batch, 3, 16, 16)).shape == (batch, 3, 16, 16)
 
 
 def test_crop_and_flip_move_the_picture_by_at_most_four_pixels_of_32_and_mirror_half() -> None:

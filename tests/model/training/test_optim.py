@@ -36,6 +36,13 @@ def test_warm_up_then_cosine() -> None:
     assert lr_factor(best, 300) < 0.01
 
 
+def test_a_short_run_warms_up_for_a_fifth_of_it_at_most() -> None:
+    short = RECIPES["best"].model_copy(update={"epochs": 10})  # the recipe's 10 epochs up would be all of it
+    assert lr_factor(short, 1) == pytest.approx(0.5, abs=0.01)
+    assert lr_factor(short, 2) == pytest.approx(1, abs=0.01)
+    assert lr_factor(short, 6) == pytest.approx(0.5, abs=0.01)
+
+
 @given(st.sampled_from(sorted(RECIPES)), st.integers(1, 400), st.floats(0, 20), st.floats(0, 1))
 def test_the_rate_is_always_positive_and_at_most_the_peak(name: str, epochs: int, warmup: float, share: float) -> None:
     made = RECIPES[name].model_copy(update={"epochs": epochs, "warmup_epochs": warmup})

@@ -191,13 +191,12 @@ def interrupted(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> TrainOptions
     return replace(options, resume=True)
 
 
-def test_without_resume_a_run_begins_anew(
-    whole: Callable[[str], Path], short_run: Run, interrupted: TrainOptions
+def test_a_run_is_not_overwritten_by_one_that_forgot_to_resume(
+    whole: Callable[[str], Path], interrupted: TrainOptions
 ) -> None:
-    other = replace(interrupted, resume=False, seed=1, epochs=1)
-    assert len(metrics(train(other))) == 1
-    again = replace(interrupted, resume=False)
-    assert_same_run(whole("best"), train(again))
+    with pytest.raises(OptionError, match=r"out: .*holds a run already.*--resume"):
+        train(replace(interrupted, resume=False))
+    assert_same_run(whole("best"), train(interrupted))
 
 
 def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> None:

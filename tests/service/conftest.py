@@ -1,0 +1,34 @@
+"""One real service for all tests that only talk to it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from service.state import Service, build_service
+from tests.servers import serving
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """What is set where the tests run must not decide them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MSMLP_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def service(tiny_weights: Path, _no_settings_from_outside: None) -> Service:
+    """The tiny weights on a CPU; started by `client`."""
+    return build_service(Settings(weights=tiny_weights, device="cpu", max_images=64, max_pixels=1_000_000))
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> Iterator[httpx.Client]:
+    """A client of a real server around `service`."""
+    with serving(service) as client:
+        yield client

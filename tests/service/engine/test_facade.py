@@ -1,0 +1,323 @@
+"""The engine as routes see it, on an event loop of its own in every test."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.backends.protocol import StageBackend
+from model.errors import DeviceError
+from model.exits import Reason
+from service.engine.facade import Engine, Result, Throughput
+from service.engine.messages import Died, Outbound
+from service.errors import EngineDownError, OverloadedError, StartingError
+from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
+
+Scenario = Callable[[Engine], Awaitable[None]]
+
+
+def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = None) -> None:
+    """Run a scenario on a ready engine; at its end nothing may be left in flight anywhere."""
+
+    async def main() -> None:
+        limit = backend.capacity if capacity is None else capacity
+        engine = Engine(lambda: backend, classes=4, stages=3, capacity=limit, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        backend.batches.clear()  # of the warm-up
+        try:
+            await scenario(engine)
+        finally:
+            await engine.stop()
+        assert backend.taken == 0
+
+    asyncio.run(main())
+
+
+async def classify(
+    engine: Engine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
+) -> Result:
+    bounds = {"min_exit": 1, "max_exit": 3, **bounds}
+    return await engine.classify(pixels, np.array(thresholds), **bounds)
+
+
+async def started(*tasks: "asyncio.Task[Result]") -> None:
+    """Until each task has handed its images over: they do so in their first step."""
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def test_answers_come_in_the_order_of_the_images() -> None:
+    async def scenario(engine: Engine) -> None:
+        images = np.stack([picture(0.2, 0.2, 0.6, label=1), picture(1.0, label=2), picture(0.2, 0.8, label=3)])
+        result = await classify(engine, images)
+        assert result.exit.tolist() == [3, 1, 2]
+        assert result.reason.tolist() == [Reason.FINAL, Reason.CONFIDENT, Reason.CONFIDENT]
+        assert result.probabilities.argmax(axis=1).tolist() == [1, 2, 3]
+        assert result.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.6])
+        assert result.history.batch_size[0].tolist() == [3, 2, 1]
+        assert (result.landed > 0).all()
+        assert result.landed[1] <= result.landed[2] <= result.landed[0]
+
+    play(FakeBackend(), scenario)
+
+
+def test_bounds_are_kept() -> None:
+    async def scenario(engine: Engine) -> None:
+        late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
+        assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
+        early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
+        assert (early.exit[0], early.reason[0]) == (2, Reason.MAX_EXIT)
+
+    play(FakeBackend(), scenario)
+
+
+def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            waiting = [asyncio.create_task(classify(engine, pictures(1, 1.0, label=i % 4))) for i in range(64)]
+            await started(*waiting)
+        results = await asyncio.gather(*waiting)
+        await first
+        assert backend.batches == [(0, 1), (0, 64)]
+        assert {int(result.history.batch_size[0, 0]) for result in results} == {64}
+        assert [int(result.probabilities[0].argmax()) for result in results] == [i % 4 for i in range(64)]
+
+    play(backend, scenario)
+
+
+def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
+    backend = FakeBackend(max_batch=2)
+
+    def broken_by_label_3(stage: int, pixels: NDArray[np.uint8]) -> None:
+        if (pixels[:, 1, 0, 1] == 3).any():
+            raise DeviceError("secret: illegal memory access in kernel 7")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken_by_label_3
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            good = asyncio.create_task(classify(engine, pictures(2, 1.0, label=1)))
+            bad = asyncio.create_task(classify(engine, pictures(4, 1.0, label=3)))
+            after = asyncio.create_task(classify(engine, pictures(2, 0.2, 1.0, label=2)))
+            await started(good, bad, after)
+        assert (await first).exit.tolist() == [1]
+        assert (await good).exit.tolist() == [1, 1]
+        assert (await after).exit.tolist() == [2, 2]
+        with pytest.raises(EngineDownError) as caught:
+            await bad
+        assert "secret" not in str(caught.value)
+        assert engine.up
+        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
+
+    play(backend, scenario)
+
+
+def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
+            stays = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await started(gone, stays)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        await asyncio.gather(first, stays)
+        assert backend.batches == [(0, 1), (0, 3)]
+
+    play(backend, scenario)
+
+
+def test_a_caller_cancelled_while_its_batch_runs() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
+        assert (1, 5) not in backend.batches
+
+    play(backend, scenario)
+
+
+def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
+    async def scenario(engine: Engine) -> None:
+        for _ in range(3):
+            engine.admit(1)
+        engine.admit(5)
+        assert engine.inflight == 8
+        for images in (3, 1000):
+            with pytest.raises(OverloadedError):
+                engine.admit(images)
+        engine.admit(2)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+        engine.release(5)
+        engine.admit(4)
+        engine.admit(1)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+        assert engine.inflight == 10
+
+    play(FakeBackend(), scenario, capacity=10)
+
+
+def test_being_shed_says_when_to_come_again() -> None:
+    async def scenario(engine: Engine) -> None:
+        engine.admit(10)
+        with pytest.raises(OverloadedError) as unknown_pace:
+            engine.admit(1)
+        assert unknown_pace.value.retry_after == 1
+        assert "10 of 10 places are taken, 1 wanted" in str(unknown_pace.value)
+
+    play(FakeBackend(), scenario, capacity=10)
+
+
+def test_the_wait_is_the_backlog_at_the_recent_pace_and_never_silly() -> None:
+    async def scenario(engine: Engine) -> None:
+        engine.admit(1000)
+        engine.throughput.per_second = lambda now: 100.0  # type: ignore[method-assign]
+        with pytest.raises(OverloadedError) as ten_seconds:
+            engine.admit(1)
+        assert ten_seconds.value.retry_after == 10
+        engine.throughput.per_second = lambda now: 0.001  # type: ignore[method-assign]
+        with pytest.raises(OverloadedError) as for_ever:
+            engine.admit(1)
+        assert for_ever.value.retry_after == 60
+        engine.throughput.per_second = lambda now: 1e9  # type: ignore[method-assign]
+        with pytest.raises(OverloadedError) as at_once:
+            engine.admit(1)
+        assert at_once.value.retry_after == 1
+
+    play(FakeBackend(), scenario, capacity=1000)
+
+
+def test_stopping_answers_what_is_in_flight() -> None:
+    backend = FakeBackend(max_batch=2)
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            pending = asyncio.create_task(classify(engine, pictures(7, 0.2, 0.2, 0.2)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            stopping = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+        await stopping
+        assert (await pending).exit.tolist() == [3] * 7
+        with pytest.raises(EngineDownError):
+            engine.admit(1)
+        with pytest.raises(EngineDownError):
+            await classify(engine, pictures(1, 1.0))
+
+    play(backend, scenario)
+
+
+def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
+    """A scenario on an engine that has just been started; it ends when the scenario does."""
+
+    async def main() -> None:
+        engine = Engine(build, classes=4, stages=3, capacity=8, observe=lambda message: None)
+        engine.start()
+        await scenario(engine)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_until_it_is_warm_it_is_starting() -> None:
+    may_build = threading.Event()
+
+    def build() -> StageBackend:
+        assert may_build.wait(PATIENCE_SECONDS)
+        return FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        assert not engine.up
+        assert not engine.down
+        with pytest.raises(StartingError) as caught:
+            engine.admit(1)
+        assert caught.value.retry_after >= 1
+        may_build.set()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        assert engine.up
+        engine.admit(1)
+
+    unready(build, scenario)
+
+
+def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() -> None:
+    def build() -> StageBackend:
+        raise DeviceError("no kernel image at /home/someone/secret.so")
+
+    async def scenario(engine: Engine) -> None:
+        died = asyncio.Event()
+        details = []
+
+        def watch(message: Outbound) -> None:
+            if isinstance(message, Died):
+                details.append(message.detail)
+                died.set()
+
+        engine.watch(watch)
+        await asyncio.wait_for(died.wait(), PATIENCE_SECONDS)
+        assert engine.down
+        assert not engine.up
+        assert "secret" in details[0], "its owner is told"
+        with pytest.raises(EngineDownError) as caught:
+            engine.admit(1)
+        assert "secret" not in str(caught.value)
+
+    unready(build, scenario)
+
+
+def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
+    backend = FakeBackend(max_batch=1)
+
+    def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
+        raise DeviceError("secret")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken
+        with backend.gate.held():
+            tasks = [asyncio.create_task(classify(engine, pictures(1, 1.0))) for _ in range(10)]
+            await started(*tasks)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [EngineDownError] * 10
+        assert not any("secret" in str(outcome) for outcome in outcomes)
+        assert engine.down
+
+    async def main() -> None:
+        engine = Engine(lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        await scenario(engine)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_throughput_is_over_the_window() -> None:
+    throughput = Throughput(window=10.0)
+    assert throughput.per_second(now=100.0) == 0
+    throughput.count(50, now=100.0)
+    assert throughput.per_second(now=100.1) == 50, "the first second counts as one"
+    throughput.count(150, now=104.0)
+    assert throughput.per_second(now=105.0) == pytest.approx(200 / 5)
+    assert throughput.per_second(now=110.0) == pytest.approx(200 / 10)
+    assert throughput.per_second(now=112.0) == pytest.approx(150 / 8), "the first ones are forgotten"
+    assert throughput.per_second(now=1000.0) == 0

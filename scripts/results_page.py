@@ -82,7 +82,8 @@ def _exits(manifest: dict[str, Any], test: dict[str, Any]) -> list[str]:
 def _points(folder: Path, test: dict[str, Any]) -> list[str]:
     calibration = json.loads((folder / "calibration.json").read_text())
     rows = [
-        f"Operating points, chosen on {calibration['images']} validation images and applied to the test images:",
+        f"Operating points, chosen on {calibration['images']} validation images and applied to the test images. The",
+        "expected accuracy comes from the images the point was chosen on, so it is a little optimistic.",
         "",
         "| point | expected accuracy ± s.e. | test accuracy "
         "| expected GFLOPs | test GFLOPs | share at each exit | solver |",

@@ -75,28 +75,31 @@ async def _bounded(request: Request, max_bytes: int) -> bytes:
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's parser without its temporary files (the body is bounded and in memory already), that knows whether
-    the form was whole."""
+    """Starlette's parser without its temporary files (the body is bounded and in memory already), that refuses a form
+    without its end."""
 
     spool_max_size = 0  # 0 is "never roll over to disk" for SpooledTemporaryFile
-    whole = False
+
+    def __init__(self, content: bytes, headers: Headers, max_images: int) -> None:
+        super().__init__(headers, self._slices(content), max_files=max_images + 1, max_fields=64)
+        self._whole = False
+
+    async def _slices(self, content: bytes) -> AsyncGenerator[bytes, None]:
+        """The body piece by piece, so that parsing a large one lets other requests have their turn."""
+        for start in range(0, len(content), SLICE):
+            yield content[start : start + SLICE]
+            await asyncio.sleep(0)
+        if not self._whole:
+            raise MultiPartException("the closing boundary is missing")
 
     def on_end(self) -> None:
         """The closing boundary was read."""
-        self.whole = True
-
-
-async def _slices(content: bytes) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece, so that parsing a large one lets other requests have their turn."""
-    for start in range(0, len(content), SLICE):
-        yield content[start : start + SLICE]
-        await asyncio.sleep(0)
+        self._whole = True
 
 
 async def _multipart(content: bytes, headers: Headers, max_images: int) -> Body:
-    parser = _InMemoryParser(headers, _slices(content), max_files=max_images + 1, max_fields=64)
     try:
-        form = await parser.parse()
+        form = await _InMemoryParser(content, headers, max_images).parse()
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise TooManyImagesError(f"more than {max_images} images in one request") from None
@@ -104,8 +107,6 @@ async def _multipart(content: bytes, headers: Headers, max_images: int) -> Body:
     except (KeyError, UnicodeError, LookupError):
         raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None
     try:
-        if not parser.whole:
-            raise MalformedBodyError("not a multipart form: the closing boundary is missing")
         return await _parts(form)
     finally:
         await form.close()

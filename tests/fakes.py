@@ -4,16 +4,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to
+from model.backends.protocol import Slots, StageBackend, StageOutput, bucket_of, buckets_up_to
 from model.backends.slots import SlotPool
 
 Pixels = NDArray[np.uint8]
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 150
 """How long a test waits for what must happen; only a broken engine ever needs it."""
 
 
@@ -118,3 +119,17 @@ class FakeBackend:
     def release(self, slots: Slots) -> None:
         self._pool.give(slots)
         self._taken -= len(slots)
+
+
+class Gated:
+    """A real backend behind a gate."""
+
+    def __init__(self, backend: StageBackend) -> None:
+        self._backend, self.gate = backend, Gate()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def launch(self, stage: int, slots: Slots) -> Any:
+        self.gate.pass_through()
+        return self._backend.launch(stage, slots)

@@ -67,7 +67,7 @@ class TorchBackend:
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → slots [n]."""
         slots = self._pool.take(len(pixels))
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+        images = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self._device)
         self._pixels.index_copy_(0, torch.from_numpy(slots).to(self._device), images)
         return slots
 

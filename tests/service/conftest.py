@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from service.settings import Settings
 from service.state import Service, build_service
-from tests.servers import serving
+from tests.servers import encoded, serving
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,8 +24,10 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def service(tiny_weights: Path, _no_settings_from_outside: None) -> Service:
-    """The tiny weights on a CPU; started by `client`."""
-    return build_service(Settings(weights=tiny_weights, device="cpu", max_images=64, max_pixels=1_000_000))
+    """The tiny weights on a CPU, with limits that are easily passed; started by `client`."""
+    return build_service(
+        Settings(weights=tiny_weights, device="cpu", max_images=64, max_pixels=1_000_000, max_body_bytes=2_000_000)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,9 @@ def client(service: Service) -> Iterator[httpx.Client]:
     """A client of a real server around `service`."""
     with serving(service) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def digit_files(digits: Any) -> list[bytes]:
+    """The digits' test images as PNG files, which decode to their very pixels."""
+    return [encoded(pixels) for pixels in digits.test]

@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
 from service.engine.facade import Engine, Result
-from service.engine.messages import Outbound, Ran
+from service.engine.messages import Outbound, Ran, Ready
 from service.engine.policy import Policy
 from service.engine.worker import Worker
 
@@ -25,8 +25,9 @@ disable_created_metrics()
 class Metrics:
     """One registry a service; label values come from the code, never from a client."""
 
-    def __init__(self, stages: int) -> None:
+    def __init__(self, stages: int, name: str, version: str) -> None:
         self.registry = r = CollectorRegistry()
+        self._name, self._version = name, version
         self._stages = stages
         self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
         self.request_seconds = Histogram(
@@ -76,8 +77,10 @@ class Metrics:
             self.threshold.labels(k).set(threshold)
 
     def observe(self, message: Outbound) -> None:
-        """What the engine says of its batches."""
-        if isinstance(message, Ran):
+        """What the engine says of itself and its batches."""
+        if isinstance(message, Ready):
+            self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
+        elif isinstance(message, Ran):
             self.compute_seconds.labels(message.stage + 1).observe(message.seconds)
             self.batch_size.labels(message.stage + 1).observe(message.images)
 

@@ -82,7 +82,7 @@ def build_service(settings: Settings) -> Service:
     calibration = load_calibration(weights)
     manifest = weights.manifest
     stages = len(manifest.cascade.stages)
-    metrics = Metrics(stages)
+    metrics = Metrics(stages, manifest.name, model_version(weights, calibration))
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     def build() -> StageBackend:

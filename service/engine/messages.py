@@ -83,6 +83,14 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """Every stage and bucket is warm; which backend, and on what device."""
+
+    backend: str
+    device: str
+
+
+@dataclass(frozen=True)
 class Ran:
     """A batch has run: for the metrics."""
 
@@ -99,4 +107,4 @@ class Died:
 
 
 Inbound = Submit | Cancel | Stop
-Outbound = Answers | Failed | Ran | Died
+Outbound = Ready | Answers | Failed | Ran | Died

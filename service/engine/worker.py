@@ -10,7 +10,7 @@ import numpy as np
 
 from model.backends.protocol import StageBackend, StageOutput, warm_up
 from model.errors import DeviceError, MsmlpError
-from service.engine.messages import Answers, Cancel, Died, Failed, History, Inbound, Outbound, Ran, Stop, Submit
+from service.engine.messages import Answers, Cancel, Died, Failed, History, Inbound, Outbound, Ran, Ready, Stop, Submit
 from service.engine.scheduler import Batch, Scheduler
 
 log = logging.getLogger("msmlp.engine")
@@ -55,6 +55,7 @@ class Worker:
             loop = Loop(backend, self._send)
             self._publish(loop.scheduler)
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
+            self._send(Ready(backend.name, backend.device))
             self.ready.set()
             self._serve(loop)
         except MsmlpError as error:

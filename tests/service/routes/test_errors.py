@@ -1,0 +1,327 @@
+"""Every error a client can provoke, over HTTP, in the one shape there is."""
+
+import base64
+import io
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.backends.protocol import StageBackend
+from model.errors import DeviceError
+from service.engine.messages import Died
+from service.errors import STATUS
+from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
+from tests.servers import Submissions, Told, encoded, fake_backend, fake_service, serving
+
+JPEG, PNG = {"Content-Type": "image/jpeg"}, {"Content-Type": "image/png"}
+HTML = b"<!doctype html><html><body>404 Not Found</body></html>"
+
+
+def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is a problem document, and says nothing of the server's inside."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    document = answer.json()
+    assert set(document) - {"errors"} == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["title"] == HTTPStatus(status).phrase
+    assert isinstance(document["detail"], str)
+    assert document["detail"]
+    assert document["request_id"] == answer.headers["X-Request-ID"]
+    check_discreet(answer.text)
+    if status in (429, 503):
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    else:
+        assert "Retry-After" not in answer.headers
+    return document
+
+
+def check_discreet(text: str) -> None:
+    assert "Traceback" not in text
+    assert ".py" not in text
+    assert not re.search(r"(?<![\w/:.])/(?:[\w.-]+/)+[\w.-]+", text), "a path of the server"
+
+
+def hundred_megapixels() -> bytes:
+    stream = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def picture_file(size: int = 32) -> bytes:
+    return encoded(np.zeros((size, size, 3), dtype=np.uint8))
+
+
+def form(*images: bytes, **fields: str) -> dict[str, Any]:
+    return {"files": [("images", ("x", image)) for image in images], "data": fields}
+
+
+PROVOKED: dict[str, tuple[int, str, Callable[[], dict[str, Any]]]] = {
+    "no JSON": (400, "malformed_body", lambda: {"content": b"{", "headers": {"Content-Type": "application/json"}}),
+    "no base64": (400, "malformed_body", lambda: {"json": {"images": ["?"]}}),
+    "no form": (
+        400,
+        "malformed_body",
+        lambda: {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+    ),
+    "too many bytes": (413, "body_too_large", lambda: {"content": b"x" * 2_000_001, "headers": PNG}),
+    "too many bytes, undeclared": (
+        413,
+        "body_too_large",
+        lambda: {"content": iter([b"x" * 1_500_000] * 2), "headers": PNG},
+    ),
+    "too many images": (413, "too_many_images", lambda: form(*[picture_file()] * 65)),
+    "far too many images": (413, "too_many_images", lambda: form(*[b"x"] * 500)),
+    "too many images as JSON": (413, "too_many_images", lambda: {"json": {"images": ["eA=="] * 65}}),
+    "100 megapixels": (413, "image_too_large", lambda: {"content": hundred_megapixels(), "headers": PNG}),
+    "another type": (
+        415,
+        "unsupported_media_type",
+        lambda: {"content": HTML, "headers": {"Content-Type": "text/html"}},
+    ),
+    "no type": (415, "unsupported_media_type", lambda: {"content": b"x"}),
+    "no image": (422, "no_images", lambda: {"content": b"", "headers": PNG}),
+    "no image in JSON": (422, "no_images", lambda: {"json": {"images": []}}),
+    "HTML as PNG": (422, "undecodable_image", lambda: {"content": HTML, "headers": PNG}),
+    "a truncated PNG": (422, "undecodable_image", lambda: {"content": picture_file(300)[:200], "headers": PNG}),
+    "an empty part": (422, "undecodable_image", lambda: form(b"")),
+    "an unknown option": (422, "bad_option", lambda: form(picture_file(), treshold="0.5")),
+    "a bad value": (422, "bad_option", lambda: form(picture_file(), thresholds="0.5,1.5")),
+    "an option twice": (422, "bad_option", lambda: {**form(picture_file(), top_k="1"), "params": {"top_k": "1"}}),
+    "two selectors": (422, "bad_option", lambda: form(picture_file(), policy="fast", thresholds="0,0")),
+    "too many thresholds": (422, "bad_option", lambda: form(picture_file(), thresholds="0,0,0")),
+    "an exit beyond the last": (422, "bad_option", lambda: form(picture_file(), max_exit="4")),
+    "an unknown policy": (422, "bad_option", lambda: form(picture_file(), policy="best")),
+    "an unencodable option": (
+        422,
+        "bad_option",
+        lambda: {"content": b'{"images": ["eA=="], "\\ud800": 1}', "headers": {"Content-Type": "application/json"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PROVOKED)
+def test_a_mistake_is_a_problem_document(client: httpx.Client, what: str) -> None:
+    status, code, request = PROVOKED[what]
+    check_problem(client.post("/classify", **request()), status, code)
+
+
+STATES = {"overloaded", "starting", "draining", "engine_down"}
+"""What is no mistake of the caller's has tests of its own below."""
+
+
+def test_every_code_of_the_table_is_provoked_here() -> None:
+    mistakes = {code for status, code in STATUS.values() if status < 500} - STATES
+    assert mistakes == {code for _, code, _ in PROVOKED.values()}
+    assert {code for status, code in STATUS.values() if status in (429, 503)} == STATES
+
+
+def test_an_option_out_of_range_names_it_and_what_is_allowed(client: httpx.Client) -> None:
+    for fields, said in [
+        ({"thresholds": "0.5,1.5"}, "thresholds: 1.5 is out of range; allowed: numbers 0 to 1"),
+        ({"min_exit": "9"}, "min_exit: 9 is out of range; allowed: 1 to 3"),
+        ({"policy": "best"}, "policy: 'best' is no operating point; allowed: "),
+        ({"top_k": "0"}, "top_k: 0 is out of range; allowed: a whole number, 1 or more"),
+    ]:
+        assert said in client.post("/classify", **form(picture_file(), **fields)).json()["detail"]
+
+
+def test_a_truncated_jpeg(client: httpx.Client, cat_photo: bytes) -> None:
+    answer = client.post("/classify", content=cat_photo[: len(cat_photo) // 2], headers=JPEG)
+    assert "damaged JPEG image" in check_problem(answer, 422, "undecodable_image")["detail"]
+
+
+def test_what_is_too_large_is_said_with_the_limit(client: httpx.Client) -> None:
+    """Pillow itself warns of 100 megapixels (an error in these tests), so its words are the shorter ones."""
+    for content in (hundred_megapixels(), picture_file(1001)):
+        answer = client.post("/classify", content=content, headers=PNG)
+        assert re.search("limit (of|is) 1000000$", answer.json()["detail"])
+
+
+@pytest.mark.parametrize("way", ["form", "json"])
+def test_each_bad_image_of_several_is_named(client: httpx.Client, way: str) -> None:
+    images = [picture_file(), HTML, picture_file(), hundred_megapixels(), picture_file()]
+    request = form(*images)
+    if way == "json":
+        request = {"json": {"images": [base64.b64encode(image).decode() for image in images]}}
+    document = check_problem(client.post("/classify", **request), 422, "undecodable_image")
+    assert [(e["index"], e["code"]) for e in document["errors"]] == [(1, "undecodable_image"), (3, "image_too_large")]
+    assert all(set(entry) == {"index", "code", "detail"} for entry in document["errors"])
+    assert "limit" in document["errors"][1]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/../../etc/passwd", 404, "not_found"),
+        ("GET", "/classify", 405, "method_not_allowed"),
+        ("PUT", "/classify", 405, "method_not_allowed"),
+        ("DELETE", "/model", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there(client: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+    answer = client.request(method, path)
+    check_problem(answer, status, code)
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return fake_backend(capacity=4)
+
+
+@pytest.fixture
+def small(tiny_weights: Path, backend: FakeBackend) -> Iterator[tuple[httpx.Client, Submissions]]:
+    """A server with places for 4 images, on a fake backend."""
+    service = fake_service(tiny_weights, lambda: backend, capacity=4)
+    submissions = Submissions(service.engine)
+    with serving(service) as client:
+        yield client, submissions
+
+
+def test_places_are_counted_in_images_for_singles_and_batches_alike(
+    small: tuple[httpx.Client, Submissions], backend: FakeBackend
+) -> None:
+    client, submissions = small
+    image = encoded(picture(1.0, size=32))
+
+    def send(*images: bytes) -> httpx.Response:
+        return client.post("/classify", **form(*images))
+
+    with ThreadPoolExecutor(4) as pool:
+        with backend.gate.held():
+            inside = [pool.submit(send, image) for _ in range(3)]
+            submissions.wait_for(3)
+            document = check_problem(send(image, image), 429, "overloaded")
+            assert "3 of 4 places are taken, 2 wanted" in document["detail"]
+            inside.append(pool.submit(send, image))
+            submissions.wait_for(1)
+            check_problem(send(image), 429, "overloaded")
+            assert 'msmlp_shed_total{reason="capacity"} 3.0' in client.get("/metrics").text
+            assert "msmlp_inflight_images 4.0" in client.get("/metrics").text
+        assert [future.result().status_code for future in inside] == [200] * 4
+    assert send(image, image, image, image).status_code == 200
+    # More than there will ever be places for: to come again would not help.
+    check_problem(send(*[image] * 5), 413, "too_many_images")
+    assert "msmlp_inflight_images 0.0" in client.get("/metrics").text
+
+
+def test_a_bad_image_gives_its_places_back(small: tuple[httpx.Client, Submissions]) -> None:
+    client, _ = small
+    for _ in range(3):
+        assert client.post("/classify", **form(HTML, HTML, HTML)).status_code == 422
+    assert client.post("/classify", **form(*[encoded(picture(1.0, size=32))] * 4)).status_code == 200
+
+
+def test_a_failing_device_fails_the_request_and_not_the_service(
+    small: tuple[httpx.Client, Submissions], backend: FakeBackend
+) -> None:
+    client, _ = small
+
+    def fail(stage: int, pixels: Any) -> None:
+        raise DeviceError("CUDA error at /home/someone/kernel.cu:7")
+
+    backend.fail = fail
+    document = check_problem(client.post("/classify", **form(encoded(picture(1.0, size=32)))), 503, "engine_down")
+    assert "someone" not in json.dumps(document)
+    backend.fail = lambda stage, pixels: None
+    assert client.post("/classify", **form(*[encoded(picture(1.0, size=32))] * 4)).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_until_the_engine_is_warm(tiny_weights: Path) -> None:
+    may_build = threading.Event()
+
+    def build() -> StageBackend:
+        assert may_build.wait(PATIENCE_SECONDS)
+        return fake_backend()
+
+    service = fake_service(tiny_weights, build)
+    with serving(service, wait=False) as client:
+        try:
+            check_problem(client.post("/classify", **form(picture_file())), 503, "starting")
+            check_problem(client.get("/readyz"), 503, "starting")
+            assert client.get("/livez").json() == {"live": True}
+            assert "msmlp_engine_up 0.0" in client.get("/metrics").text
+        finally:
+            may_build.set()
+        assert service.engine.worker.ready.wait(PATIENCE_SECONDS)
+        assert client.get("/readyz").json() == {"ready": True}
+        assert "msmlp_engine_up 1.0" in client.get("/metrics").text
+
+
+def test_an_engine_that_could_not_start(tiny_weights: Path) -> None:
+    def build() -> StageBackend:
+        raise DeviceError("no kernel image in /home/someone/secret.so")
+
+    service = fake_service(tiny_weights, build)
+    died = Told(service.engine, Died)
+    with serving(service, wait=False) as client:
+        died.wait()
+        for answer in (
+            client.post("/classify", **form(picture_file())),
+            client.get("/readyz"),
+            client.get("/livez"),
+        ):
+            document = check_problem(answer, 503, "engine_down")
+            assert "secret" not in document["detail"]
+        assert "msmlp_engine_up 0.0" in client.get("/metrics").text
+
+
+def test_while_shutting_down(tiny_weights: Path) -> None:
+    service = fake_service(tiny_weights, fake_backend)
+    with serving(service) as client:
+        service.draining = True
+        check_problem(client.post("/classify", **form(picture_file())), 503, "draining")
+        check_problem(client.get("/readyz"), 503, "draining")
+        assert client.get("/livez").json() == {"live": True}
+
+
+def test_a_fault_of_the_servers_own_is_counted_named_and_not_explained(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = fake_service(tiny_weights, fake_backend)
+
+    def broken(options: Any) -> None:
+        raise ZeroDivisionError("secret at /home/someone/policy.py")
+
+    monkeypatch.setattr(service.policy, "plan", broken)
+    with serving(service) as client:
+        answer = client.post("/classify", **form(picture_file()), headers={"X-Request-ID": "mine-7"})
+        document = check_problem(answer, 500, "internal")
+        assert document["detail"] == "the server failed"
+        assert document["request_id"] == "mine-7"
+        assert 'msmlp_requests_total{route="/classify",status="500"} 1.0' in client.get("/metrics").text
+        monkeypatch.undo()
+        assert client.post("/classify", **form(encoded(picture(1.0, size=32)))).status_code == 200
+
+
+def test_a_weights_folder_damaged_while_serving_changes_nothing(tiny_weights: Path, tmp_path: Path) -> None:
+    """Everything was read and checked at the start."""
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    with serving(fake_service(folder, fake_backend)) as client:
+        for path in folder.iterdir():
+            path.write_bytes(b"damaged")
+        assert client.post("/classify", **form(encoded(picture(1.0, size=32)))).status_code == 200
+        assert client.get("/model").status_code == 200
+
+
+def test_pictures_of_the_fake_backend_reach_it_unchanged(small: tuple[httpx.Client, Submissions]) -> None:
+    client, _ = small
+    images = [encoded(p) for p in (picture(0.2, 0.2, 0.6, label=7, size=32), picture(1.0, label=3, size=32))]
+    results = client.post("/classify", **form(*images), params={"thresholds": "0.5,0.5"}).json()["results"]
+    assert [(r["class_id"], r["exit"]) for r in results] == [(7, 3), (3, 1)]
+    assert pictures(2, 1.0, size=32).shape == (2, 32, 32, 3)

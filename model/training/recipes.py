@@ -55,8 +55,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     # For a CPU, or a folder of a few thousand pictures: short, with small batches and light augmentation.
     "quick": Recipe(
-        epochs=30,
-        batch_size=64,
+        epochs=60,
+        batch_size=32,
         optimizer="adamw",
         lr=2e-3,
         weight_decay=0.05,

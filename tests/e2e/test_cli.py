@@ -1,0 +1,108 @@
+"""The offline commands as processes: what stands on stdout, what on stderr, and the exit status."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model.evaluate import evaluate
+from tests.e2e.conftest import Call, run_msmlp
+
+
+def test_evaluate_prints_one_document(tiny_weights: Path, cifar10_folder: Path) -> None:
+    done = run_msmlp(
+        "evaluate", "--weights", tiny_weights, "--data", cifar10_folder, "--split", "test", "--device", "cpu", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == evaluate(tiny_weights, cifar10_folder, "test", "cpu")
+
+
+def test_calibrate_prints_one_document_and_writes_it(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    (folder / "calibration.json").unlink()
+    done = run_msmlp("calibrate", "--weights", folder, "--data", cifar10_folder, "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)["operating_points"]
+    assert printed == json.loads((folder / "calibration.json").read_text())["operating_points"]
+    assert {"fast", "balanced", "accurate"} <= {point["name"] for point in printed}
+
+
+def test_info_prints_one_document(tiny_weights: Path) -> None:
+    done = run_msmlp("info", "--weights", tiny_weights, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document["exits"][0]) == {"exit", "gflops", "gflops_unfolded"}
+    assert document["operating_points"]
+
+
+def test_info_of_a_preset_for_people(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", "--preset", "paper-s") == 0
+    printed = capsys.readouterr()
+    assert "exit 3: 64 tokens, width 512, 8 blocks" in printed.out
+    assert printed.err == ""
+
+
+def test_tables_for_people(
+    call: Call, capsys: pytest.CaptureFixture[str], tiny_weights: Path, cifar10_folder: Path
+) -> None:
+    command = ("evaluate", "--weights", tiny_weights, "--data", cifar10_folder, "--split", "test", "--device", "cpu")
+    assert call(*command) == 0
+    printed = capsys.readouterr().out
+    document = evaluate(tiny_weights, cifar10_folder, "test", "cpu")
+    assert "150 test images" in printed
+    for row in [*document["exits"], *document["operating_points"]]:
+        assert f"{100 * row['accuracy']:.2f} %" in printed
+    assert call("info", "--weights", tiny_weights) == 0
+    assert "trained by: " in capsys.readouterr().out
+
+
+def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[str | Path], str]]:
+    return {
+        "no weights": (["evaluate", "--weights", nowhere, "--data", data], "there is no weights folder"),
+        "no data": (["evaluate", "--weights", weights, "--data", nowhere], "does not exist"),
+        "no data set": (["calibrate", "--weights", weights, "--data", weights], "is no data set"),
+        "no such split": (["evaluate", "--weights", weights, "--data", data, "--split", "dev"], "val, test"),
+        "no such device": (["calibrate", "--weights", weights, "--data", data, "--device", "tpu"], "auto, cpu, cuda"),
+        "neither": (["info"], "give one of --weights and --preset"),
+        "both": (["info", "--weights", weights, "--preset", "tiny"], "give one of --weights and --preset"),
+        "no such preset": (["info", "--preset", "huge"], "paper-s"),
+        "half a weights folder": (["info", "--weights", nowhere.parent], "manifest.json"),
+    }
+
+
+@pytest.mark.parametrize("what", mistakes(Path(), Path(), Path()))
+def test_a_mistake_is_one_line_and_exit_status_2(
+    call: Call,
+    capsys: pytest.CaptureFixture[str],
+    tiny_weights: Path,
+    cifar10_folder: Path,
+    tmp_path: Path,
+    what: str,
+) -> None:
+    command, said = mistakes(tiny_weights, cifar10_folder, tmp_path / "nowhere")[what]
+    assert call(*command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("msmlp: ")
+    assert said in line
+
+
+def test_a_mistake_is_one_line_from_a_process_too(tmp_path: Path) -> None:
+    done = run_msmlp("info", "--weights", tmp_path, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_option_is_exit_status_2(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", "--wieghts", "x") == 2
+    printed = capsys.readouterr()
+    assert "--wieghts" in printed.err
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "calibrate", "info", "serve"])
+def test_every_command_has_help_with_an_example(call: Call, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert call(command, "--help") == 0
+    assert f"Example: msmlp {command} " in " ".join(capsys.readouterr().out.split())

@@ -74,7 +74,7 @@ def decode(
         image.load()
         return _to_rgb(_upright(image))
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
-        raise UndecodableImageError(f"damaged {image.format} image ({type(error).__name__})") from None
+        raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

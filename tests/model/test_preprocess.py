@@ -357,7 +357,7 @@ def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
 
 
 def test_a_truncated_photograph_is_refused(cat_photo: bytes) -> None:
-    with pytest.raises(UndecodableImageError, match="damaged JPEG"):
+    with pytest.raises(UndecodableImageError, match="damaged or truncated JPEG"):
         load_image(cat_photo[: len(cat_photo) // 2], 32)
 
 

@@ -138,7 +138,7 @@ def test_an_option_out_of_range_names_it_and_what_is_allowed(client: httpx.Clien
 
 def test_a_truncated_jpeg(client: httpx.Client, cat_photo: bytes) -> None:
     answer = client.post("/classify", content=cat_photo[: len(cat_photo) // 2], headers=JPEG)
-    assert "damaged JPEG image" in check_problem(answer, 422, "undecodable_image")["detail"]
+    assert "damaged or truncated JPEG image" in check_problem(answer, 422, "undecodable_image")["detail"]
 
 
 def test_what_is_too_large_is_said_with_the_limit(client: httpx.Client) -> None:

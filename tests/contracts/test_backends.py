@@ -206,6 +206,16 @@ def test_survivors_of_different_batches_run_together(backend: StageBackend, pixe
         assert [bits(output, row) for row in range(6)] == [each[stage] for each in apart]
 
 
+def test_padding_touches_nobodys_slot(backend: StageBackend, pixels: Pixels) -> None:
+    expected = through_all_stages(backend, pixels[:8])
+    mine, others = backend.admit(pixels[:8]), backend.admit(pixels[8:25])
+    for stage in range(backend.stages):
+        output = backend.collect(backend.launch(stage, mine))
+        assert [bits(output, row) for row in range(8)] == [bits(expected[stage], row) for row in range(8)]
+        for few in (others[:3], others):
+            backend.collect(backend.launch(stage, few))
+
+
 def test_a_reused_slot_keeps_nothing_of_the_ticket_before(case: Case, pixels: Pixels) -> None:
     backend = case.backend
     first = through_all_stages(backend, pixels[:8])

@@ -84,15 +84,15 @@ def test_operating_points_equal_a_plain_recomputation(
 
 
 def test_calibration_error_by_hand() -> None:
-    """Four images in three bins of fifteen: |0.95 - 0.5| of two, |0.5 - 1| of one, |0.35 - 0| of one."""
-    confidence = np.array([0.95, 0.95, 0.5, 0.35], dtype=np.float32)
+    """Of fifteen bins: |0.95 - 0.5| of two images, then |0.93 - 1| and |0.35 - 0| of one each; 14/15 is 0.9333."""
+    confidence = np.array([0.95, 0.95, 0.93, 0.35], dtype=np.float32)
     probabilities = np.zeros((4, 1, 3), dtype=np.float32)
     probabilities[:, 0, 0] = confidence
     probabilities[:, 0, 1] = (1 - confidence) / 2
     probabilities[:, 0, 2] = (1 - confidence) / 2
     correct = np.array([[True], [False], [True], [False]])
     outputs = Outputs(confidence[:, None], probabilities)
-    assert calibration_error(outputs, correct, 0) == pytest.approx((0.45 * 2 + 0.5 + 0.35) / 4)
+    assert calibration_error(outputs, correct, 0) == pytest.approx((0.45 * 2 + 0.07 + 0.35) / 4)
 
 
 def test_a_sure_and_right_exit_has_no_calibration_error() -> None:

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from model.backends.torch import TorchBackend
+from model.calibration.solvers import survivor_conditional
+from model.offline import Outputs, run_every_exit
+from model.weights import load_calibration, load_weights
 from service.settings import Settings
 from service.state import Service, build_service
 from tests.servers import encoded, serving
@@ -41,3 +46,18 @@ def client(service: Service) -> Iterator[httpx.Client]:
 def digit_files(digits: Any) -> list[bytes]:
     """The digits' test images as PNG files, which decode to their very pixels."""
     return [encoded(pixels) for pixels in digits.test]
+
+
+@pytest.fixture(scope="session")
+def in_process(tiny_weights: Path, digits: Any) -> Outputs:
+    """What the model says of the digits' test images without a server."""
+    weights = load_weights(tiny_weights)
+    temperatures = load_calibration(weights).file.temperatures
+    backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
+    return run_every_exit(backend, digits.test)
+
+
+@pytest.fixture(scope="session")
+def parting(in_process: Outputs) -> list[float]:
+    """Thresholds that part the first 64 of them among all exits, however the training went."""
+    return survivor_conditional(in_process.scores[:64], np.array([0.4, 0.3, 0.3])).tolist()

@@ -12,8 +12,8 @@ import pytest
 from model.backends.torch import TorchBackend
 from model.evaluate import evaluate
 from model.exits import exit_of
-from model.offline import Outputs, run_every_exit
-from model.weights import load_calibration, load_weights
+from model.offline import Outputs
+from model.weights import load_weights
 from tests.fakes import FakeBackend, Gated, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
 
@@ -83,11 +83,10 @@ def near_a_threshold(result: dict[str, Any], thresholds: list[float]) -> bool:
 
 
 def test_64_clients_at_once_get_the_answers_they_get_alone(
-    gated: tuple[httpx.Client, Gated, Submissions], digit_files: list[bytes]
+    gated: tuple[httpx.Client, Gated, Submissions], digit_files: list[bytes], parting: list[float]
 ) -> None:
     client, backend, submissions = gated
-    thresholds, images = [0.8, 0.9], digit_files[:CLIENTS]
-    options = {"thresholds": "0.8,0.9"}
+    images, options = digit_files[:CLIENTS], {"thresholds": str(parting)}
     alone = [single(client, image, **options) for image in images]
     submissions.wait_for(CLIENTS)
     assert {stage["batch_size"] for answer in alone for stage in answer["stages"]} == {1}
@@ -102,21 +101,13 @@ def test_64_clients_at_once_get_the_answers_they_get_alone(
         together = [future.result() for future in waiting]
     assert {answer["stages"][0]["batch_size"] for answer in together} >= {CLIENTS}
 
-    band = sum(near_a_threshold(answer, thresholds) for answer in alone)
+    band = sum(near_a_threshold(answer, parting) for answer in alone)
     print(f"{band} of {CLIENTS} images have a score within {EPSILON} of its threshold")  # noqa: T201
     for before, after in zip(alone, together, strict=True):
         for one, two in zip(before["stages"], after["stages"], strict=False):
             assert abs(one["score"] - two["score"]) <= EPSILON
-        if not near_a_threshold(before, thresholds):
+        if not near_a_threshold(before, parting):
             assert (before["label"], before["exit"]) == (after["label"], after["exit"])
-
-
-@pytest.fixture(scope="module")
-def in_process(tiny_weights: Path, digits: Any) -> Outputs:
-    weights = load_weights(tiny_weights)
-    temperatures = load_calibration(weights).file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
-    return run_every_exit(backend, digits.test)
 
 
 def over_http(client: httpx.Client, files: list[bytes], **options: Any) -> list[dict[str, Any]]:
@@ -129,14 +120,14 @@ def over_http(client: httpx.Client, files: list[bytes], **options: Any) -> list[
     return results
 
 
-@pytest.mark.parametrize("thresholds", [[0.8, 0.9], [0.5, 0.5], [1.0, 0.7]])
 def test_http_answers_are_the_models_in_process(
-    client: httpx.Client, digit_files: list[bytes], in_process: Outputs, thresholds: list[float]
+    client: httpx.Client, digit_files: list[bytes], in_process: Outputs, parting: list[float]
 ) -> None:
-    results = over_http(client, digit_files, thresholds=",".join(map(str, thresholds)))
-    exits = exit_of(in_process.scores, np.array(thresholds))
+    results = over_http(client, digit_files, thresholds=str(parting))
+    assert {result["exit"] for result in results} == {1, 2, 3}
+    exits = exit_of(in_process.scores, np.array(parting))
     predictions = in_process.predictions[np.arange(len(exits)), exits - 1]
-    near = (np.abs(in_process.scores[:, :2] - thresholds) <= EPSILON).any(axis=1)
+    near = (np.abs(in_process.scores[:, :2] - parting) <= EPSILON).any(axis=1)
     print(f"{near.sum()} of {len(near)} images have a score within {EPSILON} of its threshold")  # noqa: T201
     assert len(results) == len(exits)
     for result, exit, predicted, excused in zip(results, exits, predictions, near, strict=True):

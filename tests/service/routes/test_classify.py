@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from model.backends.torch import TorchBackend
-from model.exits import exit_of
 from model.offline import run_every_exit
 from model.preprocess import load_image
 from model.weights import load_calibration, load_weights
@@ -208,23 +206,23 @@ def test_exit_bounds(
     assert {(r["exit"], r["reason"]) for r in results} == {(exit, reason)}
 
 
-def test_what_is_decided_follows_from_what_is_answered(client: httpx.Client, digit_files: list[bytes]) -> None:
+def test_what_is_decided_follows_from_what_is_answered(
+    client: httpx.Client, digit_files: list[bytes], parting: list[float]
+) -> None:
     """Anyone can check the exit rule by the answer."""
-    thresholds = [0.8, 0.9]
-    document = classify(client, *digit_files[:60], thresholds="0.8,0.9")
-    assert len({r["exit"] for r in document["results"]}) > 1, "the images do not tell exits apart"
+    document = classify(client, *digit_files[:64], thresholds=str(parting))
+    assert {r["exit"] for r in document["results"]} == {1, 2, 3}
     for index, result in enumerate(document["results"]):
         scores = [stage["score"] for stage in result["stages"]]
         assert result["index"] == index
-        assert all(score < limit for score, limit in zip(scores[:-1], thresholds, strict=False))
+        assert all(score < limit for score, limit in zip(scores[:-1], parting, strict=False))
         if result["exit"] < 3:
-            assert scores[-1] >= thresholds[result["exit"] - 1]
+            assert scores[-1] >= parting[result["exit"] - 1]
 
 
 def test_budgets_buy_ever_more(client: httpx.Client, cat_photo: bytes) -> None:
     points = client.get("/model").json()["operating_points"]
     costs = sorted({p["mean_gflops"] for p in points})
-    assert len(costs) > 1
     budgets = [c * f for c in costs for f in (1.0, 1.01)]
     bought = [classify(client, cat_photo, budget_gflops=b)["operating_point"] for b in budgets]
     for budget, point in zip(budgets, bought, strict=True):
@@ -271,18 +269,3 @@ def test_headers(client: httpx.Client, cat_photo: bytes) -> None:
     assert re.fullmatch(
         rf"decode;dur={number}, queue;dur={number}, compute;dur={number}", answer.headers["Server-Timing"]
     )
-
-
-def test_many_images_are_answered_in_their_order(
-    client: httpx.Client, digit_files: list[bytes], digits: Any, tiny_weights: Path
-) -> None:
-    backend = TorchBackend(load_weights(tiny_weights), device="cpu", capacity=64, max_batch=64)
-    outputs = run_every_exit(backend, digits.test[:64])
-    thresholds = np.array([0.8, 0.9])
-    document = classify(client, *digit_files[:64], thresholds="0.8,0.9")
-    exits = exit_of(outputs.scores, thresholds)
-    near = (np.abs(outputs.scores[:, :2] - thresholds) < 1e-5).any(axis=1)
-    for index, result in enumerate(document["results"]):
-        if not near[index]:
-            assert result["exit"] == exits[index]
-            assert result["class_id"] == outputs.predictions[index, exits[index] - 1]

@@ -1,6 +1,7 @@
 """The `msmlp` command: the offline commands and the serving ones under one name."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -8,12 +9,26 @@ from model.cli import app as offline
 from model.errors import CallerError, MsmlpError
 from service.cli import app as serving
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+# Plain help: it wraps well and can be copied from.
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 @app.callback()
-def _msmlp() -> None:
-    """An image classifier that spends compute only where an image needs it."""
+def _msmlp(
+    context: typer.Context,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error came from.")] = False,
+) -> None:
+    """An image classifier that spends compute only where an image needs it.
+
+    \b
+    Examples:
+      msmlp serve
+      msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
+      msmlp COMMAND --help
+    """
+    context.obj = traceback
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 # Without a name their commands stand at the top level.
@@ -22,12 +37,30 @@ app.add_typer(serving)
 
 
 def main() -> None:
-    """Run a command; a known error is one line on stderr and exit status 2 (the caller's) or 1."""
+    """Run a command: exit status 0, 2 for the caller's mistake, 1 for anything else, with one line on stderr."""
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        app()
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "msmlp"
+        return _fail(2, f"{error.format_message().removesuffix('.')}; see {command} --help")
     except MsmlpError as error:
-        sys.stderr.write(f"msmlp: {error}\n")
-        sys.exit(2 if isinstance(error, CallerError) else 1)
-    except KeyboardInterrupt:
-        sys.stderr.write("msmlp: interrupted\n")
-        sys.exit(1)
+        return _fail(2 if isinstance(error, CallerError) else 1, str(error))
+    except ModuleNotFoundError as error:
+        return _fail(1, f"this command needs the package {error.name}; scripts/install.sh cpu serve,train brings all")
+    except Exception as error:  # a disk that is full, a fault of ours
+        if "--traceback" in sys.argv:
+            raise
+        return _fail(1, f"unexpected {type(error).__name__}: {error} (msmlp --traceback ... shows where)")
+    # Typer's own word for a KeyboardInterrupt is 130.
+    return _fail(1, "interrupted") if status == 130 else int(status or 0)
+
+
+def _fail(status: int, text: str) -> int:
+    # Some libraries' texts have several lines.
+    sys.stderr.write(f"msmlp: {' '.join(text.replace('Value error, ', '').split())}\n")
+    return status

@@ -1,5 +1,10 @@
 """Writes docs/settings.md from the settings themselves: `make docs`."""
 
+from typing import Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from service.cli import limits, shown_default
 from service.settings import Settings
 
 
@@ -11,18 +16,23 @@ def page() -> str:
         "Every setting is an option and a variable of the environment; the option wins. A variable that begins with",
         "`MSMLP_` and is none of these is refused. This page is generated: `make docs`.",
         "",
-        "| option | environment | default | meaning |",
-        "|---|---|---|---|",
+        "| option | environment | default | allowed | meaning |",
+        "|---|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
         option, variable = "--" + name.replace("_", "-"), f"MSMLP_{name.upper()}"
-        rows.append(f"| `{option}` | `{variable}` | `{_default(name, field.default)}` | {field.description} |")
+        default = shown_default(name, field)
+        rows.append(f"| `{option}` | `{variable}` | `{default}` | {_allowed(field)} | {field.description} |")
     return "\n".join(rows) + "\n"
 
 
-def _default(name: str, value: object) -> str:
-    # These two depend on where and on what the service runs.
-    return {"weights": "weights/cifar10-xs", "decode_threads": "number of cores, 2 at least"}.get(name, str(value))
+def _allowed(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    found = limits(field)
+    if not found:
+        return ""
+    return f"{found['min']} to {found['max']}" if "max" in found else f"{found['min']} or more"
 
 
 if __name__ == "__main__":

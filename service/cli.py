@@ -1,38 +1,64 @@
 """The serving commands: serve. The web packages are imported inside the commands."""
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from typing import Annotated, Any
 
 import typer
+from pydantic.fields import FieldInfo
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+try:
+    from service.settings import Settings
+except ModuleNotFoundError:  # without the serving packages the offline commands work; serve says what it misses
+    FIELDS: dict[str, FieldInfo] = {}
+else:
+    FIELDS = Settings.model_fields
+
+app = typer.Typer(rich_markup_mode=None)
+
+# What these are by default depends on where and on what the service runs.
+_PLACE_AND_MACHINE = {"weights": "weights/cifar10-xs", "decode_threads": "number of cores, 2 at least"}
 
 
-@app.command()
-def serve(
-    weights: Annotated[Path | None, typer.Option(help="A weights folder.", show_default="cifar10-xs")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto or torch.", show_default="auto")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.", show_default="auto")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Largest batch.", show_default="64")] = None,
-    capacity: Annotated[int | None, typer.Option(help="Images in flight.", show_default="1024")] = None,
-    policy: Annotated[str | None, typer.Option(help="Default operating point.", show_default="balanced")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Largest width x height.", show_default="32000000")] = None,
-    max_images: Annotated[int | None, typer.Option(help="Most images of a request.", show_default="512")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="Largest body.", show_default="64 MiB")] = None,
-    decode_threads: Annotated[int | None, typer.Option(help="Threads that decode.", show_default="cores")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug to error.", show_default="info")] = None,
-) -> None:
-    """Serve a weights folder over HTTP; every option also as MSMLP_... in the environment.
+def serve(**given: Any) -> None:
+    """Serve a weights folder over HTTP, until SIGINT or SIGTERM.
 
-    Example: msmlp serve --port 9000
+    Every option can also stand in the environment: --max-batch as MSMLP_MAX_BATCH. The option wins.
 
-    Example: msmlp serve --weights weights/mine --host 0.0.0.0 --policy fast
+    \b
+    Examples:
+      msmlp serve --port 9000
+      msmlp serve --weights weights/mine --host 0.0.0.0 --policy fast
+      MSMLP_PORT=9000 msmlp serve --device cpu --log-level debug
     """
-    given = dict(locals())
     from service.server import serve as run
     from service.settings import load_settings
 
     run(load_settings(**given))
+
+
+def shown_default(name: str, field: FieldInfo) -> str:
+    """A setting's default, for people."""
+    return _PLACE_AND_MACHINE.get(name, str(field.get_default(call_default_factory=True)))
+
+
+def limits(field: FieldInfo) -> dict[str, Any]:
+    """`min` and `max` of a number, where it has them."""
+    return {
+        side: getattr(constraint, bound)
+        for constraint in field.metadata
+        for side, bound in (("min", "ge"), ("max", "le"))
+        if hasattr(constraint, bound)
+    }
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    # None means not given: the environment and the default come next, which only `load_settings` knows.
+    kind: Any = field.annotation
+    text = f"{field.description} Default: {shown_default(name, field)}."
+    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **limits(field))]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+# The options are the settings: a new setting is an option, with its help, without a word here.
+serve.__signature__ = inspect.Signature([_parameter(*item) for item in FIELDS.items()])  # type: ignore[attr-defined]
+app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

@@ -23,8 +23,8 @@ from model.backends.torch import TorchBackend
 from model.datasets import load_dataset
 from model.offline import run_every_exit
 from model.weights import load_calibration, load_weights
-from service.engine.messages import Answers, Failed, Outbound, Submit
-from service.engine.worker import Loop
+from service.engine.loop import Loop
+from service.engine.messages import Answers, Failed, Outbound, Submit, Terms
 
 REQUEST = 16
 
@@ -103,10 +103,10 @@ class Saturated:
     def run(self, images: NDArray[np.uint8], thresholds: tuple[float, ...]) -> NDArray[np.int64]:
         """All images in requests of REQUEST → the exits they left at, in the order they landed."""
         self._landed.clear()
-        limits = np.array(thresholds, dtype=np.float64)
+        terms = Terms(np.array(thresholds, dtype=np.float64), 1, len(thresholds) + 1)
         for start in range(0, len(images), REQUEST):
             part = images[start : start + REQUEST]
-            self._loop.receive(Submit(self._request, part, limits, 1, len(limits) + 1, time.monotonic()))
+            self._loop.receive(Submit(self._request, part, terms, time.monotonic()))
             self._request += 1
         while self._loop.scheduler.waiting().any():
             self._loop.run_once()

@@ -19,6 +19,8 @@ class Reason(IntEnum):
     CONFIDENT = 1
     FINAL = 2
     MAX_EXIT = 3
+    DEADLINE = 4
+    EXPIRED = 5
 
 
 def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[np.bool_]:
@@ -43,7 +45,7 @@ def decide(
         exits: K.
         scores: [n], in [0, 1].
         thresholds: [n], each image's threshold at this exit; ignored at the last.
-        min_exit: 1...K, one or [n].
+        min_exit: 0...K, one or [n]; 0 demands no exit, which differs from 1 only for the deadline (scheduler).
         max_exit: 1...K, one or [n].
 
     Returns:

@@ -1,74 +1,102 @@
 """From an engine's result to the contract's answer."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.exits import Reason
-from service.engine.facade import Result
 from service.engine.policy import Plan
+from service.engine.result import Result
 
 REASONS = {int(r): r.name.lower() for r in Reason}
+NO_ANSWER: dict[str, Any] = {
+    "label": None,
+    "class_id": None,
+    "confidence": None,
+    "score": None,
+    "top_k": [],
+    "exit": None,
+}
+"""Of an image that expired before it reached an exit."""
 
 
-def answer_document(
-    *,
-    request_id: str,
-    model: dict[str, str],
-    classes: tuple[str, ...],
-    gflops: list[float],
-    plan: Plan,
-    result: Result,
-    top_k: int,
-    arrival: float,
-    throughput: float,
-) -> dict[str, Any]:
-    """The body of `POST /classify`; `arrival` is on the monotonic clock, `gflops` cumulative per exit."""
+@dataclass(frozen=True)
+class Facts:
+    """What does not change while a service runs: class names, and the cumulative GFLOPs of every exit [K]."""
+
+    model: dict[str, str]
+    classes: tuple[str, ...]
+    gflops: list[float]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What an answer must know of its request; `arrival` is on the monotonic clock, in seconds."""
+
+    request_id: str
+    arrival: float
+    plan: Plan
+    top_k: int
+
+
+def answer_document(facts: Facts, inquiry: Inquiry, result: Result, throughput: float) -> dict[str, Any]:
+    """The body of `POST /classify`."""
     return {
-        "request_id": request_id,
-        "model": model,
-        "operating_point": {
-            "name": plan.name,
-            "source": plan.source,
-            "thresholds": plan.thresholds.tolist(),
-            "expected_accuracy": plan.expected_accuracy,
-            "expected_gflops": plan.expected_gflops,
-        },
-        "results": _results(classes, gflops, result, top_k, arrival),
-        "latency_ms": _ms(time.monotonic() - arrival),
+        "request_id": inquiry.request_id,
+        "model": facts.model,
+        "operating_point": operating_point(inquiry.plan),
+        "results": image_answers(facts, inquiry, result),
+        "latency_ms": _ms(time.monotonic() - inquiry.arrival),
         "throughput_images_per_second": round(throughput, 1),
     }
 
 
-def _results(
-    classes: tuple[str, ...], gflops: list[float], result: Result, top_k: int, arrival: float
-) -> list[dict[str, Any]]:
-    best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :top_k]
+def operating_point(plan: Plan) -> dict[str, Any]:
+    """The thresholds used, where they came from, and what they are expected to give."""
+    return {
+        "name": plan.name,
+        "source": plan.source,
+        "thresholds": plan.thresholds.tolist(),
+        "expected_accuracy": plan.expected_accuracy,
+        "expected_gflops": plan.expected_gflops,
+    }
+
+
+def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[str, Any]]:
+    """One entry an image of `result`."""
+    best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, : inquiry.top_k]
     top = _rounded(np.take_along_axis(result.probabilities, best, axis=1))
-    stages = _stages(classes, result)
+    stages = _stages(facts.classes, result)
     exits, reasons = result.exit.tolist(), result.reason.tolist()
-    latencies = _rounded((result.landed - arrival) * 1e3, 3)
+    latencies = _rounded((result.landed - inquiry.arrival) * 1e3, 3)
     answers = []
-    for i, (ranked, probabilities) in enumerate(zip(best.tolist(), top, strict=True)):
-        last = stages[i][-1]
-        answers.append(
-            {
-                "index": i,
+    for i, index in enumerate(result.index.tolist()):
+        answer: dict[str, Any] = {"index": index}
+        if exits[i]:
+            last = stages[i][-1]
+            answer |= {
                 "label": last["label"],
-                "class_id": ranked[0],
+                "class_id": best[i, 0].item(),
                 "confidence": last["confidence"],
                 "score": last["score"],
                 "top_k": [
-                    {"label": classes[c], "class_id": c, "probability": p}
-                    for c, p in zip(ranked, probabilities, strict=True)
+                    {"label": facts.classes[c], "class_id": c, "probability": p}
+                    for c, p in zip(best[i].tolist(), top[i], strict=True)
                 ],
                 "exit": exits[i],
-                "exits": len(gflops),
+            }
+        else:
+            answer |= NO_ANSWER
+        answers.append(
+            answer
+            | {
+                "exits": len(facts.gflops),
                 "reason": REASONS[reasons[i]],
-                "gflops": gflops[exits[i] - 1],
-                "degraded": False,
+                "gflops": facts.gflops[exits[i] - 1] if exits[i] else 0.0,
+                "degraded": inquiry.plan.source == "brownout",
                 "stages": stages[i],
                 "latency_ms": latencies[i],
             }
@@ -101,14 +129,6 @@ def _stages(classes: tuple[str, ...], result: Result) -> list[list[dict[str, Any
         ]
         for exit, *row in zip(result.exit.tolist(), *columns, strict=True)
     ]
-
-
-def server_timing(decode_seconds: float, result: Result) -> str:
-    """The Server-Timing header: decoding, and the longest wait and compute of any image."""
-    done = np.arange(result.history.score.shape[1]) < result.exit[:, None]
-    queued = float((result.history.queue_seconds * done).sum(axis=1).max())
-    compute = float((result.history.compute_seconds * done).sum(axis=1).max())
-    return f"decode;dur={_ms(decode_seconds)}, queue;dur={_ms(queued)}, compute;dur={_ms(compute)}"
 
 
 def _rounded(array: NDArray[Any], digits: int = 8) -> list[Any]:

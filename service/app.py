@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from model.errors import MsmlpError
 from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
+from service.openapi import complete
 from service.routes import classify, operations
-from service.schemas import Problem
 from service.state import Service
 
 
@@ -45,19 +45,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ClientDisconnect, _gone)
-    _describe_problems(app)
+    complete(app.openapi())
     return app
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Put the error schema into the OpenAPI document, which otherwise lists FastAPI's own."""
-    document = app.openapi()
-    schemas = document["components"]["schemas"]
-    schemas.pop("HTTPValidationError", None)
-    schemas.pop("ValidationError", None)
-    described = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(described.pop("$defs", {}))
-    schemas["Problem"] = described
 
 
 def _respond(status: int, document: dict[str, object], headers: dict[str, str] | None = None) -> JSONResponse:

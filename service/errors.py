@@ -7,6 +7,7 @@ ServiceError(MsmlpError)
 ├── UnsupportedMediaTypeError   415
 ├── NoImagesError               422
 ├── BadImagesError              422 or 413, with one entry an image
+├── ExpiredError                504
 ├── OverloadedError             429 + Retry-After
 ├── StartingError               503 + Retry-After
 ├── DrainingError               503 + Retry-After
@@ -66,6 +67,10 @@ class BadImagesError(ServiceError):
         self.errors = errors
 
 
+class ExpiredError(ServiceError):
+    """No image of the request reached an exit by its deadline."""
+
+
 class RetryableError(ServiceError):
     """Come again later.
 
@@ -106,6 +111,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     NoImagesError: (HTTPStatus.UNPROCESSABLE_ENTITY, "no_images"),
     UndecodableImageError: (HTTPStatus.UNPROCESSABLE_ENTITY, "undecodable_image"),
     OptionError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_option"),
+    ExpiredError: (HTTPStatus.GATEWAY_TIMEOUT, "expired"),
     OverloadedError: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),

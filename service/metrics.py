@@ -1,6 +1,8 @@
-"""Prometheus metrics of section 5 of the contract, as far as this version has what they measure."""
+"""Prometheus metrics: section 5 of the contract."""
 
+import math
 import time
+from collections import deque
 from functools import partial
 
 import numpy as np
@@ -8,13 +10,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
-from service.engine.facade import Engine, Result
-from service.engine.messages import Outbound, Ran, Ready
+from service.engine.facade import Engine
+from service.engine.messages import Cancelled, Outbound, Ran, Ready, Shadowed
 from service.engine.policy import Policy
+from service.engine.result import Result
 from service.engine.worker import Worker
+from service.options import RequestOptions
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SHADOWS = 1000
+"""So many of the newest shadows of an exit make its agreement."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
@@ -29,6 +35,7 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self._name, self._version = name, version
         self._stages = stages
+        self._shadows: dict[int, deque[bool]] = {}
         self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
         self.request_seconds = Histogram(
             "msmlp_request_seconds", "Arrival to answer.", ["route"], registry=r, buckets=SECONDS
@@ -53,8 +60,21 @@ class Metrics:
         self.confidence = Histogram("msmlp_confidence", "Confidence of answers.", ["exit"], registry=r, buckets=SCORES)
         self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
         self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
-        self.threshold = Gauge("msmlp_effective_threshold", "The default policy's threshold.", ["exit"], registry=r)
+        self.threshold = Gauge(
+            "msmlp_effective_threshold", "The default policy's threshold, brown-out included.", ["exit"], registry=r
+        )
+        self.brownout = Gauge("msmlp_brownout_level", "0 none ... 8 the cheapest operating point.", registry=r)
         self.shed = Counter("msmlp_shed", "Images not admitted.", ["reason"], registry=r)
+        self.agreement = Gauge(
+            "msmlp_shadow_agreement",
+            "Share of early answers that the last exit agrees with, of the newest ones run to the end; NaN before any.",
+            ["exit"],
+            registry=r,
+        )
+        self.cancelled = Counter("msmlp_cancelled", "Images nobody waited for any more.", ["where"], registry=r)
+        self.deadline = Counter(
+            "msmlp_deadline", "Images with a deadline, by what came of it.", ["outcome"], registry=r
+        )
         self.throughput = Gauge(
             "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
         )
@@ -69,12 +89,14 @@ class Metrics:
         self.inflight.set_function(lambda: engine.inflight)
         self.throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
         self.engine_up.set_function(lambda: float(engine.up))
+        self.brownout.set_function(lambda: engine.brownout_level)
         worker = engine.worker
         for k in range(self._stages):
             self.queued.labels(k + 1).set_function(partial(_queued, worker, k))
             self.oldest.labels(k + 1).set_function(partial(_age, worker, k))
-        for k, threshold in enumerate(policy.default.thresholds, 1):
-            self.threshold.labels(k).set(threshold)
+        for k in range(self._stages - 1):
+            self.threshold.labels(k + 1).set_function(partial(_threshold, engine, policy, k))
+            self.agreement.labels(k + 1).set(math.nan)
 
     def observe(self, message: Outbound) -> None:
         """What the engine says of itself and its batches."""
@@ -83,25 +105,47 @@ class Metrics:
         elif isinstance(message, Ran):
             self.compute_seconds.labels(message.stage + 1).observe(message.seconds)
             self.batch_size.labels(message.stage + 1).observe(message.images)
+        elif isinstance(message, Cancelled):
+            self.cancelled.labels(message.where).inc(message.images)
+        elif isinstance(message, Shadowed):
+            for exit, agreed in zip(message.exit.tolist(), message.agreed.tolist(), strict=True):
+                newest = self._shadows.setdefault(exit, deque(maxlen=SHADOWS))
+                newest.append(agreed)
+                self.agreement.labels(exit).set(sum(newest) / len(newest))
 
-    def answered(self, result: Result, gflops: list[float], arrival: float) -> None:
-        """A request was answered; `gflops` is cumulative per exit."""
-        spent = np.array(gflops)[result.exit - 1]
+    def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
+        """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
+        spent = np.array([0.0, *gflops])[result.exit]
         self.gflops.inc(float(spent.sum()))
         self.gflops_saved.inc(float((gflops[-1] - spent).sum()))
         waits, confidences = result.history.queue_seconds.tolist(), result.history.confidence.tolist()
         for row, (exit, reason, landed) in enumerate(
             zip(result.exit.tolist(), result.reason.tolist(), result.landed.tolist(), strict=True)
         ):
-            self.images.labels(exit, Reason(reason).name.lower()).inc()
-            self.image_seconds.labels(exit).observe(landed - arrival)
-            self.confidence.labels(exit).observe(confidences[row][exit - 1])
+            self.images.labels(exit or "none", Reason(reason).name.lower()).inc()
+            self.image_seconds.labels(exit or "none").observe(landed - arrival)
+            if exit:
+                self.confidence.labels(exit).observe(confidences[row][exit - 1])
             for stage in range(exit):
                 self.queue_seconds.labels(stage + 1).observe(waits[row][stage])
+            if deadline < math.inf:
+                self.deadline.labels(_outcome(reason, landed, deadline)).inc()
 
     def render(self) -> bytes:
         """Prometheus text."""
         return generate_latest(self.registry)
+
+
+def _outcome(reason: int, landed: float, deadline: float) -> str:
+    if reason == Reason.EXPIRED:
+        return "expired"
+    if landed > deadline:
+        return "late"
+    return "cut_short" if reason == Reason.DEADLINE else "met"
+
+
+def _threshold(engine: Engine, policy: Policy, exit: int) -> float:
+    return float(policy.plan(RequestOptions(), engine.brownout_level).thresholds[exit])
 
 
 def _queued(worker: Worker, stage: int) -> float:

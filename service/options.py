@@ -9,7 +9,6 @@ from typing import Any
 from model.errors import OptionError
 
 SELECTORS = ("thresholds", "policy", "budget_gflops", "min_accuracy")
-NOT_YET = ("accuracy_floor", "deadline_ms", "degrade", "stream")
 
 
 @dataclass(frozen=True)
@@ -24,24 +23,28 @@ class RequestOptions:
     min_exit: int | None = None
     max_exit: int | None = None
     top_k: int | None = None
+    accuracy_floor: float | None = None
+    deadline_ms: float | None = None
+    degrade: bool | None = None
+    stream: bool | None = None
 
 
 def parse_options(given: Mapping[str, Any]) -> RequestOptions:
     """Read raw values (text, or JSON values).
 
     Raises:
-        OptionError: an unknown option, a value of the wrong kind or range, two selectors at once.
+        OptionError: an unknown option, a value of the wrong kind or range, options that exclude each other.
     """
     values: dict[str, Any] = {}
     for name, raw in given.items():
-        if name in NOT_YET:
-            raise OptionError(name, "is not available in this version")
         if name not in _PARSERS:
             raise OptionError(ascii(name[:40]), f"no such option; there are {', '.join(_PARSERS)}")
         values[name] = _PARSERS[name](name, raw)
     chosen = [name for name in SELECTORS if name in values]
     if len(chosen) > 1:
         raise OptionError(chosen[1], f"give only one of {', '.join(SELECTORS)}; {chosen[0]} is given too")
+    if "accuracy_floor" in values and "thresholds" in values:
+        raise OptionError("accuracy_floor", "does not go with thresholds, which brown-out never changes")
     return RequestOptions(**values)
 
 
@@ -70,6 +73,18 @@ def _count(name: str, raw: Any) -> int:
     if value != int(value):
         raise OptionError(name, "is no whole number; allowed: a whole number, 1 or more")
     return int(value)
+
+
+def _milliseconds(name: str, raw: Any) -> float:
+    return _number(name, raw, 0, 1e9, "milliseconds, 0 to 1e9")
+
+
+def _flag(name: str, raw: Any) -> bool:
+    if isinstance(raw, str):
+        raw = {"true": True, "false": False, "1": True, "0": False}.get(raw.strip().lower())
+    if not isinstance(raw, bool):
+        raise OptionError(name, "is neither true nor false; allowed: true, false")
+    return raw
 
 
 def _text(name: str, raw: Any) -> str:
@@ -103,4 +118,8 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "min_exit": _count,
     "max_exit": _count,
     "top_k": _count,
+    "accuracy_floor": _accuracy,
+    "deadline_ms": _milliseconds,
+    "degrade": _flag,
+    "stream": _flag,
 }

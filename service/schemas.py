@@ -1,6 +1,6 @@
 """The shapes of answers and errors, for the OpenAPI document; the answer itself is built as plain data (answers.py)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -29,14 +29,14 @@ class ImageAnswer(BaseModel):
     """One image's answer: which exit fired, why, and what it cost."""
 
     index: int
-    label: str
-    class_id: int
-    confidence: float
-    score: float
+    label: str | None
+    class_id: int | None
+    confidence: float | None
+    score: float | None
     top_k: list[ClassProbability]
-    exit: int
+    exit: int | None
     exits: int
-    reason: Literal["confident", "final", "max_exit"]
+    reason: Literal["confident", "final", "max_exit", "deadline", "expired"]
     gflops: float
     degraded: bool
     stages: list[StageReport]
@@ -91,39 +91,10 @@ class Problem(BaseModel):
     errors: list[ImageProblem] | None = None
 
 
-_PROBLEM_TEXTS = {
-    400: "Malformed body",
-    413: "Too many bytes, pixels or images",
-    415: "Content type not read here",
-    422: "Undecodable image or bad option",
-    429: "Shed; see Retry-After",
-    503: "Starting, draining or engine down; see Retry-After",
-}
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status, text in _PROBLEM_TEXTS.items()
-}
+class StreamLine(ImageAnswer):
+    """One line of a stream: an image at an exit. The image's last line says `final` and has the operating point."""
 
-
-def _option(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
-
-
-_NUMBER, _WHOLE = {"type": "number", "minimum": 0}, {"type": "integer", "minimum": 1}
-CLASSIFY_PARAMETERS = [
-    _option(
-        "thresholds", {"type": "string"}, "K - 1 numbers in [0, 1], as 0.9,0.8: leave exit i at score ≥ thresholds[i]"
-    ),
-    _option("policy", {"type": "string"}, "Name of an operating point; see GET /model"),
-    _option("budget_gflops", _NUMBER, "The best operating point whose mean cost is at most this"),
-    _option(
-        "min_accuracy", {"type": "number", "minimum": 0, "maximum": 1}, "The cheapest point expected to reach this"
-    ),
-    _option("max_gflops", _NUMBER, "Hard cap an image"),
-    _option("min_exit", _WHOLE, "No image leaves before this exit"),
-    _option("max_exit", _WHOLE, "Every image has left after this exit"),
-    _option("top_k", _WHOLE, "Classes listed an image"),
-]
+    request_id: str
+    reason: Literal["goes_on", "confident", "final", "max_exit", "deadline", "expired"]  # type: ignore[assignment]
+    final: bool
+    operating_point: OperatingPointAnswer | None = None

@@ -66,7 +66,7 @@ def serve(settings: Settings) -> None:
 
         service.engine.watch(watch)
         host, port = listener.getsockname()[:2]
-        log.info("serving %s on http://%s:%d", service.model["name"], host, port)
+        log.info("serving %s on http://%s:%d", service.facts.model["name"], host, port)
         server.run(sockets=[listener])
     if failures:
         raise DeviceError(f"the engine ended: {failures[0]}")

@@ -29,6 +29,15 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
     policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
+    brownout_ms: float = Field(
+        default=500, ge=0, description="Oldest wait above which requests take cheaper operating points; 0: never."
+    )
+    shadow: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of early answers that are run to the end to see if they would stay.",
+    )
     max_pixels: int = Field(
         default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Largest width x height of an image."
     )

@@ -11,11 +11,15 @@ from fastapi import Request
 
 from model.backends.protocol import StageBackend
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
 from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
 from service.settings import Settings
+
+SHADOW_SLOTS = 32
+"""Places on the device beyond `capacity`, for shadows: they never take one from a request."""
 
 
 @dataclass
@@ -32,14 +36,11 @@ class Service:
     draining: bool = field(default=False)
 
     @cached_property
-    def model(self) -> dict[str, str]:
-        """Name and version, as answers give them."""
-        return {"name": self.weights.manifest.name, "version": model_version(self.weights, self.calibration)}
-
-    @property
-    def gflops(self) -> list[float]:
-        """Cumulative cost of every exit."""
-        return self.weights.manifest.gflops_cumulative
+    def facts(self) -> Facts:
+        """What answers say of the model."""
+        manifest = self.weights.manifest
+        name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
+        return Facts(name, manifest.classes, manifest.gflops_cumulative)
 
     def check_ready(self) -> None:
         """Raise DrainingError, StartingError or EngineDownError when requests cannot be served now."""
@@ -69,7 +70,7 @@ class Service:
         document = describe(self.weights, self.calibration)
         private = ("command", "git_commit", "torch")
         document["training"] = {k: v for k, v in document["training"].items() if k not in private}
-        return {**document, "default_policy": self.policy.default.name}
+        return {**document, "default_policy": self.policy.default}
 
 
 def build_service(settings: Settings) -> Service:
@@ -94,8 +95,8 @@ def build_service(settings: Settings) -> Service:
             temperatures=calibration.file.temperatures,
             device=settings.device,
             dtype=settings.dtype,
-            capacity=settings.capacity,
-            max_batch=settings.max_batch,
+            capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),
+            max_batch=min(settings.max_batch, settings.capacity),
         )
 
     engine = Engine(
@@ -104,6 +105,8 @@ def build_service(settings: Settings) -> Service:
         stages=stages,
         capacity=settings.capacity,
         observe=metrics.observe,
+        brownout_seconds=settings.brownout_ms / 1e3,
+        shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
     )
     metrics.watch(engine, policy)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")

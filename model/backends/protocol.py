@@ -4,6 +4,7 @@ A ticket's image and its features at every stage boundary stay in its slot from 
 visit the host. One thread calls a backend.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Slots = NDArray[np.int64]
+
+LONG = 0.2
+"""Seconds of a batch against which what a first run adds is small."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,23 @@ def buckets_up_to(largest: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def warm_up(backend: StageBackend) -> None:
-    """Run every stage in every bucket once, so that no request pays for a first time."""
-    for bucket in backend.buckets:
+def warm_up(backend: StageBackend) -> NDArray[np.float64]:
+    """Run every stage in every bucket, so that no request pays for a first time → seconds a batch, [K, buckets].
+
+    Each runs twice, as the first time allocates; where that alone took long, it counts as the measurement.
+    """
+    seconds = np.zeros((backend.stages, len(backend.buckets)))
+    for b, bucket in enumerate(backend.buckets):
         slots = backend.admit(np.zeros((bucket, backend.size, backend.size, 3), dtype=np.uint8))
         for stage in range(backend.stages):
-            backend.collect(backend.launch(stage, slots))
+            seconds[stage, b] = _timed(backend, stage, slots)
+            if seconds[stage, b] < LONG:
+                seconds[stage, b] = _timed(backend, stage, slots)
         backend.release(slots)
+    return seconds
+
+
+def _timed(backend: StageBackend, stage: int, slots: Slots) -> float:
+    start = time.perf_counter()
+    backend.collect(backend.launch(stage, slots))
+    return time.perf_counter() - start

@@ -4,14 +4,17 @@ import asyncio
 import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.messages import Answers, Cancel, Died, Failed, History, Outbound, Stop, Submit
+from model.exits import Reason
+from service.engine.brownout import Brownout
+from service.engine.messages import Answers, Cancel, Died, Failed, Outbound, Stop, Submit, Terms
+from service.engine.result import Pending, Result
+from service.engine.throughput import Throughput
 from service.engine.worker import BackendFactory, Worker
 from service.errors import EngineDownError, OverloadedError, StartingError
 
@@ -21,45 +24,46 @@ DOWN = "the engine is down"
 STOP_SECONDS = 30
 """How long an ending service waits for what is in flight; the thread is a daemon and dies with the process."""
 
+TICK_SECONDS = 0.1
+"""How often brown-out looks at the queues."""
+
 Observer = Callable[[Outbound], None]
 
 
-@dataclass
-class Result:
-    """A request's answers in the order of its images; `landed` is when each came, monotonic seconds."""
-
-    exit: NDArray[np.int64]
-    reason: NDArray[np.int8]
-    probabilities: NDArray[np.float32]
-    history: History
-    landed: NDArray[np.float64]
-
-
-@dataclass
-class _Pending:
-    future: "asyncio.Future[Result]"
-    result: Result
-    missing: int
-
-
 class Engine:
-    """Façade of one worker. Use from one event loop; `observe` is told every outbound message, on that loop."""
+    """Façade of one worker. Use from one event loop; `observe` is told every outbound message, on that loop.
 
-    def __init__(self, build: BackendFactory, *, classes: int, stages: int, capacity: int, observe: Observer) -> None:
+    `brownout_seconds` is the oldest wait above which brown-out begins (0: never); of `shadow_every` images that leave
+    confident one is run to the end all the same (0: none).
+    """
+
+    def __init__(
+        self,
+        build: BackendFactory,
+        *,
+        classes: int,
+        stages: int,
+        capacity: int,
+        observe: Observer,
+        brownout_seconds: float = 0,
+        shadow_every: int = 0,
+    ) -> None:
         self.capacity, self._classes, self._stages = capacity, classes, stages
         self.inflight = 0
         self.throughput = Throughput()
         self._observers = [observe]
         self._numbers = itertools.count()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
-        self.worker = Worker(build, self._send)
+        self._brownout = Brownout(brownout_seconds)
+        self.worker = Worker(build, self._send, capacity=capacity, shadow_every=shadow_every)
 
     def start(self) -> None:
         """Start the worker; call with the loop running."""
         self._loop = asyncio.get_running_loop()
         self.worker.start()
+        self._tick()
 
     def watch(self, observe: Observer) -> None:
         """Tell one more observer every outbound message."""
@@ -87,6 +91,11 @@ class Engine:
         """Whether the worker has ended for good."""
         return self._death is not None
 
+    @property
+    def brownout_level(self) -> int:
+        """The brown-out level now, 0 to `brownout.LEVELS`."""
+        return self._brownout.level
+
     def admit(self, images: int) -> None:
         """Take `images` permits, which `release` gives back.
 
@@ -109,42 +118,50 @@ class Engine:
         """Give permits back."""
         self.inflight -= images
 
-    async def classify(
-        self,
-        pixels: NDArray[np.uint8],
-        thresholds: NDArray[np.float64],
-        *,
-        min_exit: int,
-        max_exit: int,
-    ) -> Result:
+    async def classify(self, pixels: NDArray[np.uint8], terms: Terms) -> Result:
         """Run images [n, size, size, 3] for which `admit` gave permits; cancelling the awaiting task frees them.
 
         Raises:
             EngineDownError: the device failed under this request.
         """
+        with self._submitted(pixels, terms) as pending:
+            return await pending.done
+
+    async def stream(self, pixels: NDArray[np.uint8], terms: Terms) -> AsyncGenerator[Result, None]:
+        """The same, but every exit of every image as it lands; `terms.stream` must be set.
+
+        Raises:
+            EngineDownError: the device failed under this request; what had landed was yielded before.
+        """
+        with self._submitted(pixels, terms) as pending:
+            assert pending.landings is not None
+            while (landed := await pending.landings.get()) is not None:
+                yield landed
+            await pending.done
+
+    @contextmanager
+    def _submitted(self, pixels: NDArray[np.uint8], terms: Terms) -> Iterator[Pending]:
+        """A request in the engine; whoever leaves before its end cancels it."""
         if self._death is not None:
             raise EngineDownError(DOWN)
-        images, number = len(pixels), next(self._numbers)
-        pending = _Pending(
-            asyncio.get_running_loop().create_future(),
-            Result(
-                np.zeros(images, dtype=np.int64),
-                np.zeros(images, dtype=np.int8),
-                np.zeros((images, self._classes), dtype=np.float32),
-                History.empty(images, self._stages),
-                np.zeros(images),
-            ),
-            images,
-        )
-        self._pending[number] = pending
-        self.worker.put(Submit(number, pixels, thresholds, min_exit, max_exit, time.monotonic()))
+        number = next(self._numbers)
+        pending = self._pending[number] = Pending(len(pixels), self._classes, self._stages, stream=terms.stream)
+        self.worker.put(Submit(number, pixels, terms, time.monotonic()))
         try:
-            return await pending.future
-        except asyncio.CancelledError:
+            yield pending
+        except (asyncio.CancelledError, GeneratorExit):
             self.worker.put(Cancel(number))
             raise
         finally:
-            self._pending.pop(number, None)
+            del self._pending[number]
+
+    def _tick(self) -> None:
+        """Look at the oldest wait, again and again: brown-out must also end when nobody asks."""
+        now, oldest = time.monotonic(), self.worker.oldest
+        since = float(oldest.min()) if len(oldest) else math.inf
+        self._brownout.update(now, max(0.0, now - since) if math.isfinite(since) else 0.0)
+        if not self.down:
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     def _send(self, message: Outbound) -> None:
         assert self._loop is not None
@@ -166,49 +183,13 @@ class Engine:
 
     def _land(self, answers: Answers) -> None:
         now = time.monotonic()
-        self.throughput.count(len(answers.request), now)
+        self.throughput.count(int((answers.reason != Reason.GOES_ON).sum()), now)
         for number in np.unique(answers.request).tolist():
             pending = self._pending.get(number)
-            if pending is None:
-                continue  # its caller has left
-            mine = np.flatnonzero(answers.request == number)
-            rows, result = answers.index[mine], pending.result
-            result.exit[rows] = answers.exit[mine]
-            result.reason[rows] = answers.reason[mine]
-            result.probabilities[rows] = answers.probabilities[mine]
-            result.history.put(rows, answers.history.take(mine))
-            result.landed[rows] = now
-            pending.missing -= len(mine)
-            if pending.missing == 0 and not pending.future.done():
-                pending.future.set_result(result)
+            if pending is not None:  # else its caller has left
+                pending.land(answers, np.flatnonzero(answers.request == number), now)
 
     def _fail(self, number: int, detail: str) -> None:
         pending = self._pending.get(number)
-        if pending is not None and not pending.future.done():
-            pending.future.set_exception(EngineDownError(detail))
-
-
-class Throughput:
-    """Images answered a second, over the last `window` seconds."""
-
-    def __init__(self, window: float = 10.0) -> None:
-        self.window = window
-        self._landed: deque[tuple[float, int]] = deque()
-        self._sum = 0
-
-    def count(self, images: int, now: float) -> None:
-        """`images` were answered."""
-        self._landed.append((now, images))
-        self._sum += images
-        self._forget(now)
-
-    def per_second(self, now: float) -> float:
-        """The rate; in the first seconds, over the time there was."""
-        self._forget(now)
-        if not self._landed:
-            return 0.0
-        return self._sum / min(self.window, max(1.0, now - self._landed[0][0]))
-
-    def _forget(self, now: float) -> None:
-        while self._landed and self._landed[0][0] < now - self.window:
-            self._sum -= self._landed.popleft()[1]
+        if pending is not None:
+            pending.fail(EngineDownError(detail))

@@ -1,24 +1,37 @@
 """What crosses the seam between façade and engine: flat arrays and plain numbers, no futures and no objects."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class Terms:
+    """How the images of a request are treated.
+
+    `thresholds` float64 [K - 1]; `min_exit` 0...K, where 0 lets an image expire without an answer; `deadline` in
+    seconds of the monotonic clock, inf without one; `stream` asks for `Answers` of every exit, not the last alone.
+    """
+
+    thresholds: NDArray[np.float64]
+    min_exit: int
+    max_exit: int
+    deadline: float = float("inf")
+    stream: bool = False
+
+
+@dataclass(frozen=True)
 class Submit:
     """Images of one request enter.
 
-    `request` is unique for this engine; `pixels` uint8 [n, size, size, 3]; `thresholds` float64 [K - 1];
-    `arrival` in seconds of the monotonic clock.
+    `request` is unique for this engine; `pixels` uint8 [n, size, size, 3]; `arrival` in seconds of the monotonic clock.
     """
 
     request: int
     pixels: NDArray[np.uint8]
-    thresholds: NDArray[np.float64]
-    min_exit: int
-    max_exit: int
+    terms: Terms
     arrival: float
 
 
@@ -64,7 +77,11 @@ class History:
 
 @dataclass(frozen=True)
 class Answers:
-    """m tickets have left: whose they are, where and why they left, and the last probabilities [m, classes]."""
+    """m tickets have reached an exit: whose they are, which exit, why they leave there, and its probabilities.
+
+    `reason` is GOES_ON for those that do not leave (streams alone are told of these); `exit` is 0 and the probabilities
+    [m, classes] are meaningless for those that expired before the first.
+    """
 
     request: NDArray[np.int64]
     index: NDArray[np.int64]
@@ -80,6 +97,22 @@ class Failed:
 
     requests: NDArray[np.int64]
     detail: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """So many tickets of cancelled requests have left, from a queue or after the batch they were in."""
+
+    where: Literal["queue", "batch"]
+    images: int
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """Answered tickets that were run to the end all the same: the exit they left at, and whether the last agreed."""
+
+    exit: NDArray[np.int64]
+    agreed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -107,4 +140,4 @@ class Died:
 
 
 Inbound = Submit | Cancel | Stop
-Outbound = Ready | Answers | Failed | Ran | Died
+Outbound = Ready | Answers | Failed | Cancelled | Shadowed | Ran | Died

@@ -1,79 +1,82 @@
 """`POST /classify`."""
 
-import time
-from typing import Annotated
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
-from service.answers import answer_document, server_timing
-from service.body import RAW_TYPES, read_body
-from service.decoding import decode_images
+from model.errors import MsmlpError
+from service.body import read_body
+from service.errors import problem
+from service.inference import Answered, Call, classify, stream
+from service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from service.options import parse_options
-from service.schemas import CLASSIFY_PARAMETERS, PROBLEMS, Answer
+from service.schemas import Answer
 from service.state import Service, service_of
+
+T = TypeVar("T")
+NDJSON = "application/x-ndjson"
 
 router = APIRouter()
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {
-    "schema": {
-        "type": "object",
-        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-    }
-}
-_JSON = {
-    "schema": {
-        "type": "object",
-        "required": ["images"],
-        "properties": {"images": {"type": "array", "items": {"type": "string", "format": "byte"}}},
-    }
-}
 
-
-@router.post(
-    "/classify",
-    response_model=Answer,
-    responses=PROBLEMS,
-    openapi_extra={
-        "parameters": CLASSIFY_PARAMETERS,
-        "requestBody": {
-            "required": True,
-            "content": {
-                **dict.fromkeys(RAW_TYPES, _BINARY),
-                "multipart/form-data": _FORM,
-                "application/json": _JSON,
-            },
-        },
-    },
-)
-async def classify(request: Request, service: Annotated[Service, Depends(service_of)]) -> JSONResponse:
+@router.post("/classify", response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
+async def post_classify(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
-    arrival: float = request.scope["msmlp_arrival"]
-    request_id: str = request.scope["msmlp_request_id"]
     service.check_ready()  # before a body is read for nothing
     settings = service.settings
     body = await read_body(
         request, max_bytes=settings.max_body_bytes, max_images=min(settings.max_images, settings.capacity)
     )
     options = parse_options(body.options)
-    plan = service.policy.plan(options)
-    with service.places(len(body.images)):
-        started = time.monotonic()
-        size = service.weights.manifest.cascade.image_size
-        pixels = await decode_images(body.images, size, settings.max_pixels, service.decoders)
-        decode_seconds = time.monotonic() - started
-        result = await service.engine.classify(pixels, plan.thresholds, min_exit=plan.min_exit, max_exit=plan.max_exit)
-    service.metrics.answered(result, service.gflops, arrival)
-    document = answer_document(
-        request_id=request_id,
-        model=service.model,
-        classes=service.weights.manifest.classes,
-        gflops=service.gflops,
-        plan=plan,
-        result=result,
-        top_k=options.top_k or 5,
-        arrival=arrival,
-        throughput=service.engine.throughput.per_second(time.monotonic()),
-    )
-    return JSONResponse(document, headers={"Server-Timing": server_timing(decode_seconds, result)})
+    call = Call(body.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
+    if options.stream:
+        documents = stream(service, call)
+        first = await anext(documents)  # what fails before anything has landed is an error with its own status
+        return StreamingResponse(_lines(first, documents, call), media_type=NDJSON)
+    answered = await _while_connected(request, classify(service, call))
+    return JSONResponse(answered.document, headers={"Server-Timing": _server_timing(answered)})
+
+
+async def _lines(first: dict[str, Any], more: AsyncGenerator[dict[str, Any], None], call: Call) -> AsyncIterator[str]:
+    yield json.dumps(first) + "\n"
+    try:
+        async with aclosing(more):
+            async for document in more:
+                yield json.dumps(document) + "\n"
+    except MsmlpError as error:
+        # The status is sent; the line says what the status would have.
+        yield json.dumps({**problem(error, call.request_id)[1], "final": True}) + "\n"
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _server_timing(answered: Answered) -> str:
+    parts = {
+        "decode": answered.decode_seconds,
+        "queue": answered.queue_seconds,
+        "compute": answered.compute_seconds,
+    }
+    return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts.items())

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 
 from service.engine.facade import DOWN
 from service.errors import EngineDownError
-from service.schemas import PROBLEMS
+from service.openapi import PROBLEMS
 from service.state import Service, service_of
 
 router = APIRouter()

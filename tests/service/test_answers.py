@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from model.exits import Reason
-from service.answers import answer_document, server_timing
-from service.engine.facade import Result
+from service.answers import Facts, Inquiry, answer_document
 from service.engine.messages import History
 from service.engine.policy import Plan
+from service.engine.result import Result
 from service.schemas import Answer
 
 CLASSES = ("cat", "dog", "frog", "ship")
@@ -28,21 +28,12 @@ def result() -> Result:
     history.batch_size[:] = [[2, 9, 9], [2, 1, 5]]
     probabilities = np.array([[0.01, 0.02, 0.95, 0.02], [0.61, 0.2, 0.19, 0.0]], dtype=np.float32)
     reasons = np.array([Reason.CONFIDENT, Reason.FINAL], dtype=np.int8)
-    return Result(np.array([1, 3]), reasons, probabilities, history, np.array([100.012, 100.07]))
+    return Result(np.array([0, 1]), np.array([1, 3]), reasons, probabilities, history, np.array([100.012, 100.07]))
 
 
 def answer(plan: Plan, result: Result, top_k: int = 2) -> dict:
-    document = answer_document(
-        request_id="id-1",
-        model={"name": "tiny", "version": "abc"},
-        classes=CLASSES,
-        gflops=[0.1, 0.3, 1.0],
-        plan=plan,
-        result=result,
-        top_k=top_k,
-        arrival=100.0,
-        throughput=812.04,
-    )
+    facts = Facts({"name": "tiny", "version": "abc"}, CLASSES, [0.1, 0.3, 1.0])
+    document = answer_document(facts, Inquiry("id-1", 100.0, plan, top_k), result, throughput=812.04)
     assert Answer.model_validate(document).model_dump() == document, "the OpenAPI document says the same"
     return document
 
@@ -118,8 +109,3 @@ def test_a_score_just_under_its_threshold_is_not_rounded_onto_it(plan: Plan, res
     below = np.nextafter(np.float32(0.9), np.float32(0))
     result.history.score[1, 0] = below
     assert answer(plan, result)["results"][1]["stages"][0]["score"] < 0.9
-
-
-def test_server_timing_is_the_longest_way_of_an_image(result: Result) -> None:
-    """What stands in the columns after an image's exit is meaningless."""
-    assert server_timing(0.0051, result) == "decode;dur=5.1, queue;dur=9.0, compute;dur=60.0"

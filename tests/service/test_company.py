@@ -13,7 +13,7 @@ from model.backends.torch import TorchBackend
 from model.evaluate import evaluate
 from model.exits import exit_of
 from model.offline import Outputs
-from model.weights import load_weights
+from model.weights import load_calibration, load_weights
 from tests.fakes import FakeBackend, Gated, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
 
@@ -70,7 +70,8 @@ def test_survivors_of_different_clients_share_the_second_stages_batch(tiny_weigh
 def gated(tiny_weights: Path) -> Iterator[tuple[httpx.Client, Gated, Submissions]]:
     """A server on the real weights whose device can be held."""
     weights = load_weights(tiny_weights)
-    backend = Gated(TorchBackend(weights, device="cpu", capacity=256, max_batch=64))
+    temperatures = load_calibration(weights).file.temperatures
+    backend = Gated(TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=256, max_batch=64))
     service = fake_service(tiny_weights, lambda: backend, capacity=256)  # type: ignore[arg-type,return-value]
     submissions = Submissions(service.engine)
     with serving(service) as client:

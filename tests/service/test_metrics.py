@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import SCORES
+from service.options import RequestOptions
 from service.state import Service
 from tests.fakes import FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, serving
@@ -76,7 +77,7 @@ def test_counters_are_the_traffic(running: tuple[httpx.Client, Service, FakeBack
         ran = sum(stage == k - 1 for stage, _ in backend.batches)
         assert change[key("stage_batch_size_count", stage=k)] == ran
         assert change[key("stage_compute_seconds_count", stage=k)] == ran
-    cost = service.gflops
+    cost = service.facts.gflops
     assert change[key("gflops_total")] == pytest.approx(3 * cost[0] + cost[1] + cost[2])
     assert change[key("gflops_saved_total")] == pytest.approx(5 * cost[2] - (3 * cost[0] + cost[1] + cost[2]))
 
@@ -100,9 +101,11 @@ def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
     assert now[key("engine_up")] == 1
     assert [now[key("queue_images", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
     assert [now[key("oldest_wait_seconds", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
-    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == list(service.policy.default.thresholds)
+    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.policy.plan(
+        RequestOptions()
+    ).thresholds.tolist()
     assert now[key("throughput_images_per_second")] >= 0
-    assert now[key("model_info", **service.model, backend="fake", device="none")] == 1
+    assert now[key("model_info", **service.facts.model, backend="fake", device="none")] == 1
 
 
 def test_no_client_can_make_a_new_label_value(running: tuple[httpx.Client, Service, FakeBackend]) -> None:

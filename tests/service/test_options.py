@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import OptionError
-from service.options import NOT_YET, SELECTORS, RequestOptions, parse_options
+from service.options import SELECTORS, RequestOptions, parse_options
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,14 @@ from service.options import NOT_YET, SELECTORS, RequestOptions, parse_options
         ("max_exit", 3, 3),
         ("top_k", "5", 5),
         ("top_k", 5.0, 5),
+        ("accuracy_floor", "0.7", 0.7),
+        ("deadline_ms", "12.5", 12.5),
+        ("deadline_ms", 0, 0.0),
+        ("degrade", "false", False),
+        ("degrade", True, True),
+        ("stream", "1", True),
+        ("stream", "True", True),
+        ("stream", False, False),
     ],
 )
 def test_an_option_as_text_or_as_json(name: str, raw: Any, value: Any) -> None:
@@ -74,6 +82,14 @@ def test_nothing_given() -> None:
         ("top_k", "many", "1 or more"),
         ("top_k", "inf", "1 or more"),
         ("top_k", [5], "1 or more"),
+        ("accuracy_floor", "2", "0 to 1"),
+        ("deadline_ms", "-1", "0 to 1e9"),
+        ("deadline_ms", "inf", "0 to 1e9"),
+        ("deadline_ms", "soon", "0 to 1e9"),
+        ("degrade", "maybe", "true, false"),
+        ("degrade", 1, "true, false"),
+        ("degrade", None, "true, false"),
+        ("stream", "", "true, false"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, raw: Any, allowed: str) -> None:
@@ -87,12 +103,6 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, raw: Any, allowed:
 def test_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(OptionError, match=r"treshold.*no such option.*thresholds, policy, budget_gflops"):
         parse_options({"treshold": "0.5"})
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_an_option_of_a_later_version_says_so(name: str) -> None:
-    with pytest.raises(OptionError, match=f"{name}: is not available"):
-        parse_options({name: "1"})
 
 
 VALID = {"thresholds": "0.5,0.5", "policy": "fast", "budget_gflops": "1", "min_accuracy": "0.5"}
@@ -110,6 +120,13 @@ def test_only_one_selector(first: str, second: str) -> None:
     assert all(name in str(caught.value) for name in (first, second))
 
 
+def test_the_floor_does_not_go_with_thresholds() -> None:
+    with pytest.raises(OptionError, match=r"accuracy_floor: .* thresholds"):
+        parse_options({"thresholds": "0.5,0.5", "accuracy_floor": "0.5"})
+    for selector in ("policy", "budget_gflops", "min_accuracy"):
+        assert parse_options({selector: VALID[selector], "accuracy_floor": "0.5"}).accuracy_floor == 0.5
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.just("k"), children),
@@ -117,7 +134,9 @@ JSON = st.recursive(
 )
 
 
-NAMES = st.sampled_from([*VALID, "max_gflops", "min_exit", "max_exit", "top_k", "\ud800"])
+NAMES = st.sampled_from(
+    [*VALID, "max_gflops", "min_exit", "max_exit", "top_k", "accuracy_floor", "deadline_ms", "stream", "\ud800"]
+)
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=2))

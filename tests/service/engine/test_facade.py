@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from model.backends.protocol import StageBackend
 from model.errors import DeviceError
 from model.exits import Reason
-from service.engine.facade import Engine, Result, Throughput
-from service.engine.messages import Died, Outbound
+from service.engine.facade import Engine
+from service.engine.messages import Died, Outbound, Terms
+from service.engine.result import Result
+from service.engine.throughput import Throughput
 from service.errors import EngineDownError, OverloadedError, StartingError
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
@@ -40,8 +42,7 @@ def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = Non
 async def classify(
     engine: Engine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
 ) -> Result:
-    bounds = {"min_exit": 1, "max_exit": 3, **bounds}
-    return await engine.classify(pixels, np.array(thresholds), **bounds)
+    return await engine.classify(pixels, Terms(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds}))
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:

@@ -75,7 +75,7 @@ def test_no_selector_is_the_default(policy: Policy) -> None:
     plan = policy.plan(RequestOptions())
     assert (plan.name, plan.source) == ("balanced", "default")
     assert tuple(plan.thresholds) == THRESHOLDS["balanced"]
-    assert (plan.min_exit, plan.max_exit) == (1, 3)
+    assert (plan.min_exit, plan.max_exit) == (0, 3)
     bounded = policy.plan(RequestOptions(min_exit=2, top_k=3))
     assert (bounded.name, bounded.source) == ("balanced", "default")
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from model.exits import Reason
+from service.engine.messages import Terms
 from service.engine.scheduler import PATIENCE, Batch, Scheduler, Slots
 
 
@@ -29,7 +30,8 @@ def enter(
 ) -> None:
     """Tickets whose thresholds are all 0.5 unless said."""
     chosen = np.array(thresholds if thresholds is not None else [0.5] * (scheduler.stages - 1))
-    scheduler.add(where, request, chosen, min_exit, scheduler.stages if max_exit is None else max_exit, now)
+    high = scheduler.stages if max_exit is None else max_exit
+    scheduler.add(where, request, Terms(chosen, min_exit, high), now)
 
 
 def run(scheduler: Scheduler, now: float = 0.0) -> Batch:
@@ -273,7 +275,7 @@ class Replay(RuleBasedStateMachine):
         thresholds = tuple(data.draw(st.sampled_from(LEVELS)) for _ in range(self.stages - 1))
         low, high = sorted((data.draw(st.integers(1, self.stages)), data.draw(st.integers(1, self.stages))))
         self.now += data.draw(st.integers(0, 3))
-        self.scheduler.add(slots(*chosen), self.requests, np.array(thresholds), low, high, self.now)
+        self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high), self.now)
         for index, slot in enumerate(chosen):
             order = len(self.entered)
             self.tickets[slot] = Ticket(self.requests, index, order, thresholds, low, high, self.now)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from model.backends.protocol import StageBackend
 from model.errors import OptionError
 from model.exits import Reason
-from service.engine.messages import Answers, Cancel, Died, Failed, Outbound, Ran, Stop, Submit
-from service.engine.worker import MAX_FAILURES, Worker
+from service.engine.loop import MAX_FAILURES
+from service.engine.messages import Answers, Cancel, Died, Failed, Outbound, Ran, Stop, Submit, Terms
+from service.engine.worker import Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]
@@ -25,13 +26,13 @@ class Talk:
     def __init__(self, backend: FakeBackend) -> None:
         self.backend = backend
         self._said: queue.SimpleQueue[Outbound] = queue.SimpleQueue()
-        self.worker = Worker(lambda: backend, self._said.put)
+        self.worker = Worker(lambda: backend, self._said.put, capacity=backend.capacity)
         self.worker.start()
         assert self.worker.ready.wait(PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
 
     def submit(self, request: int, pixels: Pixels, *, thresholds: tuple[float, ...] = (0.5, 0.5)) -> None:
-        self.worker.put(Submit(request, pixels, np.array(thresholds), 1, 3, arrival=0.0))
+        self.worker.put(Submit(request, pixels, Terms(np.array(thresholds), 1, 3), arrival=0.0))
 
     def stop(self) -> list[Outbound]:
         """End the worker → everything it said, in order."""
@@ -252,14 +253,14 @@ def test_cancelling_what_has_been_answered_is_nothing() -> None:
 
 def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
     backend, ready_at_batch = FakeBackend(max_batch=8), []
-    worker = Worker(lambda: backend, lambda message: None)
+    worker = Worker(lambda: backend, lambda message: None, capacity=8)
     backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
     worker.start()
     assert worker.ready.wait(PATIENCE_SECONDS)
     warmed = list(backend.batches)
     worker.put(Stop())
     worker.join(PATIENCE_SECONDS)
-    assert sorted(warmed) == sorted((stage, bucket) for stage in range(3) for bucket in backend.buckets)
+    assert set(warmed) == {(stage, bucket) for stage in range(3) for bucket in backend.buckets}
     assert not any(ready_at_batch)
 
 
@@ -270,7 +271,7 @@ def cannot(error: Exception) -> list[Outbound]:
     def build() -> StageBackend:
         raise error
 
-    worker = Worker(build, said.append)
+    worker = Worker(build, said.append, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
@@ -294,7 +295,7 @@ def test_a_backend_that_cannot_be_warmed_up_is_the_workers_end() -> None:
             raise MemoryError
 
     backend.fail = broken
-    worker = Worker(lambda: backend, said.append)
+    worker = Worker(lambda: backend, said.append, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert [type(message) for message in said] == [Died]
@@ -305,7 +306,7 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
     threads = set()
     backend = FakeBackend()
     backend.fail = lambda stage, pixels: threads.add(threading.current_thread().name)
-    worker = Worker(lambda: threads.add(threading.current_thread().name) or backend, lambda message: None)
+    worker = Worker(lambda: threads.add(threading.current_thread().name) or backend, lambda message: None, capacity=8)
     worker.start()
     worker.ready.wait(PATIENCE_SECONDS)
     worker.put(Stop())

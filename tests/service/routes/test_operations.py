@@ -40,7 +40,7 @@ def test_metrics_are_prometheus_text(client: httpx.Client, service: Service) -> 
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     (info,) = families["msmlp_model_info"].samples
-    assert info.labels == {**service.model, "backend": "torch", "device": "cpu"}
+    assert info.labels == {**service.facts.model, "backend": "torch", "device": "cpu"}
     assert info.value == 1
 
 
@@ -82,7 +82,7 @@ def test_the_openapi_document_has_our_errors_and_not_fastapis(openapi: dict[str,
     schemas = openapi["components"]["schemas"]
     assert set(schemas["Problem"]["properties"]) == set(Problem.model_fields)
     responses = openapi["paths"]["/classify"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "413", "415", "422", "429", "503"}
+    assert set(responses) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
     for status, response in responses.items():
         if status != "200":
             assert list(response["content"]) == ["application/problem+json"]
@@ -107,8 +107,12 @@ def test_the_openapi_document_describes_the_answers_that_come(
         "min_exit",
         "max_exit",
         "top_k",
+        "accuracy_floor",
+        "deadline_ms",
+        "degrade",
+        "stream",
     }
-    assert all(p["in"] == "query" and not p["required"] for p in parameters.values())
+    assert all(p["in"] == "query" and not p.get("required") for p in parameters.values())
     assert {"image/png", "image/jpeg", "multipart/form-data", "application/json"} <= set(
         operation["requestBody"]["content"]
     )

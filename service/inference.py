@@ -1,0 +1,119 @@
+"""From images and options to answers: what the routes and `msmlp.load` share."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.exits import Reason
+from service.answers import Inquiry, answer_document, image_answers, operating_point
+from service.decoding import decode_images
+from service.engine.messages import Terms
+from service.engine.result import Result
+from service.errors import ExpiredError
+from service.options import RequestOptions
+from service.state import Service
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request: encoded images, options, and when it arrived (monotonic seconds)."""
+
+    images: Sequence[bytes]
+    options: RequestOptions
+    request_id: str
+    arrival: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The contract's answer, and the seconds of decoding and of the longest queueing and compute of any image."""
+
+    document: dict[str, Any]
+    decode_seconds: float
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Decoded images with their places in the engine, and what the request wants of it."""
+
+    pixels: NDArray[np.uint8]
+    inquiry: Inquiry
+    terms: Terms
+    decode_seconds: float
+
+
+async def classify(service: Service, call: Call) -> Answered:
+    """Classify the images of a call.
+
+    Raises:
+        OptionError, BadImagesError: the caller's mistake.
+        OverloadedError, StartingError, EngineDownError: not now.
+        ExpiredError: no image reached an exit by the deadline.
+    """
+    async with _prepared(service, call) as prepared:
+        result = await service.engine.classify(prepared.pixels, prepared.terms)
+    _count(service, call, prepared, result)
+    _refuse_expired(result, call)
+    throughput = service.engine.throughput.per_second(time.monotonic())
+    done = np.arange(result.history.score.shape[1]) < result.exit[:, None]
+    return Answered(
+        answer_document(service.facts, prepared.inquiry, result, throughput),
+        prepared.decode_seconds,
+        float((result.history.queue_seconds * done).sum(axis=1).max()),
+        float((result.history.compute_seconds * done).sum(axis=1).max()),
+    )
+
+
+async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any], None]:
+    """One document an image and exit, as it lands; an image's last says `final` and has the operating point.
+
+    Raises:
+        what `classify` raises; nothing but EngineDownError once a document was yielded.
+    """
+    async with _prepared(service, call) as prepared:
+        final = {"final": True, "operating_point": operating_point(prepared.inquiry.plan)}
+        async with aclosing(service.engine.stream(prepared.pixels, prepared.terms)) as landings:
+            async for landed in landings:
+                goes_on = landed.reason == Reason.GOES_ON
+                _count(service, call, prepared, landed.take(np.flatnonzero(~goes_on)))
+                _refuse_expired(landed, call)
+                answers = image_answers(service.facts, prepared.inquiry, landed)
+                for answer, more_comes in zip(answers, goes_on.tolist(), strict=True):
+                    yield {"request_id": call.request_id, **answer, **({"final": False} if more_comes else final)}
+
+
+@asynccontextmanager
+async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
+    options = call.options
+    plan = service.policy.plan(options, service.engine.brownout_level)
+    deadline = float("inf") if options.deadline_ms is None else call.arrival + options.deadline_ms / 1e3
+    with service.places(len(call.images)):
+        started = time.monotonic()
+        size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
+        try:
+            pixels = await decode_images(call.images, size, max_pixels, service.decoders)
+        except asyncio.CancelledError:
+            service.metrics.cancelled.labels("decode").inc(len(call.images))
+            raise
+        terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
+        inquiry = Inquiry(call.request_id, call.arrival, plan, options.top_k or TOP_K)
+        yield _Prepared(pixels, inquiry, terms, time.monotonic() - started)
+
+
+def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
+    service.metrics.answered(result, service.facts.gflops, call.arrival, prepared.terms.deadline)
+
+
+def _refuse_expired(result: Result, call: Call) -> None:
+    if len(result.index) == len(call.images) and (result.exit == 0).all():
+        raise ExpiredError("no image reached an exit by its deadline")

@@ -3,29 +3,45 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None)
+
+
+def _presets(incomplete: str) -> list[str]:
+    from model.config import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
 
 
 Data = Annotated[Path, typer.Option(help="Image folder, CIFAR python folder, or its .tar.gz.")]
 WeightsFolder = Annotated[Path, typer.Option(help="A weights folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="auto is bfloat16 on a GPU, float32 on a CPU.")
+]
 
 
 @app.command()
 def train(
     data: Data,
-    preset: Annotated[str, typer.Option(help="Which cascade; `msmlp info --preset NAME` describes it.")],
+    preset: Annotated[
+        str, typer.Option(help="Which cascade; msmlp info --preset NAME describes it.", autocompletion=_presets)
+    ],
     out: Annotated[Path, typer.Option(help="The weights folder to make.")],
-    recipe: Annotated[str, typer.Option(help="paper, best or quick.")] = "best",
+    recipe: Annotated[
+        Literal["paper", "best", "quick"], typer.Option(help="How to train; quick suits a CPU and small folders.")
+    ] = "best",
     epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,
     device: Device = "auto",
+    teacher: Annotated[
+        str, typer.Option(metavar="DIR|none", help="A weights folder whose last exit every exit learns from.")
+    ] = "none",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on so many of a class.")] = None,
     changes: Annotated[
@@ -35,9 +51,12 @@ def train(
 ) -> None:
     """Train a cascade offline and leave a weights folder.
 
-    Example: msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
-
-    Example: msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x --set lr=0.002
+    \b
+    Examples:
+      msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
+      msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
+      msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x \\
+          --epochs 50 --set lr=0.002 --set stages.0.width=96
     """
     from model.config import parse_assignments
     from model.training.trainer import TrainOptions
@@ -54,6 +73,7 @@ def train(
             batch_size=batch_size,
             seed=seed,
             device=device,
+            teacher=None if teacher == "none" else Path(teacher),
             resume=resume,
             limit_per_class=limit_per_class,
             changes=parse_assignments(changes or []),
@@ -72,21 +92,28 @@ def train(
 def evaluate(
     weights: WeightsFolder,
     data: Data,
-    split: Annotated[str, typer.Option(help="val or test.")] = "val",
+    split: Annotated[Literal["val", "test"], typer.Option(help="Which images.")] = "val",
     device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Accuracy and cost of every exit and every operating point.
 
-    Example: msmlp evaluate --weights weights/mine --data my-photos --split test --json
+    \b
+    Examples:
+      msmlp evaluate --weights weights/mine --data my-photos --split test
+      msmlp evaluate --weights weights/mine --data my-photos --json > result.json
     """
     from model.evaluate import evaluate as run
 
-    result = run(weights, data, split, device)
+    result = run(weights, data, split, device, dtype)
     if as_json:
         _print_json(result)
         return
-    _say(f"{result['images']} {split} images of {data}, on {result['device']}")
+    _say(
+        f"{result['images']} {split} images of {data}, on {result['device']} in {result['dtype']}, "
+        f"exit policy {result['exit_policy']}"
+    )
     _say("exit      accuracy  GFLOPs   ECE")
     for row in result["exits"]:
         _say(f"{row['exit']:<9} {100 * row['accuracy']:6.2f} %  {row['gflops']:.4f}  {row['ece']:.3f}")
@@ -96,33 +123,52 @@ def evaluate(
 
 
 @app.command()
-def calibrate(weights: WeightsFolder, data: Data, device: Device = "auto", as_json: AsJson = False) -> None:
-    """Solve the frontier on the validation images and write the calibration.
+def calibrate(
+    weights: WeightsFolder,
+    data: Data,
+    exit_policy: Annotated[
+        Literal["max-probability", "margin", "entropy"], typer.Option(help="What is compared with the thresholds.")
+    ] = "max-probability",
+    cost: Annotated[
+        Literal["gflops", "ms"], typer.Option(help="What the frontier spends: GFLOPs, or milliseconds measured here.")
+    ] = "gflops",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fit the temperatures, solve the frontier on the validation images and write the calibration.
 
-    Example: msmlp calibrate --weights weights/mine --data my-photos
+    \b
+    Examples:
+      msmlp calibrate --weights weights/mine --data my-photos
+      msmlp calibrate --weights weights/mine --data my-photos --exit-policy margin --cost ms
     """
     from model.calibration.calibrate import calibrate as run
 
-    points = run(weights, data, device)
+    made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
     if as_json:
-        _print_json({"operating_points": [point.model_dump(mode="json") for point in points]})
+        _print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points"}))
         return
-    for p in points:
+    _say(f"{made.images} validation images of {data}, on {made.device} in {made.dtype}")
+    _say(f"exit policy {made.exit_policy}, temperatures {_numbers(made.temperatures)}")
+    _say("point     accuracy ± s.e.   GFLOPs    ms      share of images at each exit")
+    for p in made.operating_points:
         accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:.2f} %"
-        _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:.4f} GFLOPs  {_shares(p.exit_share)}")
+        _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:.4f}  {p.mean_ms or 0:.4f}  {_shares(p.exit_share)}")
 
 
 @app.command()
 def info(
     weights: Annotated[Path | None, typer.Option(help="A weights folder.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A preset's name.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name.", autocompletion=_presets)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Architecture, exits, GFLOPs, frontier and provenance of a weights folder or a preset.
 
-    Example: msmlp info --preset paper-s
-
-    Example: msmlp info --weights weights/cifar10-xs --json
+    \b
+    Examples:
+      msmlp info --preset paper-s
+      msmlp info --weights weights/cifar10-xs --json
     """
     from model.errors import OptionError
     from model.info import preset_info, weights_info
@@ -141,6 +187,8 @@ def info(
             f"exit {exit['exit']}: {tokens} tokens, width {stage['width']}, {stage['depth']} blocks; "
             f"{exit['gflops']:.4f} GFLOPs so far ({exit['gflops_unfolded']:.4f} unfolded)"
         )
+    if "temperatures" in result:
+        _say(f"exit policy {result['exit_policy']}, temperatures {_numbers(result['temperatures'])}")
     for point in result.get("operating_points", []):
         accuracy = f"{100 * point['expected_accuracy']:6.2f} %"
         _say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:.4f} GFLOPs  {_shares(point['exit_share'])}")
@@ -154,6 +202,10 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+
+
+def _numbers(numbers: list[float] | tuple[float, ...]) -> str:
+    return " / ".join(f"{number:.3f}" for number in numbers)
 
 
 def _shares(shares: list[float] | tuple[float, ...]) -> str:

@@ -3,12 +3,15 @@
 Every random draw comes from torch's generator, so seeding it repeats an epoch exactly.
 """
 
+from collections.abc import Callable
+
 import kornia.augmentation as K
 import torch
 from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.preprocess import Preprocess
 from model.training.recipes import Recipe
 
 
@@ -23,6 +26,13 @@ def augmentation(recipe: Recipe, size: int) -> nn.Module:
     if recipe.erasing:
         steps.append(K.RandomErasing(p=recipe.erasing))
     return nn.Sequential(*steps)
+
+
+def normalizer(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Images [N, 3, H, W] in [0, 1] → what a network trained with `preprocess` reads."""
+    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
+    return lambda images: (images - mean) / std
 
 
 class PiecewiseTrivialAugment(nn.Module):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.cascade import Cascade
 from model.errors import TrainingStoppedError
 from model.training.augment import mix
 from model.training.optim import Optimizers
 from model.training.recipes import Recipe
+from model.training.teacher import Teacher, exit_loss
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: each look waits for a GPU to finish its queue."""
@@ -39,6 +39,7 @@ class Learner:
     normalize: Callable[[Tensor], Tensor]
     recipe: Recipe
     device: torch.device
+    teacher: Teacher | None = None
 
     @property
     def final(self) -> Cascade:
@@ -88,11 +89,11 @@ def _train_step(learner: Learner, pixels: Tensor, labels: Tensor, step: int) -> 
     images = learner.augment(pixels.float() / 255)
     images, targets = mix(recipe, images, labels, learner.model.config.classes)
     with learner.autocast():
+        # The teacher sees the very view that its student sees.
+        taught = None if learner.teacher is None else learner.teacher.logits(images).float()
         logits = learner.step_model(learner.normalize(images))
-        # Equation 1: the exits' cross-entropies, summed.
-        loss = torch.stack(
-            [F.cross_entropy(z.float(), targets, label_smoothing=recipe.label_smoothing) for z in logits]
-        ).sum()
+        # Equation 1: the exits' losses, summed.
+        loss = torch.stack([exit_loss(recipe, z.float(), targets, taught) for z in logits]).sum()
     loss.backward()
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), recipe.clip_norm)

@@ -15,9 +15,10 @@ class Recipe(BaseModel):
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     optimizer: Literal["sgd", "adamw", "muon"]
-    lr: float = Field(gt=0)
+    # The upper bounds leave float32 room for what optimizers multiply these with.
+    lr: float = Field(gt=0, le=1e30)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0, le=1)
     schedule: Literal["step", "cosine"]
     milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares")
     warmup_epochs: float = Field(default=0, ge=0, description="never more than a fifth of the run")
@@ -25,10 +26,14 @@ class Recipe(BaseModel):
     ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"
     erasing: float = Field(default=0, ge=0, le=1)
-    mixup: float = Field(default=0, ge=0, description="Beta(a, a); with cutmix too, each batch takes one of the two")
-    cutmix: float = Field(default=0, ge=0)
+    mixup: float = Field(
+        default=0, ge=0, le=100, description="Beta(a, a); with cutmix too, each batch takes one of the two"
+    )
+    cutmix: float = Field(default=0, ge=0, le=100)
     mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed at all")
     label_smoothing: float = Field(default=0, ge=0, lt=1)
+    distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss, with one")
+    distill_temperature: float = Field(default=2, gt=0, le=100, description="softens both, the teacher and the exit")
 
 
 RECIPES: dict[str, Recipe] = {

@@ -1,6 +1,7 @@
 """`msmlp train`: data and a preset in, a weights folder out."""
 
 import copy
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from model.datasets import Dataset, Split, load_dataset
 from model.datasets.dataset import split_digest
 from model.errors import ConfigError, OptionError, TrainingStoppedError
 from model.preprocess import Preprocess
-from model.training.augment import augmentation
+from model.training.augment import augmentation, normalizer
 from model.training.checkpoint import FILE as CHECKPOINT
 from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.training.journal import Journal, plot_curves
@@ -25,6 +26,7 @@ from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoc
 from model.training.optim import Optimizers
 from model.training.provenance import command_line, device_name, git_commit
 from model.training.recipes import Recipe, recipe
+from model.training.teacher import Teacher, load_teacher
 from model.weights import load_weights, write_weights
 
 
@@ -40,6 +42,7 @@ class TrainOptions:
     batch_size: int | None = None
     seed: int = 0
     device: str = "auto"
+    teacher: Path | None = None
     resume: bool = False
     limit_per_class: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
@@ -54,21 +57,21 @@ def train(options: TrainOptions) -> Path:
     """
     cascade, plan = configure(options)
     device = pick_device(options.device)
+    teacher = load_teacher(options.teacher, device) if options.teacher is not None else None
     dataset = load_dataset(options.data, cascade.image_size)
     cascade = override(cascade, {"classes": len(dataset.classes)})
     training, validation = dataset.train_and_validation(options.seed)
     digest = split_digest(validation)
+    if teacher is not None:
+        teacher.check(dataset.classes, cascade.image_size, digest)
     if options.limit_per_class is not None:
         training = training.limited(options.limit_per_class)
     preprocess = _statistics(training, cascade.image_size)
 
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError("out", f"{options.out} cannot be made a folder ({error.strerror})") from None
+    _make_folder(options.out)
     torch.manual_seed(options.seed)
-    learner = _learner(cascade, plan, preprocess, len(training), device)
-    setup = _setup(options, cascade, plan, digest, len(training))
+    learner = _learner(cascade, plan, preprocess, len(training), device, teacher)
+    setup = _setup(options, learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} holds a run already: go on with --resume, or choose another folder")
     done = load_checkpoint(options.out, learner, setup) if options.resume else 0
@@ -104,12 +107,24 @@ def configure(options: TrainOptions) -> tuple[CascadeConfig, Recipe]:
     return override(cascade, ours), override(plan, rest)
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OptionError("out", f"{path} cannot be written to")
+
+
 def _learner(
-    cascade: CascadeConfig, plan: Recipe, preprocess: Preprocess, images: int, device: torch.device
+    cascade: CascadeConfig,
+    plan: Recipe,
+    preprocess: Preprocess,
+    images: int,
+    device: torch.device,
+    teacher: Teacher | None,
 ) -> Learner:
     model = Cascade(cascade).to(device)
-    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
     return Learner(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False) if plan.ema else None,
@@ -117,9 +132,10 @@ def _learner(
         step_model=cast(nn.Module, torch.compile(model)) if device.type == "cuda" else model,
         optimizers=Optimizers(model, plan, steps_per_epoch(images, plan.batch_size)),
         augment=augmentation(plan, cascade.image_size),
-        normalize=lambda images: (images - mean) / std,
+        normalize=normalizer(preprocess, device),
         recipe=plan,
         device=device,
+        teacher=teacher,
     )
 
 
@@ -163,10 +179,14 @@ def _statistics(training: Split, size: int) -> Preprocess:
     return Preprocess(size=size, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def _setup(options: TrainOptions, cascade: CascadeConfig, plan: Recipe, digest: str, images: int) -> dict[str, Any]:
+def _setup(options: TrainOptions, learner: Learner, digest: str, images: int) -> dict[str, Any]:
+    teacher, plan = learner.teacher, learner.recipe
+    # Without a teacher these say nothing, and a run begun before they existed can go on.
+    unused = {"distill_weight", "distill_temperature"} if teacher is None else set()
     return {
-        "cascade": cascade.model_dump_json(),
-        "recipe": plan.model_dump_json(),
+        "cascade": learner.model.config.model_dump_json(),
+        "recipe": plan.model_dump_json(exclude=unused),
+        "teacher": teacher.sha256 if teacher is not None else None,
         "seed": options.seed,
         "validation digest": digest,
         "number of training images": images,
@@ -182,7 +202,7 @@ def _training_record(
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the manifest says of the training: enough to do it again."""
-    recipe = learner.recipe
+    recipe, teacher = learner.recipe, learner.teacher
     return {
         "data": dataset.source,
         "images": len(training),
@@ -190,6 +210,7 @@ def _training_record(
         "recipe_name": options.recipe,
         "recipe": recipe.model_dump(mode="json"),
         "preset": options.preset,
+        "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
         "device": device_name(learner.device),

@@ -1,4 +1,4 @@
-"""Encoded images → one array, on the decoder threads."""
+"""Images, encoded or decoded → one array, on the decoder threads."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,23 +6,32 @@ from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.errors import ImageError
-from model.preprocess import load_image
+from model.preprocess import load_image, to_square
 from service.errors import BadImagesError
 
 CHUNK = 16
 """Images one thread decodes in a row; a request's chunks run beside each other."""
 
 
-async def decode_images(encoded: Sequence[bytes], size: int, max_pixels: int, pool: Executor) -> NDArray[np.uint8]:
-    """Decode all images → uint8 [n, size, size, 3].
+Source = bytes | NDArray[np.uint8]
+"""An encoded image, or the pixels [H, W, 3] of one."""
+
+
+async def decode_images(sources: Sequence[Source], size: int, max_pixels: int, pool: Executor) -> NDArray[np.uint8]:
+    """Decode what is encoded, and bring all to the model's size → uint8 [n, size, size, 3].
+
+    Pixels of that size in one array [n, size, size, 3] pass without work an image.
 
     Raises:
         BadImagesError: with one entry for every image that cannot be decoded.
     """
+    if isinstance(sources, np.ndarray) and sources.shape[1:] == (size, size, 3):
+        return sources
     loop = asyncio.get_running_loop()
-    chunks = [encoded[start : start + CHUNK] for start in range(0, len(encoded), CHUNK)]
+    chunks = [sources[start : start + CHUNK] for start in range(0, len(sources), CHUNK)]
     parts = await asyncio.gather(*(loop.run_in_executor(pool, _decode, c, size, max_pixels) for c in chunks))
     outcomes = [outcome for part in parts for outcome in part]
     errors = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, ImageError)]
@@ -31,11 +40,14 @@ async def decode_images(encoded: Sequence[bytes], size: int, max_pixels: int, po
     return np.stack([outcome for outcome in outcomes if not isinstance(outcome, ImageError)])
 
 
-def _decode(chunk: Sequence[bytes], size: int, max_pixels: int) -> list[NDArray[np.uint8] | ImageError]:
+def _decode(chunk: Sequence[Source], size: int, max_pixels: int) -> list[NDArray[np.uint8] | ImageError]:
     outcomes: list[NDArray[np.uint8] | ImageError] = []
-    for data in chunk:
+    for source in chunk:
         try:
-            outcomes.append(load_image(data, size, max_pixels=max_pixels))
+            if isinstance(source, bytes):
+                outcomes.append(load_image(source, size, max_pixels=max_pixels))
+            else:
+                outcomes.append(to_square(Image.fromarray(source), size))
         except ImageError as error:
             outcomes.append(error)
     return outcomes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.exits import Reason
 from service.answers import Inquiry, answer_document, image_answers, operating_point
-from service.decoding import decode_images
+from service.decoding import Source, decode_images
 from service.engine.messages import Terms
 from service.engine.result import Result
 from service.errors import ExpiredError
@@ -24,9 +24,9 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Call:
-    """A request: encoded images, options, and when it arrived (monotonic seconds)."""
+    """A request: images (encoded, or pixels), options, and when it arrived (monotonic seconds)."""
 
-    images: Sequence[bytes]
+    images: Sequence[Source]
     options: RequestOptions
     request_id: str
     arrival: float

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 
 from model.errors import ImageTooLargeError, UndecodableImageError
 from model.preprocess import load_image
-from service.decoding import CHUNK, decode_images
+from service.decoding import CHUNK, Source, decode_images
 from service.errors import BadImagesError
 from tests.servers import encoded
 
 
-def decode(images: list[bytes], *, size: int = 8, max_pixels: int = 10_000) -> np.ndarray:
+def decode(images: Sequence[Source], *, size: int = 8, max_pixels: int = 10_000) -> np.ndarray:
     with ThreadPoolExecutor(2) as pool:
         return asyncio.run(decode_images(images, size, max_pixels, pool))
 
@@ -59,3 +60,16 @@ def test_decoding_leaves_the_event_loop_free() -> None:
     assert asyncio.run(main()).shape == (1, 8, 8, 3)
     assert blocker.result()
     pool.shutdown()
+
+
+def test_pixels_are_brought_to_size_as_their_file_would_be(cat_photo: bytes) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    mixed = decode([pixels, cat_photo, encoded(pixels)], size=32, max_pixels=1_000_000)
+    assert (mixed[0] == mixed[2]).all()
+    assert (mixed[1] == load_image(cat_photo, 32)).all()
+
+
+def test_pixels_of_the_right_size_pass_as_they_are() -> None:
+    stack = np.stack(noise(3))
+    assert decode(stack) is stack
+    assert (decode(list(stack)) == stack).all()

@@ -7,6 +7,7 @@ import typer
 
 from model.cli import app as offline
 from model.errors import CallerError, MsmlpError
+from msmlp.doctor import doctor
 from service.cli import app as serving
 
 # Plain help: it wraps well and can be copied from.
@@ -34,6 +35,7 @@ def _msmlp(
 # Without a name their commands stand at the top level.
 app.add_typer(offline)
 app.add_typer(serving)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.backends.torch import TorchBackend
-from model.calibration.calibrate import check_classes, validation_images
+from model.calibration.held_out import check_classes, validation_images
 from model.datasets import Dataset, Split, load_dataset
 from model.errors import DataError, OptionError
 from model.offline import Outputs, run_every_exit
@@ -15,7 +15,7 @@ from model.weights import Weights, load_calibration, load_weights
 from model.weights.calibration import expectation
 
 
-def evaluate(folder: Path, data: Path, split: str, device: str = "auto") -> dict[str, Any]:
+def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
     """The document of the contract's section 2, through the backend and dtype that serve.
 
     Args:
@@ -23,6 +23,7 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto") -> dict
         data: the data set.
         split: `val` or `test`.
         device: auto, cpu or cuda.
+        dtype: auto, float32 or bfloat16.
 
     Raises:
         CallerError: a split, data or weights that do not fit.
@@ -31,7 +32,13 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto") -> dict
     calibration = load_calibration(weights)
     images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
     backend = TorchBackend(
-        weights, temperatures=calibration.file.temperatures, device=device, capacity=256, max_batch=256
+        weights,
+        temperatures=calibration.file.temperatures,
+        exit_policy=calibration.file.exit_policy,
+        device=device,
+        dtype=dtype,
+        capacity=256,
+        max_batch=256,
     )
     outputs = run_every_exit(backend, images.pixels)
     correct = outputs.predictions == images.labels[:, None]
@@ -54,6 +61,8 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto") -> dict
         "split": split,
         "images": len(images),
         "device": backend.device,
+        "dtype": backend.dtype,
+        "exit_policy": calibration.file.exit_policy,
         "exits": [
             {
                 "exit": k + 1,

@@ -5,20 +5,29 @@ from torch import Tensor, nn
 
 from model.cascade import Cascade
 from model.folding import fold
+from model.scores import ExitPolicy, exit_policy, max_probability
 from model.stage import Stage
 from model.weights import Weights
 
 
 class ServedStage(nn.Module):
-    """Normalisation, the folded stage, the temperature and the exit policy's score (largest softmax entry)."""
+    """Normalisation, the folded stage, the temperature and the exit policy's score."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, stage: Stage, mean: tuple[float, ...], std: tuple[float, ...], temperature: float) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        temperature: float,
+        policy: ExitPolicy = max_probability,
+    ) -> None:
         super().__init__()
         self.stage = stage
         self.temperature = temperature
+        self.policy = policy
         self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
@@ -27,16 +36,21 @@ class ServedStage(nn.Module):
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
         features, logits = self.stage(images, upstream)
         probabilities = torch.softmax(logits.float() / self.temperature, dim=1)
-        return features, probabilities, probabilities.amax(dim=1)
+        return features, probabilities, self.policy(probabilities, torch)
 
 
-def served_stages(weights: Weights, temperatures: tuple[float, ...]) -> list[ServedStage]:
-    """The folded stages of a loaded weights folder, whose names and shapes were checked then."""
+def served_stages(
+    weights: Weights, temperatures: tuple[float, ...], policy: str = "max-probability"
+) -> list[ServedStage]:
+    """The folded stages of a loaded weights folder, whose names and shapes were checked then.
+
+    OptionError for an exit policy that is unknown.
+    """
     cascade = Cascade(weights.manifest.cascade)
     cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
     preprocess = weights.manifest.preprocess
-    folded = fold(cascade)
+    folded, score = fold(cascade), exit_policy(policy)
     return [
-        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature).eval()
+        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature, score).eval()
         for k, temperature in enumerate(temperatures)
     ]

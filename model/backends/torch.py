@@ -32,6 +32,7 @@ class TorchBackend:
         weights: Weights,
         *,
         temperatures: tuple[float, ...] | None = None,
+        exit_policy: str = "max-probability",
         device: str = "auto",
         dtype: str = "auto",
         capacity: int = 1024,
@@ -42,6 +43,7 @@ class TorchBackend:
         Args:
             weights: a loaded weights folder.
             temperatures: one an exit; all 1 without.
+            exit_policy: what the score is (model/scores.py).
             device: auto, cpu or cuda.
             dtype: auto (bf16 on a GPU, fp32 on a CPU), float32 or bfloat16.
             capacity: slots.
@@ -50,10 +52,10 @@ class TorchBackend:
         cascade = weights.manifest.cascade
         self._device = pick_device(device)
         self._dtype = _dtype(dtype, self._device)
-        self.device = str(self._device)
+        self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
-        modules = served_stages(weights, temperatures or (1.0,) * self.stages)
+        modules = served_stages(weights, temperatures or (1.0,) * self.stages, exit_policy)
         self._modules = [m.to(self._device) for m in modules]
         for module in self._modules:
             module.stage.to(self._dtype)

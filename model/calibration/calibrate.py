@@ -1,72 +1,117 @@
 """`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.backends.torch import TorchBackend
-from model.calibration.frontier import operating_points, solver_frontiers
-from model.datasets import Dataset, Split, load_dataset
+from model.calibration.crossfit import folds_of
+from model.calibration.frontier import JOINT, operating_points, solver_frontiers
+from model.calibration.held_out import validation_images
+from model.calibration.settings import Setting, Table, thinned
+from model.calibration.temperature import fit_temperatures
+from model.calibration.timing import measure_stage_ms
+from model.datasets import Split, load_dataset
 from model.datasets.dataset import split_digest
-from model.errors import DataError, WeightsError
 from model.offline import run_every_exit
-from model.weights import OperatingPoint, Weights, load_weights, write_calibration
+from model.weights import Weights, load_weights, write_calibration
+from model.weights.calibration import CalibrationFile, expectation
+
+BATCH = 256
+
+Cost = Literal["gflops", "ms"]
 
 
-def calibrate(folder: Path, data: Path, device: str = "auto") -> list[OperatingPoint]:
-    """Measure the validation images of `data` and write the calibration → its operating points.
+def calibrate(
+    folder: Path,
+    data: Path,
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    exit_policy: str = "max-probability",
+    cost: Cost = "gflops",
+) -> CalibrationFile:
+    """Measure the validation images of `data` and write the calibration.
+
+    Args:
+        folder: a weights folder.
+        data: the data set of the training.
+        device: auto, cpu or cuda.
+        dtype: auto, float32 or bfloat16.
+        exit_policy: what the score is (model/scores.py).
+        cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
 
     Raises:
         WeightsError: a damaged weights folder.
         DataError: not the validation images that training held out.
+        OptionError: a device, dtype or exit policy that does not exist.
     """
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device)
+    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
 
 
-def calibrate_on(weights: Weights, validation: Split, device: str) -> list[OperatingPoint]:
+def calibrate_on(
+    weights: Weights,
+    validation: Split,
+    device: str,
+    *,
+    dtype: str = "auto",
+    exit_policy: str = "max-probability",
+    cost: Cost = "gflops",
+) -> CalibrationFile:
     """The same on images already at hand."""
-    backend = TorchBackend(weights, device=device, capacity=256, max_batch=256)
+
+    def build(temperatures: tuple[float, ...] | None) -> TorchBackend:
+        return TorchBackend(
+            weights,
+            temperatures=temperatures,
+            exit_policy=exit_policy,
+            device=device,
+            dtype=dtype,
+            capacity=BATCH,
+            max_batch=BATCH,
+        )
+
+    temperatures = fit_temperatures(run_every_exit(build(None), validation.pixels).probabilities, validation.labels)
+    # Once more, so that the table holds what serving computes, to the bit.
+    backend = build(temperatures)
     outputs = run_every_exit(backend, validation.pixels)
+    stage_ms = measure_stage_ms(backend, validation.pixels)
+
+    gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.predictions == validation.labels[:, None]
-    frontiers = solver_frontiers(outputs.scores, correct, np.array(weights.manifest.gflops_cumulative))
-    points = operating_points(frontiers)
-    write_calibration(
-        weights.folder,
+    table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
+    frontiers = solver_frontiers(table)
+    points = operating_points(table, frontiers[JOINT], folds_of(validation.identities), gflops, ms)
+    file = CalibrationFile(
+        format=1,
         model_sha256=weights.sha256,
-        scores=outputs.scores,
-        correct=correct,
-        points=points,
-        solvers={name: [(p.mean_gflops, p.expected_accuracy) for p in own] for name, own in frontiers.items()},
+        exit_policy=exit_policy,
+        temperatures=temperatures,
+        cost=cost,
+        operating_points=tuple(points),
+        solvers=_for_the_record(table, frontiers, gflops),
+        stage_ms=stage_ms,
+        stage_ms_batch_size=backend.buckets[-1],
+        images=len(validation),
         digest=split_digest(validation),
         device=backend.device,
+        dtype=backend.dtype,
+        files={},
     )
-    return points
+    write_calibration(weights.folder, file, outputs.scores, correct)
+    return file
 
 
-def validation_images(weights: Weights, dataset: Dataset) -> Split:
-    """The images training held out, found again in `dataset`; DataError when they are others.
+def _for_the_record(
+    table: Table, frontiers: dict[str, list[Setting]], gflops: NDArray[np.float64]
+) -> dict[str, list[tuple[float, float]]]:
+    def point(setting: Setting) -> tuple[float, float]:
+        got = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
+        return got.mean_gflops, got.accuracy
 
-    Any other images may be ones the weights were trained on, and would flatter every figure.
-    """
-    check_classes(weights, dataset)
-    held = weights.manifest.training.get("validation")
-    if not isinstance(held, dict) or not {"seed", "images", "digest"} <= held.keys():
-        raise WeightsError(f"the manifest of {weights.folder} does not say which images were held out in training")
-    _, validation = dataset.train_and_validation(held["seed"])
-    if split_digest(validation) != held["digest"]:
-        raise DataError(
-            f"the validation images of this data are not those held out in training "
-            f"({len(validation)} images, digest {split_digest(validation)[:12]}; "
-            f"the manifest has {held['images']}, {held['digest'][:12]}): use the data set of the training"
-        )
-    return validation
-
-
-def check_classes(weights: Weights, dataset: Dataset) -> None:
-    """DataError unless the data has the weights' classes, in their order."""
-    if dataset.classes != weights.manifest.classes:
-        odd = sorted(set(dataset.classes) ^ set(weights.manifest.classes))
-        raise DataError(f"the data's classes are not the weights' classes: {', '.join(odd[:5]) or 'another order'}")
+    return {solver: [point(s) for s in thinned(own)] for solver, own in frontiers.items()}

@@ -1,16 +1,18 @@
-"""The frontier: the Pareto set of operating points over a sweep of exit shares."""
+"""The frontier: operating points from the joint search, with what to expect of each on images it was not chosen on."""
 
 from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.calibration.crossfit import held_out_exits
+from model.calibration.joint import joint_frontier
+from model.calibration.settings import Setting, Table, pareto, thinned
 from model.calibration.solvers import SOLVERS
 from model.weights import OperatingPoint
-from model.weights.calibration import expectation
+from model.weights.calibration import expectation, measured
 
-CANDIDATES = ("survivor-conditional", "algorithm-1")
-"""Whose points may become operating points; Algorithm 1 as printed is measured for the record only."""
+JOINT = "joint"
 
 NAMED = {"fast": 0.05, "balanced": 0.01, "accurate": 0.0}
 """The cheapest point that loses at most so much accuracy against the best one."""
@@ -23,52 +25,50 @@ def share_sweep(exits: int) -> list[NDArray[np.float64]]:
     return [np.diff(np.array([0, *cut, steps])) / steps for cut in cuts]
 
 
-def solver_frontiers(
-    scores: NDArray[np.float32], correct: NDArray[np.bool_], gflops: NDArray[np.float64]
-) -> dict[str, list[OperatingPoint]]:
-    """What each solver reaches on a table [N, K] over the sweep: its own Pareto set, unnamed, cheapest first.
-
-    `gflops` [K] is the cumulative cost of each exit.
-    """
-    sweep = share_sweep(scores.shape[1])
-    frontiers = {}
+def solver_frontiers(table: Table) -> dict[str, list[Setting]]:
+    """The Pareto set of each solver over the sweep, and of the joint search, which knows all their thresholds."""
+    sweep = share_sweep(table.exits)
+    frontiers, tried = {}, set()
     for solver, solve in SOLVERS.items():
-        found = {tuple(solve(scores, shares).tolist()) for shares in sweep}
-        frontiers[solver] = pareto([_measured(scores, correct, gflops, t, solver) for t in sorted(found)])
+        found = {tuple(solve(table.scores, shares).tolist()) for shares in sweep}
+        frontiers[solver] = pareto(_setting(table, thresholds) for thresholds in found)
+        tried |= found
+    frontiers[JOINT] = joint_frontier(table, sorted(tried))
     return frontiers
 
 
-def operating_points(frontiers: dict[str, list[OperatingPoint]]) -> list[OperatingPoint]:
-    """The Pareto set of the CANDIDATES' frontiers, cheapest first, `fast`, `balanced` and `accurate` among it."""
-    return named(pareto([point for solver in CANDIDATES for point in frontiers[solver]]))
-
-
-def _measured(
-    scores: NDArray[np.float32],
-    correct: NDArray[np.bool_],
+def operating_points(
+    table: Table,
+    frontier: list[Setting],
+    folds: NDArray[np.int64],
     gflops: NDArray[np.float64],
-    thresholds: tuple[float, ...],
-    solver: str,
-) -> OperatingPoint:
-    expected = expectation(scores, correct, gflops, np.array(thresholds, dtype=np.float64))
-    return OperatingPoint(
-        name="",
-        thresholds=thresholds,
-        expected_accuracy=expected.accuracy,
-        standard_error=expected.standard_error,
-        mean_gflops=expected.mean_gflops,
-        exit_share=expected.exit_share,
-        solver=solver,
-    )
+    ms: NDArray[np.float64] | None = None,
+) -> list[OperatingPoint]:
+    """A thinned `frontier` of `table` as named points, cheapest first; accuracy strictly rises with the table's cost.
 
-
-def pareto(candidates: list[OperatingPoint]) -> list[OperatingPoint]:
-    """The points no other beats in both cost and accuracy, cheapest first."""
-    kept: list[OperatingPoint] = []
-    for point in sorted(candidates, key=lambda p: (p.mean_gflops, -p.expected_accuracy)):
-        if not kept or point.expected_accuracy > kept[-1].expected_accuracy:
-            kept.append(point)
-    return kept
+    Args:
+        table: what the frontier was solved on.
+        frontier: settings, cheapest first.
+        folds: the fold of each image [N], for cross-fitting.
+        gflops: cumulative cost of each exit [K].
+        ms: the same in milliseconds, when it was measured.
+    """
+    settings = thinned(frontier)
+    points: dict[Setting, OperatingPoint] = {}
+    for setting, left in zip(settings, held_out_exits(table, settings, folds), strict=True):
+        got = measured(left, table.correct, gflops)
+        cost = float(np.array(got.exit_share) @ table.costs)
+        points[Setting(cost, got.accuracy, setting.thresholds)] = OperatingPoint(
+            name="",
+            thresholds=setting.thresholds,
+            expected_accuracy=got.accuracy,
+            standard_error=got.standard_error,
+            mean_gflops=got.mean_gflops,
+            mean_ms=None if ms is None else float(np.array(got.exit_share) @ ms),
+            exit_share=got.exit_share,
+            solver=JOINT,
+        )
+    return named([points[setting] for setting in pareto(points)])
 
 
 def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
@@ -83,3 +83,9 @@ def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
         for i, point in enumerate(points)
         for name in roles.get(i, [f"p{i + 1:02d}"])
     ]
+
+
+def _setting(table: Table, thresholds: tuple[float, ...]) -> Setting:
+    got = expectation(table.scores, table.correct, table.costs, np.array(thresholds, dtype=np.float64))
+    # Of the table's own unit, whatever the field is called.
+    return Setting(got.mean_gflops, got.accuracy, thresholds)

@@ -5,62 +5,87 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from model.errors import WeightsError
 from model.exits import exit_of
+from model.scores import EXIT_POLICIES
 from model.weights.files import read_checked, write_atomically
 from model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"
 
-Threshold = Annotated[float, Field(ge=0, le=1)]
-Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class OperatingPoint(BaseModel):
-    """A full set of thresholds [K-1] with what it gave on the calibration images."""
+    """A full set of thresholds [K-1] with what to expect of it, measured on calibration images it was not chosen on."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
-    thresholds: tuple[Threshold, ...]
-    expected_accuracy: float
-    standard_error: float
-    mean_gflops: float
-    exit_share: tuple[float, ...]
+    thresholds: tuple[Share, ...]
+    expected_accuracy: Share
+    standard_error: Share
+    mean_gflops: Positive
+    mean_ms: Positive | None = Field(default=None, description="milliseconds an image, where stage times are known")
+    exit_share: tuple[Share, ...]
     solver: str
 
 
 class CalibrationFile(BaseModel):
-    """calibration.json."""
+    """calibration.json. Fields with a default are later than the first files of this format."""
 
+    # Unknown keys are allowed: a newer minor version may add some.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: Literal[1]
     model_sha256: str
-    exit_policy: Literal["max-probability"]
-    temperatures: tuple[Temperature, ...]
+    exit_policy: str
+    exit_policy_parameters: dict[str, Any] = {}
+    temperatures: tuple[Positive, ...]
+    cost: Literal["gflops", "ms"] = Field(default="gflops", description="what the frontier was solved in")
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
     solvers: dict[str, list[tuple[float, float]]] = Field(
-        default={}, description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy)"
+        default={},
+        description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy) on the images it saw",
     )
+    stage_ms: tuple[Positive, ...] | None = Field(
+        default=None, description="each stage's own milliseconds an image, in full batches"
+    )
+    stage_ms_batch_size: int | None = None
     images: int
     digest: str
     device: str
+    dtype: str | None = None
     files: dict[str, str]
+
+    @field_validator("exit_policy")
+    @classmethod
+    def _known_policy(cls, name: str) -> str:
+        if name not in EXIT_POLICIES:
+            raise ValueError(f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
+        return name
+
+    @field_validator("exit_policy_parameters")
+    @classmethod
+    def _no_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters:
+            raise ValueError(f"the exit policies known here take no parameters, found {', '.join(parameters)}")
+        return parameters
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a set of thresholds gave on the calibration images."""
+    """What a set of thresholds gives on a table of images."""
 
     accuracy: float
     standard_error: float
@@ -104,10 +129,14 @@ def expectation(
 
     `gflops` [K] is cumulative.
     """
-    images, exits = scores.shape
-    left = exit_of(scores, thresholds, min_exit, max_exit) - 1
-    accuracy = float(correct[np.arange(images), left].mean())
-    share = np.bincount(left, minlength=exits) / images
+    return measured(exit_of(scores, thresholds, min_exit, max_exit), correct, gflops)
+
+
+def measured(left: NDArray[np.int64], correct: NDArray[np.bool_], gflops: NDArray[np.float64]) -> Expectation:
+    """The same for images that leave at the exits `left` [N], 1...K."""
+    images, exits = correct.shape
+    accuracy = float(correct[np.arange(images), left - 1].mean())
+    share = np.bincount(left - 1, minlength=exits) / images
     return Expectation(
         accuracy,
         float(np.sqrt(accuracy * (1 - accuracy) / images)),
@@ -117,30 +146,11 @@ def expectation(
 
 
 def write_calibration(
-    folder: Path,
-    *,
-    model_sha256: str,
-    scores: NDArray[np.float32],
-    correct: NDArray[np.bool_],
-    points: list[OperatingPoint],
-    solvers: dict[str, list[tuple[float, float]]],
-    digest: str,
-    device: str,
+    folder: Path, file: CalibrationFile, scores: NDArray[np.float32], correct: NDArray[np.bool_]
 ) -> None:
-    """Write both files; the JSON last, as it names the hash of the other."""
+    """Write both files, the table's hash into `file`; the JSON last, as it names the other."""
     table = save({"scores": np.ascontiguousarray(scores), "correct": correct.astype(np.uint8)})
-    file = CalibrationFile(
-        format=1,
-        model_sha256=model_sha256,
-        exit_policy="max-probability",
-        temperatures=(1.0,) * scores.shape[1],
-        operating_points=tuple(points),
-        solvers=solvers,
-        images=len(scores),
-        digest=digest,
-        device=device,
-        files={TABLE: hashlib.sha256(table).hexdigest()},
-    )
+    file = file.model_copy(update={"files": {TABLE: hashlib.sha256(table).hexdigest()}})
     write_atomically(folder / TABLE, table)
     write_atomically(folder / CALIBRATION, (file.model_dump_json(indent=1) + "\n").encode())
 
@@ -152,35 +162,50 @@ def load_calibration(weights: Weights) -> Calibration:
         WeightsError: missing, damaged, or made for other weights.
     """
     path = weights.folder / CALIBRATION
-    try:
-        blob = path.read_bytes()
-        file = CalibrationFile.model_validate(json.loads(blob))
-    except FileNotFoundError:
-        raise WeightsError(
-            f"{weights.folder} is not calibrated; run msmlp calibrate --weights {weights.folder}"
-        ) from None
-    except ValidationError as error:
-        raise WeightsError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
-    except ValueError:
-        raise WeightsError(f"{path} is not JSON") from None
+    blob, file = _read_file(path)
     if file.model_sha256 != weights.sha256:
         raise WeightsError(f"{path} was made for other weights; run msmlp calibrate again")
-    exits = len(weights.manifest.cascade.stages)
+    _check_lengths(path, file, len(weights.manifest.cascade.stages))
+    scores, correct = _read_table(weights.folder / TABLE, file)
+    gflops = np.array(weights.manifest.gflops_cumulative)
+    return Calibration(file, scores, correct, gflops, hashlib.sha256(blob).hexdigest())
+
+
+def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
     try:
-        table = load(read_checked(weights.folder / TABLE, file.files.get(TABLE)))
-        scores, correct = table["scores"], table["correct"].astype(bool)
-    except (SafetensorError, KeyError) as error:
-        raise WeightsError(f"{weights.folder / TABLE} is not a calibration table ({error})") from None
-    if scores.shape != (file.images, exits) or correct.shape != scores.shape:
-        raise WeightsError(f"{weights.folder / TABLE}: shape {scores.shape}, expected {(file.images, exits)}")
-    if not np.isfinite(scores).all():
-        raise WeightsError(f"{weights.folder / TABLE} holds NaN or infinite scores")
+        blob = path.read_bytes()
+        return blob, CalibrationFile.model_validate(json.loads(blob))
+    except FileNotFoundError:
+        raise WeightsError(f"{path.parent} is not calibrated; run msmlp calibrate --weights {path.parent}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{path}: {place}: {first['msg']}") from None
+    except ValueError:
+        raise WeightsError(f"{path} is not JSON") from None
+
+
+def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:
     if any(len(point.thresholds) != exits - 1 for point in file.operating_points):
         raise WeightsError(f"{path}: operating points need {exits - 1} thresholds")
     if len(file.temperatures) != exits:
         raise WeightsError(f"{path}: {len(file.temperatures)} temperatures for {exits} exits")
-    gflops = np.array(weights.manifest.gflops_cumulative)
-    return Calibration(file, scores, correct, gflops, hashlib.sha256(blob).hexdigest())
+    if file.stage_ms is not None and len(file.stage_ms) != exits:
+        raise WeightsError(f"{path}: stage_ms has {len(file.stage_ms)} numbers for {exits} stages")
+
+
+def _read_table(path: Path, file: CalibrationFile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    try:
+        table = load(read_checked(path, file.files.get(TABLE)))
+        scores, correct = table["scores"], table["correct"].astype(bool)
+    except (SafetensorError, KeyError) as error:
+        raise WeightsError(f"{path} is not a calibration table ({error})") from None
+    expected = (file.images, len(file.temperatures))
+    if scores.shape != expected or correct.shape != scores.shape:
+        raise WeightsError(f"{path}: shape {scores.shape}, expected {expected}")
+    if not np.isfinite(scores).all():
+        raise WeightsError(f"{path} holds NaN or infinite scores")
+    return scores, correct
 
 
 def model_version(weights: Weights, calibration: Calibration) -> str:

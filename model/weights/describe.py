@@ -9,8 +9,8 @@ from model.weights.manifest import Weights
 
 
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
-    """Architecture, cost, frontier and provenance."""
-    manifest = weights.manifest
+    """Architecture, cost, calibration, frontier and provenance."""
+    manifest, file = weights.manifest, calibration.file
     return {
         "name": manifest.name,
         "version": model_version(weights, calibration),
@@ -18,6 +18,10 @@ def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
         "classes": list(manifest.classes),
         "preprocess": manifest.preprocess.model_dump(mode="json"),
         "exits": exit_costs(manifest.cascade),
+        "exit_policy": file.exit_policy,
+        "exit_policy_parameters": file.exit_policy_parameters,
+        "temperatures": list(file.temperatures),
+        "stage_ms": None if file.stage_ms is None else list(file.stage_ms),
         "operating_points": [point.model_dump(mode="json") for point in calibration.points],
         "training": manifest.training,
         "results": manifest.results,

@@ -29,17 +29,21 @@ def held_out(cifar10_folder: Path) -> Split:
 @pytest.fixture(scope="module")
 def outputs(tiny_weights: Path, held_out: Split) -> Outputs:
     # Another batch size than evaluate's: within 1e-5 of it, so labels and exits are the same.
-    backend = TorchBackend(load_weights(tiny_weights), device="cpu", capacity=32, max_batch=32)
+    weights = load_weights(tiny_weights)
+    temperatures = load_calibration(weights).file.temperatures
+    backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=32, max_batch=32)
     return run_every_exit(backend, held_out.pixels)
 
 
 def test_the_documents_fields_are_the_contracts(
     document: dict[str, Any], tiny_weights: Path, cifar10_folder: Path
 ) -> None:
-    assert set(document) == {"weights", "data", "split", "images", "device", "exits", "operating_points"}
+    contract = {"weights", "data", "split", "images", "device", "exits", "operating_points"}
+    assert set(document) == contract | {"dtype", "exit_policy"}
     assert document["weights"] == str(tiny_weights)
     assert document["data"] == str(cifar10_folder)
     assert (document["split"], document["images"], document["device"]) == ("test", 150, "cpu")
+    assert (document["dtype"], document["exit_policy"]) == ("float32", "max-probability")
     assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece"}] * 3
     fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share"}
     assert all(set(point) == fields for point in document["operating_points"])
@@ -58,6 +62,14 @@ def test_exits_equal_a_plain_recomputation(
         assert row["exit"] == k + 1
         assert row["accuracy"] == pytest.approx(right / 150)
         assert row["gflops"] == pytest.approx(gflops[k])
+
+
+def test_the_calibration_error_is_that_of_the_served_confidence(
+    document: dict[str, Any], outputs: Outputs, held_out: Split
+) -> None:
+    correct = outputs.predictions == held_out.labels[:, None]
+    for k, row in enumerate(document["exits"]):
+        assert row["ece"] == pytest.approx(calibration_error(outputs, correct, k), abs=1e-4)
 
 
 def test_operating_points_equal_a_plain_recomputation(
@@ -103,13 +115,14 @@ def test_a_sure_and_right_exit_has_no_calibration_error() -> None:
     assert calibration_error(outputs, np.zeros((5, 1), dtype=bool), 0) == 1
 
 
-def test_val_gives_what_the_calibration_expects(tiny_weights: Path, cifar10_folder: Path) -> None:
+def test_val_gives_what_the_calibration_table_says(tiny_weights: Path, cifar10_folder: Path) -> None:
     document = evaluate(tiny_weights, cifar10_folder, "val", "cpu")
     calibration = load_calibration(load_weights(tiny_weights))
     assert document["images"] == calibration.file.images
     for measured, point in zip(document["operating_points"], calibration.points, strict=True):
-        assert measured["accuracy"] == pytest.approx(point.expected_accuracy)
-        assert measured["mean_gflops"] == pytest.approx(point.mean_gflops)
+        in_sample = calibration.expect(point.thresholds)
+        assert measured["accuracy"] == pytest.approx(in_sample.accuracy)
+        assert measured["mean_gflops"] == pytest.approx(in_sample.mean_gflops)
 
 
 def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits_folder: Path, tmp_path: Path) -> None:
@@ -127,6 +140,8 @@ def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: P
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
     with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")
+    with pytest.raises(OptionError, match="'int8' is not one of auto, float32, bfloat16"):
+        evaluate(tiny_weights, cifar10_folder, "test", "cpu", "int8")
     with pytest.raises(DataError, match="nowhere"):
         evaluate(tiny_weights, tmp_path / "nowhere", "test", "cpu")
     uncalibrated = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))

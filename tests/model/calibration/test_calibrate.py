@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -6,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save
 
 from model.backends.torch import TorchBackend
-from model.calibration.calibrate import calibrate, validation_images
+from model.calibration.calibrate import calibrate
+from model.calibration.held_out import validation_images
 from model.datasets import load_dataset
-from model.errors import DataError, WeightsError
+from model.errors import DataError, OptionError
 from model.offline import run_every_exit
-from model.weights import load_calibration, load_weights, model_version
+from model.scores import EXIT_POLICIES, exit_policy
+from model.weights import OperatingPoint, Weights, load_calibration, load_weights
+from model.weights.calibration import CalibrationFile, expectation
 
 
 @pytest.fixture
@@ -22,30 +23,100 @@ def own_weights(tiny_weights: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
 
 
-def rewrite(folder: Path, **changes: object) -> None:
-    path = folder / "calibration.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def without_times(points: tuple[OperatingPoint, ...]) -> list[dict[str, object]]:
+    """Points without what is measured anew each time."""
+    return [point.model_dump(exclude={"mean_ms"}) for point in points]
+
+
+def backend_of(weights: Weights, file: CalibrationFile) -> TorchBackend:
+    return TorchBackend(
+        weights,
+        temperatures=file.temperatures,
+        exit_policy=file.exit_policy,
+        device="cpu",
+        capacity=64,
+        max_batch=64,
+    )
 
 
 def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder: Path) -> None:
     (own_weights / "calibration.json").unlink()
     (own_weights / "calibration.safetensors").unlink()
-    points = calibrate(own_weights, cifar10_folder, "cpu")
+    made = calibrate(own_weights, cifar10_folder, "cpu")
     weights = load_weights(own_weights)
     calibration = load_calibration(weights)
-    assert list(calibration.points) == points
+    assert calibration.points == made.operating_points
+    assert (made.device, made.dtype, made.cost, made.images) == ("cpu", "float32", "gflops", 40)
 
+    # The table is what the serving backend computes with these temperatures and this exit policy.
     images = validation_images(weights, load_dataset(cifar10_folder, 32))
-    outputs = run_every_exit(TorchBackend(weights, device="cpu", capacity=64, max_batch=64), images.pixels)
-    for point in points:
-        got = calibration.expect(point.thresholds)
-        assert got.accuracy == pytest.approx(point.expected_accuracy)
-        assert got.mean_gflops == pytest.approx(point.mean_gflops)
-        assert got.exit_share == pytest.approx(point.exit_share)
+    outputs = run_every_exit(backend_of(weights, made), images.pixels)
+    correct = outputs.predictions == images.labels[:, None]
+    gflops = np.array(weights.manifest.gflops_cumulative)
+    for thresholds in [*(p.thresholds for p in made.operating_points), (0.31, 0.7), (0.9, 0.0)]:
+        got = calibration.expect(thresholds)
+        wanted = expectation(outputs.scores, correct, gflops, np.array(thresholds))
+        assert got.accuracy == pytest.approx(wanted.accuracy)
+        assert got.mean_gflops == pytest.approx(wanted.mean_gflops)
+        assert got.exit_share == pytest.approx(wanted.exit_share)
     for k in range(3):
         bounded = calibration.expect((1.0, 1.0), k + 1, k + 1)
         assert bounded.accuracy == pytest.approx((outputs.predictions[:, k] == images.labels).mean())
-        assert bounded.mean_gflops == pytest.approx(weights.manifest.gflops_cumulative[k])
+        assert bounded.mean_gflops == pytest.approx(gflops[k])
+
+
+def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cifar10_folder: Path) -> None:
+    made = calibrate(own_weights, cifar10_folder, "cpu")
+    weights = load_weights(own_weights)
+    images = validation_images(weights, load_dataset(cifar10_folder, 32))
+    rows = np.arange(len(images))
+
+    def loss(temperatures: tuple[float, ...]) -> np.ndarray:
+        backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
+        own = run_every_exit(backend, images.pixels).probabilities[rows, :, images.labels]
+        return -np.log(np.maximum(own, 1e-38)).mean(axis=0)
+
+    fitted = loss(made.temperatures)
+    for other in (1.0, 0.9, 1.1):
+        assert (fitted <= loss(tuple(other * t for t in made.temperatures)) + 1e-6).all()
+    assert (fitted <= loss((1.0, 1.0, 1.0)) + 1e-6).all()
+
+
+@pytest.mark.parametrize("policy", EXIT_POLICIES)
+def test_scores_are_those_of_the_exit_policy(own_weights: Path, cifar10_folder: Path, policy: str) -> None:
+    made = calibrate(own_weights, cifar10_folder, "cpu", exit_policy=policy)
+    weights = load_weights(own_weights)
+    calibration = load_calibration(weights)
+    assert (made.exit_policy, calibration.file.exit_policy, made.exit_policy_parameters) == (policy, policy, {})
+    outputs = run_every_exit(
+        backend_of(weights, made), validation_images(weights, load_dataset(cifar10_folder, 32)).pixels
+    )
+    for k in range(3):
+        assert outputs.scores[:, k] == pytest.approx(exit_policy(policy)(outputs.probabilities[:, k]), abs=1e-6)
+    first = float(np.median(outputs.scores[:, 0]))
+    share = (outputs.scores[:, 0] >= first).mean()
+    assert calibration.expect((first, 0.0)).exit_share == pytest.approx((share, 1 - share, 0.0))
+
+
+def test_milliseconds_are_measured_and_can_be_what_the_frontier_spends(own_weights: Path, cifar10_folder: Path) -> None:
+    made = calibrate(own_weights, cifar10_folder, "cpu", cost="ms")
+    assert made.cost == "ms"
+    assert made.stage_ms is not None
+    assert made.stage_ms_batch_size == 256
+    assert len(made.stage_ms) == 3
+    costs = np.cumsum(made.stage_ms)
+    for point in made.operating_points:
+        assert point.mean_ms == pytest.approx(np.array(point.exit_share) @ costs)
+    assert [p.mean_ms for p in made.operating_points] == sorted(p.mean_ms for p in made.operating_points)
+
+
+def test_what_cannot_be_calibrated_says_why_and_changes_nothing(own_weights: Path, cifar10_folder: Path) -> None:
+    before = (own_weights / "calibration.json").read_bytes()
+    with pytest.raises(OptionError, match="'oracle' is not one of max-probability, margin, entropy"):
+        calibrate(own_weights, cifar10_folder, "cpu", exit_policy="oracle")
+    with pytest.raises(OptionError, match="'int8' is not one of auto, float32, bfloat16"):
+        calibrate(own_weights, cifar10_folder, "cpu", dtype="int8")
+    assert (own_weights / "calibration.json").read_bytes() == before
 
 
 def test_every_layout_of_the_data_calibrates_alike_and_leaves_the_model_alone(
@@ -53,11 +124,18 @@ def test_every_layout_of_the_data_calibrates_alike_and_leaves_the_model_alone(
 ) -> None:
     """Another layout gives the same images in another order; these weights were calibrated on the image folder."""
     before = {name: (own_weights / name).read_bytes() for name in ("manifest.json", "model.safetensors")}
-    assert list(load_calibration(load_weights(own_weights)).points) == calibrate(own_weights, cifar10_folder, "cpu")
+    on_folder = load_calibration(load_weights(own_weights)).file
+    on_archive = calibrate(own_weights, cifar10_folder, "cpu")
+    assert on_archive.temperatures == pytest.approx(on_folder.temperatures)
+    assert [p.name for p in on_archive.operating_points] == [p.name for p in on_folder.operating_points]
+    for ours, theirs in zip(on_archive.operating_points, on_folder.operating_points, strict=True):
+        assert ours.thresholds == pytest.approx(theirs.thresholds)
+        assert ours.expected_accuracy == pytest.approx(theirs.expected_accuracy)
     assert {name: (own_weights / name).read_bytes() for name in before} == before
-    written = {path.name: path.read_bytes() for path in own_weights.glob("calibration.*")}
-    calibrate(own_weights, cifar10_folder, "cpu")
-    assert {path.name: path.read_bytes() for path in own_weights.glob("calibration.*")} == written
+    table = (own_weights / "calibration.safetensors").read_bytes()
+    again = calibrate(own_weights, cifar10_folder, "cpu")
+    assert without_times(again.operating_points) == without_times(on_archive.operating_points)
+    assert (own_weights / "calibration.safetensors").read_bytes() == table
 
 
 def test_other_validation_images_are_refused(own_weights: Path, digits_folder: Path, tmp_path: Path) -> None:
@@ -100,100 +178,3 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
         Image.fromarray(pixels).save(path)
     with pytest.raises(DataError, match="not those held out in training"):
         calibrate(own_weights, changed, "cpu")
-
-
-def test_no_calibration_says_what_to_do(own_weights: Path) -> None:
-    (own_weights / "calibration.json").unlink()
-    with pytest.raises(WeightsError, match="not calibrated; run msmlp calibrate"):
-        load_calibration(load_weights(own_weights))
-
-
-def test_a_calibration_of_other_weights_is_refused(own_weights: Path) -> None:
-    rewrite(own_weights, model_sha256="0" * 64)
-    with pytest.raises(WeightsError, match="made for other weights"):
-        load_calibration(load_weights(own_weights))
-
-
-def test_a_missing_or_damaged_table_is_refused(own_weights: Path) -> None:
-    weights, table = load_weights(own_weights), own_weights / "calibration.safetensors"
-    content = bytearray(table.read_bytes())
-    content[-1] ^= 1
-    table.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"calibration\.safetensors is damaged"):
-        load_calibration(weights)
-    table.unlink()
-    with pytest.raises(WeightsError, match=r"calibration\.safetensors is missing"):
-        load_calibration(weights)
-
-
-def test_a_table_that_is_not_listed_is_refused(own_weights: Path) -> None:
-    rewrite(own_weights, files={})
-    with pytest.raises(WeightsError, match="does not list it"):
-        load_calibration(load_weights(own_weights))
-
-
-def hash_again(folder: Path, table: bytes) -> None:
-    """Put in a table whose hash is right: its content alone is wrong."""
-    (folder / "calibration.safetensors").write_bytes(table)
-    rewrite(folder, files={"calibration.safetensors": hashlib.sha256(table).hexdigest()})
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (b"not a table", "not a calibration table"),
-        (save({"scores": np.zeros((40, 3), np.float32)}), "not a calibration table"),
-        (save({"scores": np.zeros((40, 2), np.float32), "correct": np.zeros((40, 2), np.uint8)}), r"shape \(40, 2\)"),
-        (save({"scores": np.zeros((40, 3), np.float32), "correct": np.zeros((39, 3), np.uint8)}), "shape"),
-        (save({"scores": np.full((40, 3), np.nan, np.float32), "correct": np.zeros((40, 3), np.uint8)}), "NaN"),
-    ],
-    ids=["bytes", "no correctness", "too few exits", "unequal", "nan"],
-)
-def test_a_table_that_is_none_is_refused(own_weights: Path, table: bytes, message: str) -> None:
-    hash_again(own_weights, table)
-    with pytest.raises(WeightsError, match=message):
-        load_calibration(load_weights(own_weights))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"format": 2},
-        {"exit_policy": "entropy"},
-        {"operating_points": []},
-        {"operating_points": [{"name": "fast"}]},
-        {"temperatures": [1.0, 1.0]},
-        {"temperatures": [1.0, 0.0, 1.0]},
-        {"images": "many"},
-    ],
-    ids=lambda change: "-".join(f"{k}" for k in change),
-)
-def test_a_calibration_that_does_not_fit_is_refused(own_weights: Path, changes: dict[str, object]) -> None:
-    rewrite(own_weights, **changes)
-    with pytest.raises(WeightsError, match=r"calibration\.json"):
-        load_calibration(load_weights(own_weights))
-
-
-@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.5], [-0.1, 0.5]])
-def test_an_operating_point_with_impossible_thresholds_is_refused(own_weights: Path, thresholds: list[float]) -> None:
-    points = json.loads((own_weights / "calibration.json").read_text())["operating_points"]
-    points[0]["thresholds"] = thresholds
-    rewrite(own_weights, operating_points=points)
-    with pytest.raises(WeightsError, match="thresholds"):
-        load_calibration(load_weights(own_weights))
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
-def test_a_calibration_that_is_not_json_is_refused_in_one_line(own_weights: Path, content: bytes) -> None:
-    (own_weights / "calibration.json").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"calibration\.json") as caught:
-        load_calibration(load_weights(own_weights))
-    assert "\n" not in str(caught.value)
-
-
-def test_the_version_names_model_and_calibration(own_weights: Path) -> None:
-    weights = load_weights(own_weights)
-    before = model_version(weights, load_calibration(weights))
-    assert model_version(weights, load_calibration(weights)) == before
-    rewrite(own_weights, device="another")
-    assert model_version(weights, load_calibration(weights)) != before

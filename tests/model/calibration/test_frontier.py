@@ -1,74 +1,56 @@
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from model.calibration.frontier import CANDIDATES, NAMED, operating_points, share_sweep, solver_frontiers
+from model.calibration.crossfit import held_out_exits
+from model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
+from model.calibration.joint import joint_frontier
+from model.calibration.settings import LEVELS, Setting, Table, thinned
 from model.calibration.solvers import SOLVERS
-from model.exits import exit_of
-
-Table = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]
-
-
-def table(exits: int, images: int, seed: int, ties: bool, skill: float) -> Table:
-    """Scores and correctness [N, K], cumulative cost [K]; deeper exits are not always better."""
-    rng = np.random.default_rng(seed)
-    scores = rng.random((images, exits))
-    if ties:
-        scores = np.round(scores, 1)
-    correct = rng.random((images, exits)) < np.clip(scores + skill, 0, 1)
-    return scores.astype(np.float32), correct, np.cumsum(rng.random(exits) + 0.1)
+from model.weights import OperatingPoint
+from tests.model.calibration.tables import folds, over_many_tables, table
 
 
-def over_many_tables(test: Callable[[Table], None]) -> Callable[[Table], None]:
-    # The sweep grows fast with K: mostly 2 exits, some 3, and one table of 4 a test.
-    exits = st.sampled_from([2, 2, 2, 1, 2, 3])
-    drawn = st.builds(table, exits, st.integers(2, 60), st.integers(0, 2**32 - 1), st.booleans(), st.floats(-0.3, 0.3))
-    return example(table(4, 200, 7, False, 0.1))(given(drawn)(test))
-
-
-def accuracy_and_cost(measured: Table, thresholds: tuple[float, ...]) -> tuple[float, float]:
-    scores, correct, gflops = measured
-    left = exit_of(scores, np.array(thresholds)) - 1
-    return sum(correct[i, k] for i, k in enumerate(left)) / len(left), sum(gflops[k] for k in left) / len(left)
+def points_of(measured: Table) -> list[OperatingPoint]:
+    return operating_points(measured, joint_frontier(measured), folds(measured), measured.costs)
 
 
 @over_many_tables
-def test_every_point_tells_the_truth_about_its_thresholds(measured: Table) -> None:
-    scores, _, _ = measured
-    for point in operating_points(solver_frontiers(*measured)):
-        accuracy, cost = accuracy_and_cost(measured, point.thresholds)
-        assert point.expected_accuracy == pytest.approx(accuracy)
-        assert point.mean_gflops == pytest.approx(cost)
-        assert point.standard_error == pytest.approx((accuracy * (1 - accuracy) / len(scores)) ** 0.5, abs=1e-9)
-        left = exit_of(scores, np.array(point.thresholds))
-        assert point.exit_share == pytest.approx([(left == k + 1).mean() for k in range(scores.shape[1])])
+def test_a_larger_budget_never_lowers_the_expected_accuracy(measured: Table) -> None:
+    points = points_of(measured)
+    distinct = list(dict.fromkeys((p.mean_gflops, p.expected_accuracy, p.thresholds) for p in points))
+    assert all(cheap[0] < dear[0] and cheap[1] < dear[1] for cheap, dear in pairwise(distinct))
+    assert len(distinct) <= LEVELS
 
 
 @over_many_tables
-def test_no_point_is_dominated_by_another_or_by_anything_swept(measured: Table) -> None:
-    scores, _, _ = measured
-    points = operating_points(solver_frontiers(*measured))
-    swept = [
-        accuracy_and_cost(measured, tuple(solve(scores, shares)))
-        for solve in (SOLVERS[name] for name in CANDIDATES)
-        for shares in share_sweep(scores.shape[1])[::7]
-    ]
-    reached = [(p.expected_accuracy, p.mean_gflops) for p in points]
-    for accuracy, cost in reached:
-        for other, price in reached + swept:
-            assert not (other >= accuracy and price < cost - 1e-12), "as good for less"
-            assert not (other > accuracy + 1e-12 and price <= cost), "better for the same"
+def test_every_point_is_whole(measured: Table) -> None:
+    for point in points_of(measured):
+        assert len(point.thresholds) == measured.exits - 1
+        assert all(0 <= t <= 1 for t in point.thresholds)
+        assert len(point.exit_share) == measured.exits
+        assert sum(point.exit_share) == pytest.approx(1)
+        assert point.mean_gflops == pytest.approx(np.array(point.exit_share) @ measured.costs)
+        accuracy = point.expected_accuracy
+        assert point.standard_error == pytest.approx((accuracy * (1 - accuracy) / len(measured.scores)) ** 0.5)
+
+
+@over_many_tables
+def test_expectations_are_of_held_out_images(measured: Table) -> None:
+    settings = thinned(joint_frontier(measured))
+    left = dict(zip(settings, held_out_exits(measured, settings, folds(measured)), strict=True))
+    rows = np.arange(len(measured.scores))
+    for point in points_of(measured):
+        [setting] = [s for s in settings if s.thresholds == point.thresholds]
+        assert point.expected_accuracy == pytest.approx(measured.correct[rows, left[setting] - 1].mean())
+        assert point.mean_gflops == pytest.approx(measured.costs[left[setting] - 1].mean())
 
 
 @over_many_tables
 def test_named_points_are_of_the_frontier_and_keep_their_promise(measured: Table) -> None:
-    points = operating_points(solver_frontiers(*measured))
+    points = points_of(measured)
     assert len({p.name for p in points}) == len(points)
-    assert [p.mean_gflops for p in points] == sorted(p.mean_gflops for p in points)
     best = max(p.expected_accuracy for p in points)
     by_name = {p.name: p for p in points}
     for name, loss in NAMED.items():
@@ -77,20 +59,47 @@ def test_named_points_are_of_the_frontier_and_keep_their_promise(measured: Table
         assert all(p.expected_accuracy < best - loss for p in cheaper), f"{name} is not the cheapest that may be"
 
 
-def test_algorithm_1_as_printed_is_measured_but_never_served() -> None:
-    frontiers = solver_frontiers(*table(3, 100, 3, False, 0.1))
-    assert set(frontiers) == set(SOLVERS)
-    assert frontiers["algorithm-1-literal"]
-    assert "algorithm-1-literal" not in {p.solver for p in operating_points(frontiers)}
+@over_many_tables
+def test_the_cheapest_point_is_the_cheapest_there_can_be(measured: Table) -> None:
+    """Else a budget that the first exit meets would be refused."""
+    assert points_of(measured)[0].mean_gflops == pytest.approx(measured.costs[0])
+
+
+def test_a_frontier_in_milliseconds_knows_its_gflops_too() -> None:
+    """The second exit is cheap in GFLOPs but slow: what a point spends is the table's unit."""
+    in_ms = table(3, 200, 3, False, 0.1)
+    in_ms = Table(in_ms.scores, in_ms.correct, np.array([1.0, 9.0, 10.0]))
+    gflops = np.array([0.1, 0.11, 1.0])
+    points = operating_points(in_ms, joint_frontier(in_ms), folds(in_ms), gflops, in_ms.costs)
+    assert [p.mean_ms for p in points] == sorted(p.mean_ms for p in points)
+    for point in points:
+        assert point.mean_ms == pytest.approx(np.array(point.exit_share) @ in_ms.costs)
+        assert point.mean_gflops == pytest.approx(np.array(point.exit_share) @ gflops)
+
+
+def test_every_solver_is_measured_for_the_record() -> None:
+    measured = table(3, 100, 3, False, 0.1)
+    frontiers = solver_frontiers(measured)
+    assert set(frontiers) == {*SOLVERS, JOINT}
+    assert all(frontiers.values())
+    assert {p.solver for p in points_of(measured)} == {JOINT}
 
 
 def test_one_exit_has_one_point_under_every_name() -> None:
     scores, correct = np.array([[0.3], [0.9]], dtype=np.float32), np.array([[False], [True]])
-    points = operating_points(solver_frontiers(scores, correct, np.array([2.0])))
+    points = points_of(Table(scores, correct, np.array([2.0])))
     assert sorted(p.name for p in points) == sorted(NAMED)
     assert {(p.thresholds, p.expected_accuracy, p.mean_gflops, p.exit_share) for p in points} == {
         ((), 0.5, 2.0, (1.0,))
     }
+
+
+def test_exits_that_are_never_right_leave_the_cheapest() -> None:
+    measured = Table(
+        np.random.default_rng(0).random((30, 3), dtype=np.float32), np.zeros((30, 3), bool), np.arange(3) + 1.0
+    )
+    assert joint_frontier(measured) == [Setting(1.0, 0.0, (0.0, 0.0))]
+    assert {p.thresholds for p in points_of(measured)} == {(0.0, 0.0)}
 
 
 @pytest.mark.parametrize("exits", [1, 2, 3, 4, 5])

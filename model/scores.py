@@ -1,0 +1,52 @@
+"""Exit policies: from a stage's probabilities to the score that is compared with a threshold.
+
+A score lies in [0, 1], higher is surer. Each policy is written once, over `xp`, which is numpy or torch: the torch
+stage graph computes it, numpy checks and compares it. Its name and parameters stand in calibration.json; these three
+take no parameters.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from model.errors import OptionError
+
+ExitPolicy = Callable[..., Any]
+"""(probabilities [n, classes], xp) → score [n], both arrays of `xp`."""
+
+
+def max_probability(probabilities: Any, xp: Any = np) -> Any:
+    """The largest softmax entry."""
+    return xp.amax(probabilities, axis=1)
+
+
+def margin(probabilities: Any, xp: Any = np) -> Any:
+    """The largest entry minus the second largest; 0 when two are largest."""
+    best = xp.amax(probabilities, axis=1)
+    is_best = probabilities == best[:, None]
+    second = xp.amax(xp.where(is_best, 0.0, probabilities), axis=1)
+    return xp.where(xp.sum(is_best, axis=1) > 1, 0.0, best - second)
+
+
+def entropy(probabilities: Any, xp: Any = np) -> Any:
+    """1 - H / log C: 0 for the uniform distribution, 1 when one class has everything."""
+    # p log p tends to 0 with p; the smallest normal float32 keeps the logarithm finite.
+    logs = xp.log(xp.clip(probabilities, float(np.finfo(np.float32).tiny), 1.0))
+    score = 1 + xp.sum(probabilities * logs, axis=1) / math.log(probabilities.shape[1])
+    return xp.clip(score, 0.0, 1.0)
+
+
+EXIT_POLICIES: dict[str, ExitPolicy] = {
+    "max-probability": max_probability,
+    "margin": margin,
+    "entropy": entropy,
+}
+
+
+def exit_policy(name: str) -> ExitPolicy:
+    """The policy of that name; OptionError for an unknown one."""
+    if name not in EXIT_POLICIES:
+        raise OptionError("exit policy", f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
+    return EXIT_POLICIES[name]

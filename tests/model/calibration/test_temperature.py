@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model.calibration.temperature import BOUNDS, fit_temperature, fit_temperatures, log_probabilities
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float:
+    """The mean negative log-likelihood, written anew."""
+    scaled = log_probabilities(probabilities) / temperature
+    return float(np.mean([np.logaddexp.reduce(row) - row[label] for row, label in zip(scaled, labels, strict=True)]))
+
+
+def drawn(seed: int, images: int, classes: int, sharpness: float, skill: float) -> tuple[NDArray, NDArray]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(images, classes))
+    labels = np.where(rng.random(images) < skill, logits.argmax(axis=1), rng.integers(0, classes, images))
+    return softmax(sharpness * logits).astype(np.float32), labels
+
+
+PROBLEMS = st.builds(
+    drawn,
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(2, 10),
+    st.sampled_from([0.01, 0.3, 1.0, 5.0, 200.0]),
+    st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+)
+
+
+@given(PROBLEMS)
+def test_no_temperature_within_the_bounds_fits_better(problem: tuple[NDArray, NDArray]) -> None:
+    probabilities, labels = problem
+    fitted = fit_temperature(probabilities, labels)
+    assert BOUNDS[0] <= fitted <= BOUNDS[1]
+    for other in (1.0, *np.geomspace(*BOUNDS, 25)):
+        assert loss(probabilities, labels, fitted) <= loss(probabilities, labels, other) + 1e-9
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 2.5])
+def test_the_temperature_that_was_put_in_is_found(true: float) -> None:
+    """Labels drawn from a softmax; the exit says it `true` times too sharply."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(20_000, 5))
+    labels = (softmax(logits).cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
+    assert fit_temperature(softmax(true * logits).astype(np.float32), labels) == pytest.approx(true, rel=0.05)
+
+
+def test_every_exit_has_its_own() -> None:
+    (sharp, labels), (flat, _) = drawn(1, 500, 4, 9.0, 0.6), drawn(1, 500, 4, 0.9, 0.6)
+    temperatures = fit_temperatures(np.stack([sharp, flat], axis=1), labels)
+    assert temperatures == (fit_temperature(sharp, labels), fit_temperature(flat, labels))
+    # The same logits ten times as sharp need ten times the temperature.
+    assert temperatures[0] == pytest.approx(10 * temperatures[1], rel=1e-3)
+
+
+def test_always_right_and_always_wrong_stay_within_bounds() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
+    assert fit_temperature(probabilities, np.array([0, 1])) == BOUNDS[0]
+    assert fit_temperature(probabilities, np.array([1, 0])) == BOUNDS[1]
+    assert BOUNDS[0] <= fit_temperature(np.full((3, 4), 0.25, np.float32), np.array([0, 1, 2])) <= BOUNDS[1]

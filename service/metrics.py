@@ -21,6 +21,8 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHADOWS = 1000
 """So many of the newest shadows of an exit make its agreement."""
+NO_EXIT = "none"
+"""The exit of an image that expired before it reached one."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
@@ -82,6 +84,24 @@ class Metrics:
         self.model_info = Gauge(
             "msmlp_model_info", "The model served.", ["name", "version", "backend", "device"], registry=r
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Every series that can be foreseen: one that first appears with an event hides that event from rates."""
+        for exit in range(1, self._stages + 1):
+            for reason in ("confident", "max_exit", "deadline") if exit < self._stages else ("final",):
+                self.images.labels(exit, reason)
+            for by_exit in (self.image_seconds, self.confidence):
+                by_exit.labels(exit)
+            for by_stage in (self.queue_seconds, self.compute_seconds, self.batch_size):
+                by_stage.labels(exit)
+        self.images.labels(NO_EXIT, "expired")
+        self.image_seconds.labels(NO_EXIT)
+        self.shed.labels("capacity")
+        for where in ("decode", "queue", "batch"):
+            self.cancelled.labels(where)
+        for outcome in ("met", "late", "cut_short", "expired"):
+            self.deadline.labels(outcome)
 
     def watch(self, engine: Engine, policy: Policy) -> None:
         """Tie the gauges to what they show; read when scraped."""
@@ -122,8 +142,8 @@ class Metrics:
         for row, (exit, reason, landed) in enumerate(
             zip(result.exit.tolist(), result.reason.tolist(), result.landed.tolist(), strict=True)
         ):
-            self.images.labels(exit or "none", Reason(reason).name.lower()).inc()
-            self.image_seconds.labels(exit or "none").observe(landed - arrival)
+            self.images.labels(exit or NO_EXIT, Reason(reason).name.lower()).inc()
+            self.image_seconds.labels(exit or NO_EXIT).observe(landed - arrival)
             if exit:
                 self.confidence.labels(exit).observe(confidences[row][exit - 1])
             for stage in range(exit):

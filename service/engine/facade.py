@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.exits import Reason
 from service.engine.brownout import Brownout
-from service.engine.messages import Answers, Cancel, Died, Failed, Outbound, Stop, Submit, Terms
+from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Outbound, Stop, Submit, Terms
 from service.engine.result import Pending, Result
 from service.engine.throughput import Throughput
 from service.engine.worker import BackendFactory, Worker
@@ -178,6 +178,9 @@ class Engine:
             self._death = message.detail
             for number in list(self._pending):
                 self._fail(number, DOWN)
+        self._tell(message)
+
+    def _tell(self, message: Outbound) -> None:
         for observe in self._observers:
             observe(message)
 
@@ -185,9 +188,11 @@ class Engine:
         now = time.monotonic()
         self.throughput.count(int((answers.reason != Reason.GOES_ON).sum()), now)
         for number in np.unique(answers.request).tolist():
-            pending = self._pending.get(number)
-            if pending is not None:  # else its caller has left
-                pending.land(answers, np.flatnonzero(answers.request == number), now)
+            pending, mine = self._pending.get(number), np.flatnonzero(answers.request == number)
+            if pending is not None:
+                pending.land(answers, mine, now)
+            else:  # its caller left while they ran
+                self._tell(Cancelled("batch", int((answers.reason[mine] != Reason.GOES_ON).sum())))
 
     def _fail(self, number: int, detail: str) -> None:
         pending = self._pending.get(number)

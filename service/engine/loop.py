@@ -34,7 +34,8 @@ MAX_FAILURES = 3
 class Loop:
     """Runs batches, and keeps the columns that only answers need.
 
-    `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured.
+    `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured;
+    `publish` is shown who waits, before every batch.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class Loop:
         seconds: NDArray[np.float64] | None = None,
         shadow_every: int = 0,
         reserve: int = 0,
+        publish: Callable[[Scheduler], None] = lambda scheduler: None,
     ) -> None:
-        self.backend, self._send = backend, send
+        self.backend, self._send, self._publish = backend, send, publish
         self.scheduler = Scheduler(
             backend.capacity, backend.stages, backend.buckets[-1], shadow_every=shadow_every, reserve=reserve
         )
@@ -77,6 +79,7 @@ class Loop:
         start = time.monotonic()
         self._give_up(start)
         batch = self.scheduler.next_batch(start)
+        self._publish(self.scheduler)  # now: while the batch runs, those aboard wait no longer
         if batch is None:
             return
         try:

@@ -1,6 +1,7 @@
 """What a request asked for → thresholds and exit bounds, with what they are expected to give."""
 
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from typing import Literal
 
@@ -158,9 +159,9 @@ def _best_within(budget: float, offers: list[Offer]) -> Offer:
 
 
 def _up(value: float) -> str:
-    """Six digits, rounded so that what is named is allowed."""
-    return f"{np.ceil(value * 1e6) / 1e6:.6f}"
+    """Six digits, rounded so that what is named is allowed: in decimal, as binary products may round the other way."""
+    return str(Decimal(str(value)).quantize(Decimal("1e-6"), ROUND_CEILING))
 
 
 def _down(value: float) -> str:
-    return f"{np.floor(value * 1e4) / 1e4:.4f}"
+    return str(Decimal(str(value)).quantize(Decimal("1e-4"), ROUND_FLOOR))

@@ -9,8 +9,9 @@ Rules
    that is more: with everything waiting, round and round is the best there is).
 5. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
 6. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
-7. A ticket with a deadline does not wait for a batch whose predicted end passes it: it leaves with the exit it has
-   reached (`overdue`). One that has reached none leaves when the deadline has passed. `min_exit` outranks both.
+7. A ticket with a deadline does not wait for a batch, its own or the one that goes first, whose predicted end passes
+   it: it leaves with the exit it has reached (`overdue`). One that has reached none leaves when the deadline has
+   passed. `min_exit` outranks both.
 8. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
    last stage when nobody waits, to see whether the answer would have stayed. At most `reserve` at a time.
 """
@@ -119,8 +120,9 @@ class Scheduler:
         rows = np.flatnonzero((self._state == WAITING) & (self._deadline < np.inf))
         if not len(rows):
             return Overdue(rows, rows, rows.astype(np.int8))
-        reached, sizes = self._stage[rows], np.minimum(self.waiting(), self.max_batch)
-        ends = now + np.array([times.predict(k, int(n)) for k, n in enumerate(sizes)])
+        reached, waiting = self._stage[rows], self.waiting()
+        seconds = np.array([times.predict(k, int(n)) for k, n in enumerate(np.minimum(waiting, self.max_batch))])
+        ends = now + np.maximum(seconds, seconds[self._choose(waiting)])
         ends[0] = now  # with no answer yet even a late one is worth starting for
         late = (self._deadline[rows] <= ends[reached]) & (reached >= self._min_exit[rows])
         slots, exits = rows[late], reached[late]

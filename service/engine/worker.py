@@ -54,7 +54,14 @@ class Worker:
             backend = self._build()
             seconds = warm_up(backend)
             reserve = backend.capacity - self._capacity
-            loop = Loop(backend, self._send, seconds=seconds, shadow_every=self._shadow_every, reserve=max(0, reserve))
+            loop = Loop(
+                backend,
+                self._send,
+                seconds=seconds,
+                shadow_every=self._shadow_every,
+                reserve=max(0, reserve),
+                publish=self._publish,
+            )
             self._publish(loop.scheduler)
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
             self._send(Ready(backend.name, backend.device))
@@ -68,6 +75,8 @@ class Worker:
             log.exception("engine stopped")
         finally:
             self.ready.clear()
+            # Nobody waits for the dead.
+            self.queued, self.oldest = np.zeros_like(self.queued), np.full_like(self.oldest, np.inf)
             self._send(Died(detail))
 
     def _serve(self, loop: "Loop") -> None:
@@ -79,7 +88,6 @@ class Worker:
                 stopping |= isinstance(message, Stop)
                 loop.receive(message)
             loop.run_once()
-            self._publish(loop.scheduler)
 
     def _drain(self, *, block: bool) -> list[Inbound]:
         messages = [self._inbox.get()] if block else []

@@ -315,7 +315,7 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
 
 
 def test_gauges_see_who_waits() -> None:
-    """Published between batches: while the second batch is held, the rest of the first request waits."""
+    """While the second batch is held, the rest of the request waits, and those aboard do not."""
     backend = FakeBackend(max_batch=4)
     with talking(backend) as talk:
         backend_reached = threading.Semaphore(0)
@@ -334,7 +334,21 @@ def test_gauges_see_who_waits() -> None:
         backend.fail = lambda stage, pixels: None
         let_go.release()
         said = talk.stop()
-    assert queued.tolist() == [6, 4, 0]
-    assert np.isfinite(oldest[:2]).all()
-    assert np.isinf(oldest[2])
+    assert talk.backend.batches[:2] == [(0, 4), (1, 4)]
+    assert queued.tolist() == [6, 0, 0]
+    assert np.isfinite(oldest).tolist() == [True, False, False]
     assert sum(len(answer.request) for answer in of(Answers, said)) == 10
+    assert talk.worker.queued.tolist() == [0, 0, 0]
+
+
+def test_gauges_of_a_worker_that_died_count_nobody() -> None:
+    backend = FakeBackend(max_batch=1)
+    with talking(backend) as talk:
+        backend.fail = broken_by_label_3
+        with device_held(talk):
+            talk.submit(1, pictures(5, 1.0, label=3))
+            for request in range(2, 9):
+                talk.submit(request, pictures(1, 1.0, label=3))
+        talk.worker.join(PATIENCE_SECONDS)
+        assert talk.worker.queued.tolist() == [0, 0, 0]
+        assert np.isinf(talk.worker.oldest).all()

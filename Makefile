@@ -43,8 +43,8 @@ fix: $(DEV) ## mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV) ## the engine against the plain model, in one run
-	$(BIN)/python -m benchmarks.engine $(ARGS)
+bench: $(DEV) ## the engine against its bound and its baselines, in one run
+	$(BIN)/msmlp bench engine $(ARGS)
 
 docs: $(DEV) ## write the generated pages
 	$(BIN)/python -m scripts.settings_page > docs/settings.md

@@ -7,6 +7,7 @@ import typer
 
 from model.cli import app as offline
 from model.errors import CallerError, MsmlpError
+from msmlp.bench.command import app as bench
 from msmlp.doctor import doctor
 from service.cli import app as serving
 
@@ -27,7 +28,6 @@ def _msmlp(
       msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
       msmlp COMMAND --help
     """
-    context.obj = traceback
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -36,6 +36,7 @@ def _msmlp(
 app.add_typer(offline)
 app.add_typer(serving)
 app.command()(doctor)
+app.add_typer(bench)
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="msmlp", standalone_mode=False)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "msmlp"

@@ -17,10 +17,12 @@ CHUNK = 16
 
 
 Source = bytes | NDArray[np.uint8]
-"""An encoded image, or the pixels [H, W, 3] of one."""
+"""An encoded image, or the pixels uint8 [H, W, 3] of one."""
+Sources = Sequence[Source] | NDArray[np.uint8]
+"""Images one by one, or the pixels of all [n, H, W, 3]."""
 
 
-async def decode_images(sources: Sequence[Source], size: int, max_pixels: int, pool: Executor) -> NDArray[np.uint8]:
+async def decode_images(sources: Sources, size: int, max_pixels: int, pool: Executor) -> NDArray[np.uint8]:
     """Decode what is encoded, and bring all to the model's size → uint8 [n, size, size, 3].
 
     Pixels of that size in one array [n, size, size, 3] pass without work an image.
@@ -40,7 +42,7 @@ async def decode_images(sources: Sequence[Source], size: int, max_pixels: int, p
     return np.stack([outcome for outcome in outcomes if not isinstance(outcome, ImageError)])
 
 
-def _decode(chunk: Sequence[Source], size: int, max_pixels: int) -> list[NDArray[np.uint8] | ImageError]:
+def _decode(chunk: Sources, size: int, max_pixels: int) -> list[NDArray[np.uint8] | ImageError]:
     outcomes: list[NDArray[np.uint8] | ImageError] = []
     for source in chunk:
         try:

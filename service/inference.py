@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.exits import Reason
 from service.answers import Inquiry, answer_document, image_answers, operating_point
-from service.decoding import Source, decode_images
+from service.decoding import Sources, decode_images
 from service.engine.messages import Terms
 from service.engine.result import Result
 from service.errors import ExpiredError
@@ -26,7 +26,7 @@ TOP_K = 5
 class Call:
     """A request: images (encoded, or pixels), options, and when it arrived (monotonic seconds)."""
 
-    images: Sequence[Source]
+    images: Sources
     options: RequestOptions
     request_id: str
     arrival: float

@@ -58,7 +58,8 @@ def _of(plan: Plan, data: Path, work: Path, device: str, images: int) -> list[St
     for change in plan.sets:
         train += ["--set", change]
     evaluate = [*MSMLP, "evaluate", "--weights", weights, "--data", str(data), "--split", "test", "--json"]
-    bench = [sys.executable, "-m", "benchmarks.engine", "--weights", weights, "--data", str(data), "--json"]
+    bench = [*MSMLP, "bench", "engine", "--weights", weights, "--data", str(data), "--json"]
+    bench += ["--load-seconds", str(min(5.0, images / 200))]
     return [
         Step(f"{plan.name}.train", tuple(train), resumable=True),
         Step(f"{plan.name}.evaluate", (*evaluate, "--device", device), output=f"{plan.name}.evaluate.json"),

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,12 +7,12 @@ import pytest
 
 from model.errors import ImageTooLargeError, UndecodableImageError
 from model.preprocess import load_image
-from service.decoding import CHUNK, Source, decode_images
+from service.decoding import CHUNK, Sources, decode_images
 from service.errors import BadImagesError
 from tests.servers import encoded
 
 
-def decode(images: Sequence[Source], *, size: int = 8, max_pixels: int = 10_000) -> np.ndarray:
+def decode(images: Sources, *, size: int = 8, max_pixels: int = 10_000) -> np.ndarray:
     with ThreadPoolExecutor(2) as pool:
         return asyncio.run(decode_images(images, size, max_pixels, pool))
 

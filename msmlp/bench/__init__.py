@@ -1,0 +1,1 @@
+"""`msmlp bench`: throughput and latency with their baselines, everything compared measured in one run."""

@@ -93,6 +93,7 @@ def build_service(settings: Settings) -> Service:
         return TorchBackend(
             weights,
             temperatures=calibration.file.temperatures,
+            exit_policy=calibration.file.exit_policy,
             device=settings.device,
             dtype=settings.dtype,
             capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),

@@ -72,9 +72,14 @@ def decode(
         if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture
             image.draft(None, (2 * near, 2 * near))
         image.load()
-        return _to_rgb(_upright(image))
+        return upright_rgb(image)
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode → an RGB one, turned as its EXIF block says."""
+    return _to_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

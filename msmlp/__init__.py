@@ -1,1 +1,55 @@
-"""MSMLP: image classification that spends compute only where an image needs it."""
+"""MSMLP: image classification that spends compute only where an image needs it.
+
+`msmlp.load("weights/mine")(images)` classifies in this process, `msmlp.Client(url).classify(images)` through a service;
+both give the same `Answer`. What stands behind each name is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.errors import MsmlpError
+    from msmlp.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
+    from msmlp.client import AsyncClient, Client
+    from msmlp.errors import ServiceError
+    from msmlp.local import Model, load
+
+_HOMES = {
+    "Answer": "msmlp.answer",
+    "AsyncClient": "msmlp.client",
+    "ClassProbability": "msmlp.answer",
+    "Client": "msmlp.client",
+    "Model": "msmlp.local",
+    "MsmlpError": "model.errors",
+    "OperatingPoint": "msmlp.answer",
+    "Result": "msmlp.answer",
+    "ServiceError": "msmlp.errors",
+    "Stage": "msmlp.answer",
+    "StreamLine": "msmlp.answer",
+    "load": "msmlp.local",
+}
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "ClassProbability",
+    "Client",
+    "Model",
+    "MsmlpError",
+    "OperatingPoint",
+    "Result",
+    "ServiceError",
+    "Stage",
+    "StreamLine",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'msmlp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,77 @@
+"""The images a caller hands over → encoded files and arrays of pixels."""
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Source: TypeAlias = bytes | Pixels
+"""An encoded image, or the pixels [H, W, 3] of one."""
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Pixels | Image"
+"""A path, an encoded image, pixels uint8 [H, W, 3], a Pillow image."""
+Images: TypeAlias = "ImageLike | Iterable[ImageLike]"
+"""One or several; an array [n, H, W, 3] is several."""
+
+_ONE = (str, os.PathLike, bytes, bytearray, memoryview)
+
+
+def read_images(images: Images) -> list[Source]:
+    """Read what is a path and convert what is a Pillow image.
+
+    Raises:
+        OSError: a file that cannot be read.
+        TypeError, ValueError: what is no image.
+    """
+    if isinstance(images, _ONE) or _is_pillow(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        return [_read(images, "the image")]
+    if not isinstance(images, Iterable):
+        raise TypeError(f"images: a {type(images).__name__} is none, and no sequence of them")
+    sources = [_read(image, f"images[{index}]") for index, image in enumerate(images)]
+    if not sources:
+        raise ValueError("images: there is none")
+    return sources
+
+
+def encoded(source: Source) -> bytes:
+    """An image as a file; pixels become a PNG, which keeps them."""
+    if isinstance(source, bytes):
+        return source
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(source).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _read(image: Any, name: str) -> Source:
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _checked(image, name)
+    if _is_pillow(image):
+        from model.preprocess import upright_rgb
+
+        return np.asarray(upright_rgb(image))
+    raise TypeError(f"{name} is a {type(image).__name__}; allowed: path, bytes, Pillow image, uint8 array [H, W, 3]")
+
+
+def _checked(pixels: NDArray[Any], name: str) -> Pixels:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"{name} is {pixels.dtype} {list(pixels.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
+    return pixels
+
+
+def _is_pillow(image: Any) -> bool:
+    from PIL.Image import Image
+
+    return isinstance(image, Image)

@@ -1,0 +1,175 @@
+"""`msmlp.load`: a weights folder in this process, called as a service is."""
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar, Unpack
+
+from model.errors import DeviceError, MsmlpError
+from msmlp.answer import Answer, StreamLine
+from msmlp.errors import ServiceError
+from msmlp.images import Images, read_images
+from msmlp.options import Options, as_text
+from service.engine.messages import Died, Outbound, Ready
+from service.errors import RetryableError, TooManyImagesError, problem
+from service.inference import Call, classify, stream
+from service.options import parse_options
+from service.settings import load_settings
+from service.state import Service, build_service
+
+T = TypeVar("T")
+
+
+def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Model":
+    """A model in this process, warm and ready; without `weights` the one that comes with the package.
+
+    Args:
+        weights: a weights folder.
+        settings: those of `msmlp serve`, by the same names (docs/settings.md): `device`, `dtype`, `max_batch`,
+            `policy`, ... Brown-out and shadows are off: nobody else's requests are to be protected or watched.
+
+    Raises:
+        MsmlpError: weights, settings or a device that do not fit.
+    """
+    alone = {"brownout_ms": 0, "shadow": 0, "weights": None if weights is None else Path(weights)}
+    chosen = load_settings(**{**alone, **settings})
+    if chosen.device == "cuda":
+        # Torch takes seconds to import, so only a wish that may not come true is checked this early.
+        from model.backends.devices import pick_device
+
+        pick_device(chosen.device)
+    return Model(build_service(chosen))
+
+
+class Model:
+    """Answers as `msmlp.Client` does, in-process. Use it from any number of threads; close it, or use it in `with`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._lock, self._closed = threading.Lock(), False
+        started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._live(started)), name="msmlp-model", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
+        """Classify one image or several: paths, encoded files, Pillow images, uint8 arrays [H, W, 3] or [n, H, W, 3].
+
+        Raises:
+            ServiceError: with the status and the code that a service would have answered.
+            OSError, TypeError, ValueError: what is given as an image is none.
+        """
+        request = _Request(images, request_id, as_text(options))
+        with request.errors():
+            return Answer(self._run(classify(self._service, request.call(self._service))).document)
+
+    __call__ = classify
+
+    def stream(
+        self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
+    ) -> Iterator[StreamLine]:
+        """The same, line by line: every image at every exit, as it lands. The first `next` begins."""
+        return self._lines(_Request(images, request_id, {**as_text(options), "stream": "true"}))
+
+    def model(self) -> dict[str, Any]:
+        """What `GET /model` says: exits, costs, operating points."""
+        return self._service.describe()
+
+    def close(self) -> None:
+        """Answer what is in flight, then end the engine."""
+        with self._lock:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(self._closing.set)
+            self._closed = True
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _live(self, started: Future[None]) -> None:
+        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+
+        def observe(message: Outbound) -> None:
+            if isinstance(message, Ready):
+                started.set_result(None)
+            elif isinstance(message, Died) and not started.done():
+                started.set_exception(DeviceError(f"the engine could not start: {message.detail}"))
+                self._closing.set()
+
+        self._service.engine.watch(observe)
+        self._service.engine.start()
+        await self._closing.wait()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await self._service.engine.stop()
+        self._service.decoders.shutdown()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work` on the model's loop; whoever is interrupted while waiting cancels it."""
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise RuntimeError("the model is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def _lines(self, request: "_Request") -> Iterator[StreamLine]:
+        with request.errors():
+            documents = stream(self._service, request.call(self._service))
+            try:
+                while (document := self._run(_next(documents))) is not None:
+                    yield StreamLine(document)
+            finally:
+                if not self._closed:
+                    self._run(_end(documents))
+
+
+class _Request:
+    """What a service knows of a request from its middleware and body."""
+
+    def __init__(self, images: Images, request_id: str | None, options: dict[str, str]) -> None:
+        self._images, self._options = read_images(images), options
+        self._id = request_id or uuid.uuid4().hex
+
+    def call(self, service: Service) -> Call:
+        """The request, arriving now.
+
+        Raises:
+            MsmlpError: what the service refuses before it looks at the images.
+        """
+        arrival = time.monotonic()
+        service.check_ready()
+        count, most = len(self._images), min(service.settings.max_images, service.settings.capacity)
+        if count > most:
+            raise TooManyImagesError(f"{count} images in one request, at most {most} are allowed")
+        return Call(self._images, parse_options(self._options), self._id, arrival)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns what goes wrong into what a service would say of it."""
+        try:
+            yield
+        except MsmlpError as error:
+            retry_after = error.retry_after if isinstance(error, RetryableError) else None
+            raise ServiceError.of_problem(problem(error, self._id)[1], retry_after) from error
+
+
+async def _next(documents: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
+    return await anext(documents, None)
+
+
+async def _end(documents: AsyncGenerator[dict[str, Any], None]) -> None:
+    await documents.aclose()

@@ -1,0 +1,88 @@
+"""Requests and responses as both clients write and read them; nothing here sends anything."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from model.errors import OptionError
+from msmlp.answer import Answer, StreamLine
+from msmlp.errors import ServiceError
+from msmlp.images import Images, encoded, read_images
+from msmlp.options import as_text
+
+
+def checked_url(url: str) -> str:
+    """A service's address; OptionError when it is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise OptionError("url", f"{url!r} is no address of a service; an example: http://127.0.0.1:8000")
+    return url
+
+
+def classify_request(
+    images: Images, options: Mapping[str, Any], request_id: str | None, *, stream: bool = False
+) -> dict[str, Any]:
+    """What httpx needs to build a `POST /classify`: one multipart form of images and options."""
+    fields = as_text(options)
+    # The service asks for at least one part to see a form.
+    files = [("images", (f"{i}", encoded(image))) for i, image in enumerate(read_images(images))]
+    return {
+        "method": "POST",
+        "url": "classify",
+        "data": {**fields, **({"stream": "true"} if stream else {})},
+        "files": files,
+        "headers": {} if request_id is None else {"X-Request-ID": request_id},
+    }
+
+
+def answer(response: httpx.Response) -> Answer:
+    """The answer in a response that went well."""
+    return Answer(document(response))
+
+
+def document(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object in a response that went well."""
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ServiceError(
+            f"{response.request.url} answers, but not as msmlp does", status=response.status_code, code="not_understood"
+        )
+    return found
+
+
+def stream_line(text: str) -> StreamLine:
+    """One line of a stream; raises ServiceError when it tells of one."""
+    found = json.loads(text)
+    if "code" in found and "detail" in found:
+        raise ServiceError.of_problem(found)
+    return StreamLine(found)
+
+
+def failure(response: httpx.Response) -> ServiceError:
+    """The error in a response, whose body was read."""
+    retry_after = response.headers.get("retry-after", "")
+    seconds = float(retry_after) if retry_after.isdigit() else None
+    try:
+        return ServiceError.of_problem(response.json(), seconds)
+    except (ValueError, KeyError, TypeError):  # a proxy's page, or another service
+        return ServiceError(
+            f"{response.request.url} answers {response.status_code} {response.reason_phrase}",
+            status=response.status_code,
+            code="not_understood",
+            retry_after=seconds,
+        )
+
+
+def unanswered(error: httpx.TransportError, url: str) -> ServiceError:
+    """No answer came: the connection was refused or lost, or it took too long."""
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        return ServiceError(f"{url} took too long to answer", code="timeout")
+    if isinstance(error, httpx.LocalProtocolError):
+        return ServiceError(f"this cannot be sent: {error}", code="not_sent")
+    return ServiceError(f"no answer from {url} ({error})", code="unreachable")

@@ -141,7 +141,8 @@ def calibrate(
     \b
     Examples:
       msmlp calibrate --weights weights/mine --data my-photos
-      msmlp calibrate --weights weights/mine --data my-photos --exit-policy margin --cost ms
+      msmlp calibrate --weights weights/mine --data my-photos \\
+          --exit-policy margin --cost ms
     """
     from model.calibration.calibrate import calibrate as run
 

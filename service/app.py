@@ -15,7 +15,7 @@ from model.errors import MsmlpError
 from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
 from service.openapi import complete
-from service.routes import classify, operations
+from service.routes import classify, operations, playground
 from service.state import Service
 
 
@@ -40,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(classify.router)
     app.include_router(operations.router)
+    app.include_router(playground.router)
     app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)

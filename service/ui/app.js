@@ -1,0 +1,146 @@
+// The page: takes pictures and a choice, asks the service, shows the answers as they land.
+
+import { classify, getModel } from "./api.js";
+import { buildCard, why } from "./card.js";
+import { buildControls } from "./controls.js";
+import { count, element, gflops, percent } from "./dom.js";
+import { keepLive } from "./live.js";
+
+const PAUSE_MS = 150; // a slider being dragged must not send a request a pixel
+const at = (id) => document.getElementById(id);
+
+let model;
+let options;
+let pictures = []; // {file, card, settled: needs no request, refused: and never will, answer: its last line}
+let running = new AbortController();
+let timer;
+
+function add(files) {
+  if (!model) return;
+  const fresh = Array.from(files, (file) => ({ file, card: buildCard(file, model), settled: false }));
+  at("cards").prepend(...fresh.map(({ card }) => card.node));
+  pictures = [...fresh, ...pictures];
+  at("clear").hidden = !pictures.length;
+  run();
+}
+
+function clear() {
+  running.abort();
+  for (const { card } of pictures) card.remove();
+  pictures = [];
+  at("clear").hidden = true;
+  complain("");
+  summarize();
+}
+
+function changed() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    for (const picture of pictures) picture.settled = picture.refused;
+    run();
+  }, PAUSE_MS);
+}
+
+/** Sends every picture that needs an answer; whatever was under way is out of date. */
+async function run() {
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  complain("");
+  try {
+    // One bad picture fails its request: the others go again without it.
+    let batch;
+    while ((batch = pictures.filter((picture) => !picture.settled)).length) await ask(batch, signal);
+  } catch (error) {
+    if (!signal.aborted) complain(error.message);
+  }
+}
+
+async function ask(batch, signal) {
+  for (const { card } of batch) card.wait();
+  try {
+    const files = batch.map(({ file }) => file);
+    for await (const line of classify(files, options(), signal)) {
+      const picture = batch[line.index];
+      picture.card.show(line);
+      if (line.final) Object.assign(picture, { settled: true, answer: line });
+    }
+    if (batch.some((picture) => !picture.settled)) throw new Error("The answer broke off.");
+  } catch (error) {
+    if (!error.errors?.length) throw error;
+    for (const { index, detail } of error.errors) {
+      batch[index].card.fail(detail);
+      Object.assign(batch[index], { settled: true, refused: true });
+      speak(`${batch[index].file.name}: ${detail}`);
+    }
+  }
+  summarize();
+}
+
+function summarize() {
+  const answers = pictures.filter(({ answer }) => answer).map(({ answer }) => answer);
+  at("summary").textContent = answers.length ? summary(answers) : "";
+  if (answers.length === 1) speak(`${answers[0].label}. ${why(answers[0])}`);
+  else if (answers.length) speak(at("summary").textContent);
+}
+
+function summary(answers) {
+  const full = model.exits.at(-1).gflops;
+  const mean = answers.reduce((total, { gflops }) => total + gflops, 0) / answers.length;
+  const { name, thresholds, expected_accuracy, expected_gflops } = answers.at(-1).operating_point;
+  const point = [name, "thresholds", thresholds.map((each) => each.toFixed(3)).join(", ")].filter(Boolean).join(" ");
+  const expected = `${percent(expected_accuracy, 1)} right at ${gflops(expected_gflops)} GFLOPs`;
+  const cost = `${count(answers.length, "picture")} at ${percent(mean / full)} of the full cascade's cost`;
+  return `${cost}. On the calibration images: ${expected} (${point}).`;
+}
+
+const speak = (text) => (at("spoken").textContent = text);
+
+function complain(text) {
+  at("problem").hidden = !text;
+  at("problem").firstElementChild.textContent = text;
+  if (text) for (const { card, settled } of pictures) if (!settled) card.fail("not classified");
+}
+
+async function trySample() {
+  const answer = await fetch("ui/cat.jpg");
+  add([new File([await answer.blob()], "cat.jpg", { type: "image/jpeg" })]);
+}
+
+function listen() {
+  at("files").addEventListener("change", (event) => {
+    add(event.target.files);
+    event.target.value = ""; // so that the same file can be chosen again
+  });
+  at("sample").addEventListener("click", trySample);
+  at("clear").addEventListener("click", clear);
+  at("retry").addEventListener("click", () => (model ? run() : start()));
+  document.addEventListener("paste", (event) => add(event.clipboardData.files));
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      at("drop").classList.toggle("over", kind === "dragover");
+      if (kind === "drop") add(event.dataTransfer.files);
+    });
+  }
+}
+
+async function start() {
+  complain("");
+  try {
+    model = await getModel();
+  } catch (error) {
+    complain(error.message);
+    return;
+  }
+  const known = model.classes.slice(0, 20).join(", ") + (model.classes.length > 20 ? ", …" : "");
+  at("model").replaceChildren(
+    element("b", {}, model.name),
+    ` knows ${model.classes.length} classes: ${known}. Any other picture gets one of these too.`,
+  );
+  options = buildControls(at("controls"), model, changed);
+}
+
+listen();
+keepLive(at("live"));
+start();

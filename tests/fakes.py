@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageBackend, StageOutput, bucket_of, buckets_up_to
+from model.backends.protocol import Slots, StageBackend, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 
 Pixels = NDArray[np.uint8]
@@ -93,6 +93,7 @@ class FakeBackend:
         return self._taken
 
     def admit(self, pixels: Pixels) -> Slots:
+        check_pixels(pixels, self.size)
         slots = self._pool.take(len(pixels))
         self._taken += len(slots)
         self._pixels[slots] = pixels

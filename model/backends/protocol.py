@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import DeviceError
+
 Slots = NDArray[np.int64]
 
 LONG = 0.2
@@ -41,7 +43,10 @@ class StageBackend(Protocol):
     buckets: tuple[int, ...]
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → their slots [n]; DeviceError when fewer than n slots are free."""
+        """Store images [n, size, size, 3] → their slots [n].
+
+        DeviceError when fewer than n slots are free or the pixels are not such an array; it costs no slot.
+        """
 
     def launch(self, stage: int, slots: Slots) -> Any:
         """Start stage `stage` (0-based) over at most `buckets[-1]` slots → a handle for `collect`."""
@@ -51,6 +56,12 @@ class StageBackend(Protocol):
 
     def release(self, slots: Slots) -> None:
         """Give slots back; DeviceError for one that is free already."""
+
+
+def check_pixels(pixels: NDArray[np.uint8], size: int) -> None:
+    """DeviceError unless `pixels` is uint8 [n, size, size, 3]."""
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+        raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}, must be uint8 [n, {size}, {size}, 3]")
 
 
 def bucket_of(buckets: tuple[int, ...], images: int) -> int:

@@ -1,5 +1,8 @@
 """Which slots are free; shared by the backends."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +25,16 @@ class SlotPool:
         slots = self._free[self._count : self._count + count].copy()
         self._taken[slots] = True
         return slots
+
+    @contextmanager
+    def taking(self, count: int) -> Iterator[NDArray[np.int64]]:
+        """`take`, whose slots are given back when what is done with them fails."""
+        slots = self.take(count)
+        try:
+            yield slots
+        except BaseException:
+            self.give(slots)
+            raise
 
     def give(self, slots: NDArray[np.int64]) -> None:
         """Take slots back; DeviceError when one was not given out."""

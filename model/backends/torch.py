@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.backends.devices import pick_device
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to
+from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 from model.errors import OptionError
 from model.served import served_stages
@@ -68,9 +68,10 @@ class TorchBackend:
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → slots [n]."""
-        slots = self._pool.take(len(pixels))
-        images = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self._device)
-        self._pixels.index_copy_(0, torch.from_numpy(slots).to(self._device), images)
+        check_pixels(pixels, self.size)
+        with self._pool.taking(len(pixels)) as slots:
+            images = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self._device)
+            self._pixels.index_copy_(0, torch.from_numpy(slots).to(self._device), images)
         return slots
 
     @torch.inference_mode()

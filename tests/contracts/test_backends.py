@@ -126,6 +126,20 @@ def test_more_images_than_free_slots_are_refused_and_cost_nothing(backend: Stage
     assert len(backend.admit(pixels)) == CAPACITY
 
 
+def test_pixels_of_another_shape_or_kind_are_refused_and_cost_nothing(backend: StageBackend, pixels: Pixels) -> None:
+    wrong = (
+        pixels[:4, :-1],
+        pixels[:4, ..., :1],
+        pixels[0],
+        pixels[:4].astype(np.float32),
+        pixels[:4].astype(np.int8),
+    )
+    for each in wrong:
+        with pytest.raises(DeviceError, match=f"must be uint8 .n, {backend.size}, {backend.size}, 3."):
+            backend.admit(each)  # type: ignore[arg-type]
+    assert len(backend.admit(pixels)) == CAPACITY
+
+
 def test_a_slot_cannot_be_released_twice(backend: StageBackend, pixels: Pixels) -> None:
     slots = backend.admit(pixels[:4])
     backend.release(slots[:2])

@@ -64,8 +64,8 @@ class Worker:
             )
             self._publish(loop.scheduler)
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
-            self._send(Ready(backend.name, backend.device))
             self.ready.set()
+            self._send(Ready(backend.name, backend.device))
             self._serve(loop)
         except MsmlpError as error:
             detail = str(error)

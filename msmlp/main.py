@@ -8,6 +8,7 @@ import typer
 from model.cli import app as offline
 from model.errors import CallerError, MsmlpError
 from msmlp.bench.command import app as bench
+from msmlp.classify import classify
 from msmlp.doctor import doctor
 from service.cli import app as serving
 
@@ -35,6 +36,7 @@ def _msmlp(
 # Without a name their commands stand at the top level.
 app.add_typer(offline)
 app.add_typer(serving)
+app.command()(classify)
 app.command()(doctor)
 app.add_typer(bench)
 

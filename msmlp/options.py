@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 class Options(TypedDict, total=False):
     """Section 3 of the contract; None is not given. docs/http.md says what each means."""
 
-    thresholds: Sequence[float] | None
+    thresholds: Sequence[float] | str | None
     policy: str | None
     budget_gflops: float | None
     min_accuracy: float | None

@@ -110,7 +110,15 @@ def _choice(settings: "Settings", weights: "Weights", file: "CalibrationFile") -
         from model.backends.torch import TorchBackend
         from model.offline import run_every_exit
 
-        backend = TorchBackend(weights, device=settings.device, dtype=settings.dtype, capacity=1, max_batch=1)
+        backend = TorchBackend(
+            weights,
+            temperatures=file.temperatures,
+            exit_policy=file.exit_policy,
+            device=settings.device,
+            dtype=settings.dtype,
+            capacity=1,
+            max_batch=1,
+        )
         run_every_exit(backend, np.zeros((1, backend.size, backend.size, 3), dtype=np.uint8))
     except ModuleNotFoundError as error:
         return Section("choice", f"none: {error.name} is missing", None)  # its own section says what to do

@@ -54,9 +54,3 @@ def test_the_answer_shown_is_one_of_the_default_weights() -> None:
     manifest = json.loads((ROOT / "weights" / answer["model"]["name"] / "manifest.json").read_text())
     assert answer["results"][0]["exits"] == len(manifest["cascade"]["stages"])
     assert answer["results"][0]["label"] in manifest["classes"]
-
-
-def test_the_settings_page_is_up_to_date() -> None:
-    from scripts.settings_page import page
-
-    assert (ROOT / "docs" / "settings.md").read_text() == page()

@@ -1,0 +1,142 @@
+"""`msmlp doctor`: what it says of this machine, and what it calls broken."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.weights import load_calibration, load_weights, model_version
+from msmlp import machine
+from msmlp.doctor import examine
+from tests.e2e.conftest import run_msmlp
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any free port, and nothing else of ours."""
+    for name in [name for name in os.environ if name.startswith("MSMLP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MSMLP_PORT", "0")
+    monkeypatch.setenv("MSMLP_DEVICE", "cpu")
+
+
+def look(weights: Path | None) -> dict[str, Any]:
+    """Facts by section, and all problems in one text."""
+    sections = examine(weights)
+    facts = {section.name: section.facts for section in sections}
+    return {**facts, "problems": "\n".join(problem for section in sections for problem in section.problems)}
+
+
+def test_a_machine_that_can_serve(tiny_weights: Path) -> None:
+    done = run_msmlp("doctor", "--weights", tiny_weights, "--json", MSMLP_PORT="0", MSMLP_DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    assert document["problems"] == []
+    assert document["torch"]["version"] == torch.__version__
+    assert document["machine"]["cores"] >= 1
+    weights = load_weights(tiny_weights)
+    assert document["weights"]["version"] == model_version(weights, load_calibration(weights))
+    assert document["weights"]["calibrated_on"]["images"] == 40
+    choice = document["choice"]
+    assert (choice["backend"], choice["device"], choice["dtype"]) == ("torch", "cpu", "float32")
+    assert choice["why"] == {"device": "set to cpu", "dtype": "bfloat16 on a GPU, float32 on a CPU"}
+    assert document["settings"] == {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu"}
+    assert {"fastapi", "uvicorn", "pydantic-settings"} <= document["packages"]["serve"].keys()
+    assert "kornia" in document["packages"]["train"]
+
+
+def test_the_table_ends_with_the_verdict(tiny_weights: Path, tmp_path: Path) -> None:
+    fine = run_msmlp("doctor", "--weights", tiny_weights, MSMLP_PORT="0", MSMLP_DEVICE="cpu")
+    assert fine.returncode == 0
+    assert "weights   tiny-digits, version " in fine.stdout
+    assert fine.stdout.splitlines()[-1] == "ready to serve"
+    broken = run_msmlp("doctor", "--weights", tmp_path, MSMLP_PORT="0")
+    assert broken.returncode == 1
+    assert broken.stdout.splitlines()[-1].startswith("problem: ")
+    assert fine.stderr == broken.stderr == ""
+
+
+def test_damaged_weights_are_a_problem(tiny_weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    (folder / "calibration.json").unlink()
+    assert "is not calibrated; run msmlp calibrate" in look(folder)["problems"]
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    found = look(folder)
+    assert "model.safetensors is damaged: sha256" in found["problems"]
+    assert found["weights"] is None
+
+
+def test_a_taken_port_is_a_problem(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("MSMLP_PORT", str(port))
+        found = look(tiny_weights)
+    assert found["port"] == {"host": "127.0.0.1", "port": port, "free": False}
+    assert f"cannot listen on 127.0.0.1:{port}" in found["problems"]
+    assert look(tiny_weights)["problems"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MSMLP_PROT", "9000", "MSMLP_PROT: no such setting"),
+        ("MSMLP_MAX_BATCH", "many", "--max-batch: "),
+        ("MSMLP_POLICY", "frugal", "no operating point is called frugal"),
+    ],
+)
+def test_a_wrong_setting_in_the_environment_is_a_problem(
+    name: str, value: str, said: str, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    found = look(tiny_weights)
+    assert said in found["problems"]
+    assert found["settings"][name] == value
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_problem(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSMLP_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "cuda is not available here" in look(tiny_weights)["problems"]
+
+
+def test_a_missing_serving_package_is_a_problem(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = machine.metadata.version
+
+    def version(package: str) -> str:
+        if package == "uvicorn":
+            raise machine.metadata.PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(machine.metadata, "version", version)
+    found = look(tiny_weights)
+    assert found["packages"]["serve"]["uvicorn"] is None
+    assert found["problems"].startswith("serving needs uvicorn: scripts/install.sh")
+
+
+def test_without_torch_it_says_so_and_looks_at_the_rest(tiny_weights: Path) -> None:
+    program = f"""
+import sys
+sys.modules["torch"] = None
+sys.argv = ["msmlp", "doctor", "--weights", {str(tiny_weights)!r}, "--json"]
+from msmlp.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    document = json.loads(done.stdout)
+    assert document["torch"] is None
+    assert document["weights"]["name"] == "tiny-digits"
+    [problem] = document["problems"]
+    assert problem.startswith("torch is missing")

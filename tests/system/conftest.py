@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from selenium import webdriver
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +72,24 @@ def serve_shipped() -> Iterator[httpx.Client]:
         if drain.is_alive():
             drain.join()
         process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """Headless Chromium, as Debian packages it, which logs every request that its pages make."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.fail("needs chromium and chromedriver (on Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    # Nothing of its own on the network, and no GPU, as machines that run tests have none.
+    for flag in ("disable-background-networking", "disable-component-update", "disable-sync", "disable-quic"):
+        options.add_argument(f"--{flag}")
+    for flag in ("headless=new", "no-first-run", "disable-gpu", "window-size=1000,1000"):
+        options.add_argument(f"--{flag}")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # which does not work for root
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome

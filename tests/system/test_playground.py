@@ -1,0 +1,146 @@
+"""The playground in a real browser, against a real `msmlp serve` with the shipped weights."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.e2e.conftest import msmlp_serve
+from tests.fakes import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.system
+
+CAT = Path(__file__).resolve().parents[2] / "examples" / "cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def url(shipped: Path) -> Iterator[str]:
+    """Where the service is."""
+    with msmlp_serve(shipped) as served:
+        served.wait_for("engine: ready")
+        yield served.url
+
+
+@pytest.fixture
+def page(browser: Chrome, url: str) -> Chrome:
+    """The page with nothing on it yet."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(url)
+    seen(browser, "#policy")
+    return browser
+
+
+def seen(browser: Chrome, selector: str, holds: Callable[[WebElement], bool] = WebElement.is_displayed) -> WebElement:
+    """The first element that `selector` names, once `holds` is true of it."""
+
+    def found(_: Chrome) -> WebElement | None:
+        elements = browser.find_elements(By.CSS_SELECTOR, selector)
+        return elements[0] if elements and holds(elements[0]) else None
+
+    element = WebDriverWait(browser, PATIENCE_SECONDS).until(found, f"no {selector}")
+    assert element is not None
+    return element
+
+
+def texts(browser: Chrome, selector: str) -> list[str]:
+    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def choose(browser: Chrome, *files: Path) -> None:
+    browser.find_element(By.ID, "files").send_keys("\n".join(map(str, files)))
+
+
+def asked(url: str, **options: str) -> dict[str, Any]:
+    answer = httpx.post(f"{url}/classify", params=options, files={"images": CAT.read_bytes()}, timeout=PATIENCE_SECONDS)
+    result: dict[str, Any] = answer.json()["results"][0]
+    return result
+
+
+@pytest.mark.parametrize("policy", ["fast", "balanced", "accurate"])
+def test_a_card_says_what_the_service_answers(page: Chrome, url: str, policy: str) -> None:
+    page.find_element(By.CSS_SELECTOR, f"#policy option[value={policy}]").click()
+    choose(page, CAT)
+    seen(page, ".card:not(.waiting) .stage.left")
+    answer = asked(url, policy=policy)
+    assert texts(page, ".card h4")[0].startswith(answer["label"])
+    assert texts(page, ".stage.left .stage-title b") == [f"Stage {answer['exit']}"]
+    assert len(texts(page, ".stage.on")) == answer["exit"] - 1
+    assert len(texts(page, ".stage.unrun")) == answer["exits"] - answer["exit"]
+    assert [said.split()[0] for said in texts(page, ".says")] == [stage["label"] for stage in answer["stages"]]
+    assert f"{answer['gflops']:#.3g}" in texts(page, ".cost")[0].split()
+    assert len(texts(page, ".details dt")) == len(answer["top_k"]) + 1 + 2 * answer["exit"]
+
+
+def test_by_keyboard_a_threshold_decides_who_leaves(page: Chrome) -> None:
+    choose(page, CAT)
+    seen(page, ".card:not(.waiting) .stage.left")
+    page.find_element(By.CSS_SELECTOR, ".modes input:checked").send_keys(Keys.ARROW_RIGHT)
+    first, second = page.find_elements(By.CSS_SELECTOR, ".slider input[id^=threshold]")
+    for keys, exit in (((Keys.HOME, Keys.HOME), 1), ((Keys.END, Keys.HOME), 2), ((Keys.END, Keys.END), 3)):
+        first.send_keys(keys[0])
+        second.send_keys(keys[1])
+        seen(page, ".card:not(.waiting) .stage.left", lambda stage, k=exit: f"Stage {k}" in stage.text)
+    assert "all 3 stages ran" in texts(page, ".why")[0]
+
+
+def test_a_file_that_is_no_picture_says_so_and_stops_no_other(page: Chrome, url: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "notes.png"
+    wrong.write_text("no picture")
+    choose(page, wrong, CAT)
+    refused = seen(page, ".refused").text
+    assert refused.startswith("notes.png: ")
+    problem = httpx.post(f"{url}/classify", files={"images": b"no picture"}, timeout=PATIENCE_SECONDS).json()
+    assert refused == f"notes.png: {problem['errors'][0]['detail']}"
+    seen(page, ".card:not(.waiting) .stage.left")
+    assert not page.find_element(By.ID, "problem").is_displayed()
+
+
+def test_what_the_service_refuses_is_shown_in_its_words(page: Chrome, url: str) -> None:
+    page.execute_script("document.querySelector('#policy option').value = 'nonsense'")
+    page.find_element(By.CSS_SELECTOR, "#policy option").click()
+    choose(page, CAT)
+    detail = httpx.post(
+        f"{url}/classify", params={"policy": "nonsense"}, files={"images": CAT.read_bytes()}, timeout=PATIENCE_SECONDS
+    ).json()["detail"]
+    assert seen(page, "#problem p", lambda element: element.text != "").text == detail
+
+
+def test_the_sample_needs_no_file_and_the_strip_counts_it(page: Chrome) -> None:
+    page.find_element(By.ID, "sample").click()
+    seen(page, ".card:not(.waiting) .stage.left")
+    assert seen(page, "#spoken", lambda element: element.get_property("textContent") != "")
+    counted = seen(page, ".fact b", lambda element: element.text not in ("", "0"))
+    assert int(counted.text.replace(",", "")) >= 1
+    assert seen(page, ".shares").text
+
+
+def test_nothing_is_asked_of_others_and_the_console_stays_silent(page: Chrome, url: str) -> None:
+    choose(page, CAT)
+    seen(page, ".card:not(.waiting) .stage.left")
+    seen(page, ".shares")
+    assert page.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {f"{url}/classify", f"{url}/ui/app.js"} <= set(urls)
+    assert [asked for asked in urls if not asked.removeprefix("blob:").startswith(f"{url}/")] == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Chrome, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        choose(page, CAT)
+        seen(page, ".card:not(.waiting) .stage.left")
+        assert page.execute_script("return document.documentElement.scrollWidth") == width
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -18,7 +18,7 @@ from msmlp.images import Images, read_images
 from msmlp.options import Options, as_text
 from service.engine.messages import Died, Outbound, Ready
 from service.errors import RetryableError, TooManyImagesError, problem
-from service.inference import Call, classify, stream
+from service.inference import Answered, Call, classify, stream
 from service.options import parse_options
 from service.settings import load_settings
 from service.state import Service, build_service
@@ -69,7 +69,7 @@ class Model:
         """
         request = _Request(images, request_id, as_text(options))
         with request.errors():
-            return Answer(self._run(classify(self._service, request.call(self._service))).document)
+            return Answer(self._run(self._answered(request)).document)
 
     __call__ = classify
 
@@ -126,9 +126,17 @@ class Model:
         finally:
             future.cancel()
 
+    async def _answered(self, request: "_Request") -> Answered:
+        return await classify(self._service, request.call(self._service))
+
+    async def _landing(self, request: "_Request") -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(stream(self._service, request.call(self._service))) as documents:
+            async for document in documents:
+                yield document
+
     def _lines(self, request: "_Request") -> Iterator[StreamLine]:
+        documents = self._landing(request)
         with request.errors():
-            documents = stream(self._service, request.call(self._service))
             try:
                 while (document := self._run(_next(documents))) is not None:
                     yield StreamLine(document)

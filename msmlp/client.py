@@ -84,8 +84,8 @@ class Client:
         response = self._send(request, stream=True)
         try:
             for line in response.iter_lines():
-                yield stream_line(line)
-        except httpx.TransportError as error:
+                yield stream_line(line, response)
+        except httpx.RequestError as error:
             raise unanswered(error, self.url) from error
         finally:
             response.close()
@@ -103,7 +103,7 @@ class Client:
             response = self._http.send(request, stream=True)
             if not (stream and response.is_success):
                 response.read()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unanswered(error, self.url) from error
         if not response.is_success:
             raise failure(response)
@@ -140,8 +140,8 @@ class AsyncClient:
         response = await self._send(request, stream=True)
         try:
             async for line in response.aiter_lines():
-                yield stream_line(line)
-        except httpx.TransportError as error:
+                yield stream_line(line, response)
+        except httpx.RequestError as error:
             raise unanswered(error, self.url) from error
         finally:
             await response.aclose()
@@ -183,7 +183,7 @@ class AsyncClient:
             response = await self._http.send(request, stream=True)
             if not (stream and response.is_success):
                 await response.aread()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unanswered(error, self.url) from error
         if not response.is_success:
             raise failure(response)

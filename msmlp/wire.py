@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -16,8 +15,12 @@ from msmlp.options import as_text
 
 def checked_url(url: str) -> str:
     """A service's address; OptionError when it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = httpx.URL(url)
+        sound = parts.scheme in ("http", "https") and parts.host
+    except httpx.InvalidURL:
+        sound = False
+    if not sound:
         raise OptionError("url", f"{url!r} is no address of a service; an example: http://127.0.0.1:8000")
     return url
 
@@ -50,15 +53,18 @@ def document(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ServiceError(
-            f"{response.request.url} answers, but not as msmlp does", status=response.status_code, code="not_understood"
-        )
+        raise _not_understood(response)
     return found
 
 
-def stream_line(text: str) -> StreamLine:
+def stream_line(text: str, response: httpx.Response) -> StreamLine:
     """One line of a stream; raises ServiceError when it tells of one."""
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise _not_understood(response) from None
+    if not isinstance(found, dict):
+        raise _not_understood(response)
     if "code" in found and "detail" in found:
         raise ServiceError.of_problem(found)
     return StreamLine(found)
@@ -79,10 +85,17 @@ def failure(response: httpx.Response) -> ServiceError:
         )
 
 
-def unanswered(error: httpx.TransportError, url: str) -> ServiceError:
+def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
     """No answer came: the connection was refused or lost, or it took too long."""
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return ServiceError(f"{url} took too long to answer", code="timeout")
     if isinstance(error, httpx.LocalProtocolError):
         return ServiceError(f"this cannot be sent: {error}", code="not_sent")
-    return ServiceError(f"no answer from {url} ({error})", code="unreachable")
+    if isinstance(error, httpx.TransportError):
+        return ServiceError(f"no answer from {url} ({error})", code="unreachable")
+    return ServiceError(f"{url} answers, but not as msmlp does ({error})", code="not_understood")
+
+
+def _not_understood(response: httpx.Response) -> ServiceError:
+    text = f"{response.request.url} answers, but not as msmlp does"
+    return ServiceError(text, status=response.status_code, code="not_understood")

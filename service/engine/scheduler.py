@@ -235,7 +235,6 @@ class Scheduler:
         self.request[slots] = -1
         self._thresholds[slots] = 1.0
         self._max_exit[slots] = self.stages
-        self._deadline[slots] = np.inf
 
     def _shadow_batch(self, now: float) -> Batch | None:
         """Shadows of the deepest stage that has any."""

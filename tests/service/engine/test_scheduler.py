@@ -1,6 +1,7 @@
 """The scheduler by hand, and under random events against a plain model of what it promises."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
+from model.backends.protocol import buckets_up_to
 from model.exits import Reason
 from service.engine.messages import Terms
-from service.engine.scheduler import PATIENCE, Batch, Scheduler, Slots
+from service.engine.scheduler import PATIENCE, Batch, Scheduler, Settled, Slots
+from service.engine.times import StageTimes
 
 
 def slots(*numbers: int) -> Slots:
@@ -26,12 +29,13 @@ def enter(
     thresholds: tuple[float, ...] | None = None,
     min_exit: int = 1,
     max_exit: int | None = None,
+    deadline: float = np.inf,
     now: float = 0.0,
 ) -> None:
     """Tickets whose thresholds are all 0.5 unless said."""
     chosen = np.array(thresholds if thresholds is not None else [0.5] * (scheduler.stages - 1))
     high = scheduler.stages if max_exit is None else max_exit
-    scheduler.add(where, request, Terms(chosen, min_exit, high), now)
+    scheduler.add(where, request, Terms(chosen, min_exit, high, deadline), now)
 
 
 def run(scheduler: Scheduler, now: float = 0.0) -> Batch:
@@ -215,6 +219,187 @@ def test_one_stage_only() -> None:
     assert scheduler.settle(run(scheduler), scores(0.0, 1.0), now=0.0).reasons.tolist() == [Reason.FINAL] * 2
 
 
+def taking(*seconds: float) -> StageTimes:
+    """Stages that take so long, whatever the batch."""
+    return StageTimes((1,), np.array(seconds)[:, None])
+
+
+def overdue(scheduler: Scheduler, now: float, times: StageTimes) -> list[tuple[int, int, Reason]]:
+    """Slot, exit and reason of all who go."""
+    gone = scheduler.overdue(now, times)
+    return [
+        (slot, exit, Reason(reason)) for slot, exit, reason in zip(gone.slots, gone.exits, gone.reasons, strict=True)
+    ]
+
+
+def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_before() -> None:
+    scheduler, times = Scheduler(4, 2, 4), taking(100.0, 100.0)
+    enter(scheduler, slots(0), min_exit=0, deadline=5.0)
+    enter(scheduler, slots(1), min_exit=0)
+    assert overdue(scheduler, 4.9, times) == [], "a late answer is better than none"
+    assert overdue(scheduler, 5.0, times) == [(0, 0, Reason.EXPIRED)]
+    assert run(scheduler, now=1e9).slots.tolist() == [1], "who has no deadline waits for ever"
+
+
+def test_who_has_an_exit_does_not_wait_for_a_batch_that_would_end_too_late() -> None:
+    scheduler, times = Scheduler(4, 3, 4), taking(1.0, 10.0, 10.0)
+    enter(scheduler, slots(0), deadline=20.0)
+    enter(scheduler, slots(1), deadline=25.0)
+    scheduler.settle(run(scheduler), scores(0.1, 0.1), now=5.0)
+    assert overdue(scheduler, 9.9, times) == []
+    assert overdue(scheduler, 10.0, times) == [(0, 1, Reason.DEADLINE)]
+    scheduler.settle(run(scheduler, now=10.0), scores(0.1), now=20.0)
+    assert overdue(scheduler, 20.0, times) == [(1, 2, Reason.DEADLINE)]
+    assert scheduler.waiting().tolist() == [0, 0, 0]
+
+
+def test_the_batch_that_goes_first_counts_too() -> None:
+    """The second stage would be in time, but a long batch of the first goes before it."""
+    scheduler, times = Scheduler(8, 2, 2), taking(10.0, 1.0)
+    enter(scheduler, slots(0), deadline=15.0)
+    scheduler.settle(run(scheduler), scores(0.1), now=8.0)
+    enter(scheduler, slots(1, 2), request=1, now=8.0)
+    assert overdue(deepcopy(scheduler), 4.9, times) == []
+    assert overdue(scheduler, 8.0, times) == [(0, 1, Reason.DEADLINE)]
+
+
+def test_the_prediction_is_for_all_who_wait_for_the_stage() -> None:
+    scheduler = Scheduler(8, 2, 4)
+    times = StageTimes((1, 4), np.array([[0.0, 0.0], [1.0, 10.0]]))
+    enter(scheduler, slots(0), deadline=5.0)
+    scheduler.settle(run(scheduler), scores(0.1), now=0.0)
+    assert overdue(deepcopy(scheduler), 0.0, times) == [], "alone it is done by 1"
+    enter(scheduler, slots(1, 2), request=1)
+    scheduler.settle(run(scheduler), scores(0.1, 0.1), now=0.0)
+    assert overdue(scheduler, 0.0, times) == [(0, 1, Reason.DEADLINE)], "three are done by 10"
+
+
+def test_min_exit_outranks_the_deadline() -> None:
+    scheduler, times = Scheduler(4, 3, 4), taking(1.0, 1.0, 1.0)
+    enter(scheduler, slots(0), min_exit=2, deadline=0.0)
+    enter(scheduler, slots(1), min_exit=1, deadline=0.0)
+    assert overdue(scheduler, 50.0, times) == [], "an answer was demanded"
+    scheduler.settle(run(scheduler, now=50.0), scores(0.1, 0.1), now=51.0)
+    assert overdue(scheduler, 51.0, times) == [(1, 1, Reason.DEADLINE)]
+    scheduler.settle(run(scheduler, now=51.0), scores(0.1), now=52.0)
+    assert overdue(scheduler, 52.0, times) == [(0, 2, Reason.DEADLINE)]
+
+
+def test_who_runs_is_not_taken_out_of_its_batch() -> None:
+    scheduler = Scheduler(4, 2, 4)
+    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
+    batch = run(scheduler)
+    assert overdue(scheduler, 50.0, taking(1.0, 1.0)) == []
+    assert scheduler.settle(batch, scores(0.9), now=50.0).reasons.tolist() == [Reason.CONFIDENT]
+
+
+def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
+    scheduler = Scheduler(1, 2, 1)
+    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
+    assert len(overdue(scheduler, 2.0, taking(1.0, 1.0))) == 1
+    enter(scheduler, slots(0), request=1, min_exit=0)
+    assert overdue(scheduler, 3.0, taking(1.0, 1.0)) == []
+
+
+def leave_confident(scheduler: Scheduler, where: Slots, request: int = 0) -> Settled:
+    """Tickets that leave at the first exit."""
+    enter(scheduler, where, request)
+    return scheduler.settle(run(scheduler), np.ones(len(where), dtype=np.float32), now=1.0)
+
+
+def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
+    scheduler = Scheduler(16, 3, 4, shadow_every=3, reserve=8)
+    settled = leave_confident(scheduler, slots(0, 1, 2, 3))
+    assert settled.left.tolist() == [0, 1, 2, 3], "all are answered"
+    assert settled.free.tolist() == [0, 1, 3]
+    settled = leave_confident(scheduler, slots(4, 5, 6, 7), request=1)
+    assert settled.free.tolist() == [4, 6, 7], "counted over all batches"
+    assert scheduler.waiting().tolist() == [0, 0, 0], "shadows wait for nobody's queue"
+    assert np.isinf(scheduler.oldest_since()).all()
+
+
+def test_who_leaves_for_another_reason_is_no_shadow() -> None:
+    scheduler = Scheduler(8, 2, 4, shadow_every=1, reserve=8)
+    enter(scheduler, slots(0), max_exit=1)
+    enter(scheduler, slots(1))
+    assert scheduler.settle(run(scheduler), scores(0.1, 0.1), now=0.0).free.tolist() == [0]
+    assert scheduler.settle(run(scheduler), scores(0.9), now=0.0).free.tolist() == [1]
+    assert scheduler.idle()
+
+
+def test_a_shadow_runs_to_the_last_stage_when_nobody_waits() -> None:
+    scheduler = Scheduler(8, 3, 2, shadow_every=2, reserve=2)
+    leave_confident(scheduler, slots(0, 1))
+    assert not scheduler.idle()
+    enter(scheduler, slots(2), request=1, now=5.0)
+    batch = run(scheduler, now=6.0)
+    assert batch.slots.tolist() == [2], "requests first"
+    assert scheduler.settle(batch, scores(0.1), now=6.0).left.tolist() == []
+    batch = run(scheduler, now=7.0)
+    assert (batch.stage, batch.slots.tolist()) == (1, [2])
+    scheduler.settle(batch, scores(0.9), now=7.0)  # the second confident one: another shadow would be the fourth
+    batch = run(scheduler, now=9.0)
+    assert (batch.stage, batch.slots.tolist(), batch.waited.tolist()) == (1, [1], [8.0])
+    settled = scheduler.settle(batch, scores(1.0), now=10.0)
+    assert [settled.left.tolist(), settled.checked.tolist(), settled.free.tolist()] == [[], [], []], "it never leaves"
+    settled = scheduler.settle(run(scheduler), scores(1.0), now=11.0)
+    assert (settled.checked.tolist(), settled.left_at.tolist(), settled.free.tolist()) == ([0], [1], [1])
+    assert settled.left.tolist() == []
+    assert scheduler.idle()
+
+
+def test_there_are_never_more_shadows_than_the_reserve() -> None:
+    scheduler = Scheduler(16, 2, 8, shadow_every=1, reserve=3)
+    assert leave_confident(scheduler, slots(0, 1, 2, 3, 4)).free.tolist() == [3, 4]
+    assert leave_confident(scheduler, slots(5), request=1).free.tolist() == [5]
+    scheduler.settle(run(scheduler), scores(1.0, 1.0, 1.0), now=2.0)
+    for number, slot in enumerate((8, 9, 10), 2):
+        assert leave_confident(scheduler, slots(slot), request=number).free.tolist() == [], "there is room again"
+
+
+def test_shadows_that_run_count_too() -> None:
+    scheduler = Scheduler(8, 2, 4, shadow_every=1, reserve=2)
+    leave_confident(scheduler, slots(0, 1))
+    in_flight = run(scheduler)
+    assert leave_confident(scheduler, slots(2), request=1).free.tolist() == [2]
+    assert scheduler.settle(in_flight, scores(1.0, 1.0), now=2.0).checked.tolist() == [0, 1]
+
+
+def test_shadows_make_no_larger_batches_than_others() -> None:
+    scheduler = Scheduler(8, 2, 2, shadow_every=1, reserve=8)
+    leave_confident(scheduler, slots(0, 1))
+    leave_confident(scheduler, slots(2), request=1)
+    assert sorted(len(run(scheduler).slots) for _ in range(2)) == [1, 2]
+
+
+def test_a_shadow_is_bound_by_nothing_its_request_said() -> None:
+    scheduler = Scheduler(8, 3, 4, shadow_every=1, reserve=2)
+    enter(scheduler, slots(0), thresholds=(0.0, 0.0), max_exit=1, deadline=2.0)
+    assert scheduler.settle(run(scheduler), scores(0.5), now=1.0).free.tolist() == []
+    assert overdue(scheduler, 9.0, taking(1.0, 1.0, 1.0)) == []
+    assert scheduler.settle(run(scheduler), scores(1.0), now=9.0).free.tolist() == []
+    assert scheduler.settle(run(scheduler), scores(0.0), now=9.0).checked.tolist() == [0]
+
+
+def test_no_reserve_or_no_share_is_no_shadow() -> None:
+    for scheduler in (Scheduler(4, 2, 4, shadow_every=1), Scheduler(4, 2, 4, reserve=4)):
+        assert leave_confident(scheduler, slots(0, 1)).free.tolist() == [0, 1]
+        assert scheduler.idle()
+
+
+def test_nobody_can_cancel_or_fail_a_shadow_and_it_fails_nobody() -> None:
+    scheduler = Scheduler(8, 3, 4, shadow_every=1, reserve=2)
+    enter(scheduler, slots(0, 1), request=7)
+    scheduler.settle(run(scheduler), scores(1.0, 0.1), now=0.0)
+    assert scheduler.cancel(7).tolist() == [1], "its company goes, the shadow stays"
+    batch = run(scheduler)
+    assert batch.slots.tolist() == [0]
+    assert scheduler.settle(batch, scores(0.1), now=0.0).cancelled.tolist() == []
+    requests, freed = scheduler.abandon(run(scheduler))
+    assert (requests.tolist(), freed.tolist()) == ([], [0])
+    assert scheduler.idle()
+
+
 @dataclass
 class Ticket:
     request: int
@@ -227,6 +412,8 @@ class Ticket:
     stage: int = 0
     running: bool = False
     unwanted: bool = field(default=False)
+    deadline: float = np.inf
+    left_at: int = 0
 
     def outcome(self, score: float, stages: int) -> Reason:
         exit = self.stage + 1
@@ -244,12 +431,26 @@ LEVELS = (0.0, 0.25, 0.5, 1.0)
 class Replay(RuleBasedStateMachine):
     """Random events; at every step the scheduler must do what a plain model of tickets says."""
 
-    @initialize(stages=st.integers(1, 5), max_batch=st.integers(1, 6), capacity=st.integers(1, 24))
-    def begin(self, stages: int, max_batch: int, capacity: int) -> None:
-        self.scheduler = Scheduler(capacity, stages, max_batch)
-        self.stages, self.max_batch = stages, max_batch
-        self.free = list(range(capacity))
+    @initialize(
+        stages=st.integers(1, 5),
+        max_batch=st.integers(1, 6),
+        capacity=st.integers(1, 24),
+        shadow_every=st.integers(0, 3),
+        reserve=st.integers(0, 4),
+        data=st.data(),
+    )
+    def begin(
+        self, stages: int, max_batch: int, capacity: int, shadow_every: int, reserve: int, data: st.DataObject
+    ) -> None:
+        self.scheduler = Scheduler(capacity + reserve, stages, max_batch, shadow_every=shadow_every, reserve=reserve)
+        self.stages, self.max_batch, self.capacity = stages, max_batch, capacity
+        self.shadow_every, self.reserve, self.confident = shadow_every, reserve, 0
+        self.buckets = buckets_up_to(max_batch)
+        self.seconds = [[float(data.draw(st.integers(0, 4))) for _ in self.buckets] for _ in range(stages)]
+        self.times = StageTimes(self.buckets, np.array(self.seconds))
+        self.free = list(range(capacity + reserve))
         self.tickets: dict[int, Ticket] = {}
+        self.shadows: dict[int, Ticket] = {}
         self.running: list[Batch] = []
         self.ended: Counter[tuple[int, int]] = Counter()
         self.entered: list[tuple[int, int]] = []
@@ -267,28 +468,61 @@ class Replay(RuleBasedStateMachine):
         self.ended[ticket.request, ticket.index] += 1
         self.free.append(slot)
 
-    @precondition(lambda self: self.free)
+    @precondition(lambda self: len(self.tickets) < self.capacity)
     @rule(data=st.data())
     def add(self, data: st.DataObject) -> None:
-        count = data.draw(st.integers(1, len(self.free)))
+        count = data.draw(st.integers(1, self.capacity - len(self.tickets)))
         chosen = [self.free.pop(data.draw(st.integers(0, len(self.free) - 1))) for _ in range(count)]
         thresholds = tuple(data.draw(st.sampled_from(LEVELS)) for _ in range(self.stages - 1))
-        low, high = sorted((data.draw(st.integers(1, self.stages)), data.draw(st.integers(1, self.stages))))
+        low, high = sorted((data.draw(st.integers(0, self.stages)), data.draw(st.integers(1, self.stages))))
         self.now += data.draw(st.integers(0, 3))
-        self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high), self.now)
+        deadline = data.draw(st.sampled_from((np.inf, *range(12)))) + self.now
+        self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high, deadline), self.now)
         for index, slot in enumerate(chosen):
             order = len(self.entered)
-            self.tickets[slot] = Ticket(self.requests, index, order, thresholds, low, high, self.now)
+            self.tickets[slot] = Ticket(self.requests, index, order, thresholds, low, high, self.now, deadline=deadline)
             self.entered.append((self.requests, index))
         self.requests += 1
+
+    @rule(data=st.data())
+    def overdue(self, data: st.DataObject) -> None:
+        """As the loop does: who cannot wait for the next batch goes, with what they have."""
+        self.now += data.draw(st.integers(0, 3))
+        ends = [self.predicted(stage) for stage in range(self.stages)]
+        first = deepcopy(self.scheduler).next_batch(self.now)
+        gone = self.scheduler.overdue(self.now, self.times)
+        expected = {}
+        for slot, ticket in self.tickets.items():
+            if ticket.running:
+                continue
+            assert first is not None
+            end = self.now + (max(ends[ticket.stage], ends[first.stage]) if ticket.stage else 0)
+            if ticket.deadline <= end and ticket.stage >= ticket.low:
+                reason = Reason.DEADLINE if ticket.stage else Reason.EXPIRED
+                expected[slot] = (ticket.stage, reason)
+        told = zip(gone.exits.tolist(), gone.reasons.tolist(), strict=True)
+        assert dict(zip(gone.slots.tolist(), told, strict=True)) == expected
+        for slot in expected:
+            self.end(slot)
+
+    def predicted(self, stage: int) -> float:
+        """Seconds of the batch of all who wait for a stage."""
+        images = min(len(self.waiting(stage)), self.max_batch)
+        return next(t for t, bucket in zip(self.seconds[stage], self.buckets, strict=True) if bucket >= images)
 
     @precondition(lambda self: len(self.running) < 2)
     @rule()
     def next_batch(self) -> None:
         queues = [self.waiting(stage) for stage in range(self.stages)]
         batch = self.scheduler.next_batch(self.now)
+        resting = {slot for slot, shadow in self.shadows.items() if not shadow.running}
         if batch is None:
             assert not any(queues), "work waits and nothing runs"
+            assert not resting, "shadows could run"
+            return
+        if set(batch.slots.tolist()) & set(self.shadows):
+            assert not any(queues), "a shadow runs while a request waits"
+            self.run_shadows(batch, resting)
             return
         # Of one stage, at most a batch, the oldest first, and no smaller than it could be.
         assert batch.slots.tolist() == queues[batch.stage][: self.max_batch]
@@ -299,6 +533,16 @@ class Replay(RuleBasedStateMachine):
             assert self.passed_over[stage] <= max(PATIENCE, self.stages - 1), "a stage starves"
         for slot in batch.slots.tolist():
             self.tickets[slot].running = True
+        self.running.append(batch)
+
+    def run_shadows(self, batch: Batch, resting: set[int]) -> None:
+        members = batch.slots.tolist()
+        assert set(members) <= resting
+        assert len(members) <= self.max_batch
+        assert {self.shadows[slot].stage for slot in members} == {batch.stage}
+        assert batch.waited.tolist() == [self.now - self.shadows[slot].since for slot in members]
+        for slot in members:
+            self.shadows[slot].running = True
         self.running.append(batch)
 
     @precondition(lambda self: self.running)
@@ -313,24 +557,66 @@ class Replay(RuleBasedStateMachine):
         settled = self.scheduler.settle(batch, scores(*given), self.now)
         reasons = dict(zip(settled.left.tolist(), settled.reasons.tolist(), strict=True))
         cancelled = settled.cancelled.tolist()
+        if members[0] in self.shadows:
+            assert not reasons, "a shadow is answered again"
+            assert not cancelled
+            self.settle_shadows(batch, settled)
+            return
+        assert not len(settled.checked)
+        room, freed = self.reserve - len(self.shadows), settled.free.tolist()
         for position, (slot, score) in enumerate(zip(members, given, strict=True)):
             ticket = self.tickets[slot]
             expected = Reason.GOES_ON if ticket.unwanted else ticket.outcome(score, self.stages)
             assert reasons.get(position, Reason.GOES_ON) == expected
             assert (slot in cancelled) == ticket.unwanted
-            if ticket.unwanted or expected != Reason.GOES_ON:
+            if expected == Reason.CONFIDENT and self.is_sampled() and room:
+                room -= 1
+                self.shadows[slot] = self.tickets.pop(slot)
+                self.ended[ticket.request, ticket.index] += 1
+                self.shadows[slot].left_at = batch.stage + 1
+                ticket.stage, ticket.running, ticket.since = ticket.stage + 1, False, self.now
+            elif ticket.unwanted or expected != Reason.GOES_ON:
+                freed.remove(slot)
                 self.end(slot)
             else:
                 ticket.stage, ticket.running, ticket.since = ticket.stage + 1, False, self.now
+        assert not freed, "more slots are free than tickets have left"
+
+    def is_sampled(self) -> bool:
+        """Whether the confident ticket that leaves now is an n-th."""
+        self.confident += 1
+        return self.shadow_every > 0 and self.confident % self.shadow_every == 0
+
+    def settle_shadows(self, batch: Batch, settled: Settled) -> None:
+        members = batch.slots.tolist()
+        if batch.stage + 1 < self.stages:
+            assert len(settled.free) == len(settled.checked) == 0
+            for slot in members:
+                shadow = self.shadows[slot]
+                shadow.stage, shadow.running, shadow.since = shadow.stage + 1, False, self.now
+            return
+        assert settled.checked.tolist() == list(range(len(members)))
+        assert settled.left_at.tolist() == [self.shadows[slot].left_at for slot in members]
+        assert sorted(settled.free.tolist()) == sorted(members)
+        self.forget_shadows(members)
+
+    def forget_shadows(self, members: list[int]) -> None:
+        for slot in members:
+            del self.shadows[slot]
+            self.free.append(slot)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         members = batch.slots.tolist()
-        hit = {self.tickets[slot].request for slot in members}
+        hit = {self.tickets[slot].request for slot in members if slot in self.tickets}
         requests, freed = self.scheduler.abandon(batch)
         assert set(requests.tolist()) == hit
+        if not hit:
+            assert sorted(freed.tolist()) == sorted(members)
+            self.forget_shadows(members)
+            return
         theirs = [s for s, t in self.tickets.items() if t.request in hit]
         assert sorted(freed.tolist()) == sorted(s for s in theirs if s in members or not self.tickets[s].running)
         for slot in freed.tolist():
@@ -356,6 +642,13 @@ class Replay(RuleBasedStateMachine):
         assert self.scheduler.waiting().tolist() == [len(queue) for queue in queues]
         since = [min((self.tickets[s].since for s in queue), default=np.inf) for queue in queues]
         assert self.scheduler.oldest_since().tolist() == since
+        resting = [shadow for shadow in self.shadows.values() if not shadow.running]
+        assert self.scheduler.idle() == (not any(queues) and not resting)
+
+    @invariant()
+    def shadows_take_no_place_from_a_request(self) -> None:
+        assert len(self.shadows) <= self.reserve
+        assert len(self.free) >= self.capacity - len(self.tickets)
 
     def teardown(self) -> None:
         """Whatever happened: what is left runs to its end, everyone ended once, and every slot is free."""
@@ -366,6 +659,8 @@ class Replay(RuleBasedStateMachine):
         while (batch := self.scheduler.next_batch(self.now)) is not None:
             self.settle_with(batch, [0.0] * len(batch.slots))
         assert not self.tickets
+        assert not self.shadows
+        enter(self.scheduler, slots(*range(self.capacity + self.reserve)))  # raises for a slot that is not free
         assert set(self.ended) == set(self.entered)
         assert set(self.ended.values()) <= {1}, "a ticket ended twice"
 

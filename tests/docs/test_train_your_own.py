@@ -1,0 +1,117 @@
+"""docs/train-your-own.md, run from top to bottom: its commands, its server, its calls."""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import string
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from msmlp.main import main
+from tests.docs.test_readme import ROOT
+from tests.e2e.conftest import environment, msmlp_serve
+from tests.fakes import PATIENCE_SECONDS
+
+PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
+# All that is changed of what stands there: fewer epochs.
+EPOCHS = ("EPOCHS=60\n", "EPOCHS=12\n")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Where the page's commands ran, and what they printed."""
+
+    folder: Path
+    out: str
+
+
+def run(block: str) -> str:
+    """Run assignments and msmlp commands as a shell would, but in this process, as importing torch for each takes
+    seconds; returns what stood on stdout."""
+    variables: dict[str, str] = {}
+    out = io.StringIO()
+    for line in block.splitlines():
+        words = shlex.split(string.Template(line).substitute(variables))
+        name, assigns, value = words[0].partition("=")
+        if assigns:
+            variables[name] = value
+            continue
+        assert name == "msmlp"
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+            patch.setattr("sys.argv", words)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == 0, line
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def followed(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    """The `sh` blocks one after another, with the digits as my-photos."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my-photos").symlink_to(digits_folder)
+    shutil.copy(next((digits_folder / "test" / "3").iterdir()), folder / "picture.png")
+    commands = "".join(blocks("sh"))
+    assert commands.count(EPOCHS[0]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in set(os.environ) - set(environment()):
+            patch.delenv(name)
+        # doctor would stumble over whatever has port 8000 on this machine.
+        patch.setenv("MSMLP_PORT", "0")
+        return Followed(folder, run(commands.replace(*EPOCHS)))
+
+
+def called(command: str, folder: Path, url: str) -> httpx.Response:
+    """What a `curl -F name=value ... URL` of the page is answered; any other flag fails."""
+    program, *words, address = shlex.split(command)
+    assert program == "curl"
+    assert words[::2] == ["-F"] * (len(words) // 2)
+    fields = dict(field.split("=", 1) for field in words[1::2])
+    picture = fields.pop("image")
+    files = {"image": (folder / picture.removeprefix("@")).read_bytes()}
+    address = "http://" + address.replace("localhost:8000", url.removeprefix("http://"))
+    return httpx.post(address, data=fields, files=files, timeout=PATIENCE_SECONDS)
+
+
+def test_training_calibrating_and_evaluating_go_as_the_page_says(followed: Followed) -> None:
+    assert "ready to serve" in followed.out
+    assert "exit policy max-probability, temperatures " in followed.out
+    assert "150 test images of my-photos" in followed.out
+    assert "trained by: msmlp train --data my-photos --preset tiny" in followed.out
+    student = json.loads((followed.folder / "weights" / "student" / "manifest.json").read_text())
+    assert student["training"]["teacher"]["name"] == "mine"
+
+
+def test_a_floor_and_a_budget_are_kept_over_http(followed: Followed) -> None:
+    [serve] = [block.split() for block in blocks("console") if "msmlp serve" in block]
+    assert serve[:3] == ["msmlp", "serve", "--weights"]
+    with msmlp_serve(followed.folder / serve[3]) as running:
+        running.wait_for("engine: ready")
+        answers = [called(block, followed.folder, running.url) for block in blocks("bash")]
+    documents: list[Any] = [answer.json() for answer in answers]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 422], documents
+    floor, budget, accurate, refused = documents
+    assert floor["operating_point"]["expected_accuracy"] >= 0.6
+    assert budget["operating_point"]["expected_gflops"] <= 0.0005
+    assert accurate["operating_point"]["name"] == "accurate"
+    assert accurate["operating_point"]["expected_accuracy"] >= floor["operating_point"]["expected_accuracy"]
+    assert re.search(r"min_accuracy: .*allowed: 0 to 0\.\d+", refused["detail"])
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
+    assert links
+    assert not [link for link in links if not (ROOT / "docs" / link).exists()]

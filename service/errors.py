@@ -5,6 +5,7 @@ ServiceError(MsmlpError)
 ├── BodyTooLargeError           413
 ├── TooManyImagesError          413
 ├── UnsupportedMediaTypeError   415
+├── UnknownModelError           404
 ├── NoImagesError               422
 ├── BadImagesError              422 or 413, with one entry an image
 ├── ExpiredError                504
@@ -48,6 +49,10 @@ class TooManyImagesError(ServiceError):
 
 class UnsupportedMediaTypeError(ServiceError):
     """A content type that is not read here."""
+
+
+class UnknownModelError(ServiceError):
+    """A model, or a version of it, that is not the one served."""
 
 
 class NoImagesError(ServiceError):
@@ -108,6 +113,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
     ImageTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large"),
     UnsupportedMediaTypeError: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+    UnknownModelError: (HTTPStatus.NOT_FOUND, "unknown_model"),
     NoImagesError: (HTTPStatus.UNPROCESSABLE_ENTITY, "no_images"),
     UndecodableImageError: (HTTPStatus.UNPROCESSABLE_ENTITY, "undecodable_image"),
     OptionError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_option"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import MsmlpError
 from model.exits import Reason
 from service.answers import Inquiry, answer_document, image_answers, operating_point
 from service.decoding import Sources, decode_images
@@ -33,13 +34,22 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The contract's answer, and the seconds of decoding and of the longest queueing and compute of any image."""
+class Outcome:
+    """What came of a call, and the seconds of decoding and of the longest queueing and compute of any image."""
 
-    document: dict[str, Any]
+    result: Result
+    inquiry: Inquiry
     decode_seconds: float
     queue_seconds: float
     compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The contract's answer, and what it was written from."""
+
+    document: dict[str, Any]
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,13 @@ class _Prepared:
 
 
 async def classify(service: Service, call: Call) -> Answered:
+    """Classify the images of a call, and write the contract's answer; raises what `run` raises."""
+    outcome = await run(service, call)
+    throughput = service.engine.throughput.per_second(time.monotonic())
+    return Answered(answer_document(service.facts, outcome.inquiry, outcome.result, throughput), outcome)
+
+
+async def run(service: Service, call: Call) -> Outcome:
     """Classify the images of a call.
 
     Raises:
@@ -60,18 +77,24 @@ async def classify(service: Service, call: Call) -> Answered:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    async with _prepared(service, call) as prepared:
-        result = await service.engine.classify(prepared.pixels, prepared.terms)
-    _count(service, call, prepared, result)
-    _refuse_expired(result, call)
-    throughput = service.engine.throughput.per_second(time.monotonic())
+    try:
+        async with _prepared(service, call) as prepared:
+            result = await service.engine.classify(prepared.pixels, prepared.terms)
+        _count(service, call, prepared, result)
+        _refuse_expired(result, call)
+    except MsmlpError:
+        service.statistics.failed(time.monotonic() - call.arrival)
+        raise
     done = np.arange(result.history.score.shape[1]) < result.exit[:, None]
-    return Answered(
-        answer_document(service.facts, prepared.inquiry, result, throughput),
-        prepared.decode_seconds,
-        float((result.history.queue_seconds * done).sum(axis=1).max()),
-        float((result.history.compute_seconds * done).sum(axis=1).max()),
+    queue, compute = (
+        float((seconds * done).sum(axis=1).max())
+        for seconds in (result.history.queue_seconds, result.history.compute_seconds)
     )
+    total = time.monotonic() - call.arrival
+    service.statistics.answered(
+        len(call.images), total=total, decode=prepared.decode_seconds, queue=queue, compute=compute
+    )
+    return Outcome(result, prepared.inquiry, prepared.decode_seconds, queue, compute)
 
 
 async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any], None]:

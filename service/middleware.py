@@ -10,8 +10,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import PROBLEM_TYPE, problem_document
+from service.errors import problem_document
 from service.metrics import Metrics
+from service.oip.paths import route_label
+from service.problems import problem_response
 
 log = logging.getLogger("msmlp.http")
 
@@ -51,20 +53,20 @@ class RequestMiddleware:
             # The last line: nothing below may fail without an answer, an id and a row in the metrics.
             log.exception("request %s failed", request_id)
             if not started:
-                await _internal_error(request_id)(scope, receive, send_and_note)
+                await _internal_error(scope["path"], request_id)(scope, receive, send_and_note)
 
 
 def _route(path: str) -> str:
     """A label from a bounded set, whatever paths are asked for."""
     if path.startswith("/ui/"):
         return "/ui"
-    return path if path in ROUTES else "other"
+    return path if path in ROUTES else route_label(path) or "other"
 
 
-def _internal_error(request_id: str) -> JSONResponse:
+def _internal_error(path: str, request_id: str) -> JSONResponse:
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     document = problem_document(status, "internal", "the server failed", request_id)
-    return JSONResponse(document, status_code=status, media_type=PROBLEM_TYPE)
+    return problem_response(path, status, document)
 
 
 def _request_id(given: str) -> str:

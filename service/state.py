@@ -16,6 +16,7 @@ from service.engine.facade import Engine
 from service.engine.policy import Policy
 from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
+from service.oip.statistics import Statistics
 from service.settings import Settings
 
 SHADOW_SLOTS = 32
@@ -33,6 +34,7 @@ class Service:
     metrics: Metrics
     engine: Engine
     decoders: ThreadPoolExecutor
+    statistics: Statistics = field(default_factory=Statistics)
     draining: bool = field(default=False)
 
     @cached_property
@@ -114,7 +116,7 @@ def build_service(settings: Settings) -> Service:
     return Service(settings, weights, calibration, policy, metrics, engine, decoders)
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request (a FastAPI dependency)."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request (a FastAPI dependency; one that is not async would cost a thread each time)."""
     service: Service = request.app.state.service
     return service

@@ -1,25 +1,23 @@
 """`POST /classify`."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
 from service.body import read_body
 from service.errors import problem
-from service.inference import Answered, Call, classify, stream
+from service.inference import Call, classify, stream
 from service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from service.options import parse_options
+from service.routes.calls import server_timing, while_connected
 from service.schemas import Answer
 from service.state import Service, service_of
 
-T = TypeVar("T")
 NDJSON = "application/x-ndjson"
 
 router = APIRouter()
@@ -39,8 +37,8 @@ async def post_classify(request: Request, service: Annotated[Service, Depends(se
         documents = stream(service, call)
         first = await anext(documents)  # what fails before anything has landed is an error with its own status
         return StreamingResponse(_lines(first, documents, call), media_type=NDJSON)
-    answered = await _while_connected(request, classify(service, call))
-    return JSONResponse(answered.document, headers={"Server-Timing": _server_timing(answered)})
+    answered = await while_connected(request, classify(service, call))
+    return JSONResponse(answered.document, headers={"Server-Timing": server_timing(answered.outcome)})
 
 
 async def _lines(first: dict[str, Any], more: AsyncGenerator[dict[str, Any], None], call: Call) -> AsyncIterator[str]:
@@ -52,31 +50,3 @@ async def _lines(first: dict[str, Any], more: AsyncGenerator[dict[str, Any], Non
     except MsmlpError as error:
         # The status is sent; the line says what the status would have.
         yield json.dumps({**problem(error, call.request_id)[1], "final": True}) + "\n"
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
-    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _server_timing(answered: Answered) -> str:
-    parts = {
-        "decode": answered.decode_seconds,
-        "queue": answered.queue_seconds,
-        "compute": answered.compute_seconds,
-    }
-    return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts.items())

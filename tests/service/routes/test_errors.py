@@ -121,7 +121,8 @@ STATES = {"overloaded", "starting", "draining", "engine_down"}
 
 
 def test_every_code_of_the_table_is_provoked_here() -> None:
-    mistakes = {code for status, code in STATUS.values() if status < 500} - STATES
+    # No model is named but under /v2, where errors have another form: test_oip.py.
+    mistakes = {code for status, code in STATUS.values() if status < 500} - STATES - {"unknown_model"}
     assert mistakes == {code for _, code, _ in PROVOKED.values()}
     assert {code for status, code in STATUS.values() if status in (429, 503)} == STATES
 

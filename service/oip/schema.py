@@ -1,0 +1,71 @@
+"""The JSON part of an inference request, as clients send it. Members that the protocol does not know are ignored."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import MalformedBodyError
+
+Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class InputParameters(_Part):
+    """`binary_data_size`: so many bytes after the JSON are this tensor's."""
+
+    binary_data_size: Size | None = None
+
+
+class InputTensor(_Part):
+    """A tensor given: its data here, or after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[Size] = Field(max_length=8)
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+    @property
+    def binary_size(self) -> int | None:
+        """Its bytes after the JSON; None when its data is in the JSON."""
+        return self.parameters.binary_data_size if self.parameters else None
+
+
+class OutputParameters(_Part):
+    """`binary_data`: send it after the JSON; `classification`: send so many best classes instead."""
+
+    binary_data: bool | None = None
+    classification: Annotated[int, Field(ge=1)] | None = None
+
+
+class OutputTensor(_Part):
+    """A tensor asked for."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class InferenceRequest(_Part):
+    """The JSON of `POST .../infer`."""
+
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    inputs: list[InputTensor]
+    outputs: list[OutputTensor] | None = None
+
+
+def parse_json(content: bytes) -> InferenceRequest:
+    """The JSON part of a request.
+
+    Raises:
+        MalformedBodyError: no JSON, or not the protocol's.
+    """
+    try:
+        return InferenceRequest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the request's JSON part"
+        raise MalformedBodyError(f"{place}: {first['msg']}") from None

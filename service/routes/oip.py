@@ -1,0 +1,155 @@
+"""The Open Inference Protocol over REST, under `/v2`."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+
+from model.errors import OptionError
+from service.body import SLICE, read_content
+from service.engine.facade import DOWN
+from service.errors import EngineDownError, UnknownModelError
+from service.inference import Call, Outcome, run
+from service.oip.compression import decompress
+from service.oip.model import ALIAS, Shapes, model_configuration, model_metadata, server_metadata
+from service.oip.request import Inference, Limits, read_inference
+from service.oip.response import output_tensors, write_response
+from service.options import parse_options
+from service.routes.calls import server_timing, while_connected
+from service.state import Service, service_of
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
+
+router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has its own; docs/oip.md says what is ours
+ServiceDep = Annotated[Service, Depends(service_of)]
+
+
+async def _known_model(service: ServiceDep, name: str, version: str | None = None) -> str:
+    """The model's name as it was asked for; UnknownModelError for any other than the one served."""
+    model = service.facts.model
+    if name not in (model["name"], ALIAS) or version not in (None, model["version"]):
+        asked = ascii(name[:100]) + (f" version {version[:40]!a}" if version else "")
+        raise UnknownModelError(f"there is no model {asked}; there is {model['name']}, also called {ALIAS}")
+    return name
+
+
+KnownModel = Annotated[str, Depends(_known_model)]
+
+
+@router.get("")
+async def server() -> dict[str, Any]:
+    """The server and the extensions of the protocol that it speaks."""
+    return server_metadata()
+
+
+@router.get("/health/live")
+async def live(service: ServiceDep) -> dict[str, bool]:
+    """Whether the process is worth keeping."""
+    if service.engine.down:
+        raise EngineDownError(DOWN)
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(service: ServiceDep) -> dict[str, bool]:
+    """Whether requests are served now."""
+    service.check_ready()
+    return {"live": True, "ready": True}
+
+
+@router.get("/models/stats")
+async def all_statistics(service: ServiceDep) -> dict[str, Any]:
+    """What was served since the start."""
+    return _statistics(service, service.facts.model["name"])
+
+
+@router.get(f"{MODEL}/stats")
+@router.get(f"{VERSION}/stats")
+async def statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+    """What was served since the start."""
+    return _statistics(service, name)
+
+
+def _statistics(service: Service, name: str) -> dict[str, Any]:
+    batches = int(service.metrics.registry.get_sample_value("msmlp_stage_batch_size_count", {"stage": "1"}) or 0)
+    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], batches)]}
+
+
+@router.get(f"{MODEL}/ready")
+@router.get(f"{VERSION}/ready")
+async def model_ready(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+    """Whether the model answers requests now."""
+    service.check_ready()
+    return {"name": name, "ready": True}
+
+
+@router.get(f"{MODEL}/config")
+@router.get(f"{VERSION}/config")
+async def configuration(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+    """The model's configuration in Triton's form."""
+    return model_configuration(name, _limits(service).max_images, _shapes(service))
+
+
+@router.get(MODEL)
+@router.get(VERSION)
+async def metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+    """The model's tensors."""
+    return model_metadata(name, service.facts.model["version"], _shapes(service))
+
+
+@router.post(f"{MODEL}/infer")
+@router.post(f"{VERSION}/infer")
+async def infer(request: Request, service: ServiceDep, name: KnownModel) -> Response:
+    """Classify images given as tensors; the options of `POST /classify` are request parameters."""
+    service.check_ready()  # before a body is read for nothing
+    inference = await _read(request, service)
+    options = parse_options(inference.options)
+    if options.stream:
+        raise OptionError("stream", "this protocol has no streams over HTTP, POST /classify has; allowed: false")
+    call = Call(inference.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
+    outcome = await while_connected(request, run(service, call))
+    return _answer(service, name, inference, outcome)
+
+
+async def _read(request: Request, service: Service) -> Inference:
+    """The request taken apart: a small one here, a large one where it keeps nobody waiting."""
+    headers, max_bytes = request.headers, service.settings.max_body_bytes
+    content = await read_content(request, max_bytes)
+
+    def take_apart() -> Inference:
+        plain = decompress(content, headers.get("content-encoding", ""), max_bytes)
+        return read_inference(plain, headers.get(HEADER_LENGTH), _limits(service))
+
+    small = len(content) <= SLICE and "content-encoding" not in headers
+    return take_apart() if small else await asyncio.to_thread(take_apart)
+
+
+def _answer(service: Service, name: str, inference: Inference, outcome: Outcome) -> Response:
+    facts, plan = service.facts, outcome.inquiry.plan
+    tensors = output_tensors(outcome.result, inference.outputs, facts.classes, facts.gflops)
+    point = {"operating_point": plan.name} if plan.name else {}
+    head = {
+        "model_name": name,
+        "model_version": facts.model["version"],
+        "id": inference.id or outcome.inquiry.request_id,
+        "parameters": {**point, "source": plan.source},
+    }
+    body, header_length = write_response(
+        head, [(t, wanted.binary) for t, wanted in zip(tensors, inference.outputs, strict=True)]
+    )
+    headers = {"Server-Timing": server_timing(outcome)}
+    if header_length is None:
+        return Response(body, headers=headers, media_type=JSONResponse.media_type)
+    headers[HEADER_LENGTH] = str(header_length)
+    return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+def _limits(service: Service) -> Limits:
+    settings = service.settings
+    return Limits(min(settings.max_images, settings.capacity), settings.max_pixels)
+
+
+def _shapes(service: Service) -> Shapes:
+    return Shapes(service.weights.manifest.cascade.image_size, len(service.facts.classes))

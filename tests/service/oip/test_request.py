@@ -1,0 +1,183 @@
+"""Bodies of inference requests, taken apart without a server."""
+
+import base64
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import MsmlpError, OptionError
+from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from service.oip.model import OUTPUTS
+from service.oip.request import Inference, Limits, Wanted, read_inference
+from service.oip.tensors import join_bytes
+
+LIMITS = Limits(max_images=8, max_pixels=1000)
+FILES = [b"one", b"", b"three"]
+
+
+def image_tensor(*files: bytes, **changes: Any) -> dict[str, Any]:
+    data = [base64.b64encode(file).decode() for file in files]
+    return {"name": "image", "datatype": "BYTES", "shape": [len(files)], "data": data, **changes}
+
+
+def pixel_tensor(shape: list[int], **changes: Any) -> dict[str, Any]:
+    return {"name": "pixels", "datatype": "UINT8", "shape": shape, **changes}
+
+
+def read(document: Any, binary: bytes = b"", limits: Limits = LIMITS) -> Inference:
+    text = json.dumps(document).encode()
+    return read_inference(text + binary, str(len(text)) if binary else None, limits)
+
+
+def request(*tensors: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"inputs": list(tensors or [image_tensor(b"x")]), **more}
+
+
+def test_files_in_json_and_after_it() -> None:
+    assert read(request(image_tensor(*FILES))).images == FILES
+    raw = join_bytes(FILES)
+    after = image_tensor(*FILES, data=None, parameters={"binary_data_size": len(raw)})
+    assert read(request(after), raw).images == FILES
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 5), st.booleans())
+def test_pixels_in_json_and_after_it(images: int, height: int, width: int, binary: bool) -> None:
+    pixels = np.arange(images * height * width * 3).astype(np.uint8).reshape(images, height, width, 3)
+    if binary:
+        tensor = pixel_tensor(list(pixels.shape), parameters={"binary_data_size": pixels.nbytes})
+        got = read(request(tensor), pixels.tobytes()).images
+    else:
+        got = read(request(pixel_tensor(list(pixels.shape), data=pixels.tolist()))).images
+    assert isinstance(got, np.ndarray)
+    np.testing.assert_array_equal(got, pixels)
+
+
+def test_the_whole_body_is_one_image() -> None:
+    inference = read_inference(b"\xff\xd8...", "0", LIMITS)
+    assert inference.images == [b"\xff\xd8..."]
+    assert inference.outputs == [Wanted(name, binary=True) for name in OUTPUTS]
+
+
+@given(st.binary(max_size=60), st.one_of(st.none(), st.text(max_size=6), st.integers(-3, 80).map(str)))
+def test_any_body_under_any_header_is_read_or_refused(body: bytes, header: str | None) -> None:
+    with contextlib.suppress(MsmlpError):
+        read_inference(body, header, LIMITS)
+
+
+@given(st.data())
+def test_a_body_cut_short_is_refused(data: st.DataObject) -> None:
+    raw = join_bytes(FILES)
+    text = json.dumps(request(image_tensor(*FILES, data=None, parameters={"binary_data_size": len(raw)}))).encode()
+    body = text + raw
+    cut = data.draw(st.integers(0, len(body) - 1))
+    with pytest.raises(MalformedBodyError):
+        read_inference(body[:cut], str(len(text)), LIMITS)
+
+
+@pytest.mark.parametrize("header", ["-1", "3", "1e1", "", " ", "٣", "9" * 30, "0x1", "+2"])
+def test_a_header_that_is_no_length_within_the_body(header: str) -> None:
+    with pytest.raises(MalformedBodyError, match=r"Inference-Header-Content-Length is .*; allowed: 0 to 2"):
+        read_inference(b"{}", header, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([], "Input should be an object"),
+        ({}, "inputs: Field required"),
+        ({"inputs": {}}, "inputs: Input should be a valid"),
+        ({"inputs": []}, "0 inputs were sent; send one, pixels or image"),
+        (request(image_tensor(b"x"), image_tensor(b"x")), "2 inputs were sent"),
+        (request(id=7), "id: Input should be a valid string"),
+        (request(parameters=[]), "parameters: Input should be"),
+        (
+            request(image_tensor(b"x", name="picture")),
+            "'picture' of datatype 'BYTES' is not known; send pixels UINT8 or",
+        ),
+        (request(image_tensor(b"x", datatype="UINT8")), "'image' of datatype 'UINT8' is not known"),
+        (request(pixel_tensor([1, 1, 1, 3], datatype="FP32", data=[1, 2, 3])), "'pixels' of datatype 'FP32'"),
+        (request(image_tensor(b"x", shape=[-1])), "inputs.0.shape.0: Input should be greater than or equal to 0"),
+        (request(image_tensor(b"x", shape=[2**70])), "inputs.0.shape.0: Input should be less than"),
+        (request(image_tensor(b"x", shape=[1.0])), "inputs.0.shape.0: Input should be a valid integer"),
+        (request(image_tensor(b"x", shape=[1, 1])), r"image: the shape \[1, 1\] is not \[images\]"),
+        (request(image_tensor(b"x", shape=[2])), "1 elements were sent, the shape has 2"),
+        (request(pixel_tensor([1, 3, 1, 1], data=[1, 2, 3])), r"is not \[images, height, width, 3\]"),
+        (request(pixel_tensor([3], data=[1, 2, 3])), r"is not \[images, height, width, 3\]"),
+        (request(pixel_tensor([1, 0, 1, 3], data=[])), r"is not \[images, height, width, 3\]"),
+        (request(image_tensor(b"x", data=None)), "image: send its data in the JSON, or after it"),
+        (request(image_tensor(b"x", parameters={"binary_data_size": 4})), "image: send its data in the JSON, or after"),
+        (request(image_tensor(b"x", parameters={"binary_data_size": -4})), "greater than or equal to 0"),
+        (request(image_tensor(b"x", parameters={"binary_data_size": "4"})), "valid integer"),
+        (request(image_tensor(b"x", data=None, parameters={"binary_data_size": 4})), "0 bytes follow the JSON"),
+        (request(outputs=[{"name": "logits"}]), "output 'logits' is not known; there are label, class_id"),
+        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for twice"),
+        (request(outputs=[{"name": "exit", "parameters": {"classification": 3}}]), "goes with probabilities alone"),
+        (request(outputs=[{"name": "probabilities", "parameters": {"classification": 0}}]), "greater than or equal"),
+        (request(outputs=[{"name": "exit", "parameters": {"binary_data": 1}}]), "valid boolean"),
+    ],
+)
+def test_what_is_wrong_is_named(document: Any, said: str) -> None:
+    with pytest.raises(MalformedBodyError, match=said):
+        read(document)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"inputs": [' * 50_000])
+def test_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(MalformedBodyError, match="JSON"):
+        read_inference(text, None, LIMITS)
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_more_or_fewer_bytes_than_binary_data_size(difference: int) -> None:
+    tensor = image_tensor(b"x", data=None, parameters={"binary_data_size": 5})
+    with pytest.raises(MalformedBodyError, match=f"{5 + difference} bytes follow the JSON, binary_data_size says 5"):
+        read(request(tensor), bytes(5 + difference))
+
+
+def test_limits() -> None:
+    with pytest.raises(NoImagesError):
+        read(request(image_tensor()))
+    with pytest.raises(TooManyImagesError, match="9 images in one request, at most 8"):
+        read(request(image_tensor(*[b"x"] * 9)))
+    with pytest.raises(TooManyImagesError):  # said before the data is looked at
+        read(request(pixel_tensor([2**31 - 1, 2**31 - 1, 2**31 - 1, 3], data=[])))
+    with pytest.raises(BadImagesError, match="image is 101x10 = 1010 pixels, the limit is 1000"):
+        read(request(pixel_tensor([1, 10, 101, 3], data=[])))
+
+
+def test_outputs() -> None:
+    def asked(*outputs: dict[str, Any], **parameters: Any) -> list[Wanted]:
+        return read(request(outputs=list(outputs), parameters=parameters)).outputs
+
+    assert asked() == [Wanted(name, binary=False) for name in OUTPUTS]
+    assert asked(binary_data_output=True) == [Wanted(name, binary=True) for name in OUTPUTS]
+    assert asked({"name": "exit"}, {"name": "label"}) == [Wanted("exit", False), Wanted("label", False)]
+    mixed = asked({"name": "exit"}, {"name": "label", "parameters": {"binary_data": False}}, binary_data_output=True)
+    assert mixed == [Wanted("exit", True), Wanted("label", False)]
+    best = {"name": "probabilities", "parameters": {"classification": 3, "binary_data": True}}
+    assert asked(best) == [Wanted("probabilities", True, 3)]
+    with pytest.raises(OptionError, match="binary_data_output"):
+        asked(binary_data_output="yes")
+
+
+def test_parameters_are_options_but_for_the_protocols_own() -> None:
+    given = {"thresholds": "0.9,0.8", "min_exit": 2, "stream": False}
+    own = {"priority": 1, "sequence_id": 5, "sequence_start": True, "triton_x": 1, "binary_data_output": True}
+    inference = read(request(parameters={**given, **own}, id="a"))
+    assert inference.options == given
+    assert inference.id == "a"
+    assert read(request(parameters=None)).options == {}
+
+
+def test_a_timeout_is_a_deadline() -> None:
+    assert read(request(parameters={"timeout": 1500})).options == {"deadline_ms": 1.5}
+    assert read(request(parameters={"timeout": 0})).options == {}
+    assert read(request(parameters={"timeout": 1500, "deadline_ms": 7})).options == {"deadline_ms": 7}
+    for bad in (-1, "5", 1.5, True, 10**400):
+        with pytest.raises(OptionError, match="timeout"):
+            read(request(parameters={"timeout": bad}))

@@ -1,0 +1,108 @@
+"""Tensors as bytes and as JSON: what is written is read back, and lies are found."""
+
+import base64
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import MalformedBodyError
+from service.oip.tensors import (
+    bytes_from_json,
+    join_bytes,
+    pixels_from_bytes,
+    pixels_from_json,
+    split_bytes,
+)
+
+SHAPES = st.tuples(*[st.integers(1, 4)] * 3).map(lambda sides: [*sides, 3])
+
+
+@given(st.lists(st.binary(max_size=50), max_size=5))
+def test_bytes_elements_come_back(elements: list[bytes]) -> None:
+    assert split_bytes(memoryview(join_bytes(elements)), len(elements)) == elements
+    assert bytes_from_json([base64.b64encode(e).decode() for e in elements], len(elements)) == elements
+
+
+@given(SHAPES, st.data())
+def test_pixels_come_back_from_bytes_and_from_both_forms_of_json(shape: list[int], data: st.DataObject) -> None:
+    size = int(np.prod(shape))
+    pixels = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype=np.uint8).reshape(shape)
+    for read in (
+        pixels_from_bytes(memoryview(pixels.tobytes()), shape),
+        pixels_from_json(pixels.tolist(), shape),
+        pixels_from_json(pixels.ravel().tolist(), shape),
+    ):
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, pixels)
+
+
+def test_pixels_from_bytes_are_not_copied() -> None:
+    raw = bytearray(12)
+    pixels = pixels_from_bytes(memoryview(raw), [1, 2, 2, 3])
+    raw[5] = 7
+    assert pixels[0, 0, 1, 2] == 7
+
+
+@given(st.binary(max_size=40), st.integers(0, 4))
+def test_any_bytes_are_elements_or_refused(raw: bytes, count: int) -> None:
+    try:
+        elements = split_bytes(memoryview(raw), count)
+    except MalformedBodyError:
+        return
+    assert len(elements) == count
+    assert join_bytes(elements) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "count", "said"),
+    [
+        (b"\x05\x00\x00", 1, "no whole length of 4 bytes"),
+        (struct.pack("<I", 2**32 - 1) + b"abc", 1, "element 0 claims 4294967295 bytes, 3 are left"),
+        (join_bytes([b"a"]) + struct.pack("<I", 1), 2, "element 1 claims 1 bytes, 0 are left"),
+        (join_bytes([b"a", b"b"]), 1, "2 elements were sent, the shape has 1"),
+        (join_bytes([b"a"]), 3, "1 elements were sent, the shape has 3"),
+        (b"", 1, "0 elements were sent, the shape has 1"),
+    ],
+)
+def test_lengths_that_lie(raw: bytes, count: int, said: str) -> None:
+    with pytest.raises(MalformedBodyError, match=said):
+        split_bytes(memoryview(raw), count)
+
+
+@pytest.mark.parametrize("size", [0, 11, 13])
+def test_pixels_of_another_size_than_the_shape(size: int) -> None:
+    with pytest.raises(MalformedBodyError, match=f"{size} bytes were sent, the shape .* has 12"):
+        pixels_from_bytes(memoryview(bytes(size)), [1, 2, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([0, 0, 256], "whole numbers 0 to 255"),
+        ([0, 0, -1], "whole numbers 0 to 255"),
+        ([0, 0, 10**30], "whole numbers 0 to 255"),
+        ([0, 0, 0.5], "whole numbers 0 to 255"),
+        ([True, False, True], "whole numbers 0 to 255"),
+        ([None, None, None], "whole numbers 0 to 255"),
+        (["a", "b", "c"], "whole numbers 0 to 255"),
+        ([{}, {}, {}], "whole numbers 0 to 255"),
+        ([0, 0], "has the shape"),
+        ([], "has the shape"),
+        ([[0, 0, 0]], "has the shape"),
+        ([[0], [0, 0]], "unevenly"),
+        ([0, [0, 0]], "unevenly"),
+    ],
+)
+def test_json_that_is_no_pixels(data: list[Any], said: str) -> None:
+    with pytest.raises(MalformedBodyError, match=said):
+        pixels_from_json(data, [1, 1, 1, 3])
+
+
+@pytest.mark.parametrize(("data", "said"), [(["?"], "base64"), ([1], "base64"), ([["YQ=="]], "base64"), ([], "0 elem")])
+def test_json_that_is_no_files(data: list[Any], said: str) -> None:
+    with pytest.raises(MalformedBodyError, match=said):
+        bytes_from_json(data, 1)

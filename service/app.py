@@ -7,17 +7,21 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
-from service.errors import RetryableError, problem, problem_document
+from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
-from service.openapi import complete
-from service.problems import problem_response
-from service.routes import classify, oip, operations, playground
+from service.openapi import DESCRIPTION, complete
+from service.routes import classify, operations, playground
 from service.state import Service
+
+_HTTP_DETAILS = {
+    HTTPStatus.NOT_FOUND: "there is nothing here",
+    HTTPStatus.METHOD_NOT_ALLOWED: "not a method of this path; allowed: {allowed}",
+}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -33,15 +37,17 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(
         title="msmlp",
-        description="Image classification that spends compute only where an image needs it.",
+        description=DESCRIPTION,
         version="1",
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+        docs_url=None,  # routes/operations.py has it
         redoc_url=None,
     )
     app.state.service = service
     app.include_router(classify.router)
     app.include_router(operations.router)
-    app.include_router(oip.router)
     app.include_router(playground.router)
     app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
@@ -52,25 +58,29 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
+def _respond(status: int, document: dict[str, object], headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(document, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
+
+
 async def _known_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MsmlpError)
     status, document = problem(error, request.scope["msmlp_request_id"])
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
-    return problem_response(request.scope["path"], status, document, headers)
+    return _respond(status, document, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
-    document = problem_document(status, code, status.description or status.phrase, request.scope["msmlp_request_id"])
-    return problem_response(request.scope["path"], status, document, error.headers)
+    headers = dict(error.headers or {})
+    detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
+    return _respond(status, problem_document(status, code, detail, request.scope["msmlp_request_id"]), headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    document = problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"])
-    return problem_response(request.scope["path"], status, document)
+    return _respond(status, problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"]))
 
 
 async def _gone(request: Request, error: Exception) -> Response:

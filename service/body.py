@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -44,7 +43,10 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
     if kind not in (*RAW_TYPES, "multipart/form-data", "application/json"):
         allowed = ", ".join((*RAW_TYPES, "multipart/form-data", "application/json"))
         raise UnsupportedMediaTypeError(f"content type {kind[:60] or '(none)'!r} is not read here; allowed: {allowed}")
-    content = bytes(await read_content(request, max_bytes))
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaTypeError(f"content encoding {encoding[:60]!a} is not read here; send the body as it is")
+    content = await _bounded(request, max_bytes)
     if kind == "multipart/form-data":
         body = await _multipart(content, request.headers, max_images)
     elif kind == "application/json":
@@ -62,8 +64,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
     return body
 
 
-async def read_content(request: Request, max_bytes: int) -> bytearray:
-    """A body as it came; BodyTooLargeError for more than `max_bytes`."""
+async def _bounded(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLargeError(f"the body has {declared} bytes, at most {max_bytes} are allowed")
@@ -72,7 +73,7 @@ async def read_content(request: Request, max_bytes: int) -> bytearray:
         content += chunk
         if len(content) > max_bytes:
             raise BodyTooLargeError(f"the body has more than {max_bytes} bytes")
-    return content
+    return bytes(content)
 
 
 class _InMemoryParser(MultiPartParser):
@@ -135,11 +136,21 @@ def _json(content: bytes) -> Body:
     encoded = document.pop("images", []) if isinstance(document, dict) else None
     if not isinstance(encoded, list) or not all(isinstance(item, str) for item in encoded):
         raise MalformedBodyError('the body must be {"images": ["<base64>", ...], ...options}')
+    return Body([_base64(index, item) for index, item in enumerate(encoded)], document)
+
+
+def _base64(index: int, text: str) -> bytes:
+    """Standard base64, as `base64` wraps it into lines or a browser puts it into a data: URL."""
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not head.endswith(";base64") or not comma:
+            raise MalformedBodyError(f"images[{index}] is a data: URL without ;base64,")
     try:
-        images = [base64.b64decode(item, validate=True) for item in encoded]
-    except (binascii.Error, ValueError):
-        raise MalformedBodyError("images must be base64") from None
-    return Body(images, document)
+        return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
+    except ValueError:  # binascii.Error and UnicodeEncodeError are ones
+        raise MalformedBodyError(
+            f"images[{index}] is not base64; allowed: the standard alphabet, padded, or a data: URL of it"
+        ) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,20 +1,33 @@
-"""`/livez`, `/readyz`, `/metrics`, `/model`."""
+"""`/livez`, `/readyz`, `/metrics`, `/model`, `/docs`."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from service.engine.facade import DOWN
 from service.errors import EngineDownError
 from service.openapi import PROBLEMS
+from service.schemas import Live, ModelDescription, Ready
 from service.state import Service, service_of
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 router = APIRouter()
 ServiceDep = Annotated[Service, Depends(service_of)]
 _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Every metric with its help",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}, "example": 'msmlp_images_total{exit="1",reason="confident"} 7'}
+        },
+    }
+}
 
 
-@router.get("/livez", responses=_NOT_NOW)
+@router.get("/livez", response_model=Live, responses=_NOT_NOW)
 async def livez(service: ServiceDep) -> dict[str, bool]:
     """Whether the process is worth keeping: 503 once the engine has died."""
     if service.engine.down:
@@ -22,20 +35,27 @@ async def livez(service: ServiceDep) -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/readyz", responses=_NOT_NOW)
+@router.get("/readyz", response_model=Ready, responses=_NOT_NOW)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are served now; 503 says why not."""
     service.check_ready()
     return {"ready": True}
 
 
-@router.get("/model")
-async def model(service: ServiceDep) -> dict[str, Any]:
+@router.get("/model", response_model=ModelDescription)
+async def model(service: ServiceDep) -> Response:
     """The model served: cascade, costs, frontier, provenance."""
-    return service.describe()
+    return JSONResponse(service.describe())
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get("/metrics", response_class=Response, responses=_METRICS)
 async def metrics(service: ServiceDep) -> Response:
     """Prometheus text."""
-    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(service.metrics.render(), media_type=METRICS_TYPE)
+
+
+@router.get("/docs", response_class=HTMLResponse)
+async def docs() -> HTMLResponse:
+    """This description, for people; /openapi.json has it for programs."""
+    # An empty icon: none is fetched from anywhere.
+    return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")

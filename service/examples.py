@@ -1,0 +1,171 @@
+"""Examples for the OpenAPI document: a request that works, an answer that came, and every error as it is sent."""
+
+from http import HTTPStatus
+from typing import Any
+
+from model.errors import DeviceError, ImageTooLargeError, MsmlpError, OptionError, UndecodableImageError
+from service.errors import (
+    BadImagesError,
+    BodyTooLargeError,
+    DrainingError,
+    EngineDownError,
+    ExpiredError,
+    MalformedBodyError,
+    NoImagesError,
+    OverloadedError,
+    StartingError,
+    TooManyImagesError,
+    UnsupportedMediaTypeError,
+    problem,
+    problem_document,
+)
+
+REQUEST_ID = "89372967f8524c0cb4f8f2e27517f1a0"
+
+# A yellow square of 8 x 8 pixels.
+PNG_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAE0lEQVR42mP8f4YBK2BiYBhKEgBrGAHbZAj7BwAAAABJRU5ErkJggg=="
+
+JSON_REQUESTS: dict[str, dict[str, Any]] = {
+    "an image": {"value": {"images": [PNG_BASE64]}},
+    "two images under a budget": {
+        "value": {"images": [PNG_BASE64, PNG_BASE64], "budget_gflops": 0.012, "min_exit": 2, "top_k": 3}
+    },
+    "anytime": {"value": {"images": [PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
+}
+
+# Of weights/cifar10-xs and examples/cat.jpg.
+ANSWER: dict[str, Any] = {
+    "request_id": "221e0b99c0584ad8b41686653fde7dab",
+    "model": {"name": "cifar10-xs", "version": "69cd30c494e1"},
+    "operating_point": {
+        "name": "balanced",
+        "source": "default",
+        "thresholds": [0.8096572160720825, 0.0],
+        "expected_accuracy": 0.7978,
+        "expected_gflops": 0.006218688,
+    },
+    "results": [
+        {
+            "index": 0,
+            "label": "cat",
+            "class_id": 3,
+            "confidence": 0.48973292,
+            "score": 0.48973292,
+            "top_k": [
+                {"label": "cat", "class_id": 3, "probability": 0.48973292},
+                {"label": "dog", "class_id": 5, "probability": 0.44121426},
+            ],
+            "exit": 2,
+            "exits": 3,
+            "reason": "confident",
+            "gflops": 0.010434816,
+            "degraded": False,
+            "stages": [
+                {
+                    "stage": 1,
+                    "score": 0.80588347,
+                    "confidence": 0.80588347,
+                    "label": "frog",
+                    "queue_ms": 0.527,
+                    "compute_ms": 3.086,
+                    "batch_size": 1,
+                },
+                {
+                    "stage": 2,
+                    "score": 0.48973292,
+                    "confidence": 0.48973292,
+                    "label": "cat",
+                    "queue_ms": 0.805,
+                    "compute_ms": 3.13,
+                    "batch_size": 1,
+                },
+            ],
+            "latency_ms": 11.328,
+        }
+    ],
+    "latency_ms": 11.973,
+    "throughput_images_per_second": 9.0,
+}
+STREAM_LINE: dict[str, Any] = {
+    "request_id": "a48c1579eb744b21ac4be8f61856c18c",
+    "index": 0,
+    "label": "cat",
+    "class_id": 3,
+    "confidence": 0.48973292,
+    "score": 0.48973292,
+    "top_k": [
+        {"label": "cat", "class_id": 3, "probability": 0.48973292},
+        {"label": "dog", "class_id": 5, "probability": 0.44121426},
+    ],
+    "exit": 2,
+    "exits": 3,
+    "reason": "confident",
+    "gflops": 0.010434816,
+    "degraded": False,
+    "stages": [
+        {
+            "stage": 1,
+            "score": 0.80588347,
+            "confidence": 0.80588347,
+            "label": "frog",
+            "queue_ms": 0.338,
+            "compute_ms": 3.82,
+            "batch_size": 1,
+        },
+        {
+            "stage": 2,
+            "score": 0.48973292,
+            "confidence": 0.48973292,
+            "label": "cat",
+            "queue_ms": 2.794,
+            "compute_ms": 7.157,
+            "batch_size": 1,
+        },
+    ],
+    "latency_ms": 17.116,
+    "final": True,
+    "operating_point": {
+        "name": "balanced",
+        "source": "default",
+        "thresholds": [0.8096572160720825, 0.0],
+        "expected_accuracy": 0.7978,
+        "expected_gflops": 0.006218688,
+    },
+}
+
+_ERRORS: tuple[MsmlpError, ...] = (
+    MalformedBodyError("the body is not JSON"),
+    BodyTooLargeError("the body has 70000000 bytes, at most 67108864 are allowed"),
+    TooManyImagesError("600 images in one request, at most 512 are allowed"),
+    BadImagesError([(0, ImageTooLargeError("image is 10000x10000 = 100000000 pixels, the limit is 32000000"))]),
+    UnsupportedMediaTypeError("content type 'text/html' is not read here; allowed: image/png, ..."),
+    BadImagesError([(1, UndecodableImageError("not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"))]),
+    OptionError("max_exit", "4 is out of range; allowed: 1 to 3"),
+    NoImagesError("the request holds no image"),
+    OverloadedError("1020 of 1024 places are taken, 8 wanted", retry_after=2),
+    DeviceError("never told"),
+    StartingError("the service is starting: stages are being warmed up"),
+    DrainingError("the service is shutting down"),
+    EngineDownError("the engine is down"),
+    ExpiredError("no image reached an exit by its deadline"),
+)
+
+
+def _by_status() -> dict[int, dict[str, dict[str, Any]]]:
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    for error in _ERRORS:
+        status, document = problem(error, REQUEST_ID)
+        found.setdefault(int(status), {})[document["code"]] = {"value": document}
+    return found
+
+
+def _of_paths(status: HTTPStatus, code: str, detail: str) -> dict[str, dict[str, Any]]:
+    return {code: {"value": problem_document(status, code, detail, REQUEST_ID)}}
+
+
+PROBLEMS = {
+    **_by_status(),
+    404: _of_paths(HTTPStatus.NOT_FOUND, "not_found", "there is nothing here"),
+    405: _of_paths(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "not a method of this path; allowed: POST"),
+}
+"""By status, and there by code."""

@@ -7,15 +7,16 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
-from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
+from service.errors import RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
 from service.openapi import DESCRIPTION, complete
-from service.routes import classify, operations, playground
+from service.problems import problem_response
+from service.routes import classify, oip, operations, playground
 from service.state import Service
 
 _HTTP_DETAILS = {
@@ -48,6 +49,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(classify.router)
     app.include_router(operations.router)
+    app.include_router(oip.router)
     app.include_router(playground.router)
     app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
@@ -58,15 +60,11 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _respond(status: int, document: dict[str, object], headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(document, status_code=status, headers=headers, media_type=PROBLEM_TYPE)
-
-
 async def _known_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MsmlpError)
     status, document = problem(error, request.scope["msmlp_request_id"])
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
-    return _respond(status, document, headers)
+    return problem_response(request.scope["path"], status, document, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -75,12 +73,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = status.phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
-    return _respond(status, problem_document(status, code, detail, request.scope["msmlp_request_id"]), headers)
+    document = problem_document(status, code, detail, request.scope["msmlp_request_id"])
+    return problem_response(request.scope["path"], status, document, headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return _respond(status, problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"]))
+    document = problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"])
+    return problem_response(request.scope["path"], status, document)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

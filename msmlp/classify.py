@@ -127,7 +127,7 @@ def _document(caller: "Caller", files: Sequence[File], options: "Options") -> di
     """The answer to one request; to several, the first's with all results and the sum of the latencies."""
     request_id = uuid.uuid4().hex
 
-    def ask(images: list[Path | bytes]) -> list["Answer"]:
+    def ask(images: list[bytes]) -> list["Answer"]:
         return [caller.classify(images, request_id=request_id, **options)]
 
     answers = list(in_requests(ask, files))

@@ -21,8 +21,17 @@ class File:
     name: str
     source: Path | bytes
 
+    def read(self) -> bytes:
+        """The bytes; OptionError when they cannot be read."""
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self.source.read_bytes()
+        except OSError as error:
+            raise OptionError(self.name, error.strerror or "cannot be read") from None
 
-def in_requests(ask: Callable[[list[Path | bytes]], Iterable[T]], files: Sequence[File]) -> Iterator[tuple[int, T]]:
+
+def in_requests(ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File]) -> Iterator[tuple[int, T]]:
     """What `ask` gives for all files, each with the number of the file that was its request's first.
 
     Raises:
@@ -33,14 +42,12 @@ def in_requests(ask: Callable[[list[Path | bytes]], Iterable[T]], files: Sequenc
 
 
 def _ask(
-    ask: Callable[[list[Path | bytes]], Iterable[T]], files: Sequence[File], start: int, end: int
+    ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File], start: int, end: int
 ) -> Iterator[tuple[int, T]]:
     part = files[start:end]
     try:
-        for answer in ask([file.source for file in part]):
+        for answer in ask([file.read() for file in part]):
             yield start, answer
-    except OSError as error:
-        raise OptionError(str(error.filename), error.strerror or "cannot be read") from None
     except ServiceError as error:
         if error.code not in ("too_many_images", "body_too_large") or len(part) == 1:
             raise _told(error, part) from error

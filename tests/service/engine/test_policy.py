@@ -1,13 +1,20 @@
+"""Options to operating points: by name, by budget, by accuracy, under exit bounds and brown-out."""
+
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.errors import OptionError
 from model.exits import exit_of
 from model.weights import Calibration, OperatingPoint
 from model.weights.calibration import CalibrationFile, expectation
-from service.engine.policy import Policy
+from service.engine.brownout import LEVELS
+from service.engine.policy import Plan, Policy
 from service.options import RequestOptions
 
 GFLOPS = [0.1, 0.3, 1.0]
@@ -176,3 +183,156 @@ def test_one_exit_needs_no_thresholds() -> None:
     policy = Policy(calibration, [0.1], "fast")
     assert policy.plan(RequestOptions(thresholds=())).thresholds.tolist() == []
     assert policy.plan(RequestOptions()).max_exit == 1
+
+
+def browned(policy: Policy, /, **options: Any) -> list[Plan]:
+    """The plan at every brown-out level."""
+    return [policy.plan(RequestOptions(**options), level) for level in range(LEVELS + 1)]
+
+
+def test_brown_out_walks_to_ever_cheaper_points_and_says_so(policy: Policy) -> None:
+    for options in ({}, {"policy": "accurate"}, {"budget_gflops": 5.0}):
+        plans = browned(policy, **options)
+        costs = [plan.expected_gflops for plan in plans]
+        assert costs == sorted(costs, reverse=True)
+        assert plans[-1].name == "fast"
+        for plan in plans:
+            degraded = plan.expected_gflops < plans[0].expected_gflops
+            assert (plan.source == "brownout") == degraded
+            assert tuple(plan.thresholds) == THRESHOLDS[str(plan.name)]
+    assert {plan.source for plan in browned(policy, policy="fast")} == {"request"}, "there is nothing cheaper"
+
+
+def test_a_level_is_a_share_of_the_way_to_the_cheapest(scores: np.ndarray, correct: np.ndarray) -> None:
+    points = [a_point(f"p{i}", (i / 10, 0.5), 0.5 + i / 20, (1 + i) / 8) for i in range(9)]
+    policy = Policy(made_of(points, scores, correct, GFLOPS), GFLOPS, "p8")
+    assert [plan.name for plan in browned(policy)] == [f"p{i}" for i in range(8, -1, -1)]
+    assert [plan.name for plan in browned(policy, policy="p4")] == ["p4", *(f"p{i}" for i in (3, 3, 2, 2, 1, 1, 0, 0))]
+
+
+def test_brown_out_never_changes_explicit_thresholds_nor_who_refuses(policy: Policy) -> None:
+    for options in ({"thresholds": (0.9, 0.8)}, {"degrade": False}, {"policy": "accurate", "degrade": False}):
+        plans = browned(policy, **options)
+        assert {(tuple(plan.thresholds), plan.source) for plan in plans} == {
+            (tuple(plans[0].thresholds), plans[0].source)
+        }
+    assert browned(policy, degrade=True)[-1].source == "brownout"
+
+
+def test_brown_out_stays_at_the_floor(policy: Policy, point: Callable[[str], OperatingPoint]) -> None:
+    balanced = point("balanced").expected_accuracy
+    plans = browned(policy, policy="accurate", accuracy_floor=balanced)
+    assert {plan.name for plan in plans} == {"accurate", "balanced"}, "the floor itself may be reached"
+    plans = browned(policy, policy="accurate", accuracy_floor=balanced + 1e-9)
+    assert {(plan.name, plan.source) for plan in plans} == {("accurate", "request")}
+    assert browned(policy, policy="accurate", accuracy_floor=0.0)[-1].name == "fast"
+
+
+def test_a_floor_does_not_raise_a_point_that_is_below_it(
+    policy: Policy, point: Callable[[str], OperatingPoint]
+) -> None:
+    plans = browned(policy, accuracy_floor=point("accurate").expected_accuracy)
+    assert {(plan.name, plan.source) for plan in plans} == {("balanced", "default")}
+
+
+def test_min_accuracy_is_a_floor(scores: np.ndarray, correct: np.ndarray) -> None:
+    """The cheapest point that reaches it may be chosen, and nothing beneath; a floor besides may only raise it."""
+    points = [a_point(f"p{i}", (i / 10, 0.5), 0.5 + i / 20, (1 + i) / 8) for i in range(9)]
+    policy = Policy(made_of(points, scores, correct, GFLOPS), GFLOPS, "p8")
+    assert {plan.name for plan in browned(policy, min_accuracy=0.74)} == {"p5"}
+
+
+def test_the_floors_range_is_named(policy: Policy, point: Callable[[str], OperatingPoint]) -> None:
+    most = point("accurate").expected_accuracy
+    policy.plan(RequestOptions(accuracy_floor=most))
+    with pytest.raises(OptionError, match=r"accuracy_floor: nothing is expected to reach it; allowed: 0 to 0\.\d{4}"):
+        policy.plan(RequestOptions(accuracy_floor=np.nextafter(most, 1)))
+
+
+@st.composite
+def policies(draw: st.DrawFn, scores: np.ndarray, correct: np.ndarray) -> Policy:
+    """Operating points in any order, some dominated, costs and accuracies with all their digits."""
+    points = [
+        a_point(f"p{i}", draw(st.tuples(fractions, fractions)), draw(fractions), draw(st.floats(1e-4, 2.0)))
+        for i in range(draw(st.integers(1, 6)))
+    ]
+    return Policy(made_of(points, scores, correct, GFLOPS), GFLOPS, points[-1].name)
+
+
+fractions = st.floats(0, 1)
+bounds = st.sampled_from([{}, {"min_exit": 2}, {"max_exit": 1}, {"max_exit": 2}, {"min_exit": 2, "max_exit": 2}])
+
+
+def reach(policy: Policy, bounds: dict[str, int]) -> list[Plan]:
+    return [policy.plan(RequestOptions(policy=point.name, **bounds)) for point in policy._calibration.points]
+
+
+@given(st.data())
+def test_whatever_can_be_met_is_and_more_budget_is_never_worse(
+    scores: np.ndarray, correct: np.ndarray, data: st.DataObject
+) -> None:
+    policy, within = data.draw(policies(scores, correct)), data.draw(bounds)
+    offers = reach(policy, within)
+    least, most = min(p.expected_gflops for p in offers), max(p.expected_accuracy for p in offers)
+    costs = [p.expected_gflops for p in offers]
+    budgets = sorted(data.draw(st.lists(st.floats(0, 2.5) | st.sampled_from(costs), min_size=2, max_size=5)))
+    best = -1.0
+    for budget in budgets:
+        if budget < least:
+            refused(policy, "budget_gflops", budget, within, at_least=least)
+            continue
+        plan = policy.plan(RequestOptions(budget_gflops=budget, **within))
+        assert plan.expected_gflops <= budget
+        assert plan.expected_accuracy == max(p.expected_accuracy for p in offers if p.expected_gflops <= budget) >= best
+        best = plan.expected_accuracy
+    wanted = data.draw(fractions | st.sampled_from([p.expected_accuracy for p in offers]))
+    for name in ("min_accuracy", "accuracy_floor"):
+        if wanted > most:
+            refused(policy, name, wanted, within, at_most=most)
+        else:
+            plan = policy.plan(RequestOptions(**{name: wanted}, **within))
+            if name == "min_accuracy":
+                assert plan.expected_accuracy >= wanted
+                assert plan.expected_gflops == min(p.expected_gflops for p in offers if p.expected_accuracy >= wanted)
+
+
+def refused(
+    policy: Policy, name: str, value: float, within: dict[str, int], *, at_least: float = 0.0, at_most: float = 1.0
+) -> None:
+    """It is refused, and the bound that is named is allowed, and close."""
+    with pytest.raises(OptionError, match=f"^{name}: .*; allowed: ") as caught:
+        policy.plan(RequestOptions(**{name: value}, **within))
+    words = str(caught.value)
+    named = float(words.removesuffix(" or more").split()[-1])
+    policy.plan(RequestOptions(**{name: named}, **within))
+    assert 0 <= named - at_least <= 1.01e-6 if at_least else 0 <= at_most - named <= 1.01e-4
+
+
+@given(st.data())
+def test_brown_out_keeps_every_promise(scores: np.ndarray, correct: np.ndarray, data: st.DataObject) -> None:
+    policy, within = data.draw(policies(scores, correct)), data.draw(bounds)
+    offers = reach(policy, within)
+    most = max(p.expected_accuracy for p in offers)
+    floor = data.draw(st.floats(0, most))
+    selector = data.draw(st.sampled_from([{}, {"min_accuracy": floor}, {"accuracy_floor": floor}]))
+    plans = browned(policy, **selector, **within)
+    calm = plans[0]
+    for before, plan in itertools.pairwise(plans):
+        assert plan.expected_gflops <= before.expected_gflops or plan.expected_accuracy >= before.expected_accuracy
+    for plan in plans:
+        assert plan.expected_gflops <= calm.expected_gflops
+        assert (plan.source == "brownout") == (plan.expected_gflops < calm.expected_gflops)
+        if selector and calm.expected_accuracy >= floor:
+            assert plan.expected_accuracy >= floor
+    cheapest = min(p.expected_gflops for p in offers if not selector or p.expected_accuracy >= floor)
+    if not selector or calm.expected_accuracy >= floor:
+        assert plans[-1].expected_gflops == min(cheapest, calm.expected_gflops)
+
+
+def test_what_is_named_is_allowed_where_binary_products_round_the_other_way(
+    scores: np.ndarray, correct: np.ndarray
+) -> None:
+    cost = float(np.nextafter(0.141, 1))
+    assert cost * 1e6 == 0.141 * 1e6, "in binary the product does not tell them apart"
+    policy = Policy(made_of([a_point("only", (0.5, 0.5), 0.9, cost)], scores, correct, GFLOPS), GFLOPS, "only")
+    refused(policy, "budget_gflops", 0.1, {}, at_least=cost)

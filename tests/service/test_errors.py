@@ -12,7 +12,8 @@ from service.errors import STATUS, BadImagesError, MalformedBodyError, problem
 
 
 def leaves(kind: type[MsmlpError]) -> Iterator[type[MsmlpError]]:
-    below = kind.__subclasses__()
+    """What a server can raise; `msmlp` stands above it, with errors of its own."""
+    below = [each for each in kind.__subclasses__() if not each.__module__.startswith("msmlp")]
     if not below:
         yield kind
     for each in below:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 HEAD = """# Results
 
-Accuracy is top-1 on the test images named in each table, looked at once a calibration, with everything chosen on validation
-images. GFLOPs are multiply-adds / 1e9 by fvcore's rules, as served (reuse folded), padding not counted. One standard
-error of an accuracy over 5,000 images is 0.55 points at 82 %.
+Accuracy is top-1 on the test images named in each table, looked at once a calibration, with everything chosen on
+validation images. GFLOPs are multiply-adds / 1e9 by fvcore's rules, as served (reuse folded), padding not counted. One
+standard error of an accuracy over 5,000 images is 0.55 points at 82 %.
 
 This page is generated: `python -m scripts.results_page > docs/results.md`.
 """

@@ -23,6 +23,12 @@ async function request(path, options) {
 /** `GET /model`. */
 export const getModel = async () => (await request("model", {})).json();
 
+/** A photograph to try, as a File. */
+export async function getSample() {
+  const answer = await request("ui/cat.jpg", {});
+  return new File([await answer.blob()], "cat.jpg", { type: "image/jpeg" });
+}
+
 /** `GET /metrics` as [{name, labels, value}]. */
 export async function getMetrics() {
   const text = await (await request("metrics", {})).text();

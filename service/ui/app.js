@@ -1,6 +1,6 @@
 // The page: takes pictures and a choice, asks the service, shows the answers as they land.
 
-import { classify, getModel } from "./api.js";
+import { classify, getModel, getSample } from "./api.js";
 import { buildCard, why } from "./card.js";
 import { buildControls } from "./controls.js";
 import { count, element, gflops, percent } from "./dom.js";
@@ -36,7 +36,7 @@ function clear() {
 function changed() {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    for (const picture of pictures) picture.settled = picture.refused;
+    for (const picture of pictures) Object.assign(picture, { settled: picture.refused, answer: undefined });
     run();
   }, PAUSE_MS);
 }
@@ -52,7 +52,9 @@ async function run() {
     let batch;
     while ((batch = pictures.filter((picture) => !picture.settled)).length) await ask(batch, signal);
   } catch (error) {
-    if (!signal.aborted) complain(error.message);
+    if (signal.aborted) return;
+    complain(error.message);
+    summarize();
   }
 }
 
@@ -61,6 +63,7 @@ async function ask(batch, signal) {
   try {
     const files = batch.map(({ file }) => file);
     for await (const line of classify(files, options(), signal)) {
+      signal.throwIfAborted(); // lines that had come before the choice changed
       const picture = batch[line.index];
       picture.card.show(line);
       if (line.final) Object.assign(picture, { settled: true, answer: line });
@@ -103,8 +106,11 @@ function complain(text) {
 }
 
 async function trySample() {
-  const answer = await fetch("ui/cat.jpg");
-  add([new File([await answer.blob()], "cat.jpg", { type: "image/jpeg" })]);
+  try {
+    add([await getSample()]);
+  } catch (error) {
+    complain(error.message);
+  }
 }
 
 function listen() {

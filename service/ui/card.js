@@ -2,6 +2,8 @@
 
 import { element, extent, gflops, milliseconds, percent, toldApart } from "./dom.js";
 
+const AND = new Intl.ListFormat("en", { type: "conjunction" });
+
 /** A card for a file; `show` takes a line of the stream, `fail` the reason why there is none. */
 export function buildCard(file, model) {
   const image = element("img", { src: URL.createObjectURL(file), alt: file.name, title: file.name });
@@ -37,8 +39,9 @@ export function why(line) {
     max_exit: () => `The request allows no stage after exit ${exit}`,
     deadline: () => `There was no time for a stage after exit ${exit}`,
   }[reason]();
-  const unrun = exits - exit === 1 ? `stage ${exits} was never run` : `stages ${exit + 1} to ${exits} were never run`;
-  return `${because}, so ${unrun}.`;
+  const unrun = Array.from({ length: exits - exit }, (_, k) => exit + 1 + k);
+  const [noun, verb] = unrun.length === 1 ? ["stage", "was"] : ["stages", "were"];
+  return `${because}, so ${noun} ${AND.format(unrun.map(String))} ${verb} never run.`;
 }
 
 function reached(exit, score, threshold) {
@@ -68,7 +71,7 @@ function cost(line, model) {
   return element(
     "div",
     { class: "cost" },
-    element("b", {}, saved > 0 ? `${percent(saved)} saved` : "nothing saved"),
+    saved > 0 ? element("b", { class: "saved" }, `${percent(saved)} saved`) : element("b", {}, "nothing saved"),
     element("div", { class: "bar" }, ...parts),
     element("span", { class: "muted" }, `${gflops(line.gflops)} of ${gflops(full)} GFLOPs`),
   );
@@ -80,16 +83,18 @@ function stages(line, model) {
   const items = stageCosts(model).map((each, k) => {
     const said = line.stages[k];
     const state = !said ? "unrun" : k + 1 === line.exit && line.reason !== "goes_on" ? "left" : "on";
-    const title = element("span", { class: "stage-title" }, element("b", {}, `Stage ${k + 1}`), `${percent(each / full)} of the cost`);
-    const parts = said ? stageReport(said, thresholds[k], state) : [element("span", { class: "muted" }, line.final ? "never run" : "not run yet")];
-    return element("li", { class: `stage ${state}` }, title, ...parts);
+    const name = element("b", {}, `Stage ${k + 1}`);
+    const title = element("span", { class: "stage-title" }, name, `${percent(each / full)} of the cost`);
+    const unrun = element("span", { class: "muted" }, line.final ? "never run" : "not run yet");
+    return element("li", { class: `stage ${state}` }, title, ...(said ? stageReport(said, thresholds[k], state) : [unrun]));
   });
   return element("ol", { class: "stages", "aria-label": "Stages" }, ...items);
 }
 
 function stageReport(said, threshold, state) {
-  const track = element("div", { class: "track" }, element("span", { class: "fill", style: { width: extent(said.score) } }));
-  let comparison = `score ${said.score.toFixed(3)}`;
+  const fill = element("span", { class: "fill", style: { width: extent(said.score) } });
+  const track = element("div", { class: "track" }, fill);
+  let comparison = `score ${said.score.toFixed(3)}${state === "left" ? ", no stage behind" : ""}`;
   if (threshold !== undefined) {
     const [score, needed] = toldApart(said.score, threshold);
     comparison = `score ${score} ${said.score >= threshold ? "≥" : "<"} ${needed} threshold`;
@@ -109,9 +114,8 @@ function time(line) {
   const total = line.latency_ms;
   const rows = [row("Receive, decode", (total - inStages) / total, milliseconds(total - inStages), ["fill", "other"])];
   for (const { stage, queue_ms, compute_ms, batch_size } of line.stages) {
-    const company = batch_size === 1 ? "alone" : `in a batch of ${batch_size}`;
     rows.push(row(`Stage ${stage}: queue`, queue_ms / total, milliseconds(queue_ms), ["fill", "other"]));
-    rows.push(row(`Stage ${stage}: compute, ${company}`, compute_ms / total, milliseconds(compute_ms), ["fill"]));
+    rows.push(row(`Stage ${stage}: batch of ${batch_size}`, compute_ms / total, milliseconds(compute_ms), ["fill"]));
   }
   const title = element("h5", {}, `Time: ${milliseconds(total)}`);
   return element("section", {}, title, element("dl", { class: "rows" }, ...rows.flat()));

@@ -20,12 +20,17 @@ export function buildControls(form, model, changed) {
   const chosen = () => panels.find((panel) => panel.name === new FormData(form).get("selector"));
   const show = () => panels.forEach((panel) => (panel.node.hidden = panel !== chosen()));
   show();
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", () => {
+  const choice = () => ({ [chosen().name]: chosen().value() });
+  let last = JSON.stringify(choice());
+  const update = () => {
     show();
-    changed();
-  });
-  return () => ({ [chosen().name]: chosen().value() });
+    const now = JSON.stringify(choice());
+    if (now !== last) changed();
+    last = now;
+  };
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const kind of ["input", "change"]) form.addEventListener(kind, update);
+  return choice;
 }
 
 function radio(panel, checked) {
@@ -47,7 +52,8 @@ function policyPanel(model) {
   const select = element("select", { id: "policy" }, ...points.filter(isNamed).map(option));
   if (others.length) select.append(element("optgroup", { label: "The rest of the frontier" }, ...others));
   const label = element("label", { for: "policy" }, "A set of thresholds found on the calibration images");
-  return { name: "policy", title: "Policy", node: element("div", { class: "choice" }, label, select), value: () => select.value };
+  const node = element("div", { class: "choice" }, label, select);
+  return { name: "policy", title: "Policy", node, value: () => select.value };
 }
 
 function thresholdsPanel(model) {

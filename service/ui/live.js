@@ -34,12 +34,16 @@ function facts(samples) {
   ];
 }
 
-const fact = (name, value) => element("div", { class: "fact" }, element("span", { class: "muted" }, name), element("b", {}, value));
+function fact(name, value) {
+  return element("div", { class: "fact" }, element("span", { class: "muted" }, name), element("b", {}, value));
+}
 
 function shares(byExit, answered) {
-  const exits = [...byExit].filter(([, images]) => images).sort(([one], [other]) => one.localeCompare(other, "en", { numeric: true }));
-  const parts = exits.map(([exit, images]) =>
-    element("span", { class: "share", style: { "flex-grow": images / answered } }, `${exit}: ${percent(images / answered)}`),
-  );
+  const exits = [...byExit].filter(([, images]) => images);
+  exits.sort(([one], [other]) => one.localeCompare(other, "en", { numeric: true }));
+  const parts = exits.map(([exit, images]) => {
+    const share = images / answered;
+    return element("span", { class: "share", style: { "flex-grow": share } }, `${exit}: ${percent(share)}`);
+  });
   return element("span", { class: "shares" }, ...parts);
 }

@@ -10,7 +10,6 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.e2e.conftest import msmlp_serve
@@ -39,20 +38,23 @@ def page(browser: Chrome, url: str) -> Chrome:
     return browser
 
 
-def seen(browser: Chrome, selector: str, holds: Callable[[WebElement], bool] = WebElement.is_displayed) -> WebElement:
-    """The first element that `selector` names, once `holds` is true of it."""
+def seen(browser: Chrome, selector: str, holds: Callable[[str], bool] = lambda text: True) -> str:
+    """The text of the first element that `selector` names, once that is visible and `holds` is true of its text.
 
-    def found(_: Chrome) -> WebElement | None:
-        elements = browser.find_elements(By.CSS_SELECTOR, selector)
-        return elements[0] if elements and holds(elements[0]) else None
+    Read in one step, as the page may replace an element at any time.
+    """
+    script = "const it = document.querySelector(arguments[0]); return it?.checkVisibility() ? it.innerText : null"
 
-    element = WebDriverWait(browser, PATIENCE_SECONDS).until(found, f"no {selector}")
-    assert element is not None
-    return element
+    def found(_: Chrome) -> tuple[str] | None:
+        text = browser.execute_script(script, selector)
+        return (text,) if text is not None and holds(text) else None
+
+    return WebDriverWait(browser, PATIENCE_SECONDS, poll_frequency=0.1).until(found, f"no {selector}")[0]
 
 
 def texts(browser: Chrome, selector: str) -> list[str]:
-    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+    script = "return Array.from(document.querySelectorAll(arguments[0]), (each) => each.innerText)"
+    return browser.execute_script(script, selector)
 
 
 def choose(browser: Chrome, *files: Path) -> None:
@@ -67,9 +69,10 @@ def asked(url: str, **options: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", ["fast", "balanced", "accurate"])
 def test_a_card_says_what_the_service_answers(page: Chrome, url: str, policy: str) -> None:
-    page.find_element(By.CSS_SELECTOR, f"#policy option[value={policy}]").click()
     choose(page, CAT)
     seen(page, ".card:not(.waiting) .stage.left")
+    page.find_element(By.CSS_SELECTOR, f"#policy option[value={policy}]").click()
+    seen(page, "#summary", lambda text: f"({policy} thresholds" in text)
     answer = asked(url, policy=policy)
     assert texts(page, ".card h4")[0].startswith(answer["label"])
     assert texts(page, ".stage.left .stage-title b") == [f"Stage {answer['exit']}"]
@@ -84,11 +87,12 @@ def test_by_keyboard_a_threshold_decides_who_leaves(page: Chrome) -> None:
     choose(page, CAT)
     seen(page, ".card:not(.waiting) .stage.left")
     page.find_element(By.CSS_SELECTOR, ".modes input:checked").send_keys(Keys.ARROW_RIGHT)
+    assert len(texts(page, ".choice:not([hidden])")) == 1
     first, second = page.find_elements(By.CSS_SELECTOR, ".slider input[id^=threshold]")
     for keys, exit in (((Keys.HOME, Keys.HOME), 1), ((Keys.END, Keys.HOME), 2), ((Keys.END, Keys.END), 3)):
         first.send_keys(keys[0])
         second.send_keys(keys[1])
-        seen(page, ".card:not(.waiting) .stage.left", lambda stage, k=exit: f"Stage {k}" in stage.text)
+        seen(page, ".card:not(.waiting) .stage.left", lambda text, k=exit: f"Stage {k}" in text)
     assert "all 3 stages ran" in texts(page, ".why")[0]
 
 
@@ -96,7 +100,7 @@ def test_a_file_that_is_no_picture_says_so_and_stops_no_other(page: Chrome, url:
     wrong = tmp_path / "notes.png"
     wrong.write_text("no picture")
     choose(page, wrong, CAT)
-    refused = seen(page, ".refused").text
+    refused = seen(page, ".refused")
     assert refused.startswith("notes.png: ")
     problem = httpx.post(f"{url}/classify", files={"images": b"no picture"}, timeout=PATIENCE_SECONDS).json()
     assert refused == f"notes.png: {problem['errors'][0]['detail']}"
@@ -111,16 +115,17 @@ def test_what_the_service_refuses_is_shown_in_its_words(page: Chrome, url: str) 
     detail = httpx.post(
         f"{url}/classify", params={"policy": "nonsense"}, files={"images": CAT.read_bytes()}, timeout=PATIENCE_SECONDS
     ).json()["detail"]
-    assert seen(page, "#problem p", lambda element: element.text != "").text == detail
+    assert seen(page, "#problem p") == detail
 
 
 def test_the_sample_needs_no_file_and_the_strip_counts_it(page: Chrome) -> None:
     page.find_element(By.ID, "sample").click()
     seen(page, ".card:not(.waiting) .stage.left")
-    assert seen(page, "#spoken", lambda element: element.get_property("textContent") != "")
-    counted = seen(page, ".fact b", lambda element: element.text not in ("", "0"))
-    assert int(counted.text.replace(",", "")) >= 1
-    assert seen(page, ".shares").text
+    assert "left" in texts(page, ".stage.left")[0]
+    (spoken,) = texts(page, "#spoken")
+    assert spoken.endswith(texts(page, ".why")[0])
+    assert int(seen(page, ".fact b", lambda text: text != "0").replace(",", "")) >= 1
+    assert "%" in seen(page, ".shares")
 
 
 def test_nothing_is_asked_of_others_and_the_console_stays_silent(page: Chrome, url: str) -> None:
@@ -144,3 +149,19 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: Chrome, width: int) -
         assert page.execute_script("return document.documentElement.scrollWidth") == width
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_service_that_went_is_told_and_can_be_asked_again(page: Chrome, url: str) -> None:
+    choose(page, CAT)
+    seen(page, "#summary", lambda text: text != "")
+    cut = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", cut)
+    try:
+        page.find_element(By.CSS_SELECTOR, "#policy option[value=accurate]").click()
+        assert seen(page, "#problem p") == "The service does not answer."
+        assert texts(page, "#summary, .refused") == ["", "cat.jpg: not classified"]
+    finally:
+        page.execute_cdp_cmd("Network.emulateNetworkConditions", {**cut, "offline": False})
+    page.find_element(By.ID, "retry").click()
+    seen(page, ".card:not(.waiting) .stage.left")
+    assert not page.find_element(By.ID, "problem").is_displayed()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ from PIL import Image
 import msmlp
 from model.errors import CallerError, DeviceError
 from msmlp.local import Model
+from service.engine.messages import Cancelled
 from tests.fakes import FakeBackend, picture, pictures
-from tests.servers import fake_backend, fake_service
+from tests.servers import Submissions, Told, fake_backend, fake_service
 
 MEASURED = {"request_id", "latency_ms", "throughput_images_per_second", "queue_ms", "compute_ms", "batch_size"}
 
@@ -303,6 +305,38 @@ def test_who_is_in_flight_is_answered_before_the_end(fake: Callable[..., tuple[M
         with pytest.raises(RuntimeError, match="the model is closed"):
             ask(picture(0.9, size=32))
     assert not [thread for thread in threading.enumerate() if thread is model._thread]
+
+
+def test_threads_share_batches(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
+    model, backend = fake()
+    handed_over = Submissions(model._service.engine)
+    with ThreadPoolExecutor(4) as pool, backend.gate.held():
+        first = pool.submit(model, picture(0.9, size=32), max_exit=1)
+        backend.gate.wait_until_reached()
+        handed_over.wait_for(1)
+        others = [pool.submit(model, picture(0.9, label=label, size=32), max_exit=1) for label in range(3)]
+        handed_over.wait_for(3)
+    assert [other.result().results[0].class_id for other in others] == [0, 1, 2]
+    assert first.result().results[0].stages[0].batch_size == 1
+    assert [other.result().results[0].stages[0].batch_size for other in others] == [3, 3, 3]
+
+
+def test_an_interrupt_gives_the_places_back(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
+    model, backend = fake(capacity=1)
+
+    def interrupt() -> None:
+        backend.gate.wait_until_reached()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    cancelled = Told(model._service.engine, Cancelled)
+    with backend.gate.held():
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            model(picture(0.9, size=32))
+        interrupting.join()
+    cancelled.wait()
+    assert model(picture(0.9, label=2, size=32), max_exit=1).results[0].class_id == 2
 
 
 def test_too_many_at_once_are_shed_as_a_service_does(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:

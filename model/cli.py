@@ -1,4 +1,4 @@
-"""The offline commands: train, evaluate, calibrate, info. Heavy imports happen inside the commands."""
+"""The offline commands: train, evaluate, calibrate, export, info. Heavy imports happen inside the commands."""
 
 import json
 import sys
@@ -156,6 +156,28 @@ def calibrate(
     for p in made.operating_points:
         accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:.2f} %"
         _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:.4f}  {p.mean_ms or 0:.4f}  {_shares(p.exit_share)}")
+
+
+@app.command()
+def export(weights: WeightsFolder, as_json: AsJson = False) -> None:
+    """Write one ONNX graph a stage into a calibrated weights folder, compared with torch first.
+
+    The graphs hold the temperatures and the exit policy: export again after each msmlp calibrate.
+
+    \b
+    Examples:
+      msmlp export --weights weights/mine
+      msmlp export --weights weights/mine --json
+    """
+    from model.export import export as run
+
+    graphs = run(weights)
+    if as_json:
+        _print_json({"weights": str(weights), "graphs": graphs})
+        return
+    for graph in graphs:
+        _say(f"{graph['file']}: {graph['bytes'] / 2**20:.2f} MiB, within {graph['difference']:.1e} of torch")
+    _say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx")
 
 
 @app.command()

@@ -21,7 +21,9 @@ class Settings(BaseSettings):
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="The weights folder to serve.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    backend: Literal["auto", "torch"] = Field(default="auto", description="What runs the stages.")
+    backend: Literal["auto", "torch", "onnx"] = Field(
+        default="auto", description="What runs the stages: auto is torch where it is installed, else ONNX Runtime."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bf16 on a GPU, fp32 on a CPU."

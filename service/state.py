@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
-from model.backends.protocol import StageBackend
+from model.backends.choose import choose_backend
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.answers import Facts
 from service.engine.facade import Engine
@@ -88,20 +88,16 @@ def build_service(settings: Settings) -> Service:
     metrics = Metrics(stages, manifest.name, model_version(weights, calibration))
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
-    def build() -> StageBackend:
-        # On the engine's thread: torch's thread pool and a GPU's context belong to it.
-        from model.backends.torch import TorchBackend
-
-        return TorchBackend(
-            weights,
-            temperatures=calibration.file.temperatures,
-            exit_policy=calibration.file.exit_policy,
-            device=settings.device,
-            dtype=settings.dtype,
-            capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),
-            max_batch=min(settings.max_batch, settings.capacity),
-        )
-
+    # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
+    build = choose_backend(
+        weights,
+        calibration,
+        backend=settings.backend,
+        device=settings.device,
+        dtype=settings.dtype,
+        capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),
+        max_batch=min(settings.max_batch, settings.capacity),
+    )
     engine = Engine(
         build,
         classes=len(manifest.classes),

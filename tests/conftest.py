@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 from collections.abc import Callable
@@ -185,6 +186,16 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
             changes=changes,
         )
     )
+
+
+@pytest.fixture(scope="session")
+def exported_weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_weights` with their ONNX graphs."""
+    from model.export import export
+
+    folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / tiny_weights.name))
+    export(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

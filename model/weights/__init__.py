@@ -1,7 +1,7 @@
 """The weights folder `weights/<name>/`: what training leaves and serving loads; nothing pickled is ever loaded.
 
 `manifest.json` + `model.safetensors` are immutable once trained, `calibration.json` + `calibration.safetensors` are
-rewritten by `msmlp calibrate`.
+rewritten by `msmlp calibrate`, `export.json` + `stage-<k>.onnx` by `msmlp export`.
 """
 
 from model.weights.calibration import (
@@ -13,6 +13,7 @@ from model.weights.calibration import (
     write_calibration,
 )
 from model.weights.describe import describe, exit_costs
+from model.weights.graphs import load_graphs
 from model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "describe",
     "exit_costs",
     "load_calibration",
+    "load_graphs",
     "load_manifest",
     "load_weights",
     "model_version",

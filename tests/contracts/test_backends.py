@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from model.backends.choose import choose_backend
 from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from model.backends.torch import TorchBackend
 from model.cascade import Cascade
 from model.errors import DeviceError
-from model.weights import Weights, load_weights
+from model.weights import Weights, load_calibration, load_weights
 from tests.fakes import FakeBackend
 
 Pixels = NDArray[np.uint8]
@@ -32,15 +32,16 @@ class Case:
     epsilon: float
 
 
-def whole_cascade(weights: Weights, pixels: Pixels) -> NDArray[np.float64]:
-    """The cascade as it was trained: not folded, all stages at once, double precision."""
+def whole_cascade(weights: Weights, temperatures: tuple[float, ...], pixels: Pixels) -> NDArray[np.float64]:
+    """The cascade as it was trained: not folded, all stages at once, double precision; then the temperatures."""
     cascade = Cascade(weights.manifest.cascade).double().eval()
     cascade.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
     preprocess = weights.manifest.preprocess
     images = (pixels / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     with torch.no_grad():
         logits = cascade(torch.from_numpy(images).permute(0, 3, 1, 2))
-    return torch.stack([torch.softmax(each, dim=1) for each in logits], dim=1).numpy()
+    exits = zip(logits, temperatures, strict=True)
+    return torch.stack([torch.softmax(each / temperature, dim=1) for each, temperature in exits], dim=1).numpy()
 
 
 def fake_says(backend: FakeBackend, pixels: Pixels) -> NDArray[np.float64]:
@@ -56,17 +57,28 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
 @pytest.fixture(
-    params=["torch-cpu", pytest.param("torch-cuda", marks=CUDA), pytest.param("torch-cuda-bf16", marks=CUDA), "fake"]
+    params=[
+        "torch-cpu-float32",
+        "onnx-cpu-float32",
+        pytest.param("torch-cuda-float32", marks=CUDA),
+        pytest.param("torch-cuda-bfloat16", marks=CUDA),
+        "fake",
+    ]
 )
-def case(request: pytest.FixtureRequest, tiny_weights: Path) -> Case:
+def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH)
         return Case(fake, lambda pixels: fake_says(fake, pixels), 1e-6)
-    weights = load_weights(tiny_weights)
-    _, device, *bf16 = request.param.split("-")
-    dtype = "bfloat16" if bf16 else "float32"
-    backend = TorchBackend(weights, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH)
-    return Case(backend, lambda pixels: whole_cascade(weights, pixels), 0.1 if bf16 else 1e-5)
+    weights = load_weights(exported_weights)
+    calibration = load_calibration(weights)
+    name, device, dtype = request.param.split("-")
+    build = choose_backend(
+        weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
+    )
+    temperatures = calibration.file.temperatures
+    return Case(
+        build(), lambda pixels: whole_cascade(weights, temperatures, pixels), 1e-5 if dtype == "float32" else 0.1
+    )
 
 
 @pytest.fixture

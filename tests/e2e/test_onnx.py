@@ -1,0 +1,71 @@
+"""`msmlp export` and `msmlp serve --backend onnx` as processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.backends.choose import choose_backend
+from model.offline import run_every_exit
+from model.weights import load_calibration, load_weights
+from tests.e2e.conftest import Call, Served, environment, run_msmlp
+from tests.fakes import PATIENCE_SECONDS
+from tests.servers import encoded
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from msmlp.main import main; main()"
+
+
+def test_export_prints_one_document_and_writes_the_same_files_each_time(
+    exported_weights: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    done = run_msmlp("export", "--weights", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    document = json.loads(done.stdout)
+    assert document["weights"] == str(folder)
+    assert [(graph["stage"], graph["file"]) for graph in document["graphs"]] == [
+        (1, "stage-1.onnx"),
+        (2, "stage-2.onnx"),
+        (3, "stage-3.onnx"),
+    ]
+    for graph in document["graphs"]:
+        written = (folder / graph["file"]).read_bytes()
+        assert len(written) == graph["bytes"]
+        assert written == (exported_weights / graph["file"]).read_bytes()
+    assert (folder / "export.json").read_bytes() == (exported_weights / "export.json").read_bytes()
+
+
+def test_weights_are_served_where_no_torch_is_installed(exported_weights: Path, digits: Any) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", "--weights", str(exported_weights), "--port", "0"]
+    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
+    try:
+        served.wait_for("engine: ready: onnx on cpu")
+        files = [("images", (f"{i}.png", encoded(pixels))) for i, pixels in enumerate(digits.test[:8])]
+        answer = httpx.post(
+            f"{served.url}/classify", files=files, params={"thresholds": "1,1"}, timeout=PATIENCE_SECONDS
+        )
+        metrics = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
+    finally:
+        served.kill()
+    assert answer.status_code == 200, answer.text
+    weights = load_weights(exported_weights)
+    torch = choose_backend(weights, load_calibration(weights), backend="torch", device="cpu", capacity=8)()
+    expected = run_every_exit(torch, digits.test[:8])
+    results = answer.json()["results"]
+    assert [result["class_id"] for result in results] == expected.predictions[:, -1].tolist()
+    assert [result["score"] for result in results] == pytest.approx(expected.scores[:, -1].tolist(), abs=1e-5)
+    assert 'backend="onnx"' in metrics
+
+
+def test_graphs_that_are_missing_or_stale_are_said_before_anything_starts(
+    call: Call, capsys: pytest.CaptureFixture[str], tiny_weights: Path
+) -> None:
+    assert call("serve", "--weights", tiny_weights, "--backend", "onnx") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"msmlp: {tiny_weights} holds no ONNX graphs; run msmlp export --weights {tiny_weights}"

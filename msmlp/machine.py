@@ -23,10 +23,10 @@ class Section:
 
 
 def packages() -> Section:
-    """Versions of what the extras `serve` and `train` name in pyproject.toml; only the first is needed to serve."""
+    """Versions of what pyproject.toml's extras name; `serve` is needed to serve, with one of `cpu` and `gpu`."""
     extras: dict[str, dict[str, str | None]] = {}
     for requirement in metadata.requires("msmlp") or []:
-        parts = re.match(r"([\w.-]+).*extra == [\"'](serve|train|onnx)[\"']", requirement)
+        parts = re.match(r"([\w.-]+).*extra == [\"'](serve|cpu|gpu|train)[\"']", requirement)
         if parts:
             extras.setdefault(parts[2], {})[parts[1]] = _version(parts[1])
     missing = [name for name, version in extras.get("serve", {}).items() if version is None]

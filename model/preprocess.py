@@ -10,7 +10,7 @@ What is decided here (docs/http.md repeats it for callers):
 """
 
 import io
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ MAX_PIXELS = 32_000_000
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow itself refuses more than this: the limit for files of one's own, and the largest a setting can ask for."""
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Preprocess(BaseModel):
     """How an image becomes the network's input; stored in the manifest. mean, std: per channel, of pixels / 255."""
@@ -32,8 +35,8 @@ class Preprocess(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(ge=1)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.25, 0.25, 0.25)
     resize: Literal["center-crop"] = "center-crop"
 
 

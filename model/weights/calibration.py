@@ -1,7 +1,6 @@
 """`calibration.json` + `calibration.safetensors`: operating points, and the table they were measured on."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.numpy import load, save
 from model.errors import WeightsError
 from model.exits import exit_of
 from model.scores import EXIT_POLICIES
-from model.weights.files import read_checked, write_atomically
+from model.weights.files import read_checked, read_json, write_atomically
 from model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
@@ -172,17 +171,15 @@ def load_calibration(weights: Weights) -> Calibration:
 
 
 def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
+    read = read_json(path)
+    if read is None:
+        raise WeightsError(f"{path.parent} is not calibrated; run msmlp calibrate --weights {path.parent}")
     try:
-        blob = path.read_bytes()
-        return blob, CalibrationFile.model_validate(json.loads(blob))
-    except FileNotFoundError:
-        raise WeightsError(f"{path.parent} is not calibrated; run msmlp calibrate --weights {path.parent}") from None
+        return read[0], CalibrationFile.model_validate(read[1])
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{path}: {place}: {first['msg']}") from None
-    except ValueError:
-        raise WeightsError(f"{path} is not JSON") from None
 
 
 def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:

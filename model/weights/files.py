@@ -1,7 +1,9 @@
 """Reading and writing the files of a weights folder safely."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from model.errors import WeightsError
 
@@ -13,12 +15,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
+def read_file(path: Path) -> bytes | None:
+    """The bytes of `path`, None when there is nothing; WeightsError for what cannot be read, or is no file."""
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise WeightsError(f"{path} is not a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> tuple[bytes, Any] | None:
+    """A JSON document and the bytes it was read from, None without a file; WeightsError for other content."""
+    blob = read_file(path)
+    if blob is None:
+        return None
+    try:
+        return blob, json.loads(blob)
+    except (ValueError, RecursionError):  # of text: JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise WeightsError(f"{path} is not JSON") from None
+
+
 def read_checked(path: Path, expected: str | None) -> bytes:
     """The bytes of `path`, whose sha256 must be `expected`; WeightsError when it is not."""
-    try:
-        blob = path.read_bytes()
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing") from None
+    blob = read_file(path)
+    if blob is None:
+        raise WeightsError(f"{path} is missing")
     if expected is None:
         raise WeightsError(f"the file that describes {path} does not list it")
     found = hashlib.sha256(blob).hexdigest()

@@ -1,7 +1,6 @@
 """`manifest.json` + `model.safetensors`: what training leaves, immutable from then on."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from model.config import CascadeConfig
 from model.errors import WeightsError
 from model.flops import cumulative_gflops, incremental_gflops
 from model.preprocess import Preprocess
-from model.weights.files import read_checked, write_atomically
+from model.weights.files import read_checked, read_json, write_atomically
 from model.weights.shapes import Shapes, parameter_shapes
 
 MANIFEST = "manifest.json"
@@ -84,15 +83,17 @@ def write_weights(
 
 def load_manifest(folder: Path) -> Manifest:
     """Read and check the manifest alone; WeightsError says what is wrong with it."""
+    return _read_manifest(folder)[1]
+
+
+def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
     if not folder.is_dir():
         raise WeightsError(f"there is no weights folder {folder}")
     path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise WeightsError(f"{folder} holds no {MANIFEST}: not a weights folder, or only half written") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise WeightsError(f"{path} is not JSON") from None
+    read = read_json(path)
+    if read is None:
+        raise WeightsError(f"{folder} holds no {MANIFEST}: not a weights folder, or only half written")
+    blob, content = read
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise WeightsError(f"{path}: format {found!r} is unknown, this version reads format {FORMAT}")
@@ -102,12 +103,19 @@ def load_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{path}: {place}: {first['msg']}") from None
+    _check_consistent(path, manifest)
+    return blob, manifest
+
+
+def _check_consistent(path: Path, manifest: Manifest) -> None:
     if len(manifest.classes) != manifest.cascade.classes:
         raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
+    if manifest.preprocess.size != manifest.cascade.image_size:
+        size = manifest.cascade.image_size
+        raise WeightsError(f"{path}: preprocess.size is {manifest.preprocess.size}, the cascade reads {size}")
     costs, expected = manifest.gflops_cumulative, cumulative_gflops(manifest.cascade)
     if len(costs) != len(expected) or not np.allclose(costs, expected, rtol=1e-9):
         raise WeightsError(f"{path}: gflops_cumulative is not what this cascade costs")
-    return manifest
 
 
 def load_weights(folder: Path) -> Weights:
@@ -116,19 +124,21 @@ def load_weights(folder: Path) -> Weights:
     Raises:
         WeightsError: one line that says what is missing, damaged or does not fit.
     """
-    manifest = load_manifest(folder)
+    described, manifest = _read_manifest(folder)
     path = folder / MODEL
     blob = read_checked(path, manifest.files.get(MODEL))
     try:
         state = load(blob)
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file ({error})") from None
+    except KeyError as kind:
+        raise WeightsError(f"{path} holds numbers of type {kind}, must be F32") from None
     _check_shapes(path, state, parameter_shapes(manifest.cascade))
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds NaN or infinite values")
-    manifest_sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest(), manifest_sha256)
+    sha256, manifest_sha256 = (hashlib.sha256(content).hexdigest() for content in (blob, described))
+    return Weights(folder, manifest, state, sha256, manifest_sha256)
 
 
 def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Shapes) -> None:
@@ -140,3 +150,5 @@ def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Sha
             raise WeightsError(
                 f"{path} does not fit the manifest's cascade: {name} is {array.shape}, must be {wanted[name]}"
             )
+        if array.dtype != np.float32:
+            raise WeightsError(f"{path}: {name} is {array.dtype}, must be float32")

@@ -16,8 +16,7 @@ from model.errors import MsmlpError
 from msmlp.machine import Section, machine, packages, torch_and_gpus
 
 if TYPE_CHECKING:
-    from model.weights import Weights
-    from model.weights.calibration import CalibrationFile
+    from model.weights import Calibration, Weights
     from service.settings import Settings
 
 
@@ -101,24 +100,25 @@ def _weights(settings: "Settings") -> list[Section]:
         )
     line = f"{weights.manifest.name}, version {version}, in {settings.weights}: hashes and shapes fit; "
     line += f"{len(file.operating_points)} operating points, from {file.images} images on {file.device}"
-    return [Section("weights", line, facts, problems), _choice(settings, weights, file)]
+    return [Section("weights", line, facts, problems), _choice(settings, weights, calibration)]
 
 
-def _choice(settings: "Settings", weights: "Weights", file: "CalibrationFile") -> Section:
+def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration") -> Section:
     """The backend that serving would build, proven on a blank image."""
+    file = calibration.file
     try:
-        from model.backends.torch import TorchBackend
+        from model.backends.choose import choose_backend
         from model.offline import run_every_exit
 
-        backend = TorchBackend(
+        backend = choose_backend(
             weights,
-            temperatures=file.temperatures,
-            exit_policy=file.exit_policy,
+            calibration,
+            backend=settings.backend,
             device=settings.device,
             dtype=settings.dtype,
             capacity=1,
             max_batch=1,
-        )
+        )()
         run_every_exit(backend, np.zeros((1, backend.size, backend.size, 3), dtype=np.uint8))
     except ModuleNotFoundError as error:
         return Section("choice", f"none: {error.name} is missing", None)  # its own section says what to do

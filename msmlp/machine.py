@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def torch_and_gpus() -> list[Section]:
         import torch
     except ImportError as error:
         what_to_do = f"torch is missing ({error}): scripts/install.sh cpu serve, or gpu serve"
-        return [Section("torch", "missing", None, [what_to_do]), Section("gpus", "none: torch is missing", [])]
+        problems = [] if find_spec("onnxruntime") else [what_to_do]
+        return [Section("torch", "missing", None, problems), Section("gpus", "none: torch is missing", [])]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     facts = {"version": torch.__version__, "build": build, "threads": torch.get_num_threads()}
     gpus = [

@@ -59,4 +59,7 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise OptionError("--" + str(first["loc"][0]).replace("_", "-"), first["msg"]) from None
+        name = str(first["loc"][0])
+        # Said as the one who set it would.
+        option = f"MSMLP_{name.upper()}" if given.get(name) is None else "--" + name.replace("_", "-")
+        raise OptionError(option, first["msg"]) from None

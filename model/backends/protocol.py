@@ -36,6 +36,7 @@ class StageBackend(Protocol):
 
     name: str
     device: str
+    dtype: str
     stages: int
     classes: int
     size: int

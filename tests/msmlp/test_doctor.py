@@ -89,7 +89,7 @@ def test_a_taken_port_is_a_problem(tiny_weights: Path, monkeypatch: pytest.Monke
     ("name", "value", "said"),
     [
         ("MSMLP_PROT", "9000", "MSMLP_PROT: no such setting"),
-        ("MSMLP_MAX_BATCH", "many", "--max-batch: "),
+        ("MSMLP_MAX_BATCH", "many", "MSMLP_MAX_BATCH: "),
         ("MSMLP_POLICY", "frugal", "no operating point is called frugal"),
     ],
 )
@@ -139,4 +139,4 @@ main()
     assert document["torch"] is None
     assert document["weights"]["name"] == "tiny-digits"
     [problem] = document["problems"]
-    assert problem.startswith("torch is missing")
+    assert "msmlp export" in problem, "ONNX Runtime could serve, had these weights their graphs"

@@ -64,5 +64,5 @@ def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name:
     assert str(caught.value).startswith(f"--{name.replace('_', '-')}: ")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv(f"MSMLP_{name.upper()}", str(value))
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')}: "):
+    with pytest.raises(OptionError, match=f"MSMLP_{name.upper()}: "):
         load_settings()

@@ -1,6 +1,7 @@
 """A backend that computes nothing: a test writes every score into the picture, holds the device, or breaks it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +19,33 @@ PATIENCE_SECONDS = 150
 """How long a test waits for what must happen; only a broken engine ever needs it."""
 
 
-def picture(*scores: float, label: int = 0, size: int = 8) -> Pixels:
-    """An image for `FakeBackend`: stage k (0-based) will answer `label` with `scores[k]`, to the nearest 1/255."""
+def picture(*scores: float, label: int | tuple[int, ...] = 0, size: int = 8) -> Pixels:
+    """An image for `FakeBackend`: stage k (0-based) will answer `label` with `scores[k]`, to the nearest 1/255.
+
+    `label` is one for all stages, or one a stage.
+    """
     pixels = np.zeros((size, size, 3), dtype=np.uint8)
     pixels[0, : len(scores), 0] = np.round(np.array(scores) * 255)
-    pixels[..., 1] = label
+    if isinstance(label, int):
+        pixels[..., 1] = label
+    else:
+        pixels[1, : len(label), 1] = label
     return pixels
 
 
-def pictures(count: int, *scores: float, label: int = 0, size: int = 8) -> Pixels:
+def pictures(count: int, *scores: float, label: int | tuple[int, ...] = 0, size: int = 8) -> Pixels:
     """`count` equal pictures, [count, size, size, 3]."""
     return np.stack([picture(*scores, label=label, size=size)] * count)
+
+
+class Clock:
+    """`time` for a module under test, which can be set ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
 
 
 class Gate:
@@ -114,7 +131,7 @@ class FakeBackend:
         self.batches.append((handle.stage, len(handle.slots)))
         score = (pixels[:, 0, handle.stage, 0] / 255).astype(np.float32)
         probabilities = np.repeat((1 - score)[:, None] / max(1, self.classes - 1), self.classes, axis=1)
-        probabilities[np.arange(len(score)), pixels[:, 1, 0, 1]] = score
+        probabilities[np.arange(len(score)), pixels[:, 1, handle.stage, 1]] = score
         return StageOutput(score, probabilities)
 
     def release(self, slots: Slots) -> None:

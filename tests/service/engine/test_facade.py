@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from model.backends.protocol import StageBackend
 from model.errors import DeviceError
 from model.exits import Reason
+from service.engine import facade
+from service.engine.brownout import LEVELS
 from service.engine.facade import Engine
-from service.engine.messages import Died, Outbound, Terms
+from service.engine.messages import Cancelled, Died, Outbound, Shadowed, Terms
 from service.engine.result import Result
 from service.engine.throughput import Throughput
 from service.errors import EngineDownError, OverloadedError, StartingError
-from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
+from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 
 Scenario = Callable[[Engine], Awaitable[None]]
 
@@ -322,3 +325,175 @@ def test_throughput_is_over_the_window() -> None:
     assert throughput.per_second(now=110.0) == pytest.approx(200 / 10)
     assert throughput.per_second(now=112.0) == pytest.approx(150 / 8), "the first ones are forgotten"
     assert throughput.per_second(now=1000.0) == 0
+
+
+async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
+    """A stream to its end: index, exit and reason of everything that lands."""
+    given = Terms(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **terms})
+    landed = [part async for part in engine.stream(pixels, given)]
+    return [
+        (int(part.index[i]), int(part.exit[i]), Reason(part.reason[i]))
+        for part in landed
+        for i in range(len(part.index))
+    ]
+
+
+def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
+    async def scenario(engine: Engine) -> None:
+        told = await lines(engine, np.stack([picture(0.2, 0.2, 0.6), picture(1.0), picture(0.2, 0.8)]))
+        assert sorted(told, key=lambda line: line[1]) == told, "one batch a stage"
+        by_image = {index: [(exit, reason) for i, exit, reason in told if i == index] for index in range(3)}
+        assert by_image == {
+            0: [(1, Reason.GOES_ON), (2, Reason.GOES_ON), (3, Reason.FINAL)],
+            1: [(1, Reason.CONFIDENT)],
+            2: [(1, Reason.GOES_ON), (2, Reason.CONFIDENT)],
+        }
+
+    play(FakeBackend(), scenario)
+
+
+def test_a_stream_of_what_has_expired_ends_too() -> None:
+    async def scenario(engine: Engine) -> None:
+        assert await lines(engine, pictures(1, 1.0), deadline=0.0) == [(0, 0, Reason.EXPIRED)]
+        assert await lines(engine, pictures(1, 0.2), deadline=0.0, min_exit=1) == [
+            (0, 1, Reason.GOES_ON),
+            (0, 1, Reason.DEADLINE),
+        ]
+
+    play(FakeBackend(), scenario)
+
+
+def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
+    backend = FakeBackend()
+
+    def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
+        if stage == 1:
+            raise DeviceError("secret")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken
+        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        part = await anext(stream)
+        landed = zip(part.index.tolist(), part.reason.tolist(), strict=True)
+        assert sorted(landed) == [(0, Reason.GOES_ON), (1, Reason.CONFIDENT)]
+        with pytest.raises(EngineDownError):
+            await anext(stream)
+        assert engine.up
+
+    play(backend, scenario)
+
+
+def cancelled_images(engine: Engine) -> dict[str, int]:
+    """Filled while the engine runs: images by where they were cancelled."""
+    counts: dict[str, int] = {}
+
+    def observe(message: Outbound) -> None:
+        if isinstance(message, Cancelled):
+            counts[message.where] = counts.get(message.where, 0) + message.images
+
+    engine.watch(observe)
+    return counts
+
+
+def test_who_leaves_a_stream_frees_what_still_waits() -> None:
+    backend, left = FakeBackend(), threading.Event()
+
+    def second_stage_waits(stage: int, pixels: NDArray[np.uint8]) -> None:
+        assert stage == 0 or left.wait(PATIENCE_SECONDS)
+
+    async def scenario(engine: Engine) -> None:
+        counts = cancelled_images(engine)
+        backend.fail = second_stage_waits
+        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        first = await anext(stream)
+        assert sorted(first.index.tolist()) == [0, 1]
+        await stream.aclose()
+        left.set()
+        await classify(engine, pictures(1, 1.0))
+        assert 2 not in {stage for stage, _ in backend.batches}
+        assert counts["queue"] == 1
+        assert counts.get("batch", 0) == 0, "the other had been told"
+
+    play(backend, scenario)
+
+
+def test_everyone_who_is_cancelled_is_counted_once() -> None:
+    """Those who wait leave the queue; those aboard are counted when the batch ends, wherever they were to go."""
+    backend = FakeBackend(max_batch=4)
+
+    async def scenario(engine: Engine) -> None:
+        counts = cancelled_images(engine)
+        with backend.gate.held():
+            aboard = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            waiting = asyncio.create_task(classify(engine, pictures(7, 0.2)))
+            await started(waiting)
+            for task in (aboard, waiting):
+                task.cancel()
+            await asyncio.gather(aboard, waiting, return_exceptions=True)
+        await classify(engine, pictures(1, 1.0))
+        assert counts == {"batch": 2, "queue": 1 + 7}
+
+    play(backend, scenario)
+
+
+def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
+    backend = FakeBackend(capacity=12)
+
+    async def main() -> None:
+        checked = asyncio.Event()
+
+        def observe(message: Outbound) -> None:
+            if isinstance(message, Shadowed):
+                checked.set()
+
+        engine = Engine(lambda: backend, classes=4, stages=3, capacity=8, observe=observe, shadow_every=1)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        engine.admit(8)
+        await classify(engine, pictures(8, 1.0))
+        engine.release(8)
+        await asyncio.wait_for(checked.wait(), PATIENCE_SECONDS)
+        with pytest.raises(OverloadedError):
+            engine.admit(9)
+        await asyncio.gather(classify(engine, pictures(8, 1.0)), engine.stop())
+        assert engine.down
+        assert not engine.worker.ready.is_set()
+
+    asyncio.run(main())
+
+
+def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(max_batch=1), Clock()
+    monkeypatch.setattr(facade, "time", clock)
+
+    async def level(engine: Engine, wanted: Callable[[int], bool]) -> None:
+        """Until it is as wanted, on a clock that hurries."""
+        for _ in range(1000):
+            if wanted(engine.brownout_level):
+                return
+            clock.ahead += 5.0
+            await asyncio.sleep(facade.TICK_SECONDS / 10)
+        raise AssertionError("the level does not move")
+
+    async def main() -> None:
+        monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+        engine = Engine(
+            lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None, brownout_seconds=60
+        )
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        step = threading.Semaphore(0)
+        backend.fail = lambda stage, pixels: (step.acquire(timeout=PATIENCE_SECONDS), None)[1]
+        waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+        step.release()  # the second batch is on its way, and the third image waits in sight
+        await level(engine, lambda level: level == LEVELS)
+        for _ in range(2):
+            step.release()
+        await waiting
+        await level(engine, lambda level: level == 0)
+        await engine.stop()
+
+    asyncio.run(main())

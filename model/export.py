@@ -81,9 +81,9 @@ def _traced(stage: ServedStage, k: int, cascade: CascadeConfig) -> onnx.ModelPro
     # A batch of 1 would be taken for a constant.
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     upstream = torch.zeros(2, cascade.tokens(k - 1), cascade.stages[k - 1].width) if k else None
+    # The exporter warns of torchvision, which nothing here needs, and of its own calls within torch.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # The exporter warns of its own calls within torch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             stage,

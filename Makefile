@@ -31,7 +31,7 @@ test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLD
 	$(BIN)/python -m pytest -m system $(ARGS)
 
 chaos: $(DEV) ## the property tests at length
-	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration $(ARGS)
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/routes/test_openapi.py $(ARGS)
 
 check: $(DEV) ## lint, format, types, import layers
 	$(BIN)/ruff check .
@@ -48,6 +48,7 @@ bench: $(DEV) ## the engine against its bound and its baselines, in one run
 
 docs: $(DEV) ## write the generated pages
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
+	$(BIN)/python -m scripts.exits_page
 
 image-test: ## build the container and call it
 	@echo "image-test: there is no container yet; it comes with the issue 'Shipped and watched'" >&2; exit 1

@@ -1,11 +1,7 @@
 """docs/http.md: its commands run as they stand, against the shipped weights, and its tables leave nothing out."""
 
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +9,7 @@ import pytest
 from service.errors import STATUS
 from service.options import RequestOptions
 from service.schemas import Answer, ImageAnswer, Problem, StreamLine
-from service.settings import Settings
-from service.state import build_service
 from tests.docs.test_readme import ROOT
-from tests.servers import serving
 
 PAGE = (ROOT / "docs" / "http.md").read_text()
 
@@ -34,31 +27,6 @@ def table(section: str) -> list[list[str]]:
 
 def names(cell: str) -> list[str]:
     return re.findall(r"`(\w+)`", cell)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The shipped weights, served; small batches are enough here and soon warm."""
-    with serving(build_service(Settings(device="cpu", max_batch=2))) as client:
-        yield f"{client.base_url.host}:{client.base_url.port}"
-
-
-@pytest.fixture
-def run(address: str, tmp_path: Path) -> Any:
-    """Runs a block in a folder that looks like the clone; what it prints."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (tmp_path / "README.md").symlink_to(ROOT / "README.md")
-
-    def shell(block: str) -> str:
-        # What a script of ours would read is what curl prints, so a failed call must not pass in silence.
-        commands = block.replace("localhost:8000", address)
-        done = subprocess.run(
-            ["sh", "-euc", commands], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return shell
 
 
 def documents(printed: str) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ import asyncio
 import io
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.weights import Calibration, OperatingPoint
 from service.app import create_app
 from service.engine.facade import Engine
 from service.engine.messages import Outbound
+from service.engine.policy import Policy
 from service.engine.worker import BackendFactory
 from service.settings import Settings
 from service.state import Service, build_service
@@ -107,3 +110,47 @@ class Submissions:
         """Until `count` more messages were handed over."""
         for _ in range(count):
             assert self._count.acquire(timeout=PATIENCE_SECONDS), "a request did not reach the engine"
+
+
+def knock(client: httpx.Client, **request: Any) -> socket.socket:
+    """`POST /classify` by hand, on a socket that can be closed before the answer has come."""
+    built = client.build_request("POST", "/classify", **request)
+    head = [f"POST {built.url.raw_path.decode()} HTTP/1.1", *(f"{k}: {v}" for k, v in built.headers.items()), "", ""]
+    connection = socket.create_connection((built.url.host, built.url.port or 80), timeout=PATIENCE_SECONDS)
+    connection.sendall("\r\n".join(head).encode() + built.read())
+    return connection
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """For what a server does in its own time."""
+    for _ in range(PATIENCE_SECONDS * 100):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def steep(service: Service) -> None:
+    """Operating points of clearly different costs and accuracies, whatever the training gave."""
+    gflops = service.facts.gflops
+    points = tuple(
+        OperatingPoint(
+            name=name,
+            thresholds=(threshold, threshold),
+            expected_accuracy=accuracy,
+            standard_error=0.01,
+            mean_gflops=cost,
+            exit_share=(1.0, 0.0, 0.0),
+            solver="by hand",
+        )
+        for name, threshold, accuracy, cost in [
+            ("fast", 0.3, 0.6, gflops[0]),
+            ("balanced", 0.6, 0.7, gflops[1]),
+            ("accurate", 0.9, 0.8, gflops[2]),
+        ]
+    )
+    file = service.calibration.file.model_copy(update={"operating_points": points})
+    table = np.full((4, 3), 0.5, dtype=np.float32)
+    calibration = Calibration(file, table, table > 0, np.array(gflops), "0")
+    service.policy = Policy(calibration, gflops, "balanced")
+    service.metrics.watch(service.engine, service.policy)

@@ -20,7 +20,7 @@ from service.errors import (
     problem_document,
 )
 
-REQUEST_ID = "89372967f8524c0cb4f8f2e27517f1a0"
+REQUEST_ID = "92b0c0c687884cfab2c1a3dc10b18646"
 
 # A yellow square of 8 x 8 pixels.
 PNG_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAE0lEQVR42mP8f4YBK2BiYBhKEgBrGAHbZAj7BwAAAABJRU5ErkJggg=="
@@ -33,27 +33,27 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
     "anytime": {"value": {"images": [PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
 }
 
-# Of weights/cifar10-xs and examples/cat.jpg.
+# Of weights/cifar10-xs and examples/cat.jpg with policy=accurate and top_k=2.
 ANSWER: dict[str, Any] = {
-    "request_id": "221e0b99c0584ad8b41686653fde7dab",
-    "model": {"name": "cifar10-xs", "version": "69cd30c494e1"},
+    "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
+    "model": {"name": "cifar10-xs", "version": "43d23ea6a694"},
     "operating_point": {
-        "name": "balanced",
-        "source": "default",
-        "thresholds": [0.8096572160720825, 0.0],
-        "expected_accuracy": 0.7978,
-        "expected_gflops": 0.006218688,
+        "name": "accurate",
+        "source": "request",
+        "thresholds": [0.9160726070404053, 0.33580106496810913],
+        "expected_accuracy": 0.8066,
+        "expected_gflops": 0.0082562055168,
     },
     "results": [
         {
             "index": 0,
             "label": "cat",
             "class_id": 3,
-            "confidence": 0.48973292,
-            "score": 0.48973292,
+            "confidence": 0.45489967,
+            "score": 0.45489967,
             "top_k": [
-                {"label": "cat", "class_id": 3, "probability": 0.48973292},
-                {"label": "dog", "class_id": 5, "probability": 0.44121426},
+                {"label": "cat", "class_id": 3, "probability": 0.45489967},
+                {"label": "dog", "class_id": 5, "probability": 0.41982764},
             ],
             "exit": 2,
             "exits": 3,
@@ -63,39 +63,39 @@ ANSWER: dict[str, Any] = {
             "stages": [
                 {
                     "stage": 1,
-                    "score": 0.80588347,
-                    "confidence": 0.80588347,
+                    "score": 0.72292751,
+                    "confidence": 0.72292751,
                     "label": "frog",
-                    "queue_ms": 0.527,
-                    "compute_ms": 3.086,
+                    "queue_ms": 1.283,
+                    "compute_ms": 4.927,
                     "batch_size": 1,
                 },
                 {
                     "stage": 2,
-                    "score": 0.48973292,
-                    "confidence": 0.48973292,
+                    "score": 0.45489967,
+                    "confidence": 0.45489967,
                     "label": "cat",
-                    "queue_ms": 0.805,
-                    "compute_ms": 3.13,
+                    "queue_ms": 0.777,
+                    "compute_ms": 1.851,
                     "batch_size": 1,
                 },
             ],
-            "latency_ms": 11.328,
+            "latency_ms": 14.866,
         }
     ],
-    "latency_ms": 11.973,
-    "throughput_images_per_second": 9.0,
+    "latency_ms": 15.499,
+    "throughput_images_per_second": 10.6,
 }
 STREAM_LINE: dict[str, Any] = {
-    "request_id": "a48c1579eb744b21ac4be8f61856c18c",
+    "request_id": "63d50e470eb14da88d0359188a271f05",
     "index": 0,
     "label": "cat",
     "class_id": 3,
-    "confidence": 0.48973292,
-    "score": 0.48973292,
+    "confidence": 0.45489967,
+    "score": 0.45489967,
     "top_k": [
-        {"label": "cat", "class_id": 3, "probability": 0.48973292},
-        {"label": "dog", "class_id": 5, "probability": 0.44121426},
+        {"label": "cat", "class_id": 3, "probability": 0.45489967},
+        {"label": "dog", "class_id": 5, "probability": 0.41982764},
     ],
     "exit": 2,
     "exits": 3,
@@ -105,31 +105,31 @@ STREAM_LINE: dict[str, Any] = {
     "stages": [
         {
             "stage": 1,
-            "score": 0.80588347,
-            "confidence": 0.80588347,
+            "score": 0.72292751,
+            "confidence": 0.72292751,
             "label": "frog",
-            "queue_ms": 0.338,
-            "compute_ms": 3.82,
+            "queue_ms": 0.265,
+            "compute_ms": 2.348,
             "batch_size": 1,
         },
         {
             "stage": 2,
-            "score": 0.48973292,
-            "confidence": 0.48973292,
+            "score": 0.45489967,
+            "confidence": 0.45489967,
             "label": "cat",
-            "queue_ms": 2.794,
-            "compute_ms": 7.157,
+            "queue_ms": 6.446,
+            "compute_ms": 7.273,
             "batch_size": 1,
         },
     ],
-    "latency_ms": 17.116,
+    "latency_ms": 23.63,
     "final": True,
     "operating_point": {
-        "name": "balanced",
-        "source": "default",
-        "thresholds": [0.8096572160720825, 0.0],
-        "expected_accuracy": 0.7978,
-        "expected_gflops": 0.006218688,
+        "name": "accurate",
+        "source": "request",
+        "thresholds": [0.9160726070404053, 0.33580106496810913],
+        "expected_accuracy": 0.8066,
+        "expected_gflops": 0.0082562055168,
     },
 }
 

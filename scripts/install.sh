@@ -29,6 +29,11 @@ if [ "$extra" = gpu ] && "$venv/bin/python" -c 'import torch, sys; sys.exit(torc
 then
     pip uninstall --yes torch
 fi
+# The two builds of ONNX Runtime share one module folder: the other one has to go first.
+other=$([ "$extra" = gpu ] && echo onnxruntime || echo onnxruntime-gpu)
+if "$venv/bin/python" -m pip --disable-pip-version-check show --quiet "$other" 2>/dev/null; then
+    pip uninstall --yes "$other"
+fi
 if [ "$extra" = cpu ] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     pip install "torch==$torch+cpu" 2>/dev/null || pip install "torch==$torch" --index-url "$cpu_index"
 fi

@@ -247,7 +247,7 @@ def test_the_image_as_the_body(client: httpx.Client, cat_photo: bytes) -> None:
 def test_an_image_that_expired_has_an_exit_of_0(tiny_weights: Any) -> None:
     """Two images, batches of one: the second waits for the first until the deadline has passed."""
     backend = fake_backend(max_batch=1)
-    service = fake_service(tiny_weights, lambda: backend, shadow=0)
+    service = fake_service(tiny_weights, lambda: backend)
     with serving(service) as client:
         caller = triton.InferenceServerClient(f"127.0.0.1:{client.base_url.port}")
         pixels = np.stack([picture(0.1, 0.1, 0.9, label=4, size=32)] * 2)

@@ -69,7 +69,11 @@ class Gate:
         try:
             yield
         finally:
-            self._open.set()
+            self.open()
+
+    def open(self) -> None:
+        """Let all go before the end."""
+        self._open.set()
 
     def wait_until_reached(self) -> None:
         """Until a batch stands at the closed gate."""

@@ -1,17 +1,29 @@
 """Metrics against traffic whose every number is known: a fake backend answers what the pictures say."""
 
-from collections.abc import Iterator
+import json
+import math
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.exits import Reason
+from service.engine import loop
 from service.metrics import SCORES
+from service.middleware import ROUTES
 from service.options import RequestOptions
 from service.state import Service
-from tests.fakes import FakeBackend, picture
-from tests.servers import encoded, fake_backend, fake_service, serving
+from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
+from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -126,3 +138,288 @@ def test_no_client_can_make_a_new_label_value(running: tuple[httpx.Client, Servi
     assert not [value for value in values if "-1" in value or "VERB" in value or "option" in value]
     # At most the two answers that had not been given before, 422 and 405 of a route, may have added series.
     assert len(after) - series <= 4
+
+
+CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "requests_total": ("counter", ("route", "status")),
+    "request_seconds": ("histogram", ("route",)),
+    "images_total": ("counter", ("exit", "reason")),
+    "image_seconds": ("histogram", ("exit",)),
+    "stage_queue_seconds": ("histogram", ("stage",)),
+    "stage_compute_seconds": ("histogram", ("stage",)),
+    "stage_batch_size": ("histogram", ("stage",)),
+    "queue_images": ("gauge", ("stage",)),
+    "oldest_wait_seconds": ("gauge", ("stage",)),
+    "inflight_images": ("gauge", ()),
+    "capacity_images": ("gauge", ()),
+    "confidence": ("histogram", ("exit",)),
+    "gflops_total": ("counter", ()),
+    "gflops_saved_total": ("counter", ()),
+    "effective_threshold": ("gauge", ("exit",)),
+    "brownout_level": ("gauge", ()),
+    "shed_total": ("counter", ("reason",)),
+    "shadow_agreement": ("gauge", ("exit",)),
+    "cancelled_total": ("counter", ("where",)),
+    "deadline_total": ("counter", ("outcome",)),
+    "throughput_images_per_second": ("gauge", ()),
+    "engine_up": ("gauge", ()),
+    "model_info": ("gauge", ("name", "version", "backend", "device")),
+}
+"""Section 5 of the contract."""
+
+EXITS = ("1", "2", "3")
+SERIES = {
+    "images_total": [
+        *({"exit": exit, "reason": reason} for exit in "12" for reason in ("confident", "max_exit", "deadline")),
+        {"exit": "3", "reason": "final"},
+        {"exit": "none", "reason": "expired"},
+    ],
+    "cancelled_total": [{"where": where} for where in ("decode", "queue", "batch")],
+    "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
+    "shed_total": [{"reason": "capacity"}],
+    "gflops_total": [{}],
+    "gflops_saved_total": [{}],
+    "confidence_count": [{"exit": exit} for exit in EXITS],
+    "image_seconds_count": [{"exit": exit} for exit in (*EXITS, "none")],
+    **{
+        f"stage_{name}_count": [{"stage": stage} for stage in EXITS]
+        for name in ("queue_seconds", "compute_seconds", "batch_size")
+    },
+}
+"""What counts from nought at the first scrape: every combination that can come."""
+
+
+def test_every_metric_of_the_contract_is_there_from_the_first_scrape(tiny_weights: Path) -> None:
+    with serving(fake_service(tiny_weights, fake_backend)) as client:
+        text = client.get("/metrics").text
+        client.get("/livez")
+        now = scrape(client)
+    kinds = {family.name: family.type for family in text_string_to_metric_families(text)}
+    for name, (kind, labels) in CONTRACT.items():
+        assert kinds[f"msmlp_{name.removesuffix('_total')}"] == kind
+        assert name.endswith("_total") == (kind == "counter")
+        sample = f"msmlp_{name}_count" if kind == "histogram" else f"msmlp_{name}"
+        found = {tuple(sorted(label for label, _ in has)) for metric, has in now if metric == sample}
+        assert found == {tuple(sorted(labels))}, name
+    for name, series in SERIES.items():
+        values = {labels: value for (metric, labels), value in now.items() if metric == f"msmlp_{name}"}
+        assert values == {key("", **labels)[1]: 0 for labels in series}, name
+    agreement = [now[key("shadow_agreement", exit=exit)] for exit in "12"]
+    assert all(math.isnan(value) for value in agreement), "unknown is not nought"
+
+
+EASY, HARD, HARDEST, UNSURE = (
+    picture(1.0, 1.0, 1.0, label=(4, 4, 5), size=32),  # the last exit will not agree
+    picture(0.2, 0.9, 0.9, label=6, size=32),
+    picture(0.4, 0.4, 0.6, label=7, size=32),
+    picture(0.4, 0.4, 0.4, label=8, size=32),
+)
+BROKEN = 9
+"""A picture with this label breaks the device."""
+
+
+class Traffic:
+    """What was sent to a service and what came back, for its metrics to be compared with."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client, self._lock = client, threading.Lock()
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.images: Counter[tuple[str, str]] = Counter()
+        self.sums: dict[tuple[str, str], float] = defaultdict(float)
+
+    def call(self, method: str, path: str, expected: int, **request: Any) -> httpx.Response:
+        answer = self._client.request(method, path, **request)
+        assert answer.status_code == expected, answer.text
+        with self._lock:
+            self.requests[path if path in ROUTES else "other", expected] += 1
+        return answer
+
+    def classify(self, *images: NDArray[np.uint8], expected: int = 200, **options: Any) -> None:
+        given = {"params": {"thresholds": "0.5,0.5", **options}}
+        files = [("images", encoded(image)) for image in images]
+        answer = self.call("POST", "/classify", expected, files=files, **given)
+        if expected == 200 and "stream" in options:
+            lines = [json.loads(line) for line in answer.text.splitlines()]
+            self.note([line for line in lines if line["final"]])
+        elif expected == 200:
+            self.note(answer.json()["results"])
+
+    def note(self, results: list[dict[str, Any]]) -> None:
+        with self._lock:
+            for result in results:
+                exit = str(result["exit"] or "none")
+                self.images[exit, result["reason"]] += 1
+                self.sums["image_seconds", exit] += result["latency_ms"] / 1e3
+                self.sums["confidence", exit] += result["confidence"] or 0.0
+                for stage in result["stages"]:
+                    self.sums["stage_queue_seconds", str(stage["stage"])] += stage["queue_ms"] / 1e3
+
+    def mixed(self) -> list[Callable[[], None]]:
+        """One of everything that needs nothing held."""
+        three = (EASY, HARD, HARDEST)
+        png = {"headers": {"Content-Type": "image/png"}}
+        odd = "/" + "ünlikely/" * 3
+        return [
+            lambda: self.classify(*three),
+            lambda: self.classify(*three, stream="true"),
+            lambda: self.classify(UNSURE, HARD, max_exit=1),
+            lambda: self.classify(picture(1.0, 1.0, 1.0, label=3, size=32), min_exit=2),
+            lambda: self.classify(*three, deadline_ms=1e9),
+            lambda: self.classify(EASY, UNSURE, deadline_ms=0, expected=504),
+            lambda: self.classify(UNSURE, deadline_ms=0, min_exit=1),
+            lambda: self.classify(EASY, policy="x" * 40, thresholds="0.1", expected=422),
+            lambda: self.classify(EASY, **{"no\nsuch": "option"}, expected=422),
+            lambda: self.call("POST", "/classify", 422, content=b"x", **png) and None,
+            lambda: self.call("POST", "/classify", 415, content=b"x", headers={"Content-Type": "x/y"}) and None,
+            lambda: self.call("GET", odd, 404, headers={"X-Request-ID": "odd\tid"}) and None,
+            lambda: self.call("BREW", "/model", 405) and None,
+            lambda: self.call("GET", "/model", 200) and None,
+        ]
+
+
+def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mixed traffic from eight threads; then what can only be told apart with the device or the decoders held."""
+    clock, backend = Clock(), fake_backend(capacity=128, max_batch=4)
+    monkeypatch.setattr(loop, "time", clock)
+    service = fake_service(tiny_weights, lambda: backend, capacity=96, shadow=1, decode_threads=2)
+
+    def breaks(stage: int, pixels: NDArray[np.uint8]) -> None:
+        if (pixels[:, 1, 0, 1] == BROKEN).any():
+            raise ZeroDivisionError
+
+    backend.fail = breaks
+    with serving(service) as client:
+        traffic = Traffic(client)
+        backend.batches.clear()
+        before = scrape(client)
+        jobs = traffic.mixed() * 8
+        np.random.default_rng(0).shuffle(jobs)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda job: job(), jobs))
+        rest(service, backend)
+
+        traffic.classify(picture(1.0, label=BROKEN, size=32), expected=503)
+        with service.places(96):
+            for _ in range(3):
+                traffic.classify(EASY, EASY, expected=429)
+        leave(client, traffic, service, backend)
+        cut_short(client, traffic, backend, clock)
+        rest(service, backend)
+        wait_until(lambda: grown(before, scrape(client)).get(key("requests_total", route="/classify", status=400)) == 2)
+        after = scrape(client)
+    compare(traffic, service, backend, before, after)
+
+
+def rest(service: Service, backend: FakeBackend) -> None:
+    """Until nothing is in flight, shadows included."""
+    wait_until(lambda: service.engine.inflight == backend.taken == 0)
+
+
+def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: FakeBackend) -> None:
+    """Two clients leave: one in the engine, with four images aboard and three waiting, one while it is decoded."""
+    files = [("images", encoded(EASY))] * 7
+    with backend.gate.held():
+        with knock(client, files=files, params={"thresholds": "0.5,0.5"}):
+            backend.gate.wait_until_reached()
+            held = scrape(client)
+            assert held[key("inflight_images")] == 7
+            assert [held[key("queue_images", stage=k)] for k in (1, 2, 3)] == [3, 0, 0]
+            assert held[key("oldest_wait_seconds", stage=1)] > 0 == held[key("oldest_wait_seconds", stage=2)]
+        wait_until(lambda: service.engine.inflight == 0)
+    may_decode = threading.Event()
+    blocked = [service.decoders.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
+    with knock(client, files=files[:2]):
+        wait_until(lambda: service.engine.inflight == 2)
+    wait_until(lambda: service.engine.inflight == 0)
+    may_decode.set()
+    assert all(future.result() for future in blocked)
+    traffic.requests["/classify", 400] += 2  # that nobody saw
+
+
+def cut_short(client: httpx.Client, traffic: Traffic, backend: FakeBackend, clock: Clock) -> None:
+    """The engine sees the deadline come after the first stage; the answer is on time all the same."""
+    with ThreadPoolExecutor(1) as pool, backend.gate.held():
+        asked = pool.submit(traffic.classify, UNSURE, deadline_ms=1e9)
+        backend.gate.wait_until_reached()
+        clock.ahead = 2e6
+        backend.gate.open()
+        asked.result()
+
+
+def compare(traffic: Traffic, service: Service, backend: FakeBackend, before: Samples, after: Samples) -> None:
+    change = grown(before, after)
+
+    def counts(metric: str, *labels: str) -> dict[tuple[str, ...], float]:
+        found = {labels_: value for (name, labels_), value in change.items() if name == f"msmlp_{metric}"}
+        return {tuple(dict(have)[label] for label in labels): value for have, value in found.items()}
+
+    requests = {k: v for k, v in counts("requests_total", "route", "status").items() if k[0] != "/metrics"}
+    assert requests == {(route, str(status)): n for (route, status), n in traffic.requests.items()}
+    by_route: Counter[tuple[str]] = Counter()
+    for (route, _), number in traffic.requests.items():
+        by_route[(route,)] += number
+    assert {k: v for k, v in counts("request_seconds_count", "route").items() if k != ("/metrics",)} == by_route
+
+    images = traffic.images + Counter({("none", "expired"): 16})  # of answers that were 504
+    assert set(images) == {(labels["exit"], labels["reason"]) for labels in SERIES["images_total"]} - {
+        ("2", "max_exit"),
+        ("2", "deadline"),
+    }
+    assert counts("images_total", "exit", "reason") == images
+    by_exit: Counter[str] = Counter()
+    for (exit, _), number in images.items():
+        by_exit[exit] += number
+    assert counts("image_seconds_count", "exit") == {(exit,): n for exit, n in by_exit.items()}
+    answered = {(exit,): n for exit, n in by_exit.items() if exit != "none"}
+    assert counts("confidence_count", "exit") == answered
+    reached = {(k,): sum(n for exit, n in by_exit.items() if exit != "none" and exit >= k) for k in EXITS}
+    assert counts("stage_queue_seconds_count", "stage") == reached
+    for metric in ("confidence", "stage_queue_seconds", "image_seconds"):
+        label = "stage" if metric.startswith("stage") else "exit"
+        for (value,), total in counts(f"{metric}_sum", label).items():
+            if value != "none":  # nobody was told how long those took
+                assert total == pytest.approx(traffic.sums[metric, value], rel=1e-3, abs=1e-3), (metric, value)
+
+    ran = {(k,): [n for stage, n in backend.batches if stage == int(k) - 1] for k in EXITS}
+    assert counts("stage_batch_size_sum", "stage") == {k: sum(sizes) for k, sizes in ran.items()}
+    assert counts("stage_batch_size_count", "stage") == {k: len(sizes) for k, sizes in ran.items()}
+    assert counts("stage_compute_seconds_count", "stage") == {k: len(sizes) for k, sizes in ran.items()}
+    assert all(total > 0 for total in counts("stage_compute_seconds_sum", "stage").values())
+
+    cost = service.facts.gflops
+    spent = sum(n * (0.0 if exit == "none" else cost[int(exit) - 1]) for exit, n in by_exit.items())
+    assert change[key("gflops_total")] == pytest.approx(spent)
+    assert change[key("gflops_total")] + change[key("gflops_saved_total")] == pytest.approx(
+        sum(by_exit.values()) * cost[-1]
+    )
+    assert counts("shed_total", "reason") == {("capacity",): 6}
+    assert counts("cancelled_total", "where") == {("batch",): 4, ("queue",): 3, ("decode",): 2}
+    assert counts("deadline_total", "outcome") == {("expired",): 16, ("late",): 8, ("met",): 24, ("cut_short",): 1}
+    assert after[key("shadow_agreement", exit=1)] == 0
+    assert after[key("shadow_agreement", exit=2)] == 1
+    at_rest = {"inflight_images": 0, "capacity_images": 96, "brownout_level": 0, "engine_up": 1}
+    assert {name: after[key(name)] for name in at_rest} == at_rest
+    assert [after[key("queue_images", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
+    assert [after[key("oldest_wait_seconds", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
+    assert after[key("throughput_images_per_second")] > 0
+    check_labels(after, service)
+
+
+def check_labels(samples: Samples, service: Service) -> None:
+    """Every value of every label is one the code knows."""
+    known = {
+        "route": {*ROUTES, "other"},
+        "status": {str(int(status)) for status in HTTPStatus},
+        "exit": {*EXITS, "none"},
+        "stage": set(EXITS),
+        "reason": {*(reason.name.lower() for reason in Reason), "capacity"},
+        "where": {"decode", "queue", "batch"},
+        "outcome": {"met", "late", "cut_short", "expired"},
+        "name": {service.facts.model["name"]},
+        "version": {service.facts.model["version"]},
+        "backend": {"fake"},
+        "device": {"none"},
+    }
+    for name, labels in samples:
+        for label, value in labels:
+            assert label == "le" or value in known[label], (name, label, value)

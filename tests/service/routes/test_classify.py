@@ -2,6 +2,8 @@
 
 import base64
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +271,13 @@ def test_headers(client: httpx.Client, cat_photo: bytes) -> None:
     assert re.fullmatch(
         rf"decode;dur={number}, queue;dur={number}, compute;dur={number}", answer.headers["Server-Timing"]
     )
+
+
+def test_latency_counts_the_time_a_body_takes(client: httpx.Client, cat_photo: bytes) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield cat_photo[:100]
+        time.sleep(0.1)
+        yield cat_photo[100:]
+
+    document = client.post("/classify", content=slowly(), headers=JPEG).json()
+    assert document["latency_ms"] >= only(document)["latency_ms"] >= 100

@@ -1,0 +1,33 @@
+"""The verbs of the Makefile, without running them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def dry_run(*arguments: str) -> str:
+    done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "verb", ["serve", "test", "test-system", "check", "fix", "bench", "image-test", "chaos", "docs"]
+)
+def test_make_has_the_contracts_verbs(verb: str) -> None:
+    assert dry_run(verb, "EXTRA=cpu")
+
+
+def test_port_and_arguments_reach_the_server(tmp_path: Path) -> None:
+    said = dry_run("serve", "EXTRA=cpu", f"VENV={tmp_path}/venv", "PORT=9000", "ARGS=--log-level debug")
+    assert "msmlp serve --port 9000 --log-level debug" in said
+
+
+@pytest.mark.parametrize(("extra", "other"), [("cpu", "gpu"), ("gpu", "cpu")])
+def test_one_build_is_installed_and_extra_decides_which(tmp_path: Path, extra: str, other: str) -> None:
+    said = dry_run("serve", f"EXTRA={extra}", f"VENV={tmp_path}/venv")
+    assert f"scripts/install.sh {extra} serve" in said
+    assert f"install.sh {other}" not in said

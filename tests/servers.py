@@ -22,6 +22,7 @@ from service.engine.facade import Engine
 from service.engine.messages import Outbound
 from service.engine.policy import Policy
 from service.engine.worker import BackendFactory
+from service.server import listen
 from service.settings import Settings
 from service.state import Service, build_service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
@@ -61,7 +62,7 @@ def fake_backend(capacity: int = 1024, max_batch: int = 64) -> FakeBackend:
 @contextmanager
 def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     """A real server around a service, on a free port, once the engine is ready (with `wait`)."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener = listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="test-server")

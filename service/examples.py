@@ -36,13 +36,13 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
 # Of weights/cifar10-xs and examples/cat.jpg with policy=accurate and top_k=2.
 ANSWER: dict[str, Any] = {
     "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
-    "model": {"name": "cifar10-xs", "version": "43d23ea6a694"},
+    "model": {"name": "cifar10-xs", "version": "a9b5cf59f1ed"},
     "operating_point": {
         "name": "accurate",
         "source": "request",
         "thresholds": [0.9160726070404053, 0.33580106496810913],
         "expected_accuracy": 0.8066,
-        "expected_gflops": 0.0082562055168,
+        "expected_gflops": 0.00834039168,
     },
     "results": [
         {
@@ -129,7 +129,7 @@ STREAM_LINE: dict[str, Any] = {
         "source": "request",
         "thresholds": [0.9160726070404053, 0.33580106496810913],
         "expected_accuracy": 0.8066,
-        "expected_gflops": 0.0082562055168,
+        "expected_gflops": 0.00834039168,
     },
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from model.errors import MsmlpError
 from service.body import read_body
@@ -19,6 +20,7 @@ from service.schemas import Answer
 from service.state import Service, service_of
 
 NDJSON = "application/x-ndjson"
+Documents = AsyncGenerator[dict[str, Any], None]
 
 router = APIRouter()
 
@@ -35,18 +37,34 @@ async def post_classify(request: Request, service: Annotated[Service, Depends(se
     call = Call(body.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
     if options.stream:
         documents = stream(service, call)
-        first = await anext(documents)  # what fails before anything has landed is an error with its own status
-        return StreamingResponse(_lines(first, documents, call), media_type=NDJSON)
+        # What fails before anything has landed is an error with its own status.
+        first = await while_connected(request, _next(documents))
+        return _Streaming(first, documents, call)
     answered = await while_connected(request, classify(service, call))
     return JSONResponse(answered.document, headers={"Server-Timing": server_timing(answered.outcome)})
 
 
-async def _lines(first: dict[str, Any], more: AsyncGenerator[dict[str, Any], None], call: Call) -> AsyncIterator[str]:
+async def _next(documents: Documents) -> dict[str, Any]:
+    return await anext(documents)
+
+
+class _Streaming(StreamingResponse):
+    """Lines; the documents are closed with the response, wherever it ends: a client may leave before the second one."""
+
+    def __init__(self, first: dict[str, Any], more: Documents, call: Call) -> None:
+        super().__init__(_lines(first, more, call), media_type=NDJSON)
+        self._more = more
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._more):
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIterator[str]:
     yield json.dumps(first) + "\n"
     try:
-        async with aclosing(more):
-            async for document in more:
-                yield json.dumps(document) + "\n"
+        async for document in more:
+            yield json.dumps(document) + "\n"
     except MsmlpError as error:
         # The status is sent; the line says what the status would have.
         yield json.dumps({**problem(error, call.request_id)[1], "final": True}) + "\n"

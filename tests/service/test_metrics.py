@@ -305,7 +305,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
         leave(client, traffic, service, backend)
         cut_short(client, traffic, backend, clock)
         rest(service, backend)
-        wait_until(lambda: grown(before, scrape(client)).get(key("requests_total", route="/classify", status=400)) == 2)
+        wait_until(lambda: grown(before, scrape(client)).get(key("requests_total", route="/classify", status=499)) == 2)
         after = scrape(client)
     compare(traffic, service, backend, before, after)
 
@@ -333,7 +333,7 @@ def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: Fak
     wait_until(lambda: service.engine.inflight == 0)
     may_decode.set()
     assert all(future.result() for future in blocked)
-    traffic.requests["/classify", 400] += 2  # that nobody saw
+    traffic.requests["/classify", 499] += 2  # that nobody saw
 
 
 def cut_short(client: httpx.Client, traffic: Traffic, backend: FakeBackend, clock: Clock) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.exits import Reason
+from service.app import CLIENT_CLOSED_REQUEST
 from service.engine import loop
 from service.metrics import SCORES
 from service.middleware import ROUTES
@@ -409,7 +410,7 @@ def check_labels(samples: Samples, service: Service) -> None:
     """Every value of every label is one the code knows."""
     known = {
         "route": {*ROUTES, "other"},
-        "status": {str(int(status)) for status in HTTPStatus},
+        "status": {str(int(status)) for status in HTTPStatus} | {str(CLIENT_CLOSED_REQUEST)},
         "exit": {*EXITS, "none"},
         "stage": set(EXITS),
         "reason": {*(reason.name.lower() for reason in Reason), "capacity"},

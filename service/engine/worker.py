@@ -63,8 +63,8 @@ class Worker:
                 publish=self._publish,
             )
             self._publish(loop.scheduler)
-            log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
             self.ready.set()
+            log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
             self._send(Ready(backend.name, backend.device))
             self._serve(loop)
         except MsmlpError as error:

@@ -50,8 +50,8 @@ docs: $(DEV) ## write the generated pages
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
 	$(BIN)/python -m scripts.exits_page
 
-image-test: ## build the container and call it
-	@echo "image-test: there is no container yet; it comes with the issue 'Shipped and watched'" >&2; exit 1
+image-test: ## build the container with Docker or buildah, and call it
+	python3 -m scripts.image_test $(EXTRA)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

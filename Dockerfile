@@ -1,0 +1,54 @@
+# The service and its default weights. EXTRA=cpu serves with ONNX Runtime, without torch; EXTRA=gpu with torch for CUDA.
+ARG BASE=docker.io/library/python:3.11.13-slim-bookworm
+ARG EXTRA=cpu
+
+# Names of the packages without their source: a change of source then installs nothing anew.
+FROM ${BASE} AS project
+ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 ORT_DISABLE_TELEMETRY=1
+WORKDIR /app
+COPY LICENSE pyproject.toml ./
+COPY docker/constraints.txt docker/
+COPY scripts/install.sh scripts/
+RUN mkdir model msmlp service && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
+
+FROM project AS packages
+ARG EXTRA
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "$EXTRA" in cpu) runtime=onnxruntime ;; gpu) runtime=torch ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
+    && python3 -m venv .venv \
+    && .venv/bin/pip install --quiet --editable ".[serve]" "$runtime" \
+    && .venv/bin/pip uninstall --quiet --yes pip setuptools
+
+# torch writes the graphs here and stays behind.
+FROM project AS weights
+ARG EXTRA
+RUN --mount=type=cache,target=/root/.cache/pip [ "$EXTRA" = gpu ] || VENV=/export scripts/install.sh cpu train
+COPY model/ model/
+COPY msmlp/ msmlp/
+COPY service/ service/
+COPY weights/ weights/
+RUN [ "$EXTRA" = gpu ] || /export/bin/msmlp export --weights weights/cifar10-xs
+
+FROM ${BASE}
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin msmlp
+WORKDIR /app
+COPY --from=packages /app/.venv/ .venv/
+COPY --from=weights /app/weights/ weights/
+COPY LICENSE ./
+COPY model/ model/
+COPY msmlp/ msmlp/
+COPY service/ service/
+COPY docker/healthy.py docker/
+# Compiled here, as the service writes nothing; readable by its user whatever the umask of the checkout was.
+RUN .venv/bin/python -m compileall -q model msmlp service && chmod -R a+rX LICENSE docker model msmlp service weights
+# ONNX Runtime would send usage events out of the container, and write a device id for them.
+ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "docker/healthy.py"]
+ENTRYPOINT ["msmlp", "serve", "--host", "0.0.0.0"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="msmlp" \
+      org.opencontainers.image.description="Image classification that spends compute only where an image needs it" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${REVISION}"

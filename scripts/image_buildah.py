@@ -1,0 +1,116 @@
+"""One container of the image, with buildah: for machines where no Docker engine runs.
+
+Nothing is pulled: Debian's own python on a base made with debootstrap stands for the official Python image. In the
+chroot isolation a container has the machine's network, so the service listens on the port itself.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+from scripts.commands import call, flags, output, succeeds
+from scripts.pip_settings import pip_volumes
+
+BASE = "localhost/msmlp-base:bookworm"
+DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
+CHROOT = ("--isolation", "chroot")
+
+READ_ONLY = """
+mount --bind "$0" "$0"
+mount -o remount,bind,ro "$0"
+mount -t tmpfs -o mode=755 tmpfs "$0/run"
+exec "$@"
+"""
+"""Runs a command that sees the folder $0 read-only; but buildah keeps a file of its own in its /run."""
+
+
+class Buildah:
+    """Builds the image; runs one container of it, on a read-only root file system."""
+
+    name = "buildah"
+
+    def __init__(self) -> None:
+        self._container = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def usable() -> bool:
+        """Whether the tools are here and we may use them."""
+        return all(map(shutil.which, ("buildah", "debootstrap", "unshare"))) and os.geteuid() == 0
+
+    def build(self, image: str, arguments: list[str]) -> None:
+        """Build this folder's Dockerfile with build arguments NAME=VALUE; the base too, the first time."""
+        if not succeeds("buildah", "inspect", "--type", "image", BASE):
+            _make_base()
+        with tempfile.TemporaryDirectory() as scratch:
+            volumes = flags("--volume", pip_volumes(Path(scratch)))
+            given = flags("--build-arg", [f"BASE={BASE}", *arguments])
+            kept = ("--layers", "--format", "docker", "--pull=never", "--tag", image)
+            call("buildah", "build", *CHROOT, *kept, *given, *volumes, ".")
+
+    def create(self, image: str) -> tuple[int, dict[str, Any]]:
+        """A container of the image, not yet running → the image's bytes and configuration."""
+        self._container = output("buildah", "from", "--pull=never", image)
+        self._root = output("buildah", "mount", self._container)
+        self._config = json.loads(output("buildah", "inspect", "--type", "image", image))["Docker"]["config"]
+        return int(output("du", "--summarize", "--block-size=1", self._root).split()[0]), self._config
+
+    def start(self, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """The image's entrypoint, reached at 127.0.0.1:`port`; the process ends with its status."""
+        self._listen = ("--env", f"MSMLP_PORT={port}")
+        read_only = ("unshare", "--mount", "sh", "-ec", READ_ONLY, self._root)
+        command = [*read_only, "buildah", "run", *CHROOT, *self._listen, self._container, "--"]
+        self._process = subprocess.Popen([*command, *self._config["Entrypoint"]], stdout=log, stderr=log)
+        return self._process
+
+    def proc(self, file: str) -> str:
+        """The service's own /proc/self/`file`."""
+        return Path(f"/proc/{self._service()}/{file}").read_text()
+
+    def inside(self, command: list[str]) -> None:
+        """Run a command in the container; CalledProcessError when it fails."""
+        call("buildah", "run", *CHROOT, *self._listen, self._container, "--", *command)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the service."""
+        os.kill(self._service(), signal.SIGTERM)
+
+    def remove(self) -> None:
+        """End and remove the container; the image stays."""
+        if self._process and self._process.poll() is None:
+            os.kill(self._service(), signal.SIGKILL)
+            self._process.wait()
+        if self._container:
+            succeeds("buildah", "rm", self._container)
+
+    def _service(self) -> int:
+        """The innermost of the processes that buildah starts one in the other."""
+        assert self._process
+        pid = self._process.pid
+        while children := _children(pid):
+            pid = children[0]
+        return pid
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def _make_base() -> None:
+    """Debian with its python as an image; takes minutes, once a machine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "root"
+        call(*DEBOOTSTRAP, str(root))
+        for leftover in ("var/cache/apt", "var/lib/apt/lists"):
+            shutil.rmtree(root / leftover)
+        container = output("buildah", "from", "scratch")
+        try:
+            output("buildah", "add", container, str(root), "/")
+            output("buildah", "commit", container, BASE)
+        finally:
+            output("buildah", "rm", container)

@@ -3,6 +3,7 @@
 import ast
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ LINES = [row for row in ROWS if row[0].strip() != "line"]
 NAMES = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]*)`", " ".join(row[0] for row in LINES)))))
 
 
+@cache
 def functions(path: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
 

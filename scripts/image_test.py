@@ -47,7 +47,8 @@ def main(extra: str) -> int:
         _say(NO_TOOL)
         return 2
     image = f"localhost/msmlp:{extra}"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the container is removed then too
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, lambda *_: sys.exit(1))  # on its way out the container is removed
     try:
         engine.build(image, [f"EXTRA={extra}", f"REVISION={output('git', 'rev-parse', 'HEAD')}"])
         size, config = engine.create(image)
@@ -80,7 +81,7 @@ def _run(engine: Docker | Buildah, health_check: list[str], backend: str) -> flo
             expect(process.wait(END_WITHIN) == 0, f"SIGTERM ended it with status {process.returncode}, not 0")
             # What could not be written would be complained about.
             odd = [line for line in _lines(log) if " INFO " not in line]
-            expect(not odd, "its log has more than news")
+            expect(not odd, f"its log holds more than INFO, first {odd[:1]}")
         except (ImageTestError, OSError, subprocess.SubprocessError) as error:
             sys.stderr.writelines(f"{line}\n" for line in _lines(log))
             raise ImageTestError(str(error)) from None

@@ -4,12 +4,15 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 from model.config import CascadeConfig
+
+# Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 
 class OnnxBackend:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +60,7 @@ class _Prepared:
     inquiry: Inquiry
     terms: Terms
     decode_seconds: float
+    give_back: Callable[[int], None]
 
 
 async def classify(service: Service, call: Call) -> Answered:
@@ -105,7 +106,7 @@ async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any],
     """
     async with _prepared(service, call) as prepared:
         final = {"final": True, "operating_point": operating_point(prepared.inquiry.plan)}
-        async with aclosing(service.engine.stream(prepared.pixels, prepared.terms)) as landings:
+        async with aclosing(service.engine.stream(prepared.pixels, prepared.terms, prepared.give_back)) as landings:
             async for landed in landings:
                 goes_on = landed.reason == Reason.GOES_ON
                 _count(service, call, prepared, landed.take(np.flatnonzero(~goes_on)))
@@ -120,7 +121,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
     options = call.options
     plan = service.policy.plan(options, service.engine.brownout_level)
     deadline = float("inf") if options.deadline_ms is None else call.arrival + options.deadline_ms / 1e3
-    with service.places(len(call.images)):
+    with service.places(len(call.images)) as give_back:
         started = time.monotonic()
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         try:
@@ -130,7 +131,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
             raise
         terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
         inquiry = Inquiry(call.request_id, call.arrival, plan, options.top_k or TOP_K)
-        yield _Prepared(pixels, inquiry, terms, time.monotonic() - started)
+        yield _Prepared(pixels, inquiry, terms, time.monotonic() - started, give_back)
 
 
 def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:

@@ -1,6 +1,6 @@
 """Everything a running service holds; built once, handed to the routes through the app's state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,8 +51,8 @@ class Service:
         self.engine.check()
 
     @contextmanager
-    def places(self, images: int) -> Iterator[None]:
-        """Places for `images` images while they are decoded and run.
+    def places(self, images: int) -> Iterator[Callable[[int], None]]:
+        """Places for `images` images while they are decoded and run; what is yielded gives some back earlier.
 
         Raises:
             OverloadedError, StartingError, EngineDownError: what `Engine.admit` raises.
@@ -62,10 +62,17 @@ class Service:
         except OverloadedError:
             self.metrics.shed.labels("capacity").inc(images)
             raise
+        held = images
+
+        def give_back(some: int) -> None:
+            nonlocal held
+            held -= some
+            self.engine.release(some)
+
         try:
-            yield
+            yield give_back
         finally:
-            self.engine.release(images)
+            self.engine.release(held)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /model` says: what `msmlp info` does, without what concerns the machine that trained."""

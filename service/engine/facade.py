@@ -27,6 +27,9 @@ STOP_SECONDS = 30
 TICK_SECONDS = 0.1
 """How often brown-out looks at the queues."""
 
+FULL = 0.75
+"""So large a share of the places taken is as much overload as the longest wait allowed."""
+
 Observer = Callable[[Outbound], None]
 
 
@@ -127,25 +130,33 @@ class Engine:
         with self._submitted(pixels, terms) as pending:
             return await pending.done
 
-    async def stream(self, pixels: NDArray[np.uint8], terms: Terms) -> AsyncGenerator[Result, None]:
+    async def stream(
+        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+    ) -> AsyncGenerator[Result, None]:
         """The same, but every exit of every image as it lands; `terms.stream` must be set.
+
+        `left` is told at once how many images have left, however slowly what is yielded is taken.
 
         Raises:
             EngineDownError: the device failed under this request; what had landed was yielded before.
         """
-        with self._submitted(pixels, terms) as pending:
+        with self._submitted(pixels, terms, left) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
             await pending.done
 
     @contextmanager
-    def _submitted(self, pixels: NDArray[np.uint8], terms: Terms) -> Iterator[Pending]:
+    def _submitted(
+        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+    ) -> Iterator[Pending]:
         """A request in the engine; whoever leaves before its end cancels it."""
         if self._death is not None:
             raise EngineDownError(DOWN)
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(len(pixels), self._classes, self._stages, stream=terms.stream)
+        pending = self._pending[number] = Pending(
+            len(pixels), self._classes, self._stages, stream=terms.stream, left=left
+        )
         self.worker.put(Submit(number, pixels, terms, time.monotonic()))
         try:
             yield pending
@@ -154,12 +165,17 @@ class Engine:
             raise
         finally:
             del self._pending[number]
+            if pending.done.done() and not pending.done.cancelled():
+                pending.done.exception()  # asked for, or asyncio would complain that nobody did
 
     def _tick(self) -> None:
-        """Look at the oldest wait, again and again: brown-out must also end when nobody asks."""
+        """Look at the backlog, again and again: brown-out must also end when nobody asks."""
         now, oldest = time.monotonic(), self.worker.oldest
         since = float(oldest.min()) if len(oldest) else math.inf
-        self._brownout.update(now, max(0.0, now - since) if math.isfinite(since) else 0.0)
+        wait = max(0.0, now - since) if math.isfinite(since) else 0.0
+        # A fast engine's places are all taken before anyone has waited for long.
+        full = self.inflight / (FULL * self.capacity)
+        self._brownout.update(now, max(wait, full * self._brownout.high))
         if not self.down:
             asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 

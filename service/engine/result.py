@@ -1,6 +1,7 @@
 """A request's answers, put together as its tickets land."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,21 +64,23 @@ class Result:
 class Pending:
     """A request in the engine: `done` is its result when everything has left; `landings` tells a stream of each exit.
 
-    `landings` holds a Result of some rows for every message, and ends with None, or with the error.
+    `landings` holds a Result of some rows for every message, and ends with None; `left` is told how many have left.
     """
 
-    def __init__(self, images: int, classes: int, stages: int, *, stream: bool) -> None:
+    def __init__(self, images: int, classes: int, stages: int, *, stream: bool, left: Callable[[int], None]) -> None:
         self.result = Result.empty(images, classes, stages)
         self.done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.landings: asyncio.Queue[Result | None] | None = asyncio.Queue() if stream else None
-        self._missing = images
+        self._missing, self._left = images, left
 
     def land(self, answers: Answers, mine: Rows, now: float) -> None:
         """Rows `mine` of `answers` belong to this request."""
         rows = self.result.put(answers, mine, now)
         if self.landings is not None:
             self.landings.put_nowait(self.result.take(rows))
-        self._missing -= int((answers.reason[mine] != Reason.GOES_ON).sum())
+        left = int((answers.reason[mine] != Reason.GOES_ON).sum())
+        self._missing -= left
+        self._left(left)
         if self._missing == 0:
             self._end()
             if not self.done.done():

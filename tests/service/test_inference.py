@@ -105,8 +105,21 @@ def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path) -> None
     async def scenario(service: Service) -> None:
         lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
         assert (await anext(lines))["exit"] == 1
-        assert service.engine.inflight == 4
         await lines.aclose()
+        assert service.engine.inflight == 0
+
+    play(tiny_weights, scenario)
+
+
+def test_who_reads_a_stream_slowly_holds_no_places(tiny_weights: Path) -> None:
+    async def scenario(service: Service) -> None:
+        lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
+        seen = [await anext(lines)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while service.engine.inflight:  # nothing more is read meanwhile
+                await asyncio.sleep(0.01)
+        seen += [line async for line in lines]
+        assert sum(line["final"] for line in seen) == 4
         assert service.engine.inflight == 0
 
     play(tiny_weights, scenario)

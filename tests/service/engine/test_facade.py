@@ -465,18 +465,40 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
     asyncio.run(main())
 
 
+async def until_level(engine: Engine, clock: Clock, wanted: Callable[[int], bool]) -> None:
+    """Until the brown-out level is as wanted, on a clock that hurries."""
+    for _ in range(1000):
+        if wanted(engine.brownout_level):
+            return
+        clock.ahead += 5.0
+        await asyncio.sleep(facade.TICK_SECONDS / 10)
+    raise AssertionError("the level does not move")
+
+
+def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast engine's places are all taken before anyone has waited for long."""
+    backend, clock = FakeBackend(), Clock()
+    monkeypatch.setattr(facade, "time", clock)
+    monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+
+    async def main() -> None:
+        engine = Engine(
+            lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None, brownout_seconds=60
+        )
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        engine.admit(60)
+        await until_level(engine, clock, lambda level: level == LEVELS)
+        engine.release(60)
+        await until_level(engine, clock, lambda level: level == 0)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(facade, "time", clock)
-
-    async def level(engine: Engine, wanted: Callable[[int], bool]) -> None:
-        """Until it is as wanted, on a clock that hurries."""
-        for _ in range(1000):
-            if wanted(engine.brownout_level):
-                return
-            clock.ahead += 5.0
-            await asyncio.sleep(facade.TICK_SECONDS / 10)
-        raise AssertionError("the level does not move")
 
     async def main() -> None:
         monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
@@ -489,11 +511,11 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
         backend.fail = lambda stage, pixels: (step.acquire(timeout=PATIENCE_SECONDS), None)[1]
         waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
         step.release()  # the second batch is on its way, and the third image waits in sight
-        await level(engine, lambda level: level == LEVELS)
+        await until_level(engine, clock, lambda level: level == LEVELS)
         for _ in range(2):
             step.release()
         await waiting
-        await level(engine, lambda level: level == 0)
+        await until_level(engine, clock, lambda level: level == 0)
         await engine.stop()
 
     asyncio.run(main())

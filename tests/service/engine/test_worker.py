@@ -341,6 +341,18 @@ def test_gauges_see_who_waits() -> None:
     assert talk.worker.queued.tolist() == [0, 0, 0]
 
 
+def test_gauges_see_who_came_while_the_device_was_busy() -> None:
+    with talking(FakeBackend()) as talk:
+        with device_held(talk):
+            talk.submit(1, pictures(5, 1.0))
+            talk.submit(2, pictures(2, 1.0))
+            assert talk.worker.queued.tolist() == [7, 0, 0]
+            assert np.isfinite(talk.worker.oldest).tolist() == [True, False, False]
+        talk.stop()
+        assert talk.worker.queued.tolist() == [0, 0, 0]
+        assert np.isinf(talk.worker.oldest).all()
+
+
 def test_gauges_of_a_worker_that_died_count_nobody() -> None:
     backend = FakeBackend(max_batch=1)
     with talking(backend) as talk:

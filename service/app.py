@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
+from service.bodies import BodyMemory
 from service.errors import RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
 from service.openapi import DESCRIPTION, complete
@@ -54,6 +55,8 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(oip.router)
     app.include_router(playground.router)
+    shed = service.metrics.shed.labels("memory").inc
+    app.add_middleware(BodyMemory, limit=service.settings.max_bodies_bytes, shed=shed)
     app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -66,7 +66,12 @@ class Metrics:
             "msmlp_effective_threshold", "The default policy's threshold, brown-out included.", ["exit"], registry=r
         )
         self.brownout = Gauge("msmlp_brownout_level", "0 none ... 8 the cheapest operating point.", registry=r)
-        self.shed = Counter("msmlp_shed", "Images not admitted.", ["reason"], registry=r)
+        self.shed = Counter(
+            "msmlp_shed",
+            "Not admitted: images for want of places, requests for want of memory.",
+            ["reason"],
+            registry=r,
+        )
         self.agreement = Gauge(
             "msmlp_shadow_agreement",
             "Share of early answers that the last exit agrees with, of the newest ones run to the end; NaN before any.",
@@ -97,7 +102,8 @@ class Metrics:
                 by_stage.labels(exit)
         self.images.labels(NO_EXIT, "expired")
         self.image_seconds.labels(NO_EXIT)
-        self.shed.labels("capacity")
+        for reason in ("capacity", "memory"):
+            self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)
         for outcome in ("met", "late", "cut_short", "expired"):

@@ -1,6 +1,7 @@
 """Every setting of the service: one frozen object, from options and `MSMLP_...` in the environment."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,12 +46,33 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=512, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
+    max_bodies_bytes: int = Field(
+        default=2**30, ge=1, description="Bytes that all request bodies hold at once; more are shed with 429."
+    )
     decode_threads: int = Field(default=max(2, os.cpu_count() or 2), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
 
 
-def load_settings(**given: Any) -> Settings:
-    """Settings from the environment and `given` (None means not given); OptionError names the first bad one."""
+def option(name: str) -> str:
+    """A setting as the command line writes it."""
+    return "--" + name.replace("_", "-")
+
+
+def load_settings(written: Callable[[str], str] = option, /, **given: Any) -> Settings:
+    """Settings from the environment and `given` (None means not given).
+
+    Args:
+        written: a name of a setting → how whoever gave it has written it.
+        given: settings that go before the environment.
+
+    Raises:
+        OptionError: names the first bad one.
+    """
+    for name in given:
+        if name not in Settings.model_fields:
+            raise OptionError(
+                written(name), f"no such setting; there are {', '.join(map(written, Settings.model_fields))}"
+            )
     known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
         if name.startswith("MSMLP_") and name not in known:
@@ -61,5 +83,5 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         # Said as the one who set it would.
-        option = f"MSMLP_{name.upper()}" if given.get(name) is None else "--" + name.replace("_", "-")
-        raise OptionError(option, first["msg"]) from None
+        setting = f"MSMLP_{name.upper()}" if given.get(name) is None else written(name)
+        raise OptionError(setting, first["msg"]) from None

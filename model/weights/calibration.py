@@ -124,7 +124,7 @@ def expectation(
     min_exit: int = 1,
     max_exit: int | None = None,
 ) -> Expectation:
-    """Accuracy, its binomial standard error, mean cost and exit shares of `thresholds` [K-1] on a table [N, K].
+    """Accuracy, its standard error, mean cost and exit shares of `thresholds` [K-1] on a table [N, K].
 
     `gflops` [K] is cumulative.
     """
@@ -132,13 +132,18 @@ def expectation(
 
 
 def measured(left: NDArray[np.int64], correct: NDArray[np.bool_], gflops: NDArray[np.float64]) -> Expectation:
-    """The same for images that leave at the exits `left` [N], 1...K."""
+    """The same for images that leave at the exits `left` [N], 1...K.
+
+    The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of N + 2,
+    so that it is never 0: no number of images shows that an exit is always right.
+    """
     images, exits = correct.shape
-    accuracy = float(correct[np.arange(images), left - 1].mean())
+    right = int(correct[np.arange(images), left - 1].sum())
+    smoothed = (right + 1) / (images + 2)
     share = np.bincount(left - 1, minlength=exits) / images
     return Expectation(
-        accuracy,
-        float(np.sqrt(accuracy * (1 - accuracy) / images)),
+        right / images,
+        float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
         float(share @ gflops),
         tuple(share.tolist()),
     )

@@ -9,6 +9,7 @@ from safetensors.numpy import save
 
 from model.errors import WeightsError
 from model.weights import describe, load_calibration, load_weights, model_version
+from model.weights.calibration import expectation
 
 
 @pytest.fixture
@@ -26,6 +27,17 @@ def test_no_calibration_says_what_to_do(own_weights: Path) -> None:
     (own_weights / "calibration.json").unlink()
     with pytest.raises(WeightsError, match="not calibrated; run msmlp calibrate"):
         load_calibration(load_weights(own_weights))
+
+
+@pytest.mark.parametrize(("right", "images"), [(12, 12), (0, 12), (9, 12), (4000, 5000)])
+def test_the_accuracy_is_the_share_and_its_standard_error_never_nothing(right: int, images: int) -> None:
+    correct = (np.arange(images) < right)[:, None]
+    got = expectation(np.ones((images, 1), np.float32), correct, np.array([0.1]), np.array([]))
+    assert got.accuracy == right / images
+    assert got.standard_error > 0
+    # The spread of the rate given these images, when every rate was as likely before.
+    rates = np.random.default_rng(0).beta(right + 1, images - right + 1, 200_000)
+    assert got.standard_error == pytest.approx(rates.std(), rel=0.05)
 
 
 def test_a_calibration_of_other_weights_is_refused(own_weights: Path) -> None:

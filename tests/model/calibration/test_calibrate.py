@@ -69,15 +69,18 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     made = calibrate(own_weights, cifar10_folder, "cpu")
     weights = load_weights(own_weights)
     images = validation_images(weights, load_dataset(cifar10_folder, 32))
-    rows = np.arange(len(images))
+    count = len(images)
+
+    # Smoothed by one image that is for no class.
+    target = (count * np.eye(10)[images.labels][:, None] + 1 / 10) / (count + 1)
 
     def loss(temperatures: tuple[float, ...]) -> np.ndarray:
         backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
-        own = run_every_exit(backend, images.pixels).probabilities[rows, :, images.labels]
-        return -np.log(np.maximum(own, 1e-38)).mean(axis=0)
+        probabilities = run_every_exit(backend, images.pixels).probabilities
+        return -(target * np.log(np.maximum(probabilities, 1e-38))).sum(axis=2).mean(axis=0)
 
     fitted = loss(made.temperatures)
-    for other in (1.0, 0.9, 1.1):
+    for other in (0.9, 1.1):
         assert (fitted <= loss(tuple(other * t for t in made.temperatures)) + 1e-6).all()
     assert (fitted <= loss((1.0, 1.0, 1.0)) + 1e-6).all()
 

@@ -38,13 +38,7 @@ def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Mod
         MsmlpError: weights, settings or a device that do not fit.
     """
     alone = {"brownout_ms": 0, "shadow": 0, "weights": None if weights is None else Path(weights)}
-    chosen = load_settings(**{**alone, **settings})
-    if chosen.device == "cuda":
-        # Torch takes seconds to import, so only a wish that may not come true is checked this early.
-        from model.backends.devices import pick_device
-
-        pick_device(chosen.device)
-    return Model(build_service(chosen))
+    return Model(build_service(load_settings(str, **{**alone, **settings})))
 
 
 class Model:
@@ -53,6 +47,8 @@ class Model:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._lock, self._closed = threading.Lock(), False
+        # Streams that have begun; only the model's loop touches it.
+        self._open: set[AsyncGenerator[dict[str, Any], None]] = set()
         started: Future[None] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._live(started)), name="msmlp-model", daemon=True
@@ -111,6 +107,9 @@ class Model:
         self._service.engine.start()
         await self._closing.wait()
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        # One by one, each from its outermost generator inward: asyncio's own end of them knows no order.
+        for documents in [*self._open]:
+            await self._end(documents)
         await self._service.engine.stop()
         self._service.decoders.shutdown()
 
@@ -138,11 +137,19 @@ class Model:
         documents = self._landing(request)
         with request.errors():
             try:
-                while (document := self._run(_next(documents))) is not None:
+                while (document := self._run(self._next(documents))) is not None:
                     yield StreamLine(document)
             finally:
                 if not self._closed:
-                    self._run(_end(documents))
+                    self._run(self._end(documents))
+
+    async def _next(self, documents: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
+        self._open.add(documents)
+        return await anext(documents, None)
+
+    async def _end(self, documents: AsyncGenerator[dict[str, Any], None]) -> None:
+        self._open.discard(documents)
+        await documents.aclose()
 
 
 class _Request:
@@ -173,11 +180,3 @@ class _Request:
         except MsmlpError as error:
             retry_after = error.retry_after if isinstance(error, RetryableError) else None
             raise ServiceError.of_problem(problem(error, self._id)[1], retry_after) from error
-
-
-async def _next(documents: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
-    return await anext(documents, None)
-
-
-async def _end(documents: AsyncGenerator[dict[str, Any], None]) -> None:
-    await documents.aclose()

@@ -56,6 +56,12 @@ def choose_backend(
 
         return build_onnx
 
+    if device == "cuda":
+        # Torch takes seconds to import, so only a wish that may not come true is checked before the backend is built.
+        from model.backends.devices import pick_device
+
+        pick_device(device)
+
     def build_torch() -> StageBackend:
         from model.backends.torch import TorchBackend
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import msmlp
@@ -265,6 +266,20 @@ def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path, digit_f
         assert len(model(digit_files[:4]).results) == 4
 
 
+def test_a_model_is_closed_quietly_whatever_is_still_open(
+    tiny_weights: Path, digit_files: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    with msmlp.load(tiny_weights, device="cpu") as model:
+        streams = [model.stream(digit_files[:4], thresholds=[1, 1]) for _ in range(3)]
+        for stream in streams:
+            next(stream)
+    assert caplog.messages == []
+    assert model._service.engine.inflight == 0
+    for stream in streams:
+        with pytest.raises(RuntimeError, match="the model is closed"):
+            next(stream)
+
+
 # --- threads, ends, faults ---------------------------------------------------------------------------------------
 
 
@@ -367,13 +382,23 @@ def test_a_device_that_fails_is_an_error_and_the_next_may_work(
     assert model(picture(0.9, size=32), thresholds=[0.5, 0.5]).results[0].exit == 1
 
 
-def test_weights_settings_and_devices_that_do_not_fit(tiny_weights: Path, tmp_path: Path) -> None:
+def test_weights_settings_and_devices_that_do_not_fit(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(CallerError, match="there is no weights folder"):
         msmlp.load(tmp_path / "nowhere")
-    with pytest.raises(CallerError, match="--max-batch"):
+    with pytest.raises(CallerError, match=r"^max_batch: "):
         msmlp.load(tiny_weights, max_batch=0)
-    with pytest.raises(CallerError, match="--colour"):
-        msmlp.load(tiny_weights, colour="red")
+    for value in ("red", None):
+        with pytest.raises(CallerError, match=r"^colour: no such setting; there are weights, .*, max_batch, "):
+            msmlp.load(tiny_weights, colour=value)
+    monkeypatch.setenv("MSMLP_CAPACITY", "0")
+    with pytest.raises(CallerError, match=r"^MSMLP_CAPACITY: "):
+        msmlp.load(tiny_weights)
+    monkeypatch.delenv("MSMLP_CAPACITY")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CallerError, match="cuda is not available here"):
+        msmlp.load(tiny_weights, device="cuda")
 
     def broken() -> Any:
         raise DeviceError("no such device")

@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 import httpx
 
 from msmlp.answer import Answer, StreamLine
+from msmlp.deadline import AsyncTimedStream, TimedStream
 from msmlp.errors import ServiceError
 from msmlp.images import Images
 from msmlp.options import Options
@@ -25,7 +26,8 @@ class Client:
 
     Args:
         url: where the service is, as `http://127.0.0.1:8000`.
-        timeout: seconds a call may take, all its attempts and waits together.
+        timeout: seconds a call may take, all its attempts, waits and reading together; of a stream, to its last line.
+            The clock is looked at whenever bytes come, so a call may last longer by one silence of the service.
         retries: attempts after the first.
         sleep, clock: what waits and what tells the time, in seconds.
     """
@@ -94,13 +96,15 @@ class Client:
         attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
         while True:
             try:
-                return self._attempt(self._http.build_request(**request, timeout=attempts.left), stream)
+                return self._attempt(self._http.build_request(**request, timeout=attempts.left), stream, attempts)
             except ServiceError as error:
                 self._sleep(attempts.wait_after(error))
 
-    def _attempt(self, request: httpx.Request, stream: bool) -> httpx.Response:
+    def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
         try:
             response = self._http.send(request, stream=True)
+            assert isinstance(response.stream, httpx.SyncByteStream)
+            response.stream = TimedStream(response.stream, attempts)
             if not (stream and response.is_success):
                 response.read()
         except httpx.RequestError as error:
@@ -174,13 +178,16 @@ class AsyncClient:
         attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
         while True:
             try:
-                return await self._attempt(self._http.build_request(**request, timeout=attempts.left), stream)
+                built = self._http.build_request(**request, timeout=attempts.left)
+                return await self._attempt(built, stream, attempts)
             except ServiceError as error:
                 await self._sleep(attempts.wait_after(error))
 
-    async def _attempt(self, request: httpx.Request, stream: bool) -> httpx.Response:
+    async def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
         try:
             response = await self._http.send(request, stream=True)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = AsyncTimedStream(response.stream, attempts)
             if not (stream and response.is_success):
                 await response.aread()
         except httpx.RequestError as error:

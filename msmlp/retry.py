@@ -32,6 +32,11 @@ class Attempts:
         """Seconds until the call's end, never less than a millisecond."""
         return max(0.001, self._end - self._clock())
 
+    @property
+    def over(self) -> bool:
+        """Whether the call has taken all its time."""
+        return self._clock() >= self._end
+
     def wait_after(self, error: ServiceError) -> float:
         """Seconds to wait before the next attempt; raises `error` when there is to be none."""
         again = error.code == "unreachable" or error.status in (429, 503)

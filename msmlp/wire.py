@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -30,6 +32,8 @@ def classify_request(
 ) -> dict[str, Any]:
     """What httpx needs to build a `POST /classify`: one multipart form of images and options."""
     fields = as_text(options)
+    if request_id is not None and not (request_id.isascii() and request_id.isprintable()):
+        raise ServiceError(f"this cannot be sent: the request id {request_id!a}; allowed: ASCII text", code="not_sent")
     # The service asks for at least one part to see a form.
     files = [("images", (f"{i}", encoded(image))) for i, image in enumerate(read_images(images))]
     return {
@@ -72,10 +76,12 @@ def stream_line(text: str, response: httpx.Response) -> StreamLine:
 
 def failure(response: httpx.Response) -> ServiceError:
     """The error in a response, whose body was read."""
-    retry_after = response.headers.get("retry-after", "")
-    seconds = float(retry_after) if retry_after.isdigit() else None
+    seconds = _seconds(response.headers.get("retry-after", ""))
     try:
-        return ServiceError.of_problem(response.json(), seconds)
+        problem = response.json()
+        if response.status_code in (404, 405):  # the address is at fault, and only the caller knows it
+            problem = {**problem, "detail": f"{response.request.url}: {problem['detail']}"}
+        return ServiceError.of_problem(problem, seconds)
     except (ValueError, KeyError, TypeError):  # a proxy's page, or another service
         return ServiceError(
             f"{response.request.url} answers {response.status_code} {response.reason_phrase}",
@@ -94,6 +100,19 @@ def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
     if isinstance(error, httpx.TransportError):
         return ServiceError(f"no answer from {url} ({error})", code="unreachable")
     return ServiceError(f"{url} answers, but not as msmlp does ({error})", code="not_understood")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """From now on; RFC 9110 has whole seconds or a date. None for anything else."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return None
+    # Of the three forms of a date one names no zone; all are UTC.
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def _not_understood(response: httpx.Response) -> ServiceError:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +36,8 @@ class Reply:
 
 DROPPED, SILENT = Reply(status=-1), Reply(status=-2)
 """The connection is closed without a response; nothing is answered while the test runs."""
+TRICKLE = Reply(body=" " * 500)
+"""A hundred bytes a second, until the client has gone."""
 
 
 def refusal(status: int, code: str = "overloaded", retry_after: str | None = None) -> Reply:
@@ -84,8 +86,18 @@ def scripted(*replies: Reply) -> Iterator[Scripted]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(reply.content) + reply.cut))
             self.end_headers()
-            self.wfile.write(reply.content)
+            if reply is TRICKLE:
+                self._trickle(reply.content)
+            else:
+                self.wfile.write(reply.content)
             self.close_connection = reply.cut
+
+        def _trickle(self, content: bytes) -> None:
+            with suppress(OSError):
+                for number in range(len(content)):
+                    self.wfile.write(content[number : number + 1])
+                    ended.wait(0.01)
+            self.close_connection = True
 
         do_GET = do_POST = _answer  # noqa: N815
 

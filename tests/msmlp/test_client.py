@@ -5,7 +5,10 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from PIL import Image
 
 import msmlp
 from msmlp.retry import FIRST_WAIT
-from tests.msmlp.scripted import ANSWER, DROPPED, SILENT, Reply, refusal, scripted
+from tests.msmlp.scripted import ANSWER, DROPPED, SILENT, TRICKLE, Reply, refusal, scripted
 
 LINE = {"request_id": "theirs", "index": 0, "reason": "goes_on", "final": False}
 
@@ -161,10 +164,22 @@ def test_a_lost_connection_is_tried_again_at_once_and_then_later(ask: Driver) ->
     assert FIRST_WAIT / 2 <= first <= FIRST_WAIT <= second <= 2 * FIRST_WAIT
 
 
-def test_what_is_not_a_date_in_seconds_is_waited_for_as_without(ask: Driver) -> None:
-    with scripted(refusal(503, retry_after="Wed, 21 Oct 2026 07:28:00 GMT"), Reply()) as server:
+def test_a_busy_service_may_name_a_date(ask: Driver) -> None:
+    soon, past = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (3600, -3600))
+    asctime = soon.strftime("%a %b %d %H:%M:%S %Y")
+    replies = [refusal(503, retry_after=text) for text in (format_datetime(soon, usegmt=True), asctime)]
+    with scripted(*replies, refusal(429, retry_after=format_datetime(past, usegmt=True)), Reply()) as server:
+        ask(server.url, "classify", b"image", timeout=10_000)
+    *waited, none = ask.time.slept
+    assert all(0 < seconds <= 3600 for seconds in waited)
+    assert (len(waited), none) == (2, 0)
+
+
+@pytest.mark.parametrize("text", ["\xb2", "-1", "1.5", "soon", "Wed, 99 Oct 2026 07:28:00 GMT"])
+def test_what_is_neither_seconds_nor_a_date_is_waited_for_as_without(ask: Driver, text: str) -> None:
+    with scripted(refusal(503, retry_after=text), Reply()) as server:
         ask(server.url, "classify", b"image")
-    assert ask.time.slept[0] <= FIRST_WAIT
+    assert 0 < ask.time.slept[0] <= FIRST_WAIT
 
 
 def test_every_attempt_is_the_same_request(ask: Driver) -> None:
@@ -224,6 +239,14 @@ def test_a_service_that_says_nothing_takes_too_long(ask: Driver) -> None:
         assert (error.status, error.code) == (None, "timeout")
         assert server.url in error.detail
     assert ask.time.slept == []
+
+
+@pytest.mark.parametrize("method", ["classify", "stream", "model"])
+def test_an_answer_that_trickles_takes_too_long(ask: Driver, method: str) -> None:
+    ask.time.clock = time.monotonic  # type: ignore[method-assign]
+    with scripted(TRICKLE) as server:
+        error = ask.fails(server.url, method, *([b"image"] if method != "model" else []), timeout=0.2)
+    assert (error.status, error.code, len(server.asked)) == (None, "timeout", 1)
 
 
 def test_a_service_that_is_not_ready(ask: Driver) -> None:
@@ -298,7 +321,14 @@ def test_what_is_no_address_is_refused_at_once(kind: Callable[[str], Any], url: 
         kind(url)
 
 
-def test_a_request_id_that_no_header_can_carry(ask: Driver) -> None:
+@pytest.mark.parametrize("request_id", ["a\nb", "\u2603", "\xe9", "\udcff", "\x00"])
+@pytest.mark.parametrize("method", ["classify", "stream"])
+def test_a_request_id_that_no_header_can_carry(ask: Driver, method: str, request_id: str) -> None:
     with scripted(Reply()) as server:
-        error = ask.fails(server.url, "classify", np.zeros((2, 2, 3), np.uint8), request_id="a\nb")
+        error = ask.fails(server.url, method, np.zeros((2, 2, 3), np.uint8), request_id=request_id)
     assert (error.code, ask.time.slept, server.asked) == ("not_sent", [], [])
+
+
+def test_a_path_where_nothing_is_is_named(ask: Driver, url: str) -> None:
+    error = ask.fails(f"{url}/x", "classify", b"image")
+    assert (error.status, error.code, error.detail) == (404, "not_found", f"{url}/x/classify: there is nothing here")

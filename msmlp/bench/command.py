@@ -56,8 +56,8 @@ def engine(
     _say(f"engine / bound {result['efficiency']:.3f}; host {result['host_us_per_image']:.2f} us an image")
     for row in result["load"]:
         _say(
-            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, p50 {row['p50_ms']} ms, "
-            f"p99 {row['p99_ms']} ms, degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
+            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, p50 {_ms(row['p50_ms'])}, "
+            f"p99 {_ms(row['p99_ms'])}, degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
         )
 
 
@@ -77,9 +77,11 @@ def http(
     """
     from model.errors import DataError, OptionError
     from msmlp.bench.http import bench_http
+    from msmlp.wire import checked_url
 
+    checked_url(url)
     counts = [text.strip() for text in connections.split(",")]
-    if not all(text.isdigit() and 0 < int(text) <= 1024 for text in counts):
+    if not all(text.isascii() and text.isdigit() and 0 < int(text) <= 1024 for text in counts):
         raise OptionError("--connections", f"{connections!r} is no list of numbers 1 to 1024, as in 1,8,32")
     paths = files or [Path(__file__).parents[2] / "examples" / "cat.jpg"]
     try:
@@ -94,7 +96,7 @@ def http(
     for row in result["load"]:
         _say(
             f"{row['connections']:4} connections: {row['requests_per_second']:8.1f} requests/s, "
-            f"p50 {row['p50_ms']} ms, p95 {row['p95_ms']} ms, p99 {row['p99_ms']} ms, statuses {row['statuses']}"
+            f"p50 {_ms(row['p50_ms'])}, p95 {_ms(row['p95_ms'])}, p99 {_ms(row['p99_ms'])}, statuses {row['statuses']}"
         )
 
 
@@ -108,6 +110,10 @@ def _say(line: str) -> None:
 
 def _print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value} ms"
 
 
 def _shares(shares: list[float]) -> str:

@@ -55,11 +55,11 @@ async def _load(url: str, images: list[bytes], connections: int, seconds: float)
         start = time.monotonic()
         await asyncio.gather(*(_sender(client, images, n, start + seconds, seen) for n in range(connections)))
         took = time.monotonic() - start
-    milliseconds = 1e3 * np.percentile(seen.seconds, (50, 95, 99)) if seen.seconds else np.full(3, np.nan)
+    percentiles = (1e3 * np.percentile(seen.seconds, (50, 95, 99))).round(3).tolist() if seen.seconds else [None] * 3
     answered = sum(seen.exits.values())
     return {
         "requests_per_second": round(answered / took, 1),
-        **dict(zip(("p50_ms", "p95_ms", "p99_ms"), milliseconds.round(3).tolist(), strict=True)),
+        **dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True)),
         "statuses": dict(seen.statuses),
         "exit_share": {str(k): round(n / answered, 4) for k, n in sorted(seen.exits.items())},
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.errors import WeightsError
 from model.weights.calibration import Calibration
-from model.weights.files import read_checked, write_atomically
+from model.weights.files import read_checked, read_json, write_atomically
 from model.weights.manifest import Weights
 
 EXPORT = "export.json"
@@ -71,20 +71,24 @@ def load_graphs(weights: Weights, calibration: Calibration) -> tuple[bytes, ...]
     Raises:
         WeightsError: missing, damaged, or made before the weights or their calibration changed.
     """
-    path = weights.folder / EXPORT
-    remedy = f"run msmlp export --weights {weights.folder}"
     try:
-        file = ExportFile.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{weights.folder} holds no ONNX graphs; {remedy}") from None
-    except ValidationError as error:
-        raise WeightsError(f"{path}: {error.errors()[0]['msg']}; {remedy}") from None
-    wanted = origin(weights, calibration)
-    stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
-    if stale:
-        raise WeightsError(f"the ONNX graphs in {weights.folder} were made with another {stale[0]}; {remedy}")
-    names = [graph_name(k) for k in range(len(weights.manifest.cascade.stages))]
-    try:
+        file = _load_file(weights.folder)
+        wanted = origin(weights, calibration)
+        stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
+        if stale:
+            raise WeightsError(f"the ONNX graphs in {weights.folder} were made with another {stale[0]}")
+        names = [graph_name(k) for k in range(len(weights.manifest.cascade.stages))]
         return tuple(read_checked(weights.folder / name, file.files.get(name)) for name in names)
     except WeightsError as error:
-        raise WeightsError(f"{error}; {remedy}") from None
+        raise WeightsError(f"{error}; run msmlp export --weights {weights.folder}") from None
+
+
+def _load_file(folder: Path) -> ExportFile:
+    path = folder / EXPORT
+    read = read_json(path)
+    if read is None:
+        raise WeightsError(f"{folder} holds no ONNX graphs")
+    try:
+        return ExportFile.model_validate(read[1])
+    except ValidationError as error:
+        raise WeightsError(f"{path}: {error.errors()[0]['msg']}") from None

@@ -69,9 +69,10 @@ def _accuracy(name: str, raw: Any) -> float:
 
 
 def _count(name: str, raw: Any) -> int:
-    value = _number(name, raw, 1, 1e9, "a whole number, 1 or more")
+    allowed = "a whole number, 1 to 1e9"
+    value = _number(name, raw, 1, 1e9, allowed)
     if value != int(value):
-        raise OptionError(name, "is no whole number; allowed: a whole number, 1 or more")
+        raise OptionError(name, f"is no whole number; allowed: {allowed}")
     return int(value)
 
 

@@ -42,17 +42,13 @@ def serve(settings: Settings) -> None:
     """
     _log(settings.log_level)
     service = build_service(settings)
-    if settings.device == "cuda":
-        # Torch takes seconds to import, so only a wish that may not come true is checked this early.
-        from model.backends.devices import pick_device
-
-        pick_device(settings.device)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(service),
             log_config=None,
             access_log=settings.log_level == "debug",
             server_header=False,
+            ws="none",  # a wish for a WebSocket is a request like any other, with an answer like any other
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         server = _Server(service, config)

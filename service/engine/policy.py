@@ -142,7 +142,7 @@ class Policy:
                 raise OptionError("max_gflops", f"no exit is that cheap; allowed: {_up(self._gflops[0])} or more")
             high = min(high, affordable)
         if low > high:
-            raise OptionError("min_exit", f"{low} is above the last exit allowed, {high}")
+            raise OptionError("min_exit", f"{low} is above the last exit; allowed: 1 to {high}")
         return low, high
 
 

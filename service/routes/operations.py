@@ -27,7 +27,10 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
+# Load balancers probe with HEAD. The first route of a path answers and tells its methods, the second describes it:
+# one route of two methods would stand in the description twice.
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
+@router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez(service: ServiceDep) -> dict[str, bool]:
     """Whether the process is worth keeping: 503 once the engine has died."""
     if service.engine.down:
@@ -36,6 +39,7 @@ async def livez(service: ServiceDep) -> dict[str, bool]:
 
 
 @router.get("/readyz", response_model=Ready, responses=_NOT_NOW)
+@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are served now; 503 says why not."""
     service.check_ready()

@@ -54,6 +54,30 @@ def test_no_version_leaves_the_server(served: Served) -> None:
         assert "server" not in answer.headers
 
 
+def test_a_wish_for_a_websocket_is_answered_like_any_other(served: Served) -> None:
+    wish = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    wish |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "X-Request-ID": "wish-1"}
+    answer = httpx.get(f"{served.url}/classify", headers=wish, timeout=PATIENCE_SECONDS)
+    assert (answer.status_code, answer.headers["X-Request-ID"]) == (405, "wish-1")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "method_not_allowed"
+
+
+def test_what_is_no_http_request_is_refused_as_the_documentation_says(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"text/plain" in head
+    assert body == b"Invalid HTTP request received."
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    assert f"400, `text/plain`, `{body.decode()}`" in page
+
+
 def test_a_hundred_megapixels_are_refused_unread(served: Served) -> None:
     stream = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(stream, "PNG")

@@ -159,7 +159,7 @@ def test_exit_bounds(policy: Policy, scores: np.ndarray) -> None:
     for options, allowed in [
         (RequestOptions(min_exit=4), "1 to 3"),
         (RequestOptions(max_exit=4), "1 to 3"),
-        (RequestOptions(min_exit=3, max_exit=2), "above the last exit allowed, 2"),
+        (RequestOptions(min_exit=3, max_exit=2), "above the last exit; allowed: 1 to 2"),
     ]:
         with pytest.raises(OptionError, match=allowed):
             policy.plan(options)

@@ -15,6 +15,17 @@ def test_alive_and_ready(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"ready": True}
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes_may_ask_without_a_body(client: httpx.Client, path: str) -> None:
+    answer = client.head(path, headers={"X-Request-ID": "probe-1"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    told = client.get(path, headers={"X-Request-ID": "probe-1"}).headers
+    assert all(answer.headers[name] == told[name] for name in ("X-Request-ID", "Content-Type", "Content-Length"))
+    refused = client.post(path)
+    assert refused.status_code == 405
+    assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+
+
 def test_model_says_what_msmlp_info_does(client: httpx.Client, service: Service) -> None:
     said, info = client.get("/model").json(), weights_info(service.settings.weights)
     assert said["default_policy"] == "balanced"

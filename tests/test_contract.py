@@ -14,6 +14,7 @@ from service.errors import STATUS
 from service.metrics import Metrics
 from service.options import RequestOptions
 from service.schemas import Answer, ImageAnswer, OperatingPointAnswer, Problem, StageReport
+from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = (ROOT / "tests" / "contract.md").read_text()
@@ -55,6 +56,7 @@ def commands() -> list[str]:
         ("field of an operating point", list(OperatingPointAnswer.model_fields)),
         ("field of an error", list(Problem.model_fields)),
         ("error code", sorted({code for _, code in STATUS.values()})),
+        ("setting", list(Settings.model_fields)),
         ("metric", sorted(family.name for family in Metrics(3, "any", "1").registry.collect())),
     ],
 )

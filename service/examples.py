@@ -36,11 +36,11 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
 # Of weights/cifar10-xs and examples/cat.jpg with policy=accurate and top_k=2.
 ANSWER: dict[str, Any] = {
     "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
-    "model": {"name": "cifar10-xs", "version": "a9b5cf59f1ed"},
+    "model": {"name": "cifar10-xs", "version": "488420924108"},
     "operating_point": {
         "name": "accurate",
         "source": "request",
-        "thresholds": [0.9160726070404053, 0.33580106496810913],
+        "thresholds": [0.9157400727272034, 0.33550068736076355],
         "expected_accuracy": 0.8066,
         "expected_gflops": 0.00834039168,
     },
@@ -49,11 +49,11 @@ ANSWER: dict[str, Any] = {
             "index": 0,
             "label": "cat",
             "class_id": 3,
-            "confidence": 0.45489967,
-            "score": 0.45489967,
+            "confidence": 0.45464244,
+            "score": 0.45464244,
             "top_k": [
-                {"label": "cat", "class_id": 3, "probability": 0.45489967},
-                {"label": "dog", "class_id": 5, "probability": 0.41982764},
+                {"label": "cat", "class_id": 3, "probability": 0.45464244},
+                {"label": "dog", "class_id": 5, "probability": 0.41964927},
             ],
             "exit": 2,
             "exits": 3,
@@ -63,8 +63,8 @@ ANSWER: dict[str, Any] = {
             "stages": [
                 {
                     "stage": 1,
-                    "score": 0.72292751,
-                    "confidence": 0.72292751,
+                    "score": 0.72237682,
+                    "confidence": 0.72237682,
                     "label": "frog",
                     "queue_ms": 1.283,
                     "compute_ms": 4.927,
@@ -72,8 +72,8 @@ ANSWER: dict[str, Any] = {
                 },
                 {
                     "stage": 2,
-                    "score": 0.45489967,
-                    "confidence": 0.45489967,
+                    "score": 0.45464244,
+                    "confidence": 0.45464244,
                     "label": "cat",
                     "queue_ms": 0.777,
                     "compute_ms": 1.851,
@@ -91,11 +91,11 @@ STREAM_LINE: dict[str, Any] = {
     "index": 0,
     "label": "cat",
     "class_id": 3,
-    "confidence": 0.45489967,
-    "score": 0.45489967,
+    "confidence": 0.45464244,
+    "score": 0.45464244,
     "top_k": [
-        {"label": "cat", "class_id": 3, "probability": 0.45489967},
-        {"label": "dog", "class_id": 5, "probability": 0.41982764},
+        {"label": "cat", "class_id": 3, "probability": 0.45464244},
+        {"label": "dog", "class_id": 5, "probability": 0.41964927},
     ],
     "exit": 2,
     "exits": 3,
@@ -105,8 +105,8 @@ STREAM_LINE: dict[str, Any] = {
     "stages": [
         {
             "stage": 1,
-            "score": 0.72292751,
-            "confidence": 0.72292751,
+            "score": 0.72237682,
+            "confidence": 0.72237682,
             "label": "frog",
             "queue_ms": 0.265,
             "compute_ms": 2.348,
@@ -114,8 +114,8 @@ STREAM_LINE: dict[str, Any] = {
         },
         {
             "stage": 2,
-            "score": 0.45489967,
-            "confidence": 0.45489967,
+            "score": 0.45464244,
+            "confidence": 0.45464244,
             "label": "cat",
             "queue_ms": 6.446,
             "compute_ms": 7.273,
@@ -127,7 +127,7 @@ STREAM_LINE: dict[str, Any] = {
     "operating_point": {
         "name": "accurate",
         "source": "request",
-        "thresholds": [0.9160726070404053, 0.33580106496810913],
+        "thresholds": [0.9157400727272034, 0.33550068736076355],
         "expected_accuracy": 0.8066,
         "expected_gflops": 0.00834039168,
     },

@@ -3,9 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from model.weights.calibration import CalibrationFile
+
+FEW_IMAGES = 100
+"""With fewer validation images than this, an expected accuracy of 90 % has a standard error above 3 points."""
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -61,7 +67,7 @@ def train(
     from model.config import parse_assignments
     from model.training.trainer import TrainOptions
     from model.training.trainer import train as run
-    from model.weights import load_manifest
+    from model.weights import load_calibration, load_weights
 
     folder = run(
         TrainOptions(
@@ -79,11 +85,13 @@ def train(
             changes=parse_assignments(changes or []),
         )
     )
-    manifest = load_manifest(folder)
+    weights = load_weights(folder)
+    _warn_of_few_images(load_calibration(weights).file)
+    results = weights.manifest.results
     if as_json:
-        _print_json({"weights": str(folder), "results": manifest.results})
+        _print_json({"weights": str(folder), "results": results})
         return
-    for row in manifest.results:
+    for row in results:
         _say(f"exit {row['exit']}: {100 * row['accuracy']:.2f} % of {row['images']} validation images")
     _say(f"{folder} is ready: msmlp serve --weights {folder}")
 
@@ -116,10 +124,12 @@ def evaluate(
     )
     _say("exit      accuracy  GFLOPs   ECE")
     for row in result["exits"]:
-        _say(f"{row['exit']:<9} {100 * row['accuracy']:6.2f} %  {row['gflops']:.4f}  {row['ece']:.3f}")
+        _say(f"{row['exit']:<9} {100 * row['accuracy']:6.2f} %  {row['gflops']:<8.3g} {row['ece']:.3f}")
     _say("point     accuracy  GFLOPs   share of images at each exit")
     for row in result["operating_points"]:
-        _say(f"{row['name']:<9} {100 * row['accuracy']:6.2f} %  {row['mean_gflops']:.4f}  {_shares(row['exit_share'])}")
+        _say(
+            f"{row['name']:<9} {100 * row['accuracy']:6.2f} %  {row['mean_gflops']:<8.3g} {_shares(row['exit_share'])}"
+        )
 
 
 @app.command()
@@ -147,15 +157,16 @@ def calibrate(
     from model.calibration.calibrate import calibrate as run
 
     made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
+    _warn_of_few_images(made)
     if as_json:
         _print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points"}))
         return
     _say(f"{made.images} validation images of {data}, on {made.device} in {made.dtype}")
     _say(f"exit policy {made.exit_policy}, temperatures {_numbers(made.temperatures)}")
-    _say("point     accuracy ± s.e.   GFLOPs    ms      share of images at each exit")
+    _say("point     accuracy ± s.e.   GFLOPs   ms      share of images at each exit")
     for p in made.operating_points:
-        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:.2f} %"
-        _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:.4f}  {p.mean_ms or 0:.4f}  {_shares(p.exit_share)}")
+        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:5.2f} %"
+        _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {_shares(p.exit_share)}")
 
 
 @app.command()
@@ -208,13 +219,13 @@ def info(
         tokens = (cascade["image_size"] // stage["patch"]) ** 2
         _say(
             f"exit {exit['exit']}: {tokens} tokens, width {stage['width']}, {stage['depth']} blocks; "
-            f"{exit['gflops']:.4f} GFLOPs so far ({exit['gflops_unfolded']:.4f} unfolded)"
+            f"{exit['gflops']:.3g} GFLOPs so far ({exit['gflops_unfolded']:.3g} unfolded)"
         )
     if "temperatures" in result:
         _say(f"exit policy {result['exit_policy']}, temperatures {_numbers(result['temperatures'])}")
     for point in result.get("operating_points", []):
         accuracy = f"{100 * point['expected_accuracy']:6.2f} %"
-        _say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:.4f} GFLOPs  {_shares(point['exit_share'])}")
+        _say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:<8.3g} GFLOPs  {_shares(point['exit_share'])}")
     if "command" in result.get("training", {}):
         _say(f"trained by: {result['training']['command']}")
 
@@ -225,6 +236,18 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+
+
+def _warn_of_few_images(calibration: "CalibrationFile") -> None:
+    """Before the results, on stderr, so that it stands with --json too."""
+    if calibration.images >= FEW_IMAGES:
+        return
+    error = max(point.standard_error for point in calibration.operating_points)
+    counted = "1 validation image" if calibration.images == 1 else f"{calibration.images} validation images"
+    sys.stderr.write(
+        f"only {counted}: the standard error of an expected accuracy is up to {100 * error:.1f} points; "
+        "more of them, in a val/ folder, would tell more\n"
+    )
 
 
 def _numbers(numbers: list[float] | tuple[float, ...]) -> str:

@@ -37,7 +37,7 @@ class Table:
         """The image that is `index` of the names: what it is, which exit said so and why, what it cost."""
         exit = f"{result.exit or '-'} of {result.exits}"
         why = result.reason.replace("_", " ")
-        cost = f"{result.gflops:8.4f}  {self._share(result.gflops):>7}"
+        cost = f"{result.gflops:8.3g}  {self._share(result.gflops):>7}"
         first = self._what(self._names[index], result.label or "-", self._bar(result.confidence))
         rows = [f"{first} {exit:<7} {why:<9} {cost} {result.latency_ms:8.1f}"]
         if self._top:
@@ -51,7 +51,7 @@ class Table:
         counted = "1 image" if len(costs) == 1 else f"{len(costs)} images"
         name = point.name or ", ".join(f"{t:g}" for t in point.thresholds)
         return self._shown(
-            f"{counted}: {mean:.4f} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.4f}; "
+            f"{counted}: {mean:.3g} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.3g}; "
             f"operating point {name} ({point.source}), expected accuracy {100 * point.expected_accuracy:.1f} %"
         )
 

@@ -1,12 +1,15 @@
 """The offline commands as processes: what stands on stdout, what on stderr, and the exit status."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from model.config import preset
 from model.evaluate import evaluate
+from model.flops import cumulative_gflops
 from tests.e2e.conftest import Call, run_msmlp
 
 
@@ -23,7 +26,13 @@ def test_calibrate_prints_one_document_and_writes_it(tiny_weights: Path, cifar10
     (folder / "calibration.json").unlink()
     done = run_msmlp("calibrate", "--weights", folder, "--data", cifar10_folder, "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
+    [said] = [line for line in done.stderr.splitlines() if "validation images" in line]
     printed = json.loads(done.stdout)["operating_points"]
+    error = max(point["standard_error"] for point in printed)
+    assert said.startswith(
+        f"only 40 validation images: the standard error of an expected accuracy is up to {100 * error:.1f}"
+    )
+    assert "val/ folder" in said
     assert printed == json.loads((folder / "calibration.json").read_text())["operating_points"]
     assert {"fast", "balanced", "accurate"} <= {point["name"] for point in printed}
 
@@ -44,6 +53,7 @@ def test_train_prints_one_document_and_its_progress_elsewhere(cifar10_folder: Pa
     assert document["weights"] == str(tmp_path / "w")
     assert [row["exit"] for row in document["results"]] == [1, 2, 3]
     assert "epoch 1: loss" in done.stderr
+    assert done.stderr.count("only 40 validation images") == 1
 
 
 def test_info_of_a_preset_for_people(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +61,24 @@ def test_info_of_a_preset_for_people(call: Call, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr()
     assert "exit 3: 64 tokens, width 512, 8 blocks" in printed.out
     assert printed.err == ""
+
+
+def test_small_costs_are_not_rounded_away(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", "--preset", "tiny") == 0
+    said = re.findall(r"; (\S+) GFLOPs so far", capsys.readouterr().out)
+    assert [float(cost) for cost in said] == pytest.approx(cumulative_gflops(preset("tiny")), rel=5e-3)
+
+
+def test_many_validation_images_are_nothing_to_warn_of(
+    call: Call, capsys: pytest.CaptureFixture[str], tiny_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(digits_folder, tmp_path / "digits"))
+    (data / "test").rename(data / "val")
+    command = ("train", "--data", data, "--preset", "tiny", "--recipe", "quick", "--epochs", "0", "--device", "cpu")
+    assert call(*command, "--out", tmp_path / "w") == 0
+    printed = capsys.readouterr()
+    assert "of 150 validation images" in printed.out
+    assert "only" not in printed.err
 
 
 def test_tables_for_people(

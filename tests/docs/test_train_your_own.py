@@ -10,7 +10,6 @@ import string
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -96,19 +95,32 @@ def test_training_calibrating_and_evaluating_go_as_the_page_says(followed: Follo
 
 
 def test_a_floor_and_a_budget_are_kept_over_http(followed: Followed) -> None:
+    """Whatever the training gave: an accuracy is granted if it is expected of a point, and refused if not."""
     [serve] = [block.split() for block in blocks("console") if "msmlp serve" in block]
     assert serve[:3] == ["msmlp", "serve", "--weights"]
     with msmlp_serve(followed.folder / serve[3]) as running:
         running.wait_for("engine: ready")
         answers = [called(block, followed.folder, running.url) for block in blocks("bash")]
-    documents: list[Any] = [answer.json() for answer in answers]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 422], documents
-    floor, budget, accurate, refused = documents
-    assert floor["operating_point"]["expected_accuracy"] >= 0.6
-    assert budget["operating_point"]["expected_gflops"] <= 0.0005
-    assert accurate["operating_point"]["name"] == "accurate"
-    assert accurate["operating_point"]["expected_accuracy"] >= floor["operating_point"]["expected_accuracy"]
-    assert re.search(r"min_accuracy: .*allowed: 0 to 0\.\d+", refused["detail"])
+    floor, budget, accurate, too_cheap, certain = answers
+    calibration = json.loads((followed.folder / serve[3] / "calibration.json").read_text())
+    most = max(point["expected_accuracy"] for point in calibration["operating_points"])
+
+    assert_kept_or_refused(floor, "min_accuracy", 0.6, most)
+    assert_kept_or_refused(accurate, "accuracy_floor", 0.6, most)
+    assert_kept_or_refused(certain, "min_accuracy", 1, most)
+    assert budget.status_code == 200, budget.text
+    assert budget.json()["operating_point"]["expected_gflops"] <= 0.0005
+    assert too_cheap.status_code == 422
+    assert re.search(r"budget_gflops: .*allowed: 0\.000\d+ or more", too_cheap.json()["detail"])
+
+
+def assert_kept_or_refused(answer: httpx.Response, name: str, accuracy: float, most: float) -> None:
+    if accuracy <= most:
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["operating_point"]["expected_accuracy"] >= accuracy
+        return
+    assert answer.status_code == 422, answer.text
+    assert re.search(rf"{name}: .*allowed: 0 to 0\.\d+", answer.json()["detail"])
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -87,50 +87,10 @@ ANSWER: dict[str, Any] = {
     "throughput_images_per_second": 10.6,
 }
 STREAM_LINE: dict[str, Any] = {
-    "request_id": "63d50e470eb14da88d0359188a271f05",
-    "index": 0,
-    "label": "cat",
-    "class_id": 3,
-    "confidence": 0.45464244,
-    "score": 0.45464244,
-    "top_k": [
-        {"label": "cat", "class_id": 3, "probability": 0.45464244},
-        {"label": "dog", "class_id": 5, "probability": 0.41964927},
-    ],
-    "exit": 2,
-    "exits": 3,
-    "reason": "confident",
-    "gflops": 0.010434816,
-    "degraded": False,
-    "stages": [
-        {
-            "stage": 1,
-            "score": 0.72237682,
-            "confidence": 0.72237682,
-            "label": "frog",
-            "queue_ms": 0.265,
-            "compute_ms": 2.348,
-            "batch_size": 1,
-        },
-        {
-            "stage": 2,
-            "score": 0.45464244,
-            "confidence": 0.45464244,
-            "label": "cat",
-            "queue_ms": 6.446,
-            "compute_ms": 7.273,
-            "batch_size": 1,
-        },
-    ],
-    "latency_ms": 23.63,
+    "request_id": ANSWER["request_id"],
+    **ANSWER["results"][0],
     "final": True,
-    "operating_point": {
-        "name": "accurate",
-        "source": "request",
-        "thresholds": [0.9157400727272034, 0.33550068736076355],
-        "expected_accuracy": 0.8066,
-        "expected_gflops": 0.00834039168,
-    },
+    "operating_point": ANSWER["operating_point"],
 }
 
 _ERRORS: tuple[MsmlpError, ...] = (

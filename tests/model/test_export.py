@@ -139,7 +139,7 @@ def change(name: str, value: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "stage-3.onnx").unlink(), "stage-3.onnx is missing"),
         (lambda folder: (folder / "export.json").unlink(), "holds no ONNX graphs"),
         (lambda folder: (folder / "export.json").write_text("{}"), "export.json: Field required"),
-        (lambda folder: (folder / "export.json").write_bytes(b"\xff"), "export.json: "),
+        (lambda folder: (folder / "export.json").write_bytes(b"\xff"), "export.json is not JSON"),
         (change("temperatures", [1.5, 1.5, 1.5]), "made with another temperatures"),
         (change("exit_policy", "entropy"), "made with another exit_policy"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -273,7 +274,8 @@ def test_a_model_is_closed_quietly_whatever_is_still_open(
         streams = [model.stream(digit_files[:4], thresholds=[1, 1]) for _ in range(3)]
         for stream in streams:
             next(stream)
-    assert caplog.messages == []
+    # An earlier test of the same process may have asked for what is said when all is well.
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert model._service.engine.inflight == 0
     for stream in streams:
         with pytest.raises(RuntimeError, match="the model is closed"):

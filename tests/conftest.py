@@ -6,7 +6,7 @@ import pickle
 import shutil
 import struct
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # Before torch is first imported, and for the processes that tests start: at the size of the networks here, a second
 # thread costs more than it brings, several times more on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """What is set where the tests run must not decide them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("MSMLP_")]:
+            patch.delenv(name)
+        yield
 
 
 @dataclass(frozen=True)

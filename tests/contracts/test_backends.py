@@ -171,8 +171,12 @@ def test_nothing_can_be_released_that_was_never_admitted(backend: StageBackend, 
         backend.release((slots + 1) % CAPACITY)
 
 
-def test_releasing_no_slot_is_fine(backend: StageBackend) -> None:
+def test_releasing_no_slot_is_fine_and_frees_none(backend: StageBackend, pixels: Pixels) -> None:
+    slots = backend.admit(pixels[:2])
     backend.release(np.zeros(0, dtype=np.int64))
+    backend.release(slots)
+    with pytest.raises(DeviceError):
+        backend.release(slots)
 
 
 def test_outputs_have_the_shapes_and_kinds_promised(backend: StageBackend, pixels: Pixels) -> None:

@@ -1,6 +1,5 @@
 """One model in-process and one service of the same weights and settings, for all tests that only ask them."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,6 @@ from tests.e2e.conftest import call  # noqa: F401  (a fixture)
 from tests.servers import encoded, serving
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "max_images": 40, "brownout_ms": 0, "shadow": 0}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> Iterator[None]:
-    """What is set where the tests run must not decide them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MSMLP_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")

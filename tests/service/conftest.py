@@ -1,6 +1,5 @@
 """One real service for all tests that only talk to it."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,6 @@ from model.weights import load_calibration, load_weights
 from service.settings import Settings
 from service.state import Service, build_service
 from tests.servers import encoded, serving
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> Iterator[None]:
-    """What is set where the tests run must not decide them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MSMLP_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -175,9 +175,11 @@ def _threshold(engine: Engine, policy: Policy, exit: int) -> float:
 
 
 def _queued(worker: Worker, stage: int) -> float:
-    return float(worker.queued[stage]) if len(worker.queued) else 0.0
+    load = worker.load
+    return 0.0 if load is None else float(load.queued[stage])
 
 
 def _age(worker: Worker, stage: int) -> float:
-    since = worker.oldest[stage] if len(worker.oldest) else np.inf
-    return max(0.0, time.monotonic() - since) if np.isfinite(since) else 0.0
+    load = worker.load
+    since = math.inf if load is None else float(load.oldest[stage])
+    return max(0.0, time.monotonic() - since) if math.isfinite(since) else 0.0

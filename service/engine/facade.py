@@ -170,8 +170,8 @@ class Engine:
 
     def _tick(self) -> None:
         """Look at the backlog, again and again: brown-out must also end when nobody asks."""
-        now, oldest = time.monotonic(), self.worker.oldest
-        since = float(oldest.min()) if len(oldest) else math.inf
+        now, load = time.monotonic(), self.worker.load
+        since = math.inf if load is None else float(load.oldest.min())
         wait = max(0.0, now - since) if math.isfinite(since) else 0.0
         # A fast engine's places are all taken before anyone has waited for long.
         full = self.inflight / (FULL * self.capacity)

@@ -17,6 +17,7 @@ from service.engine.messages import (
     Failed,
     History,
     Inbound,
+    Load,
     Outbound,
     Ran,
     Shadowed,
@@ -46,7 +47,7 @@ class Loop:
         seconds: NDArray[np.float64] | None = None,
         shadow_every: int = 0,
         reserve: int = 0,
-        publish: Callable[[Scheduler], None] = lambda scheduler: None,
+        publish: Callable[[Load], None] = lambda load: None,
     ) -> None:
         self.backend, self._send, self._publish = backend, send, publish
         self.scheduler = Scheduler(
@@ -74,12 +75,16 @@ class Loop:
             self.backend.release(slots)
             self._send(Cancelled("queue", len(slots)))
 
+    def load(self) -> Load:
+        """What waits now."""
+        return Load(self.scheduler.waiting(), self.scheduler.oldest_since())
+
     def run_once(self) -> None:
         """Let go whose deadline has come, then run one batch, if anything waits."""
         start = time.monotonic()
         self._give_up(start)
         batch = self.scheduler.next_batch(start)
-        self._publish(self.scheduler)  # now: while the batch runs, those aboard wait no longer
+        self._publish(self.load())  # now: while the batch runs, those aboard wait no longer
         if batch is None:
             return
         try:

@@ -117,10 +117,33 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Ready:
-    """Every stage and bucket is warm; which backend, and on what device."""
+    """Every stage and bucket is warm; which backend, on what device, and how many images may be in flight."""
 
     backend: str
     device: str
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What waits, for gauges, brown-out and admission.
+
+    `queued` [K] counts the images that wait for each stage (those aboard a batch do not), `oldest` [K] is since when
+    the longest-waiting of them waits (monotonic seconds; inf where none does). At the device's best rates and the exits
+    of late: `backlog_seconds` of device time remain for what waits, `seconds_per_image` are what an image takes that
+    arrives, and `work_seconds` is what has been run so far, of which the increase in a second is the load.
+    """
+
+    queued: NDArray[np.int64]
+    oldest: NDArray[np.float64]
+    backlog_seconds: float = 0.0
+    seconds_per_image: float = 0.0
+    work_seconds: float = 0.0
+
+    @classmethod
+    def none(cls, stages: int) -> "Load":
+        """Nothing waits."""
+        return cls(np.zeros(stages, dtype=np.int64), np.full(stages, np.inf))
 
 
 @dataclass(frozen=True)

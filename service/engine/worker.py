@@ -6,15 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from model.backends.protocol import StageBackend, warm_up
 from model.errors import MsmlpError
 from service.engine.loop import Loop
-from service.engine.messages import Died, Inbound, Outbound, Ready, Stop, Submit
-from service.engine.scheduler import Scheduler
+from service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop, Submit
 
 log = logging.getLogger("msmlp.engine")
 
@@ -39,8 +36,7 @@ class Worker:
         self._put_images = self._taken_images = 0
         self._thread = threading.Thread(target=self._main, name="msmlp-engine", daemon=True)
         self.ready = threading.Event()
-        self._queued = np.zeros(0, dtype=np.int64)
-        self._oldest = np.zeros(0)
+        self._load: Load | None = None
 
     def start(self) -> None:
         """Begin building and warming the backend; `ready` says when it is done."""
@@ -54,21 +50,18 @@ class Worker:
         self._inbox.put(message)
 
     @property
-    def queued(self) -> NDArray[np.int64]:
-        """Images that wait for each stage, [K]; those aboard a batch do not. Empty before the engine is ready."""
-        queued = self._queued.copy()
-        if len(queued) and self.ready.is_set():
-            queued[0] += self._put_images - self._taken_images
-        return queued
-
-    @property
-    def oldest(self) -> NDArray[np.float64]:
-        """Since when the longest-waiting image of each stage waits, monotonic seconds, [K]; inf where none does."""
-        oldest = self._oldest.copy()
-        if len(oldest) and self.ready.is_set():
-            with suppress(IndexError):  # taken in just now
-                oldest[0] = min(oldest[0], self._arrivals[0])
-        return oldest
+    def load(self) -> Load | None:
+        """What waits, the inbox included; None while the engine is not ready."""
+        load = self._load
+        if load is None or not self.ready.is_set():
+            return None
+        queued, oldest = load.queued.copy(), load.oldest.copy()
+        waiting = self._put_images - self._taken_images
+        queued[0] += waiting
+        with suppress(IndexError):  # taken in just now
+            oldest[0] = min(oldest[0], self._arrivals[0])
+        backlog = load.backlog_seconds + waiting * load.seconds_per_image
+        return replace(load, queued=queued, oldest=oldest, backlog_seconds=backlog)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the thread to end."""
@@ -79,19 +72,19 @@ class Worker:
         try:
             backend = self._build()
             seconds = warm_up(backend)
-            reserve = backend.capacity - self._capacity
+            reserve = max(0, backend.capacity - self._capacity)
             loop = Loop(
                 backend,
                 self._send,
                 seconds=seconds,
                 shadow_every=self._shadow_every,
-                reserve=max(0, reserve),
+                reserve=reserve,
                 publish=self._publish,
             )
-            self._publish(loop.scheduler)
+            self._publish(loop.load())
             self.ready.set()
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
-            self._send(Ready(backend.name, backend.device))
+            self._send(Ready(backend.name, backend.device, backend.capacity - reserve))
             self._serve(loop)
         except MsmlpError as error:
             detail = str(error)
@@ -101,8 +94,6 @@ class Worker:
             log.exception("engine stopped")
         finally:
             self.ready.clear()
-            # Nobody waits for the dead.
-            self._queued, self._oldest = np.zeros_like(self._queued), np.full_like(self._oldest, np.inf)
             self._send(Died(detail))
 
     def _serve(self, loop: "Loop") -> None:
@@ -126,6 +117,6 @@ class Worker:
             except queue.Empty:
                 return messages
 
-    def _publish(self, scheduler: Scheduler) -> None:
-        """For the gauges: arrays are replaced, never changed, so other threads may read them."""
-        self._queued, self._oldest = scheduler.waiting(), scheduler.oldest_since()
+    def _publish(self, load: Load) -> None:
+        """For other threads: replaced, never changed."""
+        self._load = load

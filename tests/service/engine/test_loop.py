@@ -184,7 +184,7 @@ def test_shadow_batches_are_reported_as_the_others_are() -> None:
 def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left() -> None:
     published: list[list[int]] = []
     ran: list[tuple[int, int]] = []
-    hand = ByHand(capacity=66, publish=lambda scheduler: published.append(scheduler.waiting().tolist()))
+    hand = ByHand(capacity=66, publish=lambda load: published.append(load.queued.tolist()))
     hand.backend.fail = lambda stage, pixels: ran.append((stage, len(pixels)))
     hand.submit(1, pictures(66, 0.2, 1.0))
     hand.run()

@@ -38,7 +38,7 @@ class Saturated:
             part = images[start : start + REQUEST]
             self._loop.receive(Submit(self._request, part, terms, time.monotonic()))
             self._request += 1
-        while not self._loop.scheduler.idle():
+        while not self._loop.idle:
             self._loop.run_once()
         failed = [message.detail for message in self._landed if isinstance(message, Failed)]
         if failed:

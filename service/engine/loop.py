@@ -79,6 +79,16 @@ class Loop:
         """What waits now."""
         return Load(self.scheduler.waiting(), self.scheduler.oldest_since())
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to run, not even a shadow."""
+        return self.scheduler.idle()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self.scheduler.waiting().any())
+
     def run_once(self) -> None:
         """Let go whose deadline has come, then run one batch, if anything waits."""
         start = time.monotonic()

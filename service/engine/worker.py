@@ -99,9 +99,9 @@ class Worker:
     def _serve(self, loop: "Loop") -> None:
         stopping = False
         while True:
-            if stopping and not loop.scheduler.waiting().any() and self._inbox.empty():
+            if stopping and not loop.busy and self._inbox.empty():
                 return
-            for message in self._drain(block=loop.scheduler.idle()):
+            for message in self._drain(block=loop.idle):
                 stopping |= isinstance(message, Stop)
                 loop.receive(message)
                 if isinstance(message, Submit):

@@ -96,9 +96,16 @@ class FakeBackend:
     device = "none"
 
     def __init__(
-        self, *, stages: int = 3, classes: int = 4, size: int = 8, capacity: int = 256, max_batch: int = 64
+        self,
+        *,
+        stages: int = 3,
+        classes: int = 4,
+        size: int = 8,
+        capacity: int = 256,
+        max_batch: int = 64,
+        in_flight: int = 1,
     ) -> None:
-        self.stages, self.classes, self.size = stages, classes, size
+        self.stages, self.classes, self.size, self.in_flight = stages, classes, size, in_flight
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
         self.gate = Gate()
         self.batches: list[tuple[int, int]] = []

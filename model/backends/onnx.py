@@ -18,7 +18,7 @@ import onnxruntime
 class OnnxBackend:
     """Exported stages (model/export.py). One row more than the capacity: padding reads and writes there."""
 
-    name, device, dtype = "onnx", "cpu", "float32"
+    name, device, dtype, in_flight = "onnx", "cpu", "float32", 1
 
     def __init__(
         self, cascade: CascadeConfig, graphs: Sequence[bytes], *, capacity: int = 1024, max_batch: int = 64

@@ -42,6 +42,8 @@ class StageBackend(Protocol):
     size: int
     capacity: int
     buckets: tuple[int, ...]
+    in_flight: int
+    """How many batches may be launched before one is collected, no slot in two of them; 1 where `launch` waits."""
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → their slots [n].

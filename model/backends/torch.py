@@ -25,7 +25,7 @@ class _Launched:
 class TorchBackend:
     """Stages on a CPU or a GPU through torch. One row more than the capacity: padding reads and writes there."""
 
-    name = "torch"
+    name, in_flight = "torch", 1
 
     def __init__(
         self,

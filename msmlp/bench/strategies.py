@@ -79,7 +79,7 @@ def _batches(backend: StageBackend, images: Pixels, thresholds: Floats, *, shrin
 class ReplayBackend:
     """No device: every image answers with the scores recorded for it, so that what is timed is the host's own work."""
 
-    name, device, dtype, classes, size = "replay", "none", "float32", 2, 1
+    name, device, dtype, classes, size, in_flight = "replay", "none", "float32", 2, 1, 1
 
     def __init__(self, scores: NDArray[np.float32], max_batch: int) -> None:
         self._recorded = scores

@@ -179,10 +179,14 @@ class Engine:
         if not self.down:
             asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
-    def _send(self, message: Outbound) -> None:
+    def _send(self, messages: list[Outbound]) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, message)
+            self._loop.call_soon_threadsafe(self._deliver_all, messages)
+
+    def _deliver_all(self, messages: list[Outbound]) -> None:
+        for message in messages:
+            self._deliver(message)
 
     def _deliver(self, message: Outbound) -> None:
         if isinstance(message, Answers):

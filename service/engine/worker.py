@@ -21,12 +21,13 @@ BackendFactory = Callable[[], StageBackend]
 class Worker:
     """Runs `build()` and everything after it on a thread of its own: the device belongs to that thread.
 
-    `send` is called on that thread with every outbound message and must not block. Of `capacity` images in flight the
+    `send` is called on that thread with all that a batch brought and must not block: a hand-over wakes the other side,
+    which costs more than what is handed over. Of `capacity` images in flight the
     callers keep count; what slots the backend has beyond these are for shadows, one of `shadow_every` confident exits.
     """
 
     def __init__(
-        self, build: BackendFactory, send: Callable[[Outbound], None], *, capacity: int, shadow_every: int = 0
+        self, build: BackendFactory, send: Callable[[list[Outbound]], None], *, capacity: int, shadow_every: int = 0
     ) -> None:
         self._build, self._send = build, send
         self._capacity, self._shadow_every = capacity, shadow_every
@@ -37,6 +38,7 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name="msmlp-engine", daemon=True)
         self.ready = threading.Event()
         self._load: Load | None = None
+        self._outbox: list[Outbound] = []
 
     def start(self) -> None:
         """Begin building and warming the backend; `ready` says when it is done."""
@@ -75,7 +77,7 @@ class Worker:
             reserve = max(0, backend.capacity - self._capacity)
             loop = Loop(
                 backend,
-                self._send,
+                self._outbox.append,
                 seconds=seconds,
                 shadow_every=self._shadow_every,
                 reserve=reserve,
@@ -84,7 +86,8 @@ class Worker:
             self._publish(loop.load())
             self.ready.set()
             log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
-            self._send(Ready(backend.name, backend.device, backend.capacity - reserve))
+            self._outbox.append(Ready(backend.name, backend.device, backend.capacity - reserve))
+            self._flush()
             self._serve(loop)
         except MsmlpError as error:
             detail = str(error)
@@ -94,7 +97,8 @@ class Worker:
             log.exception("engine stopped")
         finally:
             self.ready.clear()
-            self._send(Died(detail))
+            self._outbox.append(Died(detail))
+            self._flush()
 
     def _serve(self, loop: "Loop") -> None:
         stopping = False
@@ -108,6 +112,7 @@ class Worker:
                     self._taken_images += len(message.pixels)
                     self._arrivals.popleft()
             loop.run_once()
+            self._flush()
 
     def _drain(self, *, block: bool) -> list[Inbound]:
         messages = [self._inbox.get()] if block else []
@@ -118,5 +123,11 @@ class Worker:
                 return messages
 
     def _publish(self, load: Load) -> None:
-        """For other threads: replaced, never changed."""
+        """For other threads: replaced, never changed. Who gives up waiting hears of it before the batch runs."""
         self._load = load
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outbox:
+            self._send(self._outbox.copy())
+            self._outbox.clear()

@@ -25,7 +25,7 @@ class Talk:
 
     def __init__(self, backend: FakeBackend) -> None:
         self.backend = backend
-        self._said: queue.SimpleQueue[Outbound] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[list[Outbound]] = queue.SimpleQueue()
         self.worker = Worker(lambda: backend, self._said.put, capacity=backend.capacity)
         self.worker.start()
         assert self.worker.ready.wait(PATIENCE_SECONDS)
@@ -40,7 +40,7 @@ class Talk:
         self.worker.join(PATIENCE_SECONDS)
         said = []
         while not self._said.empty():
-            said.append(self._said.get())
+            said += self._said.get()
         assert isinstance(said[-1], Died)
         return said
 
@@ -253,7 +253,7 @@ def test_cancelling_what_has_been_answered_is_nothing() -> None:
 
 def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
     backend, ready_at_batch = FakeBackend(max_batch=8), []
-    worker = Worker(lambda: backend, lambda message: None, capacity=8)
+    worker = Worker(lambda: backend, lambda messages: None, capacity=8)
     backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
     worker.start()
     assert worker.ready.wait(PATIENCE_SECONDS)
@@ -271,7 +271,7 @@ def cannot(error: Exception) -> list[Outbound]:
     def build() -> StageBackend:
         raise error
 
-    worker = Worker(build, said.append, capacity=8)
+    worker = Worker(build, said.extend, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
@@ -295,7 +295,7 @@ def test_a_backend_that_cannot_be_warmed_up_is_the_workers_end() -> None:
             raise MemoryError
 
     backend.fail = broken
-    worker = Worker(lambda: backend, said.append, capacity=8)
+    worker = Worker(lambda: backend, said.extend, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert [type(message) for message in said] == [Died]
@@ -306,7 +306,7 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
     threads = set()
     backend = FakeBackend()
     backend.fail = lambda stage, pixels: threads.add(threading.current_thread().name)
-    worker = Worker(lambda: threads.add(threading.current_thread().name) or backend, lambda message: None, capacity=8)
+    worker = Worker(lambda: threads.add(threading.current_thread().name) or backend, lambda messages: None, capacity=8)
     worker.start()
     worker.ready.wait(PATIENCE_SECONDS)
     worker.put(Stop())

@@ -11,6 +11,7 @@ MsmlpError
 │       └── ImageTooLargeError
 ├── TrainingStoppedError   training ended before its last epoch (NaN, interrupt)
 └── DeviceError            the device or a backend failed
+    └── OutOfMemoryError   it has no room for what was asked
 
 No status codes here: `service/errors.py` maps every leaf to HTTP.
 """
@@ -67,3 +68,7 @@ class TrainingStoppedError(MsmlpError):
 
 class DeviceError(MsmlpError):
     """The device or a backend failed."""
+
+
+class OutOfMemoryError(DeviceError):
+    """The device has no room for what was asked; less may still fit."""

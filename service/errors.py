@@ -25,6 +25,7 @@ from model.errors import (
     ImageTooLargeError,
     MsmlpError,
     OptionError,
+    OutOfMemoryError,
     TrainingStoppedError,
     UndecodableImageError,
     WeightsError,
@@ -128,8 +129,9 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     WeightsError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
     TrainingStoppedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
     DeviceError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    OutOfMemoryError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
 }
-"""Every leaf of both trees but BadImagesError, which takes its first image's."""
+"""Every error of both trees that is raised itself, but BadImagesError, which takes its first image's."""
 
 
 def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, Any]]:

@@ -14,7 +14,7 @@ from service.errors import STATUS, BadImagesError, MalformedBodyError, problem
 def leaves(kind: type[MsmlpError]) -> Iterator[type[MsmlpError]]:
     """What a server can raise; `msmlp` stands above it, with errors of its own."""
     below = [each for each in kind.__subclasses__() if not each.__module__.startswith("msmlp")]
-    if not below:
+    if not below or kind is DeviceError:  # raised itself too
         yield kind
     for each in below:
         yield from leaves(each)

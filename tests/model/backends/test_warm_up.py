@@ -1,0 +1,79 @@
+import logging
+
+import numpy as np
+import pytest
+
+from model.backends.protocol import warm_up
+from model.errors import DeviceError, OutOfMemoryError
+from tests.fakes import FakeBackend, Pixels
+
+
+def no_room_above(largest: int, stages: tuple[int, ...]) -> FakeBackend:
+    """A device that runs out of memory in these stages."""
+    backend = FakeBackend(max_batch=16)
+
+    def fail(stage: int, pixels: Pixels) -> None:
+        if stage in stages and len(pixels) > largest:
+            raise OutOfMemoryError("no room for 123 bytes")
+
+    backend.fail = fail
+    return backend
+
+
+def test_every_stage_has_a_time_in_every_bucket() -> None:
+    backend = FakeBackend(stages=2, max_batch=8)
+    seconds = warm_up(backend)
+    assert seconds.shape == (2, 4)
+    assert (seconds > 0).all()
+
+
+def test_batches_run_from_small_to_large_and_short_ones_several_times() -> None:
+    backend = FakeBackend(stages=2, max_batch=8)
+    warm_up(backend)
+    sizes = [images for _, images in backend.batches]
+    assert sizes == sorted(sizes)
+    assert all(backend.batches.count((stage, bucket)) >= 4 for stage in range(2) for bucket in backend.buckets)
+
+
+@pytest.mark.parametrize("stages", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_bucket_without_room_goes_and_those_above_it(
+    stages: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = no_room_above(6, stages)
+    with caplog.at_level(logging.WARNING, logger="msmlp.engine"):
+        seconds = warm_up(backend)
+    assert backend.buckets == (1, 2, 4)
+    assert seconds.shape == (3, 3)
+    assert backend.taken == 0
+    assert max(images for _, images in backend.batches) == (8 if 0 not in stages else 4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a batch of 8 does not fit (no room for 123 bytes): the largest is 4 now"
+    ]
+
+
+def test_what_is_left_runs() -> None:
+    backend = no_room_above(6, (1,))
+    warm_up(backend)
+    slots = backend.admit(np.zeros((4, 8, 8, 3), dtype=np.uint8))
+    assert len(backend.collect(backend.launch(0, slots)).score) == 4
+
+
+def test_no_room_for_a_single_image_is_the_end() -> None:
+    backend = no_room_above(0, (1,))
+    with pytest.raises(DeviceError, match="no room on none for a batch of 1: no room for 123 bytes"):
+        warm_up(backend)
+    assert backend.taken == 0
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_room() -> None:
+    backend = FakeBackend(max_batch=16)
+
+    def fail(stage: int, pixels: Pixels) -> None:
+        if len(pixels) == 4:
+            raise DeviceError("illegal memory access")
+
+    backend.fail = fail
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        warm_up(backend)
+    assert backend.taken == 0
+    assert backend.buckets[-1] == 16

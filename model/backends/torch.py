@@ -7,10 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.backends.devices import pick_device
+from model.backends.devices import pick_device, pick_dtype
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
-from model.errors import OptionError
 from model.served import served_stages
 from model.weights import Weights
 
@@ -51,7 +50,7 @@ class TorchBackend:
         """
         cascade = weights.manifest.cascade
         self._device = pick_device(device)
-        self._dtype = _dtype(dtype, self._device)
+        self._dtype = pick_dtype(dtype, self._device)
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
@@ -98,12 +97,3 @@ class TorchBackend:
     def release(self, slots: Slots) -> None:
         """Give slots back."""
         self._pool.give(slots)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    except KeyError:
-        raise OptionError("dtype", f"{name!r} is not one of auto, float32, bfloat16") from None

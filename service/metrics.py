@@ -11,10 +11,10 @@ from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
 from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Outbound, Ran, Ready, Shadowed
+from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from service.engine.policy import Policy
 from service.engine.result import Result
-from service.engine.worker import Worker
+from service.engine.seam import Handle
 from service.options import RequestOptions
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -86,6 +86,9 @@ class Metrics:
             "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
         )
         self.engine_up = Gauge("msmlp_engine_up", "1 while the engine takes images.", registry=r)
+        self.restarts = Counter(
+            "msmlp_engine_restarts", "Times that the engine's process had died and was started anew.", registry=r
+        )
         self.model_info = Gauge(
             "msmlp_model_info", "The model served.", ["name", "version", "backend", "device"], registry=r
         )
@@ -133,6 +136,8 @@ class Metrics:
             self.batch_size.labels(message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
+        elif isinstance(message, Died) and message.restarting:
+            self.restarts.inc()
         elif isinstance(message, Shadowed):
             for exit, agreed in zip(message.exit.tolist(), message.agreed.tolist(), strict=True):
                 newest = self._shadows.setdefault(exit, deque(maxlen=SHADOWS))
@@ -174,12 +179,12 @@ def _threshold(engine: Engine, policy: Policy, exit: int) -> float:
     return float(policy.plan(RequestOptions(), engine.brownout_level).thresholds[exit])
 
 
-def _queued(worker: Worker, stage: int) -> float:
+def _queued(worker: Handle, stage: int) -> float:
     load = worker.load
     return 0.0 if load is None else float(load.queued[stage])
 
 
-def _age(worker: Worker, stage: int) -> float:
+def _age(worker: Handle, stage: int) -> float:
     load = worker.load
     since = math.inf if load is None else float(load.oldest[stage])
     return max(0.0, time.monotonic() - since) if math.isfinite(since) else 0.0

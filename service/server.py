@@ -3,7 +3,6 @@
 import logging
 import signal
 import socket
-import sys
 from types import FrameType
 
 import uvicorn
@@ -11,6 +10,7 @@ import uvicorn
 from model.errors import DeviceError, OptionError
 from service.app import create_app
 from service.engine.messages import Died, Outbound
+from service.logs import log_to_stderr
 from service.settings import Settings
 from service.state import Service, build_service
 
@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
         CallerError: weights, settings, device or address that do not fit; said before anything is started.
         DeviceError: the engine could not be built or warmed up, or has died.
     """
-    _log(settings.log_level)
+    log_to_stderr(settings.log_level)
     service = build_service(settings)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
         failures: list[str] = []
 
         def watch(message: Outbound) -> None:
-            if isinstance(message, Died) and not server.should_exit:
+            if isinstance(message, Died) and not message.restarting and not server.should_exit:
                 # A process without an engine is of no use: let whoever runs it start another.
                 failures.append(message.detail)
                 server.should_exit = True
@@ -66,15 +66,6 @@ def serve(settings: Settings) -> None:
         server.run(sockets=[listener])
     if failures:
         raise DeviceError(f"the engine ended: {failures[0]}")
-
-
-def _log(level: str) -> None:
-    """Our own records and uvicorn's at `level`; libraries' only when something is wrong."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("msmlp", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -21,7 +21,7 @@ from service.app import create_app
 from service.engine.facade import Engine
 from service.engine.messages import Outbound
 from service.engine.policy import Policy
-from service.engine.worker import BackendFactory
+from service.engine.seam import BackendFactory
 from service.server import listen
 from service.settings import Settings
 from service.state import Service, build_service

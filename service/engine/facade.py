@@ -14,12 +14,15 @@ from model.exits import Reason
 from service.engine.brownout import Brownout
 from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Outbound, Stop, Submit, Terms
 from service.engine.result import Pending, Result
+from service.engine.seam import BackendFactory, Handle
 from service.engine.throughput import Throughput
-from service.engine.worker import BackendFactory, Worker
+from service.engine.worker import Worker
 from service.errors import EngineDownError, OverloadedError, StartingError
 
 DOWN = "the engine is down"
 """All a client is told; the log knows why."""
+
+RESTARTING = "the engine is down and being restarted"
 
 STOP_SECONDS = 30
 """How long an ending service waits for what is in flight; the thread is a daemon and dies with the process."""
@@ -50,6 +53,7 @@ class Engine:
         observe: Observer,
         brownout_seconds: float = 0,
         shadow_every: int = 0,
+        worker: Callable[..., Handle] = Worker,
     ) -> None:
         self.capacity, self._classes, self._stages = capacity, classes, stages
         self.inflight = 0
@@ -59,8 +63,9 @@ class Engine:
         self._pending: dict[int, Pending] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
+        self._restarting = False
         self._brownout = Brownout(brownout_seconds)
-        self.worker = Worker(build, self._send, capacity=capacity, shadow_every=shadow_every)
+        self.worker = worker(build, self._send, capacity=capacity, shadow_every=shadow_every)
 
     def start(self) -> None:
         """Start the worker; call with the loop running."""
@@ -82,6 +87,8 @@ class Engine:
         if self._death is not None:
             raise EngineDownError(DOWN)
         if not self.worker.ready.is_set():
+            if self._restarting:
+                raise EngineDownError(RESTARTING)
             raise StartingError("the service is starting: stages are being warmed up")
 
     @property
@@ -151,8 +158,7 @@ class Engine:
         self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
     ) -> Iterator[Pending]:
         """A request in the engine; whoever leaves before its end cancels it."""
-        if self._death is not None:
-            raise EngineDownError(DOWN)
+        self.check()
         number = next(self._numbers)
         pending = self._pending[number] = Pending(
             len(pixels), self._classes, self._stages, stream=terms.stream, left=left
@@ -195,7 +201,9 @@ class Engine:
             for number in message.requests.tolist():
                 self._fail(number, message.detail)
         elif isinstance(message, Died):
-            self._death = message.detail
+            self._restarting = message.restarting
+            if not message.restarting:
+                self._death = message.detail
             for number in list(self._pending):
                 self._fail(number, DOWN)
         self._tell(message)

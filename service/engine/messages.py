@@ -157,9 +157,10 @@ class Ran:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker has ended, and with what error."""
+    """The worker has ended, and with what error: who was in flight is lost. Another Ready follows if `restarting`."""
 
     detail: str
+    restarting: bool = False
 
 
 Inbound = Submit | Cancel | Stop

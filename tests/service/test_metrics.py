@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.exits import Reason
 from service.app import CLIENT_CLOSED_REQUEST
 from service.engine import loop
-from service.metrics import SCORES
+from service.engine.messages import Died
+from service.metrics import SCORES, Metrics
 from service.middleware import ROUTES
 from service.options import RequestOptions
 from service.state import Service
@@ -424,3 +425,11 @@ def check_labels(samples: Samples, service: Service) -> None:
     for name, labels in samples:
         for label, value in labels:
             assert label == "le" or value in known[label], (name, label, value)
+
+
+def test_restarts_of_the_engines_process_are_counted() -> None:
+    metrics = Metrics(3, "a name", "a version")
+    metrics.observe(Died("killed", restarting=True))
+    metrics.observe(Died("killed", restarting=True))
+    metrics.observe(Died("stopped"))
+    assert metrics.registry.get_sample_value("msmlp_engine_restarts_total") == 2

@@ -1,0 +1,96 @@
+"""The child's side: the process that owns the device.
+
+Deadlines and arrivals cross as they are: the monotonic clock is one for the whole system (CLOCK_MONOTONIC).
+"""
+
+import logging
+import os
+import select
+import signal
+import threading
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+
+from service.engine.messages import Inbound, Load, Outbound, Submit
+from service.engine.process.memory import Memory
+from service.engine.process.wire import Placed, pack, unpack
+from service.engine.seam import BackendFactory, run
+from service.logs import log_to_stderr
+
+
+def main(
+    build: BackendFactory,
+    memory: Memory,
+    inbound: Connection,
+    outbound: Connection,
+    capacity: int,
+    shadow_every: int,
+    log_level: int,
+) -> None:
+    """The engine's life in a process: see `seam.run`."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole group, but what is in flight is answered first: the end
+    # comes as a message. It comes at once when the parent is gone.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
+    if log_level:
+        log_to_stderr(logging.getLevelName(log_level))
+    run(build, ChildPort(memory, inbound, outbound), capacity=capacity, shadow_every=shadow_every)
+
+
+class ChildPort:
+    """The engine's end (seam.Port) in another process: it reads the pipe itself, so that no thread stands between."""
+
+    def __init__(self, memory: Memory, inbound: Connection, outbound: Connection) -> None:
+        self._memory, self._inbound, self._outbound = memory, inbound, outbound
+        self._poll = select.poll()
+        self._poll.register(inbound.fileno(), select.POLLIN)
+        self._submits = self._images = self._said = 0
+
+    def take(self, *, block: bool) -> list[Inbound]:
+        """What has come; with `block` wait for it."""
+        messages: list[Inbound] = []
+        if block and self._said < self._submits:
+            self.send([])  # the parent may be waiting for the places of what was taken in
+        try:
+            while (block and not messages) or self._poll.poll(0):
+                messages += map(self._read, unpack(self._inbound.recv_bytes()))
+        except (EOFError, OSError):
+            _end()
+        return messages
+
+    def _read(self, message: Inbound | Placed) -> Inbound:
+        if not isinstance(message, Placed):
+            return message
+        pixels = self._memory.read(message.start, message.images)
+        return Submit(message.request, pixels, message.terms, message.arrival)
+
+    def taken(self, message: Inbound) -> None:
+        """Counted, as the parent needs the places again."""
+        if isinstance(message, Submit):
+            self._submits += 1
+            self._images += len(message.pixels)
+
+    def send(self, messages: list[Outbound]) -> None:
+        """Hand messages over, and how many submits were taken in."""
+        self._said = self._submits
+        try:
+            self._outbound.send_bytes(pack((self._submits, messages)))
+        except OSError:
+            _end()
+
+    def publish(self, load: Load) -> None:
+        """Into shared memory, where it wakes nobody."""
+        self._memory.publish(load, self._submits, self._images)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    _end()
+
+
+def _end() -> None:
+    """At once, whatever runs: nobody is left to hear of it."""
+    os._exit(1)

@@ -1,0 +1,123 @@
+"""The seam, thread or process: the end that the façade holds, the end that the engine holds, and the engine's life."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from model.backends.protocol import StageBackend, warm_up
+from model.errors import CallerError, MsmlpError
+from service.engine.loop import Loop
+from service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop
+
+log = logging.getLogger("msmlp.engine")
+
+BackendFactory = Callable[[], StageBackend]
+
+Send = Callable[[list[Outbound]], None]
+"""Takes all that a batch brought and must not block. A hand-over wakes the other side, which costs more than what is
+handed over. Ready and Died come last in their list."""
+
+
+class Handle(Protocol):
+    """Whoever owns the device, as the façade sees it. One thread calls."""
+
+    @property
+    def ready(self) -> threading.Event:
+        """Set while every stage and bucket is warm and the engine lives."""
+
+    @property
+    def load(self) -> Load | None:
+        """What waits, those on their way included; None while the engine is not ready."""
+
+    def start(self) -> None:
+        """Begin building and warming the backend; `ready` says when it is done."""
+
+    def put(self, message: Inbound) -> None:
+        """Hand the engine a message; never blocks."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end that `Stop` asked for, `timeout` seconds at most."""
+
+
+class Port(Protocol):
+    """The façade, as the engine sees it. One thread calls, the one that owns the device."""
+
+    def take(self, *, block: bool) -> list[Inbound]:
+        """What has come, in order; with `block` at least one message, once there is one."""
+
+    def taken(self, message: Inbound) -> None:
+        """The engine holds what it needs of a message: its pixels may be overwritten."""
+
+    def send(self, messages: list[Outbound]) -> None:
+        """Hand messages over."""
+
+    def publish(self, load: Load) -> None:
+        """Show what waits."""
+
+
+def run(build: BackendFactory, port: Port, *, capacity: int, shadow_every: int) -> None:
+    """The engine's life: build, warm up, run whatever comes in until `Stop` or an error; Died is its last word.
+
+    Of `capacity` images in flight the callers keep count; what slots the backend has beyond these are for shadows, one
+    of `shadow_every` confident exits.
+    """
+    died = Died("stopped")
+    try:
+        backend = build()
+        seconds = warm_up(backend)
+        reserve = max(0, backend.capacity - capacity)
+        outbox: list[Outbound] = []
+
+        def flush() -> None:
+            if outbox:
+                port.send(outbox.copy())
+                outbox.clear()
+
+        def publish(load: Load) -> None:
+            port.publish(load)
+            flush()  # who gives up waiting hears of it before the batch runs
+
+        loop = Loop(
+            backend, outbox.append, seconds=seconds, shadow_every=shadow_every, reserve=reserve, publish=publish
+        )
+        port.publish(loop.load())
+        log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
+        port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
+        try:
+            _serve(loop, port, flush)
+        finally:
+            flush()
+    except MsmlpError as error:
+        # What the caller must mend, another start would not.
+        died = Died(str(error), restarting=not isinstance(error, CallerError))
+        log.error("engine stopped: %s", died.detail)
+    except Exception:
+        died = Died("engine failed", restarting=True)
+        log.exception("engine stopped")
+    finally:
+        port.send([died])
+
+
+def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
+    stopping = False
+    while True:
+        messages = port.take(block=loop.idle and not stopping)
+        if stopping and not messages and not loop.busy:
+            return
+        for message in messages:
+            stopping |= isinstance(message, Stop)
+            loop.receive(message)
+            port.taken(message)
+        loop.run_once()
+        flush()
+
+
+def with_inbox(load: Load, images: int, oldest: float) -> Load:
+    """`load`, and `images` that wait before the engine has taken them in, the first since `oldest`."""
+    queued, since = load.queued.copy(), load.oldest.copy()
+    queued[0] += images
+    since[0] = min(since[0], oldest)
+    backlog = load.backlog_seconds + images * load.seconds_per_image
+    return replace(load, queued=queued, oldest=since, backlog_seconds=backlog)

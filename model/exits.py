@@ -23,10 +23,15 @@ class Reason(IntEnum):
     EXPIRED = 5
 
 
+# The same as numpy's numbers: `decide` runs after every batch, and looking up an enum costs as much as comparing.
+GOES_ON, CONFIDENT, FINAL, MAX_EXIT = (np.int8(code) for code in list(Reason)[:4])
+
+
 def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[np.bool_]:
     """Which images are sure enough: the comparison itself, scores [n] against one threshold or [n]."""
-    limit = np.asarray(thresholds, dtype=np.float64)
-    sure: NDArray[np.bool_] = (np.asarray(scores, dtype=np.float64) >= limit) & (limit < 1)
+    # One-dimensional, or older numpy would compare with a float32 as float32.
+    limit = np.array(thresholds, dtype=np.float64, ndmin=1)
+    sure: NDArray[np.bool_] = (scores >= limit) & (limit < 1)
     return sure
 
 
@@ -51,14 +56,11 @@ def decide(
     Returns:
         Reason codes, int8 [n].
     """
-    reasons = np.full(len(scores), Reason.GOES_ON, dtype=np.int8)
     if exit == exits:
-        reasons[:] = Reason.FINAL
-        return reasons
-    reasons[np.broadcast_to(exit >= np.asarray(max_exit), reasons.shape)] = Reason.MAX_EXIT
-    confident = leaves(scores, thresholds) & (exit >= np.asarray(min_exit))
-    reasons[confident] = Reason.CONFIDENT
-    return reasons
+        return np.full(len(scores), FINAL)
+    confident = leaves(scores, thresholds) & (np.asarray(min_exit) <= exit)
+    bound = np.where(np.asarray(max_exit) <= exit, MAX_EXIT, GOES_ON)
+    return np.where(confident, CONFIDENT, bound)
 
 
 def exit_of(

@@ -1,15 +1,19 @@
-"""Backend and scheduler together: one batch at a time, and what came of it as messages."""
+"""Backend and scheduler together: batches out, answers in, and what came of it as messages."""
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.backends.protocol import StageBackend, StageOutput
 from model.errors import DeviceError
-from model.exits import Reason
+from model.exits import GOES_ON
+from service.engine.backlog import Backlog
 from service.engine.messages import (
     Answers,
     Cancel,
@@ -23,7 +27,7 @@ from service.engine.messages import (
     Shadowed,
     Submit,
 )
-from service.engine.scheduler import Batch, Scheduler, Settled, Slots
+from service.engine.scheduler import Batch, Overdue, Scheduler, Settled, Slots
 from service.engine.times import StageTimes
 
 log = logging.getLogger("msmlp.engine")
@@ -32,11 +36,21 @@ MAX_FAILURES = 3
 """So many failed batches in a row mean a broken device: the worker ends, and with it a server that seems healthy."""
 
 
+@dataclass(frozen=True)
+class _Flight:
+    """A batch on the device: since when, and when it should be done (monotonic seconds)."""
+
+    batch: Batch
+    handle: Any
+    launched: float
+    ends: float
+
+
 class Loop:
-    """Runs batches, and keeps the columns that only answers need.
+    """Runs batches, as many at a time as the backend takes, and keeps the columns that only answers need.
 
     `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured;
-    `publish` is shown who waits, before every batch.
+    `publish` is shown what waits, before every wait for the device.
     """
 
     def __init__(
@@ -50,14 +64,16 @@ class Loop:
         publish: Callable[[Load], None] = lambda load: None,
     ) -> None:
         self.backend, self._send, self._publish = backend, send, publish
-        self.scheduler = Scheduler(
-            backend.capacity, backend.stages, backend.buckets[-1], shadow_every=shadow_every, reserve=reserve
-        )
-        unknown = np.zeros((backend.stages, len(backend.buckets)))
+        stages, capacity = backend.stages, backend.capacity
+        unknown = np.zeros((stages, len(backend.buckets)))
         self.times = StageTimes(backend.buckets, unknown if seconds is None else seconds)
-        self._history = History.empty(backend.capacity, backend.stages)
-        self._probabilities = np.zeros((backend.capacity, backend.classes), dtype=np.float32)
-        self._stream = np.zeros(backend.capacity, dtype=bool)
+        self.scheduler = Scheduler(capacity, stages, self.times, shadow_every=shadow_every, reserve=reserve)
+        self._backlog = Backlog(stages, self.times)
+        self._history = History.empty(capacity, stages)
+        self._probabilities = np.zeros((capacity, backend.classes), dtype=np.float32)
+        self._stream = np.zeros(capacity, dtype=bool)
+        self._flying: deque[_Flight] = deque()
+        self._landed = 0.0  # when the last batch did, or when the loop found work after it had none
         self._failures = 0
 
     def receive(self, message: Inbound) -> None:
@@ -69,6 +85,8 @@ class Loop:
                 self._fail(np.array([message.request]), error)
                 return
             self._stream[slots] = message.terms.stream
+            if self.idle:
+                self._landed = time.monotonic()
             self.scheduler.add(slots, message.request, message.terms, message.arrival)
         elif isinstance(message, Cancel):
             slots = self.scheduler.cancel(message.request)
@@ -77,76 +95,116 @@ class Loop:
 
     def load(self) -> Load:
         """What waits now."""
-        return Load(self.scheduler.waiting(), self.scheduler.oldest_since())
+        waiting, backlog = self.scheduler.waiting(), self._backlog
+        return Load(
+            waiting,
+            self.scheduler.oldest_since(),
+            backlog_seconds=backlog.seconds(waiting),
+            seconds_per_image=backlog.an_image()[0],
+            work_seconds=backlog.work_seconds,
+            prediction_margin=self.times.margin,
+        )
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to run, not even a shadow."""
-        return self.scheduler.idle()
+        """Whether nothing runs and there is nothing to run, not even a shadow."""
+        return not self._flying and self.scheduler.idle()
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits for an answer."""
-        return bool(self.scheduler.waiting().any())
+        """Whether anybody may wait for an answer."""
+        return bool(self._flying) or bool(self.scheduler.waiting().any())
 
     def run_once(self) -> None:
-        """Let go whose deadline has come, then run one batch, if anything waits."""
-        start = time.monotonic()
-        self._give_up(start)
-        batch = self.scheduler.next_batch(start)
-        self._publish(self.load())  # now: while the batch runs, those aboard wait no longer
+        """Launch what the device has room for, then wait for the oldest batch and settle it, if there is one."""
+        while len(self._flying) < self.backend.in_flight and self._launch():
+            pass
+        self._publish(self.load())
+        if self._flying:
+            self._land(self._flying.popleft())
+
+    def _launch(self) -> bool:
+        """Start one batch, and let go who cannot wait for it → whether there was one."""
+        now = time.monotonic()
+        starts = max(now, self._flying[-1].ends) if self._flying else now
+        self._give_up(self.scheduler.overdue(now, starts))
+        batch = self.scheduler.next_batch(now, starts)
         if batch is None:
-            return
+            return False
+        self._give_up(self.scheduler.overdue(now, starts + batch.seconds))
         try:
-            output = self.backend.collect(self.backend.launch(batch.stage, batch.slots))
+            handle = self.backend.launch(batch.stage, batch.slots)
         except Exception as error:
-            requests, slots = self.scheduler.abandon(batch)
-            self.backend.release(slots)
-            self._fail(requests, error)
-            self._failures += 1
-            if self._failures >= MAX_FAILURES:
-                raise DeviceError(f"{self._failures} batches in a row failed") from error
+            self._abandon(batch, error)
+            return False
+        self._flying.append(_Flight(batch, handle, now, starts + batch.seconds))
+        return True
+
+    def _land(self, flight: _Flight) -> None:
+        batch = flight.batch
+        try:
+            output = self.backend.collect(flight.handle)
+        except Exception as error:
+            self._abandon(batch, error)
             return
         self._failures = 0
-        end = time.monotonic()
-        self.times.learn(batch.stage, len(batch.slots), end - start)
-        self._send(Ran(batch.stage, len(batch.slots), end - start))
-        self._remember(batch, output, end - start)
-        self._settle(batch, output, end)
+        now = time.monotonic()
+        seconds = now - max(self._landed, flight.launched)
+        # From the end of the one before: what the host does between two batches is part of what a batch takes.
+        self.times.learn(batch.stage, len(batch.slots), now - self._landed)
+        self._landed = now
+        self._send(Ran(batch.stage, len(batch.slots), seconds))
+        self._remember(batch, output, seconds)
+        self._settle(batch, output, now)
 
-    def _give_up(self, now: float) -> None:
-        overdue = self.scheduler.overdue(now, self.times)
+    def _abandon(self, batch: Batch, error: Exception) -> None:
+        requests, slots = self.scheduler.abandon(batch)
+        self.backend.release(slots)
+        self._fail(requests, error)
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise DeviceError(f"{self._failures} batches in a row failed") from error
+
+    def _give_up(self, overdue: Overdue) -> None:
         if len(overdue.slots):
-            whose = self.scheduler.request[overdue.slots]
+            whose = self.scheduler.tickets.request[overdue.slots]
             self._answer(overdue.slots, whose, overdue.exits, overdue.reasons)
             self.backend.release(overdue.slots)
 
     def _remember(self, batch: Batch, output: StageOutput, seconds: float) -> None:
-        at, history = (batch.slots, batch.stage), self._history
+        at, history, best = (batch.slots, batch.stage), self._history, output.probabilities.argmax(axis=1)
         history.score[at] = output.score
-        history.confidence[at] = output.probabilities.max(axis=1)
-        history.class_id[at] = output.probabilities.argmax(axis=1)
+        history.confidence[at] = output.probabilities[np.arange(len(best)), best]
+        history.class_id[at] = best
         history.queue_seconds[at] = batch.waited
         history.compute_seconds[at] = seconds
         history.batch_size[at] = len(batch.slots)
         self._probabilities[batch.slots] = output.probabilities
 
     def _settle(self, batch: Batch, output: StageOutput, now: float) -> None:
-        whose = self.scheduler.request[batch.slots]  # before tickets become shadows, which are nobody's
+        # Before tickets become shadows, which are nobody's.
+        whose = self.scheduler.tickets.request.take(batch.slots)
         settled = self.scheduler.settle(batch, output.score, now)
-        reasons = np.full(len(batch.slots), Reason.GOES_ON, dtype=np.int8)
-        reasons[settled.left] = settled.reasons
-        # Streams hear of every exit, the others of their last.
-        told = self._stream[batch.slots] & (whose >= 0)
-        told[settled.left] = True
-        rows = np.flatnonzero(told)
-        if len(rows):
-            exits = np.full(len(rows), batch.stage + 1)
-            self._answer(batch.slots[rows], whose[rows], exits, reasons[rows])
+        if not batch.shadows:
+            self._backlog.ran(batch.stage, len(batch.slots), settled.onward)
+            self._tell(batch, whose, settled)
         self._check_shadows(batch, settled)
-        if len(settled.cancelled):
-            self._send(Cancelled("batch", len(settled.cancelled)))
+        if settled.cancelled:
+            self._send(Cancelled("batch", settled.cancelled))
         self.backend.release(settled.free)
+
+    def _tell(self, batch: Batch, whose: NDArray[np.int64], settled: Settled) -> None:
+        """Streams hear of every exit, the others of their last."""
+        rows, reasons = settled.left, settled.reasons
+        streams = self._stream.take(batch.slots)
+        if streams.any():
+            every = np.full(len(batch.slots), GOES_ON)
+            every[settled.left] = settled.reasons
+            streams[settled.left] = True
+            rows = streams.nonzero()[0]
+            reasons = every[rows]
+        if len(rows):
+            self._answer(batch.slots[rows], whose[rows], np.full(len(rows), batch.stage + 1), reasons)
 
     def _answer(
         self, slots: Slots, requests: NDArray[np.int64], exits: NDArray[np.int64], reasons: NDArray[np.int8]
@@ -154,7 +212,7 @@ class Loop:
         self._send(
             Answers(
                 request=requests,
-                index=self.scheduler.index[slots],
+                index=self.scheduler.tickets.index[slots],
                 exit=exits,
                 reason=reasons,
                 probabilities=self._probabilities[slots],

@@ -65,8 +65,8 @@ class History:
         ints = [np.zeros((rows, stages), dtype=np.int32) for _ in range(2)]
         return cls(floats[0], floats[1], ints[0], floats[2], floats[3], ints[1])
 
-    def take(self, rows: NDArray[np.int64]) -> "History":
-        """A copy of some rows."""
+    def take(self, rows: NDArray[np.int64] | slice) -> "History":
+        """Some rows: a copy where they are listed, a view of a slice."""
         return History(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def put(self, rows: NDArray[np.int64], other: "History") -> None:
@@ -89,6 +89,17 @@ class Answers:
     reason: NDArray[np.int8]
     probabilities: NDArray[np.float32]
     history: History
+
+    def take(self, rows: NDArray[np.int64]) -> "Answers":
+        """A copy of some rows."""
+        return Answers(
+            self.request[rows],
+            self.index[rows],
+            self.exit[rows],
+            self.reason[rows],
+            self.probabilities[rows],
+            self.history.take(rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,7 @@ class Load:
     the longest-waiting of them waits (monotonic seconds; inf where none does). At the device's best rates and the exits
     of late: `backlog_seconds` of device time remain for what waits, `seconds_per_image` are what an image takes that
     arrives, and `work_seconds` is what has been run so far, of which the increase in a second is the load.
+    `prediction_margin` is the factor by which deadlines allow for batches that take longer than predicted.
     """
 
     queued: NDArray[np.int64]
@@ -139,6 +151,7 @@ class Load:
     backlog_seconds: float = 0.0
     seconds_per_image: float = 0.0
     work_seconds: float = 0.0
+    prediction_margin: float = 1.0
 
     @classmethod
     def none(cls, stages: int) -> "Load":

@@ -1,52 +1,57 @@
-"""Which stage runs next, over which tickets. Pure: no clock, no I/O, no device; `now` is an argument.
+"""Which stage runs next, over which tickets. Pure: no clock, no I/O, no device; times are arguments.
 
 Rules
 1. A ticket is a row of columns, named by its slot; it is FREE, WAITING (for a stage), RUNNING (in a batch) or a SHADOW.
-2. Tickets wait for a stage together, whichever request or batch they came from; a batch takes the oldest first.
+2. Tickets wait for a stage together, whichever request or batch they came from, first in, first out.
 3. Work-conserving: if anything waits, there is a batch.
-4. Full batches first, the deepest stage of those; else the earliest stage with anything waiting, so that survivors
-   gather company. No stage with waiting tickets is passed over more than PATIENCE times in a row (K - 1 times, where
-   that is more: with everything waiting, round and round is the best there is).
-5. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
-6. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
-7. A ticket with a deadline does not wait for a batch, its own or the one that goes first, whose predicted end passes
-   it: it leaves with the exit it has reached (`overdue`). One that has reached none leaves when the deadline has
-   passed. `min_exit` outranks both.
-8. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
-   last stage when nobody waits, to see whether the answer would have stayed. At most `reserve` at a time.
+4. No stage with waiting tickets is passed over more than P times in a row, P = max(patience, K - 1); nor is the oldest
+   ticket of a stage by batches of its own stage.
+5. Else who is pressed goes first: a ticket that would miss its deadline if another batch went before. Its batch is the
+   largest that ends in time for the tightest deadline aboard.
+6. Else full batches, the deepest stage of those: their tickets are nearest to an answer.
+7. Else the stage whose batch wastes the least of the device now, the deeper where they are alike; the others gather
+   company meanwhile. How many of the waiting run is `StageTimes.take`.
+8. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
+9. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
+10. A ticket with an exit leaves with it when its next stage cannot end by its deadline any more (`overdue`). One that
+    has reached none leaves when the deadline has passed. `min_exit` outranks both.
+11. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
+    last stage when nobody waits, to see whether the answer would have stayed. At most `reserve` at a time.
+
+So a ticket before which m others wait for its stage is aboard after at most (m + 1) * (P + 1) batches, or, where tickets
+have deadlines, (m + 1) * (P + 1)**2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exits import Reason, decide
+from model.exits import CONFIDENT, GOES_ON, Reason, decide
+from service.engine.fifo import Fifo, Slots
 from service.engine.messages import Terms
+from service.engine.tickets import RUNNING, SHADOW, WAITING, Tickets
 from service.engine.times import StageTimes
+from service.engine.turns import PATIENCE, Turns
 
-Slots = NDArray[np.int64]
-
-FREE, WAITING, RUNNING, SHADOW = 0, 1, 2, 3
-TRANSITIONS = {
-    (FREE, WAITING),
-    (WAITING, RUNNING),
-    (WAITING, FREE),
-    (RUNNING, WAITING),
-    (RUNNING, FREE),
-    (RUNNING, SHADOW),
-    (SHADOW, RUNNING),
-}
-PATIENCE = 3
+NOBODY = np.zeros(0, dtype=np.int64)
+NO_REASONS = np.zeros(0, dtype=np.int8)
+WITHDRAWN = -1
+"""Beside the reasons of `decide`: of a cancelled ticket's, which nobody asks for."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Run stage `stage` (0-based) over `slots`; `waited` is how long each waited for it, in seconds."""
+    """Run stage `stage` (0-based) over `slots`, all of them tickets or all of them shadows.
+
+    `waited` is how long each waited for it, `seconds` how long it should take, the margin included.
+    """
 
     stage: int
     slots: Slots
     waited: NDArray[np.float64]
+    seconds: float
+    shadows: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,201 +59,227 @@ class Settled:
     """What became of a batch.
 
     `left`: tickets that leave with an answer, as positions in the batch, and their `reasons`. `checked`: shadows that
-    have reached the last stage, as positions, and the exits they had `left_at`. `free`: slots to release;
-    `cancelled`: those of them that cancelled tickets had.
+    have reached the last stage, as positions, and the exits they had `left_at`. `free`: slots to release; `cancelled`:
+    how many cancelled tickets had one of those. `onward`: how many tickets wait for the next stage.
     """
 
-    left: NDArray[np.int64]
-    reasons: NDArray[np.int8]
-    checked: NDArray[np.int64]
-    left_at: NDArray[np.int64]
-    free: Slots
-    cancelled: Slots
+    left: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
+    checked: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    left_at: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    free: Slots = field(default_factory=lambda: NOBODY)
+    cancelled: int = 0
+    onward: int = 0
 
 
 @dataclass(frozen=True)
 class Overdue:
     """Tickets that left their queue because of the deadline, with the exit reached (0: none); release their slots."""
 
-    slots: Slots
-    exits: NDArray[np.int64]
-    reasons: NDArray[np.int8]
+    slots: Slots = field(default_factory=lambda: NOBODY)
+    exits: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
 
 
 class Scheduler:
-    """Tickets in `capacity` slots through `stages` stages in batches of at most `max_batch`.
+    """Tickets in `capacity` slots through `stages` stages, in batches of at most the largest bucket of `times`.
 
-    `shadow_every` 0 keeps no shadows.
+    `shadow_every` 0 keeps no shadows; `patience` is that of rule 4.
     """
 
-    def __init__(self, capacity: int, stages: int, max_batch: int, *, shadow_every: int = 0, reserve: int = 0) -> None:
-        self.stages, self.max_batch = stages, max_batch
-        self.request = np.full(capacity, -1, dtype=np.int64)
-        self.index = np.zeros(capacity, dtype=np.int64)
-        self._shadow_of = np.zeros(capacity, dtype=np.int64)  # the exit a shadow's ticket left at; 0: no shadow
-        self._state = np.zeros(capacity, dtype=np.int8)
-        self._stage = np.zeros(capacity, dtype=np.int64)
-        self._thresholds = np.zeros((capacity, stages))
-        self._min_exit = np.ones(capacity, dtype=np.int64)
-        self._max_exit = np.full(capacity, stages, dtype=np.int64)
-        self._deadline = np.full(capacity, np.inf)
-        self._order = np.zeros(capacity, dtype=np.int64)
-        self._since = np.zeros(capacity)
-        self._cancelled = np.zeros(capacity, dtype=bool)
-        self._passed_over = np.zeros(stages, dtype=np.int64)
-        self._arrivals = 0
+    def __init__(
+        self,
+        capacity: int,
+        stages: int,
+        times: StageTimes,
+        *,
+        shadow_every: int = 0,
+        reserve: int = 0,
+        patience: int = PATIENCE,
+    ) -> None:
+        self.stages, self._times = stages, times
+        self.tickets = Tickets(capacity, stages)
+        self._turns = Turns(stages, times, patience)
+        self._queues = [Fifo(capacity) for _ in range(stages)]
+        self._shadows = [Fifo(capacity) for _ in range(stages)]
+        self._overtaken = [0] * stages  # batches of its own stage that went without the oldest ticket
         self._shadow_every, self._reserve = shadow_every, reserve
         self._confident = 0  # tickets that left confident, for the sample of shadows
 
     def add(self, slots: Slots, request: int, terms: Terms, now: float) -> None:
         """Tickets of one request enter and wait for the first stage."""
-        self._move(slots, FREE, WAITING)
-        self.request[slots] = request
-        self.index[slots] = np.arange(len(slots))
-        self._shadow_of[slots] = 0
-        self._stage[slots] = 0
-        self._thresholds[slots, : self.stages - 1] = terms.thresholds
-        self._min_exit[slots], self._max_exit[slots] = terms.min_exit, terms.max_exit
-        self._deadline[slots] = terms.deadline
-        self._order[slots] = self._arrivals + np.arange(len(slots))
-        self._arrivals += len(slots)
-        self._since[slots] = now
-        self._cancelled[slots] = False
+        self.tickets.enter(slots, request, terms, now)
+        self._queues[0].push(slots)
 
-    def overdue(self, now: float, times: StageTimes) -> Overdue:
-        """Take out the waiting tickets that rule 7 lets wait no longer."""
-        rows = np.flatnonzero((self._state == WAITING) & (self._deadline < np.inf))
-        if not len(rows):
-            return Overdue(rows, rows, rows.astype(np.int8))
-        reached, waiting = self._stage[rows], self.waiting()
-        seconds = np.array([times.predict(k, int(n)) for k, n in enumerate(np.minimum(waiting, self.max_batch))])
-        ends = now + np.maximum(seconds, seconds[self._choose(waiting)])
-        ends[0] = now  # with no answer yet even a late one is worth starting for
-        late = (self._deadline[rows] <= ends[reached]) & (reached >= self._min_exit[rows])
-        slots, exits = rows[late], reached[late]
-        self._move(slots, WAITING, FREE)
-        return Overdue(slots, exits, np.where(exits > 0, Reason.DEADLINE, Reason.EXPIRED).astype(np.int8))
-
-    def next_batch(self, now: float) -> Batch | None:
-        """The batch to run now, marked as running; None when nothing waits."""
-        waiting = self.waiting()
-        if not waiting.any():
+    def next_batch(self, now: float, starts: float | None = None) -> Batch | None:
+        """The batch to run, marked as running; None when nothing waits. It `starts` when the device is free (now)."""
+        waiting = [len(queue) for queue in self._queues]
+        if not any(waiting):
             return self._shadow_batch(now)
-        stage = self._choose(waiting)
-        slots = np.flatnonzero((self._state == WAITING) & (self._stage == stage))
-        if len(slots) > self.max_batch:
-            oldest = np.argpartition(self._order[slots], self.max_batch - 1)[: self.max_batch]
-            slots = slots[oldest]
-        slots = slots[np.argsort(self._order[slots])]
-        self._passed_over += 1
-        self._passed_over[waiting == 0] = 0
-        self._passed_over[stage] = 0
-        self._move(slots, WAITING, RUNNING)
-        return Batch(stage, slots, now - self._since[slots])
+        stage = self._turns.impatient(waiting)
+        pressed = self._pressed(waiting, now if starts is None else starts) if self.tickets.timed else {}
+        if stage is None:
+            stage = min(pressed, key=lambda k: pressed[k][0]) if pressed else self._turns.worthiest(waiting)
+        if stage in pressed and self._overtaken[stage] < self._turns.patience:
+            slots = self._in_time(stage, *pressed[stage])
+        else:
+            slots = self._queues[stage].pop(self._times.take(stage, waiting[stage]))
+            self._overtaken[stage] = 0
+        self._turns.taken(stage, waiting)
+        return self._batch(stage, slots, now)
+
+    def overdue(self, now: float, free: float) -> Overdue:
+        """Take out the waiting tickets that rule 10 lets wait no longer, when no batch can start before `free`."""
+        if not self.tickets.timed:
+            return Overdue()
+        gone = []
+        for stage, queue in enumerate(self._queues):
+            deadline = self.tickets.deadline[queue.slots]
+            # With no answer yet even a late one is worth starting for.
+            late = deadline < free + self._shortest(stage) if stage else deadline <= now
+            gone.append(queue.keep(~late | (self.tickets.min_exit[queue.slots] > stage)))
+        slots, exits = np.concatenate(gone), np.repeat(np.arange(self.stages), [len(g) for g in gone])
+        self.tickets.end(slots, WAITING)
+        return Overdue(slots, exits, np.where(exits > 0, Reason.DEADLINE, Reason.EXPIRED).astype(np.int8))
 
     def settle(self, batch: Batch, scores: NDArray[np.float32], now: float) -> Settled:
         """A batch's scores are known: survivors wait for the next stage, the rest leaves."""
-        slots = batch.slots
+        self.tickets.require(batch.slots, RUNNING)
+        if batch.shadows:
+            return self._settle_shadows(batch, now)
+        slots, tickets, exit = batch.slots, self.tickets, batch.stage + 1
         reasons = decide(
-            batch.stage + 1,
+            exit,
             self.stages,
             scores,
-            self._thresholds[slots, batch.stage],
-            self._min_exit[slots],
-            self._max_exit[slots],
+            tickets.thresholds[batch.stage].take(slots),
+            tickets.min_exit.take(slots),
+            tickets.max_exit.take(slots),
         )
-        cancelled, shadow = self._cancelled[slots], self._shadow_of[slots] > 0
-        ends = ~cancelled & (reasons != Reason.GOES_ON)
-        left = ends & ~shadow
-        checked = np.flatnonzero(ends & shadow)
-        left_at = self._shadow_of[slots[checked]]
-        kept = self._sample(left & (reasons == Reason.CONFIDENT))
-        self._shadow(slots[kept], batch.stage + 1)
-        goes_on = ~cancelled & ~ends
-        self._move(slots[goes_on & ~shadow], RUNNING, WAITING)
-        self._move(slots[goes_on & shadow | kept], RUNNING, SHADOW)
-        onward = slots[goes_on | kept]
-        self._stage[onward], self._since[onward] = batch.stage + 1, now
-        free = slots[cancelled | ends & ~kept]
-        self._move(free, RUNNING, FREE)
-        return Settled(np.flatnonzero(left), reasons[left], checked, left_at, free, slots[cancelled])
+        withdrawn = NOBODY
+        if tickets.unwanted:
+            cancelled = tickets.cancelled[slots]
+            withdrawn, reasons[cancelled] = slots[cancelled], WITHDRAWN
+            tickets.end(withdrawn, RUNNING)
+        onward = self._go_on(slots[reasons == GOES_ON], exit, now)
+        left = (reasons > GOES_ON).nonzero()[0]
+        if not len(left):
+            return Settled(free=withdrawn, cancelled=len(withdrawn), onward=onward)
+        reasons = reasons.take(left)
+        free = self._leave(slots.take(left), reasons, exit, now)
+        if len(withdrawn):
+            free = np.concatenate([withdrawn, free])
+        return Settled(left, reasons, free=free, cancelled=len(withdrawn), onward=onward)
 
     def cancel(self, request: int) -> Slots:
         """Nobody waits for `request`: its waiting tickets are free at once (release these slots)."""
-        mine = (self.request == request) & (self._state != FREE)
-        self._cancelled[mine] = True
-        waiting = np.flatnonzero(mine & (self._state == WAITING))
-        self._move(waiting, WAITING, FREE)
-        return waiting
+        return self._withdraw(np.array([request]))
 
     def abandon(self, batch: Batch) -> tuple[NDArray[np.int64], Slots]:
         """The batch failed: every ticket of its requests leaves unanswered → those requests, slots to release.
 
         Those in another batch leave as cancelled ones do, after it.
         """
-        requests = np.unique(self.request[batch.slots[self._shadow_of[batch.slots] == 0]])
-        self._move(batch.slots, RUNNING, FREE)
-        theirs = np.isin(self.request, requests)
-        self._cancelled[theirs] = True
-        waiting = np.flatnonzero(theirs & (self._state == WAITING))
-        self._move(waiting, WAITING, FREE)
-        return requests, np.concatenate([batch.slots, waiting])
+        self.tickets.require(batch.slots, RUNNING)
+        requests = NOBODY if batch.shadows else np.unique(self.tickets.request[batch.slots])
+        self.tickets.end(batch.slots, RUNNING)
+        return requests, np.concatenate([batch.slots, self._withdraw(requests)])
 
     def waiting(self) -> NDArray[np.int64]:
         """How many tickets wait for each stage, [K]; shadows do not count."""
-        return np.bincount(self._stage[self._state == WAITING], minlength=self.stages)
+        return np.array([len(queue) for queue in self._queues])
 
     def idle(self) -> bool:
         """Whether there is nothing to run, not even a shadow."""
-        return not np.isin(self._state, (WAITING, SHADOW)).any()
+        return not any(map(len, self._queues)) and not any(map(len, self._shadows))
 
     def oldest_since(self) -> NDArray[np.float64]:
         """Since when the longest-waiting ticket of each stage waits, [K]; inf where none does."""
-        oldest = np.full(self.stages, np.inf)
-        rows = self._state == WAITING
-        np.minimum.at(oldest, self._stage[rows], self._since[rows])
-        return oldest
+        since = self.tickets.since
+        return np.array([since[queue.slots[0]] if len(queue) else np.inf for queue in self._queues])
 
-    def _choose(self, waiting: NDArray[np.int64]) -> int:
-        stages = np.flatnonzero(waiting)
-        stages = stages[np.argsort(-self._passed_over[stages], kind="stable")]
-        # Run one after the other from now on, each would have been passed over so often by then.
-        if (self._passed_over[stages] + np.arange(len(stages)) >= max(PATIENCE, self.stages - 1)).any():
-            return int(stages[0])
-        full = np.flatnonzero(waiting >= self.max_batch)
-        return int(full[-1]) if len(full) else int(stages.min())
+    def _pressed(self, waiting: list[int], starts: float) -> dict[int, tuple[float, NDArray[np.bool_]]]:
+        """By stage: the time left to the tightest who would be late after another batch, and which ones would."""
+        pressed, times = {}, self._times
+        another = max(times.predict(k, waits) for k, waits in enumerate(waiting) if waits) * times.margin
+        for stage, queue in enumerate(self._queues):
+            left = self.tickets.deadline[queue.slots] - starts
+            own = times.predict(stage, waiting[stage]) * times.margin
+            mine = (left >= self._shortest(stage)) & (left < another + own)  # who is late already, haste cannot help
+            if mine.any():
+                pressed[stage] = float(left[mine].min()), mine
+        return pressed
 
-    def _sample(self, confident: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Every `shadow_every`-th of those who leave confident, counted over all batches, while there is room."""
-        if not self._shadow_every:
-            return np.zeros_like(confident)
-        number = self._confident + np.cumsum(confident)
-        self._confident += int(confident.sum())
-        room = self._reserve - int((self._shadow_of > 0).sum())
-        chosen = confident & (number % self._shadow_every == 0)
-        kept: NDArray[np.bool_] = chosen & (np.cumsum(chosen) <= room)
-        return kept
+    def _in_time(self, stage: int, left: float, pressed: NDArray[np.bool_]) -> Slots:
+        """The pressed first, the tightest of them ahead, and the oldest of the others where there is room."""
+        queue = self._queues[stage]
+        room = max(1, self._times.longest_within(stage, left))
+        first = pressed.nonzero()[0]
+        first = first[np.argsort(self.tickets.deadline[queue.slots[first]], kind="stable")]
+        staying = np.ones(len(queue), dtype=bool)
+        staying[np.concatenate([first, (~pressed).nonzero()[0]])[:room]] = False
+        self._overtaken[stage] = self._overtaken[stage] + 1 if staying[0] else 0
+        return queue.keep(staying)
 
-    def _shadow(self, slots: Slots, exit: int) -> None:
-        """From tickets, whose answers are on their way, to shadows that nobody can cancel and nothing lets go."""
-        self._shadow_of[slots] = exit
-        self.request[slots] = -1
-        self._thresholds[slots] = 1.0
-        self._max_exit[slots] = self.stages
+    def _shortest(self, stage: int) -> float:
+        """Seconds that a stage takes at the least, the margin included."""
+        return self._times.predict(stage, 1) * self._times.margin
+
+    def _batch(self, stage: int, slots: Slots, now: float, *, shadows: bool = False) -> Batch:
+        self.tickets.move(slots, SHADOW if shadows else WAITING, RUNNING)
+        seconds = self._times.predict(stage, len(slots)) * self._times.margin
+        return Batch(stage, slots, now - self.tickets.since.take(slots), seconds, shadows)
 
     def _shadow_batch(self, now: float) -> Batch | None:
         """Shadows of the deepest stage that has any."""
-        shadows = self._state == SHADOW
-        if not shadows.any():
-            return None
-        stage = int(self._stage[shadows].max())
-        slots = np.flatnonzero(shadows & (self._stage == stage))[: self.max_batch]
-        self._move(slots, SHADOW, RUNNING)
-        return Batch(stage, slots, now - self._since[slots])
+        for stage in reversed(range(self.stages)):
+            if waits := len(self._shadows[stage]):
+                slots = self._shadows[stage].pop(min(waits, self._times.buckets[-1]))
+                return self._batch(stage, slots, now, shadows=True)
+        return None
 
-    def _move(self, slots: Slots, source: int, target: int) -> None:
-        if (source, target) not in TRANSITIONS or (self._state[slots] != source).any():
-            raise RuntimeError(f"illegal transition {source} → {target}")
-        self._state[slots] = target
-        if target == FREE:
-            self._shadow_of[slots] = 0
+    def _settle_shadows(self, batch: Batch, now: float) -> Settled:
+        if batch.stage + 1 < self.stages:
+            self._shadow_on(batch.slots, batch.stage + 1, now)
+            return Settled()
+        left_at = self.tickets.shadow_of[batch.slots]
+        self.tickets.end(batch.slots, RUNNING)
+        return Settled(checked=np.arange(len(batch.slots)), left_at=left_at, free=batch.slots)
+
+    def _leave(self, slots: Slots, reasons: NDArray[np.int8], exit: int, now: float) -> Slots:
+        """Answered tickets end, but for those that stay as shadows → slots that are free."""
+        if self._shadow_every:
+            kept = self._sample(reasons == CONFIDENT)
+            if len(kept):
+                self.tickets.become_shadows(slots[kept], exit)
+                self._shadow_on(slots[kept], exit, now)
+                slots = np.delete(slots, kept)
+        self.tickets.end(slots, RUNNING)
+        return slots
+
+    def _go_on(self, slots: Slots, stage: int, now: float) -> int:
+        if len(slots):
+            self.tickets.move(slots, RUNNING, WAITING)
+            self.tickets.since[slots] = now
+            self._queues[stage].push(slots)
+        return len(slots)
+
+    def _shadow_on(self, slots: Slots, stage: int, now: float) -> None:
+        self.tickets.move(slots, RUNNING, SHADOW)
+        self.tickets.since[slots] = now
+        self._shadows[stage].push(slots)
+
+    def _sample(self, confident: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Every `shadow_every`-th of those who leave confident, counted over all batches, while there is room."""
+        before = self._confident % self._shadow_every
+        self._confident += int(np.count_nonzero(confident))
+        which = confident.nonzero()[0][self._shadow_every - 1 - before :: self._shadow_every]
+        return which[: max(0, self._reserve - self.tickets.shadows)]
+
+    def _withdraw(self, requests: NDArray[np.int64]) -> Slots:
+        """Tickets of these requests leave: those that wait now, those aboard after their batch."""
+        whose = self.tickets.request
+        gone = np.concatenate([queue.keep(~np.isin(whose[queue.slots], requests)) for queue in self._queues])
+        self.tickets.end(gone, WAITING)
+        self.tickets.withdraw(requests)
+        return gone

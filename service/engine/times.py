@@ -1,4 +1,7 @@
-"""How long a batch takes: measured at warm-up, corrected by every batch that runs. Pure: no clock."""
+"""How long a batch takes: measured at warm-up, corrected by every batch that runs, and what follows for batch sizes.
+
+Pure: no clock.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,22 +9,92 @@ from numpy.typing import NDArray
 WEIGHT = 0.1
 """Of the newest batch in the running mean: ten batches outweigh a stray one."""
 
+REFRESH = 64
+"""Batches after which the sizes are worked out anew."""
+
+NEARLY = 0.03
+"""A batch whose time an image is within this of the best is as good: the smaller one is answered earlier."""
+
+COVERED = 0.95
+"""Share of batches that end within their predicted time, the margin included."""
+
+LEAST = 1e-9
+"""Seconds; nothing takes less, not even what was never measured."""
+
 
 class StageTimes:
-    """t_k(b), seconds of a batch of stage k (0-based) in bucket b. `seconds` [K, len(buckets)] is where it begins."""
+    """t_k(b), seconds of a batch of stage k (0-based) in bucket b. `seconds` [K, len(buckets)] is where it begins.
+
+    `margin` is the factor on predictions that are promised to somebody; it settles where COVERED of the batches end in
+    time, and is at least 1.
+    """
 
     def __init__(self, buckets: tuple[int, ...], seconds: NDArray[np.float64]) -> None:
-        self._buckets = np.array(buckets)
-        self._seconds = seconds.copy()
+        self.buckets = buckets
+        self._seconds = np.maximum(seconds, LEAST)
+        self._bucket = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
+        self.margin = 1.1
+        self._until_refresh = REFRESH
+        self._refresh()
 
     def learn(self, stage: int, images: int, seconds: float) -> None:
         """A batch of `images` took so long."""
-        b = self._bucket(images)
-        self._seconds[stage, b] += WEIGHT * (seconds - self._seconds[stage, b])
+        b = self._bucket[min(images, self.buckets[-1])]
+        predicted = float(self._seconds[stage, b])
+        # The quantile by small steps: up by nineteen, down by one, so that one batch in twenty may be late.
+        late = seconds > self.margin * predicted
+        self.margin = min(3.0, max(1.0, self.margin + 0.01 * (COVERED if late else COVERED - 1)))
+        self._seconds[stage, b] += WEIGHT * (max(seconds, LEAST) - predicted)
+        self._until_refresh -= 1
+        if not self._until_refresh:
+            self._until_refresh = REFRESH
+            self._refresh()
 
     def predict(self, stage: int, images: int) -> float:
         """Seconds a batch of `images` will take; more than the largest bucket counts as one full batch."""
-        return float(self._seconds[stage, self._bucket(images)])
+        return float(self._seconds[stage, self._bucket[min(images, self.buckets[-1])]])
 
-    def _bucket(self, images: int) -> int:
-        return min(int(np.searchsorted(self._buckets, images)), len(self._buckets) - 1)
+    def longest_within(self, stage: int, seconds: float) -> int:
+        """The largest bucket whose batch, with the margin, takes no longer than that; 0 when none is so short."""
+        within = np.flatnonzero(self._seconds[stage] * self.margin <= seconds)
+        return self.buckets[within[-1]] if len(within) else 0
+
+    def full(self, stage: int) -> int:
+        """How many images make a batch that is worth going first: the smallest bucket that wastes next to nothing."""
+        return self._full[stage]
+
+    def take(self, stage: int, waiting: int) -> int:
+        """How many of `waiting` images (1 or more) to run in one batch.
+
+        At most the largest bucket, and at least half of what waits or of a full batch, whichever is less: between two
+        buckets, running fewer without padding may cost less an image than running all with it.
+        """
+        return self._take[stage][min(waiting, self.buckets[-1])]
+
+    def worth(self, stage: int, waiting: int) -> float:
+        """Share of the device's best rate, over this stage, that running `waiting` images now would reach: 0 to 1."""
+        return self._worth[stage][min(waiting, self.buckets[-1])]
+
+    @property
+    def best(self) -> list[float]:
+        """Seconds an image takes in every stage, [K], in the batches that suit it best."""
+        return self._best
+
+    def _refresh(self) -> None:
+        buckets = np.array(self.buckets)
+        sizes = np.arange(self.buckets[-1] + 1)
+        an_image = self._seconds / buckets
+        best = an_image.min(axis=1)
+        rates = sizes / self._seconds[:, self._bucket]  # of every number of images in its own bucket
+        # Powers of two, so that a full batch of one stage is a multiple or a divisor of every other's.
+        regular = (buckets & (buckets - 1) == 0) | (buckets == buckets[-1])
+        fit = np.where(regular, an_image, np.inf)
+        full = buckets[np.argmax(fit <= fit.min(axis=1, keepdims=True) * (1 + NEARLY), axis=1)]
+        worth, take = rates.copy(), np.tile(sizes, (len(full), 1))
+        for b, bucket in enumerate(self.buckets):
+            rate = (1 / an_image[:, b])[:, None]
+            enough = (sizes >= bucket) & (2 * bucket >= np.minimum(sizes, full[:, None]))
+            better = enough & (rate > worth * (1 + NEARLY))
+            take, worth = np.where(better, bucket, take), np.where(better, rate, worth)
+        self._best, self._full = best.tolist(), full.tolist()
+        self._take, self._worth = take.tolist(), (worth * best[:, None]).tolist()

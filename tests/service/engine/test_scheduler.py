@@ -1,6 +1,7 @@
 """The scheduler by hand, and under random events against a plain model of what it promises."""
 
 from collections import Counter
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -13,12 +14,25 @@ from numpy.typing import NDArray
 from model.backends.protocol import buckets_up_to
 from model.exits import Reason
 from service.engine.messages import Terms
-from service.engine.scheduler import PATIENCE, Batch, Scheduler, Settled, Slots
+from service.engine.fifo import Slots
+from service.engine.scheduler import Batch, Scheduler, Settled
 from service.engine.times import StageTimes
+from service.engine.turns import PATIENCE
 
 
 def slots(*numbers: int) -> Slots:
     return np.array(numbers, dtype=np.int64)
+
+
+def scheduler_of(
+    capacity: int, stages: int, max_batch: int, *, seconds: Sequence[float] | None = None, **options: int
+) -> Scheduler:
+    """Every batch of a stage takes its `seconds` (1), whatever its size: the fuller the better."""
+    buckets = buckets_up_to(max_batch)
+    each = np.array(seconds if seconds is not None else [1.0] * stages)
+    times = StageTimes(buckets, np.repeat(each[:, None], len(buckets), axis=1))
+    times.margin = 1.0
+    return Scheduler(capacity, stages, times, **options)
 
 
 def enter(
@@ -49,7 +63,7 @@ def scores(*values: float) -> NDArray[np.float32]:
 
 
 def test_nothing_waiting_is_no_batch() -> None:
-    scheduler = Scheduler(4, 2, 4)
+    scheduler = scheduler_of(4, 2, 4)
     assert scheduler.next_batch(0.0) is None
     enter(scheduler, slots(0))
     run(scheduler)
@@ -57,7 +71,7 @@ def test_nothing_waiting_is_no_batch() -> None:
 
 
 def test_a_batch_is_the_oldest_first_whatever_their_slots() -> None:
-    scheduler = Scheduler(8, 2, 3)
+    scheduler = scheduler_of(8, 2, 3)
     enter(scheduler, slots(5, 2), request=1, now=1.0)
     enter(scheduler, slots(7, 0), request=2, now=2.0)
     batch = run(scheduler, now=10.0)
@@ -68,14 +82,14 @@ def test_a_batch_is_the_oldest_first_whatever_their_slots() -> None:
 
 
 def test_tickets_know_their_request_and_their_place_in_it() -> None:
-    scheduler = Scheduler(8, 2, 8)
+    scheduler = scheduler_of(8, 2, 8)
     enter(scheduler, slots(5, 2, 6), request=41)
-    assert scheduler.request[slots(5, 2, 6)].tolist() == [41, 41, 41]
-    assert scheduler.index[slots(5, 2, 6)].tolist() == [0, 1, 2]
+    assert scheduler.tickets.request[slots(5, 2, 6)].tolist() == [41, 41, 41]
+    assert scheduler.tickets.index[slots(5, 2, 6)].tolist() == [0, 1, 2]
 
 
 def test_who_is_sure_leaves_and_the_others_wait_for_the_next_stage() -> None:
-    scheduler = Scheduler(8, 2, 8)
+    scheduler = scheduler_of(8, 2, 8)
     enter(scheduler, slots(0, 1, 2), now=0.0)
     settled = scheduler.settle(run(scheduler), scores(0.9, 0.1, 0.5), now=4.0)
     assert settled.left.tolist() == [0, 2]
@@ -90,18 +104,18 @@ def test_who_is_sure_leaves_and_the_others_wait_for_the_next_stage() -> None:
 
 
 def test_survivors_of_different_requests_and_batches_run_together() -> None:
-    scheduler = Scheduler(8, 2, 2)
+    scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1), request=1)
     enter(scheduler, slots(2, 3), request=2)
     scheduler.settle(run(scheduler), scores(0.1, 0.9), now=1.0)
     scheduler.settle(run(scheduler), scores(0.9, 0.1), now=2.0)
     merged = run(scheduler, now=3.0)
     assert (merged.stage, merged.slots.tolist()) == (1, [0, 3])
-    assert scheduler.request[merged.slots].tolist() == [1, 2]
+    assert scheduler.tickets.request[merged.slots].tolist() == [1, 2]
 
 
 def test_thresholds_and_bounds_are_each_requests_own() -> None:
-    scheduler = Scheduler(8, 3, 8)
+    scheduler = scheduler_of(8, 3, 8)
     enter(scheduler, slots(0), request=0, thresholds=(0.0, 0.0))
     enter(scheduler, slots(1), request=1, thresholds=(1.0, 1.0))
     enter(scheduler, slots(2), request=2, thresholds=(1.0, 1.0), max_exit=1)
@@ -115,7 +129,7 @@ def test_thresholds_and_bounds_are_each_requests_own() -> None:
 
 
 def test_a_slot_used_again_keeps_nothing_of_the_ticket_before() -> None:
-    scheduler = Scheduler(1, 2, 1)
+    scheduler = scheduler_of(1, 2, 1)
     enter(scheduler, slots(0), request=1, thresholds=(1.0,), max_exit=1, now=0.0)
     batch = run(scheduler)
     assert scheduler.cancel(1).tolist() == []
@@ -124,12 +138,12 @@ def test_a_slot_used_again_keeps_nothing_of_the_ticket_before() -> None:
     batch = run(scheduler, now=6.0)
     assert batch.waited.tolist() == [1.0]
     settled = scheduler.settle(batch, scores(0.4), now=7.0)
-    assert settled.left.tolist() == settled.cancelled.tolist() == []
+    assert (settled.left.tolist(), settled.cancelled) == ([], 0)
     assert scheduler.waiting().tolist() == [0, 1]
 
 
 def test_a_full_deep_batch_goes_first_and_a_thin_one_gathers_company() -> None:
-    scheduler = Scheduler(16, 2, 4)
+    scheduler = scheduler_of(16, 2, 4)
     enter(scheduler, slots(*range(12)))
     scheduler.settle(run(scheduler), scores(0.1, 0.1, 0.9, 0.9), now=0.0)
     thin = run(scheduler)
@@ -139,8 +153,8 @@ def test_a_full_deep_batch_goes_first_and_a_thin_one_gathers_company() -> None:
 
 
 def test_a_thin_deep_batch_is_not_passed_over_for_ever() -> None:
-    scheduler = Scheduler(64, 2, 4)
-    enter(scheduler, slots(*range(60)))
+    scheduler = scheduler_of(100, 2, 4)
+    enter(scheduler, slots(*range(100)))
     batch = run(scheduler)
     scheduler.settle(batch, scores(0.1, 0.9, 0.9, 0.9), now=0.0)
     stages = []
@@ -152,7 +166,7 @@ def test_a_thin_deep_batch_is_not_passed_over_for_ever() -> None:
 
 
 def test_cancelling_frees_who_waits_at_once_and_who_runs_after_its_batch() -> None:
-    scheduler = Scheduler(8, 2, 2)
+    scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
     enter(scheduler, slots(3), request=2)
     batch = run(scheduler)
@@ -160,20 +174,20 @@ def test_cancelling_frees_who_waits_at_once_and_who_runs_after_its_batch() -> No
     assert scheduler.waiting().tolist() == [1, 0]
     settled = scheduler.settle(batch, scores(0.9, 0.1), now=0.0)
     assert settled.left.tolist() == []
-    assert settled.cancelled.tolist() == [0, 1]
+    assert settled.cancelled == 2
     assert scheduler.cancel(1).tolist() == []
     assert run(scheduler).slots.tolist() == [3]
 
 
 def test_cancelling_nobody() -> None:
-    scheduler = Scheduler(4, 2, 2)
+    scheduler = scheduler_of(4, 2, 2)
     enter(scheduler, slots(0), request=1)
     assert scheduler.cancel(7).tolist() == []
     assert scheduler.waiting().tolist() == [1, 0]
 
 
 def test_abandoning_a_batch_fails_its_requests_and_nobody_elses() -> None:
-    scheduler = Scheduler(8, 2, 2)
+    scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
     enter(scheduler, slots(3), request=2)
     requests, freed = scheduler.abandon(run(scheduler))
@@ -183,17 +197,17 @@ def test_abandoning_a_batch_fails_its_requests_and_nobody_elses() -> None:
 
 
 def test_nothing_more_comes_of_a_failed_request_from_another_batch_in_flight() -> None:
-    scheduler = Scheduler(8, 2, 2)
+    scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
     first, second = run(scheduler), run(scheduler)
     scheduler.abandon(first)
     settled = scheduler.settle(second, scores(0.9), now=0.0)
     assert settled.left.tolist() == []
-    assert settled.cancelled.tolist() == [2]
+    assert (settled.cancelled, settled.free.tolist()) == (1, [2])
 
 
 def test_illegal_transitions_raise() -> None:
-    scheduler = Scheduler(4, 2, 2)
+    scheduler = scheduler_of(4, 2, 2)
     enter(scheduler, slots(0, 1))
     with pytest.raises(RuntimeError, match="illegal transition"):
         enter(scheduler, slots(1))  # waiting already
@@ -205,7 +219,7 @@ def test_illegal_transitions_raise() -> None:
         scheduler.settle(batch, scores(0.9, 0.1), now=0.0)  # settled already
     with pytest.raises(RuntimeError, match="illegal transition"):
         scheduler.abandon(batch)
-    never_run = Batch(0, slots(3), np.zeros(1))
+    never_run = Batch(0, slots(3), np.zeros(1), 0.0)
     with pytest.raises(RuntimeError, match="illegal transition"):
         scheduler.settle(never_run, scores(0.9), now=0.0)
     with pytest.raises(RuntimeError, match="illegal transition"):
@@ -214,91 +228,138 @@ def test_illegal_transitions_raise() -> None:
 
 
 def test_one_stage_only() -> None:
-    scheduler = Scheduler(2, 1, 2)
+    scheduler = scheduler_of(2, 1, 2)
     enter(scheduler, slots(0, 1), thresholds=())
     assert scheduler.settle(run(scheduler), scores(0.0, 1.0), now=0.0).reasons.tolist() == [Reason.FINAL] * 2
 
 
-def taking(*seconds: float) -> StageTimes:
-    """Stages that take so long, whatever the batch."""
-    return StageTimes((1,), np.array(seconds)[:, None])
-
-
-def overdue(scheduler: Scheduler, now: float, times: StageTimes) -> list[tuple[int, int, Reason]]:
-    """Slot, exit and reason of all who go."""
-    gone = scheduler.overdue(now, times)
+def overdue(scheduler: Scheduler, now: float, free: float | None = None) -> list[tuple[int, int, Reason]]:
+    """Slot, exit and reason of all who go when no batch can start before `free` (now)."""
+    gone = scheduler.overdue(now, now if free is None else free)
     return [
         (slot, exit, Reason(reason)) for slot, exit, reason in zip(gone.slots, gone.exits, gone.reasons, strict=True)
     ]
 
 
 def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_before() -> None:
-    scheduler, times = Scheduler(4, 2, 4), taking(100.0, 100.0)
+    scheduler = scheduler_of(4, 2, 4, seconds=(100.0, 100.0))
     enter(scheduler, slots(0), min_exit=0, deadline=5.0)
     enter(scheduler, slots(1), min_exit=0)
-    assert overdue(scheduler, 4.9, times) == [], "a late answer is better than none"
-    assert overdue(scheduler, 5.0, times) == [(0, 0, Reason.EXPIRED)]
+    assert overdue(scheduler, 4.9) == [], "a late answer is better than none"
+    assert overdue(scheduler, 5.0) == [(0, 0, Reason.EXPIRED)]
     assert run(scheduler, now=1e9).slots.tolist() == [1], "who has no deadline waits for ever"
 
 
-def test_who_has_an_exit_does_not_wait_for_a_batch_that_would_end_too_late() -> None:
-    scheduler, times = Scheduler(4, 3, 4), taking(1.0, 10.0, 10.0)
+def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
+    scheduler = scheduler_of(4, 3, 4, seconds=(1.0, 10.0, 10.0))
     enter(scheduler, slots(0), deadline=20.0)
     enter(scheduler, slots(1), deadline=25.0)
     scheduler.settle(run(scheduler), scores(0.1, 0.1), now=5.0)
-    assert overdue(scheduler, 9.9, times) == []
-    assert overdue(scheduler, 10.0, times) == [(0, 1, Reason.DEADLINE)]
-    scheduler.settle(run(scheduler, now=10.0), scores(0.1), now=20.0)
-    assert overdue(scheduler, 20.0, times) == [(1, 2, Reason.DEADLINE)]
+    assert overdue(scheduler, 10.0) == [], "just in time"
+    assert overdue(scheduler, 10.1) == [(0, 1, Reason.DEADLINE)]
+    scheduler.settle(run(scheduler, now=10.1), scores(0.1), now=20.1)
+    assert overdue(scheduler, 20.1) == [(1, 2, Reason.DEADLINE)]
     assert scheduler.waiting().tolist() == [0, 0, 0]
 
 
 def test_the_batch_that_goes_first_counts_too() -> None:
-    """The second stage would be in time, but a long batch of the first goes before it."""
-    scheduler, times = Scheduler(8, 2, 2), taking(10.0, 1.0)
+    scheduler = scheduler_of(8, 2, 2, seconds=(10.0, 1.0))
     enter(scheduler, slots(0), deadline=15.0)
     scheduler.settle(run(scheduler), scores(0.1), now=8.0)
-    enter(scheduler, slots(1, 2), request=1, now=8.0)
-    assert overdue(deepcopy(scheduler), 4.9, times) == []
-    assert overdue(scheduler, 8.0, times) == [(0, 1, Reason.DEADLINE)]
-
-
-def test_the_prediction_is_for_all_who_wait_for_the_stage() -> None:
-    scheduler = Scheduler(8, 2, 4)
-    times = StageTimes((1, 4), np.array([[0.0, 0.0], [1.0, 10.0]]))
-    enter(scheduler, slots(0), deadline=5.0)
-    scheduler.settle(run(scheduler), scores(0.1), now=0.0)
-    assert overdue(deepcopy(scheduler), 0.0, times) == [], "alone it is done by 1"
-    enter(scheduler, slots(1, 2), request=1)
-    scheduler.settle(run(scheduler), scores(0.1, 0.1), now=0.0)
-    assert overdue(scheduler, 0.0, times) == [(0, 1, Reason.DEADLINE)], "three are done by 10"
+    assert overdue(deepcopy(scheduler), 8.0, free=14.0) == []
+    assert overdue(scheduler, 8.0, free=18.0) == [(0, 1, Reason.DEADLINE)]
 
 
 def test_min_exit_outranks_the_deadline() -> None:
-    scheduler, times = Scheduler(4, 3, 4), taking(1.0, 1.0, 1.0)
+    scheduler = scheduler_of(4, 3, 4)
     enter(scheduler, slots(0), min_exit=2, deadline=0.0)
     enter(scheduler, slots(1), min_exit=1, deadline=0.0)
-    assert overdue(scheduler, 50.0, times) == [], "an answer was demanded"
+    assert overdue(scheduler, 50.0) == [], "an answer was demanded"
     scheduler.settle(run(scheduler, now=50.0), scores(0.1, 0.1), now=51.0)
-    assert overdue(scheduler, 51.0, times) == [(1, 1, Reason.DEADLINE)]
+    assert overdue(scheduler, 51.0) == [(1, 1, Reason.DEADLINE)]
     scheduler.settle(run(scheduler, now=51.0), scores(0.1), now=52.0)
-    assert overdue(scheduler, 52.0, times) == [(0, 2, Reason.DEADLINE)]
+    assert overdue(scheduler, 52.0) == [(0, 2, Reason.DEADLINE)]
 
 
 def test_who_runs_is_not_taken_out_of_its_batch() -> None:
-    scheduler = Scheduler(4, 2, 4)
+    scheduler = scheduler_of(4, 2, 4)
     enter(scheduler, slots(0), min_exit=0, deadline=1.0)
     batch = run(scheduler)
-    assert overdue(scheduler, 50.0, taking(1.0, 1.0)) == []
+    assert overdue(scheduler, 50.0) == []
     assert scheduler.settle(batch, scores(0.9), now=50.0).reasons.tolist() == [Reason.CONFIDENT]
 
 
 def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
-    scheduler = Scheduler(1, 2, 1)
+    scheduler = scheduler_of(1, 2, 1)
     enter(scheduler, slots(0), min_exit=0, deadline=1.0)
-    assert len(overdue(scheduler, 2.0, taking(1.0, 1.0))) == 1
+    assert len(overdue(scheduler, 2.0)) == 1
     enter(scheduler, slots(0), request=1, min_exit=0)
-    assert overdue(scheduler, 3.0, taking(1.0, 1.0)) == []
+    assert overdue(scheduler, 3.0) == []
+
+
+def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
+    """Stages that take so long in buckets of 1, 2 and 4."""
+    times = StageTimes((1, 2, 4), np.array(seconds))
+    times.margin = 1.0
+    return Scheduler(capacity, len(seconds), times)
+
+
+def test_who_would_be_late_after_another_batch_overtakes_those_before() -> None:
+    scheduler = scheduler_of(16, 2, 2, seconds=(10.0, 10.0))
+    enter(scheduler, slots(0, 1, 2, 3))
+    enter(scheduler, slots(4), request=1, deadline=19.0)
+    assert run(scheduler).slots.tolist() == [0, 4]
+    calm = scheduler_of(16, 2, 2, seconds=(1.0, 1.0))
+    enter(calm, slots(0, 1, 2, 3))
+    enter(calm, slots(4), request=1, deadline=19.0)
+    assert run(calm).slots.tolist() == [0, 1], "there is time"
+
+
+def test_a_short_slack_brings_a_deep_stage_forward() -> None:
+    scheduler = scheduler_of(16, 2, 4, seconds=(10.0, 10.0))
+    enter(scheduler, slots(0), deadline=25.0)
+    scheduler.settle(run(scheduler), scores(0.1), now=10.0)
+    enter(scheduler, slots(*range(1, 9)), request=1)
+    assert (run(deepcopy(scheduler), now=0.0)).stage == 0, "a full batch first while there is time"
+    assert run(scheduler, now=10.0).slots.tolist() == [0]
+
+
+def test_a_batch_is_sized_to_the_tightest_deadline_aboard() -> None:
+    scheduler = sized(16, (1.0, 2.0, 4.0))
+    enter(scheduler, slots(0, 1, 2), thresholds=())
+    enter(scheduler, slots(3), request=1, thresholds=(), deadline=3.0)
+    batch = run(scheduler)
+    assert (batch.slots.tolist(), batch.seconds) == ([0, 3], 2.0), "four would end at 4"
+    assert run(scheduler).slots.tolist() == [1, 2]
+
+
+def test_the_margin_is_part_of_every_prediction() -> None:
+    times = StageTimes((1, 2, 4), np.array([(1.0, 2.0, 4.0)]))
+    times.margin = 1.5
+    scheduler = Scheduler(16, 1, times)
+    enter(scheduler, slots(0, 1, 2), thresholds=())
+    enter(scheduler, slots(3), request=1, thresholds=(), deadline=2.9)
+    assert run(scheduler).slots.tolist() == [3]
+
+
+def test_for_who_is_late_already_nobody_is_kept_waiting() -> None:
+    scheduler = scheduler_of(16, 1, 2, seconds=(10.0,))
+    enter(scheduler, slots(0, 1), thresholds=())
+    enter(scheduler, slots(2), request=1, thresholds=(), deadline=5.0)
+    assert run(scheduler).slots.tolist() == [0, 1]
+
+
+def test_deadlines_do_not_keep_the_oldest_waiting_for_ever() -> None:
+    scheduler = scheduler_of(1000, 1, 1, seconds=(10.0,))
+    enter(scheduler, slots(0), thresholds=())
+    first = []
+    for turn in range(PATIENCE + 1):
+        enter(scheduler, slots(turn + 1), request=turn + 1, thresholds=(), deadline=15.0)
+        batch = run(scheduler)
+        first.append(batch.slots.tolist())
+        scheduler.settle(batch, scores(0.0), now=0.0)
+    assert first[:-1] == [[turn + 1] for turn in range(PATIENCE)]
+    assert first[-1] == [0]
 
 
 def leave_confident(scheduler: Scheduler, where: Slots, request: int = 0) -> Settled:
@@ -308,7 +369,7 @@ def leave_confident(scheduler: Scheduler, where: Slots, request: int = 0) -> Set
 
 
 def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
-    scheduler = Scheduler(16, 3, 4, shadow_every=3, reserve=8)
+    scheduler = scheduler_of(16, 3, 4, shadow_every=3, reserve=8)
     settled = leave_confident(scheduler, slots(0, 1, 2, 3))
     assert settled.left.tolist() == [0, 1, 2, 3], "all are answered"
     assert settled.free.tolist() == [0, 1, 3]
@@ -319,7 +380,7 @@ def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
 
 
 def test_who_leaves_for_another_reason_is_no_shadow() -> None:
-    scheduler = Scheduler(8, 2, 4, shadow_every=1, reserve=8)
+    scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=8)
     enter(scheduler, slots(0), max_exit=1)
     enter(scheduler, slots(1))
     assert scheduler.settle(run(scheduler), scores(0.1, 0.1), now=0.0).free.tolist() == [0]
@@ -328,7 +389,7 @@ def test_who_leaves_for_another_reason_is_no_shadow() -> None:
 
 
 def test_a_shadow_runs_to_the_last_stage_when_nobody_waits() -> None:
-    scheduler = Scheduler(8, 3, 2, shadow_every=2, reserve=2)
+    scheduler = scheduler_of(8, 3, 2, shadow_every=2, reserve=2)
     leave_confident(scheduler, slots(0, 1))
     assert not scheduler.idle()
     enter(scheduler, slots(2), request=1, now=5.0)
@@ -349,7 +410,7 @@ def test_a_shadow_runs_to_the_last_stage_when_nobody_waits() -> None:
 
 
 def test_there_are_never_more_shadows_than_the_reserve() -> None:
-    scheduler = Scheduler(16, 2, 8, shadow_every=1, reserve=3)
+    scheduler = scheduler_of(16, 2, 8, shadow_every=1, reserve=3)
     assert leave_confident(scheduler, slots(0, 1, 2, 3, 4)).free.tolist() == [3, 4]
     assert leave_confident(scheduler, slots(5), request=1).free.tolist() == [5]
     scheduler.settle(run(scheduler), scores(1.0, 1.0, 1.0), now=2.0)
@@ -358,7 +419,7 @@ def test_there_are_never_more_shadows_than_the_reserve() -> None:
 
 
 def test_shadows_that_run_count_too() -> None:
-    scheduler = Scheduler(8, 2, 4, shadow_every=1, reserve=2)
+    scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=2)
     leave_confident(scheduler, slots(0, 1))
     in_flight = run(scheduler)
     assert leave_confident(scheduler, slots(2), request=1).free.tolist() == [2]
@@ -366,35 +427,35 @@ def test_shadows_that_run_count_too() -> None:
 
 
 def test_shadows_make_no_larger_batches_than_others() -> None:
-    scheduler = Scheduler(8, 2, 2, shadow_every=1, reserve=8)
+    scheduler = scheduler_of(8, 2, 2, shadow_every=1, reserve=8)
     leave_confident(scheduler, slots(0, 1))
     leave_confident(scheduler, slots(2), request=1)
     assert sorted(len(run(scheduler).slots) for _ in range(2)) == [1, 2]
 
 
 def test_a_shadow_is_bound_by_nothing_its_request_said() -> None:
-    scheduler = Scheduler(8, 3, 4, shadow_every=1, reserve=2)
+    scheduler = scheduler_of(8, 3, 4, shadow_every=1, reserve=2)
     enter(scheduler, slots(0), thresholds=(0.0, 0.0), max_exit=1, deadline=2.0)
     assert scheduler.settle(run(scheduler), scores(0.5), now=1.0).free.tolist() == []
-    assert overdue(scheduler, 9.0, taking(1.0, 1.0, 1.0)) == []
+    assert overdue(scheduler, 9.0) == []
     assert scheduler.settle(run(scheduler), scores(1.0), now=9.0).free.tolist() == []
     assert scheduler.settle(run(scheduler), scores(0.0), now=9.0).checked.tolist() == [0]
 
 
 def test_no_reserve_or_no_share_is_no_shadow() -> None:
-    for scheduler in (Scheduler(4, 2, 4, shadow_every=1), Scheduler(4, 2, 4, reserve=4)):
+    for scheduler in (scheduler_of(4, 2, 4, shadow_every=1), scheduler_of(4, 2, 4, reserve=4)):
         assert leave_confident(scheduler, slots(0, 1)).free.tolist() == [0, 1]
         assert scheduler.idle()
 
 
 def test_nobody_can_cancel_or_fail_a_shadow_and_it_fails_nobody() -> None:
-    scheduler = Scheduler(8, 3, 4, shadow_every=1, reserve=2)
+    scheduler = scheduler_of(8, 3, 4, shadow_every=1, reserve=2)
     enter(scheduler, slots(0, 1), request=7)
     scheduler.settle(run(scheduler), scores(1.0, 0.1), now=0.0)
     assert scheduler.cancel(7).tolist() == [1], "its company goes, the shadow stays"
     batch = run(scheduler)
     assert batch.slots.tolist() == [0]
-    assert scheduler.settle(batch, scores(0.1), now=0.0).cancelled.tolist() == []
+    assert scheduler.settle(batch, scores(0.1), now=0.0).cancelled == 0
     requests, freed = scheduler.abandon(run(scheduler))
     assert (requests.tolist(), freed.tolist()) == ([], [0])
     assert scheduler.idle()
@@ -405,6 +466,7 @@ class Ticket:
     request: int
     index: int
     order: int
+    """In which it came to wait for its stage."""
     thresholds: tuple[float, ...]
     low: int
     high: int
@@ -414,6 +476,10 @@ class Ticket:
     unwanted: bool = field(default=False)
     deadline: float = np.inf
     left_at: int = 0
+    before: int = 0
+    """How many waited for its stage when it came."""
+    batches: int = 0
+    """How many have gone since."""
 
     def outcome(self, score: float, stages: int) -> Reason:
         exit = self.stage + 1
@@ -435,26 +501,41 @@ class Replay(RuleBasedStateMachine):
         stages=st.integers(1, 5),
         max_batch=st.integers(1, 6),
         capacity=st.integers(1, 24),
+        patience=st.integers(1, 4),
         shadow_every=st.integers(0, 3),
         reserve=st.integers(0, 4),
         data=st.data(),
     )
     def begin(
-        self, stages: int, max_batch: int, capacity: int, shadow_every: int, reserve: int, data: st.DataObject
+        self,
+        stages: int,
+        max_batch: int,
+        capacity: int,
+        patience: int,
+        shadow_every: int,
+        reserve: int,
+        data: st.DataObject,
     ) -> None:
-        self.scheduler = Scheduler(capacity + reserve, stages, max_batch, shadow_every=shadow_every, reserve=reserve)
         self.stages, self.max_batch, self.capacity = stages, max_batch, capacity
+        self.patience = max(patience, stages - 1)
         self.shadow_every, self.reserve, self.confident = shadow_every, reserve, 0
-        self.buckets = buckets_up_to(max_batch)
-        self.seconds = [[float(data.draw(st.integers(0, 4))) for _ in self.buckets] for _ in range(stages)]
-        self.times = StageTimes(self.buckets, np.array(self.seconds))
+        buckets = buckets_up_to(max_batch)
+        steps = data.draw(st.lists(st.integers(0, 4), min_size=len(buckets) * stages, max_size=len(buckets) * stages))
+        seconds = np.cumsum(np.array(steps, dtype=float).reshape(stages, len(buckets)), axis=1)
+        self.times = StageTimes(buckets, seconds)
+        self.times.margin = data.draw(st.sampled_from((1.0, 1.5)))
+        self.scheduler = Scheduler(
+            capacity + reserve, stages, self.times, shadow_every=shadow_every, reserve=reserve, patience=patience
+        )
         self.free = list(range(capacity + reserve))
         self.tickets: dict[int, Ticket] = {}
         self.shadows: dict[int, Ticket] = {}
         self.running: list[Batch] = []
         self.ended: Counter[tuple[int, int]] = Counter()
         self.entered: list[tuple[int, int]] = []
-        self.passed_over = [0] * stages
+        self.passed_over, self.overtaken = [0] * stages, [0] * stages
+        self.queued = 0
+        self.deadlines = False
         self.requests = 0
         self.now = 0.0
 
@@ -462,6 +543,12 @@ class Replay(RuleBasedStateMachine):
         """Slots that wait for a stage, oldest first."""
         mine = [s for s, t in self.tickets.items() if t.stage == stage and not t.running]
         return sorted(mine, key=lambda slot: self.tickets[slot].order)
+
+    def wait(self, slot: int, ticket: Ticket, stage: int) -> None:
+        """A ticket comes to wait for a stage."""
+        ticket.stage, ticket.running, ticket.since, ticket.batches = stage, False, self.now, 0
+        ticket.before = len(self.waiting(stage)) - (slot in self.waiting(stage))
+        ticket.order, self.queued = self.queued, self.queued + 1
 
     def end(self, slot: int) -> None:
         ticket = self.tickets.pop(slot)
@@ -478,9 +565,10 @@ class Replay(RuleBasedStateMachine):
         self.now += data.draw(st.integers(0, 3))
         deadline = data.draw(st.sampled_from((np.inf, *range(12)))) + self.now
         self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high, deadline), self.now)
+        self.deadlines |= deadline < np.inf
         for index, slot in enumerate(chosen):
-            order = len(self.entered)
-            self.tickets[slot] = Ticket(self.requests, index, order, thresholds, low, high, self.now, deadline=deadline)
+            self.tickets[slot] = Ticket(self.requests, index, 0, thresholds, low, high, self.now, deadline=deadline)
+            self.wait(slot, self.tickets[slot], 0)
             self.entered.append((self.requests, index))
         self.requests += 1
 
@@ -488,16 +576,12 @@ class Replay(RuleBasedStateMachine):
     def overdue(self, data: st.DataObject) -> None:
         """As the loop does: who cannot wait for the next batch goes, with what they have."""
         self.now += data.draw(st.integers(0, 3))
-        ends = [self.predicted(stage) for stage in range(self.stages)]
-        first = deepcopy(self.scheduler).next_batch(self.now)
-        gone = self.scheduler.overdue(self.now, self.times)
+        free = self.now + data.draw(st.integers(0, 5))
+        gone = self.scheduler.overdue(self.now, free)
         expected = {}
         for slot, ticket in self.tickets.items():
-            if ticket.running:
-                continue
-            assert first is not None
-            end = self.now + (max(ends[ticket.stage], ends[first.stage]) if ticket.stage else 0)
-            if ticket.deadline <= end and ticket.stage >= ticket.low:
+            late = ticket.deadline < free + self.shortest(ticket.stage) if ticket.stage else ticket.deadline <= self.now
+            if late and not ticket.running and ticket.stage >= ticket.low:
                 reason = Reason.DEADLINE if ticket.stage else Reason.EXPIRED
                 expected[slot] = (ticket.stage, reason)
         told = zip(gone.exits.tolist(), gone.reasons.tolist(), strict=True)
@@ -505,35 +589,63 @@ class Replay(RuleBasedStateMachine):
         for slot in expected:
             self.end(slot)
 
-    def predicted(self, stage: int) -> float:
-        """Seconds of the batch of all who wait for a stage."""
-        images = min(len(self.waiting(stage)), self.max_batch)
-        return next(t for t, bucket in zip(self.seconds[stage], self.buckets, strict=True) if bucket >= images)
+    def shortest(self, stage: int) -> float:
+        return self.times.predict(stage, 1) * self.times.margin
 
     @precondition(lambda self: len(self.running) < 2)
-    @rule()
-    def next_batch(self) -> None:
+    @rule(delay=st.integers(0, 3))
+    def next_batch(self, delay: int) -> None:
+        """`delay`: the device is not free yet."""
         queues = [self.waiting(stage) for stage in range(self.stages)]
-        batch = self.scheduler.next_batch(self.now)
+        batch = self.scheduler.next_batch(self.now, self.now + delay)
         resting = {slot for slot, shadow in self.shadows.items() if not shadow.running}
         if batch is None:
             assert not any(queues), "work waits and nothing runs"
             assert not resting, "shadows could run"
             return
-        if set(batch.slots.tolist()) & set(self.shadows):
+        assert batch.seconds == self.times.predict(batch.stage, len(batch.slots)) * self.times.margin
+        assert batch.shadows == bool(set(batch.slots.tolist()) & set(self.shadows))
+        if batch.shadows:
             assert not any(queues), "a shadow runs while a request waits"
             self.run_shadows(batch, resting)
             return
-        # Of one stage, at most a batch, the oldest first, and no smaller than it could be.
-        assert batch.slots.tolist() == queues[batch.stage][: self.max_batch]
-        assert batch.waited.tolist() == [self.now - self.tickets[s].since for s in batch.slots.tolist()]
-        for stage, queue in enumerate(queues):
-            self.passed_over[stage] = 0 if stage == batch.stage or not queue else self.passed_over[stage] + 1
-            # With more stages than that, round and round is the best there is.
-            assert self.passed_over[stage] <= max(PATIENCE, self.stages - 1), "a stage starves"
+        self.check_order(batch, queues[batch.stage])
+        self.check_deadlines(batch, self.now + delay)
+        self.check_waits(batch, queues)
         for slot in batch.slots.tolist():
             self.tickets[slot].running = True
         self.running.append(batch)
+
+    def check_order(self, batch: Batch, queue: list[int]) -> None:
+        """Of one stage, at most a batch, no smaller than it could be, the oldest first where nothing presses."""
+        members = batch.slots.tolist()
+        assert 1 <= len(members) <= self.max_batch
+        assert members == [slot for slot in queue if slot in set(members)], "in the order they came"
+        assert batch.waited.tolist() == [self.now - self.tickets[s].since for s in members]
+        if all(self.tickets[slot].deadline == np.inf for slot in self.tickets):
+            assert members == queue[: len(members)]
+            assert 2 * len(members) >= min(len(queue), self.times.full(batch.stage))
+
+    def check_deadlines(self, batch: Batch, starts: float) -> None:
+        """Nobody aboard who could be in time is made late by the company, but for the sake of who was overtaken."""
+        if self.overtaken[batch.stage] < self.patience:
+            for slot in batch.slots.tolist():
+                left = self.tickets[slot].deadline - starts
+                assert left < self.shortest(batch.stage) or left >= batch.seconds
+
+    def check_waits(self, batch: Batch, queues: list[list[int]]) -> None:
+        """No stage starves, no ticket starves in its stage, and none waits longer than the stated bound."""
+        turns = self.patience + 1
+        for stage, queue in enumerate(queues):
+            self.passed_over[stage] = 0 if stage == batch.stage or not queue else self.passed_over[stage] + 1
+            assert self.passed_over[stage] <= self.patience, "a stage starves"
+            for slot in queue:
+                ticket = self.tickets[slot]
+                ticket.batches += 1
+                assert ticket.batches <= (ticket.before + 1) * turns ** (2 if self.deadlines else 1)
+        head = queues[batch.stage][0]
+        self.overtaken[batch.stage] = 0 if head in batch.slots else self.overtaken[batch.stage] + 1
+        assert self.overtaken[batch.stage] <= self.patience, "the oldest starves"
 
     def run_shadows(self, batch: Batch, resting: set[int]) -> None:
         members = batch.slots.tolist()
@@ -556,19 +668,19 @@ class Replay(RuleBasedStateMachine):
         members = batch.slots.tolist()
         settled = self.scheduler.settle(batch, scores(*given), self.now)
         reasons = dict(zip(settled.left.tolist(), settled.reasons.tolist(), strict=True))
-        cancelled = settled.cancelled.tolist()
         if members[0] in self.shadows:
             assert not reasons, "a shadow is answered again"
-            assert not cancelled
+            assert not settled.cancelled
             self.settle_shadows(batch, settled)
             return
         assert not len(settled.checked)
         room, freed = self.reserve - len(self.shadows), settled.free.tolist()
+        assert settled.cancelled == sum(self.tickets[slot].unwanted for slot in members)
+        onward = 0
         for position, (slot, score) in enumerate(zip(members, given, strict=True)):
             ticket = self.tickets[slot]
             expected = Reason.GOES_ON if ticket.unwanted else ticket.outcome(score, self.stages)
             assert reasons.get(position, Reason.GOES_ON) == expected
-            assert (slot in cancelled) == ticket.unwanted
             if expected == Reason.CONFIDENT and self.is_sampled() and room:
                 room -= 1
                 self.shadows[slot] = self.tickets.pop(slot)
@@ -579,7 +691,9 @@ class Replay(RuleBasedStateMachine):
                 freed.remove(slot)
                 self.end(slot)
             else:
-                ticket.stage, ticket.running, ticket.since = ticket.stage + 1, False, self.now
+                onward += 1
+                self.wait(slot, ticket, ticket.stage + 1)
+        assert settled.onward == onward
         assert not freed, "more slots are free than tickets have left"
 
     def is_sampled(self) -> bool:

@@ -93,7 +93,7 @@ class FakeBackend:
     """
 
     name = "fake"
-    device = "none"
+    device, dtype = "none", "none"
 
     def __init__(
         self,

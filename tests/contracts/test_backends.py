@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.backends.choose import choose_backend
+from model.backends.drivers import EagerDriver
 from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
+from model.backends.staged import StagedBackend
 from model.cascade import Cascade
 from model.errors import DeviceError
 from model.weights import Weights, load_calibration, load_weights
@@ -59,6 +61,8 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
+        "staged-cpu-float32",
+        "staged-cpu-bfloat16",
         "onnx-cpu-float32",
         pytest.param("torch-cuda-float32", marks=CUDA),
         pytest.param("torch-cuda-bfloat16", marks=CUDA),
@@ -72,13 +76,24 @@ def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
     weights = load_weights(exported_weights)
     calibration = load_calibration(weights)
     name, device, dtype = request.param.split("-")
-    build = choose_backend(
-        weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
-    )
     temperatures = calibration.file.temperatures
-    return Case(
-        build(), lambda pixels: whole_cascade(weights, temperatures, pixels), 1e-5 if dtype == "float32" else 0.1
-    )
+    backend: StageBackend
+    if name == "staged":
+        backend = StagedBackend(
+            weights,
+            EagerDriver(),
+            temperatures=temperatures,
+            exit_policy=calibration.file.exit_policy,
+            dtype=getattr(torch, dtype),
+            capacity=CAPACITY,
+            max_batch=MAX_BATCH,
+        )
+    else:
+        backend = choose_backend(
+            weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
+        )()
+    epsilon = 1e-5 if dtype == "float32" else 0.1
+    return Case(backend, lambda pixels: whole_cascade(weights, temperatures, pixels), epsilon)
 
 
 @pytest.fixture

@@ -1,0 +1,179 @@
+"""The torch backend for a device that works on its own while the host decides.
+
+All work is queued on one stream, in order, so one set of device buffers is enough: a batch's indices are written, its
+stage runs, its answers are copied back, and only then does the next batch touch them. The device reads and writes the
+host's buffers later than the host asks it to, so each batch in flight has its own. A stage finds its buffers at the
+same addresses every time: a CUDA graph can replay it (cuda.py).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.backends.drivers import Driver
+from model.backends.memory import failures
+from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from model.backends.slots import SlotPool
+from model.errors import DeviceError
+from model.served import ServedStage, served_stages
+from model.weights import Weights
+
+ADMITTED = 64
+"""Images that one staging buffer carries to the device; larger requests take turns."""
+
+
+class _Batch:
+    """The host's side of a batch in flight, and its handle: rows [largest], answers [largest, 1 + classes]."""
+
+    def __init__(self, driver: Driver, largest: int, classes: int) -> None:
+        self.rows = driver.host(largest, dtype=torch.int64)
+        self.answers = driver.host(largest, 1 + classes, dtype=torch.float32)
+        self.done = driver.event()
+        self.count = 0
+
+
+class _Arrival:
+    """The host's side of images on their way to the device."""
+
+    def __init__(self, driver: Driver, size: int) -> None:
+        self.rows = driver.host(ADMITTED, dtype=torch.int64)
+        self.pixels = driver.host(ADMITTED, size, size, 3, dtype=torch.uint8)
+        self.done = driver.event()
+
+
+class StagedBackend:
+    """Stages behind buffers that never move; `in_flight` batches at once."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        weights: Weights,
+        driver: Driver,
+        *,
+        temperatures: tuple[float, ...],
+        exit_policy: str,
+        dtype: torch.dtype,
+        capacity: int,
+        max_batch: int,
+        in_flight: int = 2,
+    ) -> None:
+        """Build the folded stages, the slabs and the buffers.
+
+        Args:
+            weights: a loaded weights folder.
+            driver: the device.
+            temperatures: one an exit.
+            exit_policy: what the score is (model/scores.py).
+            dtype: of the features and all layers but the head, which is fp32.
+            capacity: slots.
+            max_batch: the largest batch.
+            in_flight: batches launched before one is collected.
+
+        Raises:
+            DeviceError: the device failed or has no room.
+        """
+        cascade, device = weights.manifest.cascade, driver.device
+        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
+        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        self.in_flight, self._pool = in_flight, SlotPool(capacity)
+        largest = self.buckets[-1]
+        with failures():
+            modules = served_stages(weights, temperatures, exit_policy)
+            self._modules = [_lowered(module, dtype).to(device) for module in modules]
+            # One row more than slots: padding reads and writes there.
+            self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=device)
+            self._features = [
+                torch.zeros(capacity + 1, cascade.tokens(k), stage.width, dtype=dtype, device=device)
+                for k, stage in enumerate(cascade.stages[:-1])
+            ]
+            self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
+            self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
+            self._free = [_Batch(driver, largest, self.classes) for _ in range(in_flight)]
+            self._arrivals = [_Arrival(driver, self.size) for _ in range(2)]
+            self._run = driver.replaying(self._step)
+
+    @failures()
+    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
+        """Store images [n, size, size, 3] → slots [n]; the copy to the device is on its way when this returns."""
+        check_pixels(pixels, self.size)
+        with self._pool.taking(len(pixels)) as slots:
+            for start in range(0, len(slots), ADMITTED):
+                self._send(pixels[start : start + ADMITTED], slots[start : start + ADMITTED])
+        return slots
+
+    def _send(self, pixels: NDArray[np.uint8], slots: Slots) -> None:
+        arrival, count = self._arrivals.pop(0), len(slots)
+        self._arrivals.append(arrival)
+        arrival.done.synchronize()  # what it carried before has left it
+        arrival.pixels.numpy()[:count] = pixels
+        arrival.rows.numpy()[:count] = slots
+        device = self._rows.device
+        images = arrival.pixels[:count].to(device, non_blocking=True)
+        self._pixels.index_copy_(0, arrival.rows[:count].to(device, non_blocking=True), images)
+        arrival.done.record()
+
+    @failures()
+    @torch.inference_mode()
+    def launch(self, stage: int, slots: Slots) -> _Batch:
+        """Queue stage `stage` over `slots`, padded to the bucket; DeviceError beyond `in_flight` batches."""
+        if not self._free:
+            raise DeviceError(f"{self.in_flight} batches are in flight already")
+        bucket, batch = bucket_of(self.buckets, len(slots)), self._free.pop()
+        try:
+            batch.count = len(slots)
+            rows = batch.rows.numpy()
+            rows[: len(slots)], rows[len(slots) : bucket] = slots, self.capacity
+            self._rows[:bucket].copy_(batch.rows[:bucket], non_blocking=True)
+            self._run(stage, bucket)
+            batch.answers[:bucket].copy_(self._answers[:bucket], non_blocking=True)
+            batch.done.record()
+        except BaseException:
+            self._free.append(batch)
+            raise
+        return batch
+
+    def _step(self, stage: int, bucket: int) -> None:
+        rows = self._rows[:bucket]
+        upstream = self._features[stage - 1].index_select(0, rows) if stage else None
+        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream)
+        if stage + 1 < self.stages:
+            self._features[stage].index_copy_(0, rows, features)
+        torch.cat([score[:, None], probabilities], dim=1, out=self._answers[:bucket])
+
+    @failures()
+    def collect(self, handle: _Batch) -> StageOutput:
+        """Wait for that batch alone, not for what was launched after it."""
+        try:
+            handle.done.synchronize()
+            answers = handle.answers.numpy()[: handle.count]
+            return StageOutput(answers[:, 0].copy(), answers[:, 1:].copy())
+        finally:
+            self._free.append(handle)
+
+    def release(self, slots: Slots) -> None:
+        """Give slots back."""
+        self._pool.give(slots)
+
+
+class _Casting(nn.Module):
+    """A layer in a dtype of its own."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = layer.to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x.to(self.dtype))
+        return out
+
+
+def _lowered(module: ServedStage, dtype: torch.dtype) -> ServedStage:
+    """All in `dtype` but the head: its norm, pooling and logits decide exits, and cost next to nothing."""
+    stage = module.stage
+    stage.embed = _Casting(stage.embed, dtype)  # type: ignore[assignment]
+    stage.blocks.to(dtype)
+    stage.norm = _Casting(stage.norm, torch.float32)  # type: ignore[assignment]
+    return module

@@ -1,0 +1,43 @@
+"""The CUDA side of the staged backend; what holds for every backend is in tests/contracts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.backends.choose import choose_backend
+from model.backends.protocol import StageBackend, warm_up
+from model.weights import load_calibration, load_weights
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture
+def backend(tiny_weights: Path) -> StageBackend:
+    weights = load_weights(tiny_weights)
+    return choose_backend(weights, load_calibration(weights), device="cuda", capacity=64, max_batch=16)()
+
+
+def test_a_gpu_runs_bf16_with_two_batches_in_flight(backend: StageBackend) -> None:
+    assert (backend.device, backend.dtype, backend.in_flight) == ("cuda", "bfloat16", 2)
+
+
+def test_after_warm_up_no_memory_is_taken(backend: StageBackend) -> None:
+    """Graphs replay in their own pool: serving allocates nothing but what images arrive in."""
+    warm_up(backend)
+    slots = backend.admit(np.zeros((16, 32, 32, 3), dtype=np.uint8))
+    before = torch.cuda.memory_reserved()
+    for _ in range(10):
+        for stage in range(backend.stages):
+            backend.collect(backend.launch(stage, slots))
+    assert torch.cuda.memory_reserved() == before
+
+
+def test_a_replay_says_what_the_stage_said_when_it_was_captured(backend: StageBackend) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
+    slots = backend.admit(pixels)
+    first = backend.collect(backend.launch(0, slots[:16]))
+    backend.collect(backend.launch(0, slots[16:]))
+    again = backend.collect(backend.launch(0, slots[:16]))
+    assert first.probabilities.tobytes() == again.probabilities.tobytes()

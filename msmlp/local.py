@@ -37,7 +37,8 @@ def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Mod
     Raises:
         MsmlpError: weights, settings or a device that do not fit.
     """
-    alone = {"brownout_ms": 0, "shadow": 0, "weights": None if weights is None else Path(weights)}
+    # No process: it would import the caller's script anew.
+    alone = {"engine": "thread", "brownout_ms": 0, "shadow": 0, "weights": None if weights is None else Path(weights)}
     return Model(build_service(load_settings(str, **{**alone, **settings})))
 
 
@@ -97,7 +98,7 @@ class Model:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
 
         def observe(message: Outbound) -> None:
-            if isinstance(message, Ready):
+            if isinstance(message, Ready) and not started.done():
                 started.set_result(None)
             elif isinstance(message, Died) and not started.done():
                 started.set_exception(DeviceError(f"the engine could not start: {message.detail}"))

@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bf16 on a GPU, fp32 on a CPU."
     )
+    engine: Literal["auto", "thread", "process"] = Field(
+        default="auto",
+        description="Where the stages run: in a thread of the server, or in a process of their own that is started "
+        "anew when it dies; auto: a process for a GPU, a thread for a CPU.",
+    )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
     policy: str = Field(default="balanced", description="Operating point of requests that choose none.")

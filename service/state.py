@@ -4,16 +4,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from fastapi import Request
 
-from model.backends.choose import choose_backend
+from model.backends.choose import choose_backend, pick_backend
+from model.backends.gpu import gpu_present
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
+from service.engine.process.supervisor import ProcessWorker
+from service.engine.seam import Handle
+from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
 from service.oip.statistics import Statistics
@@ -82,6 +86,14 @@ class Service:
         return {**document, "default_policy": self.policy.default}
 
 
+def pick_engine(settings: Settings) -> str:
+    """`auto` takes a process for a GPU, whose errors can outlive whatever caused them, and a thread for a CPU."""
+    if settings.engine != "auto":
+        return settings.engine
+    gpu = settings.device == "cuda" or (settings.device == "auto" and gpu_present())
+    return "process" if gpu and pick_backend(settings.backend) == "torch" else "thread"
+
+
 def build_service(settings: Settings) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
 
@@ -105,6 +117,10 @@ def build_service(settings: Settings) -> Service:
         capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),
         max_batch=min(settings.max_batch, settings.capacity),
     )
+    worker: Callable[..., Handle] = Worker
+    if pick_engine(settings) == "process":
+        size, places = manifest.cascade.image_size, 2 * settings.max_images
+        worker = partial(ProcessWorker, stages=stages, size=size, places=places)
     engine = Engine(
         build,
         classes=len(manifest.classes),
@@ -113,6 +129,7 @@ def build_service(settings: Settings) -> Service:
         observe=metrics.observe,
         brownout_seconds=settings.brownout_ms / 1e3,
         shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
+        worker=worker,
     )
     metrics.watch(engine, policy)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")

@@ -1,14 +1,10 @@
 """Which backend serves: what `--backend`, `--device` and `--dtype` come to. No torch here until one is built."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 
 from model.backends.gpu import gpu_present
-from model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
 from model.backends.protocol import StageBackend
-from model.config import CascadeConfig
 from model.errors import OptionError
 from model.weights import Calibration, Weights, load_graphs
 
@@ -29,21 +25,6 @@ def pick_backend(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class _Room:
-    """`capacity` images in flight (None: what memory holds), `reserve` slots beyond, the largest batch."""
-
-    capacity: int | None
-    reserve: int
-    max_batch: int
-
-    def slots(self, cascade: CascadeConfig, itemsize: int, free: int) -> int:
-        """How many slots, on a device with `free` bytes, for features of `itemsize` bytes a number."""
-        if self.capacity is not None:
-            return self.capacity + self.reserve
-        return slots_that_fit(slot_bytes(cascade, itemsize), free, max_batch=self.max_batch, reserve=self.reserve)
-
-
 def choose_backend(
     weights: Weights,
     calibration: Calibration,
@@ -51,28 +32,15 @@ def choose_backend(
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
-    capacity: int | None = None,
-    reserve: int = 0,
+    capacity: int = 1024,
     max_batch: int = 64,
 ) -> Callable[[], StageBackend]:
-    """What builds the backend, to be called on the thread that will own the device; it can be pickled.
-
-    Args:
-        weights: a loaded weights folder.
-        calibration: its calibration.
-        backend: auto, torch or onnx.
-        device: auto, cpu or cuda.
-        dtype: auto (bf16 on a GPU, fp32 on a CPU), float32 or bfloat16.
-        capacity: images in flight; None for what the device's free memory holds (memory.py), for which building may
-            raise DeviceError.
-        reserve: slots beyond these.
-        max_batch: the largest batch; never more than the capacity.
+    """What builds the backend, to be called on the thread that will own the device.
 
     Raises:
         OptionError: a backend that is not there, or a device or dtype that it does not know.
         WeightsError: with ONNX Runtime, graphs that are missing, damaged or stale.
     """
-    room = _Room(capacity, reserve, max_batch if capacity is None else min(max_batch, capacity))
     if pick_backend(backend) == "onnx":
         if device not in ("auto", "cpu"):
             raise OptionError(
@@ -80,47 +48,29 @@ def choose_backend(
             )
         if dtype not in ("auto", "float32"):
             raise OptionError("dtype", f"{dtype} is not for the onnx backend yet; use auto or float32")
-        return partial(_build_onnx, weights.manifest.cascade, load_graphs(weights, calibration), room)
+        graphs = load_graphs(weights, calibration)
+
+        def build_onnx() -> StageBackend:
+            from model.backends.onnx import OnnxBackend
+
+            return OnnxBackend(weights.manifest.cascade, graphs, capacity=capacity, max_batch=max_batch)
+
+        return build_onnx
+
     if device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
-    return partial(_build_torch, weights, calibration, device, dtype, room)
 
+    def build_torch() -> StageBackend:
+        from model.backends.torch import TorchBackend
 
-def _build_onnx(cascade: CascadeConfig, graphs: list[bytes], room: _Room) -> StageBackend:
-    from model.backends.onnx import OnnxBackend
-
-    slots = room.slots(cascade, 4, free_host_memory())
-    return OnnxBackend(cascade, graphs, capacity=slots, max_batch=room.max_batch)
-
-
-def _build_torch(weights: Weights, calibration: Calibration, device: str, dtype: str, room: _Room) -> StageBackend:
-    from model.backends.devices import free_memory, pick_device, pick_dtype
-
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
-    slots = room.slots(weights.manifest.cascade, kind.itemsize, free_memory(where))
-    exits, policy = calibration.file.temperatures, calibration.file.exit_policy
-    if where.type == "cuda":
-        from model.backends.cuda import CudaDriver
-        from model.backends.staged import StagedBackend
-
-        return StagedBackend(
+        return TorchBackend(
             weights,
-            CudaDriver(where),
-            temperatures=exits,
-            exit_policy=policy,
-            dtype=kind,
-            capacity=slots,
-            max_batch=room.max_batch,
+            temperatures=calibration.file.temperatures,
+            exit_policy=calibration.file.exit_policy,
+            device=device,
+            dtype=dtype,
+            capacity=capacity,
+            max_batch=max_batch,
         )
-    from model.backends.torch import TorchBackend
 
-    return TorchBackend(
-        weights,
-        temperatures=exits,
-        exit_policy=policy,
-        device="cpu",
-        dtype=dtype,
-        capacity=slots,
-        max_batch=room.max_batch,
-    )
+    return build_torch

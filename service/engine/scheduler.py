@@ -18,8 +18,8 @@ Rules
 11. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
     last stage when nobody waits, to see whether the answer would have stayed. At most `reserve` at a time.
 
-So a ticket before which m others wait for its stage is aboard after at most (m + 1) * (P + 1) batches, or, where tickets
-have deadlines, (m + 1) * (P + 1)**2.
+So a ticket before which m others wait for its stage is aboard after at most (m + 1) * (P + 1) batches, or, where
+tickets have deadlines, (m + 1) * (P + 1)**2.
 """
 
 from dataclasses import dataclass, field

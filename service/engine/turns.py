@@ -3,7 +3,7 @@
 from service.engine.times import StageTimes
 
 PATIENCE = 16
-"""Batches that a stage with waiting tickets lets others go before it. Less, and thin batches go while others are full."""
+"""Batches that a stage with waiting tickets lets go before it. Less, and thin batches go while others are full."""
 
 ALIKE = 0.1
 """Batches whose worth differs by less than this are alike."""

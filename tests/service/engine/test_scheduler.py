@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from model.backends.protocol import buckets_up_to
 from model.exits import Reason
-from service.engine.messages import Terms
 from service.engine.fifo import Slots
+from service.engine.messages import Terms
 from service.engine.scheduler import Batch, Scheduler, Settled
 from service.engine.times import StageTimes
 from service.engine.turns import PATIENCE

@@ -1,10 +1,13 @@
 """Which backend serves: what `--backend`, `--device` and `--dtype` come to. No torch here until one is built."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 from model.backends.gpu import gpu_present
+from model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
 from model.backends.protocol import StageBackend
+from model.config import CascadeConfig
 from model.errors import OptionError
 from model.weights import Calibration, Weights, load_graphs
 
@@ -32,15 +35,28 @@ def choose_backend(
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
-    capacity: int = 1024,
+    capacity: int | None = None,
+    reserve: int = 0,
     max_batch: int = 64,
 ) -> Callable[[], StageBackend]:
-    """What builds the backend, to be called on the thread that will own the device.
+    """What builds the backend, to be called on the thread that will own the device; it can be pickled.
+
+    Args:
+        weights: a loaded weights folder.
+        calibration: its calibration.
+        backend: auto, torch or onnx.
+        device: auto, cpu or cuda.
+        dtype: auto (bf16 on a GPU, fp32 on a CPU), float32 or bfloat16.
+        capacity: images in flight; None for what the device's free memory holds (memory.py), for which building may
+            raise DeviceError.
+        reserve: slots beyond these.
+        max_batch: the largest batch; never more than the capacity.
 
     Raises:
         OptionError: a backend that is not there, or a device or dtype that it does not know.
         WeightsError: with ONNX Runtime, graphs that are missing, damaged or stale.
     """
+    size = {"capacity": capacity, "reserve": reserve, "max_batch": max_batch}
     if pick_backend(backend) == "onnx":
         if device not in ("auto", "cpu"):
             raise OptionError(
@@ -48,29 +64,83 @@ def choose_backend(
             )
         if dtype not in ("auto", "float32"):
             raise OptionError("dtype", f"{dtype} is not for the onnx backend yet; use auto or float32")
-        graphs = load_graphs(weights, calibration)
+        return partial(_onnx_backend, weights.manifest.cascade, load_graphs(weights, calibration), **size)
+    if device == "cuda":
+        # Torch takes seconds to import, so only a wish that may not come true is checked before the backend is built.
+        from model.backends.devices import pick_device
 
-        def build_onnx() -> StageBackend:
-            from model.backends.onnx import OnnxBackend
+        pick_device(device)
+    return partial(
+        torch_backend,
+        weights,
+        temperatures=calibration.file.temperatures,
+        exit_policy=calibration.file.exit_policy,
+        device=device,
+        dtype=dtype,
+        **size,
+    )
 
-            return OnnxBackend(weights.manifest.cascade, graphs, capacity=capacity, max_batch=max_batch)
 
-        return build_onnx
+def torch_backend(
+    weights: Weights,
+    *,
+    temperatures: tuple[float, ...] | None = None,
+    exit_policy: str = "max-probability",
+    device: str = "auto",
+    dtype: str = "auto",
+    capacity: int | None = None,
+    reserve: int = 0,
+    max_batch: int = 64,
+) -> StageBackend:
+    """The torch backend of a device, before or after calibration; without temperatures all are 1.
 
-    if device == "cuda" and not gpu_present():
-        raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
+    Raises:
+        OptionError: a device or dtype that is not there.
+        DeviceError: no room on the device.
+    """
+    from model.backends.devices import free_memory, pick_device, pick_dtype
 
-    def build_torch() -> StageBackend:
-        from model.backends.torch import TorchBackend
+    cascade, where = weights.manifest.cascade, pick_device(device)
+    kind = pick_dtype(dtype, where)
+    max_batch = min(max_batch, capacity or max_batch)
+    slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, kind.itemsize), free_memory(where))
+    if where.type == "cuda":
+        from model.backends.cuda import CudaDriver
+        from model.backends.staged import StagedBackend
 
-        return TorchBackend(
+        return StagedBackend(
             weights,
-            temperatures=calibration.file.temperatures,
-            exit_policy=calibration.file.exit_policy,
-            device=device,
-            dtype=dtype,
-            capacity=capacity,
+            CudaDriver(where),
+            temperatures=temperatures or (1.0,) * len(cascade.stages),
+            exit_policy=exit_policy,
+            dtype=kind,
+            capacity=slots,
             max_batch=max_batch,
         )
+    from model.backends.torch import TorchBackend
 
-    return build_torch
+    return TorchBackend(
+        weights,
+        temperatures=temperatures,
+        exit_policy=exit_policy,
+        device=device,
+        dtype=dtype,
+        capacity=slots,
+        max_batch=max_batch,
+    )
+
+
+def _onnx_backend(
+    cascade: CascadeConfig, graphs: list[bytes], *, capacity: int | None, reserve: int, max_batch: int
+) -> StageBackend:
+    from model.backends.onnx import OnnxBackend
+
+    max_batch = min(max_batch, capacity or max_batch)
+    slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, 4), free_host_memory())
+    return OnnxBackend(cascade, graphs, capacity=slots, max_batch=max_batch)
+
+
+def _slots(capacity: int | None, reserve: int, max_batch: int, bytes_a_slot: int, free: int) -> int:
+    if capacity is not None:
+        return capacity + reserve
+    return slots_that_fit(bytes_a_slot, free, max_batch=max_batch, reserve=reserve)

@@ -91,7 +91,7 @@ class StageTimes:
         fit = np.where(regular, an_image, np.inf)
         full = buckets[np.argmax(fit <= fit.min(axis=1, keepdims=True) * (1 + NEARLY), axis=1)]
         worth, take = rates.copy(), np.tile(sizes, (len(full), 1))
-        for b, bucket in enumerate(self.buckets):
+        for b, bucket in reversed(list(enumerate(self.buckets))):
             rate = (1 / an_image[:, b])[:, None]
             enough = (sizes >= bucket) & (2 * bucket >= np.minimum(sizes, full[:, None]))
             better = enough & (rate > worth * (1 + NEARLY))

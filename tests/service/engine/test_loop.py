@@ -20,8 +20,12 @@ LONG, SOON = 1000.0, 500.0
 class ByHand:
     """A loop on a fake backend, and all it says. `seconds` is how long every batch is thought to take."""
 
-    def __init__(self, *, seconds: float = 0.0, capacity: int = 64, reserve: int = 0, **options: Any) -> None:
-        self.backend = FakeBackend(capacity=capacity + reserve, max_batch=64)
+    in_flight = 1
+
+    def __init__(
+        self, *, seconds: float = 0.0, capacity: int = 64, max_batch: int = 64, reserve: int = 0, **options: Any
+    ) -> None:
+        self.backend = FakeBackend(capacity=capacity + reserve, max_batch=max_batch, in_flight=self.in_flight)
         self.said: list[Outbound] = []
         known = np.full((3, len(self.backend.buckets)), seconds)
         self.loop = Loop(self.backend, self.said.append, seconds=known, reserve=reserve, **options)
@@ -35,7 +39,7 @@ class ByHand:
 
     def run(self) -> None:
         """Until nothing is left to run."""
-        while not self.loop.scheduler.idle():
+        while not self.loop.idle:
             self.loop.run_once()
 
     def told(self) -> list[tuple[int, int, int, Reason]]:
@@ -48,6 +52,13 @@ class ByHand:
 
     def of(self, kind: type) -> list[Any]:
         return [message for message in self.said if isinstance(message, kind)]
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def in_flight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every test with one batch at a time and with two."""
+    monkeypatch.setattr(ByHand, "in_flight", request.param)
+    return int(request.param)
 
 
 def test_an_expired_ticket_is_told_so_and_runs_nowhere() -> None:
@@ -181,7 +192,7 @@ def test_shadow_batches_are_reported_as_the_others_are() -> None:
     assert [(ran.stage, ran.images) for ran in hand.of(Ran)] == hand.backend.batches == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left() -> None:
+def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
     published: list[list[int]] = []
     ran: list[tuple[int, int]] = []
     hand = ByHand(capacity=66, publish=lambda load: published.append(load.queued.tolist()))
@@ -189,5 +200,83 @@ def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left() ->
     hand.submit(1, pictures(66, 0.2, 1.0))
     hand.run()
     hand.loop.run_once()
-    assert ran == [(0, 64), (1, 64), (0, 2), (1, 2)], "a full batch first"
-    assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    if in_flight == 1:
+        assert ran == [(0, 64), (1, 64), (0, 2), (1, 2)], "a full batch first"
+        assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    else:
+        assert ran == [(0, 64), (0, 2), (1, 64), (1, 2)], "the other two are launched beside them"
+        assert published == [[0, 0, 0]] * 5
+
+
+def test_as_many_batches_are_launched_as_the_device_takes_and_no_slot_twice(in_flight: int) -> None:
+    hand = ByHand(max_batch=4)
+    launched: list[set[int]] = []
+    most = 0
+    launch, collect = hand.backend.launch, hand.backend.collect
+
+    def launching(stage: int, slots: NDArray[np.int64]) -> Any:
+        nonlocal most
+        assert not any(set(slots.tolist()) & others for others in launched), "a slot is in two batches"
+        launched.append(set(slots.tolist()))
+        most = max(most, len(launched))
+        return launch(stage, slots)
+
+    def collecting(handle: Any) -> Any:
+        assert set(handle.slots.tolist()) == launched.pop(0), "the oldest first"
+        return collect(handle)
+
+    hand.backend.launch, hand.backend.collect = launching, collecting  # type: ignore[method-assign]
+    hand.submit(1, pictures(10, 0.2, 0.2))
+    hand.submit(2, pictures(6, 0.2, 0.9))
+    hand.run()
+    assert most == in_flight
+    assert sorted(line[:3] for line in hand.told()) == [(1, i, 3) for i in range(10)] + [(2, i, 2) for i in range(6)]
+    assert hand.backend.taken == 0
+
+
+def test_a_failure_takes_its_requests_out_of_the_other_batch_too(in_flight: int) -> None:
+    hand = ByHand(max_batch=2)
+    failures = 0
+
+    def once(stage: int, pixels: Pixels) -> None:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise ZeroDivisionError
+
+    hand.backend.fail = once
+    hand.submit(1, pictures(3, 1.0))
+    hand.submit(2, pictures(1, 1.0))
+    hand.run()
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[1]]
+    assert hand.told() == [(2, 0, 1, Reason.CONFIDENT)]
+    assert sum(message.images for message in hand.of(Cancelled)) == (1 if in_flight == 2 else 0)
+    assert hand.backend.taken == 0
+
+
+def test_load_says_what_waits_and_what_it_will_take() -> None:
+    hand = ByHand(seconds=6.4)
+    hand.submit(1, pictures(2, 0.2, 1.0))
+    load = hand.loop.load()
+    assert (load.queued.tolist(), load.work_seconds) == ([2, 0, 0], 0.0)
+    assert (load.seconds_per_image, load.backlog_seconds) == pytest.approx((0.3, 0.6)), "0.1 a stage in batches of 64"
+    assert np.isfinite(load.oldest).tolist() == [True, False, False]
+    hand.run()
+    after = hand.loop.load()
+    assert after.backlog_seconds == 0.0
+    assert after.work_seconds == pytest.approx(0.4, rel=0.2), "two images through two stages"
+    assert after.prediction_margin >= 1.0
+
+
+def test_what_the_host_does_between_batches_is_part_of_what_they_take(
+    in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that ticks by one each time it is read: at the arrival, each time a batch is looked for, and at the end."""
+    hand = ByHand(max_batch=1)
+    clock = iter(range(1000))
+    monkeypatch.setattr("service.engine.loop.time.monotonic", lambda: float(next(clock)))
+    for request in range(50):
+        hand.loop.receive(Submit(request, pictures(1, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), 0.0))
+        hand.run()
+    alone = hand.loop.times.predict(0, 1)
+    assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the loop was idle"

@@ -14,6 +14,7 @@ from model.backends.protocol import StageBackend, StageOutput
 from model.errors import DeviceError
 from model.exits import GOES_ON
 from service.engine.backlog import Backlog
+from service.engine.fifo import Slots
 from service.engine.messages import (
     Answers,
     Cancel,
@@ -27,7 +28,7 @@ from service.engine.messages import (
     Shadowed,
     Submit,
 )
-from service.engine.scheduler import Batch, Overdue, Scheduler, Settled, Slots
+from service.engine.scheduler import Batch, Overdue, Scheduler, Settled
 from service.engine.times import StageTimes
 
 log = logging.getLogger("msmlp.engine")

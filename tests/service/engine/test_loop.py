@@ -271,7 +271,7 @@ def test_load_says_what_waits_and_what_it_will_take() -> None:
 def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that ticks by one each time it is read: at the arrival, each time a batch is looked for, and at the end."""
+    """A clock that ticks by one each time it is read: at the arrival, when a batch is looked for, and at the end."""
     hand = ByHand(max_batch=1)
     clock = iter(range(1000))
     monkeypatch.setattr("service.engine.loop.time.monotonic", lambda: float(next(clock)))

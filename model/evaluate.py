@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.torch import TorchBackend
+from model.backends.choose import torch_backend
 from model.calibration.held_out import check_classes, validation_images
 from model.datasets import Dataset, Split, load_dataset
 from model.errors import DataError, OptionError
@@ -31,7 +31,7 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
-    backend = TorchBackend(
+    backend = torch_backend(
         weights,
         temperatures=calibration.file.temperatures,
         exit_policy=calibration.file.exit_policy,

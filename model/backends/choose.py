@@ -56,7 +56,6 @@ def choose_backend(
         OptionError: a backend that is not there, or a device or dtype that it does not know.
         WeightsError: with ONNX Runtime, graphs that are missing, damaged or stale.
     """
-    size = {"capacity": capacity, "reserve": reserve, "max_batch": max_batch}
     if pick_backend(backend) == "onnx":
         if device not in ("auto", "cpu"):
             raise OptionError(
@@ -64,12 +63,16 @@ def choose_backend(
             )
         if dtype not in ("auto", "float32"):
             raise OptionError("dtype", f"{dtype} is not for the onnx backend yet; use auto or float32")
-        return partial(_onnx_backend, weights.manifest.cascade, load_graphs(weights, calibration), **size)
-    if device == "cuda":
-        # Torch takes seconds to import, so only a wish that may not come true is checked before the backend is built.
-        from model.backends.devices import pick_device
-
-        pick_device(device)
+        return partial(
+            _onnx_backend,
+            weights.manifest.cascade,
+            load_graphs(weights, calibration),
+            capacity=capacity,
+            reserve=reserve,
+            max_batch=max_batch,
+        )
+    if device == "cuda" and not gpu_present():
+        raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
     return partial(
         torch_backend,
         weights,
@@ -77,7 +80,9 @@ def choose_backend(
         exit_policy=calibration.file.exit_policy,
         device=device,
         dtype=dtype,
-        **size,
+        capacity=capacity,
+        reserve=reserve,
+        max_batch=max_batch,
     )
 
 
@@ -131,7 +136,7 @@ def torch_backend(
 
 
 def _onnx_backend(
-    cascade: CascadeConfig, graphs: list[bytes], *, capacity: int | None, reserve: int, max_batch: int
+    cascade: CascadeConfig, graphs: tuple[bytes, ...], *, capacity: int | None, reserve: int, max_batch: int
 ) -> StageBackend:
     from model.backends.onnx import OnnxBackend
 

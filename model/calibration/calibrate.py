@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.torch import TorchBackend
+from model.backends.choose import torch_backend
+from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of
 from model.calibration.frontier import JOINT, operating_points, solver_frontiers
 from model.calibration.held_out import validation_images
@@ -65,8 +66,8 @@ def calibrate_on(
 ) -> CalibrationFile:
     """The same on images already at hand."""
 
-    def build(temperatures: tuple[float, ...] | None) -> TorchBackend:
-        return TorchBackend(
+    def build(temperatures: tuple[float, ...] | None) -> StageBackend:
+        return torch_backend(
             weights,
             temperatures=temperatures,
             exit_policy=exit_policy,

@@ -15,6 +15,9 @@ log = logging.getLogger("msmlp.engine")
 
 BackendFactory = Callable[[], StageBackend]
 
+SHADOW_SLOTS = 32
+"""Places on the device beyond `capacity`, for shadows: they never take one from a request."""
+
 Send = Callable[[list[Outbound]], None]
 """Takes all that a batch brought and must not block. A hand-over wakes the other side, which costs more than what is
 handed over. Ready and Died come last in their list."""
@@ -57,17 +60,18 @@ class Port(Protocol):
         """Show what waits."""
 
 
-def run(build: BackendFactory, port: Port, *, capacity: int, shadow_every: int) -> None:
+def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every: int) -> None:
     """The engine's life: build, warm up, run whatever comes in until `Stop` or an error; Died is its last word.
 
     Of `capacity` images in flight the callers keep count; what slots the backend has beyond these are for shadows, one
-    of `shadow_every` confident exits.
+    of `shadow_every` confident exits. Without `capacity` it is what slots the backend has less SHADOW_SLOTS.
     """
     died = Died("stopped")
     try:
         backend = build()
         seconds = warm_up(backend)
-        reserve = max(0, backend.capacity - capacity)
+        shadows = SHADOW_SLOTS if shadow_every else 0
+        reserve = shadows if capacity is None else max(0, backend.capacity - capacity)
         outbox: list[Outbound] = []
 
         def flush() -> None:

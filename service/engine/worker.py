@@ -17,7 +17,7 @@ class Worker:
     `send` is called on that thread. For `capacity` and `shadow_every` see `seam.run`.
     """
 
-    def __init__(self, build: BackendFactory, send: Send, *, capacity: int, shadow_every: int = 0) -> None:
+    def __init__(self, build: BackendFactory, send: Send, *, capacity: int | None, shadow_every: int = 0) -> None:
         self._send = send
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         # Who stands in the inbox waits too. Each thread counts its own side; only `append` and `popleft` meet.

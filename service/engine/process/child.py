@@ -23,7 +23,7 @@ def main(
     memory: Memory,
     inbound: Connection,
     outbound: Connection,
-    capacity: int,
+    capacity: int | None,
     shadow_every: int,
     log_level: int,
 ) -> None:

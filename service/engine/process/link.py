@@ -29,7 +29,7 @@ class Child:
     """
 
     build: BackendFactory
-    capacity: int
+    capacity: int | None
     shadow_every: int
     stages: int
     size: int

@@ -43,7 +43,7 @@ class ProcessWorker:
         build: BackendFactory,
         send: Send,
         *,
-        capacity: int,
+        capacity: int | None,
         stages: int,
         size: int,
         places: int,

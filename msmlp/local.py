@@ -38,7 +38,13 @@ def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Mod
         MsmlpError: weights, settings or a device that do not fit.
     """
     # No process: it would import the caller's script anew.
-    alone = {"engine": "thread", "brownout_ms": 0, "shadow": 0, "weights": None if weights is None else Path(weights)}
+    alone = {
+        "engine": "thread",
+        "brownout_ms": 0,
+        "max_wait_ms": 0,
+        "shadow": 0,
+        "weights": None if weights is None else Path(weights),
+    }
     return Model(build_service(load_settings(str, **{**alone, **settings})))
 
 

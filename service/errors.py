@@ -16,7 +16,7 @@ ServiceError(MsmlpError)
 """
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from model.errors import (
     ConfigError,
@@ -91,7 +91,17 @@ class RetryableError(ServiceError):
 
 
 class OverloadedError(RetryableError):
-    """No place for these images now."""
+    """No place for these images now.
+
+    Args:
+        detail: why.
+        retry_after: seconds.
+        reason: what is short, for the metrics.
+    """
+
+    def __init__(self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "memory"] = "memory"):
+        super().__init__(detail, retry_after)
+        self.reason = reason
 
 
 class StartingError(RetryableError):

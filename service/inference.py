@@ -121,7 +121,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
     options = call.options
     plan = service.policy.plan(options, service.engine.brownout_level)
     deadline = float("inf") if options.deadline_ms is None else call.arrival + options.deadline_ms / 1e3
-    with service.places(len(call.images)) as give_back:
+    with service.places(len(call.images), degraded=plan.source == "brownout") as give_back:
         started = time.monotonic()
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         try:

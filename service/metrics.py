@@ -68,7 +68,7 @@ class Metrics:
         self.brownout = Gauge("msmlp_brownout_level", "0 none ... 8 the cheapest operating point.", registry=r)
         self.shed = Counter(
             "msmlp_shed",
-            "Not admitted: images for want of places, requests for want of memory.",
+            "Not admitted: images for want of places or of time, requests for want of memory.",
             ["reason"],
             registry=r,
         )
@@ -105,7 +105,7 @@ class Metrics:
                 by_stage.labels(exit)
         self.images.labels(NO_EXIT, "expired")
         self.image_seconds.labels(NO_EXIT)
-        for reason in ("capacity", "memory"):
+        for reason in ("capacity", "wait", "memory"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)
@@ -114,7 +114,7 @@ class Metrics:
 
     def watch(self, engine: Engine, policy: Policy) -> None:
         """Tie the gauges to what they show; read when scraped."""
-        self.capacity.set(engine.capacity)
+        self.capacity.set_function(lambda: engine.capacity)
         self.inflight.set_function(lambda: engine.inflight)
         self.throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
         self.engine_up.set_function(lambda: float(engine.up))

@@ -37,8 +37,17 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
     policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
+    max_wait_ms: float = Field(
+        default=2000,
+        ge=0,
+        description="Longest predicted time to an answer at which images are let in; beyond it they are shed with 429; "
+        "0: any.",
+    )
     brownout_ms: float = Field(
-        default=500, ge=0, description="Oldest wait above which requests take cheaper operating points; 0: never."
+        default=500,
+        ge=0,
+        description="Longest wait above which requests take cheaper operating points; 0: never. At most half of "
+        "--max-wait-ms counts.",
     )
     shadow: float = Field(
         default=0.01,

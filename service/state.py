@@ -16,7 +16,7 @@ from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
 from service.engine.process.supervisor import ProcessWorker
-from service.engine.seam import Handle
+from service.engine.seam import BackendFactory, Handle
 from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
@@ -55,16 +55,18 @@ class Service:
         self.engine.check()
 
     @contextmanager
-    def places(self, images: int) -> Iterator[Callable[[int], None]]:
+    def places(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
         """Places for `images` images while they are decoded and run; what is yielded gives some back earlier.
+
+        `degraded` when brown-out chose their operating point.
 
         Raises:
             OverloadedError, StartingError, EngineDownError: what `Engine.admit` raises.
         """
         try:
-            self.engine.admit(images)
-        except OverloadedError:
-            self.metrics.shed.labels("capacity").inc(images)
+            self.engine.admit(images, degraded=degraded)
+        except OverloadedError as error:
+            self.metrics.shed.labels(error.reason).inc(images)
             raise
         held = images
 
@@ -94,8 +96,10 @@ def pick_engine(settings: Settings) -> str:
     return "process" if gpu and pick_backend(settings.backend) == "torch" else "thread"
 
 
-def build_service(settings: Settings) -> Service:
+def build_service(settings: Settings, choose: Callable[..., BackendFactory] = choose_backend) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
+
+    `choose` says what builds the backend; `msmlp bench http` gives one that computes nothing.
 
     Raises:
         CallerError: weights or settings that do not fit.
@@ -108,7 +112,7 @@ def build_service(settings: Settings) -> Service:
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
-    build = choose_backend(
+    build = choose(
         weights,
         calibration,
         backend=settings.backend,
@@ -123,10 +127,10 @@ def build_service(settings: Settings) -> Service:
         worker = partial(ProcessWorker, stages=stages, size=size, places=places)
     engine = Engine(
         build,
-        classes=len(manifest.classes),
-        stages=stages,
         capacity=settings.capacity,
         observe=metrics.observe,
+        max_wait_seconds=settings.max_wait_ms / 1e3,
+        costs=policy.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
         shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
         worker=worker,

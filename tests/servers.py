@@ -38,15 +38,14 @@ def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
 def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Service:
     """The service of a weights folder (3 stages, 10 classes, 32 pixels) with another backend under it.
 
-    Without brown-out and shadows unless `settings` have them: a device that is held is no overload.
+    Without brown-out, a longest wait and shadows unless `settings` have them: a device that is held is no overload.
     """
     service = build_service(Settings(weights=weights, device="cpu", **settings))
     service.engine = Engine(
         build,
-        classes=10,
-        stages=3,
         capacity=service.settings.capacity,
         observe=service.metrics.observe,
+        max_wait_seconds=settings.get("max_wait_ms", 0) / 1e3,
         brownout_seconds=settings.get("brownout_ms", 0) / 1e3,
         shadow_every=round(1 / settings["shadow"]) if "shadow" in settings else 0,
     )

@@ -2,17 +2,18 @@
 
 import asyncio
 import itertools
-import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.exits import Reason
-from service.engine.brownout import Brownout
-from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Outbound, Stop, Submit, Terms
+from service.engine.admission import Admission
+from service.engine.brownout import LEVELS, Brownout, Totals
+from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Load, Outbound, Ready, Stop, Submit, Terms
 from service.engine.result import Pending, Result
 from service.engine.seam import BackendFactory, Handle
 from service.engine.throughput import Throughput
@@ -28,10 +29,7 @@ STOP_SECONDS = 30
 """How long an ending service waits for what is in flight; the thread is a daemon and dies with the process."""
 
 TICK_SECONDS = 0.1
-"""How often brown-out looks at the queues."""
-
-FULL = 0.75
-"""So large a share of the places taken is as much overload as the longest wait allowed."""
+"""How often brown-out looks at what waits, at least."""
 
 Observer = Callable[[Outbound], None]
 
@@ -39,24 +37,25 @@ Observer = Callable[[Outbound], None]
 class Engine:
     """Façade of one worker. Use from one event loop; `observe` is told every outbound message, on that loop.
 
-    `brownout_seconds` is the oldest wait above which brown-out begins (0: never); of `shadow_every` images that leave
-    confident one is run to the end all the same (0: none).
+    `max_wait_seconds` is the longest predicted time to an answer at which images are let in (0: any),
+    `brownout_seconds` the longest wait above which brown-out begins (0: never), `costs` the expected cost of an image
+    at each of its levels; of `shadow_every` images that leave confident one is run to the end all the same (0: none).
     """
 
     def __init__(
         self,
         build: BackendFactory,
         *,
-        classes: int,
-        stages: int,
         capacity: int,
         observe: Observer,
+        max_wait_seconds: float = 0,
         brownout_seconds: float = 0,
+        costs: Sequence[float] = (1.0,) * (LEVELS + 1),
         shadow_every: int = 0,
         worker: Callable[..., Handle] = Worker,
     ) -> None:
-        self.capacity, self._classes, self._stages = capacity, classes, stages
-        self.inflight = 0
+        self._admission = Admission(max_wait_seconds)
+        self._brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
         self.throughput = Throughput()
         self._observers = [observe]
         self._numbers = itertools.count()
@@ -64,7 +63,6 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
         self._restarting = False
-        self._brownout = Brownout(brownout_seconds)
         self.worker = worker(build, self._send, capacity=capacity, shadow_every=shadow_every)
 
     def start(self) -> None:
@@ -86,7 +84,7 @@ class Engine:
         """Raise StartingError or EngineDownError when the engine cannot take images now."""
         if self._death is not None:
             raise EngineDownError(DOWN)
-        if not self.worker.ready.is_set():
+        if not self.up:
             if self._restarting:
                 raise EngineDownError(RESTARTING)
             raise StartingError("the service is starting: stages are being warmed up")
@@ -94,7 +92,7 @@ class Engine:
     @property
     def up(self) -> bool:
         """Whether it can."""
-        return self._death is None and self.worker.ready.is_set()
+        return self._death is None and self.capacity > 0
 
     @property
     def down(self) -> bool:
@@ -102,31 +100,38 @@ class Engine:
         return self._death is not None
 
     @property
+    def capacity(self) -> int:
+        """How many images may be in flight; 0 while there is no engine to say so."""
+        return self._admission.capacity
+
+    @property
+    def inflight(self) -> int:
+        """How many are."""
+        return self._admission.inflight
+
+    @property
     def brownout_level(self) -> int:
         """The brown-out level now, 0 to `brownout.LEVELS`."""
         return self._brownout.level
 
-    def admit(self, images: int) -> None:
-        """Take `images` permits, which `release` gives back.
+    def admit(self, images: int, *, degraded: bool = False) -> None:
+        """Take `images` permits, which `release` gives back; `degraded` when brown-out chose what they will cost.
 
         Raises:
             StartingError, EngineDownError: not serving.
-            OverloadedError: fewer permits are left; says when to come again.
+            OverloadedError: no permits are left, or the answer would take too long; says when to come again.
         """
         self.check()
-        if self.inflight + images > self.capacity:
-            # The time the backlog takes at the recent pace.
-            pace = self.throughput.per_second(time.monotonic())
-            wait = math.ceil(self.inflight / pace) if pace else 1
-            raise OverloadedError(
-                f"{self.inflight} of {self.capacity} places are taken, {images} wanted",
-                retry_after=min(60, max(1, wait)),
-            )
-        self.inflight += images
+        load = self.worker.load or Load.none(1)  # it may have died just now
+        refusal = self._admission.refusal(images, load)
+        if refusal is not None:
+            raise OverloadedError(refusal.detail, refusal.retry_after, refusal.reason)
+        self._admission.take(images, degraded=degraded)
+        self._look(load)
 
     def release(self, images: int) -> None:
         """Give permits back."""
-        self.inflight -= images
+        self._admission.give_back(images)
 
     async def classify(self, pixels: NDArray[np.uint8], terms: Terms) -> Result:
         """Run images [n, size, size, 3] for which `admit` gave permits; cancelling the awaiting task frees them.
@@ -147,7 +152,12 @@ class Engine:
         Raises:
             EngineDownError: the device failed under this request; what had landed was yielded before.
         """
-        with self._submitted(pixels, terms, left) as pending:
+
+        def gone(images: int) -> None:
+            self._admission.leave(images)
+            left(images)
+
+        with self._submitted(pixels, terms, gone) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
@@ -160,9 +170,8 @@ class Engine:
         """A request in the engine; whoever leaves before its end cancels it."""
         self.check()
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(
-            len(pixels), self._classes, self._stages, stream=terms.stream, left=left
-        )
+        pending = self._pending[number] = Pending(len(pixels), stream=terms.stream, left=left)
+        self._admission.enter(len(pixels))
         self.worker.put(Submit(number, pixels, terms, time.monotonic()))
         try:
             yield pending
@@ -171,19 +180,24 @@ class Engine:
             raise
         finally:
             del self._pending[number]
+            # A stream has told of the others already; without one they leave with their permits.
+            self._admission.leave(pending.missing if terms.stream else len(pixels))
             if pending.done.done() and not pending.done.cancelled():
                 pending.done.exception()  # asked for, or asyncio would complain that nobody did
 
     def _tick(self) -> None:
-        """Look at the backlog, again and again: brown-out must also end when nobody asks."""
-        now, load = time.monotonic(), self.worker.load
-        since = math.inf if load is None else float(load.oldest.min())
-        wait = max(0.0, now - since) if math.isfinite(since) else 0.0
-        # A fast engine's places are all taken before anyone has waited for long.
-        full = self.inflight / (FULL * self.capacity)
-        self._brownout.update(now, max(wait, full * self._brownout.high))
+        """Look at what waits, again and again: brown-out must also end when nobody asks."""
+        load = self.worker.load
+        if load is not None:
+            self._look(load)
         if not self.down:
             asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _look(self, load: Load) -> None:
+        now, admission = time.monotonic(), self._admission
+        wait = max(now - float(load.oldest.min()), admission.backlog(load))
+        totals = Totals(load.work_seconds, admission.let_in, admission.degraded)
+        self._brownout.update(now, wait, totals, admission.share)
 
     def _send(self, messages: list[Outbound]) -> None:
         assert self._loop is not None
@@ -197,11 +211,13 @@ class Engine:
     def _deliver(self, message: Outbound) -> None:
         if isinstance(message, Answers):
             self._land(message)
+        elif isinstance(message, Ready):
+            self._admission.capacity = message.capacity
         elif isinstance(message, Failed):
             for number in message.requests.tolist():
                 self._fail(number, message.detail)
         elif isinstance(message, Died):
-            self._restarting = message.restarting
+            self._restarting, self._admission.capacity = message.restarting, 0
             if not message.restarting:
                 self._death = message.detail
             for number in list(self._pending):
@@ -213,14 +229,24 @@ class Engine:
             observe(message)
 
     def _land(self, answers: Answers) -> None:
+        """Hand everybody what is theirs: sorted once by request, so that each takes neighbouring rows."""
         now = time.monotonic()
-        self.throughput.count(int((answers.reason != Reason.GOES_ON).sum()), now)
-        for number in np.unique(answers.request).tolist():
-            pending, mine = self._pending.get(number), np.flatnonzero(answers.request == number)
+        requests = answers.request
+        if (requests[0] != requests).any():
+            order = np.argsort(requests, kind="stable")
+            answers, requests = answers.take(order), requests[order]
+        starts = [0, *(np.flatnonzero(np.diff(requests)) + 1).tolist(), len(requests)]
+        answered = 0
+        for start, stop in pairwise(starts):
+            landed = Result.of(answers, slice(start, stop), now)
+            pending = self._pending.get(int(requests[start]))
+            left = int(np.count_nonzero(landed.reason != Reason.GOES_ON))
+            answered += left
             if pending is not None:
-                pending.land(answers, mine, now)
+                pending.land(landed)
             else:  # its caller left while they ran
-                self._tell(Cancelled("batch", int((answers.reason[mine] != Reason.GOES_ON).sum())))
+                self._tell(Cancelled("batch", left))
+        self.throughput.count(answered, now)
 
     def _fail(self, number: int, detail: str) -> None:
         pending = self._pending.get(number)

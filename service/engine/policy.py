@@ -69,6 +69,10 @@ class Policy:
         thresholds = np.array(chosen.thresholds, dtype=np.float64)
         return Plan(chosen.name, source, thresholds, low, high, chosen.accuracy, chosen.mean_gflops)
 
+    def costs(self) -> tuple[float, ...]:
+        """Expected GFLOPs an image, by brown-out level, of a request without options [LEVELS + 1]."""
+        return tuple(self.plan(RequestOptions(), level).expected_gflops for level in range(LEVELS + 1))
+
     def _explicit(self, thresholds: tuple[float, ...], low: int, high: int) -> Offer:
         if len(thresholds) != self.exits - 1:
             count, given = self.exits - 1, len(thresholds)

@@ -1,8 +1,9 @@
-"""A request's answers, put together as its tickets land."""
+"""A request's answers, put together once its last ticket has landed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from model.exits import Reason
 from service.engine.messages import Answers, History
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.int64] | slice
 
 
 @dataclass
@@ -28,19 +29,32 @@ class Result:
     landed: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, images: int, classes: int, stages: int) -> "Result":
-        """Nothing has landed yet."""
+    def of(cls, answers: Answers, rows: slice, now: float) -> "Result":
+        """A view of neighbouring rows, which landed at `now`."""
+        index = answers.index[rows]
         return cls(
-            np.arange(images),
-            np.zeros(images, dtype=np.int64),
-            np.zeros(images, dtype=np.int8),
-            np.zeros((images, classes), dtype=np.float32),
-            History.empty(images, stages),
-            np.zeros(images),
+            index,
+            answers.exit[rows],
+            answers.reason[rows],
+            answers.probabilities[rows],
+            answers.history.take(rows),
+            np.full(len(index), now),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Result"]) -> "Result":
+        """All rows of some parts (at least one), in the order of `index`; it may share memory with them."""
+        whole = parts[0]
+        if len(parts) > 1:
+            index, exit, reason, probabilities, landed, *history = (
+                np.concatenate(same) for same in zip(*(part._columns() for part in parts), strict=True)
+            )
+            whole = cls(index, exit, reason, probabilities, History(*history), landed)
+        order = np.argsort(whole.index, kind="stable") if len(whole.index) > 1 else slice(None)
+        return whole.take(order)
+
     def take(self, rows: Rows) -> "Result":
-        """A copy of some rows."""
+        """Some rows: a copy where they are listed, a view of a slice."""
         return Result(
             self.index[rows],
             self.exit[rows],
@@ -50,41 +64,37 @@ class Result:
             self.landed[rows],
         )
 
-    def put(self, answers: Answers, mine: Rows, now: float) -> Rows:
-        """Write rows `mine` of `answers`, which landed at `now` → where they belong."""
-        rows = answers.index[mine]
-        self.exit[rows] = answers.exit[mine]
-        self.reason[rows] = answers.reason[mine]
-        self.probabilities[rows] = answers.probabilities[mine]
-        self.history.put(rows, answers.history.take(mine))
-        self.landed[rows] = now
-        return rows
+    def _columns(self) -> list[NDArray[Any]]:
+        rest = (self.index, self.exit, self.reason, self.probabilities, self.landed)
+        return [*rest, *vars(self.history).values()]
 
 
 class Pending:
     """A request in the engine: `done` is its result when everything has left; `landings` tells a stream of each exit.
 
-    `landings` holds a Result of some rows for every message, and ends with None; `left` is told how many have left.
+    `landings` holds a Result of some rows for every message, and ends with None; `left` is told how many have left,
+    and `missing` are those that have not.
     """
 
-    def __init__(self, images: int, classes: int, stages: int, *, stream: bool, left: Callable[[int], None]) -> None:
-        self.result = Result.empty(images, classes, stages)
+    def __init__(self, images: int, *, stream: bool, left: Callable[[int], None]) -> None:
         self.done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.landings: asyncio.Queue[Result | None] | None = asyncio.Queue() if stream else None
-        self._missing, self._left = images, left
+        self.missing, self._left = images, left
+        self._parts: list[Result] = []
 
-    def land(self, answers: Answers, mine: Rows, now: float) -> None:
-        """Rows `mine` of `answers` belong to this request."""
-        rows = self.result.put(answers, mine, now)
+    def land(self, landed: Result) -> None:
+        """More of this request's images have reached an exit."""
         if self.landings is not None:
-            self.landings.put_nowait(self.result.take(rows))
-        left = int((answers.reason[mine] != Reason.GOES_ON).sum())
-        self._missing -= left
+            self.landings.put_nowait(landed)
+            landed = landed.take(np.flatnonzero(landed.reason != Reason.GOES_ON))
+        self._parts.append(landed)
+        left = len(landed.index)
+        self.missing -= left
         self._left(left)
-        if self._missing == 0:
+        if self.missing == 0:
             self._end()
             if not self.done.done():
-                self.done.set_result(self.result)
+                self.done.set_result(Result.joined(self._parts))
 
     def fail(self, error: Exception) -> None:
         """Nothing more will come."""

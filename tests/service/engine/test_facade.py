@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from model.exits import Reason
 from service.engine import facade
 from service.engine.brownout import LEVELS
 from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Died, Outbound, Shadowed, Terms
+from service.engine.messages import Cancelled, Died, Load, Outbound, Shadowed, Terms
 from service.engine.result import Result
 from service.engine.throughput import Throughput
 from service.errors import EngineDownError, OverloadedError, StartingError
@@ -29,7 +30,7 @@ def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = Non
 
     async def main() -> None:
         limit = backend.capacity if capacity is None else capacity
-        engine = Engine(lambda: backend, classes=4, stages=3, capacity=limit, observe=lambda message: None)
+        engine = Engine(lambda: backend, capacity=limit, observe=lambda message: None)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -182,34 +183,53 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
     play(FakeBackend(), scenario, capacity=10)
 
 
-def test_being_shed_says_when_to_come_again() -> None:
+def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(engine: Engine) -> None:
         engine.admit(10)
         with pytest.raises(OverloadedError) as unknown_pace:
             engine.admit(1)
-        assert unknown_pace.value.retry_after == 1
+        assert (unknown_pace.value.reason, unknown_pace.value.retry_after) == ("capacity", 1)
         assert "10 of 10 places are taken, 1 wanted" in str(unknown_pace.value)
+        seen = replace(Load.none(3), seconds_per_image=1.5)
+        monkeypatch.setattr(type(engine.worker), "load", seen)
+        with pytest.raises(OverloadedError) as known:
+            engine.admit(3)
+        assert known.value.retry_after == 5
 
     play(FakeBackend(), scenario, capacity=10)
 
 
-def test_the_wait_is_the_backlog_at_the_recent_pace_and_never_silly() -> None:
-    async def scenario(engine: Engine) -> None:
-        engine.admit(1000)
-        engine.throughput.per_second = lambda now: 100.0  # type: ignore[method-assign]
-        with pytest.raises(OverloadedError) as ten_seconds:
-            engine.admit(1)
-        assert ten_seconds.value.retry_after == 10
-        engine.throughput.per_second = lambda now: 0.001  # type: ignore[method-assign]
-        with pytest.raises(OverloadedError) as for_ever:
-            engine.admit(1)
-        assert for_ever.value.retry_after == 60
-        engine.throughput.per_second = lambda now: 1e9  # type: ignore[method-assign]
-        with pytest.raises(OverloadedError) as at_once:
-            engine.admit(1)
-        assert at_once.value.retry_after == 1
+def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
 
-    play(FakeBackend(), scenario, capacity=1000)
+    async def main() -> None:
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        monkeypatch.setattr(
+            type(engine.worker), "load", replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
+        )
+        engine.admit(30)  # who finds the engine empty is always let in
+        with pytest.raises(OverloadedError) as caught:
+            engine.admit(5)
+        assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
+        assert "the answer is predicted to take 7500 ms, allowed: 2000 ms" in str(caught.value)
+        assert engine.inflight == 30
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_how_many_places_there_are_is_what_the_engine_says() -> None:
+    """Which may be fewer than were asked for."""
+
+    async def scenario(engine: Engine) -> None:
+        assert engine.capacity == 12
+        engine.admit(12)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+
+    play(FakeBackend(capacity=12), scenario, capacity=1000)
 
 
 def test_stopping_answers_what_is_in_flight() -> None:
@@ -235,7 +255,7 @@ def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
     """A scenario on an engine that has just been started; it ends when the scenario does."""
 
     async def main() -> None:
-        engine = Engine(build, classes=4, stages=3, capacity=8, observe=lambda message: None)
+        engine = Engine(build, capacity=8, observe=lambda message: None)
         engine.start()
         await scenario(engine)
         await engine.stop()
@@ -306,7 +326,7 @@ def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
         assert engine.down
 
     async def main() -> None:
-        engine = Engine(lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None)
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         await scenario(engine)
@@ -449,7 +469,7 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
             if isinstance(message, Shadowed):
                 checked.set()
 
-        engine = Engine(lambda: backend, classes=4, stages=3, capacity=8, observe=observe, shadow_every=1)
+        engine = Engine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(8)
@@ -482,14 +502,19 @@ def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: p
     monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
 
     async def main() -> None:
-        engine = Engine(
-            lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None, brownout_seconds=60
-        )
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(60)
-        await until_level(engine, clock, lambda level: level == LEVELS)
-        engine.release(60)
+        await asyncio.sleep(3 * facade.TICK_SECONDS)
+        assert engine.brownout_level == 0, "to have images decoded faster, no cheaper point helps"
+        with backend.gate.held():
+            inside = asyncio.create_task(classify(engine, pictures(60, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            engine.admit(4)
+            assert engine.brownout_level == 7, "at once, however seldom it is looked at"
+        await inside
+        engine.release(64)
         await until_level(engine, clock, lambda level: level == 0)
         await engine.stop()
 
@@ -502,9 +527,7 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
 
     async def main() -> None:
         monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
-        engine = Engine(
-            lambda: backend, classes=4, stages=3, capacity=64, observe=lambda message: None, brownout_seconds=60
-        )
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         step = threading.Semaphore(0)

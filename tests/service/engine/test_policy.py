@@ -203,6 +203,10 @@ def test_brown_out_walks_to_ever_cheaper_points_and_says_so(policy: Policy) -> N
     assert {plan.source for plan in browned(policy, policy="fast")} == {"request"}, "there is nothing cheaper"
 
 
+def test_costs_are_those_of_a_request_without_options(policy: Policy) -> None:
+    assert policy.costs() == tuple(plan.expected_gflops for plan in browned(policy))
+
+
 def test_a_level_is_a_share_of_the_way_to_the_cheapest(scores: np.ndarray, correct: np.ndarray) -> None:
     points = [a_point(f"p{i}", (i / 10, 0.5), 0.5 + i / 20, (1 + i) / 8) for i in range(9)]
     policy = Policy(made_of(points, scores, correct, GFLOPS), GFLOPS, "p8")

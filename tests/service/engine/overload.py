@@ -1,0 +1,107 @@
+"""A server under a load, in discrete time: arrivals, a queue, the real admission and the real brown-out."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from service.engine.admission import Admission
+from service.engine.brownout import Brownout, Totals
+from service.engine.messages import Load
+
+STEP = 1 / 64  # seconds; sums of it are exact
+STEPS_A_LOOK = 8
+PACE = 1000.0
+"""Images a second that the server does at level 0."""
+
+
+@dataclass
+class Waiting:
+    """A request in the queue: when it came, its images, and the device seconds it still needs."""
+
+    since: float
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen when brown-out looked."""
+
+    now: float
+    level: int
+    wait: float
+    shed: int
+
+
+class Server:
+    """Does `PACE` images a second, and more at higher levels by their `costs`; a share of requests can be degraded."""
+
+    def __init__(
+        self,
+        costs: Sequence[float],
+        *,
+        high: float = 0.5,
+        max_wait: float = 2.0,
+        capacity: int = 1_000_000,
+        degradable: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._seconds = np.array(costs) / costs[0] / PACE
+        self._brownout, self._admission = Brownout(high, max_wait, costs), Admission(max_wait)
+        self._admission.capacity = capacity
+        self._degradable, self._random = degradable, np.random.default_rng(seed)
+        self._queue: deque[Waiting] = deque()
+        self._backlog, self._work, self.now, self.shed = 0.0, 0.0, 0.0, 0
+
+    def run(self, seconds: float, load: float, *, request: int = 8, poisson: bool = False) -> list[Look]:
+        """Offer `load` times what level 0 can do, in requests of so many images, evenly or at random."""
+        looks, owed = [], 0.0
+        for step in range(round(seconds / STEP)):
+            self.now += STEP
+            mean = load * PACE * STEP / request
+            owed += self._random.poisson(mean) if poisson else mean
+            while owed >= 1:
+                owed -= 1
+                self._arrive(request)
+            self._serve()
+            if step % STEPS_A_LOOK == 0:
+                self._look()
+                looks.append(Look(self.now, self._brownout.level, self._wait(), self.shed))
+        return looks
+
+    def _arrive(self, images: int) -> None:
+        can_be = self._random.random() < self._degradable
+        seconds = images * float(self._seconds[self._brownout.level if can_be else 0])
+        if self._admission.refusal(images, self._load(seconds / images)) is not None:
+            self.shed += images
+            return
+        self._admission.take(images, degraded=can_be and self._brownout.level > 0)
+        self._admission.enter(images)
+        self._queue.append(Waiting(self.now, images, seconds))
+        self._backlog += seconds
+        self._look()
+
+    def _serve(self) -> None:
+        left = STEP
+        while self._queue and left > 0:
+            first = self._queue[0]
+            done = min(left, first.seconds)
+            left, first.seconds = left - done, first.seconds - done
+            self._backlog, self._work = self._backlog - done, self._work + done
+            if not first.seconds:
+                self._queue.popleft()
+                self._admission.leave(first.images)
+                self._admission.give_back(first.images)
+
+    def _load(self, seconds_per_image: float = 0.0) -> Load:
+        return replace(Load.none(1), backlog_seconds=self._backlog, seconds_per_image=seconds_per_image)
+
+    def _wait(self) -> float:
+        oldest = self.now - self._queue[0].since if self._queue else 0.0
+        return max(oldest, self._admission.backlog(self._load()))
+
+    def _look(self) -> None:
+        totals = Totals(self._work, self._admission.let_in, self._admission.degraded)
+        self._brownout.update(self.now, self._wait(), totals, self._admission.share)

@@ -1,5 +1,9 @@
-"""The torch backend: slabs on the device, gather and scatter by slot."""
+"""The torch backend: slabs on the device, gather and scatter by slot.
 
+On a CPU in float32 the stages run token by token (token_major.py); else as the modules that training leaves.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +14,14 @@ from torch import Tensor
 from model.backends.devices import pick_device, pick_dtype
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
-from model.served import served_stages
+from model.backends.threads import set_threads
+from model.backends.token_major import TokenMajorStages
+from model.config import CascadeConfig
+from model.served import ServedStage, served_stages
 from model.weights import Weights
+
+Run = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(stage, all pixels, rows) → probabilities and score of these rows."""
 
 
 @dataclass
@@ -54,16 +64,17 @@ class TorchBackend:
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
-        modules = served_stages(weights, temperatures or (1.0,) * self.stages, exit_policy)
-        self._modules = [m.to(self._device) for m in modules]
-        for module in self._modules:
-            module.stage.to(self._dtype)
+        if self._device.type == "cpu":
+            set_threads()
+        served = served_stages(weights, temperatures or (1.0,) * self.stages, exit_policy)
         self._pool = SlotPool(capacity)
         self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=self._device)
-        self._features = [
-            torch.zeros(capacity + 1, cascade.tokens(k), s.width, dtype=self._dtype, device=self._device)
-            for k, s in enumerate(cascade.stages[:-1])
-        ]
+        self._rows = np.zeros(self.buckets[-1], dtype=np.int64)
+        self._run: Run
+        if self._device.type == "cpu" and self._dtype == torch.float32:
+            self._run = TokenMajorStages(cascade, served, slots=capacity + 1, largest=self.buckets[-1])
+        else:
+            self._run = _Modules(cascade, served, capacity + 1, self._device, self._dtype)
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → slots [n]."""
@@ -77,15 +88,9 @@ class TorchBackend:
     def launch(self, stage: int, slots: Slots) -> _Launched:
         """Start stage `stage` over `slots`, padded to the bucket."""
         bucket = bucket_of(self.buckets, len(slots))
-        padded = np.full(bucket, self.capacity, dtype=np.int64)
-        padded[: len(slots)] = slots
-        rows = torch.from_numpy(padded).to(self._device)
-        upstream = self._features[stage - 1].index_select(0, rows) if stage else None
-        module = self._modules[stage]
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            features, probabilities, score = module(self._pixels.index_select(0, rows), upstream)
-        if stage + 1 < self.stages:
-            self._features[stage].index_copy_(0, rows, features.to(self._dtype))
+        self._rows[: len(slots)], self._rows[len(slots) : bucket] = slots, self.capacity
+        rows = torch.from_numpy(self._rows[:bucket]).to(self._device)
+        probabilities, score = self._run(stage, self._pixels, rows)
         return _Launched(len(slots), score, probabilities)
 
     def collect(self, handle: _Launched) -> StageOutput:
@@ -97,3 +102,32 @@ class TorchBackend:
     def release(self, slots: Slots) -> None:
         """Give slots back."""
         self._pool.give(slots)
+
+
+class _Modules:
+    """The modules themselves, and their features [slots, S, C]."""
+
+    def __init__(
+        self,
+        cascade: CascadeConfig,
+        served: Sequence[ServedStage],
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        self._modules = [module.to(device) for module in served]
+        for module in self._modules:
+            module.stage.to(dtype)
+        self._features = [
+            torch.zeros(slots, cascade.tokens(k), stage.width, dtype=dtype, device=device)
+            for k, stage in enumerate(cascade.stages[:-1])
+        ]
+
+    def __call__(self, stage: int, pixels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        upstream = self._features[stage - 1].index_select(0, rows) if stage else None
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            features, probabilities, score = self._modules[stage](pixels.index_select(0, rows), upstream)
+        if stage < len(self._features):
+            self._features[stage].index_copy_(0, rows, features.to(self._dtype))
+        return probabilities, score

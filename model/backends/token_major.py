@@ -1,0 +1,178 @@
+"""A stage as a CPU serves it: the numbers of `ServedStage` (model/served.py), in fewer and larger operations.
+
+Tensors lie token by token, [S, n, C]. Token mixing over a whole batch is then one matrix product, W [D_S, S] by
+[S, n·C], and so is channel mixing, [S·n, C] by W: nothing is transposed. Besides:
+
+- GELU and the residual are part of the products (linear.py).
+- The bias of token mixing's first layer is one more column of its weight, which meets a row of ones.
+- The bias of its second layer adds one number to all channels of a token. Whoever reads z begins with an LN over the
+  channels, which takes it out again; so all blocks' are added at once, after the patch embedding.
+- Pixels are normalised by the patch embedding's weight; the head's has the mean over tokens and the temperature.
+- E's norm standardises upstream features alike for every block, so that is done once.
+
+`ServedStage` stays what is exported and what a GPU runs; tests compare the two.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.backends.linear import Linear, product_added, product_gelu
+from model.blocks import MixerBlock
+from model.config import CascadeConfig
+from model.reuse import Reuse
+from model.served import ServedStage
+
+Op = Callable[[Tensor], Tensor]
+
+
+class Scratch:
+    """Memory that all stages and buckets use in turn, and as many ones as a token of the largest batch has numbers."""
+
+    def __init__(self, floats: int, ones: int) -> None:
+        self._floats, self._ones = torch.zeros(floats), torch.ones(ones)
+
+    def take(self, *shape: int) -> Tensor:
+        """In that shape, with whatever was written last."""
+        return self._floats[: math.prod(shape)].view(shape)
+
+    def ones(self, images: int, width: int) -> Tensor:
+        """[1, images, width]."""
+        return self._ones[: images * width].view(1, images, width)
+
+
+class TokenMajorStages:
+    """All stages, and the features [S, slots, C] that they leave for the next, float32 on a CPU."""
+
+    def __init__(self, cascade: CascadeConfig, served: Sequence[ServedStage], *, slots: int, largest: int) -> None:
+        widest = max(stage.width for stage in cascade.stages)
+        tokens = max(cascade.tokens(k) for k in range(len(cascade.stages)))
+        patches = 3 * cascade.image_size**2
+        scratch = Scratch(largest * max((2 * tokens + 1) * widest, patches), largest * widest)
+        self._stages = [TokenMajorStage(each, scratch) for each in served]
+        self._features = [
+            torch.zeros(cascade.tokens(k), slots, stage.width) for k, stage in enumerate(cascade.stages[:-1])
+        ]
+        self._gathered = torch.zeros(largest * patches, dtype=torch.uint8)
+        self._upstream = torch.zeros(largest * tokens * widest)
+
+    def __call__(self, stage: int, pixels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage `stage` (0-based) over `rows` of pixels [slots, H, W, 3] → probabilities [n, classes], score [n]."""
+        shape = (len(rows), *pixels.shape[1:])
+        images = torch.index_select(pixels, 0, rows, out=self._gathered[: math.prod(shape)].view(shape))
+        upstream = None
+        if stage:
+            slab = self._features[stage - 1]
+            shape = (len(slab), len(rows), slab.shape[2])
+            upstream = torch.index_select(slab, 1, rows, out=self._upstream[: math.prod(shape)].view(shape))
+        features, probabilities, score = self._stages[stage](images, upstream)
+        if stage < len(self._features):
+            self._features[stage].index_copy_(1, rows, features)
+        return probabilities, score
+
+
+class TokenMajorStage:
+    """What a folded `ServedStage` computes, in float32 on a CPU."""
+
+    def __init__(self, served: ServedStage, scratch: Scratch) -> None:
+        stage = served.stage
+        blocks = [block for block in stage.blocks if isinstance(block, MixerBlock)]
+        self._scratch, self._policy = scratch, served.policy
+        projection = stage.embed.project
+        kernel = _exact(projection.weight)
+        self._patch = kernel.shape[-1]
+        # [C, 3, p, p] → [C, p·p·3], as pixels lie.
+        self._embed = Linear(_single((kernel / _exact(served.std)).permute(0, 2, 3, 1).flatten(1)))
+        assert projection.bias is not None
+        bias = _exact(projection.bias) - (kernel * _exact(served.mean / served.std)).sum(dim=(1, 2, 3))
+        late = torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0)
+        self._bias = _single(late[:, None] + bias).unsqueeze(1)
+        reuse = next((block.reuse for block in blocks if block.reuse), None)
+        self._standardise = _standardise(reuse) if reuse else None
+        self._blocks = [_Block(block, scratch) for block in blocks]
+        self._norm = _norm(stage.norm)
+        self._head_weight = _single(_exact(stage.head.weight) / served.temperature / len(self._bias))
+        self._head_bias = _single(_exact(stage.head.bias) / served.temperature)
+
+    def __call__(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, H, W, 3], upstream features [S_up, n, C_up] → features [S, n, C], probabilities, score."""
+        z = self._tokens(pixels)
+        embedding = self._standardise(upstream) if self._standardise and upstream is not None else None
+        for block in self._blocks:
+            z = block(z, embedding)
+        pooled = self._norm(z).sum(dim=0)
+        probabilities = torch.softmax(F.linear(pooled, self._head_weight, self._head_bias), dim=1)
+        return z, probabilities, self._policy(probabilities, torch)
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """The patch embedding, [S, n, C]."""
+        n, size, p = len(pixels), pixels.shape[1], self._patch
+        patches = self._scratch.take(size // p, size // p, n, p, p, 3)
+        patches.copy_(pixels.view(n, size // p, p, size // p, p, 3).permute(1, 3, 0, 2, 4, 5))
+        return self._embed(patches.view(-1, n, p * p * 3)).add_(self._bias)
+
+
+class _Block:
+    """`MixerBlock`, folded."""
+
+    def __init__(self, block: MixerBlock, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._embedding = _embedding(block.reuse) if block.reuse else None
+        self._token_norm, self._channel_norm = _norm(block.token_norm), _norm(block.channel_norm)
+        token, channel = block.token_mlp, block.channel_mlp
+        self._token1 = torch.cat([token.fc1.weight, token.fc1.bias[:, None]], dim=1).detach()
+        self._token2 = token.fc2.weight.detach()
+        self._channel1 = Linear(channel.fc1.weight.detach(), channel.fc1.bias.detach())
+        self._channel2 = Linear(channel.fc2.weight.detach(), channel.fc2.bias.detach())
+
+    def __call__(self, z: Tensor, upstream: Tensor | None) -> Tensor:
+        """z [S, n, C], standardised upstream [S_up, n, C_up] where the block reuses → [S, n, C]."""
+        _, n, width = z.shape
+        read = [self._token_norm(z)]
+        if self._embedding is not None and upstream is not None:
+            read.append(self._token_norm(self._embedding(upstream)))
+        inputs = self._scratch.take(self._token1.shape[1], n * width)
+        torch.cat([*read, self._scratch.ones(n, width)], out=inputs.view(-1, n, width))
+        hidden = product_gelu(self._token1, inputs)
+        z = product_added(z.view(-1, n * width), self._token2, hidden).view(z.shape)
+        return self._channel2.added(z, self._channel1.gelu(self._channel_norm(z)))
+
+
+def _norm(norm: nn.LayerNorm) -> Op:
+    weight, bias = norm.weight.detach(), norm.bias.detach()
+    return lambda x: F.layer_norm(x, weight.shape, weight, bias, norm.eps)
+
+
+def _standardise(reuse: Reuse) -> Op:
+    """The part of f that does not depend on the block."""
+    norm = reuse.norm
+    if not isinstance(norm, nn.LayerNorm):
+        return lambda x: x
+    # An LN without weights takes a path in torch that is twice as slow.
+    ones, zeros = torch.ones_like(norm.weight), torch.zeros_like(norm.bias)
+    return lambda x: F.layer_norm(x, ones.shape, ones, zeros, norm.eps)
+
+
+def _embedding(reuse: Reuse) -> Op:
+    """The rest of f: the norm's scale and shift, then the map between widths where there is one."""
+    norm, project = reuse.norm, reuse.project
+    if isinstance(project, nn.Linear):
+        weight, bias = _exact(project.weight), _exact(project.bias)
+        if isinstance(norm, nn.LayerNorm):
+            weight, bias = weight * _exact(norm.weight), bias + weight @ _exact(norm.bias)
+        return Linear(_single(weight), _single(bias))
+    if isinstance(norm, nn.LayerNorm):
+        scale, shift = norm.weight.detach(), norm.bias.detach()
+        return lambda x: torch.addcmul(shift, x, scale)
+    return lambda x: x
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().double()
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float().contiguous()

@@ -3,7 +3,9 @@
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -16,7 +18,13 @@ from service.state import Service, build_service
 
 log = logging.getLogger("msmlp.server")
 
-GRACE_SECONDS = 30
+UVICORN: dict[str, Any] = {
+    "log_config": None,
+    "server_header": False,
+    "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
+    "timeout_graceful_shutdown": 30,  # seconds
+}
+"""How uvicorn runs, here and under what is compared with us."""
 
 
 class _Server(uvicorn.Server):
@@ -33,23 +41,20 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; what is in flight is answered first.
+def serve(settings: Settings, build: Callable[[Settings], Service] = build_service) -> None:
+    """Serve what `build` puts together until SIGINT or SIGTERM; what is in flight is answered first.
 
     Raises:
         CallerError: weights, settings, device or address that do not fit; said before anything is started.
         DeviceError: the engine could not be built or warmed up, or has died.
     """
     log_to_stderr(settings.log_level)
-    service = build_service(settings)
+    service = build(settings)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(service),
-            log_config=None,
             access_log=settings.log_level == "debug",
-            server_header=False,
-            ws="none",  # a wish for a WebSocket is a request like any other, with an answer like any other
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            **UVICORN,
         )
         server = _Server(service, config)
         failures: list[str] = []

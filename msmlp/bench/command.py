@@ -63,41 +63,52 @@ def engine(
 
 @app.command()
 def http(
-    files: Annotated[list[Path] | None, typer.Argument(help="Images to send, in turn; without, a photograph.")] = None,
-    url: Annotated[str, typer.Option(help="A running service.")] = "http://127.0.0.1:8000",
-    connections: Annotated[str, typer.Option(help="Connections at a time, one run each.")] = "1,8,32",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")] = 5.0,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Images to send, in turn.", show_default="squares of a photograph")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A running service, to be measured alone.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")] = None,
+    connections: Annotated[str, typer.Option(help="Closed loops of so many connections.")] = "1,8,32,128",
+    rates: Annotated[
+        str, typer.Option(help="Open loops: requests a second, or shares of the closed loop's best; empty: none.")
+    ] = "50%,80%",
+    bodies: Annotated[str, typer.Option(help="One image a request, a form of 64, or both.")] = "image,multipart-64",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Requests a second and latency of a running service, one image a request.
+    """Requests a second, latency and CPU time, over real sockets; one image a request, and 64.
+
+    Starts three servers and stops them at the end: `msmlp serve`; the same with a device that computes nothing (null);
+    and the least that a server does, reading, decoding and answering as many bytes (reference). They take turns.
+    With --url it measures that service alone. `msmlp serve`'s settings come from the environment.
 
     \b
-    Example: msmlp bench http --url http://127.0.0.1:8000
-    Example: msmlp bench http photos/*.jpg --connections 1,64 --json
+    Example: msmlp bench http
+    Example: msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --connections 1,64 --json
     """
-    from model.errors import DataError, OptionError
+    from msmlp.bench.bar import Bar
     from msmlp.bench.http import bench_http
-    from msmlp.wire import checked_url
+    from msmlp.bench.http_options import read_options
+    from msmlp.bench.http_report import http_lines
 
-    checked_url(url)
-    counts = [text.strip() for text in connections.split(",")]
-    if not all(text.isascii() and text.isdigit() and 0 < int(text) <= 1024 for text in counts):
-        raise OptionError("--connections", f"{connections!r} is no list of numbers 1 to 1024, as in 1,8,32")
-    paths = files or [Path(__file__).parents[2] / "examples" / "cat.jpg"]
-    try:
-        images = [path.read_bytes() for path in paths]
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    numbers = tuple(int(text) for text in counts)
-    result = bench_http(url, images, connections=numbers, seconds=seconds, progress=_progress)
+    options = read_options(
+        files or [],
+        url=url,
+        weights=weights,
+        connections=connections,
+        rates=rates,
+        bodies=bodies,
+        seconds=seconds,
+        rounds=rounds,
+    )
+    with Bar() as bar:
+        result = bench_http(options, bar)
     if as_json:
         _print_json(result)
         return
-    for row in result["load"]:
-        _say(
-            f"{row['connections']:4} connections: {row['requests_per_second']:8.1f} requests/s, "
-            f"p50 {_ms(row['p50_ms'])}, p95 {_ms(row['p95_ms'])}, p99 {_ms(row['p99_ms'])}, statuses {row['statuses']}"
-        )
+    for line in http_lines(result):
+        _say(line)
 
 
 def _progress(line: str) -> None:

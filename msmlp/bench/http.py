@@ -1,92 +1,88 @@
-"""`msmlp bench http`: requests a second and latency of a running service, over real sockets."""
+"""`msmlp bench http`: real servers over real sockets, the product beside the least that a server does, in one run."""
 
-import asyncio
-import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
-import numpy as np
 
 from model.errors import DeviceError, MsmlpError
+from msmlp.bench.bodies import FORM_IMAGES
+from msmlp.bench.generator import offer
+from msmlp.bench.processes import Server, image_size, is_ready, server_process
+from msmlp.bench.runs import HttpOptions, Progress, Row, Runs
+
+SERVE = "from msmlp.main import main; main()"
 
 
 class UnreachableError(MsmlpError):
     """No service answers at the URL."""
 
 
-@dataclass
-class _Seen:
-    seconds: list[float] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
-    exits: Counter[int] = field(default_factory=Counter)
+def bench_http(options: HttpOptions, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure. Servers take turns within each round, so that what disturbs the machine disturbs all.
 
-
-def bench_http(
-    url: str,
-    images: list[bytes],
-    *,
-    connections: tuple[int, ...] = (1, 8, 32),
-    seconds: float = 5.0,
-    progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Send `images` in turn, one a request, over so many connections at a time for some seconds each.
-
-    The client runs in this one process: on few cores it takes its share of what it measures.
+    The load comes from a process of its own, whose CPU time each row tells: near 1 of a core it is what is measured.
 
     Raises:
-        UnreachableError: nothing answers at `url`.
-        DeviceError: the service is there but not ready.
+        UnreachableError, DeviceError: no service at the URL, or none that is ready; a server that did not start.
     """
-    rows = []
-    for count in connections:
-        progress(f"{count} connections for {seconds:.0f} s")
-        rows.append({"connections": count, **asyncio.run(_load(url, images, count, seconds))})
-    return {"url": url, "images": len(images), "seconds": seconds, "load": rows}
-
-
-async def _load(url: str, images: list[bytes], connections: int, seconds: float) -> dict[str, Any]:
-    seen = _Seen()
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
-        await _ready(client, url)
-        start = time.monotonic()
-        await asyncio.gather(*(_sender(client, images, n, start + seconds, seen) for n in range(connections)))
-        took = time.monotonic() - start
-    percentiles = (1e3 * np.percentile(seen.seconds, (50, 95, 99))).round(3).tolist() if seen.seconds else [None] * 3
-    answered = sum(seen.exits.values())
+    progress = progress or Progress()
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack, ProcessPoolExecutor(1, mp_context=context) as generator:
+        bench = Runs(options, progress, lambda load: generator.submit(offer, load).result())
+        bench.prepare(list(_servers(options, progress, stack)))
+        closed = bench.closed_loops()
+        opened = bench.open_loops(closed)
     return {
-        "requests_per_second": round(answered / took, 1),
-        **dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True)),
-        "statuses": dict(seen.statuses),
-        "exit_share": {str(k): round(n / answered, 4) for k, n in sorted(seen.exits.items())},
+        "url": options.url,
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "cores": os.cpu_count(),
+        "load": closed + opened,
+        "ratios": _ratios(closed),
     }
 
 
-async def _ready(client: httpx.AsyncClient, url: str) -> None:
-    try:
-        answer = await client.get("/readyz")
-    except httpx.HTTPError:
-        raise UnreachableError(f"nothing answers at {url}; start it with msmlp serve, or give --url") from None
-    if answer.status_code != 200:
-        raise DeviceError(f"the service at {url} is not ready (status {answer.status_code})")
+def _servers(options: HttpOptions, progress: Progress, stack: ExitStack) -> Iterator[Server]:
+    if options.url is not None:
+        yield _running(options.url.rstrip("/"))
+        return
+
+    def start(name: str, *arguments: str) -> Server:
+        return stack.enter_context(server_process(name, list(arguments), progress.say))
+
+    # Room for what the closed loops have in flight: what is shed would be compared with what is answered.
+    room = [f"--capacity={max(1024, FORM_IMAGES * max(options.connections))}", "--port=0", "--host=127.0.0.1"]
+    room += [] if options.weights is None else [f"--weights={options.weights}"]
+    real = start("real", "-c", SERVE, "serve", *room)
+    yield start("reference", "-m", "msmlp.bench.reference_server", str(image_size(real.url)))
+    yield start("null", "-m", "msmlp.bench.null_server", *room)
+    yield real
 
 
-async def _sender(client: httpx.AsyncClient, images: list[bytes], first: int, until: float, seen: _Seen) -> None:
-    number = first
-    while (start := time.monotonic()) < until:
-        content = images[number % len(images)]
-        number += 1
+def _running(url: str) -> Server:
+    if not is_ready(url):
         try:
-            answer = await client.post(
-                "/classify", content=content, headers={"Content-Type": "application/octet-stream"}
-            )
-        except httpx.HTTPError as error:
-            seen.statuses[type(error).__name__] += 1
-            continue
-        seen.statuses[str(answer.status_code)] += 1
-        if answer.status_code == 200:
-            seen.seconds.append(time.monotonic() - start)
-            seen.exits[answer.json()["results"][0]["exit"]] += 1
+            status = httpx.get(f"{url}/readyz").status_code
+        except httpx.HTTPError:
+            raise UnreachableError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
+        raise DeviceError(f"the service at {url} is not ready (status {status})")
+    return Server("service", url, None)
+
+
+def _ratios(closed: list[Row]) -> list[Row]:
+    """What share of the reference's requests a second the product reaches, without a device and with it."""
+    speeds: defaultdict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    for row in closed:
+        speeds[row["body"], row["connections"]][row["server"]] = row["requests_per_second"]
+    return [
+        {"body": body, "connections": count}
+        | {f"{name}_over_reference": round(speed[name] / speed["reference"], 3) for name in ("null", "real")}
+        for (body, count), speed in speeds.items()
+        if speed.get("reference")
+    ]

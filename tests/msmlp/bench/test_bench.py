@@ -4,20 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from model.errors import OptionError
 from model.exits import exit_of
 from msmlp.bench.engine import LOADS, BenchOptions, bench_engine
-from msmlp.bench.http import UnreachableError, bench_http
 from msmlp.bench.images import pick_images
 from msmlp.bench.strategies import ReplayBackend, Saturated
-from service.settings import Settings
-from service.state import build_service
-from tests.e2e.conftest import Call
-from tests.servers import serving
 
 
 @pytest.fixture(scope="module")
@@ -78,52 +72,3 @@ def test_without_data_images_are_cut_from_a_photograph() -> None:
     images = pick_images(None, 5, 32)
     assert images.shape == (5, 32, 32, 3)
     assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
-
-
-def test_over_http_every_request_is_counted(tiny_weights: Path, cat_photo: bytes) -> None:
-    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
-        result = bench_http(str(client.base_url), [cat_photo, b"no picture"], connections=(1, 4), seconds=0.3)
-        counted = metric(client, 'msmlp_requests_total{route="/classify",status="200"}')
-    assert [row["connections"] for row in result["load"]] == [1, 4]
-    assert {status for row in result["load"] for status in row["statuses"]} == {"200", "422"}
-    assert sum(row["statuses"]["200"] for row in result["load"]) == counted
-    assert all(sum(row["exit_share"].values()) == pytest.approx(1, abs=1e-3) for row in result["load"])
-
-
-def test_where_nothing_went_well_there_is_no_latency_but_json(
-    tiny_weights: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("no picture")
-    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
-        words = ("bench", "http", text, "--url", str(client.base_url), "--connections", "1", "--seconds", "0.1")
-        assert call(*words, "--json") == 0
-        [row] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["load"]
-        assert call(*words) == 0
-        assert "p50 -, p95 -, p99 -, statuses {'422': " in capsys.readouterr().out
-    assert [row[name] for name in ("p50_ms", "p95_ms", "p99_ms")] == [None] * 3
-    assert row["statuses"].keys() == {"422"}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--connections", "\xb2"], "'\xb2' is no list of numbers 1 to 1024"),
-        (["--connections", "1,0"], "'1,0' is no list of numbers 1 to 1024"),
-        (["--url", "http://[::1"], "'http://[::1' is no address of a service"),
-        (["--url", "foo"], "'foo' is no address of a service"),
-    ],
-)
-def test_a_mistake_is_one_line(call: Call, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert call("bench", "http", *words) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert said in line
-
-
-def metric(client: httpx.Client, name: str) -> float:
-    return next(float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
-
-
-def test_a_service_that_is_not_there_is_said_to_be_so(cat_photo: bytes) -> None:
-    with pytest.raises(UnreachableError, match="nothing answers at http"):
-        bench_http("http://127.0.0.1:9", [cat_photo], connections=(1,), seconds=0.1)

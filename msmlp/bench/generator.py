@@ -1,0 +1,167 @@
+"""Requests over HTTP/1.1, as many as a server takes or at a given rate: a client so lean that the server is measured.
+
+Runs in a process of its own. Requests are bytes prepared beforehand, connections are kept, an answer is read by its
+Content-Length and only some are kept, to be parsed afterwards.
+"""
+
+import asyncio
+import re
+import ssl
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT = 200
+"""Answers that are kept at most, of one in EVERY."""
+EVERY = 10
+PATIENCE_SECONDS = 60
+PAUSE_SECONDS = 0.02
+"""Before a connection is tried again."""
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent where: whole requests, in turn, over `connections` for `seconds`.
+
+    Without a `rate` each connection sends as soon as it was answered (closed loop). With one (requests a second),
+    requests go out at the times of a Poisson process, whatever came back (open loop); `connections` bounds how many
+    wait for their answer at once.
+    """
+
+    url: str
+    requests: tuple[bytes, ...]
+    connections: int
+    seconds: float
+    rate: float | None = None
+    seed: int = 0
+
+
+@dataclass
+class Seen:
+    """What came back: seconds of each request that went well (in an open loop, from the time it was due), and more.
+
+    `seconds` is how long it all took, `cpu` what this process spent, `errors` is part of `statuses`.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    answers: list[bytes] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu: float = 0.0
+
+    def percentiles_ms(self) -> NDArray[np.float64]:
+        """p50, p95 and p99."""
+        return 1e3 * np.percentile(self.latencies, (50, 95, 99))
+
+    def note(self, status: str, body: bytes, latency: float) -> None:
+        """An answer came."""
+        self.statuses[status] += 1
+        if status == "200":
+            if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
+                self.answers.append(body)
+            self.latencies.append(latency)
+
+
+def request_bytes(url: str, path: str, content: bytes, content_type: str) -> bytes:
+    """A whole POST request."""
+    parts = urlsplit(url)
+    lines = (
+        f"POST {parts.path.rstrip('/')}{path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(content)}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + content
+
+
+def offer(load: Load) -> Seen:
+    """Send it, and wait for the last answer."""
+    seen, start, cpu = Seen(), time.perf_counter(), time.process_time()
+    asyncio.run((_closed if load.rate is None else _open)(load, seen))
+    seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
+    return seen
+
+
+async def _closed(load: Load, seen: Seen) -> None:
+    until = time.perf_counter() + load.seconds
+
+    async def send_on(number: int) -> None:
+        connection = _Connection(load.url)
+        while (now := time.perf_counter()) < until:
+            await connection.ask(load.requests[number % len(load.requests)], now, seen)
+            number += 1
+        connection.close()
+
+    await asyncio.gather(*(send_on(number) for number in range(load.connections)))
+
+
+async def _open(load: Load, seen: Seen) -> None:
+    assert load.rate is not None
+    rng = np.random.default_rng(load.seed)
+    free = [_Connection(load.url) for _ in range(load.connections)]
+    places, sending = asyncio.Semaphore(load.connections), set[asyncio.Task[None]]()
+
+    async def send(number: int, due: float) -> None:
+        async with places:
+            connection = free.pop()
+            await connection.ask(load.requests[number % len(load.requests)], due, seen)
+            free.append(connection)
+
+    number, due = 0, time.perf_counter()
+    until = due + load.seconds
+    while (due := due + rng.exponential(1 / load.rate)) < until:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(send(number, due))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+        number += 1
+    await asyncio.gather(*sending)
+    for connection in free:
+        connection.close()
+
+
+class _Connection:
+    """One that is kept, and made anew when the server has ended it."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes, since: float, seen: Seen) -> None:
+        """One request and its answer; what fails is counted under its name."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                status, body = await self._exchange(request)
+        except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError
+            seen.statuses[type(error).__name__] += 1
+            self.close()
+            await asyncio.sleep(PAUSE_SECONDS)
+            return
+        seen.note(status, body, time.perf_counter() - since)
+
+    async def _exchange(self, request: bytes) -> tuple[str, bytes]:
+        if self._streams is None:
+            tls = ssl.create_default_context() if self._parts.scheme == "https" else None
+            port = self._parts.port or (443 if tls else 80)
+            self._streams = await asyncio.open_connection(self._parts.hostname, port, ssl=tls)
+        reader, writer = self._streams
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if length is None:
+            raise ValueError("an answer without its length")
+        body = await reader.readexactly(int(length[1]))
+        if b"\r\nconnection: close" in head.lower():
+            self.close()
+        return head[9:12].decode("ascii"), body
+
+    def close(self) -> None:
+        """End it."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None

@@ -1,0 +1,98 @@
+"""`msmlp serve` around a backend that computes nothing: what remains is the work of the front end and the engine.
+
+    python -m msmlp.bench.null_server [--port=0] [--capacity=1024] ...
+
+For `msmlp bench http` alone: nothing of the product leads here. Images are answered with the scores that the
+calibration recorded, one after the other, so that exits fire as they do on the validation images.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from model.backends.protocol import Slots, StageOutput, buckets_up_to
+from model.backends.slots import SlotPool
+from model.weights import Calibration, Weights
+from model.weights.calibration import TABLE
+from service.engine.seam import BackendFactory
+from service.server import serve
+from service.settings import load_settings
+from service.state import build_service
+
+CAPACITY = 1024
+"""Images in flight where none are asked for."""
+
+
+class NullBackend:
+    """No device. `scores` float32 [N, K]: the n-th image that comes has row n mod N, for a class of its own."""
+
+    name, device, dtype, in_flight = "null", "none", "float32", 1
+
+    def __init__(
+        self, scores: NDArray[np.float32], *, classes: int, size: int, capacity: int, max_batch: int = 64
+    ) -> None:
+        images, self.stages = scores.shape
+        self.classes, self.size, self.capacity = classes, size, capacity
+        self.buckets = buckets_up_to(min(max_batch, capacity))
+        self._score = scores.astype(np.float32)
+        rest = (1 - self._score) / max(1, classes - 1)
+        self._probabilities = np.repeat(rest[:, :, None], classes, axis=2)
+        rows = np.arange(images)
+        self._probabilities[rows, :, rows % classes] = self._score
+        self._pool, self._row, self._next = SlotPool(capacity), np.zeros(capacity, dtype=np.int64), 0
+
+    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
+        """The next rows of the recording."""
+        slots = self._pool.take(len(pixels))
+        self._row[slots] = (self._next + np.arange(len(slots))) % len(self._score)
+        self._next += len(slots)
+        return slots
+
+    def launch(self, stage: int, slots: Slots) -> tuple[int, Slots]:
+        """Nothing runs."""
+        return stage, slots
+
+    def collect(self, handle: tuple[int, Slots]) -> StageOutput:
+        """What was recorded."""
+        stage, slots = handle
+        rows = self._row[slots]
+        return StageOutput(self._score[rows, stage], self._probabilities[rows, stage])
+
+    def release(self, slots: Slots) -> None:
+        """Give slots back."""
+        self._pool.give(slots)
+
+
+def choose_null(
+    weights: Weights,
+    calibration: Calibration,
+    *,
+    capacity: int | None = None,
+    reserve: int = 0,
+    max_batch: int = 64,
+    **_: Any,
+) -> BackendFactory:
+    """In the place of `choose_backend`."""
+    manifest = weights.manifest
+    return partial(
+        NullBackend,
+        load_file(weights.folder / TABLE)["scores"],
+        classes=len(manifest.classes),
+        size=manifest.cascade.image_size,
+        capacity=(capacity or CAPACITY) + reserve,
+        max_batch=max_batch,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Serve with the options `--name=value` of `msmlp serve`."""
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    serve(load_settings(**given), partial(build_service, choose=choose_null))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

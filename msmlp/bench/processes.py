@@ -1,0 +1,102 @@
+"""Server processes of a benchmark: started on a free port, ended with SIGTERM, their CPU time read from /proc."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from model.errors import DeviceError
+
+START_SECONDS = 300
+END_SECONDS = 60
+_ADDRESS = re.compile(r"serving .* on (http://127\.0\.0\.1:\d+)")
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server answers, and its process (None for one that somebody else runs)."""
+
+    name: str
+    url: str
+    process: int | None
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time so far, child processes included; None where the system does not tell."""
+        if self.process is None or not _PROC.is_dir():
+            return None
+        return sum(_ticks(pid) for pid in _family(self.process)) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    # After the name in brackets, which may hold anything: utime, stime, and those of children that have ended.
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return sum(int(number) for number in fields[11:15])
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for children in (_PROC / str(pid) / "task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _family(int(child))
+
+
+@contextmanager
+def server_process(name: str, arguments: list[str], say: Callable[[str], None]) -> Iterator[Server]:
+    """`python` with these arguments, which logs "serving ... on URL"; ready when handed over, ended afterwards.
+
+    Raises:
+        DeviceError: it ended, or did not become ready; with its last words.
+    """
+    with tempfile.NamedTemporaryFile(prefix=f"msmlp-{name}-", suffix=".log") as log:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
+        try:
+            url = _wait_until_ready(name, process, Path(log.name))
+            say(f"started {name} on {url}")
+            yield Server(name, url, process.pid)
+        finally:
+            say(f"{_end(process)} {name}")
+
+
+def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        found = _ADDRESS.search(log.read_text(errors="replace"))
+        if found and is_ready(found[1]):
+            return found[1]
+        time.sleep(0.05)
+    words = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+    raise DeviceError(f"the {name} server did not become ready; it said: {words[-1]}")
+
+
+def is_ready(url: str) -> bool:
+    """Whether `GET /readyz` is 200; false also where nothing answers."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def image_size(url: str) -> int:
+    """The side of the images that the model of a service takes."""
+    return int(httpx.get(f"{url}/model").json()["preprocess"]["size"])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> str:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "killed"
+    return "stopped"

@@ -1,0 +1,127 @@
+"""`msmlp bench http`: real runs at small size; what is counted is right, no speed is judged here."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from msmlp.bench.bodies import BODIES
+from msmlp.bench.http import UnreachableError, bench_http
+from msmlp.bench.runs import HttpOptions, Progress
+from service.settings import Settings
+from service.state import build_service
+from tests.e2e.conftest import Call
+from tests.servers import serving
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
+    said = Said()
+    options = HttpOptions(weights=tiny_weights, connections=(2,), rates=("50%",), seconds=0.2, rounds=1)
+    result = bench_http(options, said)
+    json.dumps(result)
+    runs = Counter((row["server"], row["body"], row["loop"]) for row in result["load"])
+    assert runs == {(s, b, o): 1 for s in ("reference", "null", "real") for b in BODIES for o in ("closed", "open")}
+    for row in result["load"]:
+        if row["loop"] == "closed":
+            assert row["statuses"].keys() == {"200"}, row
+        assert bool(row["exit_share"]) == (row["server"] != "reference" and "200" in row["statuses"])
+    speed = {
+        (row["server"], row["body"]): row["requests_per_second"] for row in result["load"] if row["loop"] == "closed"
+    }
+    for ratio in result["ratios"]:
+        reference = speed["reference", ratio["body"]]
+        assert ratio["null_over_reference"] == pytest.approx(speed["null", ratio["body"]] / reference, abs=1e-3)
+        assert ratio["real_over_reference"] == pytest.approx(speed["real", ratio["body"]] / reference, abs=1e-3)
+    assert {"stopped null", "stopped real", "stopped reference"} < set(said.lines)
+    for line in said.lines:
+        if line.startswith("started"):
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(line.split()[-1])
+
+
+def test_over_http_every_request_is_counted(tiny_weights: Path, cat_photo: bytes) -> None:
+    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
+        url = str(client.base_url)
+        options = HttpOptions(
+            url,
+            files=(cat_photo, b"no picture"),
+            connections=(1, 4),
+            rates=("20",),
+            bodies=("image",),
+            seconds=0.3,
+            rounds=2,
+        )
+        result = bench_http(options)
+        counted = metric(client, 'msmlp_requests_total{route="/classify",status="200"}')
+    assert [(row["loop"], row["connections"]) for row in result["load"]][:2] == [("closed", 1), ("closed", 4)]
+    assert {status for row in result["load"] for status in row["statuses"]} == {"200", "422"}
+    warm_up = counted - sum(row["statuses"]["200"] for row in result["load"])
+    assert 0 < warm_up < counted
+    for row in result["load"]:
+        assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert sum(row["exit_share"].values()) == pytest.approx(1, abs=1e-3)
+        assert row["server_cpu_seconds_per_1000"] is None, "another's process is not known"
+    assert result["ratios"] == []
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    return next(float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
+
+
+def test_where_nothing_went_well_there_is_no_latency_but_json(
+    tiny_weights: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
+        words = ["bench", "http", text, "--url", str(client.base_url), "--connections", "1", "--seconds", "0.1"]
+        words += ["--rates", "", "--bodies", "image", "--rounds", "1"]
+        assert call(*words, "--json") == 0
+        [row] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["load"]
+        assert call(*words) == 0
+        assert "p50 -, p95 -, p99 -, CPU - a 1,000, statuses {'422': " in capsys.readouterr().out
+    assert [row[name] for name in ("p50_ms", "p95_ms", "p99_ms")] == [None] * 3
+    assert row["statuses"].keys() == {"422"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--connections", "\xb2"], "'\xb2' is no list of numbers 1 to 1024"),
+        (["--connections", "1,0"], "'1,0' is no list of numbers 1 to 1024"),
+        (["--connections", ""], "'' is no list of numbers 1 to 1024"),
+        (["--rates", "fast"], "'fast' is no list of requests a second or shares"),
+        (["--rates", "nan%"], "'nan%' is no list of requests a second or shares"),
+        (["--bodies", "text"], "'text' is no list of image, multipart-64"),
+        (["--url", "http://[::1"], "'http://[::1' is no address of a service"),
+        (["--url", "foo"], "'foo' is no address of a service"),
+        (["--url", "http://127.0.0.1:9", "--weights", "w"], "a running service has its own"),
+        (["nowhere.jpg"], "cannot read nowhere.jpg"),
+    ],
+)
+def test_a_mistake_is_one_line(call: Call, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert call("bench", "http", *words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_service_that_is_not_there_is_said_to_be_so() -> None:
+    with pytest.raises(UnreachableError, match="nothing answers at http"):
+        bench_http(HttpOptions("http://127.0.0.1:9", connections=(1,), seconds=0.1))
+
+
+def test_a_server_that_does_not_start_is_said_with_its_last_words(
+    call: Call, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call("bench", "http", "--weights", tmp_path, "--seconds", "0.1") == 1
+    assert "the real server did not become ready; it said: msmlp: " in capsys.readouterr().err

@@ -18,11 +18,8 @@ log = logging.getLogger("msmlp.engine")
 
 Slots = NDArray[np.int64]
 
-LONG = 0.2
-"""Seconds of a batch against which what a first run adds is small."""
-
-SHORT, REPEATS = 0.05, 4
-"""A batch of less than SHORT seconds is measured REPEATS times: one stray number would mislead the scheduler."""
+ROUNDS = (1.0, 0.05, 0.05, 0.05)
+"""Warm-up measures again what took less than so many seconds: one stray number would mislead the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -92,40 +89,45 @@ def buckets_up_to(largest: int) -> tuple[int, ...]:
 def warm_up(backend: StageBackend) -> NDArray[np.float64]:
     """Run every stage in every bucket, so that no request pays for a first time → seconds a batch, [K, buckets].
 
-    A bucket that the device has no room for goes from `backend.buckets`, and all above it.
+    Seconds never fall from a bucket to a larger one. A bucket that the device has no room for goes from
+    `backend.buckets`, and all above it.
 
     Raises:
         DeviceError: not even the smallest fits.
     """
+    shape = backend.buckets[-1], backend.size, backend.size, 3
+    slots = backend.admit(np.zeros(shape, dtype=np.uint8))
+    try:
+        seconds = _first_round(backend, slots)
+        # All in turn, so that what disturbs one run is over when its next comes; it only ever adds.
+        for limit in ROUNDS:
+            short = _at_most_those_of_larger(seconds) < limit
+            for b, stage in np.argwhere(short).tolist():
+                again = _timed(backend, stage, slots[: backend.buckets[b]])
+                seconds[b, stage] = min(seconds[b, stage], again)
+    finally:
+        backend.release(slots)
+    return _at_most_those_of_larger(seconds).T
+
+
+def _at_most_those_of_larger(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A batch takes no longer than a larger one, as which it could be padded: what says so was disturbed."""
+    return np.minimum.accumulate(seconds[::-1])[::-1]
+
+
+def _first_round(backend: StageBackend, slots: Slots) -> NDArray[np.float64]:
+    """From small to large, as far as there is room; [buckets, K]."""
     seconds: list[list[float]] = []
     for bucket in backend.buckets:
         try:
-            seconds.append(_seconds(backend, bucket))
+            seconds.append([_timed(backend, stage, slots[:bucket]) for stage in range(backend.stages)])
         except OutOfMemoryError as error:
             if not seconds:
                 raise DeviceError(f"no room on {backend.device} for a batch of {bucket}: {error}") from error
             backend.buckets = backend.buckets[: len(seconds)]
             log.warning("a batch of %d does not fit (%s): the largest is %d now", bucket, error, backend.buckets[-1])
             break
-    return np.array(seconds).T
-
-
-def _seconds(backend: StageBackend, bucket: int) -> list[float]:
-    """Of a full batch, for each stage."""
-    slots = backend.admit(np.zeros((bucket, backend.size, backend.size, 3), dtype=np.uint8))
-    try:
-        return [_fastest(backend, stage, slots) for stage in range(backend.stages)]
-    finally:
-        backend.release(slots)
-
-
-def _fastest(backend: StageBackend, stage: int, slots: Slots) -> float:
-    """What disturbs a run only ever adds to it. The first is left out, unless what it adds is little."""
-    first = _timed(backend, stage, slots)
-    if first >= LONG:
-        return first
-    again = _timed(backend, stage, slots)
-    return again if again >= SHORT else min(again, *(_timed(backend, stage, slots) for _ in range(REPEATS - 1)))
+    return np.array(seconds)
 
 
 def _timed(backend: StageBackend, stage: int, slots: Slots) -> float:

@@ -31,8 +31,44 @@ def test_batches_run_from_small_to_large_and_short_ones_several_times() -> None:
     backend = FakeBackend(stages=2, max_batch=8)
     warm_up(backend)
     sizes = [images for _, images in backend.batches]
-    assert sizes == sorted(sizes)
+    assert sizes[:8] == [1, 1, 2, 2, 4, 4, 8, 8]
     assert all(backend.batches.count((stage, bucket)) >= 4 for stage in range(2) for bucket in backend.buckets)
+
+
+def test_a_stray_number_is_not_believed() -> None:
+    """The fastest of several runs counts, and these runs do not follow one another."""
+    backend = FakeBackend(stages=2, max_batch=8)
+    now, seen = 0.0, 0
+
+    def clock() -> float:
+        return now
+
+    def work(stage: int, pixels: Pixels) -> None:
+        nonlocal now, seen
+        seen += 1
+        disturbed = seen in (3, 4, 5, 6)
+        now += len(pixels) * (stage + 1) / 1000 + disturbed
+
+    backend.fail = work
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.backends.protocol.time.perf_counter", clock)
+        seconds = warm_up(backend)
+    assert seconds == pytest.approx(np.array([[1, 2, 4, 8], [2, 4, 8, 16]]) / 1000)
+
+
+def test_what_takes_long_runs_once() -> None:
+    backend, now = FakeBackend(stages=1, max_batch=4), 0.0
+
+    def work(stage: int, pixels: Pixels) -> None:
+        nonlocal now
+        now += len(pixels) / 2
+
+    backend.fail = work
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.backends.protocol.time.perf_counter", lambda: now)
+        seconds = warm_up(backend)
+    assert seconds.tolist() == [[0.5, 1, 2]]
+    assert [images for _, images in backend.batches] == [1, 2, 4, 1]
 
 
 @pytest.mark.parametrize("stages", [(0,), (1,), (2,), (0, 1, 2)])

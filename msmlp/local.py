@@ -174,7 +174,7 @@ class _Request:
         """
         arrival = time.monotonic()
         service.check_ready()
-        count, most = len(self._images), min(service.settings.max_images, service.settings.capacity)
+        count, most = len(self._images), service.max_images
         if count > most:
             raise TooManyImagesError(f"{count} images in one request, at most {most} are allowed")
         return Call(self._images, parse_options(self._options), self._id, arrival)

@@ -16,7 +16,11 @@ else:
 app = typer.Typer(rich_markup_mode=None)
 
 # What these are by default depends on where and on what the service runs.
-_PLACE_AND_MACHINE = {"weights": "weights/cifar10-xs", "decode_threads": "number of cores, 2 at least"}
+_PLACE_AND_MACHINE = {
+    "weights": "weights/cifar10-xs",
+    "capacity": "from free memory",
+    "decode_threads": "number of cores, 2 at least",
+}
 
 
 def serve(**given: Any) -> None:

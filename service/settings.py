@@ -35,7 +35,13 @@ class Settings(BaseSettings):
         "anew when it dies; auto: a process for a GPU, a thread for a CPU.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
-    capacity: int = Field(default=1024, ge=1, le=1_000_000, description="Images in flight; more are shed with 429.")
+    capacity: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Images in flight; more are shed with 429. By default what a quarter of the device's free memory "
+        "holds, 16384 at most.",
+    )
     policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
     max_wait_ms: float = Field(
         default=2000,

@@ -16,15 +16,12 @@ from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
 from service.engine.process.supervisor import ProcessWorker
-from service.engine.seam import BackendFactory, Handle
+from service.engine.seam import SHADOW_SLOTS, BackendFactory, Handle
 from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
 from service.metrics import Metrics
 from service.oip.statistics import Statistics
 from service.settings import Settings
-
-SHADOW_SLOTS = 32
-"""Places on the device beyond `capacity`, for shadows: they never take one from a request."""
 
 
 @dataclass
@@ -53,6 +50,11 @@ class Service:
         if self.draining:
             raise DrainingError("the service is shutting down")
         self.engine.check()
+
+    @property
+    def max_images(self) -> int:
+        """The most images of one request: no more than there are places, once the engine has said how many."""
+        return min(self.settings.max_images, self.engine.capacity or self.settings.max_images)
 
     @contextmanager
     def places(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
@@ -118,8 +120,9 @@ def build_service(settings: Settings, choose: Callable[..., BackendFactory] = ch
         backend=settings.backend,
         device=settings.device,
         dtype=settings.dtype,
-        capacity=settings.capacity + (SHADOW_SLOTS if settings.shadow else 0),
-        max_batch=min(settings.max_batch, settings.capacity),
+        capacity=settings.capacity,
+        reserve=SHADOW_SLOTS if settings.shadow else 0,
+        max_batch=settings.max_batch,
     )
     worker: Callable[..., Handle] = Worker
     if pick_engine(settings) == "process":

@@ -46,7 +46,7 @@ class Engine:
         self,
         build: BackendFactory,
         *,
-        capacity: int,
+        capacity: int | None,
         observe: Observer,
         max_wait_seconds: float = 0,
         brownout_seconds: float = 0,

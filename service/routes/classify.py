@@ -30,9 +30,7 @@ async def post_classify(request: Request, service: Annotated[Service, Depends(se
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     service.check_ready()  # before a body is read for nothing
     settings = service.settings
-    body = await read_body(
-        request, max_bytes=settings.max_body_bytes, max_images=min(settings.max_images, settings.capacity)
-    )
+    body = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
     options = parse_options(body.options)
     call = Call(body.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
     if options.stream:

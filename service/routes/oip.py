@@ -147,8 +147,7 @@ def _answer(service: Service, name: str, inference: Inference, outcome: Outcome)
 
 
 def _limits(service: Service) -> Limits:
-    settings = service.settings
-    return Limits(min(settings.max_images, settings.capacity), settings.max_pixels)
+    return Limits(service.max_images, service.settings.max_pixels)
 
 
 def _shapes(service: Service) -> Shapes:

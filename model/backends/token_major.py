@@ -85,16 +85,16 @@ class TokenMajorStage:
         kernel = _exact(projection.weight)
         self._patch = kernel.shape[-1]
         # [C, 3, p, p] → [C, p·p·3], as pixels lie.
-        self._embed = Linear(_single((kernel / _exact(served.std)).permute(0, 2, 3, 1).flatten(1)))
+        weight = _single((kernel / _exact(served.std)).permute(0, 2, 3, 1).flatten(1))
         assert projection.bias is not None
         bias = _exact(projection.bias) - (kernel * _exact(served.mean / served.std)).sum(dim=(1, 2, 3))
         late = torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0)
-        self._bias = _single(late[:, None] + bias).unsqueeze(1)
+        self._embed, self._late = Linear(weight, _single(bias)), _single(late)[:, None, None]
         reuse = next((block.reuse for block in blocks if block.reuse), None)
         self._standardise = _standardise(reuse) if reuse else None
         self._blocks = [_Block(block, scratch) for block in blocks]
         self._norm = _norm(stage.norm)
-        self._head_weight = _single(_exact(stage.head.weight) / served.temperature / len(self._bias))
+        self._head_weight = _single(_exact(stage.head.weight) / served.temperature / len(late))
         self._head_bias = _single(_exact(stage.head.bias) / served.temperature)
 
     def __call__(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +112,7 @@ class TokenMajorStage:
         n, size, p = len(pixels), pixels.shape[1], self._patch
         patches = self._scratch.take(size // p, size // p, n, p, p, 3)
         patches.copy_(pixels.view(n, size // p, p, size // p, p, 3).permute(1, 3, 0, 2, 4, 5))
-        return self._embed(patches.view(-1, n, p * p * 3)).add_(self._bias)
+        return self._embed(patches.view(-1, n, p * p * 3)).add_(self._late)
 
 
 class _Block:

@@ -9,7 +9,7 @@ from typing import Protocol
 from model.backends.protocol import StageBackend, warm_up
 from model.errors import CallerError, MsmlpError
 from service.engine.loop import Loop
-from service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop
+from service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop
 
 log = logging.getLogger("msmlp.engine")
 
@@ -66,16 +66,16 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
     Of `capacity` images in flight the callers keep count; what slots the backend has beyond these are for shadows, one
     of `shadow_every` confident exits. Without `capacity` it is what slots the backend has less SHADOW_SLOTS.
     """
-    died = Died("stopped")
+    died, outbox = Died("stopped"), list[Outbound]()
     try:
         backend = build()
         seconds = warm_up(backend)
         shadows = SHADOW_SLOTS if shadow_every else 0
         reserve = shadows if capacity is None else max(0, backend.capacity - capacity)
-        outbox: list[Outbound] = []
 
         def flush() -> None:
-            if outbox:
+            # What a batch took is nothing to wake anyone for.
+            if not all(isinstance(message, Ran) for message in outbox):
                 port.send(outbox.copy())
                 outbox.clear()
 
@@ -89,10 +89,7 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
         port.publish(loop.load())
         log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
         port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
-        try:
-            _serve(loop, port, flush)
-        finally:
-            flush()
+        _serve(loop, port, flush)
     except MsmlpError as error:
         # What the caller must mend, another start would not.
         died = Died(str(error), restarting=not isinstance(error, CallerError))
@@ -101,7 +98,7 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
         died = Died("engine failed", restarting=True)
         log.exception("engine stopped")
     finally:
-        port.send([died])
+        port.send([*outbox, died])
 
 
 def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:

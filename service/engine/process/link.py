@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
+from model.errors import DeviceError
 from service.engine.messages import Inbound, Load, Outbound, Submit
 from service.engine.process.child import main
 from service.engine.process.memory import Memory
@@ -71,8 +72,10 @@ class Link:
         return self._process.pid
 
     def put(self, message: Inbound) -> None:
-        """Send a message, or keep it until there is room: never blocks."""
+        """Send a message, or keep it until there is room: never blocks. DeviceError when there never will be."""
         if isinstance(message, Submit):
+            if len(message.pixels) > self._memory.places:
+                raise DeviceError(f"{len(message.pixels)} images in a request, places for {self._memory.places}")
             self._put_images += len(message.pixels)
             self._arrivals.append(message.arrival)
         with self._lock:

@@ -137,13 +137,13 @@ def _bench(bench: dict[str, Any]) -> list[str]:
         "the same through the backend (*bound*)": bench["bound_images_per_second"],
         "the engine": bench["engine_images_per_second"],
         "every image through every stage": bench["baselines"]["full"],
-        "the engine with every exit shut": bench["baselines"]["forced"],
         "exits decided, but nobody leaves the batch": bench["baselines"]["masked"],
         "batches that shrink": bench["baselines"]["shrinking"],
     }
     return [
         f"Speed on {bench['device']} with policy `{bench['policy']}` ({shares} leave at each exit):",
-        f"{bench['images']} test images, medians of {bench['rounds']} interleaved rounds of one run.",
+        f"{bench['images']} test images in batches of at most {bench['max_batch']}, medians of {bench['rounds']} "
+        "interleaved rounds of one run; `benchmarks/engine.md` says how, and the rest of it.",
         f"The engine reaches {100 * bench['efficiency']:.1f} % of its bound, {bench['engine_over']['full']:.2f} times "
         f"the whole cascade and {bench['engine_over']['shrinking']:.2f} times shrinking batches (medians of rounds); "
         f"scheduler and loop take {bench['host_us_per_image']:.1f} µs an image.",
@@ -156,7 +156,7 @@ def _bench(bench: dict[str, Any]) -> list[str]:
         "",
         "Poisson arrivals of requests of 1 to 64 images with mixed operating points, the client in the same process:",
         "",
-        "| offered, of the engine's images/s | answered images/s | p50 ms | p95 ms | p99 ms | degraded | shed |",
+        "| offered, of capacity | answered images/s | p50 ms | p95 ms | p99 ms | degraded | shed |",
         "|---|---|---|---|---|---|---|",
         *(
             f"| {100 * row['load']:.0f} % | {row['achieved']:.0f} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} "

@@ -17,28 +17,36 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 def engine(
     weights: Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set; its test images are used.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 1024,
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2048,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 5,
-    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch.")] = 64,
+    max_batch: Annotated[str, typer.Option(help="Largest batches, one measurement each.")] = "16,64,256",
     policy: Annotated[str, typer.Option(help="The operating point.")] = "balanced",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    load_seconds: Annotated[float, typer.Option(min=0, help="Seconds of each offered load; 0: none.")] = 5.0,
+    engine: Annotated[str, typer.Option(help="Of the service under load: auto, thread or process.")] = "auto",
+    load_seconds: Annotated[float, typer.Option(min=0, help="Seconds of each offered load; 0: none.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(help="Draw the result into this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The engine at saturation and under load, against its device's bound and what is done elsewhere, in one run.
+
+    What the JSON document says outside its list of caps is of batches up to 64, or of the first cap given.
 
     \b
     Example: msmlp bench engine --data .data/cifar-10-batches-py
     Example: msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
     from msmlp.bench.engine import BenchOptions, bench_engine
+    from msmlp.bench.progress import Bar
+    from msmlp.bench.report import engine_lines
     from service.settings import DEFAULT_WEIGHTS
 
-    folder = weights or DEFAULT_WEIGHTS
-    options = BenchOptions(folder, data, images, rounds, max_batch, policy, device, dtype, load_seconds)
-    result = bench_engine(options, _progress)
+    caps = _numbers("--max-batch", max_batch, 4096)
+    options = BenchOptions(
+        weights or DEFAULT_WEIGHTS, data, images, rounds, caps, policy, device, dtype, engine, load_seconds
+    )
+    with Bar(options.steps) as progress:
+        result = bench_engine(options, progress)
     if plot is not None:
         from msmlp.bench.plot import draw_engine
 
@@ -46,19 +54,8 @@ def engine(
     if as_json:
         _print_json(result)
         return
-    _say(
-        f"{result['images']} images of which {_shares(result['exit_share'])} leave at each exit, on {result['device']}"
-    )
-    for name in ("plain", "bound", "engine"):
-        _say(f"{name:10} {result[name + '_images_per_second']:9.0f} images/s")
-    for name, speed in result["baselines"].items():
-        _say(f"{name:10} {speed:9.0f} images/s")
-    _say(f"engine / bound {result['efficiency']:.3f}; host {result['host_us_per_image']:.2f} us an image")
-    for row in result["load"]:
-        _say(
-            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, p50 {_ms(row['p50_ms'])}, "
-            f"p99 {_ms(row['p99_ms'])}, degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
-        )
+    for line in engine_lines(result):
+        _say(line)
 
 
 @app.command()
@@ -127,5 +124,10 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value} ms"
 
 
-def _shares(shares: list[float]) -> str:
-    return " / ".join(f"{100 * share:.0f} %" for share in shares)
+def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
+    from model.errors import OptionError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):
+        raise OptionError(option, f"{text!r} is no list of numbers 1 to {most}, as in 16,64")
+    return tuple(dict.fromkeys(map(int, parts)))

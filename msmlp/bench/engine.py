@@ -1,48 +1,63 @@
 """`msmlp bench engine`: how near the engine comes to what its device can do, and what exits are worth, in one run."""
 
 import asyncio
-import statistics
-import time
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from model.backends.protocol import warm_up
 from model.backends.torch import TorchBackend
-from model.errors import DeviceError, OptionError
+from model.errors import OptionError
 from model.exits import exit_of
 from model.offline import run_every_exit
 from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.bench.costs import Floats, StageCosts, reach_of
+from msmlp.bench.host import host_costs, loop_us_per_image
 from msmlp.bench.images import pick_images
-from msmlp.bench.load import offered_load
-from msmlp.bench.stages import PlainStages, StageSamples, backend_times
-from msmlp.bench.strategies import ReplayBackend, Saturated, full, masked, shrinking
-from service.settings import Settings
-from service.state import build_service
+from msmlp.bench.loads import LoadOptions, offered_loads
+from msmlp.bench.offer import named_points
+from msmlp.bench.saturation import Saturation
+from msmlp.bench.stages import PlainStages
 
-LOADS = (0.5, 0.8, 0.95, 1.5)
+CAPS = (16, 64, 256)
+DESCRIBED = 64
+"""The cap that the document's own fields describe, where it is among those measured."""
 SAMPLES = 20
 """Runs of every stage and bucket at least, spread over the rounds."""
+OTHER_STEPS = 2
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure; `load_seconds` 0 leaves the offered loads out."""
+    """What to measure; `caps` are largest batches, `load_seconds` 0 leaves the offered loads out."""
 
     weights: Path
     data: Path | None = None
-    images: int = 1024
+    images: int = 2048
     rounds: int = 5
-    max_batch: int = 64
+    caps: tuple[int, ...] = CAPS
     policy: str = "balanced"
     device: str = "auto"
     dtype: str = "auto"
-    load_seconds: float = 5.0
+    engine: str = "auto"
+    load_seconds: float = 10.0
+    loads: tuple[float, ...] = (0.5, 0.8, 0.95, 1.5)
+
+    @property
+    def cap(self) -> int:
+        """The described one."""
+        return DESCRIBED if DESCRIBED in self.caps else self.caps[0]
+
+    @property
+    def steps(self) -> int:
+        """How often progress is told."""
+        return len(self.caps) * (self.rounds + 1) + OTHER_STEPS + (len(self.loads) if self.load_seconds else 0)
 
 
 def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) -> dict[str, Any]:
@@ -55,20 +70,16 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     calibration = load_calibration(weights)
     point = _point(calibration, options.policy)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
-    saturation, scores = _saturation(options, weights, calibration, point, images, progress)
-    document = {
-        "weights": str(options.weights),
-        "images": len(images),
-        "rounds": options.rounds,
-        "policy": point.name,
-        "max_batch": options.max_batch,
-        **saturation,
-        "host_us_per_image": _host_us(scores, point, options.max_batch),
-        "load": [],
-    }
+    bench = _Bench(options, weights, calibration, point, images)
+    bench.saturate(progress)
+    document = bench.document()
+    progress("host")
+    thresholds = np.array(point.thresholds)
+    document["host_us_per_image"] = loop_us_per_image(bench.scores, thresholds, options.cap)
+    document["host"] = host_costs(bench.scores, thresholds)
+    document["load"] = []
     if options.load_seconds:
-        capacity = saturation["engine_images_per_second"]
-        document["load"] = asyncio.run(_loads(options, images, capacity, progress))
+        document |= asyncio.run(offered_loads(bench.load_options(document), images, progress))
     return document
 
 
@@ -79,98 +90,92 @@ def _point(calibration: Calibration, name: str) -> OperatingPoint:
     return points[name]
 
 
-def _saturation(
-    options: BenchOptions,
-    weights: Weights,
-    calibration: Calibration,
-    point: OperatingPoint,
-    images: NDArray[np.uint8],
-    progress: Progress,
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    backend = TorchBackend(
-        weights,
-        temperatures=calibration.file.temperatures,
-        exit_policy=calibration.file.exit_policy,
-        device=options.device,
-        dtype=options.dtype,
-        capacity=len(images),
-        max_batch=options.max_batch,
-    )
-    warm_up(backend)
-    plain = PlainStages(weights, backend)
-    bound = StageSamples(backend.buckets, images, lambda pixels: backend_times(backend, pixels))
-    modules = StageSamples(backend.buckets, images, plain.times)
-    engine, thresholds = Saturated(backend), np.array(point.thresholds)
-    shut = np.ones(len(thresholds))
-    runs: dict[str, Callable[[], object]] = {
-        "engine": lambda: engine.run(images, thresholds),
-        "full": lambda: full(backend, images),
-        "forced": lambda: engine.run(images, shut),
-        "masked": lambda: masked(backend, images, thresholds),
-        "shrinking": lambda: shrinking(backend, images, thresholds),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(options.rounds):
-        progress(f"round {number + 1} of {options.rounds}")
-        for _ in range(-(-SAMPLES // options.rounds)):
-            bound.sample()
-            modules.sample()
-        for name, run in runs.items():
-            seconds[name].append(_timed(run))
-    scores = run_every_exit(backend, images).scores
-    exits = exit_of(scores, thresholds)
-    reach = np.array([(exits > k).mean() for k in range(backend.stages)])
-    speed = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
-    bound_speed = bound.images_per_second(reach)
-    document = {
-        "device": backend.device,
-        "exit_share": (np.bincount(exits - 1, minlength=backend.stages) / len(exits)).round(4).tolist(),
-        "plain_images_per_second": modules.images_per_second(reach),
-        "bound_images_per_second": bound_speed,
-        "engine_images_per_second": speed["engine"],
-        "efficiency": speed["engine"] / bound_speed,
-        "baselines": {name: speed[name] for name in ("full", "forced", "masked", "shrinking")},
-        "engine_over": {
-            name: statistics.median(b / e for b, e in zip(seconds[name], seconds["engine"], strict=True))
-            for name in ("full", "masked", "shrinking")
-        },
-        "stage_ms": bound.document(),
-    }
-    return document, scores
+class _Bench:
+    """Saturation at every cap, and the scores of every image, from which exits are known for any thresholds."""
 
+    def __init__(
+        self,
+        options: BenchOptions,
+        weights: Weights,
+        calibration: Calibration,
+        point: OperatingPoint,
+        images: NDArray[np.uint8],
+    ) -> None:
+        self._options, self._weights, self._calibration = options, weights, calibration
+        self._point, self._images = point, images
+        self._caps: dict[int, Saturation] = {}
 
-def _host_us(scores: NDArray[np.float32], point: OperatingPoint, max_batch: int) -> float:
-    """Microseconds of scheduler and loop an image, all its stages together, with no device at all."""
-    engine, thresholds = Saturated(ReplayBackend(scores, max_batch)), np.array(point.thresholds)
-    nothing = np.zeros((len(scores), 1, 1, 3), dtype=np.uint8)
-    times = [_timed(lambda: engine.run(nothing, thresholds)) for _ in range(SAMPLES)]
-    return 1e6 * statistics.median(times) / len(scores)
+    def saturate(self, progress: Progress) -> None:
+        """All rounds, cap after cap in each."""
+        options, rng = self._options, np.random.default_rng(0)
+        for cap in options.caps:
+            progress(f"warm-up, batches up to {cap}")
+            backend = self._backend(cap)
+            plain = PlainStages(self._weights, backend)
+            self._caps[cap] = Saturation(backend, plain, self._images, np.array(self._point.thresholds))
+            if cap == options.cap:
+                self._device = {"device": backend.device, "dtype": backend.dtype, "in_flight": backend.in_flight}
+                self.scores = run_every_exit(backend, self._images).scores
+        for number in range(options.rounds):
+            for cap, saturation in self._caps.items():
+                progress(f"round {number + 1} of {options.rounds}, batches up to {cap}")
+                saturation.round(-(-SAMPLES // options.rounds), rng)
 
+    def document(self) -> dict[str, Any]:
+        """Everything about saturation."""
+        options, exits = self._options, self._exits(self._point)
+        caps = {cap: saturation.document(self._reach(self._point)) for cap, saturation in self._caps.items()}
+        return {
+            "weights": str(options.weights),
+            "data": None if options.data is None else options.data.name,
+            "images": len(self._images),
+            "rounds": options.rounds,
+            "policy": self._point.name,
+            **self._device,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "exit_share": (np.bincount(exits - 1, minlength=self.scores.shape[1]) / len(exits)).round(4).tolist(),
+            **caps[options.cap],
+            "caps": list(caps.values()),
+        }
 
-async def _loads(
-    options: BenchOptions, images: NDArray[np.uint8], capacity: float, progress: Progress
-) -> list[dict[str, Any]]:
-    """Every offered load on a service of its own, so that none begins with another's backlog."""
-    rows = []
-    for seed, load in enumerate(LOADS):
-        progress(f"offering {100 * load:.0f} % of {capacity:.0f} images/s for {options.load_seconds:.0f} s")
-        settings = Settings(
-            weights=options.weights, device=options.device, dtype=options.dtype, max_batch=options.max_batch
+    def load_options(self, document: dict[str, Any]) -> LoadOptions:
+        """Loads relative to the engine's images/s, were it saturated with the mix of thresholds that is offered."""
+        options, costs = self._options, self._costs
+        points = named_points(self._calibration.points)
+        mix = np.mean([self._reach(point) for point in points], axis=0)
+        ratio = costs.images_per_second(mix) / costs.images_per_second(self._reach(self._point))
+        return LoadOptions(
+            weights=options.weights,
+            device=options.device,
+            dtype=options.dtype,
+            engine=options.engine,
+            max_batch=options.cap,
+            capacity=document["engine_images_per_second"] * ratio,
+            seconds=options.load_seconds,
+            loads=options.loads,
+            costs=costs,
         )
-        service = build_service(settings)
-        service.engine.start()
-        while not service.engine.up:
-            if service.engine.down:
-                raise DeviceError("the engine could not be started")
-            await asyncio.sleep(0.1)
-        row = await offered_load(service, images, load * capacity, options.load_seconds, seed)
-        rows.append({"load": load, **row})
-        await service.engine.stop()
-        service.decoders.shutdown()
-    return rows
 
+    @property
+    def _costs(self) -> StageCosts:
+        return self._caps[self._options.cap].costs()
 
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    def _exits(self, point: OperatingPoint) -> NDArray[np.int64]:
+        return exit_of(self.scores, np.array(point.thresholds))
+
+    def _reach(self, point: OperatingPoint) -> Floats:
+        return reach_of(self._exits(point), self.scores.shape[1])
+
+    def _backend(self, cap: int) -> TorchBackend:
+        calibration = self._calibration.file
+        return TorchBackend(
+            self._weights,
+            temperatures=calibration.temperatures,
+            exit_policy=calibration.exit_policy,
+            device=self._options.device,
+            dtype=self._options.dtype,
+            capacity=len(self._images),
+            max_batch=cap,
+        )

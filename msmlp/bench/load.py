@@ -1,74 +1,94 @@
-"""Latency under an offered load: Poisson arrivals of mixed requests at a running service, without HTTP."""
+"""Latency under an offered load: Poisson arrivals of mixed requests at a running service, without HTTP.
+
+The generator shares process, cores and interpreter lock with the service. So everything is drawn beforehand, a request
+is a view of the images, nothing is done an image, and its numbers are put together when the last answer is there. A
+latency runs from when its request was due: a generator that comes too late makes the service look slower, not faster.
+"""
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msmlp.bench.offer import SIZES, Offer, named_points
+from service.engine.messages import Outbound, Ran
 from service.errors import OverloadedError
-from service.inference import Call, classify
+from service.inference import Call, Outcome, run
 from service.options import RequestOptions
 from service.state import Service
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
-MEAN_SIZE = sum(SIZES) / len(SIZES)
+UNLOADED_SAMPLES = 10
+Pixels = NDArray[np.uint8]
 
 
 @dataclass
-class _Seen:
-    latencies_ms: list[float] = field(default_factory=list)
-    gflops: list[float] = field(default_factory=list)
-    degraded: int = 0
-    shed: int = 0
-    offered: int = 0
+class Seen:
+    """What came of an offer: `outcomes` by request; `shed` as (reason, images, brown-out level); CPU seconds."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    shed: list[tuple[str, int, int]] = field(default_factory=list)
+    start: float = 0.0
+    seconds: float = 0.0
+    lag: list[float] = field(default_factory=list)
+    generator_cpu: float = 0.0
+    front_cpu: float = 0.0
+    process_cpu: float = 0.0
+    batches: Counter[int] = field(default_factory=Counter)
+    batch_images: Counter[int] = field(default_factory=Counter)
+
+    def watch(self, message: Outbound) -> None:
+        """Count what ran."""
+        if isinstance(message, Ran):
+            self.batches[message.stage] += 1
+            self.batch_images[message.stage] += message.images
 
 
-async def offered_load(
-    service: Service, pixels: NDArray[np.uint8], images_per_second: float, seconds: float, seed: int
-) -> dict[str, Any]:
-    """Offer a rate for some seconds, wait for the last answer → the contract's row.
-
-    Request sizes are drawn from SIZES, thresholds from the named operating points. Nobody waits for an answer before
-    sending the next request: an overloaded service gets no relief.
-    """
-    rng, seen = np.random.default_rng(seed), _Seen()
-    names = [point.name for point in service.calibration.points if not point.name.startswith("p")]
+async def offer_load(service: Service, images: Pixels, offer: Offer) -> Seen:
+    """Send every request when it is due, whatever became of those before, and wait for the last answer."""
+    seen, doubled = Seen(), images[np.arange(len(images) + max(SIZES)) % len(images)]
+    service.engine.watch(seen.watch)
+    options = [RequestOptions(policy=point.name) for point in named_points(service.calibration.points)]
     sending: set[asyncio.Task[None]] = set()
-    start = due = time.monotonic()
-    while due < start + seconds:
-        size = int(rng.choice(SIZES))
-        options = RequestOptions(policy=str(rng.choice(names)))
-        rows = rng.integers(0, len(pixels), size)
-        task = asyncio.create_task(_send(service, Call(pixels[rows], options, "bench", time.monotonic()), seen))
+    cpu = time.thread_time(), time.process_time()
+    seen.start = time.monotonic()
+    rows = zip(*(column.tolist() for column in (offer.due, offer.sizes, offer.points, offer.first)), strict=True)
+    for number, (due, size, point, first) in enumerate(rows):
+        wait = seen.start + due - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        began = time.thread_time()
+        arrival = time.monotonic()
+        seen.lag.append(arrival - seen.start - due)
+        call = Call(doubled[first : first + size], options[point], "bench", arrival)
+        task = asyncio.create_task(_send(service, call, number, seen))
         sending.add(task)
         task.add_done_callback(sending.discard)
-        due += rng.exponential(MEAN_SIZE / images_per_second)
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        seen.generator_cpu += time.thread_time() - began
     await asyncio.gather(*sending)
-    took = time.monotonic() - start
-    answered = len(seen.latencies_ms)
-    percentiles = np.percentile(seen.latencies_ms, (50, 95, 99)).round(3).tolist() if answered else [None] * 3
-    return {
-        "offered": round(seen.offered / took, 1),
-        "achieved": round(answered / took, 1),
-        **dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True)),
-        "mean_gflops": float(np.mean(seen.gflops)) if answered else None,
-        "degraded": round(seen.degraded / max(1, answered), 4),
-        "shed": round(seen.shed / max(1, seen.offered), 4),
-    }
+    seen.seconds = time.monotonic() - seen.start
+    seen.front_cpu, seen.process_cpu = time.thread_time() - cpu[0], time.process_time() - cpu[1]
+    return seen
 
 
-async def _send(service: Service, call: Call, seen: _Seen) -> None:
-    seen.offered += len(call.images)
+async def _send(service: Service, call: Call, number: int, seen: Seen) -> None:
     try:
-        document = (await classify(service, call)).document
-    except OverloadedError:
-        seen.shed += len(call.images)
-        return
-    for result in document["results"]:
-        seen.latencies_ms.append(result["latency_ms"])
-        seen.gflops.append(result["gflops"])
-        seen.degraded += result["degraded"]
+        seen.outcomes[number] = await run(service, call)
+    except OverloadedError as error:
+        seen.shed.append((error.reason, len(call.images), service.engine.brownout_level))
+
+
+async def unloaded_seconds(service: Service, images: Pixels) -> Mapping[int, float]:
+    """Seconds that a request of each size takes alone, every image through the full cascade; medians."""
+    exits = service.policy.exits
+    options, rng = RequestOptions(thresholds=(1.0,) * (exits - 1)), np.random.default_rng(0)
+    samples: dict[int, list[float]] = {size: [] for size in SIZES}
+    for _ in range(UNLOADED_SAMPLES):
+        for size in rng.permutation(SIZES).tolist():
+            pixels, start = images[np.arange(size) % len(images)], time.monotonic()
+            outcome = await run(service, Call(pixels, options, "bench", start))
+            samples[size].append(float(outcome.result.landed.max()) - start)
+    return {size: float(np.median(seconds)) for size, seconds in samples.items()}

@@ -1,18 +1,15 @@
 """How long a stage takes for a batch: through the backend, and as a plain module on a contiguous batch."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.backends.protocol import StageBackend
-from model.backends.torch import TorchBackend
 from model.served import served_stages
 from model.weights import Weights
+from msmlp.bench.costs import StageCosts
 
 Pixels = NDArray[np.uint8]
 Seconds = NDArray[np.float64]
@@ -21,7 +18,7 @@ Seconds = NDArray[np.float64]
 class PlainStages:
     """The folded stages without slots: contiguous batches in, features kept as tensors."""
 
-    def __init__(self, weights: Weights, backend: TorchBackend) -> None:
+    def __init__(self, weights: Weights, backend: StageBackend) -> None:
         self._device, self._dtype = torch.device(backend.device), getattr(torch, backend.dtype)
         self._stages = served_stages(weights, (1.0,) * backend.stages)
         for stage in self._stages:
@@ -54,34 +51,25 @@ def backend_times(backend: StageBackend, pixels: Pixels) -> Seconds:
     return np.array(seconds)
 
 
-@dataclass
 class StageSamples:
-    """Samples of t_k(b), a list of [K] for every bucket."""
+    """Samples of t_k(b), through the backend and plain, taken one right after the other."""
 
-    buckets: tuple[int, ...]
-    images: Pixels
-    run: Callable[[Pixels], Seconds]
+    def __init__(self, backend: StageBackend, plain: PlainStages, images: Pixels) -> None:
+        self._backend, self._plain, self._images = backend, plain, images
+        self._samples: dict[int, list[Seconds]] = {bucket: [] for bucket in backend.buckets}
 
-    def __post_init__(self) -> None:
-        self._samples: dict[int, list[Seconds]] = {bucket: [] for bucket in self.buckets}
+    def sample(self, bucket: int, *, plain_first: bool) -> None:
+        """Both once more in this bucket."""
+        pixels = self._images[:bucket]
+        if plain_first:
+            plain = self._plain.times(pixels)
+            backend = backend_times(self._backend, pixels)
+        else:
+            backend = backend_times(self._backend, pixels)
+            plain = self._plain.times(pixels)
+        self._samples[bucket].append(np.stack([backend, plain]))
 
-    def sample(self) -> None:
-        """Run every bucket once more."""
-        for bucket, samples in self._samples.items():
-            samples.append(self.run(self.images[:bucket]))
-
-    def medians(self) -> Seconds:
-        """t_k(b) [K, buckets], medians."""
-        return np.stack([np.median(samples, axis=0) for samples in self._samples.values()], axis=1)
-
-    def images_per_second(self, reach: NDArray[np.float64]) -> float:
-        """1 / Σ_k reach_k · min_b t_k(b) / b, where reach_k is the share of images that enter stage k."""
-        best = (self.medians() / np.array(self.buckets)).min(axis=1)
-        return float(1 / (reach * best).sum())
-
-    def document(self) -> list[dict[str, Any]]:
-        """For people and JSON: milliseconds by stage and bucket."""
-        return [
-            {"stage": k + 1, "ms": {str(b): round(1e3 * t, 4) for b, t in zip(self.buckets, row, strict=True)}}
-            for k, row in enumerate(self.medians().tolist())
-        ]
+    def costs(self) -> tuple[StageCosts, StageCosts]:
+        """Medians: through the backend, and plain."""
+        medians = np.stack([np.median(samples, axis=0) for samples in self._samples.values()], axis=-1)
+        return StageCosts(self._backend.buckets, medians[0]), StageCosts(self._backend.buckets, medians[1])

@@ -1,111 +1,128 @@
-"""Ways to serve a cascade at saturation: the engine, and what is done elsewhere. Same stages, same thresholds.
+"""Ways to serve a cascade at saturation: the engine, and what is done elsewhere. Same stages, buckets and thresholds.
 
 Everything runs on the calling thread: torch on two threads of one process means two OpenMP teams that compete, and the
-rows would not be comparable.
+rows would not be comparable. All keep as many batches in flight as the backend takes.
 """
 
 import time
+from collections import deque
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageBackend, StageOutput, buckets_up_to
-from model.backends.slots import SlotPool
+from model.backends.protocol import Slots, StageBackend, StageOutput
 from model.errors import DeviceError
 from model.exits import Reason, decide
-from model.offline import run_every_exit
 from service.engine.loop import Loop
-from service.engine.messages import Answers, Failed, Outbound, Submit, Terms
+from service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
+Ranges = list[tuple[int, int]]
+Walk = Generator[tuple[int, Slots], StageOutput, None]
+"""One batch's way through the stages: it asks for a stage over slots and is sent what came out."""
+
 REQUEST = 16
+"""Images of a request at saturation."""
 
 
 class Saturated:
-    """Scheduler and backend, handed everything at once, in requests of REQUEST images."""
+    """Loop, scheduler and backend, handed everything at once in requests of `request` images.
 
-    def __init__(self, backend: StageBackend) -> None:
+    `seconds` [K, buckets] is what warm-up measured.
+    """
+
+    def __init__(self, backend: StageBackend, seconds: Floats, request: int = REQUEST) -> None:
         self._landed: list[Outbound] = []
-        self._loop = Loop(backend, self._landed.append)
-        self._request = 0
+        self.loop = Loop(backend, self._landed.append, seconds=seconds)
+        self._size, self._requests = request, 0
 
-    def run(self, images: Pixels, thresholds: Floats) -> NDArray[np.int64]:
-        """All images → the exits they left at, in the order they landed."""
+    def run(self, images: Pixels, thresholds: Floats) -> None:
+        """All images, until the last has its answer; DeviceError when a batch failed."""
         self._landed.clear()
         terms = Terms(thresholds, 1, len(thresholds) + 1)
-        for start in range(0, len(images), REQUEST):
-            part = images[start : start + REQUEST]
-            self._loop.receive(Submit(self._request, part, terms, time.monotonic()))
-            self._request += 1
-        while not self._loop.idle:
-            self._loop.run_once()
+        for start in range(0, len(images), self._size):
+            part = images[start : start + self._size]
+            self.loop.receive(Submit(self._requests, part, terms, time.monotonic()))
+            self._requests += 1
+        while not self.loop.idle:
+            self.loop.run_once()
         failed = [message.detail for message in self._landed if isinstance(message, Failed)]
         if failed:
             raise DeviceError(failed[0])
+
+    @property
+    def exits(self) -> NDArray[np.int64]:
+        """Where the images of the last run left, in the order they landed."""
         return np.concatenate([message.exit for message in self._landed if isinstance(message, Answers)])
 
-
-def full(backend: StageBackend, images: Pixels) -> None:
-    """Every image through all stages in the largest batches: the model without exits."""
-    run_every_exit(backend, images)
-
-
-def masked(backend: StageBackend, images: Pixels, thresholds: Floats) -> None:
-    """Exits are decided and honoured in the answer, but nobody leaves the batch."""
-    _batches(backend, images, thresholds, shrink=False)
+    @property
+    def batches(self) -> list[tuple[int, int]]:
+        """(stage 0-based, images) of every batch of the last run."""
+        return [(message.stage, message.images) for message in self._landed if isinstance(message, Ran)]
 
 
-def shrinking(backend: StageBackend, images: Pixels, thresholds: Floats) -> None:
-    """Who leaves makes the batch smaller; survivors of different batches never meet."""
-    _batches(backend, images, thresholds, shrink=True)
+def full(backend: StageBackend, images: Pixels, batch: int) -> list[tuple[int, int]]:
+    """Every image through all stages in batches of `batch`, the model without exits → (stage, images) of each."""
+    return _drive(backend, (_through(backend, images[a:b]) for a, b in _ranges(len(images), batch)))
 
 
-def _batches(backend: StageBackend, images: Pixels, thresholds: Floats, *, shrink: bool) -> None:
-    largest = backend.buckets[-1]
-    for start in range(0, len(images), largest):
-        slots = alive = backend.admit(images[start : start + largest])
-        for stage in range(backend.stages):
-            output = backend.collect(backend.launch(stage, alive))
-            limits = np.full(len(alive), thresholds[stage] if stage < len(thresholds) else 0.0)
-            reasons = decide(stage + 1, backend.stages, output.score, limits, 1, backend.stages)
-            if shrink:
-                alive = alive[reasons == Reason.GOES_ON]
-                if not len(alive):
-                    break
-        backend.release(slots)
+def masked(backend: StageBackend, images: Pixels, thresholds: Floats) -> list[tuple[int, int]]:
+    """Exits are decided and honoured in the answer, but nobody leaves the batch → (stage, images) of each."""
+    parts = _ranges(len(images), backend.buckets[-1])
+    return _drive(backend, (_deciding(backend, images[a:b], thresholds, shrink=False) for a, b in parts))
 
 
-class ReplayBackend:
-    """No device: every image answers with the scores recorded for it, so that what is timed is the host's own work."""
+def shrinking(backend: StageBackend, images: Pixels, thresholds: Floats) -> list[tuple[int, int]]:
+    """Who leaves makes the batch smaller; survivors of different batches never meet → (stage, images) of each."""
+    parts = _ranges(len(images), backend.buckets[-1])
+    return _drive(backend, (_deciding(backend, images[a:b], thresholds, shrink=True) for a, b in parts))
 
-    name, device, dtype, classes, size, in_flight = "replay", "none", "float32", 2, 1, 1
 
-    def __init__(self, scores: NDArray[np.float32], max_batch: int) -> None:
-        self._recorded = scores
-        self.stages, self.capacity = scores.shape[1], len(scores)
-        self.buckets = buckets_up_to(min(max_batch, self.capacity))
-        self._pool = SlotPool(self.capacity)
-        self._image = np.zeros(self.capacity, dtype=np.int64)
-        self._next = 0
+def _ranges(images: int, batch: int) -> Ranges:
+    return [(start, start + batch) for start in range(0, images, batch)]
 
-    def admit(self, pixels: Pixels) -> Slots:
-        """The next images of the recording."""
-        slots = self._pool.take(len(pixels))
-        self._image[slots] = (self._next + np.arange(len(slots))) % len(self._recorded)
-        self._next += len(slots)
-        return slots
 
-    def launch(self, stage: int, slots: Slots) -> tuple[int, Slots]:
-        """Nothing runs."""
-        return stage, slots
+def _through(backend: StageBackend, images: Pixels) -> Walk:
+    slots = backend.admit(images)
+    for stage in range(backend.stages):
+        yield stage, slots
+    backend.release(slots)
 
-    def collect(self, handle: tuple[int, Slots]) -> StageOutput:
-        """What was recorded."""
-        stage, slots = handle
-        score = self._recorded[self._image[slots], stage]
-        return StageOutput(score, np.stack([score, 1 - score], axis=1))
 
-    def release(self, slots: Slots) -> None:
-        """Give slots back."""
-        self._pool.give(slots)
+def _deciding(backend: StageBackend, images: Pixels, thresholds: Floats, *, shrink: bool) -> Walk:
+    slots = alive = backend.admit(images)
+    for stage in range(backend.stages):
+        output = yield stage, alive
+        limits = np.full(len(alive), thresholds[stage] if stage < len(thresholds) else 0.0)
+        reasons = decide(stage + 1, backend.stages, output.score, limits, 1, backend.stages)
+        if shrink:
+            alive = alive[reasons == Reason.GOES_ON]
+            if not len(alive):
+                break
+    backend.release(slots)
+
+
+def _drive(backend: StageBackend, walks: Iterable[Walk]) -> list[tuple[int, int]]:
+    """Run walks to their ends, `in_flight` of them beside each other → (stage, images) of every batch."""
+    ran: list[tuple[int, int]] = []
+    flying: deque[tuple[Walk, Any]] = deque()
+    waiting = iter(walks)
+
+    def go_on(walk: Walk, output: StageOutput | None) -> None:
+        try:
+            stage, slots = next(walk) if output is None else walk.send(output)
+        except StopIteration:
+            return
+        ran.append((stage, len(slots)))
+        flying.append((walk, backend.launch(stage, slots)))
+
+    while True:
+        while len(flying) < backend.in_flight and (new := next(waiting, None)) is not None:
+            go_on(new, None)
+        if not flying:
+            return ran
+        walk, handle = flying.popleft()
+        go_on(walk, backend.collect(handle))

@@ -8,18 +8,29 @@ import numpy as np
 import pytest
 
 from model.errors import OptionError
-from model.exits import exit_of
-from msmlp.bench.engine import LOADS, BenchOptions, bench_engine
+from msmlp.bench.engine import BenchOptions, bench_engine
 from msmlp.bench.images import pick_images
-from msmlp.bench.strategies import ReplayBackend, Saturated
+from msmlp.bench.report import engine_lines
+from tests.e2e.conftest import Call
 
 
 @pytest.fixture(scope="module")
 def result(tiny_weights: Path, digits_folder: Path) -> dict[str, Any]:
+    told: list[str] = []
     options = BenchOptions(
-        tiny_weights, data=digits_folder, images=64, rounds=2, max_batch=16, device="cpu", load_seconds=0.2
+        tiny_weights,
+        data=digits_folder,
+        images=48,
+        rounds=1,
+        caps=(16, 4),
+        device="cpu",
+        engine="thread",
+        load_seconds=0.2,
+        loads=(0.5, 4.0),
     )
-    return bench_engine(options)
+    document = bench_engine(options, told.append)
+    assert len(told) == options.steps
+    return document
 
 
 def test_the_engine_document_has_what_the_contract_names(result: dict[str, Any]) -> None:
@@ -31,12 +42,37 @@ def test_the_engine_document_has_what_the_contract_names(result: dict[str, Any])
     assert all(speed > 0 for speed in result["baselines"].values())
     assert result["host_us_per_image"] > 0
     assert sum(result["exit_share"]) == pytest.approx(1, abs=1e-3)
-    json.dumps(result)
+    json.dumps(result, allow_nan=False)
+
+
+def test_every_cap_is_measured_and_the_first_one_described(result: dict[str, Any]) -> None:
+    assert [cap["max_batch"] for cap in result["caps"]] == [16, 4]
+    described = result["caps"][0]
+    assert {name: result[name] for name in described} == described
+    for cap in result["caps"]:
+        for name, ratio in cap["measured_over_predicted"].items():
+            assert ratio == pytest.approx(cap["engine_over"][name] / cap["predicted_over"][name])
+        assert cap["full_batch"] <= cap["max_batch"]
+        assert all(size <= cap["max_batch"] for sizes in cap["mean_batch"].values() for size in sizes)
+        assert cap["mean_batch"]["masked"] == [cap["max_batch"]] * 3
+
+
+def test_the_hosts_own_work_is_timed(result: dict[str, Any]) -> None:
+    host = result["host"]
+    assert host["scheduler_us_per_image_and_stage"].keys() == {"1024", "256"}
+    assert 0 < host["scheduler_us_single_ticket"] < host["facade_us_single_image"]
+
+
+def test_the_document_is_said_in_lines(result: dict[str, Any]) -> None:
+    said = "\n".join(engine_lines(result))
+    assert f"engine / bound {result['efficiency']:.3f}" in said
+    assert "load 400 %: " in said
 
 
 def test_every_offered_load_is_accounted_for(result: dict[str, Any]) -> None:
-    assert [row["load"] for row in result["load"]] == list(LOADS)
+    assert [row["load"] for row in result["load"]] == [0.5, 4.0]
     wanted = {"offered", "achieved", "p50_ms", "p95_ms", "p99_ms", "mean_gflops", "degraded", "shed"}
+    wanted |= {"slowdown", "ideal", "queue_ms", "mean_batch", "late", "brownout_at_first_shed"}
     for row in result["load"]:
         assert wanted <= row.keys()
         assert 0 <= row["achieved"] <= row["offered"]
@@ -61,11 +97,11 @@ def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
         bench_engine(BenchOptions(tiny_weights, policy="best"))
 
 
-def test_without_a_device_the_engine_makes_the_very_decisions_that_calibration_makes() -> None:
-    scores = np.random.default_rng(0).random((200, 3)).astype(np.float32)
-    thresholds = np.array([0.6, 0.4])
-    exits = Saturated(ReplayBackend(scores, 16)).run(np.zeros((200, 1, 1, 3), dtype=np.uint8), thresholds)
-    assert np.bincount(exits).tolist() == np.bincount(exit_of(scores, thresholds)).tolist()
+@pytest.mark.parametrize("caps", ["16,0", "16;64", "", "5000"])
+def test_caps_that_are_no_numbers_are_one_line(call: Call, capsys: pytest.CaptureFixture[str], caps: str) -> None:
+    assert call("bench", "engine", "--max-batch", caps) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{caps!r} is no list of numbers 1 to 4096" in line
 
 
 def test_without_data_images_are_cut_from_a_photograph() -> None:

@@ -14,8 +14,17 @@ SHARE = 0.25
 MAX_CAPACITY = 16_384
 """Images in flight without `capacity` set. More keep no device busier: they only wait longer in its queue."""
 
-_NO_ROOM = ("out of memory", "allocate memory", "bad_alloc", "bad allocation", "alloc_failed")
 MIB = 2**20
+
+_NO_ROOM = (
+    "out of memory",
+    "allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+    "could not create a primitive",  # oneDNN, and that is all it says
+)
 
 
 def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
@@ -87,7 +96,10 @@ def failures() -> Iterator[None]:
         yield
     except MsmlpError:
         raise
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        # ONNX Runtime's are no RuntimeErrors.
+        if not isinstance(error, MemoryError | RuntimeError) and "onnxruntime" not in type(error).__module__:
+            raise
         kind = OutOfMemoryError if _is_out_of_memory(error) else DeviceError
         raise kind(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from model.backends.memory import failures
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 from model.config import CascadeConfig
@@ -48,6 +49,7 @@ class OnnxBackend:
             self._pixels[slots] = pixels
         return slots
 
+    @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to the bucket: on a CPU there is nothing to wait for later."""
         rows = np.full(bucket_of(self.buckets, len(slots)), self.capacity)

@@ -18,8 +18,8 @@ log = logging.getLogger("msmlp.engine")
 
 Slots = NDArray[np.int64]
 
-ROUNDS = (1.0, 0.05, 0.05, 0.05)
-"""Warm-up measures again what took less than so many seconds: one stray number would mislead the scheduler."""
+ROUNDS = (np.inf, 1.0, 0.05, 0.05, 0.05)
+"""Warm-up measures again what took so many seconds at most: one stray number would mislead the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -95,39 +95,35 @@ def warm_up(backend: StageBackend) -> NDArray[np.float64]:
     Raises:
         DeviceError: not even the smallest fits.
     """
-    shape = backend.buckets[-1], backend.size, backend.size, 3
-    slots = backend.admit(np.zeros(shape, dtype=np.uint8))
+    slots = backend.admit(np.zeros((backend.buckets[-1], backend.size, backend.size, 3), dtype=np.uint8))
+    seconds = np.full((len(backend.buckets), backend.stages), np.inf)
     try:
-        seconds = _first_round(backend, slots)
         # All in turn, so that what disturbs one run is over when its next comes; it only ever adds.
         for limit in ROUNDS:
-            short = _at_most_those_of_larger(seconds) < limit
-            for b, stage in np.argwhere(short).tolist():
-                again = _timed(backend, stage, slots[: backend.buckets[b]])
+            for b, stage in np.argwhere(_at_most_those_of_larger(seconds) <= limit).tolist():
+                try:
+                    again = _timed(backend, stage, slots[: backend.buckets[b]])
+                except OutOfMemoryError as error:
+                    _step_down(backend, b, error)
+                    seconds = seconds[:b]
+                    break
                 seconds[b, stage] = min(seconds[b, stage], again)
     finally:
         backend.release(slots)
     return _at_most_those_of_larger(seconds).T
 
 
+def _step_down(backend: StageBackend, kept: int, error: OutOfMemoryError) -> None:
+    bucket = backend.buckets[kept]
+    if not kept:
+        raise DeviceError(f"no room on {backend.device} for a batch of {bucket}: {error}") from error
+    backend.buckets = backend.buckets[:kept]
+    log.warning("a batch of %d does not fit (%s): the largest is %d now", bucket, error, backend.buckets[-1])
+
+
 def _at_most_those_of_larger(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """A batch takes no longer than a larger one, as which it could be padded: what says so was disturbed."""
     return np.minimum.accumulate(seconds[::-1])[::-1]
-
-
-def _first_round(backend: StageBackend, slots: Slots) -> NDArray[np.float64]:
-    """From small to large, as far as there is room; [buckets, K]."""
-    seconds: list[list[float]] = []
-    for bucket in backend.buckets:
-        try:
-            seconds.append([_timed(backend, stage, slots[:bucket]) for stage in range(backend.stages)])
-        except OutOfMemoryError as error:
-            if not seconds:
-                raise DeviceError(f"no room on {backend.device} for a batch of {bucket}: {error}") from error
-            backend.buckets = backend.buckets[: len(seconds)]
-            log.warning("a batch of %d does not fit (%s): the largest is %d now", bucket, error, backend.buckets[-1])
-            break
-    return np.array(seconds)
 
 
 def _timed(backend: StageBackend, stage: int, slots: Slots) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.backends.devices import pick_device, pick_dtype
+from model.backends.memory import failures
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 from model.backends.threads import set_threads
@@ -76,6 +77,7 @@ class TorchBackend:
         else:
             self._run = _Modules(cascade, served, capacity + 1, self._device, self._dtype)
 
+    @failures()
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → slots [n]."""
         check_pixels(pixels, self.size)
@@ -84,6 +86,7 @@ class TorchBackend:
             self._pixels.index_copy_(0, torch.from_numpy(slots).to(self._device), images)
         return slots
 
+    @failures()
     @torch.inference_mode()
     def launch(self, stage: int, slots: Slots) -> _Launched:
         """Start stage `stage` over `slots`, padded to the bucket."""

@@ -87,6 +87,21 @@ def test_a_bucket_without_room_goes_and_those_above_it(
     ]
 
 
+def test_room_that_is_gone_in_a_later_round_steps_down_too() -> None:
+    backend, runs = FakeBackend(max_batch=16), 0
+
+    def fail(stage: int, pixels: Pixels) -> None:
+        nonlocal runs
+        runs += len(pixels) == 4
+        if runs > 4:
+            raise OutOfMemoryError("no room")
+
+    backend.fail = fail
+    assert warm_up(backend).shape == (3, 2)
+    assert backend.buckets == (1, 2)
+    assert backend.taken == 0
+
+
 def test_what_is_left_runs() -> None:
     backend = no_room_above(6, (1,))
     warm_up(backend)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from model.backends.torch import TorchBackend
+from model.backends.choose import torch_backend
 from model.calibration.crossfit import folds_of, held_out_exits
 from model.calibration.held_out import validation_images
 from model.calibration.joint import joint_frontier
@@ -44,7 +44,7 @@ def compare(folder: Path, data: Path, device: str) -> dict[str, Any]:
     calibration = load_calibration(weights)
     images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size))
     temperatures = calibration.file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, device=device, capacity=256, max_batch=256)
+    backend = torch_backend(weights, temperatures=temperatures, device=device, capacity=256, max_batch=256)
     outputs = run_every_exit(backend, images.pixels)
     correct = outputs.predictions == images.labels[:, None]
     gflops = np.array(weights.manifest.gflops_cumulative)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.torch import TorchBackend
+from model.backends.choose import torch_backend
+from model.backends.protocol import StageBackend
 from model.errors import OptionError
 from model.exits import exit_of
 from model.offline import run_every_exit
@@ -168,9 +169,9 @@ class _Bench:
     def _reach(self, point: OperatingPoint) -> Floats:
         return reach_of(self._exits(point), self.scores.shape[1])
 
-    def _backend(self, cap: int) -> TorchBackend:
+    def _backend(self, cap: int) -> StageBackend:
         calibration = self._calibration.file
-        return TorchBackend(
+        return torch_backend(
             self._weights,
             temperatures=calibration.temperatures,
             exit_policy=calibration.exit_policy,

@@ -7,7 +7,7 @@ Tensors lie token by token, [S, n, C]. Token mixing over a whole batch is then o
 - The bias of token mixing's first layer is one more column of its weight, which meets a row of ones.
 - The bias of its second layer adds one number to all channels of a token. Whoever reads z begins with an LN over the
   channels, which takes it out again; so all blocks' are added at once, after the patch embedding.
-- Pixels are normalised by the patch embedding's weight; the head's has the mean over tokens and the temperature.
+- Pixels are normalised by the patch embedding's weight, logits are tempered by the head's.
 - E's norm standardises upstream features alike for every block, so that is done once.
 
 `ServedStage` stays what is exported and what a GPU runs; tests compare the two.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.backends.linear import Linear, product_added, product_gelu
+from model.backends.linear import Linear, mix, mix_added, mix_gelu
 from model.blocks import MixerBlock
 from model.config import CascadeConfig
 from model.reuse import Reuse
@@ -94,8 +94,8 @@ class TokenMajorStage:
         self._standardise = _standardise(reuse) if reuse else None
         self._blocks = [_Block(block, scratch) for block in blocks]
         self._norm = _norm(stage.norm)
-        self._head_weight = _single(_exact(stage.head.weight) / served.temperature / len(late))
-        self._head_bias = _single(_exact(stage.head.bias) / served.temperature)
+        self._mean = torch.full((1, len(late)), 1 / len(late))
+        self._head = Linear(*(_single(_exact(each) / served.temperature) for each in stage.head.parameters()))
 
     def __call__(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 [n, H, W, 3], upstream features [S_up, n, C_up] → features [S, n, C], probabilities, score."""
@@ -103,8 +103,9 @@ class TokenMajorStage:
         embedding = self._standardise(upstream) if self._standardise and upstream is not None else None
         for block in self._blocks:
             z = block(z, embedding)
-        pooled = self._norm(z).sum(dim=0)
-        probabilities = torch.softmax(F.linear(pooled, self._head_weight, self._head_bias), dim=1)
+        # torch's own mean over tokens rounds an image at the end of a batch otherwise than one in the middle.
+        pooled = mix(self._mean, self._norm(z))[0]
+        probabilities = torch.softmax(self._head(pooled), dim=1)
         return z, probabilities, self._policy(probabilities, torch)
 
     def _tokens(self, pixels: Tensor) -> Tensor:
@@ -134,10 +135,9 @@ class _Block:
         read = [self._token_norm(z)]
         if self._embedding is not None and upstream is not None:
             read.append(self._token_norm(self._embedding(upstream)))
-        inputs = self._scratch.take(self._token1.shape[1], n * width)
-        torch.cat([*read, self._scratch.ones(n, width)], out=inputs.view(-1, n, width))
-        hidden = product_gelu(self._token1, inputs)
-        z = product_added(z.view(-1, n * width), self._token2, hidden).view(z.shape)
+        inputs = self._scratch.take(self._token1.shape[1], n, width)
+        torch.cat([*read, self._scratch.ones(n, width)], out=inputs)
+        z = mix_added(z, self._token2, mix_gelu(self._token1, inputs))
         return self._channel2.added(z, self._channel1.gelu(self._channel_norm(z)))
 
 

@@ -36,6 +36,7 @@ def main(
     if log_level:
         log_to_stderr(logging.getLevelName(log_level))
     run(build, ChildPort(memory, inbound, outbound), capacity=capacity, shadow_every=shadow_every)
+    os._exit(0)  # everything is said, and taking torch apart may last seconds
 
 
 class ChildPort:

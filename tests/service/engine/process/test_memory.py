@@ -1,0 +1,37 @@
+"""The ring of places, and the numbers beside it."""
+
+import numpy as np
+import pytest
+
+from service.engine.messages import Load
+from service.engine.process.memory import Memory
+
+
+def images(count: int, first: int) -> np.ndarray:
+    """Images whose every byte is first, first + 1, ..."""
+    return np.arange(first, first + count, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3)
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("count", range(1, 6))
+def test_images_come_back_from_any_places_and_touch_no_other(start: int, count: int) -> None:
+    memory = Memory(places=5, size=4, stages=2)
+    memory.write(0, images(5, 100))
+    memory.write(start, images(count, 1))
+    assert np.array_equal(memory.read(start, count), images(count, 1))
+    rest = 5 - count
+    if rest:
+        places = [(start + count + i) % 5 for i in range(rest)]
+        left = memory.read(places[0], rest)
+        assert left[:, 0, 0, 0].tolist() == [100 + place for place in places]
+
+
+def test_what_waits_comes_back_with_its_types() -> None:
+    memory = Memory(places=1, size=4, stages=2)
+    memory.publish(Load(np.array([3, 4]), np.array([1.5, np.inf]), 0.25, 0.5, 0.75), submits=6, images=7)
+    load, submits, taken = memory.published()
+    assert (submits, taken) == (6, 7)
+    assert load.queued.dtype == np.int64
+    assert load.queued.tolist() == [3, 4]
+    assert load.oldest.tolist() == [1.5, np.inf]
+    assert (load.backlog_seconds, load.seconds_per_image, load.work_seconds) == (0.25, 0.5, 0.75)

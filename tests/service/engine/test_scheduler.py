@@ -152,6 +152,15 @@ def test_a_full_deep_batch_goes_first_and_a_thin_one_gathers_company() -> None:
     assert run(scheduler).stage == 1, "four of them are a full batch"
 
 
+def test_of_thin_batches_the_fuller_goes_first_and_the_deeper_where_they_are_alike() -> None:
+    for deep, shallow, first in ((8, 8, 1), (8, 9, 1), (8, 11, 0), (8, 0, 1)):
+        scheduler = scheduler_of(64, 2, 16)
+        enter(scheduler, slots(*range(deep)))
+        scheduler.settle(run(scheduler), np.zeros(deep, dtype=np.float32), now=0.0)
+        enter(scheduler, slots(*range(20, 20 + shallow)))
+        assert run(scheduler).stage == first
+
+
 def test_a_thin_deep_batch_is_not_passed_over_for_ever() -> None:
     scheduler = scheduler_of(100, 2, 4)
     enter(scheduler, slots(*range(100)))
@@ -774,6 +783,8 @@ class Replay(RuleBasedStateMachine):
             self.settle_with(batch, [0.0] * len(batch.slots))
         assert not self.tickets
         assert not self.shadows
+        tickets = self.scheduler.tickets
+        assert (tickets.timed, tickets.unwanted, tickets.shadows) == (0, 0, 0)
         enter(self.scheduler, slots(*range(self.capacity + self.reserve)))  # raises for a slot that is not free
         assert set(self.ended) == set(self.entered)
         assert set(self.ended.values()) <= {1}, "a ticket ended twice"

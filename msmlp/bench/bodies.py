@@ -28,16 +28,21 @@ def requests(url: str, path: str, body: str, files: list[bytes]) -> tuple[bytes,
     """Whole requests of one of BODIES; a form holds the files in turn, repeated where there are fewer."""
     if body == "image":
         return tuple(request_bytes(url, path, file, "application/octet-stream") for file in files)
+    content, content_type = form_bytes([files[n % len(files)] for n in range(FORM_IMAGES)])
+    return (request_bytes(url, path, content, content_type),)
+
+
+def form_bytes(files: list[bytes]) -> tuple[bytes, str]:
+    """Files as `multipart/form-data`: the body and its content type."""
     boundary = uuid.uuid4().hex
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{n}"\r\n'
         f"Content-Type: application/octet-stream\r\n\r\n".encode()
-        + files[n % len(files)]
+        + file
         + b"\r\n"
-        for n in range(FORM_IMAGES)
+        for n, file in enumerate(files)
     ]
-    form = b"".join(parts) + f"--{boundary}--\r\n".encode()
-    return (request_bytes(url, path, form, f"multipart/form-data; boundary={boundary}"),)
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def images_of(body: str) -> int:

@@ -36,8 +36,10 @@ def engine(
     Example: msmlp bench engine --data .data/cifar-10-batches-py
     Example: msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
+    from itertools import count
+
+    from msmlp.bench.bar import Bar
     from msmlp.bench.engine import BenchOptions, bench_engine
-    from msmlp.bench.progress import Bar
     from msmlp.bench.report import engine_lines
     from service.settings import DEFAULT_WEIGHTS
 
@@ -45,8 +47,9 @@ def engine(
     options = BenchOptions(
         weights or DEFAULT_WEIGHTS, data, images, rounds, caps, policy, device, dtype, engine, load_seconds
     )
-    with Bar(options.steps) as progress:
-        result = bench_engine(options, progress)
+    numbers = count(1)
+    with Bar() as bar:
+        result = bench_engine(options, lambda what: bar.step(what, next(numbers), options.steps))
     if plot is not None:
         from msmlp.bench.plot import draw_engine
 

@@ -145,6 +145,8 @@ class _Connection:
         seen.note(status, body, time.perf_counter() - since)
 
     async def _exchange(self, request: bytes) -> tuple[str, bytes]:
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # it was idle for longer than the server keeps one
         if self._streams is None:
             tls = ssl.create_default_context() if self._parts.scheme == "https" else None
             port = self._parts.port or (443 if tls else 80)

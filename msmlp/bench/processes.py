@@ -34,7 +34,7 @@ class Server:
         """CPU time so far, child processes included; None where the system does not tell."""
         if self.process is None or not _PROC.is_dir():
             return None
-        return sum(_ticks(pid) for pid in _family(self.process)) / os.sysconf("SC_CLK_TCK")
+        return sum(_ticks(pid) for pid in family(self.process)) / os.sysconf("SC_CLK_TCK")
 
 
 def _ticks(pid: int) -> int:
@@ -43,11 +43,12 @@ def _ticks(pid: int) -> int:
     return sum(int(number) for number in fields[11:15])
 
 
-def _family(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
+    """A process and those it has started, as far as /proc tells."""
     yield pid
     for children in (_PROC / str(pid) / "task").glob("*/children"):
         for child in children.read_text().split():
-            yield from _family(int(child))
+            yield from family(int(child))
 
 
 @contextmanager

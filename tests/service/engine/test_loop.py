@@ -280,3 +280,12 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
         hand.run()
     alone = hand.loop.times.predict(0, 1)
     assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the loop was idle"
+
+
+def test_what_flies_already_counts_for_a_deadline(in_flight: int) -> None:
+    """The second request's batch is on the device and thought to be long when the first might go on."""
+    hand = ByHand(seconds=LONG, max_batch=1)
+    hand.submit(1, pictures(1, 0.2, 1.0), after=1.5 * LONG)
+    hand.submit(2, pictures(1, 1.0))
+    hand.run()
+    assert (1, 0, 1, Reason.DEADLINE) in hand.told() if in_flight == 2 else (1, 0, 2, Reason.CONFIDENT) in hand.told()

@@ -66,6 +66,7 @@ class Result(Document):
     degraded: bool
     stages: list[Stage]
     latency_ms: float
+    deadline_margin_ms: float  # only with deadline_ms
 
     _kinds: ClassVar[dict[str, type[Document]]] = {"top_k": ClassProbability, "stages": Stage}
 

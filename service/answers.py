@@ -1,5 +1,6 @@
 """From an engine's result to the contract's answer."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +35,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Inquiry:
-    """What an answer must know of its request; `arrival` is on the monotonic clock, in seconds."""
+    """What an answer must know of its request; `arrival` and `deadline` (inf without one) in monotonic seconds."""
 
     request_id: str
     arrival: float
     plan: Plan
     top_k: int
+    deadline: float = math.inf
 
 
 def answer_document(facts: Facts, inquiry: Inquiry, result: Result, throughput: float) -> dict[str, Any]:
@@ -101,6 +103,9 @@ def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[s
                 "latency_ms": latencies[i],
             }
         )
+    if inquiry.deadline < math.inf:
+        for answer, margin in zip(answers, _rounded((inquiry.deadline - result.landed) * 1e3, 3), strict=True):
+            answer["deadline_margin_ms"] = margin
     return answers
 
 

@@ -130,7 +130,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
             service.metrics.cancelled.labels("decode").inc(len(call.images))
             raise
         terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
-        inquiry = Inquiry(call.request_id, call.arrival, plan, options.top_k or TOP_K)
+        inquiry = Inquiry(call.request_id, call.arrival, plan, options.top_k or TOP_K, deadline)
         yield _Prepared(pixels, inquiry, terms, time.monotonic() - started, give_back)
 
 

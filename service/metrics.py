@@ -18,6 +18,7 @@ from service.engine.seam import Handle
 from service.options import RequestOptions
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHADOWS = 1000
 """So many of the newest shadows of an exit make its agreement."""
@@ -81,6 +82,12 @@ class Metrics:
         self.cancelled = Counter("msmlp_cancelled", "Images nobody waited for any more.", ["where"], registry=r)
         self.deadline = Counter(
             "msmlp_deadline", "Images with a deadline, by what came of it.", ["outcome"], registry=r
+        )
+        self.margin = Histogram(
+            "msmlp_deadline_margin_seconds",
+            "An image's deadline less its answer: below 0 it was late.",
+            registry=r,
+            buckets=MARGINS,
         )
         self.throughput = Gauge(
             "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
@@ -161,6 +168,7 @@ class Metrics:
                 self.queue_seconds.labels(stage + 1).observe(waits[row][stage])
             if deadline < math.inf:
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()
+                self.margin.observe(deadline - landed)
 
     def render(self) -> bytes:
         """Prometheus text."""

@@ -51,6 +51,9 @@ class ImageAnswer(BaseModel):
     degraded: bool = Field(description="Whether brown-out chose cheaper thresholds than the request's own")
     stages: list[StageReport] = Field(description="Every stage the image went through")
     latency_ms: float = Field(description="From the request's arrival to this image's answer")
+    deadline_margin_ms: float = Field(
+        default=0.0, description="Only with deadline_ms: the deadline less this image's answer; below 0 it was late"
+    )
 
 
 class OperatingPointAnswer(BaseModel):

@@ -34,7 +34,9 @@ def result() -> Result:
 def answer(plan: Plan, result: Result, top_k: int = 2) -> dict:
     facts = Facts({"name": "tiny", "version": "abc"}, CLASSES, [0.1, 0.3, 1.0])
     document = answer_document(facts, Inquiry("id-1", 100.0, plan, top_k), result, throughput=812.04)
-    assert Answer.model_validate(document).model_dump() == document, "the OpenAPI document says the same"
+    assert Answer.model_validate(document).model_dump(exclude_unset=True) == document, (
+        "the OpenAPI document says the same"
+    )
     return document
 
 
@@ -75,6 +77,14 @@ def test_an_image_that_went_all_the_way(plan: Plan, result: Result) -> None:
     assert [stage["label"] for stage in last["stages"]] == ["dog", "dog", "cat"]
     assert [stage["batch_size"] for stage in last["stages"]] == [2, 1, 5]
     assert [stage["score"] for stage in last["stages"]] == pytest.approx([0.4, 0.5, 0.61])
+
+
+def test_with_a_deadline_each_image_says_what_was_left_of_it(plan: Plan, result: Result) -> None:
+    facts = Facts({"name": "tiny", "version": "abc"}, CLASSES, [0.1, 0.3, 1.0])
+    document = answer_document(facts, Inquiry("id-1", 100.0, plan, 2, deadline=100.05), result, throughput=0.0)
+    assert Answer.model_validate(document).model_dump(exclude_unset=True) == document
+    assert [image["deadline_margin_ms"] for image in document["results"]] == pytest.approx([38, -20], abs=0.01)
+    assert "deadline_margin_ms" not in answer(plan, result)["results"][0]
 
 
 def test_around_the_images(plan: Plan, result: Result) -> None:

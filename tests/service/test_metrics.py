@@ -163,6 +163,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "shadow_agreement": ("gauge", ("exit",)),
     "cancelled_total": ("counter", ("where",)),
     "deadline_total": ("counter", ("outcome",)),
+    "deadline_margin_seconds": ("histogram", ()),
     "throughput_images_per_second": ("gauge", ()),
     "engine_up": ("gauge", ()),
     "model_info": ("gauge", ("name", "version", "backend", "device")),
@@ -179,6 +180,7 @@ SERIES = {
     "cancelled_total": [{"where": where} for where in ("decode", "queue", "batch")],
     "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
     "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "memory"}],
+    "deadline_margin_seconds_count": [{}],
     "gflops_total": [{}],
     "gflops_saved_total": [{}],
     "confidence_count": [{"exit": exit} for exit in EXITS],
@@ -397,6 +399,8 @@ def compare(traffic: Traffic, service: Service, backend: FakeBackend, before: Sa
     assert counts("shed_total", "reason") == {("capacity",): 6}
     assert counts("cancelled_total", "where") == {("batch",): 4, ("queue",): 3, ("decode",): 2}
     assert counts("deadline_total", "outcome") == {("expired",): 16, ("late",): 8, ("met",): 24, ("cut_short",): 1}
+    assert change[key("deadline_margin_seconds_count")] == 16 + 8 + 24 + 1
+    assert change[key("deadline_margin_seconds_bucket", le="0.0")] == 16 + 8, "who was late or expired"
     assert after[key("shadow_agreement", exit=1)] == 0
     assert after[key("shadow_agreement", exit=2)] == 1
     at_rest = {"inflight_images": 0, "capacity_images": 96, "brownout_level": 0, "engine_up": 1}

@@ -1,5 +1,6 @@
 """`deadline_ms`, brown-out and `degrade` over a real socket."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,24 @@ def test_when_every_image_has_expired_it_is_504(tiny_weights: Path) -> None:
         assert [(r["exit"], r["reason"]) for r in results] == [(2, "deadline")]
         results = checked(post(client, (0.2, 0.2, 0.4), deadline_ms=FOR_EVER))["results"]
         assert [(r["exit"], r["reason"]) for r in results] == [(3, "final")]
+
+
+def test_the_margin_kept_is_reported(tiny_weights: Path) -> None:
+    with serving(fake_service(tiny_weights, fake_backend)) as client:
+        (kept,) = checked(post(client, (1.0,), deadline_ms=60_000))["results"]
+        assert kept["deadline_margin_ms"] == pytest.approx(60_000 - kept["latency_ms"], abs=0.01)
+        (late,) = checked(post(client, (1.0,), deadline_ms=0, min_exit=1))["results"]
+        assert late["deadline_margin_ms"] == pytest.approx(-late["latency_ms"], abs=0.01)
+        (none,) = checked(post(client, (1.0,)))["results"]
+        assert "deadline_margin_ms" not in none
+        lines = client.post(
+            "/classify",
+            files=[("images", encoded(picture(0.2, 1.0, size=32)))],
+            params={**THRESHOLDS, "deadline_ms": 60_000, "stream": True},
+        ).text.splitlines()
+        margins = [json.loads(line)["deadline_margin_ms"] for line in lines]
+        assert len(margins) == 2
+        assert 60_000 > margins[0] >= margins[1] > 0
 
 
 def test_when_some_have_expired_their_label_is_null(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,9 @@ def operating_point(plan: Plan) -> dict[str, Any]:
 
 def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[str, Any]]:
     """One entry an image of `result`."""
-    best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, : inquiry.top_k]
-    top = _rounded(np.take_along_axis(result.probabilities, best, axis=1))
+    best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : inquiry.top_k]
+    top = _rounded(result.probabilities[np.arange(len(best))[:, None], best])
+    classes = best.tolist()
     stages = _stages(facts.classes, result)
     exits, reasons = result.exit.tolist(), result.reason.tolist()
     latencies = _rounded((result.landed - inquiry.arrival) * 1e3, 3)
@@ -81,12 +82,12 @@ def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[s
             last = stages[i][-1]
             answer |= {
                 "label": last["label"],
-                "class_id": best[i, 0].item(),
+                "class_id": classes[i][0],
                 "confidence": last["confidence"],
                 "score": last["score"],
                 "top_k": [
                     {"label": facts.classes[c], "class_id": c, "probability": p}
-                    for c, p in zip(best[i].tolist(), top[i], strict=True)
+                    for c, p in zip(classes[i], top[i], strict=True)
                 ],
                 "exit": exits[i],
             }
@@ -138,7 +139,7 @@ def _stages(classes: tuple[str, ...], result: Result) -> list[list[dict[str, Any
 
 def _rounded(array: NDArray[Any], digits: int = 8) -> list[Any]:
     """Plain floats without the digits that float32 makes up."""
-    rounded: list[Any] = np.round(array.astype(np.float64), digits).tolist()
+    rounded: list[Any] = array.astype(np.float64).round(digits).tolist()
     return rounded
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter as Counts
 from collections import deque
 from functools import partial
 
@@ -15,6 +16,7 @@ from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shado
 from service.engine.policy import Policy
 from service.engine.result import Result
 from service.engine.seam import Handle
+from service.histogram import Histograms
 from service.options import RequestOptions
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -22,6 +24,7 @@ MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHADOWS = 1000
 """So many of the newest shadows of an exit make its agreement."""
+REASONS = {int(r): r.name.lower() for r in Reason}
 NO_EXIT = "none"
 """The exit of an image that expired before it reached one."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
@@ -39,16 +42,22 @@ class Metrics:
         self._name, self._version = name, version
         self._stages = stages
         self._shadows: dict[int, deque[bool]] = {}
+        exits = range(1, stages + 1)
         self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
         self.request_seconds = Histogram(
             "msmlp_request_seconds", "Arrival to answer.", ["route"], registry=r, buckets=SECONDS
         )
         self.images = Counter("msmlp_images", "Images answered.", ["exit", "reason"], registry=r)
-        self.image_seconds = Histogram(
-            "msmlp_image_seconds", "Arrival to an image's answer.", ["exit"], registry=r, buckets=SECONDS
+        self.image_seconds = Histograms(
+            "msmlp_image_seconds",
+            "Arrival to an image's answer.",
+            "exit",
+            [*exits, NO_EXIT],
+            bounds=SECONDS,
+            registry=r,
         )
-        self.queue_seconds = Histogram(
-            "msmlp_stage_queue_seconds", "An image's wait for a stage.", ["stage"], registry=r, buckets=SECONDS
+        self.queue_seconds = Histograms(
+            "msmlp_stage_queue_seconds", "An image's wait for a stage.", "stage", exits, bounds=SECONDS, registry=r
         )
         self.compute_seconds = Histogram(
             "msmlp_stage_compute_seconds", "One batch of a stage.", ["stage"], registry=r, buckets=SECONDS
@@ -60,7 +69,9 @@ class Metrics:
         self.oldest = Gauge("msmlp_oldest_wait_seconds", "The longest present wait for a stage.", ["stage"], registry=r)
         self.inflight = Gauge("msmlp_inflight_images", "Images admitted and not yet answered.", registry=r)
         self.capacity = Gauge("msmlp_capacity_images", "Images that may be in flight.", registry=r)
-        self.confidence = Histogram("msmlp_confidence", "Confidence of answers.", ["exit"], registry=r, buckets=SCORES)
+        self.confidence = Histograms(
+            "msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES, registry=r
+        )
         self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
         self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
         self.threshold = Gauge(
@@ -106,12 +117,9 @@ class Metrics:
         for exit in range(1, self._stages + 1):
             for reason in ("confident", "max_exit", "deadline") if exit < self._stages else ("final",):
                 self.images.labels(exit, reason)
-            for by_exit in (self.image_seconds, self.confidence):
-                by_exit.labels(exit)
-            for by_stage in (self.queue_seconds, self.compute_seconds, self.batch_size):
+            for by_stage in (self.compute_seconds, self.batch_size):
                 by_stage.labels(exit)
         self.images.labels(NO_EXIT, "expired")
-        self.image_seconds.labels(NO_EXIT)
         for reason in ("capacity", "wait", "memory"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
@@ -153,20 +161,21 @@ class Metrics:
 
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
         """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
-        spent = np.array([0.0, *gflops])[result.exit]
+        exits, history = result.exit, result.history
+        spent = np.array([0.0, *gflops])[exits]
         self.gflops.inc(float(spent.sum()))
-        self.gflops_saved.inc(float((gflops[-1] - spent).sum()))
-        waits, confidences = result.history.queue_seconds.tolist(), result.history.confidence.tolist()
-        for row, (exit, reason, landed) in enumerate(
-            zip(result.exit.tolist(), result.reason.tolist(), result.landed.tolist(), strict=True)
-        ):
-            self.images.labels(exit or NO_EXIT, Reason(reason).name.lower()).inc()
-            self.image_seconds.labels(exit or NO_EXIT).observe(landed - arrival)
+        self.gflops_saved.inc(float(gflops[-1] * len(spent) - spent.sum()))
+        left, reasons = exits.tolist(), result.reason.tolist()
+        for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
+            self.images.labels(exit or NO_EXIT, REASONS[reason]).inc(number)
+        self.image_seconds.observe([exit - 1 for exit in left], (result.landed - arrival).tolist())
+        confidences, waits = history.confidence.tolist(), history.queue_seconds.tolist()
+        for exit, confidence, wait in zip(left, confidences, waits, strict=True):
             if exit:
-                self.confidence.labels(exit).observe(confidences[row][exit - 1])
-            for stage in range(exit):
-                self.queue_seconds.labels(stage + 1).observe(waits[row][stage])
-            if deadline < math.inf:
+                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
+                self.queue_seconds.observe(range(exit), wait[:exit])
+        if deadline < math.inf:
+            for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()
                 self.margin.observe(deadline - landed)
 

@@ -14,16 +14,28 @@ T = TypeVar("T")
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
-    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    mine = asyncio.current_task()
+    assert mine is not None
+    gone = asyncio.create_task(_disconnected(request))
+    # The work runs in the request's own task, as a task more for each request costs as much as writing its answer.
+    waiting = True
+
+    def leave(gone: "asyncio.Task[None]") -> None:
+        if waiting:
+            gone.exception()  # asked for, or asyncio would complain that nobody did
+            mine.cancel()
+
+    gone.add_done_callback(leave)
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        # Whoever else cancels this task, as an ending server does, is not to be taken for the client.
+        if gone.done() and mine.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
+        waiting = False
         gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

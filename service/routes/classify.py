@@ -3,9 +3,9 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +17,7 @@ from service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from service.options import parse_options
 from service.routes.calls import server_timing, while_connected
 from service.schemas import Answer
-from service.state import Service, service_of
+from service.state import service_of
 
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]
@@ -26,8 +26,9 @@ router = APIRouter()
 
 
 @router.post("/classify", response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
-async def post_classify(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
+    service = await service_of(request)  # as a dependency it would cost more than the answer's JSON
     service.check_ready()  # before a body is read for nothing
     settings = service.settings
     body = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)

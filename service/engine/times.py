@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 WEIGHT = 0.1
-"""Of the newest batch in the running mean: ten batches outweigh a stray one."""
+"""Of the newest batch in what is known of its stage and bucket: ten batches outweigh a stray one."""
+
+PACE = 0.05
+"""Of the newest batch in the pace of the whole device, which is all that is known of a bucket that never runs."""
+
+STRAY = 3.0
+"""A batch that took longer than so many times its prediction says no more than that."""
 
 REFRESH = 64
 """Batches after which the sizes are worked out anew."""
@@ -26,12 +32,14 @@ class StageTimes:
     """t_k(b), seconds of a batch of stage k (0-based) in bucket b. `seconds` [K, len(buckets)] is where it begins.
 
     `margin` is the factor on predictions that are promised to somebody; it settles where COVERED of the batches end in
-    time, and is at least 1.
+    time, and is at least 1. A device that is slower than it was, or shared, is so for all stages and buckets: what a
+    batch took over what it should have corrects its own entry and, less, every other.
     """
 
     def __init__(self, buckets: tuple[int, ...], seconds: NDArray[np.float64]) -> None:
         self.buckets = buckets
-        self._seconds = np.maximum(seconds, LEAST)
+        self._seconds = np.maximum(seconds, LEAST)  # at pace 1
+        self._pace = 1.0
         self._bucket = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
         self.margin = 1.1
         self._until_refresh = REFRESH
@@ -39,12 +47,11 @@ class StageTimes:
 
     def learn(self, stage: int, images: int, seconds: float) -> None:
         """A batch of `images` took so long."""
-        b = self._bucket[min(images, self.buckets[-1])]
-        predicted = float(self._seconds[stage, b])
+        ratio = min(STRAY, seconds / self.predict(stage, images))
         # The quantile by small steps: up by nineteen, down by one, so that one batch in twenty may be late.
-        late = seconds > self.margin * predicted
-        self.margin = min(3.0, max(1.0, self.margin + 0.01 * (COVERED if late else COVERED - 1)))
-        self._seconds[stage, b] += WEIGHT * (max(seconds, LEAST) - predicted)
+        self.margin = min(STRAY, max(1.0, self.margin + 0.01 * (COVERED - (ratio <= self.margin))))
+        self._pace *= 1 + PACE * (ratio - 1)
+        self._seconds[stage, self._bucket[min(images, self.buckets[-1])]] *= 1 + WEIGHT * (ratio - 1)
         self._until_refresh -= 1
         if not self._until_refresh:
             self._until_refresh = REFRESH
@@ -52,11 +59,11 @@ class StageTimes:
 
     def predict(self, stage: int, images: int) -> float:
         """Seconds a batch of `images` will take; more than the largest bucket counts as one full batch."""
-        return float(self._seconds[stage, self._bucket[min(images, self.buckets[-1])]])
+        return self._pace * float(self._seconds[stage, self._bucket[min(images, self.buckets[-1])]])
 
     def longest_within(self, stage: int, seconds: float) -> int:
         """The largest bucket whose batch, with the margin, takes no longer than that; 0 when none is so short."""
-        within = np.flatnonzero(self._seconds[stage] * self.margin <= seconds)
+        within = np.flatnonzero(self._seconds[stage] * self._pace * self.margin <= seconds)
         return self.buckets[within[-1]] if len(within) else 0
 
     def full(self, stage: int) -> int:
@@ -78,7 +85,7 @@ class StageTimes:
     @property
     def best(self) -> list[float]:
         """Seconds an image takes in every stage, [K], in the batches that suit it best."""
-        return self._best
+        return [self._pace * best for best in self._best]
 
     def _refresh(self) -> None:
         buckets = np.array(self.buckets)

@@ -94,7 +94,7 @@ def test_what_was_measured_decides_who_waits() -> None:
     exits = [exit for _, _, exit, _ in hand.told()]
     assert exits[-1] == 2
     assert hand.loop.times.predict(1, 1) < 1.0
-    assert hand.loop.times.predict(1, 64) == LONG, "nobody ran those"
+    assert hand.loop.times.predict(1, 64) > 100 * hand.loop.times.predict(1, 1), "nobody ran those"
 
 
 def test_streams_are_told_of_every_exit_and_the_others_of_the_last() -> None:
@@ -272,7 +272,7 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that ticks by one each time it is read: at the arrival, when a batch is looked for, and at the end."""
-    hand = ByHand(max_batch=1)
+    hand = ByHand(max_batch=1, seconds=1.0)
     clock = iter(range(1000))
     monkeypatch.setattr("service.engine.loop.time.monotonic", lambda: float(next(clock)))
     for request in range(50):

@@ -21,18 +21,33 @@ def test_more_than_a_batch_counts_as_one_full_batch() -> None:
     assert times().predict(1, 1000) == 30.0
 
 
-def test_what_is_measured_is_learnt_by_its_stage_and_bucket_alone() -> None:
+def test_what_is_measured_is_learnt_by_its_stage_and_bucket_and_less_by_the_others() -> None:
     learning = times()
     for _ in range(100):
-        learning.learn(1, 3, 50.0)
-    assert learning.predict(1, 4) == pytest.approx(50.0, rel=1e-3)
-    assert [learning.predict(1, 1), learning.predict(1, 2), learning.predict(0, 4)] == [10.0, 20.0, 3.0]
+        learning.learn(1, 3, 60.0)
+    assert learning.predict(1, 4) == pytest.approx(60.0, rel=1e-3)
+    others = [learning.predict(1, 1) / 10, learning.predict(1, 2) / 20, learning.predict(0, 4) / 3]
+    assert others == pytest.approx([others[0]] * 3), "the pace of the device"
+    assert 1.1 < others[0] < 1.5
+
+
+def test_a_slow_device_is_slow_for_what_never_ran() -> None:
+    """Shared with others since the warm-up, it takes twice as long for everything."""
+    learning = times()
+    for turn in range(300):
+        stage = turn % 2
+        learning.learn(stage, 4, (6.0, 60.0)[stage])
+    assert [learning.predict(0, 4), learning.predict(1, 4)] == pytest.approx([6.0, 60.0], rel=1e-2)
+    assert learning.predict(0, 1) > 1.3
+    assert learning.best == pytest.approx([6.0 / 4, 60.0 / 4], rel=0.1)
 
 
 def test_a_stray_batch_says_little() -> None:
     learning = times()
     learning.learn(0, 1, 11.0)
-    assert 1.0 < learning.predict(0, 1) <= 2.0
+    assert 1.0 < learning.predict(0, 1) <= 1.4
+    learning.learn(0, 1, 1e9)
+    assert learning.predict(0, 1) <= 2.0
 
 
 def test_the_warm_ups_measurements_stay_as_they_are() -> None:

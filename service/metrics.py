@@ -100,6 +100,11 @@ class Metrics:
             registry=r,
             buckets=MARGINS,
         )
+        self.prediction_margin = Gauge(
+            "msmlp_prediction_margin_ratio",
+            "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it.",
+            registry=r,
+        )
         self.throughput = Gauge(
             "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
         )
@@ -135,6 +140,7 @@ class Metrics:
         self.engine_up.set_function(lambda: float(engine.up))
         self.brownout.set_function(lambda: engine.brownout_level)
         worker = engine.worker
+        self.prediction_margin.set_function(lambda: worker.load.prediction_margin if worker.load else math.nan)
         for k in range(self._stages):
             self.queued.labels(k + 1).set_function(partial(_queued, worker, k))
             self.oldest.labels(k + 1).set_function(partial(_age, worker, k))

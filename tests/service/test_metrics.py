@@ -119,6 +119,7 @@ def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
         RequestOptions()
     ).thresholds.tolist()
     assert now[key("throughput_images_per_second")] >= 0
+    assert 1 <= now[key("prediction_margin_ratio")] <= 3
     assert now[key("model_info", **service.facts.model, backend="fake", device="none")] == 1
 
 
@@ -164,6 +165,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "cancelled_total": ("counter", ("where",)),
     "deadline_total": ("counter", ("outcome",)),
     "deadline_margin_seconds": ("histogram", ()),
+    "prediction_margin_ratio": ("gauge", ()),
     "throughput_images_per_second": ("gauge", ()),
     "engine_up": ("gauge", ()),
     "model_info": ("gauge", ("name", "version", "backend", "device")),

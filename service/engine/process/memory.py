@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.engine.messages import Load
 
-SCALARS = 5  # submits and images the child has taken in, then Load's three numbers
+SCALARS = 6  # submits and images the child has taken in, then Load's four numbers
 
 
 class Memory:
@@ -56,13 +56,14 @@ class Memory:
     def publish(self, load: Load, submits: int, images: int) -> None:
         """Show what waits in the child, which has taken in so many submits and images so far."""
         numbers, stages = self._numbers, self._stages
-        numbers[:SCALARS] = submits, images, load.backlog_seconds, load.seconds_per_image, load.work_seconds
+        scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
+        numbers[:SCALARS] = submits, images, *scalars
         numbers[SCALARS : SCALARS + stages] = load.queued
         numbers[SCALARS + stages :] = load.oldest
 
     def published(self) -> tuple[Load, int, int]:
         """The last (load, submits, images)."""
         numbers, stages = self._numbers.copy(), self._stages
-        submits, images, backlog, per_image, work = numbers[:SCALARS].tolist()
+        submits, images, *scalars = numbers[:SCALARS].tolist()
         queued, oldest = numbers[SCALARS : SCALARS + stages].astype(np.int64), numbers[SCALARS + stages :]
-        return Load(queued, oldest, backlog, per_image, work), int(submits), int(images)
+        return Load(queued, oldest, *scalars), int(submits), int(images)

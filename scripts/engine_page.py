@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 NOTES = ROOT / "benchmarks" / "engine_notes.md"
 
+WAYS = ("engine", "full", "masked", "shrinking")
+
 HEAD = """# The engine, measured
 
 Everything in a section below comes from one run on one device: `msmlp bench engine --data DATA --json`, about three
@@ -45,10 +47,11 @@ ratios within each round.
 **Load.** Poisson arrivals of requests of 1 to 64 images with the named operating points, through a service in the
 benchmark's process: façade, policy, admission, brown-out; no HTTP, no JSON. 100 % is the engine's images/s at
 saturation, scaled by the bounds to the mix of thresholds. Latency runs from when a request was due. *Slowdown* is
-latency over what a request of that size takes alone with every exit shut, through the same façade. The *ideal* server is
-a simulation from the same t_k and the arrivals and exits of the requests that the service answered: first come, first
-served, no cost of its own; requests that wait together go together as long as they fit the largest batch. *Late* is
-later than `max_wait_ms`. *Front* is the CPU time of the thread with the load generator and the web side of the service.
+latency over what a request of that size takes alone with every exit shut, through the same façade. The *ideal* server
+is a simulation from the same t_k and the arrivals and exits of the requests that the service answered: first come,
+first served, no cost of its own; requests that wait together go together as long as they fit the largest batch. *Late*
+is later than `max_wait_ms`. *Front* is the CPU time of the thread with the load generator and the web side of the
+service.
 
 **Soak.** `python -m benchmarks.soak --minutes 10`: an `msmlp serve` process over a real socket under 80 % of the load
 it takes in a closed loop.
@@ -93,6 +96,10 @@ def run_section(name: str, run: dict[str, Any]) -> str:
         "",
         *_table(("largest batch", "over full", "over masked", "over shrinking"), map(_ratios, run["caps"])),
         "",
+        "What each took over Σ t_k(b) of the batches it ran (1: the device was never kept waiting):",
+        "",
+        *_table(("largest batch", "engine", "full", "masked", "shrinking"), map(_overheads, run["caps"])),
+        "",
         "Mean batch of each stage, in which the engine and shrinking batches differ:",
         "",
         *_table(("largest batch", "engine", "shrinking"), map(_batches, run["caps"])),
@@ -110,7 +117,8 @@ def soak_section(path: Path, soak: dict[str, Any]) -> str:
         f"\n## Soak: {soak['minutes']:g} minutes at {100 * soak['load']:.0f} % (`{path.name}`)\n\n"
         f"{soak['requests']} requests, {soak['images_per_second']:.0f} images/s offered: {statuses}; "
         f"p50 {soak['p50_ms']:.1f} ms, p99 {soak['p99_ms']:.1f} ms. "
-        f"Memory {memory['settled_mib']:.0f} MiB once settled, {memory['last_mib']:.0f} MiB at the end, {memory['slope_mib_per_minute']:+.2f} MiB a minute. "
+        f"Memory {memory['settled_mib']:.0f} MiB once settled, {memory['last_mib']:.0f} MiB at the end, "
+        f"{memory['slope_mib_per_minute']:+.2f} MiB a minute. "
         f"At the end {soak['at_the_end']['inflight']:.0f} images were in flight. Verdict: {verdict}.\n"
     )
 
@@ -144,6 +152,10 @@ def _speeds(cap: dict[str, Any]) -> list[str]:
 def _ratios(cap: dict[str, Any]) -> list[str]:
     both = ((cap["engine_over"][name], cap["predicted_over"][name]) for name in ("full", "masked", "shrinking"))
     return [str(cap["max_batch"]), *(f"{measured:.2f} / {predicted:.2f}" for measured, predicted in both)]
+
+
+def _overheads(cap: dict[str, Any]) -> list[str]:
+    return [str(cap["max_batch"]), *(f"{cap['seconds_over_stage_seconds'][name]:.3f}" for name in WAYS)]
 
 
 def _batches(cap: dict[str, Any]) -> list[str]:

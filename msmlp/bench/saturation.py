@@ -15,8 +15,8 @@ from msmlp.bench.stages import PlainStages, StageSamples
 from msmlp.bench.strategies import Pixels, Saturated, full, masked, shrinking
 
 BASELINES = ("full", "masked", "shrinking")
-FIRST_SAMPLES = 3
-"""Samples before the first round, from which the full model's best batch is chosen."""
+FIRST_SAMPLES = 5
+"""Samples before the first round, from whose least the full model's best batch is chosen."""
 
 
 class Saturation:
@@ -30,7 +30,7 @@ class Saturation:
         for number in range(FIRST_SAMPLES):
             for bucket in backend.buckets:
                 self._samples.sample(bucket, plain_first=bool(number % 2))
-        self._full_batch = self._samples.costs()[0].best_batch()
+        self._full_batch = self._samples.least().best_batch()
         self._seconds: dict[str, list[float]] = {name: [] for name in ("engine", *BASELINES)}
         self._batches: dict[str, list[tuple[int, int]]] = {name: [] for name in self._seconds}
 
@@ -82,6 +82,7 @@ class Saturation:
             "engine_over": measured,
             "predicted_over": predicted,
             "measured_over_predicted": {name: measured[name] / predicted[name] for name in BASELINES},
+            "seconds_over_stage_seconds": self._overheads(costs),
             "mean_batch": {name: _mean_batch(self._batches[name], self._backend.stages) for name in self._batches},
             "stage_ms": _milliseconds(costs),
             "plain_stage_ms": _milliseconds(plain),
@@ -93,6 +94,13 @@ class Saturation:
         return {
             name: statistics.median(b / e for b, e in zip(self._seconds[name], engine, strict=True))
             for name in BASELINES
+        }
+
+    def _overheads(self, costs: StageCosts) -> dict[str, float]:
+        """What each way to serve took, over Σ t_k(b) of the batches it ran: what comes on top of the backend calls."""
+        return {
+            name: len(seconds) * statistics.median(seconds) / costs.batches_seconds(self._batches[name])
+            for name, seconds in self._seconds.items()
         }
 
     def _predicted(self, costs: StageCosts, reach: Floats) -> dict[str, float]:

@@ -6,11 +6,15 @@ Pure: no clock.
 import numpy as np
 from numpy.typing import NDArray
 
-WEIGHT = 0.1
-"""Of the newest batch in what is known of its stage and bucket: ten batches outweigh a stray one."""
+PACE = 0.1
+"""Of the newest batch in the pace of the whole device: ten batches outweigh a stray one."""
 
-PACE = 0.05
-"""Of the newest batch in the pace of the whole device, which is all that is known of a bucket that never runs."""
+WEIGHT = 0.02
+"""Of the newest batch in what sets its own stage and bucket apart. Little: by a few stray batches the best bucket would
+look worse than its neighbours, and while it is not chosen nothing puts that right."""
+
+FORGET = 0.05
+"""Of what sets a bucket apart, at every refresh: so that one that is not chosen is tried again."""
 
 STRAY = 3.0
 """A batch that took longer than so many times its prediction says no more than that."""
@@ -33,12 +37,13 @@ class StageTimes:
 
     `margin` is the factor on predictions that are promised to somebody; it settles where COVERED of the batches end in
     time, and is at least 1. A device that is slower than it was, or shared, is so for all stages and buckets: what a
-    batch took over what it should have corrects its own entry and, less, every other.
+    batch took over what it should have corrects the pace of all, and a little its own entry.
     """
 
     def __init__(self, buckets: tuple[int, ...], seconds: NDArray[np.float64]) -> None:
         self.buckets = buckets
-        self._seconds = np.maximum(seconds, LEAST)  # at pace 1
+        self._measured = np.maximum(seconds, LEAST)
+        self._apart = np.ones_like(self._measured)
         self._pace = 1.0
         self._bucket = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
         self.margin = 1.1
@@ -51,19 +56,22 @@ class StageTimes:
         # The quantile by small steps: up by nineteen, down by one, so that one batch in twenty may be late.
         self.margin = min(STRAY, max(1.0, self.margin + 0.01 * (COVERED - (ratio <= self.margin))))
         self._pace *= 1 + PACE * (ratio - 1)
-        self._seconds[stage, self._bucket[min(images, self.buckets[-1])]] *= 1 + WEIGHT * (ratio - 1)
+        self._apart[stage, self._bucket[min(images, self.buckets[-1])]] *= 1 + WEIGHT * (ratio - 1)
         self._until_refresh -= 1
         if not self._until_refresh:
             self._until_refresh = REFRESH
+            self._apart **= 1 - FORGET
             self._refresh()
 
     def predict(self, stage: int, images: int) -> float:
         """Seconds a batch of `images` will take; more than the largest bucket counts as one full batch."""
-        return self._pace * float(self._seconds[stage, self._bucket[min(images, self.buckets[-1])]])
+        b = self._bucket[min(images, self.buckets[-1])]
+        return self._pace * float(self._measured[stage, b] * self._apart[stage, b])
 
     def longest_within(self, stage: int, seconds: float) -> int:
         """The largest bucket whose batch, with the margin, takes no longer than that; 0 when none is so short."""
-        within = np.flatnonzero(self._seconds[stage] * self._pace * self.margin <= seconds)
+        takes = self._measured[stage] * self._apart[stage] * self._pace
+        within = np.flatnonzero(takes * self.margin <= seconds)
         return self.buckets[within[-1]] if len(within) else 0
 
     def full(self, stage: int) -> int:
@@ -88,11 +96,11 @@ class StageTimes:
         return [self._pace * best for best in self._best]
 
     def _refresh(self) -> None:
-        buckets = np.array(self.buckets)
+        buckets, seconds = np.array(self.buckets), self._measured * self._apart
         sizes = np.arange(self.buckets[-1] + 1)
-        an_image = self._seconds / buckets
+        an_image = seconds / buckets
         best = an_image.min(axis=1)
-        rates = sizes / self._seconds[:, self._bucket]  # of every number of images in its own bucket
+        rates = sizes / seconds[:, self._bucket]  # of every number of images in its own bucket
         # Powers of two, so that a full batch of one stage is a multiple or a divisor of every other's.
         regular = (buckets & (buckets - 1) == 0) | (buckets == buckets[-1])
         fit = np.where(regular, an_image, np.inf)

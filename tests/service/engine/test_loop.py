@@ -94,7 +94,6 @@ def test_what_was_measured_decides_who_waits() -> None:
     exits = [exit for _, _, exit, _ in hand.told()]
     assert exits[-1] == 2
     assert hand.loop.times.predict(1, 1) < 1.0
-    assert hand.loop.times.predict(1, 64) > 100 * hand.loop.times.predict(1, 1), "nobody ran those"
 
 
 def test_streams_are_told_of_every_exit_and_the_others_of_the_last() -> None:

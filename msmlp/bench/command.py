@@ -85,7 +85,7 @@ def http(
 
     \b
     Example: msmlp bench http
-    Example: msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --connections 1,64 --json
+    Example: msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --json
     """
     from msmlp.bench.bar import Bar
     from msmlp.bench.http import bench_http

@@ -87,8 +87,8 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
             backend, outbox.append, seconds=seconds, shadow_every=shadow_every, reserve=reserve, publish=publish
         )
         port.publish(loop.load())
-        log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
         port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
+        log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
         _serve(loop, port, flush)
     except MsmlpError as error:
         # What the caller must mend, another start would not.

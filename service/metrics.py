@@ -209,5 +209,5 @@ def _queued(worker: Handle, stage: int) -> float:
 
 def _age(worker: Handle, stage: int) -> float:
     load = worker.load
-    since = math.inf if load is None else float(load.oldest[stage])
+    since = math.inf if load is None else load.oldest[stage]
     return max(0.0, time.monotonic() - since) if math.isfinite(since) else 0.0

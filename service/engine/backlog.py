@@ -1,8 +1,5 @@
 """How much device time what waits will take. Pure."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.engine.times import StageTimes
 
 MEMORY = 1000
@@ -32,6 +29,6 @@ class Backlog:
             needs.append(later)
         return needs[::-1]
 
-    def seconds(self, waiting: NDArray[np.int64]) -> float:
+    def seconds(self, waiting: list[int]) -> float:
         """Device seconds that `waiting` [K] images need."""
-        return float(waiting @ np.array(self.an_image()))
+        return sum(images * needs for images, needs in zip(waiting, self.an_image(), strict=True))

@@ -195,7 +195,7 @@ class Engine:
 
     def _look(self, load: Load) -> None:
         now, admission = time.monotonic(), self._admission
-        wait = max(now - float(load.oldest.min()), admission.backlog(load))
+        wait = max(now - min(load.oldest), admission.backlog(load))
         totals = Totals(load.work_seconds, admission.let_in, admission.degraded)
         self._brownout.update(now, wait, totals, admission.share)
 

@@ -22,6 +22,11 @@ class Fifo:
         """All that wait, the oldest first; a view that the next change makes meaningless."""
         return self._array[self._head : self._tail]
 
+    @property
+    def first(self) -> int:
+        """The oldest; there must be one."""
+        return self._array.item(self._head)
+
     def push(self, slots: Slots) -> None:
         """To the end, in their order."""
         count = len(slots)

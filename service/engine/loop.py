@@ -34,7 +34,8 @@ from service.engine.times import StageTimes
 log = logging.getLogger("msmlp.engine")
 
 MAX_FAILURES = 3
-"""So many failed batches in a row mean a broken device: the worker ends, and with it a server that seems healthy."""
+"""So many failures with no batch between them mean a broken device: the worker ends, and with it a server that seems
+healthy. Images that cannot be stored count: of a poisoned context it may be all that is ever tried again."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ class Loop:
         """Take one message in."""
         if isinstance(message, Submit):
             try:
-                slots = self.backend.admit(message.pixels)
+                slots = self._admit(message.pixels)
             except Exception as error:
                 self._fail(np.array([message.request]), error)
+                self._count_failure(error)
                 return
             self._stream[slots] = message.terms.stream
             if self.idle:
@@ -94,12 +96,22 @@ class Loop:
             self.backend.release(slots)
             self._send(Cancelled("queue", len(slots)))
 
+    def _admit(self, pixels: NDArray[np.uint8]) -> Slots:
+        """Cancelled tickets keep their slots while their batch is in flight: whoever took their places waits for it."""
+        while True:
+            try:
+                return self.backend.admit(pixels)
+            except DeviceError:
+                if not self._flying:
+                    raise
+                self._land(self._flying.popleft())
+
     def load(self) -> Load:
         """What waits now."""
         waiting, backlog = self.scheduler.waiting(), self._backlog
         return Load(
-            waiting,
-            self.scheduler.oldest_since(),
+            tuple(waiting),
+            tuple(self.scheduler.oldest_since()),
             backlog_seconds=backlog.seconds(waiting),
             seconds_per_image=backlog.an_image()[0],
             work_seconds=backlog.work_seconds,
@@ -114,7 +126,7 @@ class Loop:
     @property
     def busy(self) -> bool:
         """Whether anybody may wait for an answer."""
-        return bool(self._flying) or bool(self.scheduler.waiting().any())
+        return bool(self._flying) or any(self.scheduler.waiting())
 
     def run_once(self) -> None:
         """Launch what the device has room for, then wait for the oldest batch and settle it, if there is one."""
@@ -162,9 +174,12 @@ class Loop:
         requests, slots = self.scheduler.abandon(batch)
         self.backend.release(slots)
         self._fail(requests, error)
+        self._count_failure(error)
+
+    def _count_failure(self, error: Exception) -> None:
         self._failures += 1
         if self._failures >= MAX_FAILURES:
-            raise DeviceError(f"{self._failures} batches in a row failed") from error
+            raise DeviceError(f"the device failed {self._failures} times in a row") from error
 
     def _give_up(self, overdue: Overdue) -> None:
         if len(overdue.slots):

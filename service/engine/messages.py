@@ -139,15 +139,15 @@ class Ready:
 class Load:
     """What waits, for gauges, brown-out and admission.
 
-    `queued` [K] counts the images that wait for each stage (those aboard a batch do not), `oldest` [K] is since when
+    Plain numbers, as it is made after every batch. `queued` [K] counts the images that wait for each stage (those aboard a batch do not), `oldest` [K] is since when
     the longest-waiting of them waits (monotonic seconds; inf where none does). At the device's best rates and the exits
     of late: `backlog_seconds` of device time remain for what waits, `seconds_per_image` are what an image takes that
     arrives, and `work_seconds` is what has been run so far, of which the increase in a second is the load.
     `prediction_margin` is the factor by which deadlines allow for batches that take longer than predicted.
     """
 
-    queued: NDArray[np.int64]
-    oldest: NDArray[np.float64]
+    queued: tuple[int, ...]
+    oldest: tuple[float, ...]
     backlog_seconds: float = 0.0
     seconds_per_image: float = 0.0
     work_seconds: float = 0.0
@@ -156,7 +156,7 @@ class Load:
     @classmethod
     def none(cls, stages: int) -> "Load":
         """Nothing waits."""
-        return cls(np.zeros(stages, dtype=np.int64), np.full(stages, np.inf))
+        return cls((0,) * stages, (float("inf"),) * stages)
 
 
 @dataclass(frozen=True)

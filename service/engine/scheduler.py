@@ -113,7 +113,7 @@ class Scheduler:
 
     def next_batch(self, now: float, starts: float | None = None) -> Batch | None:
         """The batch to run, marked as running; None when nothing waits. It `starts` when the device is free (now)."""
-        waiting = [len(queue) for queue in self._queues]
+        waiting = self.waiting()
         if not any(waiting):
             return self._shadow_batch(now)
         stage = self._turns.impatient(waiting)
@@ -185,18 +185,18 @@ class Scheduler:
         self.tickets.end(batch.slots, RUNNING)
         return requests, np.concatenate([batch.slots, self._withdraw(requests)])
 
-    def waiting(self) -> NDArray[np.int64]:
+    def waiting(self) -> list[int]:
         """How many tickets wait for each stage, [K]; shadows do not count."""
-        return np.array([len(queue) for queue in self._queues])
+        return [len(queue) for queue in self._queues]
 
     def idle(self) -> bool:
         """Whether there is nothing to run, not even a shadow."""
         return not any(map(len, self._queues)) and not any(map(len, self._shadows))
 
-    def oldest_since(self) -> NDArray[np.float64]:
+    def oldest_since(self) -> list[float]:
         """Since when the longest-waiting ticket of each stage waits, [K]; inf where none does."""
         since = self.tickets.since
-        return np.array([since[queue.slots[0]] if len(queue) else np.inf for queue in self._queues])
+        return [since.item(queue.first) if len(queue) else np.inf for queue in self._queues]
 
     def _pressed(self, waiting: list[int], starts: float) -> dict[int, tuple[float, NDArray[np.bool_]]]:
         """By stage: the time left to the tightest who would be late after another batch, and which ones would."""

@@ -117,8 +117,9 @@ def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
 
 def with_inbox(load: Load, images: int, oldest: float) -> Load:
     """`load`, and `images` that wait before the engine has taken them in, the first since `oldest`."""
-    queued, since = load.queued.copy(), load.oldest.copy()
-    queued[0] += images
-    since[0] = min(since[0], oldest)
+    if not images:
+        return load
+    queued = load.queued[0] + images, *load.queued[1:]
+    since = min(load.oldest[0], oldest), *load.oldest[1:]
     backlog = load.backlog_seconds + images * load.seconds_per_image
     return replace(load, queued=queued, oldest=since, backlog_seconds=backlog)

@@ -22,7 +22,7 @@ STRAY = 3.0
 REFRESH = 64
 """Batches after which the sizes are worked out anew."""
 
-NEARLY = 0.03
+NEARLY = 0.01
 """A batch whose time an image is within this of the best is as good: the smaller one is answered earlier."""
 
 COVERED = 0.95

@@ -55,15 +55,12 @@ class Memory:
 
     def publish(self, load: Load, submits: int, images: int) -> None:
         """Show what waits in the child, which has taken in so many submits and images so far."""
-        numbers, stages = self._numbers, self._stages
         scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
-        numbers[:SCALARS] = submits, images, *scalars
-        numbers[SCALARS : SCALARS + stages] = load.queued
-        numbers[SCALARS + stages :] = load.oldest
+        self._numbers[:] = (submits, images, *scalars, *load.queued, *load.oldest)
 
     def published(self) -> tuple[Load, int, int]:
         """The last (load, submits, images)."""
-        numbers, stages = self._numbers.copy(), self._stages
-        submits, images, *scalars = numbers[:SCALARS].tolist()
-        queued, oldest = numbers[SCALARS : SCALARS + stages].astype(np.int64), numbers[SCALARS + stages :]
-        return Load(queued, oldest, *scalars), int(submits), int(images)
+        submits, images, *numbers = self._numbers.tolist()
+        scalars, rest = numbers[: SCALARS - 2], numbers[SCALARS - 2 :]
+        queued, oldest = rest[: self._stages], rest[self._stages :]
+        return Load(tuple(map(int, queued)), tuple(oldest), *scalars), int(submits), int(images)

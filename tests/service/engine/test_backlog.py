@@ -12,7 +12,7 @@ def backlog() -> Backlog:
 
 def test_before_anything_is_known_everything_goes_to_the_end() -> None:
     assert backlog().an_image() == [111.0, 110.0, 100.0]
-    assert backlog().seconds(np.array([2, 0, 1])) == 322.0
+    assert backlog().seconds([2, 0, 1]) == 322.0
 
 
 def test_what_leaves_early_needs_no_more() -> None:
@@ -43,4 +43,4 @@ def test_one_stage() -> None:
     mine = Backlog(1, StageTimes((4,), np.array([[8.0]])))
     assert mine.an_image() == [2.0]
     mine.ran(0, 4, 0)
-    assert mine.seconds(np.array([3])) == 6.0
+    assert mine.seconds([3]) == 6.0

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.errors import DeviceError
 from model.exits import Reason
-from service.engine.loop import Loop
+from service.engine.loop import MAX_FAILURES, Loop
 from service.engine.messages import Answers, Cancel, Cancelled, Failed, Outbound, Ran, Shadowed, Submit, Terms
 from tests.fakes import FakeBackend, picture, pictures
 
@@ -194,7 +195,7 @@ def test_shadow_batches_are_reported_as_the_others_are() -> None:
 def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
     published: list[list[int]] = []
     ran: list[tuple[int, int]] = []
-    hand = ByHand(capacity=66, publish=lambda load: published.append(load.queued.tolist()))
+    hand = ByHand(capacity=66, publish=lambda load: published.append(list(load.queued)))
     hand.backend.fail = lambda stage, pixels: ran.append((stage, len(pixels)))
     hand.submit(1, pictures(66, 0.2, 1.0))
     hand.run()
@@ -257,7 +258,7 @@ def test_load_says_what_waits_and_what_it_will_take() -> None:
     hand = ByHand(seconds=6.4)
     hand.submit(1, pictures(2, 0.2, 1.0))
     load = hand.loop.load()
-    assert (load.queued.tolist(), load.work_seconds) == ([2, 0, 0], 0.0)
+    assert (list(load.queued), load.work_seconds) == ([2, 0, 0], 0.0)
     assert (load.seconds_per_image, load.backlog_seconds) == pytest.approx((0.3, 0.6)), "0.1 a stage in batches of 64"
     assert np.isfinite(load.oldest).tolist() == [True, False, False]
     hand.run()
@@ -288,3 +289,41 @@ def test_what_flies_already_counts_for_a_deadline(in_flight: int) -> None:
     hand.submit(2, pictures(1, 1.0))
     hand.run()
     assert (1, 0, 1, Reason.DEADLINE) in hand.told() if in_flight == 2 else (1, 0, 2, Reason.CONFIDENT) in hand.told()
+
+
+def test_a_device_that_takes_no_image_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits then, so no batch would ever show it."""
+    hand = ByHand()
+
+    def broken(pixels: Pixels) -> None:
+        raise DeviceError("poisoned")
+
+    monkeypatch.setattr(hand.backend, "admit", broken)
+    for request in range(MAX_FAILURES - 1):
+        hand.submit(request, pictures(1, 1.0))
+    with pytest.raises(DeviceError, match="in a row"):
+        hand.submit(MAX_FAILURES, pictures(1, 1.0))
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each is told"
+
+
+def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
+    hand = ByHand(capacity=2)
+    for request in range(0, 4 * MAX_FAILURES, 2):
+        hand.submit(request, pictures(3, 1.0))
+        hand.submit(request + 1, pictures(2, 1.0))
+        hand.run()
+    assert len(hand.of(Failed)) == 2 * MAX_FAILURES
+    assert hand.backend.taken == 0
+
+
+def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_in_flight(in_flight: int) -> None:
+    hand = ByHand(capacity=4, max_batch=2)
+    hand.submit(1, pictures(4, 0.2, 0.2, 0.2))
+    hand.loop.run_once()
+    hand.loop.receive(Cancel(1))
+    hand.submit(2, pictures(4, 1.0))
+    assert hand.backend.taken == 4, f"{in_flight} in flight"
+    hand.run()
+    assert hand.of(Failed) == []
+    assert [line[:2] for line in hand.told()] == [(2, index) for index in range(4)]
+    assert hand.backend.taken == 0

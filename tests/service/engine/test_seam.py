@@ -98,13 +98,13 @@ def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build
         talk.submit(2, pictures(3, 1.0))
         load = talk.worker.load
         assert load is not None
-        assert load.queued.tolist() == [15, 0, 0]
-        assert load.oldest.tolist() == [1.0, np.inf, np.inf]
+        assert list(load.queued) == [15, 0, 0]
+        assert list(load.oldest) == [1.0, np.inf, np.inf]
     while 2 not in talk.hear(Answers).request:
         pass
     load = talk.worker.load
     assert load is not None
-    assert load.queued.tolist() == [0, 0, 0]
+    assert list(load.queued) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

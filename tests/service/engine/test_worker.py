@@ -336,7 +336,7 @@ def test_gauges_see_who_waits() -> None:
         said = talk.stop()
     assert talk.backend.batches[:2] == [(0, 4), (1, 4)]
     assert load is not None
-    assert load.queued.tolist() == [6, 0, 0]
+    assert list(load.queued) == [6, 0, 0]
     assert np.isfinite(load.oldest).tolist() == [True, False, False]
     assert sum(len(answer.request) for answer in of(Answers, said)) == 10
     assert talk.worker.load is None
@@ -349,7 +349,7 @@ def test_gauges_see_who_came_while_the_device_was_busy() -> None:
             talk.submit(2, pictures(2, 1.0))
             load = talk.worker.load
             assert load is not None
-            assert load.queued.tolist() == [7, 0, 0]
+            assert list(load.queued) == [7, 0, 0]
             assert np.isfinite(load.oldest).tolist() == [True, False, False]
         talk.stop()
         assert talk.worker.load is None

@@ -84,7 +84,7 @@ def test_a_device_that_fails_again_and_again_gets_a_new_process(running: tuple[T
     assert [talk.hear(Failed).requests.tolist() for _ in range(3)] == [[1], [2], [3]]
     died = talk.hear(Died)
     assert died.restarting
-    assert "3 batches in a row failed" in died.detail
+    assert "3 times in a row" in died.detail
     comes_back(talk, before)
 
 

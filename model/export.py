@@ -106,8 +106,6 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
         weights,
         temperatures=file.temperatures,
         exit_policy=file.exit_policy,
-        device="cpu",
-        dtype="float32",
         capacity=COMPARED,
         max_batch=COMPARED,
     )

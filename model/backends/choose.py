@@ -109,18 +109,22 @@ def torch_backend(
     kind = pick_dtype(dtype, where)
     max_batch = min(max_batch, capacity or max_batch)
     slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, kind.itemsize), free_memory(where))
-    if where.type == "cuda":
-        from model.backends.cuda import CudaDriver
+    if where.type == "cuda" or kind.itemsize < 4:
+        from model.backends.drivers import EagerDriver
         from model.backends.staged import StagedBackend
+
+        if where.type == "cuda":
+            from model.backends.cuda import CudaDriver
 
         return StagedBackend(
             weights,
-            CudaDriver(where),
+            CudaDriver(where) if where.type == "cuda" else EagerDriver(),
             temperatures=temperatures or (1.0,) * len(cascade.stages),
             exit_policy=exit_policy,
             dtype=kind,
             capacity=slots,
             max_batch=max_batch,
+            in_flight=2 if where.type == "cuda" else 1,
         )
     from model.backends.torch import TorchBackend
 
@@ -128,8 +132,6 @@ def torch_backend(
         weights,
         temperatures=temperatures,
         exit_policy=exit_policy,
-        device=device,
-        dtype=dtype,
         capacity=slots,
         max_batch=max_batch,
     )

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.backends.threads import set_threads
+
 Step = Callable[[int, int], None]
 """Runs a stage in a bucket, between the device's buffers."""
 
@@ -39,6 +41,9 @@ class EagerDriver:
     """A CPU: everything is done when the call returns."""
 
     device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        set_threads()
 
     def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Memory like any other."""

@@ -1,10 +1,12 @@
 """How many threads torch computes with on a CPU."""
 
 import os
+from functools import cache
 
 import torch
 
 
+@cache  # a second backend of a process would take one more core away
 def set_threads() -> None:
     """Tell torch, on the thread that will compute; OMP_NUM_THREADS outranks it."""
     if "OMP_NUM_THREADS" not in os.environ:

@@ -31,7 +31,7 @@ def test_a_photograph_gets_the_label_and_exit_of_the_model_in_process(
 ) -> None:
     weights = load_weights(tiny_weights)
     calibration = load_calibration(weights)
-    backend = TorchBackend(weights, temperatures=calibration.file.temperatures, device="cpu", capacity=1, max_batch=1)
+    backend = TorchBackend(weights, temperatures=calibration.file.temperatures, capacity=1, max_batch=1)
     outputs = run_every_exit(backend, load_image(cat_photo, backend.size)[None])
     for point in calibration.points:
         answer = httpx.post(

@@ -31,7 +31,7 @@ def outputs(tiny_weights: Path, held_out: Split) -> Outputs:
     # Another batch size than evaluate's: within 1e-5 of it, so labels and exits are the same.
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=32, max_batch=32)
+    backend = TorchBackend(weights, temperatures=temperatures, capacity=32, max_batch=32)
     return run_every_exit(backend, held_out.pixels)
 
 

@@ -43,7 +43,7 @@ def in_process(tiny_weights: Path, digits: Any) -> Outputs:
     """What the model says of the digits' test images without a server."""
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
+    backend = TorchBackend(weights, temperatures=temperatures, capacity=64, max_batch=64)
     return run_every_exit(backend, digits.test)
 
 

@@ -71,7 +71,7 @@ def gated(tiny_weights: Path) -> Iterator[tuple[httpx.Client, Gated, Submissions
     """A server on the real weights whose device can be held."""
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    backend = Gated(TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=256, max_batch=64))
+    backend = Gated(TorchBackend(weights, temperatures=temperatures, capacity=256, max_batch=64))
     service = fake_service(tiny_weights, lambda: backend, capacity=256)  # type: ignore[arg-type,return-value]
     submissions = Submissions(service.engine)
     with serving(service) as client:

@@ -11,6 +11,7 @@ import torch
 from model.backends.threads import set_threads
 torch.set_num_threads(4)
 set_threads()
+set_threads()
 print(torch.get_num_threads())
 """
 

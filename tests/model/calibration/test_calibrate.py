@@ -33,7 +33,6 @@ def backend_of(weights: Weights, file: CalibrationFile) -> TorchBackend:
         weights,
         temperatures=file.temperatures,
         exit_policy=file.exit_policy,
-        device="cpu",
         capacity=64,
         max_batch=64,
     )
@@ -75,7 +74,7 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     target = (count * np.eye(10)[images.labels][:, None] + 1 / 10) / (count + 1)
 
     def loss(temperatures: tuple[float, ...]) -> np.ndarray:
-        backend = TorchBackend(weights, temperatures=temperatures, device="cpu", capacity=64, max_batch=64)
+        backend = TorchBackend(weights, temperatures=temperatures, capacity=64, max_batch=64)
         probabilities = run_every_exit(backend, images.pixels).probabilities
         return -(target * np.log(np.maximum(probabilities, 1e-38))).sum(axis=2).mean(axis=0)
 

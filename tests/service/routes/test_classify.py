@@ -105,7 +105,6 @@ def test_a_photograph_is_answered_as_the_model_in_process_does(
     backend = TorchBackend(
         weights,
         temperatures=load_calibration(weights).file.temperatures,
-        device="cpu",
         capacity=1,
         max_batch=1,
     )

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import signal
 import threading
 import time
@@ -54,7 +55,7 @@ class ProcessWorker:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._stopping = threading.Event()
-        self._ready_since = 0.0
+        self._ready_since = math.inf  # never
         self._served = False
         self._thread = threading.Thread(target=self._supervise, name="msmlp-supervisor", daemon=True)
         self.ready = threading.Event()
@@ -118,6 +119,7 @@ class ProcessWorker:
                     died = Died("stopped")
                     return
         except Exception:
+            died = Died("engine failed")  # of the one before was said that another follows
             log.exception("engine stopped")
         finally:
             self._send([died])
@@ -126,7 +128,7 @@ class ProcessWorker:
     def _live(self) -> Died:
         """One child's life → how it ended, and whether another is to follow."""
         link = Link(self._child)
-        self._ready_since = time.monotonic()
+        self._ready_since = math.inf
         with self._lock:
             self._link = link
             if self._stopping.is_set():

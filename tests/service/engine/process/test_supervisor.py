@@ -1,5 +1,6 @@
 """The engine's process dies in many ways; nothing hangs, nothing stays."""
 
+import itertools
 import os
 import re
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from model.errors import DeviceError
-from service.engine.messages import Answers, Died, Failed, Ready, Stop
+from service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
+from service.engine.process import supervisor
+from service.engine.process.link import Child
 from service.engine.process.supervisor import Backoff, ProcessWorker
 from tests.engines import BROKEN, FATAL, Build, Talk, ends_at_once, process
 from tests.fakes import PATIENCE_SECONDS, pictures
@@ -131,6 +134,68 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
         talk.worker.put(Stop())
         talk.worker.join(0.01)
         assert talk.hear(Died) == Died("stopped")
+
+
+class FakeLink:
+    """Children that say what they are told to, in turn; an exception for one that cannot even be started."""
+
+    pid = 1
+
+    def __init__(self, lives: list[list[Outbound] | Exception]) -> None:
+        self._lives = lives
+
+    def __call__(self, child: Child) -> "FakeLink":
+        life = self._lives.pop(0)
+        if isinstance(life, Exception):
+            raise life
+        self._says: list[list[Outbound] | None] = [life, None]
+        return self
+
+    def receive(self) -> list[Outbound] | None:
+        return self._says.pop(0)
+
+    def close(self) -> int:
+        return -9
+
+
+class Patience(Backoff):
+    """Waits for nothing and remembers how long each child was ready."""
+
+    def __init__(self) -> None:
+        super().__init__(first=0.0)
+        self.lived: list[float] = []
+
+    def after(self, lived: float) -> float:
+        self.lived.append(lived)
+        return 0.0
+
+
+READY = Ready("fake", "none", 8)
+
+
+def of_fakes(monkeypatch: pytest.MonkeyPatch, *lives: list[Outbound] | Exception) -> tuple[Patience, list[Outbound]]:
+    """A supervisor's life over those of its children → its patience, and what it said."""
+    said: list[Outbound] = []
+    monkeypatch.setattr(supervisor, "Link", FakeLink(list(lives)))
+    worker = ProcessWorker(Build(), said.extend, capacity=8, stages=3, size=8, places=8)
+    worker._backoff = patience = Patience()
+    worker.start()
+    worker.join(PATIENCE_SECONDS)
+    return patience, said
+
+
+def test_a_child_that_cannot_be_started_again_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a server would wait for it for ever."""
+    _, said = of_fakes(monkeypatch, [READY], OSError("no space left"))
+    assert said[-1] == Died("engine failed")
+
+
+def test_a_long_start_is_no_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 100)
+    monkeypatch.setattr("service.engine.process.supervisor.time.monotonic", lambda: float(next(clock)))
+    patience, _ = of_fakes(monkeypatch, [READY], [Died("no device", restarting=True)], OSError())
+    assert patience.lived[0] == 100
+    assert patience.lived[1] < 0, "never ready, however long it took"
 
 
 PARENT = """

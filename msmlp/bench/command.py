@@ -123,10 +123,6 @@ def _print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value} ms"
-
-
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
     from model.errors import OptionError
 

@@ -20,6 +20,7 @@ log = logging.getLogger("msmlp.server")
 
 UVICORN: dict[str, Any] = {
     "log_config": None,
+    "http": "h11",  # httptools, which uvicorn prefers, refuses methods it does not know in words that are not ours
     "server_header": False,
     "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
     "timeout_graceful_shutdown": 30,  # seconds

@@ -22,7 +22,7 @@ from service.engine.facade import Engine
 from service.engine.messages import Outbound
 from service.engine.policy import Policy
 from service.engine.seam import BackendFactory
-from service.server import listen
+from service.server import UVICORN, listen
 from service.settings import Settings
 from service.state import Service, build_service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
@@ -63,7 +63,7 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     """A real server around a service, on a free port, once the engine is ready (with `wait`)."""
     listener = listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None))
+    server = uvicorn.Server(uvicorn.Config(create_app(service), **UVICORN))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="test-server")
     thread.start()
     try:

@@ -29,6 +29,10 @@ class Backlog:
             needs.append(later)
         return needs[::-1]
 
+    def later(self, stage: int, images: int) -> float:
+        """Device seconds that `images` aboard a batch of `stage` need after it."""
+        return images * (self.an_image()[stage] - self._times.best[stage])
+
     def seconds(self, waiting: list[int]) -> float:
         """Device seconds that `waiting` [K] images need."""
         return sum(images * needs for images, needs in zip(waiting, self.an_image(), strict=True))

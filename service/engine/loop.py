@@ -52,7 +52,7 @@ class Loop:
     """Runs batches, as many at a time as the backend takes, and keeps the columns that only answers need.
 
     `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured;
-    `publish` is shown what waits, before every wait for the device.
+    `publish` is shown what waits, before every batch and when nothing is left.
     """
 
     def __init__(
@@ -106,13 +106,17 @@ class Loop:
                     raise
                 self._land(self._flying.popleft())
 
-    def load(self) -> Load:
-        """What waits now."""
+    def load(self, leaving: Batch | None = None) -> Load:
+        """What waits now, and what is left to do for those aboard; `leaving` is a batch about to be launched."""
         waiting, backlog = self.scheduler.waiting(), self._backlog
+        aboard = [flight.batch for flight in self._flying]
+        if leaving is not None:
+            aboard.append(leaving)
         return Load(
             tuple(waiting),
             tuple(self.scheduler.oldest_since()),
-            backlog_seconds=backlog.seconds(waiting),
+            backlog_seconds=backlog.seconds(waiting)
+            + sum(batch.seconds + backlog.later(batch.stage, len(batch.slots)) for batch in aboard),
             seconds_per_image=backlog.an_image()[0],
             work_seconds=backlog.work_seconds,
             prediction_margin=self.times.margin,
@@ -132,9 +136,10 @@ class Loop:
         """Launch what the device has room for, then wait for the oldest batch and settle it, if there is one."""
         while len(self._flying) < self.backend.in_flight and self._launch():
             pass
-        self._publish(self.load())
         if self._flying:
             self._land(self._flying.popleft())
+        if self.idle:
+            self._publish(self.load())
 
     def _launch(self) -> bool:
         """Start one batch, and let go who cannot wait for it → whether there was one."""
@@ -145,6 +150,7 @@ class Loop:
         if batch is None:
             return False
         self._give_up(self.scheduler.overdue(now, starts + batch.seconds))
+        self._publish(self.load(batch))  # now: on a CPU it is over when it has been launched
         try:
             handle = self.backend.launch(batch.stage, batch.slots)
         except Exception as error:

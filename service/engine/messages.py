@@ -139,11 +139,12 @@ class Ready:
 class Load:
     """What waits, for gauges, brown-out and admission.
 
-    Plain numbers, as it is made after every batch. `queued` [K] counts the images that wait for each stage (those
-    aboard a batch do not), `oldest` [K] is since when the longest-waiting of them waits (monotonic seconds; inf where
-    none does). At the device's best rates and the exits of late: `backlog_seconds` of device time remain for what
-    waits, `seconds_per_image` are what an image takes that arrives, and `work_seconds` is what has been run so far, of
-    which the increase in a second is the load. `prediction_margin` is the factor by which deadlines allow for batches that take longer than predicted.
+    Plain numbers, as it is made for every batch. `queued` [K] counts the images that wait for each stage (those aboard
+    a batch do not), `oldest` [K] is since when the longest-waiting of them waits (monotonic seconds; inf where none
+    does). At the device's best rates and the exits of late: `backlog_seconds` of device time remain for what waits or
+    is aboard, `seconds_per_image` are what an image takes that arrives, and `work_seconds` is what has been run so far,
+    of which the increase in a second is the load. `prediction_margin` is the factor by which deadlines allow for
+    batches that take longer than predicted.
     """
 
     queued: tuple[int, ...]

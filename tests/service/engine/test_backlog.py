@@ -39,6 +39,10 @@ def test_work_is_counted_at_the_best_rates_whatever_the_batches() -> None:
     assert mine.work_seconds == 1 + 20 + 100
 
 
+def test_who_is_aboard_needs_the_later_stages_still() -> None:
+    assert [backlog().later(stage, 2) for stage in (0, 1, 2)] == [220.0, 200.0, 0.0]
+
+
 def test_one_stage() -> None:
     mine = Backlog(1, StageTimes((4,), np.array([[8.0]])))
     assert mine.an_image() == [2.0]

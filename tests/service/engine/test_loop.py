@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.errors import DeviceError
 from model.exits import Reason
 from service.engine.loop import MAX_FAILURES, Loop
-from service.engine.messages import Answers, Cancel, Cancelled, Failed, Outbound, Ran, Shadowed, Submit, Terms
+from service.engine.messages import Answers, Cancel, Cancelled, Failed, Load, Outbound, Ran, Shadowed, Submit, Terms
 from tests.fakes import FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]
@@ -202,10 +202,10 @@ def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left(in_f
     hand.loop.run_once()
     if in_flight == 1:
         assert ran == [(0, 64), (1, 64), (0, 2), (1, 2)], "a full batch first"
-        assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     else:
         assert ran == [(0, 64), (0, 2), (1, 64), (1, 2)], "the other two are launched beside them"
-        assert published == [[0, 0, 0]] * 5
+        assert published == [[2, 0, 0]] + [[0, 0, 0]] * 5
 
 
 def test_as_many_batches_are_launched_as_the_device_takes_and_no_slot_twice(in_flight: int) -> None:
@@ -327,3 +327,14 @@ def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_i
     assert hand.of(Failed) == []
     assert [line[:2] for line in hand.told()] == [(2, index) for index in range(4)]
     assert hand.backend.taken == 0
+
+
+def test_what_is_aboard_is_backlog_until_it_has_landed() -> None:
+    loads: list[Load] = []
+    hand = ByHand(seconds=6.4, publish=loads.append)
+    hand.submit(1, pictures(2, 0.2, 1.0))
+    hand.run()
+    first, last = loads[0], loads[-1]
+    assert first.queued == (0, 0, 0)
+    assert first.backlog_seconds == pytest.approx(6.4 * 1.1 + 2 * 0.2), "the batch, with the margin, and two stages"
+    assert last.backlog_seconds == 0.0

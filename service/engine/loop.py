@@ -194,13 +194,13 @@ class Loop:
             self.backend.release(overdue.slots)
 
     def _remember(self, batch: Batch, output: StageOutput, seconds: float) -> None:
-        at, history, best = (batch.slots, batch.stage), self._history, output.probabilities.argmax(axis=1)
-        history.score[at] = output.score
-        history.confidence[at] = output.probabilities[np.arange(len(best)), best]
-        history.class_id[at] = best
-        history.queue_seconds[at] = batch.waited
-        history.compute_seconds[at] = seconds
-        history.batch_size[at] = len(batch.slots)
+        said, best = History.empty(len(batch.slots), 1), output.probabilities.argmax(axis=1)
+        said.score[:, 0] = output.score
+        said.confidence[:, 0] = output.probabilities[np.arange(len(best)), best]
+        said.queue_seconds[:, 0], said.compute_seconds[:, 0] = batch.waited, seconds
+        said.class_id[:, 0], said.batch_size[:, 0] = best, len(best)
+        self._history.measured[batch.slots, batch.stage] = said.measured[:, 0]
+        self._history.counted[batch.slots, batch.stage] = said.counted[:, 0]
         self._probabilities[batch.slots] = output.probabilities
 
     def _settle(self, batch: Batch, output: StageOutput, now: float) -> None:

@@ -89,7 +89,8 @@ class _Launched:
 class FakeBackend:
     """`model/backends/protocol.py` without a device; `picture` says what an image's stages answer.
 
-    `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage, its images).
+    It has its largest bucket alone unless told otherwise: how long nothing takes is chance, and the engine would size its
+    batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage, its images).
     """
 
     name = "fake"
@@ -104,9 +105,11 @@ class FakeBackend:
         capacity: int = 256,
         max_batch: int = 64,
         in_flight: int = 1,
+        every_bucket: bool = False,
     ) -> None:
         self.stages, self.classes, self.size, self.in_flight = stages, classes, size, in_flight
-        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        self.capacity, largest = capacity, min(max_batch, capacity)
+        self.buckets = buckets_up_to(largest) if every_bucket else (largest,)
         self.gate = Gate()
         self.batches: list[tuple[int, int]] = []
         self.fail: Callable[[int, Pixels], None] = lambda stage, pixels: None

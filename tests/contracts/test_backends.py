@@ -29,11 +29,12 @@ CAPACITY, MAX_BATCH = 40, 24
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, what its stages must say of images [N, K, classes], and how near across buckets and to that."""
+    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets."""
 
     backend: StageBackend
     expected: Callable[[Pixels], NDArray[np.float64]]
-    epsilon: float
+    to_expected: float
+    across_buckets: float
 
 
 def whole_cascade(weights: Weights, temperatures: tuple[float, ...], pixels: Pixels) -> NDArray[np.float64]:
@@ -57,6 +58,18 @@ def fake_says(backend: FakeBackend, pixels: Pixels) -> NDArray[np.float64]:
     return probabilities
 
 
+TO_EXPECTED = {"float32": 1e-5, "bfloat16": 0.1}
+"""ε between a backend and the cascade in double precision."""
+
+ACROSS_BUCKETS = {
+    ("cpu", "float32"): 1e-5,
+    ("cpu", "bfloat16"): 1e-3,
+    ("cuda", "float32"): 1e-5,
+    # Not yet measured: needs a GPU, whose library may sum in another order for another batch, before it rounds to bf16.
+    ("cuda", "bfloat16"): 0.1,
+}
+"""ε between the buckets of one backend; docs/backends.md says what was measured."""
+
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
@@ -73,8 +86,8 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 )
 def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
     if request.param == "fake":
-        fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH)
-        return Case(fake, lambda pixels: fake_says(fake, pixels), 1e-6)
+        fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
+        return Case(fake, lambda pixels: fake_says(fake, pixels), 1e-6, 1e-6)
     weights = load_weights(exported_weights)
     calibration = load_calibration(weights)
     name, device, dtype = request.param.split("-")
@@ -94,8 +107,12 @@ def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
         backend = choose_backend(
             weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
         )()
-    epsilon = 1e-5 if dtype == "float32" else 0.1
-    return Case(backend, lambda pixels: whole_cascade(weights, temperatures, pixels), epsilon)
+    return Case(
+        backend,
+        lambda pixels: whole_cascade(weights, temperatures, pixels),
+        TO_EXPECTED[dtype],
+        ACROSS_BUCKETS[device, dtype],
+    )
 
 
 @pytest.fixture
@@ -221,7 +238,7 @@ def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> 
     backend, images = case.backend, pixels[:MAX_BATCH]
     expected = case.expected(images)
     for stage, output in enumerate(through_all_stages(backend, images)):
-        assert np.abs(output.probabilities - expected[:, stage]).max() <= case.epsilon
+        assert np.abs(output.probabilities - expected[:, stage]).max() <= case.to_expected
         if not isinstance(backend, FakeBackend):
             assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
 
@@ -244,7 +261,7 @@ def test_within_a_bucket_company_changes_no_bit(backend: StageBackend, pixels: P
 
 def test_across_buckets_outputs_agree_within_epsilon(case: Case, pixels: Pixels) -> None:
     """And with them exit and label, but for images so near a decision that rounding makes it; how many is printed."""
-    images, epsilon = pixels[:MAX_BATCH], case.epsilon
+    images, epsilon = pixels[:MAX_BATCH], case.across_buckets
     alone = in_batches_of(case.backend, images, 1)
     # The hardest thresholds there are: at every exit somebody's score.
     thresholds = np.sort(alone.scores[:, :-1], axis=0)[len(images) // 2].astype(np.float64)
@@ -252,7 +269,7 @@ def test_across_buckets_outputs_agree_within_epsilon(case: Case, pixels: Pixels)
     undecided = (np.abs(alone.scores[:, :-1] - thresholds) <= epsilon).any(axis=1)
     undecided |= (ranked[:, :, -1] - ranked[:, :, -2] <= epsilon).any(axis=1)
     print(f"{undecided.sum()} of {len(images)} images lie within {epsilon} of a decision")  # noqa: T201
-    assert undecided.sum() < len(images) / 2 or epsilon > 1e-5 or isinstance(case.backend, FakeBackend)
+    assert undecided.sum() < len(images) / 2 or epsilon > 1e-3 or isinstance(case.backend, FakeBackend)
     for bucket in case.backend.buckets:
         together = in_batches_of(case.backend, images, bucket)
         assert np.abs(together.probabilities - alone.probabilities).max() <= epsilon

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,10 @@ from model.exits import Reason
 from service.engine import facade
 from service.engine.brownout import LEVELS
 from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Died, Load, Outbound, Shadowed, Terms
+from service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Terms
 from service.engine.result import Result
 from service.engine.throughput import Throughput
+from service.engine.worker import Worker
 from service.errors import EngineDownError, OverloadedError, StartingError
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 
@@ -159,6 +161,52 @@ def test_a_caller_cancelled_while_its_batch_runs() -> None:
         assert (1, 5) not in backend.batches
 
     play(backend, scenario)
+
+
+def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Worker, message: Inbound) -> None:
+        raise DeviceError("no places")
+
+    async def scenario(engine: Engine) -> None:
+        engine.admit(8)
+        before = engine._admission.share
+        with monkeypatch.context() as patch, pytest.raises(DeviceError):
+            patch.setattr(Worker, "put", refuse)
+            await classify(engine, pictures(8, 1.0))
+        assert engine._admission.share == before
+        assert not engine._pending
+
+    play(FakeBackend(), scenario)
+
+
+def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            gone = asyncio.create_task(classify(engine, pictures(5, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            stays = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await started(stays)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        await stays
+        assert engine.throughput.per_second(time.monotonic()) == 3
+
+    play(backend, scenario)
+
+
+def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
+    async def main() -> Engine:
+        engine = Engine(FakeBackend, capacity=8, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        return engine
+
+    worker = asyncio.run(main()).worker
+    worker.put(Stop())  # what its thread says now, nobody hears
+    worker.join(PATIENCE_SECONDS)
+    assert not worker.ready.is_set()
 
 
 def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:

@@ -164,7 +164,7 @@ def failing_above(images: int) -> Callable[[int, Pixels], None]:
 
 
 def test_an_engine_whose_largest_batches_do_not_fit_serves_with_smaller_ones() -> None:
-    backend = FakeBackend(max_batch=64)
+    backend = FakeBackend(max_batch=64, every_bucket=True)
     backend.fail = failing_above(8)
     ready, _died = said_by(backend, 200, 0)
     assert isinstance(ready, Ready)
@@ -172,7 +172,7 @@ def test_an_engine_whose_largest_batches_do_not_fit_serves_with_smaller_ones() -
 
 
 def test_one_for_which_nothing_fits_never_is_ready() -> None:
-    backend = FakeBackend()
+    backend = FakeBackend(every_bucket=True)
     backend.fail = failing_above(0)
     (died,) = said_by(backend, 200, 0)
     assert isinstance(died, Died)

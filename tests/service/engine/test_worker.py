@@ -13,7 +13,7 @@ from model.backends.protocol import StageBackend
 from model.errors import OptionError
 from model.exits import Reason
 from service.engine.loop import MAX_FAILURES
-from service.engine.messages import Answers, Cancel, Died, Failed, Outbound, Ran, Stop, Submit, Terms
+from service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
 from service.engine.worker import Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
@@ -252,7 +252,7 @@ def test_cancelling_what_has_been_answered_is_nothing() -> None:
 
 
 def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
-    backend, ready_at_batch = FakeBackend(max_batch=8), []
+    backend, ready_at_batch = FakeBackend(max_batch=8, every_bucket=True), []
     worker = Worker(lambda: backend, lambda messages: None, capacity=8)
     backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
     worker.start()
@@ -365,3 +365,26 @@ def test_gauges_of_a_worker_that_died_count_nobody() -> None:
                 talk.submit(request, pictures(1, 1.0, label=3))
         talk.worker.join(PATIENCE_SECONDS)
         assert talk.worker.load is None
+
+
+def test_who_is_taken_in_is_counted_until_the_next_load_is_shown() -> None:
+    """Between the two, the engine's own count does not have them yet."""
+    worker = Worker(FakeBackend, lambda messages: None, capacity=8)
+    worker.ready.set()
+    worker.publish(Load.none(3))
+    for arrival in (1.0, 2.0):
+        worker.put(Submit(1, pictures(2, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), arrival))
+
+    def waiting() -> tuple[int, float]:
+        load = worker.load
+        assert load is not None
+        return load.queued[0], load.oldest[0]
+
+    first, second = worker.take(block=True)
+    worker.taken(first)
+    assert waiting() == (4, 1.0)
+    worker.publish(Load.none(3))
+    assert waiting() == (2, 2.0)
+    worker.taken(second)
+    worker.publish(Load.none(3))
+    assert waiting() == (0, np.inf)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.backends.arrivals import Arrivals
 from model.backends.drivers import Driver
 from model.backends.memory import failures
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
@@ -19,8 +20,8 @@ from model.errors import DeviceError
 from model.served import ServedStage, served_stages
 from model.weights import Weights
 
-ADMITTED = 64
-"""Images that one staging buffer carries to the device; larger requests take turns."""
+ARRIVING = 1024
+"""Images on their way to the device before the host waits, at least: twice the largest batch where that is more."""
 
 
 class _Batch:
@@ -31,15 +32,6 @@ class _Batch:
         self.answers = driver.host(largest, 1 + classes, dtype=torch.float32)
         self.done = driver.event()
         self.count = 0
-
-
-class _Arrival:
-    """The host's side of images on their way to the device."""
-
-    def __init__(self, driver: Driver, size: int) -> None:
-        self.rows = driver.host(ADMITTED, dtype=torch.int64)
-        self.pixels = driver.host(ADMITTED, size, size, 3, dtype=torch.uint8)
-        self.done = driver.event()
 
 
 class StagedBackend:
@@ -92,28 +84,16 @@ class StagedBackend:
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
             self._free = [_Batch(driver, largest, self.classes) for _ in range(in_flight)]
-            self._arrivals = [_Arrival(driver, self.size) for _ in range(2)]
+            self._arrivals = Arrivals(driver, self._pixels, min(capacity, max(ARRIVING, 2 * largest)))
             self._run = driver.replaying(self._step)
 
     @failures()
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → slots [n]; the copy to the device is on its way when this returns."""
+        """Store images [n, size, size, 3] → slots [n]; they go to the device with the next batch."""
         check_pixels(pixels, self.size)
         with self._pool.taking(len(pixels)) as slots:
-            for start in range(0, len(slots), ADMITTED):
-                self._send(pixels[start : start + ADMITTED], slots[start : start + ADMITTED])
+            self._arrivals.add(pixels, slots)
         return slots
-
-    def _send(self, pixels: NDArray[np.uint8], slots: Slots) -> None:
-        arrival, count = self._arrivals.pop(0), len(slots)
-        self._arrivals.append(arrival)
-        arrival.done.synchronize()  # what it carried before has left it
-        arrival.pixels.numpy()[:count] = pixels
-        arrival.rows.numpy()[:count] = slots
-        device = self._rows.device
-        images = arrival.pixels[:count].to(device, non_blocking=True)
-        self._pixels.index_copy_(0, arrival.rows[:count].to(device, non_blocking=True), images)
-        arrival.done.record()
 
     @failures()
     @torch.inference_mode()
@@ -126,6 +106,7 @@ class StagedBackend:
             batch.count = len(slots)
             rows = batch.rows.numpy()
             rows[: len(slots)], rows[len(slots) : bucket] = slots, self.capacity
+            self._arrivals.flush()
             self._rows[:bucket].copy_(batch.rows[:bucket], non_blocking=True)
             self._run(stage, bucket)
             batch.answers[:bucket].copy_(self._answers[:bucket], non_blocking=True)

@@ -6,32 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends.drivers import EagerDriver, Event, Step
-from model.backends.staged import ADMITTED, StagedBackend
+from model.backends.drivers import EagerDriver, Step
+from model.backends.staged import ARRIVING, StagedBackend
 from model.errors import DeviceError, OutOfMemoryError
 from model.offline import run_every_exit
 from model.weights import load_weights
-
-
-class _Mark:
-    """An event that must be waited for before it is recorded again: until then the device may be at the buffers."""
-
-    def __init__(self) -> None:
-        self.pending = False
-
-    def record(self) -> None:
-        assert not self.pending, "the buffers were filled again before the device was done with them"
-        self.pending = True
-
-    def synchronize(self) -> None:
-        self.pending = False
-
-
-class StrictDriver(EagerDriver):
-    """A CPU that minds whether the host waits as it would have to."""
-
-    def event(self) -> Event:
-        return _Mark()
+from tests.late_device import LateDriver
 
 
 def staged(weights: Path, driver: EagerDriver | None = None, **options: int) -> StagedBackend:
@@ -85,29 +65,60 @@ def test_answers_stay_what_they_were_when_their_buffer_serves_another_batch(tiny
     assert np.array_equal(first.probabilities, before)
 
 
-def test_more_images_than_one_staging_buffer_carries(tiny_weights: Path) -> None:
-    backend, pixels = staged(tiny_weights), images(2 * ADMITTED + 5)
-    slots = backend.admit(pixels)
-    together = [
-        backend.collect(backend.launch(0, slots[start : start + 16])).score for start in range(0, len(slots), 16)
-    ]
-    backend.release(slots)
-    apart = run_every_exit(staged(tiny_weights), pixels).scores[:, 0]
-    assert np.concatenate(together).tolist() == apart.tolist()
+def test_more_images_than_may_be_on_their_way(tiny_weights: Path) -> None:
+    driver, pixels = LateDriver(), images(ARRIVING + 100)
+    backend = staged(tiny_weights, driver, capacity=len(pixels))
+    with driver.working():
+        slots = backend.admit(pixels)
+        some = np.concatenate([slots[:8], slots[-8:]])
+        output = backend.collect(backend.launch(0, some))
+    expected = run_every_exit(staged(tiny_weights), np.concatenate([pixels[:8], pixels[-8:]])).scores[:, 0]
+    assert output.score.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("requests", "size"), [(30, 1), (1, 160), (3, 40)])
+def test_no_request_waits_for_the_batch_in_flight(tiny_weights: Path, requests: int, size: int) -> None:
+    driver = LateDriver()
+    backend = staged(tiny_weights, driver)
+    with driver.working():
+        slots = backend.admit(images(32))
+        first, second = backend.launch(0, slots[:16]), backend.launch(0, slots[16:])
+        backend.collect(first)
+        waits, done = driver.waits, driver.done
+        for _ in range(requests):
+            newcomers = backend.admit(images(size))
+        third = backend.launch(0, newcomers[:16])
+        assert (driver.waits, driver.done) == (waits, done)
+        backend.collect(second)
+        assert driver.done < driver.queued
+        backend.collect(third)
 
 
 def test_nothing_is_overwritten_that_the_device_may_still_read(tiny_weights: Path) -> None:
-    backend = staged(tiny_weights, StrictDriver())
-    slots = backend.admit(images(200))
-    launched = backend.launch(0, slots[:16])
-    for start in range(16, 160, 16):
-        following = backend.launch(0, slots[start : start + 16])
-        backend.collect(launched)
-        launched = following
-    backend.collect(launched)
-    backend.release(slots)
-    for _ in range(4):
-        backend.release(backend.admit(images(3)))
+    """A device that does all as late as it may says what one does that does all at once."""
+    pixels, driver, said = images(400), LateDriver(), []
+    backend = staged(tiny_weights, driver, capacity=48)
+    with driver.working():
+        before = None
+        for start in range(0, 400, 16):
+            slots = backend.admit(pixels[start : start + 16])
+            following = slots, backend.launch(0, slots)
+            for taken, handle in [before] if before else []:
+                said.append(backend.collect(handle).score)
+                backend.release(taken)
+            before = following
+        assert before
+        said.append(backend.collect(before[1]).score)
+    expected = run_every_exit(staged(tiny_weights), pixels).scores[:, 0]
+    assert np.concatenate(said).tolist() == expected.tolist()
+
+
+def test_a_slot_given_back_unused_and_taken_again_has_its_new_image(tiny_weights: Path) -> None:
+    backend, pixels = staged(tiny_weights), images(32)
+    backend.release(backend.admit(pixels[:16]))
+    output = backend.collect(backend.launch(0, backend.admit(pixels[16:])))
+    expected = run_every_exit(staged(tiny_weights), pixels[16:]).scores[:, 0]
+    assert output.score.tolist() == expected.tolist()
 
 
 def test_the_head_is_fp32_and_the_rest_is_not(tiny_weights: Path) -> None:

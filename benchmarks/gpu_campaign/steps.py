@@ -65,7 +65,7 @@ def _of(plan: Plan, data: Path, work: Path, device: str, images: int) -> list[St
         Step(f"{plan.name}.evaluate", (*evaluate, "--device", device), output=f"{plan.name}.evaluate.json"),
         Step(
             f"{plan.name}.bench",
-            (*bench, "--device", device, "--images", str(images), "--max-batch", "256"),
+            (*bench, "--device", device, "--images", str(images), "--max-batch", "16,64,256"),
             output=f"{plan.name}.bench.json",
         ),
     ]

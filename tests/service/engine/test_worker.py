@@ -288,7 +288,7 @@ def test_a_backend_that_cannot_be_built_is_the_workers_end_in_words() -> None:
 
 
 def test_a_backend_that_cannot_be_warmed_up_is_the_workers_end() -> None:
-    backend, said = FakeBackend(), []
+    backend, said = FakeBackend(every_bucket=True), []
 
     def broken(stage: int, pixels: Pixels) -> None:
         if len(pixels) == 8:

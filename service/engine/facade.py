@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -172,8 +172,8 @@ class Engine:
         number = next(self._numbers)
         pending = self._pending[number] = Pending(len(pixels), stream=terms.stream, left=left)
         self._admission.enter(len(pixels))
-        self.worker.put(Submit(number, pixels, terms, time.monotonic()))
         try:
+            self.worker.put(Submit(number, pixels, terms, time.monotonic()))
             yield pending
         except (asyncio.CancelledError, GeneratorExit):
             self.worker.put(Cancel(number))
@@ -201,7 +201,7 @@ class Engine:
 
     def _send(self, messages: list[Outbound]) -> None:
         assert self._loop is not None
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the event loop is closed, and nobody is left to hear of it
             self._loop.call_soon_threadsafe(self._deliver_all, messages)
 
     def _deliver_all(self, messages: list[Outbound]) -> None:
@@ -241,8 +241,8 @@ class Engine:
             landed = Result.of(answers, slice(start, stop), now)
             pending = self._pending.get(int(requests[start]))
             left = int(np.count_nonzero(landed.reason != Reason.GOES_ON))
-            answered += left
             if pending is not None:
+                answered += left
                 pending.land(landed)
             else:  # its caller left while they ran
                 self._tell(Cancelled("batch", left))

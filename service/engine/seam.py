@@ -2,14 +2,16 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from model.backends.protocol import StageBackend, warm_up
 from model.errors import CallerError, MsmlpError
 from service.engine.loop import Loop
-from service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop
+from service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop, Submit
 
 log = logging.getLogger("msmlp.engine")
 
@@ -70,14 +72,8 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
     try:
         backend = build()
         seconds = warm_up(backend)
-        shadows = SHADOW_SLOTS if shadow_every else 0
-        reserve = shadows if capacity is None else max(0, backend.capacity - capacity)
-
-        def flush() -> None:
-            # What a batch took is nothing to wake anyone for.
-            if not all(isinstance(message, Ran) for message in outbox):
-                port.send(outbox.copy())
-                outbox.clear()
+        reserve = _reserve(backend, capacity, shadow_every)
+        flush = partial(_flush, port, outbox)
 
         def publish(load: Load) -> None:
             port.publish(load)
@@ -101,6 +97,19 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
         port.send([*outbox, died])
 
 
+def _reserve(backend: StageBackend, capacity: int | None, shadow_every: int) -> int:
+    if capacity is None:
+        return SHADOW_SLOTS if shadow_every else 0
+    return max(0, backend.capacity - capacity)
+
+
+def _flush(port: Port, outbox: list[Outbound]) -> None:
+    # What a batch took is nothing to wake anyone for.
+    if not all(isinstance(message, Ran) for message in outbox):
+        port.send(outbox.copy())
+        outbox.clear()
+
+
 def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
     stopping = False
     while True:
@@ -115,11 +124,27 @@ def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
         flush()
 
 
-def with_inbox(load: Load, images: int, oldest: float) -> Load:
-    """`load`, and `images` that wait before the engine has taken them in, the first since `oldest`."""
-    if not images:
-        return load
-    queued = load.queued[0] + images, *load.queued[1:]
-    since = min(load.oldest[0], oldest), *load.oldest[1:]
-    backlog = load.backlog_seconds + images * load.seconds_per_image
-    return replace(load, queued=queued, oldest=since, backlog_seconds=backlog)
+class Underway:
+    """Submits on their way to the engine, until it shows a load that has them: they wait too. One thread calls."""
+
+    def __init__(self) -> None:
+        self._arrivals: deque[float] = deque()
+        self._images = self._gone = 0
+
+    def put(self, message: Submit) -> None:
+        """One more sets off."""
+        self._images += len(message.pixels)
+        self._arrivals.append(message.arrival)
+
+    def joined(self, load: Load, submits: int, images: int) -> Load:
+        """`load`, shown when so many submits and images had been taken in, and all that came after these."""
+        while self._gone < submits:
+            self._arrivals.popleft()
+            self._gone += 1
+        if not self._arrivals:
+            return load
+        more = self._images - images
+        queued = load.queued[0] + more, *load.queued[1:]
+        since = min(load.oldest[0], self._arrivals[0]), *load.oldest[1:]
+        backlog = load.backlog_seconds + more * load.seconds_per_image
+        return replace(load, queued=queued, oldest=since, backlog_seconds=backlog)

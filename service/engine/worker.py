@@ -1,14 +1,12 @@
 """The engine as a thread of this process."""
 
-import math
 import queue
 import threading
-from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 
 from service.engine.messages import Died, Inbound, Load, Outbound, Ready, Submit
-from service.engine.seam import BackendFactory, Send, run, with_inbox
+from service.engine.seam import BackendFactory, Send, Underway, run
 
 
 class Worker:
@@ -20,9 +18,8 @@ class Worker:
     def __init__(self, build: BackendFactory, send: Send, *, capacity: int | None, shadow_every: int = 0) -> None:
         self._send = send
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
-        # Who stands in the inbox waits too. Each thread counts its own side; only `append` and `popleft` meet.
-        self._arrivals: deque[float] = deque()
-        self._put_images = self._taken_images = 0
+        self._underway = Underway()
+        self._submits = self._images = 0  # that the engine has taken in
         self._thread = threading.Thread(
             target=run,
             args=(build, self),
@@ -31,7 +28,7 @@ class Worker:
             daemon=True,
         )
         self.ready = threading.Event()
-        self._load: Load | None = None
+        self._published: tuple[Load, int, int] | None = None
 
     def start(self) -> None:
         """Begin building and warming the backend; `ready` says when it is done."""
@@ -40,20 +37,14 @@ class Worker:
     def put(self, message: Inbound) -> None:
         """Hand the engine a message; never blocks. One thread calls."""
         if isinstance(message, Submit):
-            self._put_images += len(message.pixels)
-            self._arrivals.append(message.arrival)
+            self._underway.put(message)
         self._inbox.put(message)
 
     @property
     def load(self) -> Load | None:
         """What waits, the inbox included; None while the engine is not ready."""
-        load = self._load
-        if load is None or not self.ready.is_set():
-            return None
-        oldest = math.inf
-        with suppress(IndexError):  # taken in just now
-            oldest = self._arrivals[0]
-        return with_inbox(load, self._put_images - self._taken_images, oldest)
+        published = self._published
+        return self._underway.joined(*published) if published and self.ready.is_set() else None
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the thread to end."""
@@ -70,10 +61,10 @@ class Worker:
         return messages
 
     def taken(self, message: Inbound) -> None:
-        """No longer in the inbox."""
+        """Counted, for what is published next."""
         if isinstance(message, Submit):
-            self._taken_images += len(message.pixels)
-            self._arrivals.popleft()
+            self._submits += 1
+            self._images += len(message.pixels)
 
     def send(self, messages: list[Outbound]) -> None:
         """Hand messages over. A thread's death is for good: its device is this process's."""
@@ -87,4 +78,4 @@ class Worker:
 
     def publish(self, load: Load) -> None:
         """For other threads: replaced, never changed."""
-        self._load = load
+        self._published = load, self._submits, self._images

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 from service.engine.messages import Inbound, Load, Outbound, Submit
 from service.engine.process.memory import Memory
+from service.engine.process.watchdog import Watchdog
 from service.engine.process.wire import Placed, pack, unpack
 from service.engine.seam import BackendFactory, run
 from service.logs import log_to_stderr
@@ -25,9 +26,10 @@ def main(
     outbound: Connection,
     capacity: int | None,
     shadow_every: int,
+    hang_seconds: float,
     log_level: int,
 ) -> None:
-    """The engine's life in a process: see `seam.run`."""
+    """The engine's life in a process: see `seam.run`, and `watchdog` for `hang_seconds`."""
     # Ctrl-C and a service manager's SIGTERM reach the whole group, but what is in flight is answered first: the end
     # comes as a message. It comes at once when the parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -35,15 +37,20 @@ def main(
     threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
     if log_level:
         log_to_stderr(logging.getLevelName(log_level))
-    run(build, ChildPort(memory, inbound, outbound), capacity=capacity, shadow_every=shadow_every)
+    watchdog = Watchdog(hang_seconds)
+    watchdog.start()
+    run(build, ChildPort(memory, inbound, outbound, watchdog), capacity=capacity, shadow_every=shadow_every)
     os._exit(0)  # everything is said, and taking torch apart may last seconds
 
 
 class ChildPort:
-    """The engine's end (seam.Port) in another process: it reads the pipe itself, so that no thread stands between."""
+    """The engine's end (seam.Port) in another process: it reads the pipe itself, so that no thread stands between.
 
-    def __init__(self, memory: Memory, inbound: Connection, outbound: Connection) -> None:
-        self._memory, self._inbound, self._outbound = memory, inbound, outbound
+    Every call is a sign of life; while the pipes are waited for, which is the parent's time, the engine is at rest.
+    """
+
+    def __init__(self, memory: Memory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
+        self._memory, self._inbound, self._outbound, self._watchdog = memory, inbound, outbound, watchdog
         self._poll = select.poll()
         self._poll.register(inbound.fileno(), select.POLLIN)
         self._submits = self._images = self._said = 0
@@ -53,11 +60,13 @@ class ChildPort:
         messages: list[Inbound] = []
         if block and self._said < self._submits:
             self.send([])  # the parent may be waiting for the places of what was taken in
+        self._watchdog.rest()
         try:
             while (block and not messages) or self._poll.poll(0):
                 messages += map(self._read, unpack(self._inbound.recv_bytes()))
         except (EOFError, OSError):
             _end()
+        self._watchdog.alive()
         return messages
 
     def _read(self, message: Inbound | Placed) -> Inbound:
@@ -71,18 +80,22 @@ class ChildPort:
         if isinstance(message, Submit):
             self._submits += 1
             self._images += len(message.pixels)
+        self._watchdog.alive()
 
     def send(self, messages: list[Outbound]) -> None:
         """Hand messages over, and how many submits were taken in."""
         self._said = self._submits
+        self._watchdog.rest()
         try:
             self._outbound.send_bytes(pack((self._submits, messages)))
         except OSError:
             _end()
+        self._watchdog.alive()
 
     def publish(self, load: Load) -> None:
         """Into shared memory, where it wakes nobody."""
         self._memory.publish(load, self._submits, self._images)
+        self._watchdog.alive()
 
 
 def _end_with_parent() -> None:

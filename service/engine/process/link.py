@@ -1,7 +1,6 @@
 """One child from start to end, and what crosses to it and back."""
 
 import logging
-import math
 import select
 import threading
 from collections import deque
@@ -14,8 +13,9 @@ from model.errors import DeviceError
 from service.engine.messages import Inbound, Load, Outbound, Submit
 from service.engine.process.child import main
 from service.engine.process.memory import Memory
+from service.engine.process.watchdog import HANG_SECONDS
 from service.engine.process.wire import Placed, pack, unpack
-from service.engine.seam import BackendFactory, with_inbox
+from service.engine.seam import BackendFactory, Underway
 
 FRAME = 8
 """Messages a frame: it stays well under PIPE_BUF, so that a pipe with room takes it without blocking."""
@@ -26,7 +26,7 @@ class Child:
     """What a child is started with; `build` crosses pickled.
 
     `places` is how many images can be on their way to it at once, and the most of one request; images are uint8
-    [size, size, 3]. For `capacity` and `shadow_every` see `seam.run`.
+    [size, size, 3]. For `capacity` and `shadow_every` see `seam.run`, for `hang_seconds` `watchdog`.
     """
 
     build: BackendFactory
@@ -35,6 +35,7 @@ class Child:
     stages: int
     size: int
     places: int
+    hang_seconds: float = HANG_SECONDS
 
 
 class Link:
@@ -48,7 +49,10 @@ class Link:
         level = logging.getLogger("msmlp").level
         self._process = context.Process(
             target=main,
-            args=(child.build, self._memory, inbound, outbound, child.capacity, child.shadow_every, level),
+            args=(
+                *(child.build, self._memory, inbound, outbound),
+                *(child.capacity, child.shadow_every, child.hang_seconds, level),
+            ),
             name="msmlp-engine",
             daemon=True,
         )
@@ -63,8 +67,7 @@ class Link:
         self._next_place, self._free = 0, child.places
         self._aboard: deque[int] = deque()  # images of each submit whose places are in use, oldest first
         self._returned = 0  # submits whose places are free again
-        self._arrivals: deque[float] = deque()  # of submits that the child has not taken in, as far as `load` knows
-        self._put_images = self._known_submits = 0
+        self._underway = Underway()
 
     @property
     def pid(self) -> int | None:
@@ -76,8 +79,7 @@ class Link:
         if isinstance(message, Submit):
             if len(message.pixels) > self._memory.places:
                 raise DeviceError(f"{len(message.pixels)} images in a request, places for {self._memory.places}")
-            self._put_images += len(message.pixels)
-            self._arrivals.append(message.arrival)
+            self._underway.put(message)
         with self._lock:
             self._outbox.append(message)
             self._flush()
@@ -85,11 +87,7 @@ class Link:
     @property
     def load(self) -> Load:
         """What waits in the child and on its way there."""
-        load, submits, images = self._memory.published()
-        while self._known_submits < submits:
-            self._arrivals.popleft()
-            self._known_submits += 1
-        return with_inbox(load, self._put_images - images, self._arrivals[0] if self._arrivals else math.inf)
+        return self._underway.joined(*self._memory.published())
 
     def receive(self) -> list[Outbound] | None:
         """What the child says next, None when it has ended."""

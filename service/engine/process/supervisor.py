@@ -11,6 +11,7 @@ from multiprocessing import resource_tracker
 
 from service.engine.messages import Died, Inbound, Load, Ready, Stop
 from service.engine.process.link import Child, Link
+from service.engine.process.watchdog import HANG_SECONDS
 from service.engine.seam import BackendFactory, Send
 
 log = logging.getLogger("msmlp.engine")
@@ -36,7 +37,8 @@ class ProcessWorker:
 
     `build` must be picklable; `send` is called on the supervisor's thread. A child that dies having been ready is
     followed by another; one that dies before it ever was, or of what only the caller can mend, is the end.
-    `places` is the most images of one request; for the rest see `link.Child`.
+    `places` is the most images of one request; one that does not come back from the device for `hang_seconds` ends
+    itself. For the rest see `link.Child`.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class ProcessWorker:
         size: int,
         places: int,
         shadow_every: int = 0,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
-        self._child = Child(build, capacity, shadow_every, stages, size, places)
+        self._child = Child(build, capacity, shadow_every, stages, size, places, hang_seconds)
         self._send, self._backoff = send, Backoff()
         self._lock = threading.Lock()
         self._link: Link | None = None

@@ -170,9 +170,10 @@ def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monkey
     async def scenario(engine: Engine) -> None:
         engine.admit(8)
         before = engine._admission.share
-        with monkeypatch.context() as patch, pytest.raises(DeviceError):
+        with monkeypatch.context() as patch:
             patch.setattr(Worker, "put", refuse)
-            await classify(engine, pictures(8, 1.0))
+            with pytest.raises(DeviceError):
+                await classify(engine, pictures(8, 1.0))
         assert engine._admission.share == before
         assert not engine._pending
 

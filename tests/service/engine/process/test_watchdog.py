@@ -1,0 +1,105 @@
+"""A device that never comes back: who sees it, and what becomes of everyone who waits."""
+
+import asyncio
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.exits import Reason
+from service.engine.facade import Engine
+from service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
+from service.engine.process.child import ChildPort
+from service.engine.process.memory import Memory
+from service.engine.process.watchdog import LOOKS, Watchdog
+from service.engine.process.wire import pack
+from service.errors import EngineDownError
+from tests.engines import Build, process
+from tests.fakes import PATIENCE_SECONDS, pictures
+
+
+def hangs(watchdog: Watchdog, looks: int) -> bool:
+    return any(watchdog.hangs() for _ in range(looks))
+
+
+def test_only_who_is_away_for_all_looks_hangs() -> None:
+    watchdog = Watchdog()
+    assert not hangs(watchdog, 10 * LOOKS), "it has not begun: the warm-up may take long"
+    watchdog.alive()
+    assert not hangs(watchdog, LOOKS)
+    watchdog.alive()
+    assert not hangs(watchdog, LOOKS), "it came round between"
+    assert hangs(watchdog, 1)
+
+
+def test_who_waits_for_others_does_not_hang_but_does_when_it_goes_on_and_stays_away() -> None:
+    watchdog = Watchdog()
+    watchdog.alive()
+    assert not hangs(watchdog, LOOKS)
+    watchdog.rest()
+    assert not hangs(watchdog, 10 * LOOKS)
+    watchdog.alive()
+    assert not hangs(watchdog, LOOKS)
+    assert hangs(watchdog, 1)
+
+
+class Slow:
+    """A pipe's end where every call takes as many looks as a hang."""
+
+    def __init__(self, connection: Connection, watchdog: Watchdog) -> None:
+        self._connection, self._watchdog = connection, watchdog
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("recv_bytes", "send_bytes"):
+            assert not hangs(self._watchdog, 10 * LOOKS)
+        return getattr(self._connection, name)
+
+
+def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
+    """Whose pipes may be empty or full for hours."""
+    watchdog, (inbound, to), (out_of, outbound) = Watchdog(), Pipe(duplex=False), Pipe(duplex=False)
+    slow: list[Any] = [Slow(end, watchdog) for end in (inbound, outbound)]
+    port = ChildPort(Memory(places=1, size=8, stages=3), *slow, watchdog)
+    with inbound, to, out_of, outbound:
+        to.send_bytes(pack([Cancel(1)]))
+        for call in (
+            partial(port.publish, Load.none(3)),
+            partial(port.send, [Ready("fake", "none", 8)]),
+            partial(port.take, block=True),
+            partial(port.take, block=False),
+            partial(port.taken, Cancel(1)),
+        ):
+            call()
+            assert not hangs(watchdog, LOOKS)
+            assert hangs(watchdog, 1)
+
+
+def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytest.CaptureFixture[str]) -> None:
+    build, terms = Build(capacity=8), Terms(np.array([0.5, 0.5]), 1, 3)
+
+    async def main() -> None:
+        heard: asyncio.Queue[Outbound] = asyncio.Queue()
+        make = partial(process, hang_seconds=0.3)
+        engine = Engine(build, capacity=8, observe=heard.put_nowait, worker=make)
+        engine.start()
+
+        async def hear(kind: type[Outbound]) -> Outbound:
+            while not isinstance(message := await asyncio.wait_for(heard.get(), PATIENCE_SECONDS), kind):
+                pass
+            return message
+
+        await hear(Ready)
+        with build.gate.held():
+            with pytest.raises(EngineDownError):
+                await engine.classify(pictures(1, 1.0), terms)
+            assert await hear(Died) == Died("the engine's process ended with status 1", restarting=True)
+        await hear(Ready)
+        result = await engine.classify(pictures(1, 1.0), terms)
+        assert result.reason.tolist() == [Reason.CONFIDENT]
+        await engine.stop()
+
+    asyncio.run(main())
+    assert "the device has not come back for 0.3 s" in capfd.readouterr().err

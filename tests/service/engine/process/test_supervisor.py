@@ -201,13 +201,16 @@ def test_a_long_start_is_no_health(monkeypatch: pytest.MonkeyPatch) -> None:
 PARENT = """
     import sys, time
     from tests.engines import Build, process
-    from service.engine.messages import Ready
+
+    def say(what):
+        sys.stdout.write(f"{what}\\n")  # two threads do, and print writes the line's end apart
+        sys.stdout.flush()
 
     if __name__ == "__main__":
-        worker = process(Build(), lambda messages: print(*map(type, messages), worker.pid, flush=True), capacity=8)
+        worker = process(Build(), lambda messages: say(worker.pid), capacity=8)
         worker.start()
         worker.ready.wait()
-        print("torch" in sys.modules, flush=True)
+        say("torch" in sys.modules)
         time.sleep(600)
 """
 

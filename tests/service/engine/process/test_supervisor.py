@@ -234,12 +234,14 @@ def test_a_killed_parent_leaves_neither_child_nor_memory(tmp_path: Path) -> None
     script.write_text(textwrap.dedent(PARENT))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        said = [parent.stdout.readline() for _ in range(2)]
-        child = int(re.findall(r"(\d+)$", "".join(said), re.MULTILINE)[0])
-        assert "False\n" in said, "a server imports no torch for an engine that is another process"
-        assert alive(child)
-        assert shared_files() == before, "the memory has no name"
-        parent.kill()
+        try:
+            assert parent.stdout is not None
+            said = [parent.stdout.readline() for _ in range(2)]
+            child = int(re.findall(r"(\d+)$", "".join(said), re.MULTILINE)[0])
+            assert "False\n" in said, "a server imports no torch for an engine that is another process"
+            assert alive(child)
+            assert shared_files() == before, "the memory has no name"
+        finally:
+            parent.kill()  # or leaving the block would wait for it
     wait_until(lambda: not alive(child))
     assert shared_files() == before

@@ -13,6 +13,8 @@ from starlette.requests import ClientDisconnect
 
 from model.errors import MsmlpError
 from service.bodies import BodyMemory
+from service.collector import leave_what_is_there
+from service.engine.messages import Outbound, Ready
 from service.errors import RetryableError, problem, problem_document
 from service.middleware import RequestMiddleware
 from service.openapi import DESCRIPTION, complete
@@ -34,6 +36,7 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.watch(_when_ready)
         service.engine.start()
         yield
         service.draining = True
@@ -92,3 +95,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """The client left; nobody but the metrics sees this, where it is not to be taken for a client's mistake."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _when_ready(message: Outbound) -> None:
+    if isinstance(message, Ready):
+        leave_what_is_there()

@@ -15,6 +15,7 @@ from msmlp.bench.costs import StageCosts
 from msmlp.bench.load import offer_load, unloaded_seconds
 from msmlp.bench.loadrow import Context, Judged
 from msmlp.bench.offer import SIZES, draw, named_points
+from service.collector import leave_what_is_there
 from service.settings import Settings, load_settings
 from service.state import Service, build_service
 
@@ -80,6 +81,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
             if service.engine.down:
                 raise DeviceError("the engine could not be started")
             await asyncio.sleep(0.05)
+        leave_what_is_there()  # as the app does
         yield service
     finally:
         await service.engine.stop()

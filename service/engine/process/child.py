@@ -11,7 +11,8 @@ import threading
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-from service.engine.messages import Inbound, Load, Outbound, Submit
+from service.collector import leave_what_is_there
+from service.engine.messages import Inbound, Load, Outbound, Ready, Submit
 from service.engine.process.memory import Memory
 from service.engine.process.watchdog import Watchdog
 from service.engine.process.wire import Placed, pack, unpack
@@ -84,6 +85,8 @@ class ChildPort:
 
     def send(self, messages: list[Outbound]) -> None:
         """Hand messages over, and how many submits were taken in."""
+        if messages and isinstance(messages[-1], Ready):
+            leave_what_is_there()
         self._said = self._submits
         self._watchdog.rest()
         try:

@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import Request
 
 from model.backends.choose import choose_backend, pick_backend
-from model.backends.gpu import gpu_present
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.answers import Facts
 from service.engine.facade import Engine
@@ -91,11 +90,14 @@ class Service:
 
 
 def pick_engine(settings: Settings) -> str:
-    """`auto` takes a process for a GPU, whose errors can outlive whatever caused them, and a thread for a CPU."""
+    """`auto` takes a process for torch and a thread for ONNX Runtime.
+
+    A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
+    holds; ONNX Runtime's is one. And a GPU's errors can outlive whatever caused them, but not the process.
+    """
     if settings.engine != "auto":
         return settings.engine
-    gpu = settings.device == "cuda" or (settings.device == "auto" and gpu_present())
-    return "process" if gpu and pick_backend(settings.backend) == "torch" else "thread"
+    return "process" if pick_backend(settings.backend) == "torch" else "thread"
 
 
 def build_service(settings: Settings, choose: Callable[..., BackendFactory] = choose_backend) -> Service:

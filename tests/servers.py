@@ -40,7 +40,7 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
 
     Without brown-out, a longest wait and shadows unless `settings` have them: a device that is held is no overload.
     """
-    service = build_service(Settings(weights=weights, device="cpu", **settings))
+    service = build_service(Settings(**{"weights": weights, "device": "cpu", "engine": "thread", **settings}))
     service.engine = Engine(
         build,
         capacity=service.settings.capacity,

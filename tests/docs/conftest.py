@@ -16,7 +16,7 @@ from tests.servers import serving
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
     """The shipped weights, served; small batches are enough here and soon warm."""
-    with serving(build_service(Settings(device="cpu", max_batch=2))) as client:
+    with serving(build_service(Settings(device="cpu", engine="thread", max_batch=2))) as client:
         yield f"{client.base_url.host}:{client.base_url.port}"
 
 

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def url(tiny_weights: Path) -> Iterator[str]:
-    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
+    with serving(build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))) as client:
         yield str(client.base_url)
 
 

@@ -12,7 +12,7 @@ from service.state import build_service
 from tests.e2e.conftest import call  # noqa: F401  (a fixture)
 from tests.servers import encoded, serving
 
-SETTINGS: dict[str, Any] = {"device": "cpu", "max_images": 40, "brownout_ms": 0, "shadow": 0}
+SETTINGS: dict[str, Any] = {"device": "cpu", "engine": "thread", "max_images": 40, "brownout_ms": 0, "shadow": 0}
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,15 @@ from service.engine.messages import Cancelled
 from tests.fakes import FakeBackend, picture, pictures
 from tests.servers import Submissions, Told, fake_backend, fake_service
 
-MEASURED = {"request_id", "latency_ms", "throughput_images_per_second", "queue_ms", "compute_ms", "batch_size"}
+MEASURED = {
+    "deadline_margin_ms",
+    "request_id",
+    "latency_ms",
+    "throughput_images_per_second",
+    "queue_ms",
+    "compute_ms",
+    "batch_size",
+}
 
 
 def said(document: Any) -> Any:

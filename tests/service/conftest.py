@@ -21,7 +21,14 @@ from tests.servers import encoded, serving
 def service(tiny_weights: Path, _no_settings_from_outside: None) -> Service:
     """The tiny weights on a CPU, with limits that are easily passed; started by `client`."""
     return build_service(
-        Settings(weights=tiny_weights, device="cpu", max_images=64, max_pixels=1_000_000, max_body_bytes=2_000_000)
+        Settings(
+            weights=tiny_weights,
+            device="cpu",
+            engine="thread",
+            max_images=64,
+            max_pixels=1_000_000,
+            max_body_bytes=2_000_000,
+        )
     )
 
 

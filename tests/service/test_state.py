@@ -17,7 +17,7 @@ def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
 ) -> None:
     free = 4 * 501 * slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
     monkeypatch.setattr("model.backends.devices.free_host_memory", lambda: free)
-    service = build_service(Settings(weights=tiny_weights, device="cpu", shadow=shadow))
+    service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", shadow=shadow))
     with serving(service) as client:
         assert f"msmlp_capacity_images {500 - reserve}.0" in client.get("/metrics").text
 

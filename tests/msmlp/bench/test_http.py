@@ -50,7 +50,7 @@ def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
 
 
 def test_over_http_every_request_is_counted(tiny_weights: Path, cat_photo: bytes) -> None:
-    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
+    with serving(build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))) as client:
         url = str(client.base_url)
         options = HttpOptions(
             url,
@@ -83,7 +83,7 @@ def test_where_nothing_went_well_there_is_no_latency_but_json(
 ) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
-    with serving(build_service(Settings(weights=tiny_weights, device="cpu"))) as client:
+    with serving(build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))) as client:
         words = ["bench", "http", text, "--url", str(client.base_url), "--connections", "1", "--seconds", "0.1"]
         words += ["--rates", "", "--bodies", "image", "--rounds", "1"]
         assert call(*words, "--json") == 0

@@ -29,7 +29,7 @@ def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Pa
 
 
 def test_a_server_answers_with_it(tiny_weights: Path) -> None:
-    service = build_service(Settings(weights=tiny_weights), choose=choose_null)
+    service = build_service(Settings(weights=tiny_weights, engine="thread"), choose=choose_null)
     with serving(service) as client:
         files = [("images", encoded(np.zeros((32, 32, 3), dtype=np.uint8)))] * 20
         answer = client.post("/classify", files=files)

@@ -68,7 +68,7 @@ def page(results: Path = RESULTS) -> str:
     """The page's text."""
     runs = [(path, json.loads(path.read_text())) for path in sorted(results.glob("*.bench*.json"))]
     runs = [(path, run) for path, run in runs if "caps" in run]
-    sections = [run_section(path.name.partition(".")[0], run) for path, run in runs]
+    sections = [run_section(path.name, run) for path, run in runs]
     soaks = [soak_section(path, json.loads(path.read_text())) for path in sorted(results.glob("*.soak*.json"))]
     gpu = "" if any(run["device"].startswith("cuda") for _, run in runs) else GPU
     notes = "\n" + NOTES.read_text() if NOTES.exists() and sections else ""

@@ -148,7 +148,7 @@ def _bench(bench: dict[str, Any]) -> list[str]:
         f"the whole cascade and {bench['engine_over']['shrinking']:.2f} times shrinking batches (medians of rounds); "
         f"scheduler and loop take {bench['host_us_per_image']:.1f} µs an image.",
         "",
-        f"`msmlp bench engine --data DATA --images {bench['images']} --json`",
+        f"`msmlp bench engine --data DATA --images {bench['images']} --rounds {bench['rounds']} --json`",
         "",
         "| | images/s |",
         "|---|---|",

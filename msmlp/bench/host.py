@@ -16,6 +16,7 @@ from msmlp.bench.strategies import Floats, Saturated
 from service.engine.facade import Engine
 from service.engine.messages import Terms
 from service.engine.scheduler import Scheduler
+from service.engine.times import StageTimes
 
 Scores = NDArray[np.float32]
 
@@ -47,7 +48,8 @@ def host_costs(scores: Scores, thresholds: Floats) -> dict[str, Any]:
         },
         "scheduler_request_images": REQUEST,
         "scheduler_us_single_ticket": single_ticket_us(stages),
-        "facade_us_single_image": asyncio.run(facade_us(stages)),
+        "facade_us_single_image": asyncio.run(facade_us(stages, 1.0)),
+        "facade_us_first_exit": asyncio.run(facade_us(stages, 0.0)),
         "stages": stages,
     }
 
@@ -66,19 +68,28 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
 
 
 def single_ticket_us(stages: int) -> float:
-    """Microseconds of scheduler for one image that goes through all stages alone."""
-    backend = _null(np.zeros((1024, stages), dtype=np.float32), 64)
-    engine, nothing, shut, costs = Saturated(backend, warm_up(backend)), _nothing(1), np.ones(stages - 1), []
-    watch = _watched(engine)
-    for _ in range(SINGLES):
-        watch.seconds = 0.0
-        engine.run(nothing, shut)
-        costs.append(1e6 * watch.seconds)
-    return statistics.median(costs)
+    """Microseconds of scheduler for one image that goes through all stages alone: every call that the loop makes."""
+    times = StageTimes((1,), np.ones((stages, 1)))
+    scheduler, costs = Scheduler(1024, stages, times), []
+    slots, terms, score = np.zeros(1, dtype=np.int64), Terms(np.ones(stages - 1), 1, stages), np.zeros(1, np.float32)
+    for request in range(SINGLES):
+        start = time.perf_counter()
+        scheduler.add(slots, request, terms, 0.0)
+        while not scheduler.idle():
+            scheduler.overdue(0.0, 0.0)
+            batch = scheduler.next_batch(0.0)
+            assert batch is not None
+            scheduler.overdue(0.0, batch.seconds)
+            scheduler.settle(batch, score, 0.0)
+        costs.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(costs)
 
 
-async def facade_us(stages: int) -> float:
-    """Microseconds from `Engine.classify` to its result, one image alone through all stages, engine on a thread."""
+async def facade_us(stages: int, threshold: float) -> float:
+    """Microseconds from `Engine.classify` to its result, one image alone, engine on a thread.
+
+    With `threshold` 1 it goes through all stages, with 0 it leaves at the first exit.
+    """
     scores = np.zeros((1024, stages), dtype=np.float32)
     engine = Engine(lambda: _null(scores, 64), capacity=len(scores), observe=lambda message: None)
     engine.start()
@@ -86,7 +97,7 @@ async def facade_us(stages: int) -> float:
         if engine.down:
             raise DeviceError("the engine could not be started")
         await asyncio.sleep(0.01)
-    pixels, terms, times = _nothing(1), Terms(np.ones(stages - 1), 1, stages), []
+    pixels, terms, times = _nothing(1), Terms(np.full(stages - 1, threshold), 1, stages), []
     for _ in range(SINGLES):
         start = time.perf_counter()
         await engine.classify(pixels, terms)

@@ -17,7 +17,8 @@ def engine_lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"host: {result['host_us_per_image']:.1f} us an image; scheduler alone, us an image and stage: {alone};"
     yield (
         f"  a single ticket {host['scheduler_us_single_ticket']:.0f} us in the scheduler, "
-        f"{host['facade_us_single_image']:.0f} us through the engine"
+        f"{host['facade_us_single_image']:.0f} us through the façade, "
+        f"{host['facade_us_first_exit']:.0f} us when it leaves at the first exit"
     )
     for row in result["load"]:
         yield from _load_lines(row)

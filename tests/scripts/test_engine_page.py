@@ -56,6 +56,7 @@ RUN: dict[str, Any] = {
         "scheduler_us_per_image_and_stage": {"1024": 0.2, "256": 0.4},
         "scheduler_us_single_ticket": 59.0,
         "facade_us_single_image": 240.0,
+        "facade_us_first_exit": 140.0,
     },
     "load": [ROW, {**ROW, "load": 1.5, "shed": 0.2, "shed_before_top_level": 0.0}],
     "load_max_batch": 64,
@@ -104,6 +105,7 @@ def test_every_goal_can_be_held() -> None:
         {"caps__0__measured_over_predicted__shrinking": 1.06},
         {"host__scheduler_us_single_ticket": 61.0},
         {"host__facade_us_single_image": 251.0},
+        {"host__facade_us_first_exit": 251.0},
         {"load__0__ideal__p99_service_over_ideal": 1.6},
         {"load__1__late": 0.01},
         {"load__1__shed_before_top_level": 0.1},
@@ -124,7 +126,7 @@ def test_the_page_shows_every_run_and_soak(tmp_path: Path) -> None:
     (tmp_path / "some.bench.json").write_text(json.dumps(RUN))
     (tmp_path / "some.soak.json").write_text(json.dumps(SOAK))
     text = page(tmp_path)
-    assert "## `some` on cpu" in text
+    assert "## `some.bench.json` on cpu" in text
     assert "| 64 | 1000 | 1100 | 1067 | 400 | 410 | 900 |" in text
     assert "| 64 | 2.61 / 2.70 | 2.50 / 2.60 | 1.17 / 1.20 |" in text
     assert "4999 answered 200, 1 answered 429" in text

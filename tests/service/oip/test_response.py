@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.engine.messages import History
 from service.engine.result import Result
 from service.oip.model import OUTPUTS
 from service.oip.request import Wanted
@@ -18,10 +19,20 @@ CLASSES, GFLOPS = ("cat", "dog", "größe"), [0.1, 0.4]
 DTYPES = {"INT32": "<i4", "FP32": "<f4"}
 
 
+def nothing(images: int) -> Result:
+    """Columns of so many images, all zero."""
+    zeros = {
+        name: np.zeros(images, dtype=kind) for name, kind in (("exit", int), ("reason", np.int8), ("landed", float))
+    }
+    probabilities = np.zeros((images, len(CLASSES)), dtype=np.float32)
+    history = History.empty(images, len(GFLOPS))
+    return Result(index=np.arange(images), probabilities=probabilities, history=history, **zeros)
+
+
 @pytest.fixture
 def result() -> Result:
     """Three images: one left at exit 2, one expired, one left at exit 1."""
-    result = Result.empty(3, len(CLASSES), len(GFLOPS))
+    result = nothing(3)
     result.exit[:] = [2, 0, 1]
     result.history.class_id[:] = [[0, 2], [1, 1], [1, 0]]
     result.history.confidence[:] = [[0.5, 0.75], [0.9, 0.9], [0.5, 0.1]]
@@ -72,7 +83,7 @@ def test_every_output(result: Result, binary: bool) -> None:
 
 @given(st.permutations(list(OUTPUTS)), st.lists(st.booleans(), min_size=6, max_size=6))
 def test_forms_mix_and_the_order_is_the_requests(names: list[str], binary: list[bool]) -> None:
-    result = Result.empty(2, len(CLASSES), len(GFLOPS))
+    result = nothing(2)
     result.exit[:] = [1, 2]
     body, length = write(result, *map(Wanted, names, binary))
     document, values = read(body, length)

@@ -8,11 +8,14 @@ from model.reuse import Reuse
 
 
 class PatchEmbedding(nn.Module):
-    """[N, 3, H, W] → [N, S, C]: one linear map of every patch x patch square."""
+    """[N, 3, H, W] → [N, S, C]: one linear map of every patch x patch square and `overlap` pixels around it.
 
-    def __init__(self, patch: int, width: int) -> None:
+    Beyond the border lies the mean colour, which is 0 in normalised images.
+    """
+
+    def __init__(self, patch: int, width: int, overlap: int = 0) -> None:
         super().__init__()
-        self.project = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.project = nn.Conv2d(3, width, kernel_size=patch + 2 * overlap, stride=patch, padding=overlap)
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens in row-major order of the grid."""

@@ -20,11 +20,16 @@ class Cascade(nn.Module):
         assert isinstance(stage, Stage)
         return stage
 
+    def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Normalised images [N, 3, H, W] → features of every stage [N, S, C], logits of every exit [N, classes]."""
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        for stage in self.stages:
+            own, exit_logits = stage(images, features[-1] if features else None)
+            features.append(own)
+            logits.append(exit_logits)
+        return features, logits
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [N, 3, H, W] → logits of every exit, K x [N, classes]."""
-        logits: list[Tensor] = []
-        features: Tensor | None = None
-        for stage in self.stages:
-            features, exit_logits = stage(images, features)
-            logits.append(exit_logits)
-        return logits
+        return self.outputs(images)[1]

@@ -22,6 +22,12 @@ def _presets(incomplete: str) -> list[str]:
     return [name for name in PRESETS if name.startswith(incomplete)]
 
 
+def _trainable(incomplete: str) -> list[str]:
+    from model.training.options import network_presets
+
+    return [name for name in network_presets() if name.startswith(incomplete)]
+
+
 Data = Annotated[Path, typer.Option(help="Image folder, CIFAR python folder, or its .tar.gz.")]
 WeightsFolder = Annotated[Path, typer.Option(help="A weights folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -35,18 +41,24 @@ Dtype = Annotated[
 def train(
     data: Data,
     preset: Annotated[
-        str, typer.Option(help="Which cascade; msmlp info --preset NAME describes it.", autocompletion=_presets)
+        str,
+        typer.Option(
+            help="Which cascade (msmlp info --preset NAME describes it), or a teacher: teacher-s, ...",
+            autocompletion=_trainable,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The weights folder to make.")],
     recipe: Annotated[
-        Literal["paper", "best", "quick"], typer.Option(help="How to train; quick suits a CPU and small folders.")
+        Literal["paper", "best", "distill", "teacher", "quick"],
+        typer.Option(help="How to train; quick suits a CPU and small folders, distill goes with --teacher."),
     ] = "best",
     epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     teacher: Annotated[
-        str, typer.Option(metavar="DIR|none", help="A weights folder whose last exit every exit learns from.")
+        str, typer.Option(metavar="DIR|none", help="What every exit learns from: a teacher, or any weights folder.")
     ] = "none",
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on so many of a class.")] = None,
@@ -63,11 +75,13 @@ def train(
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
       msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x \\
           --epochs 50 --set lr=0.002 --set stages.0.width=96
+      msmlp train --data cifar-10-python.tar.gz --preset teacher-s --recipe teacher --out runs/teacher
+      msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
+          --teacher runs/teacher --out weights/y
     """
     from model.config import parse_assignments
-    from model.training.trainer import TrainOptions
+    from model.training.options import TrainOptions
     from model.training.trainer import train as run
-    from model.weights import load_calibration, load_weights
 
     folder = run(
         TrainOptions(
@@ -79,21 +93,32 @@ def train(
             batch_size=batch_size,
             seed=seed,
             device=device,
+            dtype=dtype,
             teacher=None if teacher == "none" else Path(teacher),
             resume=resume,
             limit_per_class=limit_per_class,
             changes=parse_assignments(changes or []),
         )
     )
-    weights = load_weights(folder)
-    _warn_of_few_images(load_calibration(weights).file)
-    results = weights.manifest.results
+    _say_trained(folder, as_json)
+
+
+def _say_trained(folder: Path, as_json: bool) -> None:
+    from model.training.teacher_folder import read_teacher
+    from model.weights import load_calibration, load_weights
+
+    found = read_teacher(folder)
+    if found is None:
+        weights = load_weights(folder)
+        _warn_of_few_images(load_calibration(weights).file)
+    results = weights.manifest.results if found is None else found[0].results
     if as_json:
         _print_json({"weights": str(folder), "results": results})
         return
     for row in results:
         _say(f"exit {row['exit']}: {100 * row['accuracy']:.2f} % of {row['images']} validation images")
-    _say(f"{folder} is ready: msmlp serve --weights {folder}")
+    next_step = f"msmlp serve --weights {folder}" if found is None else f"msmlp train --teacher {folder} ..."
+    _say(f"{folder} is ready: {next_step}")
 
 
 @app.command()

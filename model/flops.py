@@ -16,7 +16,7 @@ def stage_multiply_adds(config: CascadeConfig, index: int, *, folded: bool = Tru
     """
     stage = config.stages[index]
     tokens, width = config.tokens(index), stage.width
-    total = tokens * width * 3 * stage.patch**2
+    total = tokens * width * 3 * stage.window**2
     for block in range(stage.depth):
         extra = 0
         if config.reuses(index, block):

@@ -17,7 +17,7 @@ class Stage(nn.Module):
     def __init__(self, config: CascadeConfig, index: int, *, folded: bool = False) -> None:
         super().__init__()
         stage = config.stages[index]
-        self.embed = PatchEmbedding(stage.patch, stage.width)
+        self.embed = PatchEmbedding(stage.patch, stage.width, stage.overlap)
         self.blocks = nn.ModuleList()
         for block in range(stage.depth):
             reuse = None

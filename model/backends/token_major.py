@@ -51,7 +51,8 @@ class TokenMajorStages:
         widest = max(stage.width for stage in cascade.stages)
         tokens = max(cascade.tokens(k) for k in range(len(cascade.stages)))
         patches = 3 * cascade.image_size**2
-        scratch = Scratch(largest * max((2 * tokens + 1) * widest, patches), largest * widest)
+        windows = max(3 * cascade.tokens(k) * stage.window**2 for k, stage in enumerate(cascade.stages))
+        scratch = Scratch(largest * max((2 * tokens + 1) * widest, windows), largest * widest)
         self._stages = [TokenMajorStage(each, scratch) for each in served]
         self._features = [
             torch.zeros(cascade.tokens(k), slots, stage.width) for k, stage in enumerate(cascade.stages[:-1])
@@ -83,8 +84,10 @@ class TokenMajorStage:
         self._scratch, self._policy = scratch, served.policy
         projection = stage.embed.project
         kernel = _exact(projection.weight)
-        self._patch = kernel.shape[-1]
-        # [C, 3, p, p] → [C, p·p·3], as pixels lie.
+        self._patch, self._overlap, self._window = projection.stride[0], projection.padding[0], kernel.shape[-1]
+        # Beyond the border lies what normalises to 0.
+        self._beyond = _single(_exact(served.mean)).view(3)
+        # [C, 3, w, w] → [C, w·w·3], as pixels lie.
         weight = _single((kernel / _exact(served.std)).permute(0, 2, 3, 1).flatten(1))
         assert projection.bias is not None
         bias = _exact(projection.bias) - (kernel * _exact(served.mean / served.std)).sum(dim=(1, 2, 3))
@@ -110,10 +113,19 @@ class TokenMajorStage:
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         """The patch embedding, [S, n, C]."""
-        n, size, p = len(pixels), pixels.shape[1], self._patch
-        patches = self._scratch.take(size // p, size // p, n, p, p, 3)
-        patches.copy_(pixels.view(n, size // p, p, size // p, p, 3).permute(1, 3, 0, 2, 4, 5))
-        return self._embed(patches.view(-1, n, p * p * 3)).add_(self._late)
+        n, size, p, w = len(pixels), pixels.shape[1], self._patch, self._window
+        if self._overlap:
+            pixels = self._framed(pixels)
+        windows = self._scratch.take(size // p, size // p, n, w, w, 3)
+        windows.copy_(pixels.unfold(1, w, p).unfold(2, w, p).permute(1, 2, 0, 4, 5, 3))
+        return self._embed(windows.view(-1, n, w * w * 3)).add_(self._late)
+
+    def _framed(self, pixels: Tensor) -> Tensor:
+        """float32 pixels with a frame of the mean colour, as wide as the overlap."""
+        n, size, o = len(pixels), pixels.shape[1], self._overlap
+        framed = self._beyond.repeat(n, size + 2 * o, size + 2 * o, 1)
+        framed[:, o : o + size, o : o + size] = pixels
+        return framed
 
 
 class _Block:

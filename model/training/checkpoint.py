@@ -19,6 +19,7 @@ def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dic
         "model": learner.model.state_dict(),
         "average": learner.average.state_dict() if learner.average is not None else None,
         "optimizers": learner.optimizers.state_dict(),
+        "imitator": learner.imitator.state_dict() if learner.imitator is not None else None,
     }
     partial = folder / (FILE + ".partial")
     torch.save(state, partial)
@@ -45,5 +46,7 @@ def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> in
     learner.model.load_state_dict(state["model"])
     if learner.average is not None:
         learner.average.load_state_dict(state["average"])
+    if learner.imitator is not None:
+        learner.imitator.load_state_dict(state["imitator"])
     learner.optimizers.load_state_dict(state["optimizers"])
     return int(state["epochs_done"])

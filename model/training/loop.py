@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from model.cascade import Cascade
 from model.errors import TrainingStoppedError
-from model.training.augment import mix
+from model.training.batches import Arrays, Batch, Batches
+from model.training.convnet import ConvNet
+from model.training.imitation import imitation_loss
+from model.training.losses import cascade_loss
 from model.training.optim import Optimizers
 from model.training.recipes import Recipe
-from model.training.teacher import Teacher, exit_loss
+from model.training.teacher import Teacher
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: each look waits for a GPU to finish its queue."""
@@ -20,19 +23,11 @@ ADVICE = "start again with a smaller --set lr"
 
 
 @dataclass
-class Arrays:
-    """One split on the training device: pixels uint8 [N, 3, H, W], labels int64 [N]."""
-
-    pixels: Tensor
-    labels: Tensor
-
-
-@dataclass
 class Learner:
     """What one training run holds."""
 
-    model: Cascade
-    average: Cascade | None
+    model: Cascade | ConvNet
+    average: Cascade | ConvNet | None
     step_model: nn.Module
     optimizers: Optimizers
     augment: nn.Module
@@ -40,15 +35,22 @@ class Learner:
     recipe: Recipe
     device: torch.device
     teacher: Teacher | None = None
+    imitator: nn.Module | None = None
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        teach = None if self.teacher is None else self.teacher.teach
+        self.batches = Batches(self.recipe, self.augment, self.model.config.classes, teach, self.seed)
 
     @property
-    def final(self) -> Cascade:
+    def final(self) -> Cascade | ConvNet:
         """The weights that training is for: the average where one is kept."""
         return self.model if self.average is None else self.average
 
     def autocast(self) -> torch.autocast:
-        """bf16 on a GPU, plain fp32 on a CPU."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        """Products in bf16 where that is the dtype."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -72,9 +74,12 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
     learner.model.train()
     losses: list[Tensor] = []
     checked, start = 0, time.perf_counter()
+    batch_of = learner.batches.of_epoch(data, epoch)
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
-        losses.append(_train_step(learner, data.pixels[chosen], data.labels[chosen], epoch * steps + step))
+        loss = _loss(learner, batch_of(chosen), imitates=recipe.imitates(epoch))
+        _update(learner, loss, epoch * steps + step)
+        losses.append(loss.detach())
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             recent = torch.stack(losses[checked:]).mean().item()
             tick((step + 1 - checked) * batch, recent)
@@ -84,31 +89,46 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
     return torch.stack(losses).mean().item(), steps * batch / (time.perf_counter() - start)
 
 
-def _train_step(learner: Learner, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
-    recipe = learner.recipe
-    images = learner.augment(pixels.float() / 255)
-    images, targets = mix(recipe, images, labels, learner.model.config.classes)
+def _loss(learner: Learner, batch: Batch, *, imitates: bool) -> Tensor:
+    lesson = batch.lesson
     with learner.autocast():
-        # The teacher sees the very view that its student sees.
-        taught = None if learner.teacher is None else learner.teacher.logits(images).float()
-        logits = learner.step_model(learner.normalize(images))
-        # Equation 1: the exits' losses, summed.
-        loss = torch.stack([exit_loss(recipe, z.float(), targets, taught) for z in logits]).sum()
+        images = learner.normalize(batch.images)
+        predicted: Tensor | None = None
+        if imitates and learner.imitator is not None:
+            logits, predicted = learner.imitator(images)
+        else:
+            logits = learner.step_model(images)
+    taught = None if lesson is None else lesson.logits
+    loss = cascade_loss(learner.recipe, [z.float() for z in logits], batch.targets, taught)
+    if predicted is not None and lesson is not None:
+        loss = loss + learner.recipe.imitation * imitation_loss(predicted, lesson.features)
+    return loss
+
+
+def _update(learner: Learner, loss: Tensor, step: int) -> None:
+    recipe = learner.recipe
     loss.backward()
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), recipe.clip_norm)
     learner.optimizers.step(step)
     if learner.average is not None:
         update_average(learner.average, learner.model, recipe.ema, step)
-    return loss.detach()
 
 
 @torch.no_grad()
-def update_average(average: Cascade, model: Cascade, decay: float, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the present ones. The memory is short at first, else the random start would
     dominate a short run. The step is known here without asking the device, which would wait for its queue."""
     share = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+    pairs = list(zip(average.buffers(), model.buffers(), strict=True))
+    # The statistics of batch norms are averages already: moved along too. Counters are copied.
+    floats = [(a, m) for a, m in pairs if a.is_floating_point()]
+    if floats:
+        torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], share)
+    for a, m in pairs:
+        if not a.is_floating_point():
+            a.copy_(m)
 
 
 @torch.inference_mode()
@@ -120,12 +140,12 @@ def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[fl
             sees what the epoch's last step did, before a checkpoint keeps it.
     """
     model = learner.final.eval()
-    correct = torch.zeros(len(model.stages), dtype=torch.int64)
+    counts: list[list[float]] = []
     for start in range(0, len(data.labels), batch):
         chosen = slice(start, start + batch)
         with learner.autocast():
             logits = model(learner.normalize(data.pixels[chosen].float() / 255))
         if not all(z.isfinite().all() for z in logits):
             raise TrainingStoppedError(f"the network's outputs are no longer finite; {ADVICE}")
-        correct += torch.tensor([(z.argmax(1) == data.labels[chosen]).sum().item() for z in logits])
-    return [count / len(data.labels) for count in correct.tolist()]
+        counts.append([(z.argmax(1) == data.labels[chosen]).sum().item() for z in logits])
+    return [sum(exit) / len(data.labels) for exit in zip(*counts, strict=True)]

@@ -40,7 +40,13 @@ class Optimizers:
 def _build(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         return [
-            torch.optim.SGD(model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+            torch.optim.SGD(
+                model.parameters(),
+                recipe.lr,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=recipe.nesterov,
+            )
         ]
     # Decay acts on weight matrices; norms and biases are left alone, as is customary with AdamW.
     matrices = [p for p in model.parameters() if p.dim() > 1]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from model.errors import ConfigError
 
@@ -18,6 +18,7 @@ class Recipe(BaseModel):
     # The upper bounds leave float32 room for what optimizers multiply these with.
     lr: float = Field(gt=0, le=1e30)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = Field(default=False, description="of sgd")
     weight_decay: float = Field(ge=0, le=1)
     schedule: Literal["step", "cosine"]
     milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares")
@@ -34,6 +35,30 @@ class Recipe(BaseModel):
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss, with one")
     distill_temperature: float = Field(default=2, gt=0, le=100, description="softens both, the teacher and the exit")
+    exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; all 1 without")
+    last_weight: float = Field(default=0, ge=0, le=100, description="how much earlier exits learn from the last")
+    imitation: float = Field(default=0, ge=0, le=100, description="weight of predicting the teacher's feature map")
+    imitation_share: float = Field(default=0.5, ge=0, le=1, description="share of the epochs with imitation")
+    views: int = Field(
+        default=0,
+        ge=0,
+        description="augmented views an image, kept in memory with what the teacher says of each; 0: always fresh ones",
+    )
+
+    @field_validator("exit_weights")
+    @classmethod
+    def _exits_matter(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not (weights and min(weights) >= 0 < max(weights) < float("inf")):
+            raise ValueError("must be numbers of at least 0, one of them above")
+        return weights
+
+    def imitates(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (0-based) has feature imitation."""
+        return self.imitation > 0 and epoch < self.imitation_share * self.epochs
+
+
+ADDED_LATER = ("nesterov", "exit_weights", "last_weight", "imitation", "imitation_share", "views")
+"""Fields that say nothing at their default: a run begun before they existed can go on."""
 
 
 RECIPES: dict[str, Recipe] = {
@@ -57,6 +82,40 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.8,
         cutmix=1.0,
         label_smoothing=0.1,
+    ),
+    # A cascade that learns from a teacher: the teacher's view of each picture regularises, so less is mixed and erased.
+    "distill": Recipe(
+        epochs=300,
+        batch_size=512,
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=5,
+        clip_norm=1.0,
+        ema=0.999,
+        augment="trivial",
+        mixup=0.8,
+        cutmix=1.0,
+        mix_probability=0.5,
+        distill_weight=0.9,
+        distill_temperature=2,
+        last_weight=0.1,
+        imitation=0.5,
+    ),
+    # The convolutional teacher itself; no label smoothing, which makes worse teachers (Müller et al., 2019).
+    "teacher": Recipe(
+        epochs=24,
+        batch_size=512,
+        optimizer="sgd",
+        lr=0.4,
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule="cosine",
+        warmup_epochs=4,
+        ema=0.998,
+        augment="crop-flip",
+        erasing=0.25,
     ),
     # For a CPU, or a folder of a few thousand pictures: short, with small batches and light augmentation.
     "quick": Recipe(

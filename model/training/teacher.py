@@ -1,18 +1,20 @@
-"""Distillation: every exit of a cascade also learns the probabilities of a trained one, the teacher."""
+"""Distillation: every exit of a cascade also learns the probabilities of a trained network, the teacher."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from model.cascade import Cascade
 from model.errors import OptionError
+from model.preprocess import Preprocess
 from model.training.augment import normalizer
-from model.training.recipes import Recipe
+from model.training.imitation import pooled_map, token_map
+from model.training.losses import Lesson
+from model.training.teacher_folder import read_teacher
 from model.weights import load_weights
 
 
@@ -20,7 +22,8 @@ from model.weights import load_weights
 class Teacher:
     """A trained network, with the name and the sha256 that the manifest and a checkpoint record.
 
-    `logits` maps images [N, 3, H, W] in [0, 1], as the augmentation leaves them, to [N, classes].
+    `teach` maps images [N, 3, H, W] in [0, 1], as the augmentation leaves them, to a lesson; `width` is the number of
+    channels of its features.
     """
 
     name: str
@@ -28,7 +31,8 @@ class Teacher:
     classes: tuple[str, ...]
     image_size: int
     validation_digest: str | None
-    logits: Callable[[Tensor], Tensor]
+    width: int
+    teach: Callable[[Tensor], Lesson]
 
     def check(self, classes: tuple[str, ...], image_size: int, validation_digest: str) -> None:
         """Raise OptionError when it cannot teach a cascade of these classes, this image size and these held-out images.
@@ -52,35 +56,53 @@ class Teacher:
             )
 
 
-def load_teacher(folder: Path, device: torch.device) -> Teacher:
-    """The last exit of a weights folder; WeightsError for a damaged one."""
+def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:
+    """A teacher's folder, or a weights folder, whose last exit teaches; it works in `dtype`.
+
+    Raises:
+        WeightsError: damaged, or neither.
+    """
+    found = read_teacher(folder)
+    if found is not None:
+        described, network = found
+        size, sha256 = described.network.image_size, described.files["model.safetensors"]
+        # Convolutions are faster with the channels last.
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lesson = _lesson(lambda images: network.outputs(images), described.preprocess, device, dtype)
+        width = described.network.widths[-1]
+        return Teacher(described.name, sha256, described.classes, size, _digest(described.training), width, lesson)
     weights = load_weights(folder)
     manifest = weights.manifest
-    model = Cascade(manifest.cascade).to(device).eval()
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
-    normalize = normalizer(manifest.preprocess, device)
-    run = cast(nn.Module, torch.compile(model)) if device.type == "cuda" else model
+    cascade = Cascade(manifest.cascade).to(device).eval()
+    cascade.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
+
+    def outputs(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        features, logits = cascade.outputs(images)
+        return [token_map(features[-1])], logits
+
+    lesson, width = _lesson(outputs, manifest.preprocess, device, dtype), manifest.cascade.stages[-1].width
+    size, digest = manifest.cascade.image_size, _digest(manifest.training)
+    return Teacher(manifest.name, weights.sha256, manifest.classes, size, digest, width, lesson)
+
+
+def _digest(training: dict[str, Any]) -> str | None:
+    digest: str | None = training.get("validation", {}).get("digest")
+    return digest
+
+
+def _lesson(
+    outputs: Callable[[Tensor], tuple[list[Tensor], list[Tensor]]],
+    preprocess: Preprocess,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Callable[[Tensor], Lesson]:
+    normalize = normalizer(preprocess, device)
+    run = torch.compile(outputs) if device.type == "cuda" else outputs
 
     @torch.no_grad()
-    def logits(images: Tensor) -> Tensor:
-        last: Tensor = run(normalize(images))[-1]
-        return last
+    def lesson(images: Tensor) -> Lesson:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            features, logits = run(normalize(images))
+        return Lesson(logits[-1].float(), pooled_map(features[-1].float()))
 
-    validation = manifest.training.get("validation", {}).get("digest")
-    return Teacher(manifest.name, weights.sha256, manifest.classes, manifest.cascade.image_size, validation, logits)
-
-
-def exit_loss(recipe: Recipe, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
-    """What one exit's logits [N, classes] lose against targets [N, classes] and, with one, the teacher's logits.
-
-    The two are mixed by `distill_weight`. The teacher's part is the divergence of the distributions at
-    `distill_temperature` τ, times τ², which keeps its gradients as large as at τ = 1 (Hinton et al., 2015).
-    """
-    plain = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-    if taught is None:
-        return plain
-    tau, share = recipe.distill_temperature, recipe.distill_weight
-    divergence = F.kl_div(
-        F.log_softmax(logits / tau, dim=1), F.log_softmax(taught / tau, dim=1), reduction="batchmean", log_target=True
-    )
-    return (1 - share) * plain + share * tau**2 * divergence
+    return lesson

@@ -1,8 +1,7 @@
-"""`msmlp train`: data and a preset in, a weights folder out."""
+"""`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
 import copy
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,98 +12,80 @@ from torch import nn
 from model.backends.devices import pick_device
 from model.calibration.calibrate import calibrate_on
 from model.cascade import Cascade
-from model.config import CascadeConfig, override, preset
-from model.datasets import Dataset, Split, load_dataset
+from model.config import CascadeConfig, override
+from model.datasets import Split, load_dataset
 from model.datasets.dataset import split_digest
 from model.errors import ConfigError, OptionError, TrainingStoppedError
 from model.preprocess import Preprocess
 from model.training.augment import augmentation, normalizer
+from model.training.batches import Arrays
 from model.training.checkpoint import FILE as CHECKPOINT
 from model.training.checkpoint import load_checkpoint, save_checkpoint
+from model.training.convnet import ConvNet
+from model.training.imitation import Imitator
 from model.training.journal import Journal, plot_curves
-from model.training.loop import Arrays, Learner, exit_accuracies, steps_per_epoch, train_epoch
+from model.training.loop import Learner, exit_accuracies, steps_per_epoch, train_epoch
 from model.training.optim import Optimizers
-from model.training.provenance import command_line, device_name, git_commit
-from model.training.recipes import Recipe, recipe
+from model.training.options import NetworkConfig, TrainOptions, configure
+from model.training.recipes import Recipe
+from model.training.record import results_of, setup_of, training_record
 from model.training.teacher import Teacher, load_teacher
+from model.training.teacher_folder import write_teacher
 from model.weights import load_weights, write_weights
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """The command line of `msmlp train`, checked by the recipe's and the cascade's own rules."""
-
-    data: Path
-    preset: str
-    out: Path
-    recipe: str = "best"
-    epochs: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    teacher: Path | None = None
-    resume: bool = False
-    limit_per_class: int | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
-
-
 def train(options: TrainOptions) -> Path:
-    """Train (or resume) and leave a weights folder in `options.out` → that folder.
+    """Train (or resume) and leave a weights folder in `options.out` → that folder; a teacher's for a teacher's preset.
 
     Raises:
         CallerError: options, data or a checkpoint that do not fit.
         TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last whole epoch.
     """
-    cascade, plan = configure(options)
+    network, plan = configure(options)
     device = pick_device(options.device)
-    teacher = load_teacher(options.teacher, device) if options.teacher is not None else None
-    dataset = load_dataset(options.data, cascade.image_size)
-    cascade = override(cascade, {"classes": len(dataset.classes)})
+    dtype = _dtype(options, device)
+    teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
+    dataset = load_dataset(options.data, network.image_size)
+    network = override(network, {"classes": len(dataset.classes)})
     training, validation = dataset.train_and_validation(options.seed)
     digest = split_digest(validation)
     if teacher is not None:
-        teacher.check(dataset.classes, cascade.image_size, digest)
+        teacher.check(dataset.classes, network.image_size, digest)
     if options.limit_per_class is not None:
         training = training.limited(options.limit_per_class)
-    preprocess = _statistics(training, cascade.image_size)
+    preprocess = _statistics(training, network.image_size)
 
     _make_folder(options.out)
     torch.manual_seed(options.seed)
-    learner = _learner(cascade, plan, preprocess, len(training), device, teacher)
-    setup = _setup(options, learner, digest, len(training))
+    learner = _learner(network, plan, preprocess, len(training), device, dtype, teacher, options.seed)
+    setup = setup_of(options, learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} holds a run already: go on with --resume, or choose another folder")
     done = load_checkpoint(options.out, learner, setup) if options.resume else 0
     rows = _run(options, learner, training, validation, done, setup)
     plot_curves(rows, options.out / "curves.png")
-    write_weights(
-        options.out,
-        config=cascade,
-        state=learner.final.state_dict(),
-        classes=dataset.classes,
-        preprocess=preprocess,
-        training=_training_record(options, learner, dataset, training, validation, rows),
-        results=_results(learner, dataset, validation, rows),
-    )
+    accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, device))
+    left: dict[str, Any] = {
+        "state": learner.final.state_dict(),
+        "classes": dataset.classes,
+        "preprocess": preprocess,
+        "training": training_record(options, learner, dataset, training, validation, rows),
+        "results": results_of(accuracies, len(validation)),
+    }
+    if not isinstance(network, CascadeConfig):
+        write_teacher(options.out, config=network, **left)
+        return options.out
+    write_weights(options.out, config=network, **left)
     # The frontier comes with the weights, so that what training leaves can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
     return options.out
 
 
-def configure(options: TrainOptions) -> tuple[CascadeConfig, Recipe]:
-    """The cascade and the recipe that the options describe; each `--set` key belongs to one of the two."""
-    cascade, plan = preset(options.preset), recipe(options.recipe)
-    named = {"epochs": options.epochs, "batch_size": options.batch_size}
-    changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
-    if "classes" in changes:
-        raise ConfigError("classes: is taken from the data")
-    ours = {k: v for k, v in changes.items() if k.split(".")[0] in CascadeConfig.model_fields}
-    rest = {k: v for k, v in changes.items() if k not in ours}
-    unknown = [k for k in rest if k not in Recipe.model_fields]
-    if unknown:
-        fields = sorted({*Recipe.model_fields, *CascadeConfig.model_fields} - {"classes"})
-        raise ConfigError(f"--set: no field is called {unknown[0]!r}; there are {', '.join(fields)}")
-    return override(cascade, ours), override(plan, rest)
+def _dtype(options: TrainOptions, device: torch.device) -> torch.dtype:
+    """bf16 on a GPU. On a CPU only on request: few have instructions for it, and the others are slower."""
+    if options.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
 
 
 def _make_folder(path: Path) -> None:
@@ -117,26 +98,53 @@ def _make_folder(path: Path) -> None:
 
 
 def _learner(
-    cascade: CascadeConfig,
+    network: NetworkConfig,
     plan: Recipe,
     preprocess: Preprocess,
     images: int,
     device: torch.device,
+    dtype: torch.dtype,
     teacher: Teacher | None,
+    seed: int,
 ) -> Learner:
-    model = Cascade(cascade).to(device)
+    model: Cascade | ConvNet
+    if isinstance(network, CascadeConfig):
+        model = Cascade(network).to(device)
+    else:
+        # Convolutions are faster with the channels last.
+        model = ConvNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _check(plan, model, teacher)
+    imitator = None
+    if plan.imitation and teacher is not None and isinstance(model, Cascade):
+        imitator = Imitator(model, teacher.width).to(device)
     return Learner(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False) if plan.ema else None,
-        # Compiling pays on a GPU; on a CPU it was measured to give nothing.
-        step_model=cast(nn.Module, torch.compile(model)) if device.type == "cuda" else model,
-        optimizers=Optimizers(model, plan, steps_per_epoch(images, plan.batch_size)),
-        augment=augmentation(plan, cascade.image_size),
+        step_model=_compiled(model, device),
+        optimizers=Optimizers(model if imitator is None else imitator, plan, steps_per_epoch(images, plan.batch_size)),
+        augment=augmentation(plan, network.image_size),
         normalize=normalizer(preprocess, device),
         recipe=plan,
         device=device,
+        dtype=dtype,
         teacher=teacher,
+        imitator=None if imitator is None else _compiled(imitator, device),
+        seed=seed,
     )
+
+
+def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """Compiling pays on a GPU; on a CPU it was measured to give nothing."""
+    return cast(nn.Module, torch.compile(module)) if device.type == "cuda" else module
+
+
+def _check(plan: Recipe, model: Cascade | ConvNet, teacher: Teacher | None) -> None:
+    """ConfigError for a recipe that does not fit the network."""
+    exits = len(model.stages) if isinstance(model, Cascade) else 1
+    if plan.exit_weights is not None and len(plan.exit_weights) != exits:
+        raise ConfigError(f"exit_weights: {len(plan.exit_weights)} numbers for {exits} exits")
+    if teacher is not None and not isinstance(model, Cascade):
+        raise ConfigError("a teacher is trained without a teacher")
 
 
 def _run(
@@ -177,53 +185,3 @@ def _statistics(training: Split, size: int) -> Preprocess:
     mean = counts @ values / counts.sum(axis=1)
     std = np.sqrt(np.maximum(counts @ values**2 / counts.sum(axis=1) - mean**2, 1e-6))
     return Preprocess(size=size, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def _setup(options: TrainOptions, learner: Learner, digest: str, images: int) -> dict[str, Any]:
-    teacher, plan = learner.teacher, learner.recipe
-    # Without a teacher these say nothing, and a run begun before they existed can go on.
-    unused = {"distill_weight", "distill_temperature"} if teacher is None else set()
-    return {
-        "cascade": learner.model.config.model_dump_json(),
-        "recipe": plan.model_dump_json(exclude=unused),
-        "teacher": teacher.sha256 if teacher is not None else None,
-        "seed": options.seed,
-        "validation digest": digest,
-        "number of training images": images,
-    }
-
-
-def _training_record(
-    options: TrainOptions,
-    learner: Learner,
-    dataset: Dataset,
-    training: Split,
-    validation: Split,
-    rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """What the manifest says of the training: enough to do it again."""
-    recipe, teacher = learner.recipe, learner.teacher
-    return {
-        "data": dataset.source,
-        "images": len(training),
-        "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
-        "recipe_name": options.recipe,
-        "recipe": recipe.model_dump(mode="json"),
-        "preset": options.preset,
-        "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
-        "seed": options.seed,
-        "epochs": recipe.epochs,
-        "device": device_name(learner.device),
-        "torch": torch.__version__,
-        "command": command_line(),
-        "git_commit": git_commit(),
-        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
-    }
-
-
-def _results(learner: Learner, dataset: Dataset, validation: Split, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, learner.device))
-    return [
-        {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
-        for k, accuracy in enumerate(accuracies, 1)
-    ]

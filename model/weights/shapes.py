@@ -10,7 +10,7 @@ def parameter_shapes(config: CascadeConfig) -> Shapes:
     shapes: Shapes = {}
     for k, stage in enumerate(config.stages):
         root, width = f"stages.{k}", stage.width
-        shapes[f"{root}.embed.project.weight"] = (width, 3, stage.patch, stage.patch)
+        shapes[f"{root}.embed.project.weight"] = (width, 3, stage.window, stage.window)
         shapes[f"{root}.embed.project.bias"] = (width,)
         for b in range(stage.depth):
             shapes |= _block(config, k, b, f"{root}.blocks.{b}")

@@ -15,7 +15,7 @@ COLUMNS = (
     "seed",
     "epochs",
     "data",
-    "images",
+    "images (train / validation)",
     "device",
     "images/s",
     "validation accuracy of each exit, %",

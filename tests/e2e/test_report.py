@@ -43,6 +43,11 @@ def test_runs_as_one_document_and_what_is_left_out_on_stderr(tiny_weights: Path,
     assert line == f"left out: {document['skipped'][0]}"
 
 
+def test_completion_knows_the_commands_below_report() -> None:
+    asked = {"_MSMLP_COMPLETE": "complete_bash", "COMP_WORDS": "msmlp report ga", "COMP_CWORD": "2"}
+    assert run_msmlp(**asked).stdout.split() == ["gallery"]
+
+
 def test_a_folder_without_runs_is_the_callers_mistake(
     tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

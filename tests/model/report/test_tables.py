@@ -36,7 +36,7 @@ def test_a_row_has_what_is_needed_to_do_a_run_again(runs: Path) -> None:
     assert row["commit"] == "0123456789ab"
     assert row["seed"] == "0"
     assert row["epochs"] == "6"
-    assert row["images"] == "360 / 40"
+    assert row["images (train / validation)"] == "360 / 40"
     assert row["network"].startswith("`tiny`: 4/16/64 tokens")
     accuracies = [float(part) for part in row["validation accuracy of each exit, %"].split(" / ")]
     assert accuracies == [round(100 * result["accuracy"], 2) for result in manifest["results"]]

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from model.report.find import find_runs
-from model.report.run import Found
+from model.report.run import Found, architecture
 from model.report.tables import report, runs_table
 from tests.model.report.conftest import rewrite
 
@@ -59,6 +59,14 @@ def test_an_unfinished_run_says_how_far_it_got(runs: Path) -> None:
     row = table(named(runs))["half"]
     assert row["epochs"] == "2 of 6"
     assert row["command"] == "-"
+
+
+def test_what_is_unusual_of_a_network_is_said_and_what_is_meaningless_is_not(runs: Path) -> None:
+    [run] = find_runs([runs / "plain"]).runs
+    unusual = run.model_copy(update={"network": {**run.network, "reuse": "first", "reuse_norm": False}})
+    assert architecture(unusual).endswith("reuse first, reuse_norm False")
+    single = run.model_copy(update={"network": {**run.network, "stages": run.network["stages"][-1:]}})
+    assert architecture(single) == "64 tokens, width 32, 2 blocks"
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(runs: Path) -> None:

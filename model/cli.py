@@ -1,4 +1,4 @@
-"""The offline commands: train, evaluate, calibrate, export, info. Heavy imports happen inside the commands."""
+"""The offline commands: train, evaluate, calibrate, export, info, report. Heavy imports happen inside the commands."""
 
 import json
 import sys
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from model.report.command import app as report
+
 if TYPE_CHECKING:
     from model.weights.calibration import CalibrationFile
 
@@ -14,6 +16,7 @@ FEW_IMAGES = 100
 """With fewer validation images than this, an expected accuracy of 90 % has a standard error above 3 points."""
 
 app = typer.Typer(rich_markup_mode=None)
+app.add_typer(report)
 
 
 def _presets(incomplete: str) -> list[str]:

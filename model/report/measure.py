@@ -1,0 +1,83 @@
+"""A data set sent through a weights folder, for cards and galleries: what every exit says of every image."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backends.choose import choose_backend
+from model.datasets import Split, load_dataset
+from model.errors import OptionError
+from model.evaluate import split_images
+from model.exits import exit_of
+from model.offline import Outputs, run_every_exit
+from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images [N] of one split with the outputs of all K exits, through the backend and dtype that serve."""
+
+    weights: Weights
+    calibration: Calibration
+    data: str
+    split: str
+    images: Split
+    outputs: Outputs
+    device: str
+    dtype: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, by label."""
+        return self.weights.manifest.classes
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which exit is right about which image, [N, K]."""
+        right: NDArray[np.bool_] = self.outputs.predictions == self.images.labels[:, None]
+        return right
+
+    def point(self, name: str) -> OperatingPoint:
+        """An operating point; OptionError names those there are."""
+        for point in self.calibration.points:
+            if point.name == name:
+                return point
+        raise OptionError("policy", f"{name!r} is none of {', '.join(p.name for p in self.calibration.points)}")
+
+    def named_points(self) -> list[OperatingPoint]:
+        """The operating points that have a name of their own."""
+        return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
+
+    def left(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
+        """Where each image leaves with these thresholds, 1...K [N]."""
+        return exit_of(self.outputs.scores, np.array(thresholds, dtype=float))
+
+    def answers(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
+        """The label each image is given with these thresholds [N]."""
+        answers: NDArray[np.int64] = self.outputs.predictions[np.arange(len(self.images)), self.left(thresholds) - 1]
+        return answers
+
+
+def measure(
+    folder: Path, data: Path, split: Literal["val", "test"] | None, device: str = "auto", dtype: str = "auto"
+) -> Measured:
+    """Run a split through every exit; None takes the test images where there are any, else the validation images.
+
+    Raises:
+        CallerError: a split, data or weights that do not fit.
+    """
+    weights = load_weights(folder)
+    calibration = load_calibration(weights)
+    dataset = load_dataset(data, weights.manifest.cascade.image_size)
+    chosen = split or ("val" if dataset.test is None else "test")
+    images = split_images(weights, dataset, chosen)
+    build = choose_backend(
+        weights, calibration, backend="torch", device=device, dtype=dtype, capacity=256, max_batch=256
+    )
+    backend = build()
+    outputs = run_every_exit(backend, images.pixels)
+    return Measured(weights, calibration, dataset.source, chosen, images, outputs, backend.device, backend.dtype)

@@ -1,0 +1,28 @@
+"""Tables and pictures of many runs, as files."""
+
+from pathlib import Path
+
+from model.errors import OptionError
+from model.report.curves import plot_curves
+from model.report.run import Found
+from model.report.scatter import plot_scatter
+from model.report.tables import report
+
+REPORT, CURVES, SCATTER = "report.md", "curves.png", "accuracy-against-gflops.png"
+
+
+def write_report(found: Found, out: Path) -> list[Path]:
+    """Write the page and its pictures into `out` → their paths."""
+    make_folder(out)
+    plot_curves(found.runs, out / CURVES)
+    plot_scatter(found.runs, out / SCATTER)
+    (out / REPORT).write_text(report(found, (CURVES, SCATTER)))
+    return [out / name for name in (REPORT, CURVES, SCATTER)]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results; OptionError when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None

@@ -1,0 +1,107 @@
+"""What the GPU campaign will fill. A row goes when a run, or a benchmark, that speaks for it is there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.report.run import Run
+from scripts.results.runs import is_plain
+from scripts.results.sources import Sources
+from scripts.results.text import NOT_YET, table
+
+HEAD = """## Not yet measured
+
+`benchmarks/gpu_campaign` does all of it as one command. A row goes from here when its run is in the table above.
+"""
+FULL_SCHEDULE = 300
+"""Epochs of the paper's recipe."""
+DATA = ("CIFAR-10", "CIFAR-100")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A measurement, and what tells that it was made."""
+
+    what: str
+    made: Callable[[Sources], bool]
+
+
+def pending_lines(sources: Sources) -> list[str]:
+    """A table of what is missing."""
+    missing = [pending for pending in PENDING if not pending.made(sources)]
+    if not missing:
+        return []
+    return [*HEAD.splitlines(), "", *table(["what", "state"], [[pending.what, NOT_YET] for pending in missing])]
+
+
+def _run(fits: Callable[[Run], bool], data: str | None = None) -> Callable[[Sources], bool]:
+    """Whether there is a finished run on a GPU that fits, on this data set or any."""
+
+    def made(sources: Sources) -> bool:
+        return any(_on_gpu(run) and (data is None or _is_of(run, data)) and fits(run) for run in sources.runs)
+
+    return made
+
+
+def _on_gpu(run: Run) -> bool:
+    return run.finished and run.device is not None and not run.device.startswith("cpu")
+
+
+def _is_of(run: Run, data: str) -> bool:
+    # "CIFAR-10 (python)" and "CIFAR-100 (python)" begin alike.
+    return (run.data or "").split(" ")[0] == data
+
+
+def _own(run: Run) -> bool:
+    """Of our own search: no preset of the paper's."""
+    return run.kind == "cascade" and (run.preset or "").split("-")[0] not in ("paper", "mixer")
+
+
+def _of_preset(preset: str) -> Callable[[Run], bool]:
+    return lambda run: run.preset == preset and run.recipe == "paper" and (run.epochs or 0) >= FULL_SCHEDULE
+
+
+def _ablation(reuse: str, norm: bool) -> Callable[[Run], bool]:
+    def fits(run: Run) -> bool:
+        return run.preset == "paper-s" and (run.network.get("reuse"), run.network.get("reuse_norm")) == (reuse, norm)
+
+    return fits
+
+
+def _bench(sources: Sources) -> bool:
+    return any(not bench["device"].startswith("cpu") for bench in sources.benches)
+
+
+def _never(_: Sources) -> bool:
+    """Nothing in these sources can say it: the row is taken out by hand, with the figures put in."""
+    return False
+
+
+PENDING = (
+    *(Pending(f"a teacher, {data}", _run(lambda run: run.kind == "teacher", data)) for data in DATA),
+    *(
+        Pending(f"the frontier's cascades, {data}", _run(lambda run: _own(run) and len(run.exits) > 1, data))
+        for data in DATA
+    ),
+    *(
+        Pending(
+            f"plain Mixers of the same search and recipe, {data}", _run(lambda run: _own(run) and is_plain(run), data)
+        )
+        for data in DATA
+    ),
+    Pending("at least 3 times fewer multiply-adds than the best plain Mixer at its accuracy", _never),
+    Pending("at least 2.5 times the images/s of that Mixer at batch 16, on the same GPU in one run", _never),
+    Pending("images/s and latency of the engine on a GPU, in bf16", _bench),
+    Pending("training on a GPU: images/s and busy share (at least 80 %)", _never),
+    Pending("several models on one GPU at once", _never),
+    *(
+        Pending(f"`{preset}` on the paper's full schedule, {data}", _run(_of_preset(preset), data))
+        for preset in ("paper-s", "mixer-s")
+        for data in DATA
+    ),
+    *(Pending(f"`{preset}`, CIFAR-10", _run(_of_preset(preset), "CIFAR-10")) for preset in ("paper-b", "mixer-b")),
+    Pending("the paper's Table 3: no reuse, at a shorter schedule", _run(_ablation("none", True))),
+    Pending(
+        "the paper's Table 4: reuse in the first block alone, at a shorter schedule", _run(_ablation("first", True))
+    ),
+    Pending("the paper's Table 5: reuse without the LayerNorm, at a shorter schedule", _run(_ablation("all", False))),
+)

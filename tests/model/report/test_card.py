@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.errors import OptionError
+from model.evaluate import evaluate
+from model.report.card import card, write_card
+from model.report.measure import Measured, measure
+
+
+def test_the_numbers_are_those_of_evaluate(measured: Measured, tiny_weights: Path, digits_folder: Path) -> None:
+    document = evaluate(tiny_weights, digits_folder, "test", "cpu")
+    made = card(measured, "balanced")
+    assert [{**row, "temperature": None} for row in made["exits"]] == [
+        {**row, "temperature": None} for row in document["exits"]
+    ]
+    fields = ("accuracy", "mean_gflops", "exit_share")
+    expected = {row["name"]: [row[field] for field in fields] for row in document["operating_points"]}
+    got = {row["name"]: [row[field] for field in fields] for row in made["operating_points"]}
+    assert {"fast", "balanced", "accurate"} <= got.keys()
+    assert all(expected[name] == numbers for name, numbers in got.items())
+    right = sum(row["images"] * row["accuracy"] for row in made["classes"])
+    assert right / made["images"] == pytest.approx(expected["balanced"][0])
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_a_card_and_its_pictures_are_written(measured: Measured, tmp_path: Path) -> None:
+    made = write_card(measured, "fast", tmp_path / "card")
+    text = (tmp_path / "card" / "card.md").read_text()
+    for name in made["files"]:
+        assert (tmp_path / "card" / name).exists()
+        if name.endswith(".png"):
+            assert f"]({name})" in text
+            with Image.open(tmp_path / "card" / name) as picture:
+                assert picture.format == "PNG"
+    assert text.startswith("# `tiny-digits`")
+    assert "on cpu in float32" in text
+    assert "150 test images" in text
+    assert "without distillation" in text
+    assert f"{100 * made['exits'][2]['accuracy']:.2f} %" in text
+    assert f"{made['parameters']:,} parameters" in text
+    assert "By class, at `fast`" in text
+
+
+def test_what_people_wrote_on_the_card_is_kept(measured: Measured, tmp_path: Path) -> None:
+    write_card(measured, "balanced", tmp_path)
+    path = tmp_path / "card.md"
+    path.write_text("Before.\n" + path.read_text().replace("test images", "rubbish") + "\nFor digits only.\n")
+    write_card(measured, "balanced", tmp_path)
+    text = path.read_text()
+    assert text.startswith("Before.\n# `tiny-digits`")
+    assert text.endswith("\nFor digits only.\n")
+    assert "rubbish" not in text
+    assert text.count("| operating point |") == 1
+
+
+def test_a_card_without_a_place_for_the_numbers_is_left_as_it_is(measured: Measured, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("My own card.\n")
+    with pytest.raises(OptionError, match=r"card\.md has no place for the numbers"):
+        write_card(measured, "balanced", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+    assert (tmp_path / "card.md").read_text() == "My own card.\n"
+
+
+def test_an_unknown_operating_point_names_those_there_are(measured: Measured, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"'slow' is none of .*balanced"):
+        write_card(measured, "slow", tmp_path / "card")
+    assert not (tmp_path / "card").exists()
+
+
+def test_without_a_split_the_test_images_are_taken_where_there_are_any(
+    tiny_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    assert measure(tiny_weights, digits_folder, None, "cpu").split == "test"
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "train").symlink_to(digits_folder / "train")
+    held_out = measure(tiny_weights, tmp_path / "digits", None, "cpu")
+    assert (held_out.split, len(held_out.images)) == ("val", 40)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.evaluate import calibration_error
+from model.report.measure import Measured
+from model.report.reliability import bins_of, plot_reliability
+
+
+def test_bins_hold_their_images() -> None:
+    confidence = np.array([0.05, 0.31, 0.35, 0.39, 1.0])
+    low, middle, high = bins_of(confidence, np.array([False, True, False, True, True]), bins=10)
+    assert (low.low, low.high, low.share, low.accuracy) == (0.0, 0.1, 0.2, 0.0)
+    assert (middle.share, middle.confidence, middle.accuracy) == pytest.approx((0.6, 0.35, 2 / 3))
+    assert (high.low, high.share, high.accuracy) == (0.9, 0.2, 1.0)
+
+
+def test_the_gaps_that_are_drawn_are_the_calibration_error(measured: Measured) -> None:
+    for k in range(3):
+        bins = bins_of(measured.outputs.probabilities[:, k].max(axis=1), measured.correct[:, k])
+        assert sum(each.share for each in bins) == pytest.approx(1)
+        gaps = sum(each.share * abs(each.accuracy - each.confidence) for each in bins)
+        assert gaps == pytest.approx(calibration_error(measured.outputs, measured.correct, k))
+
+
+def test_every_exit_has_a_panel(measured: Measured, tmp_path: Path) -> None:
+    plot_reliability(measured.outputs, measured.correct, "a title", tmp_path / "three.png")
+    plot_reliability(measured.outputs, measured.correct[:, :1], "a title", tmp_path / "one.png")
+    with Image.open(tmp_path / "three.png") as three, Image.open(tmp_path / "one.png") as one:
+        assert three.format == "PNG"
+        assert three.width > 2 * one.width

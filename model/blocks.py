@@ -15,6 +15,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, patch: int, width: int, overlap: int = 0) -> None:
         super().__init__()
+        self.patch, self.overlap = patch, overlap
         self.project = nn.Conv2d(3, width, kernel_size=patch + 2 * overlap, stride=patch, padding=overlap)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class TokenMajorStage:
         self._scratch, self._policy = scratch, served.policy
         projection = stage.embed.project
         kernel = _exact(projection.weight)
-        self._patch, self._overlap, self._window = projection.stride[0], projection.padding[0], kernel.shape[-1]
+        self._patch, self._overlap, self._window = stage.embed.patch, stage.embed.overlap, kernel.shape[-1]
         # Beyond the border lies what normalises to 0.
         self._beyond = _single(_exact(served.mean)).view(3)
         # [C, 3, w, w] → [C, w·w·3], as pixels lie.

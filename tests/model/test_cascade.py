@@ -18,8 +18,8 @@ Pictures = Callable[[int, int], Tensor]
 Array = NDArray[np.float64]
 
 
-def stage(patch: int, width: int, depth: int = 2) -> StageConfig:
-    return StageConfig(patch=patch, width=width, depth=depth, token_hidden=5, channel_hidden=9)
+def stage(patch: int, width: int, depth: int = 2, overlap: int = 0) -> StageConfig:
+    return StageConfig(patch=patch, width=width, depth=depth, token_hidden=5, channel_hidden=9, overlap=overlap)
 
 
 SHAPES = {
@@ -28,6 +28,7 @@ SHAPES = {
     "unequal-widths": CascadeConfig(image_size=16, classes=4, stages=(stage(8, 4), stage(4, 7, depth=1), stage(2, 5))),
     "ratio-not-whole": CascadeConfig(image_size=24, classes=3, stages=(stage(8, 6), stage(6, 6), stage(4, 8))),
     "equal-patches": CascadeConfig(image_size=12, classes=3, stages=(stage(4, 6), stage(4, 6), stage(4, 5))),
+    "overlapping": CascadeConfig(image_size=16, classes=3, stages=(stage(8, 6, overlap=3), stage(4, 5, overlap=4))),
     "four-stages": CascadeConfig(
         image_size=32, classes=5, stages=(stage(32, 4), stage(16, 4), stage(8, 4), stage(8, 4))
     ),
@@ -81,9 +82,11 @@ def reference(config: CascadeConfig, p: dict[str, Array], image: Array) -> list[
     z_up = None
     for k, made in enumerate(config.stages):
         at, grid = f"stages.{k}", config.grid(k)
-        squares = image.reshape(3, grid, made.patch, grid, made.patch).transpose(1, 3, 0, 2, 4)
+        framed = np.pad(image, ((0, 0), (made.overlap, made.overlap), (made.overlap, made.overlap)))
+        starts = [made.patch * position for position in range(grid)]
+        windows = [framed[:, y : y + made.window, x : x + made.window] for y in starts for x in starts]
         kernel = p[at + ".embed.project.weight"].reshape(made.width, -1)
-        z = squares.reshape(grid * grid, -1) @ kernel.T + p[at + ".embed.project.bias"]
+        z = np.stack(windows).reshape(grid * grid, -1) @ kernel.T + p[at + ".embed.project.bias"]
         for block in range(made.depth):
             name = f"{at}.blocks.{block}"
             x = z

@@ -31,6 +31,15 @@ def test_an_unknown_preset_lists_those_there_are() -> None:
         preset("huge")
 
 
+def test_an_overlap_widens_the_window_by_both_sides_and_stays_within_a_patch() -> None:
+    stage = preset("tiny").stages[0]
+    assert (stage.overlap, stage.window) == (0, 16)
+    changed = override(preset("tiny"), {"stages.0.overlap": 16}).stages[0]
+    assert changed.window == 48
+    with pytest.raises(ConfigError, match="overlap 17 is more than the patch, 16"):
+        override(preset("tiny"), {"stages.0.overlap": 17})
+
+
 def test_tokens_of_every_stage() -> None:
     config = preset("paper-s")
     assert [config.grid(k) for k in range(3)] == [2, 4, 8]

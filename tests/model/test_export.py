@@ -49,7 +49,7 @@ def copied(exported_weights: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_stage(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained weights of one small stage, quickly exported."""
-    stage = {"patch": 16, "width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 8}
+    stage = {"patch": 16, "width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 8, "overlap": 3}
     out = tmp_path_factory.mktemp("weights") / "one-stage"
     options = TrainOptions(
         data=digits_folder, preset="tiny", out=out, device="cpu", epochs=0, changes={"stages": [stage]}

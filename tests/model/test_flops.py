@@ -18,7 +18,7 @@ MIXED = CascadeConfig(
         StageConfig(patch=16, width=24, depth=2, token_hidden=8, channel_hidden=40),
         StageConfig(patch=12, width=16, depth=1, token_hidden=12, channel_hidden=24),
         StageConfig(patch=12, width=16, depth=2, token_hidden=12, channel_hidden=24),
-        StageConfig(patch=4, width=20, depth=2, token_hidden=16, channel_hidden=48),
+        StageConfig(patch=4, width=20, depth=2, token_hidden=16, channel_hidden=48, overlap=2),
     ),
 )
 

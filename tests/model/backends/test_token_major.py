@@ -20,8 +20,8 @@ Build = Callable[..., Cascade]
 MEAN, STD, TEMPERATURE = (0.5, 0.4, 0.6), (0.25, 0.2, 0.3), 1.7
 UNEQUAL = CascadeConfig(
     stages=(
-        StageConfig(patch=16, width=48, depth=1, token_hidden=24, channel_hidden=96),
-        StageConfig(patch=8, width=19, depth=1, token_hidden=7, channel_hidden=33),
+        StageConfig(patch=16, width=48, depth=1, token_hidden=24, channel_hidden=96, overlap=5),
+        StageConfig(patch=8, width=19, depth=1, token_hidden=7, channel_hidden=33, overlap=2),
         StageConfig(patch=4, width=80, depth=2, token_hidden=40, channel_hidden=200),
     )
 )
@@ -42,6 +42,7 @@ def configs(draw: st.DrawFn) -> CascadeConfig:
             depth=draw(st.integers(1, 2)),
             token_hidden=draw(number),
             channel_hidden=draw(number),
+            overlap=draw(st.integers(0, min(patch, 3))),
         )
         for patch in patches
     )

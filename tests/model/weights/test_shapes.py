@@ -11,7 +11,7 @@ UNEQUAL = CascadeConfig(
     classes=3,
     stages=(
         StageConfig(patch=8, width=6, depth=1, token_hidden=4, channel_hidden=8),
-        StageConfig(patch=4, width=8, depth=2, token_hidden=5, channel_hidden=9),
+        StageConfig(patch=4, width=8, depth=2, token_hidden=5, channel_hidden=9, overlap=1),
     ),
 )
 

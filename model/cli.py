@@ -165,7 +165,8 @@ def calibrate(
     weights: WeightsFolder,
     data: Data,
     exit_policy: Annotated[
-        Literal["max-probability", "margin", "entropy"], typer.Option(help="What is compared with the thresholds.")
+        Literal["max-probability", "margin", "entropy", "ensemble", "gate"],
+        typer.Option(help="What is compared with the thresholds."),
     ] = "max-probability",
     cost: Annotated[
         Literal["gflops", "ms"], typer.Option(help="What the frontier spends: GFLOPs, or milliseconds measured here.")

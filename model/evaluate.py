@@ -35,6 +35,7 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
         weights,
         temperatures=calibration.file.temperatures,
         exit_policy=calibration.file.exit_policy,
+        policy_parameters=calibration.file.exit_policy_parameters,
         device=device,
         dtype=dtype,
         capacity=256,

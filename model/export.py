@@ -1,8 +1,9 @@
 """`msmlp export`: every stage as it is served, as an ONNX graph in the weights folder.
 
 A graph holds all that model/served.py computes: normalisation, the folded stage, temperature and exit policy. Its
-inputs are pixels uint8 [n, H, W, 3] and, after stage 1, upstream features [n, S, C]; its outputs are features,
-probabilities and score. What comes out of ONNX Runtime is compared with torch before anything is written.
+inputs are pixels uint8 [n, H, W, 3], after stage 1 also upstream features [n, S, C] and, where the exit policy reads
+it, what the exit before answered (`previous`, [n, classes]); its outputs are features, probabilities and score. What
+comes out of ONNX Runtime is compared with torch before anything is written.
 """
 
 import logging
@@ -46,7 +47,7 @@ def export(folder: Path) -> list[dict[str, Any]]:
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     made_from = origin(weights, calibration)
-    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy)
+    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy, made_from.exit_policy_parameters)
     graphs = [_graph(stage, k, weights.manifest.cascade, made_from) for k, stage in enumerate(stages)]
     differences = _differences(weights, calibration, graphs)
     write_graphs(folder, graphs, made_from, opset=OPSET, torch=torch.__version__)
@@ -81,16 +82,17 @@ def _traced(stage: ServedStage, k: int, cascade: CascadeConfig) -> onnx.ModelPro
     # A batch of 1 would be taken for a constant.
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     upstream = torch.zeros(2, cascade.tokens(k - 1), cascade.stages[k - 1].width) if k else None
+    previous = [torch.full((2, cascade.classes), 1 / cascade.classes)] * stage.policy.reads_previous
     # The exporter warns of torchvision, which nothing here needs, and of its own calls within torch.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             stage,
-            (pixels, upstream),
-            input_names=["pixels", "upstream"] if k else ["pixels"],
+            (pixels, upstream, *previous),
+            input_names=["pixels", *["upstream"] * bool(k), *["previous"] * len(previous)],
             output_names=["features", "probabilities", "score"],
-            dynamic_shapes=({0: batch}, {0: batch} if k else None),
+            dynamic_shapes=({0: batch}, {0: batch} if k else None, *[{0: batch}] * len(previous)),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -106,6 +108,7 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
         weights,
         temperatures=file.temperatures,
         exit_policy=file.exit_policy,
+        policy_parameters=file.exit_policy_parameters,
         capacity=COMPARED,
         max_batch=COMPARED,
     )

@@ -1,8 +1,9 @@
 """Which backend serves: what `--backend`, `--device` and `--dtype` come to. No torch here until one is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 from model.backends.gpu import gpu_present
 from model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
@@ -78,6 +79,7 @@ def choose_backend(
         weights,
         temperatures=calibration.file.temperatures,
         exit_policy=calibration.file.exit_policy,
+        policy_parameters=calibration.file.exit_policy_parameters,
         device=device,
         dtype=dtype,
         capacity=capacity,
@@ -91,6 +93,7 @@ def torch_backend(
     *,
     temperatures: tuple[float, ...] | None = None,
     exit_policy: str = "max-probability",
+    policy_parameters: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     capacity: int | None = None,
@@ -121,6 +124,7 @@ def torch_backend(
             CudaDriver(where) if where.type == "cuda" else EagerDriver(),
             temperatures=temperatures or (1.0,) * len(cascade.stages),
             exit_policy=exit_policy,
+            policy_parameters=policy_parameters,
             dtype=kind,
             capacity=slots,
             max_batch=max_batch,
@@ -132,6 +136,7 @@ def torch_backend(
         weights,
         temperatures=temperatures,
         exit_policy=exit_policy,
+        policy_parameters=policy_parameters,
         capacity=slots,
         max_batch=max_batch,
     )

@@ -6,6 +6,9 @@ host's buffers later than the host asks it to, so each batch in flight has its o
 same addresses every time: a CUDA graph can replay it (cuda.py).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -46,6 +49,7 @@ class StagedBackend:
         *,
         temperatures: tuple[float, ...],
         exit_policy: str,
+        policy_parameters: Mapping[str, Any] | None = None,
         dtype: torch.dtype,
         capacity: int,
         max_batch: int,
@@ -57,7 +61,8 @@ class StagedBackend:
             weights: a loaded weights folder.
             driver: the device.
             temperatures: one an exit.
-            exit_policy: what the score is (model/scores.py).
+            exit_policy: what an exit answers and what its score is (model/policies.py).
+            policy_parameters: of a fitted exit policy.
             dtype: of the features and all layers but the head, which is fp32.
             capacity: slots.
             max_batch: the largest batch.
@@ -73,7 +78,7 @@ class StagedBackend:
         self.in_flight, self._pool = in_flight, SlotPool(capacity)
         largest = self.buckets[-1]
         with failures():
-            modules = served_stages(weights, temperatures, exit_policy)
+            modules = served_stages(weights, temperatures, exit_policy, policy_parameters)
             self._modules = [_lowered(module, dtype).to(device) for module in modules]
             # One row more than slots: padding reads and writes there.
             self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=device)
@@ -81,6 +86,10 @@ class StagedBackend:
                 torch.zeros(capacity + 1, cascade.tokens(k), stage.width, dtype=dtype, device=device)
                 for k, stage in enumerate(cascade.stages[:-1])
             ]
+            self._reads_previous = [module.policy.reads_previous for module in self._modules]
+            # What each slot's last exit answered, for policies that read it.
+            kept = capacity + 1 if any(self._reads_previous) else 0
+            self._previous = torch.zeros(kept, self.classes, dtype=torch.float32, device=device)
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
             self._free = [_Batch(driver, largest, self.classes) for _ in range(in_flight)]
@@ -119,9 +128,12 @@ class StagedBackend:
     def _step(self, stage: int, bucket: int) -> None:
         rows = self._rows[:bucket]
         upstream = self._features[stage - 1].index_select(0, rows) if stage else None
-        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream)
+        previous = self._previous.index_select(0, rows) if self._reads_previous[stage] else None
+        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream, previous)
         if stage + 1 < self.stages:
             self._features[stage].index_copy_(0, rows, features)
+            if self._reads_previous[stage + 1]:
+                self._previous.index_copy_(0, rows, probabilities)
         torch.cat([score[:, None], probabilities], dim=1, out=self._answers[:bucket])
 
     @failures()

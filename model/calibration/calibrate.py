@@ -1,7 +1,7 @@
 """`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of
+from model.calibration.fitting import fit_policy
 from model.calibration.frontier import JOINT, operating_points, solver_frontiers
 from model.calibration.held_out import validation_images
 from model.calibration.settings import Setting, Table, thinned
@@ -17,10 +18,14 @@ from model.calibration.timing import measure_stage_ms
 from model.datasets import Split, load_dataset
 from model.datasets.dataset import split_digest
 from model.offline import run_every_exit
+from model.policies import FITTED
 from model.weights import Weights, load_weights, write_calibration
 from model.weights.calibration import CalibrationFile, expectation
 
 BATCH = 256
+
+PLAIN = "max-probability"
+"""With it every exit answers its own probabilities, to which the parameters of a fitted policy are fitted."""
 
 Cost = Literal["gflops", "ms"]
 
@@ -41,7 +46,7 @@ def calibrate(
         data: the data set of the training.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
-        exit_policy: what the score is (model/scores.py).
+        exit_policy: what an exit answers and what its score is (model/policies.py); its parameters are fitted here.
         cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
 
     Raises:
@@ -66,21 +71,27 @@ def calibrate_on(
 ) -> CalibrationFile:
     """The same on images already at hand."""
 
-    def build(temperatures: tuple[float, ...] | None) -> StageBackend:
+    def build(temperatures: tuple[float, ...] | None, policy: str, parameters: dict[str, Any]) -> StageBackend:
         return torch_backend(
             weights,
             temperatures=temperatures,
-            exit_policy=exit_policy,
+            exit_policy=policy,
+            policy_parameters=parameters,
             device=device,
             dtype=dtype,
             capacity=BATCH,
             max_batch=BATCH,
         )
 
-    temperatures = fit_temperatures(run_every_exit(build(None), validation.pixels).probabilities, validation.labels)
+    plain = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
+    temperatures = fit_temperatures(plain, validation.labels)
     # Once more, so that the table holds what serving computes, to the bit.
-    backend = build(temperatures)
+    backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})
     outputs = run_every_exit(backend, validation.pixels)
+    parameters = fit_policy(exit_policy, outputs.probabilities, validation.labels)
+    if parameters:
+        backend = build(temperatures, exit_policy, parameters)
+        outputs = run_every_exit(backend, validation.pixels)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
@@ -92,6 +103,7 @@ def calibrate_on(
         format=1,
         model_sha256=weights.sha256,
         exit_policy=exit_policy,
+        exit_policy_parameters=parameters,
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),

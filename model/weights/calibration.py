@@ -4,17 +4,17 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from model.errors import WeightsError
+from model.errors import OptionError, WeightsError
 from model.exits import exit_of
-from model.scores import EXIT_POLICIES
+from model.policies import stage_policies
 from model.weights.files import read_checked, read_json, write_atomically
 from model.weights.manifest import Weights
 
@@ -67,19 +67,13 @@ class CalibrationFile(BaseModel):
     dtype: str | None = None
     files: dict[str, str]
 
-    @field_validator("exit_policy")
-    @classmethod
-    def _known_policy(cls, name: str) -> str:
-        if name not in EXIT_POLICIES:
-            raise ValueError(f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
-        return name
-
-    @field_validator("exit_policy_parameters")
-    @classmethod
-    def _no_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        if parameters:
-            raise ValueError(f"the exit policies known here take no parameters, found {', '.join(parameters)}")
-        return parameters
+    @model_validator(mode="after")
+    def _policy_fits(self) -> Self:
+        try:
+            stage_policies(self.exit_policy, self.exit_policy_parameters, len(self.temperatures))
+        except OptionError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 @dataclass(frozen=True)

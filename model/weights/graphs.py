@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +24,7 @@ class Origin(BaseModel):
     model_sha256: str
     manifest_sha256: str
     exit_policy: str
+    exit_policy_parameters: dict[str, Any] = {}
     temperatures: tuple[float, ...]
 
 
@@ -47,6 +48,7 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
         model_sha256=weights.sha256,
         manifest_sha256=weights.manifest_sha256,
         exit_policy=file.exit_policy,
+        exit_policy_parameters=file.exit_policy_parameters,
         temperatures=file.temperatures,
     )
 

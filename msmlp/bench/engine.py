@@ -175,6 +175,7 @@ class _Bench:
             self._weights,
             temperatures=calibration.temperatures,
             exit_policy=calibration.exit_policy,
+            policy_parameters=calibration.exit_policy_parameters,
             device=self._options.device,
             dtype=self._options.dtype,
             capacity=len(self._images),

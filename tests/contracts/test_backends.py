@@ -1,5 +1,7 @@
 """What every stage backend keeps to (model/backends/protocol.py), on every device there is."""
 
+import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,13 @@ from model.backends.choose import choose_backend
 from model.backends.drivers import EagerDriver
 from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
 from model.backends.staged import StagedBackend
+from model.calibration.calibrate import calibrate
 from model.cascade import Cascade
 from model.errors import DeviceError
 from model.exits import exit_of
+from model.export import export
 from model.offline import Outputs
+from model.policies import FITTED, run_policies, stage_policies
 from model.weights import Weights, load_calibration, load_weights
 from tests.fakes import FakeBackend
 
@@ -29,10 +34,14 @@ CAPACITY, MAX_BATCH = 40, 24
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets."""
+    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets.
+
+    `gated` says the scores [N, K] where they are not the largest probabilities.
+    """
 
     backend: StageBackend
     expected: Callable[[Pixels], NDArray[np.float64]]
+    gated: Callable[[Pixels], NDArray[np.float64]] | None
     to_expected: float
     across_buckets: float
 
@@ -73,6 +82,23 @@ ACROSS_BUCKETS = {
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
+@pytest.fixture(scope="module")
+def fitted(
+    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`fitted("gate")`: the exported weights with another exit policy, calibrated and exported again."""
+
+    @functools.cache
+    def make(policy: str) -> Path:
+        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / policy))
+        made = calibrate(folder, digits_folder, "cpu", exit_policy=policy)
+        assert made.exit_policy_parameters
+        export(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
@@ -81,17 +107,24 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
         "onnx-cpu-float32",
         pytest.param("torch-cuda-float32", marks=CUDA),
         pytest.param("torch-cuda-bfloat16", marks=CUDA),
+        # Policies that are fitted read what the exit before answered, which a slot keeps.
+        *(
+            f"{backend}-{policy}"
+            for policy in FITTED
+            for backend in ("torch-cpu-float32", "staged-cpu-float32", "staged-cpu-bfloat16", "onnx-cpu-float32")
+        ),
+        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
         "fake",
     ]
 )
-def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
+def case(request: pytest.FixtureRequest, exported_weights: Path, fitted: Callable[[str], Path]) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
-        return Case(fake, lambda pixels: fake_says(fake, pixels), 1e-6, 1e-6)
-    weights = load_weights(exported_weights)
+        return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
+    name, device, dtype, *policy = request.param.split("-")
+    weights = load_weights(fitted(policy[0]) if policy else exported_weights)
     calibration = load_calibration(weights)
-    name, device, dtype = request.param.split("-")
-    temperatures = calibration.file.temperatures
+    temperatures, parameters = calibration.file.temperatures, calibration.file.exit_policy_parameters
     backend: StageBackend
     if name == "staged":
         backend = StagedBackend(
@@ -99,6 +132,7 @@ def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
             EagerDriver(),
             temperatures=temperatures,
             exit_policy=calibration.file.exit_policy,
+            policy_parameters=parameters,
             dtype=getattr(torch, dtype),
             capacity=CAPACITY,
             max_batch=MAX_BATCH,
@@ -107,9 +141,16 @@ def case(request: pytest.FixtureRequest, exported_weights: Path) -> Case:
         backend = choose_backend(
             weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
         )()
+    policies = stage_policies(calibration.file.exit_policy, parameters, len(temperatures))
+
+    def says(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        answers, scores = run_policies(policies, whole_cascade(weights, temperatures, pixels))
+        return answers, scores
+
     return Case(
         backend,
-        lambda pixels: whole_cascade(weights, temperatures, pixels),
+        lambda pixels: says(pixels)[0],
+        (lambda pixels: says(pixels)[1]) if policy == ["gate"] else None,
         TO_EXPECTED[dtype],
         ACROSS_BUCKETS[device, dtype],
     )
@@ -239,7 +280,9 @@ def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> 
     expected = case.expected(images)
     for stage, output in enumerate(through_all_stages(backend, images)):
         assert np.abs(output.probabilities - expected[:, stage]).max() <= case.to_expected
-        if not isinstance(backend, FakeBackend):
+        if case.gated is not None:
+            assert np.abs(output.score - case.gated(images)[:, stage]).max() <= case.to_expected
+        elif not isinstance(backend, FakeBackend):
             assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of
-from model.calibration.frontier import JOINT, operating_points, solver_frontiers
+from model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from model.calibration.held_out import validation_images
+from model.calibration.risk import RiskLimit, risk_limit
 from model.calibration.settings import Setting, Table, thinned
 from model.calibration.temperature import fit_temperatures
 from model.calibration.timing import measure_stage_ms
@@ -33,6 +34,8 @@ def calibrate(
     dtype: str = "auto",
     exit_policy: str = "max-probability",
     cost: Cost = "gflops",
+    risk: float | None = None,
+    confidence: float | None = None,
 ) -> CalibrationFile:
     """Measure the validation images of `data` and write the calibration.
 
@@ -43,16 +46,19 @@ def calibrate(
         dtype: auto, float32 or bfloat16.
         exit_policy: what the score is (model/scores.py).
         cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
+        risk: adds an operating point that loses at most so much (model/calibration/risk.py).
+        confidence: the probability with which it does, 0.95 where a risk is given alone.
 
     Raises:
         WeightsError: a damaged weights folder.
         DataError: not the validation images that training held out.
-        OptionError: a device, dtype or exit policy that does not exist.
+        OptionError: a device, dtype or exit policy that does not exist, a risk or confidence that can be none.
     """
+    limit = risk_limit(risk, confidence)
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
+    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
 
 
 def calibrate_on(
@@ -63,6 +69,7 @@ def calibrate_on(
     dtype: str = "auto",
     exit_policy: str = "max-probability",
     cost: Cost = "gflops",
+    limit: RiskLimit | None = None,
 ) -> CalibrationFile:
     """The same on images already at hand."""
 
@@ -77,7 +84,11 @@ def calibrate_on(
             max_batch=BATCH,
         )
 
-    temperatures = fit_temperatures(run_every_exit(build(None), validation.pixels).probabilities, validation.labels)
+    halves = folds_of(validation.identities, 2)
+    # A half that certifies a risk has no say in the scores either.
+    fitting = np.flatnonzero(halves == 0) if limit else np.arange(len(validation))
+    untempered = run_every_exit(build(None), validation.pixels).probabilities
+    temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     # Once more, so that the table holds what serving computes, to the bit.
     backend = build(temperatures)
     outputs = run_every_exit(backend, validation.pixels)
@@ -88,6 +99,9 @@ def calibrate_on(
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
     points = operating_points(table, frontiers[JOINT], folds_of(validation.identities), gflops, ms)
+    if limit:
+        points.append(risk_point(table, halves, limit, gflops, ms))
+        points.sort(key=lambda point: float(np.array(point.exit_share) @ table.costs))
     file = CalibrationFile(
         format=1,
         model_sha256=weights.sha256,

@@ -183,6 +183,23 @@ def test_the_half_that_tests_has_no_say_in_what_is_tried(monkeypatch: pytest.Mon
     assert len(tried[0].scores) == 20
 
 
+def test_the_other_half_alone_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[int], int]] = []
+
+    def remember(lost: list[int], images: int, limit: RiskLimit) -> int:
+        seen.append((lost, images))
+        return len(lost)
+
+    monkeypatch.setattr(risk_module, "safe_prefix", remember)
+    table = population(3, 1000)
+    halves = (np.arange(1000) % 5 > 1).astype(np.int64)
+    boldest = risk_controlled(table, halves, LIMIT)
+    [(lost, images)] = seen
+    assert images == 600
+    assert boldest == (0.0, 0.0)
+    assert lost[-1] == round(600 * loss_of(table.take(halves == 1), boldest)) > 100
+
+
 @over_many_tables
 def test_the_point_says_what_it_is_measured_on(measured: Table) -> None:
     halves = np.arange(len(measured.scores)) % 2

@@ -171,6 +171,12 @@ def calibrate(
     cost: Annotated[
         Literal["gflops", "ms"], typer.Option(help="What the frontier spends: GFLOPs, or milliseconds measured here.")
     ] = "gflops",
+    risk: Annotated[
+        float | None, typer.Option(help="Adds the point risk-R: at most a share R of images lost to early exit.")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="The probability that --risk holds; 0.95 if not given.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -182,11 +188,14 @@ def calibrate(
       msmlp calibrate --weights weights/mine --data my-photos
       msmlp calibrate --weights weights/mine --data my-photos \\
           --exit-policy margin --cost ms
+      msmlp calibrate --weights weights/mine --data my-photos \\
+          --risk 0.01 --confidence 0.95
     """
     from model.calibration.calibrate import calibrate as run
 
-    made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
+    made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost, risk=risk, confidence=confidence)
     _warn_of_few_images(made)
+    _warn_of_no_early_exit(made)
     if as_json:
         _print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points"}))
         return
@@ -196,6 +205,12 @@ def calibrate(
     for p in made.operating_points:
         accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:5.2f} %"
         _say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {_shares(p.exit_share)}")
+    for p in made.operating_points:
+        if p.risk is not None and p.confidence is not None:
+            _say(
+                f"{p.name}: with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost "
+                "(wrong, and right at the last exit)"
+            )
 
 
 @app.command()
@@ -277,6 +292,19 @@ def _warn_of_few_images(calibration: "CalibrationFile") -> None:
         f"only {counted}: the standard error of an expected accuracy is up to {100 * error:.1f} points; "
         "more of them, in a val/ folder, would tell more\n"
     )
+
+
+def _warn_of_no_early_exit(calibration: "CalibrationFile") -> None:
+    """Where --risk asked for more than the images can certify; on stderr as above."""
+    from model.calibration.risk import RiskLimit
+
+    for point in calibration.operating_points:
+        if point.risk is not None and point.confidence is not None and min(point.thresholds, default=1.0) >= 1:
+            fewest = RiskLimit(point.risk, point.confidence).fewest_images
+            sys.stderr.write(
+                f"{point.name} never exits early: no earlier exit could be certified on half of the "
+                f"{calibration.images} validation images (that half needs at least {fewest}, if none of them is lost)\n"
+            )
 
 
 def _numbers(numbers: list[float] | tuple[float, ...]) -> str:

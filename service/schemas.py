@@ -142,7 +142,9 @@ class ModelDescription(BaseModel):
     exit_policy_parameters: dict[str, Any]
     temperatures: list[float] = Field(description="One an exit")
     stage_ms: list[float] | None = Field(description="Each stage's milliseconds an image where it was calibrated")
-    operating_points: list[OperatingPoint] = Field(description="The frontier, with its named points")
+    operating_points: list[OperatingPoint] = Field(
+        description="The frontier, with its named points, and a risk-controlled point if there is one"
+    )
     training: dict[str, Any] = Field(description="How the weights came about")
     results: list[dict[str, Any]] = Field(description="Accuracy of every exit, with split and number of images")
     default_policy: str = Field(description="The operating point of requests that choose none")

@@ -1,5 +1,6 @@
 """`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,89 +10,10 @@ from numpy.typing import NDArray
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of
-from model.calibration.fitting import fit_policy
-from model.calibration.frontier import JOINT, operating_points, solver_frontiers
-from model.calibration.held_out import validation_images
-from model.calibration.settings import Setting, Table, thinned
-from model.calibration.temperature import fit_temperatures
-from model.calibration.timing import measure_stage_ms
-from model.datasets import Split, load_dataset
-from model.datasets.dataset import split_digest
-from model.offline import run_every_exit
-from model.policies import FITTED
-from model.weights import Weights, load_weights, write_calibration
-from model.weights.calibration import CalibrationFile, expectation
-
-BATCH = 256
-
-PLAIN = "max-probability"
-"""With it every exit answers its own probabilities, to which the parameters of a fitted policy are fitted."""
-
-Cost = Literal["gflops", "ms"]
-
-
-def calibrate(
-    folder: Path,
-    data: Path,
-    device: str = "auto",
-    *,
-    dtype: str = "auto",
-    exit_policy: str = "max-probability",
-    cost: Cost = "gflops",
-) -> CalibrationFile:
-    """Measure the validation images of `data` and write the calibration.
-
-    Args:
-        folder: a weights folder.
-        data: the data set of the training.
-        device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit answers and what its score is (model/policies.py); its parameters are fitted here.
-        cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
-
-    Raises:
-        WeightsError: a damaged weights folder.
-        DataError: not the validation images that training held out.
-        OptionError: a device, dtype or exit policy that does not exist.
-    """
-    weights = load_weights(folder)
-    dataset = load_dataset(data, weights.manifest.cascade.image_size)
-    validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost)
-
-
-def calibrate_on(
-    weights: Weights,
-    validation: Split,
-    device: str,
-    *,
-    dtype: str = "auto",
-    exit_policy: str = "max-probability",
-    cost: Cost = "gflops",
-) -> CalibrationFile:
-    """The same on images already at hand."""
-
-    def build(temperatures: tuple[float, ...] | None, policy: str, parameters: dict[str, Any]) -> StageBackend:
-        return torch_backend(
-            weights,
-            temperatures=temperatures,
-            exit_policy=policy,
-            policy_parameters=parameters,
-            device=device,
-            dtype=dtype,
-            capacity=BATCH,
-            max_batch=BATCH,
-        )
-
-    plain = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
-    temperatures = fit_temperatures(plain, validation.labels)
-    # Once more, so that the table holds what serving computes, to the bit.
-    backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})
-    outputs = run_every_exit(backend, validation.pixels)
-    parameters = fit_policy(exit_policy, outputs.probabilities, validation.labels)
-    if parameters:
-        backend = build(temperatures, exit_policy, parameters)
-        outputs = run_every_exit(backend, validation.pixels)
+    halves = folds_of(validation.identities, 2)
+    # A half that certifies a risk has no say in the scores either.
+    fitting = np.flatnonzero(halves == 0) if limit else np.arange(len(validation))
+    backend, temperatures, parameters, outputs = _fitted(build, validation, fitting, exit_policy)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
@@ -99,6 +21,9 @@ def calibrate_on(
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
     points = operating_points(table, frontiers[JOINT], folds_of(validation.identities), gflops, ms)
+    if limit:
+        points.append(risk_point(table, halves, limit, gflops, ms))
+        points.sort(key=lambda point: float(np.array(point.exit_share) @ table.costs))
     file = CalibrationFile(
         format=1,
         model_sha256=weights.sha256,
@@ -118,6 +43,22 @@ def calibrate_on(
     )
     write_calibration(weights.folder, file, outputs.scores, correct)
     return file
+
+
+def _fitted(
+    build: Build, validation: Split, fitting: NDArray[np.int64], exit_policy: str
+) -> tuple[StageBackend, tuple[float, ...], dict[str, Any], Outputs]:
+    """Temperatures and policy parameters from the images `fitting` → the backend that serves with them, both, and what it
+    says of all images: to the bit what serving computes."""
+    untempered = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
+    temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
+    backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})
+    outputs = run_every_exit(backend, validation.pixels)
+    parameters = fit_policy(exit_policy, outputs.probabilities[fitting], validation.labels[fitting])
+    if parameters:
+        backend = build(temperatures, exit_policy, parameters)
+        outputs = run_every_exit(backend, validation.pixels)
+    return backend, temperatures, parameters, outputs
 
 
 def _for_the_record(

@@ -10,13 +10,13 @@ from model.exits import exit_of
 FOLDS = 5
 
 
-def folds_of(identities: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """A fold 0...FOLDS-1 for images named by the hashes of their pixels [N, 32].
+def folds_of(identities: NDArray[np.uint8], folds: int = FOLDS) -> NDArray[np.int64]:
+    """A fold 0...folds-1 for images named by the hashes of their pixels [N, 32].
 
     The images alone decide, so every layout of a data set gives the same folds; equal images share one.
     """
     _, rank = np.unique(identities, axis=0, return_inverse=True)
-    return np.asarray(rank.reshape(-1) % FOLDS, dtype=np.int64)
+    return np.asarray(rank.reshape(-1) % folds, dtype=np.int64)
 
 
 def held_out_exits(table: Table, settings: list[Setting], folds: NDArray[np.int64]) -> NDArray[np.int64]:

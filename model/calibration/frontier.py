@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from model.calibration.crossfit import held_out_exits
 from model.calibration.joint import joint_frontier
-from model.calibration.settings import Setting, Table, pareto, thinned
+from model.calibration.risk import RiskLimit, risk_controlled
+from model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
 from model.calibration.solvers import SOLVERS
 from model.weights import OperatingPoint
-from model.weights.calibration import expectation, measured
+from model.weights.calibration import Expectation, expectation, measured
 
 JOINT = "joint"
 
@@ -61,17 +62,45 @@ def operating_points(
         # Choosing flatters the accuracy; the cost is that of these very thresholds, which a budget is held against.
         held_out = measured(left, table.correct, gflops)
         here = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
-        points[Setting(setting.cost, held_out.accuracy, setting.thresholds)] = OperatingPoint(
-            name="",
-            thresholds=setting.thresholds,
-            expected_accuracy=held_out.accuracy,
-            standard_error=held_out.standard_error,
-            mean_gflops=here.mean_gflops,
-            mean_ms=None if ms is None else float(np.array(here.exit_share) @ ms),
-            exit_share=here.exit_share,
-            solver=JOINT,
+        points[Setting(setting.cost, held_out.accuracy, setting.thresholds)] = _point(
+            "", setting.thresholds, held_out, here, ms
         )
     return named([points[setting] for setting in pareto(points)])
+
+
+def risk_point(
+    table: Table,
+    halves: NDArray[np.int64],
+    limit: RiskLimit,
+    gflops: NDArray[np.float64],
+    ms: NDArray[np.float64] | None = None,
+) -> OperatingPoint:
+    """The risk-controlled operating point; arguments as above, `halves` and `limit` as for `risk_controlled`.
+
+    The accuracy expected is that on half 1, which chose no thresholds but where to stop; cost and exit shares are those
+    on the whole table, as of every point. Where half 1 is empty, the accuracy is the whole table's too.
+    """
+    thresholds = risk_controlled(table, halves, limit)
+    here = expectation(table.scores, table.correct, gflops, np.array(thresholds))
+    test = table.take(halves == 1) if (halves == 1).any() else table
+    held_out = expectation(test.scores, test.correct, gflops, np.array(thresholds))
+    point = _point(limit.name, thresholds, held_out, here, ms)
+    return point.model_copy(update={"risk": limit.risk, "confidence": limit.confidence})
+
+
+def _point(
+    name: str, thresholds: Thresholds, held_out: Expectation, here: Expectation, ms: NDArray[np.float64] | None
+) -> OperatingPoint:
+    return OperatingPoint(
+        name=name,
+        thresholds=thresholds,
+        expected_accuracy=held_out.accuracy,
+        standard_error=held_out.standard_error,
+        mean_gflops=here.mean_gflops,
+        mean_ms=None if ms is None else float(np.array(here.exit_share) @ ms),
+        exit_share=here.exit_share,
+        solver=JOINT,
+    )
 
 
 def named(points: list[OperatingPoint]) -> list[OperatingPoint]:

@@ -38,6 +38,11 @@ class OperatingPoint(BaseModel):
     mean_ms: Positive | None = Field(default=None, description="milliseconds an image, where stage times are known")
     exit_share: tuple[Share, ...]
     solver: str
+    risk: Share | None = Field(
+        default=None,
+        description="of a risk-controlled point: the largest share of images it gets wrong and the last exit right",
+    )
+    confidence: Share | None = Field(default=None, description="the probability with which `risk` holds")
 
 
 class CalibrationFile(BaseModel):

@@ -40,6 +40,7 @@ class Offer:
     thresholds: tuple[float, ...]
     accuracy: float
     mean_gflops: float
+    by_name_only: bool = False
 
 
 class Policy:
@@ -93,6 +94,7 @@ class Policy:
         """Every operating point as it is under exit bounds, in the order of the file.
 
         Without bounds what the calibration says of it (cross-fitted); under bounds, what the table says.
+        Risk-controlled points are for who asks for them: what is known of their accuracy comes from fewer images.
         """
         offers = []
         for point in self._calibration.points:
@@ -101,17 +103,18 @@ class Policy:
             else:
                 expected = self._calibration.expect(point.thresholds, low, high)
                 accuracy, gflops = expected.accuracy, expected.mean_gflops
-            offers.append(Offer(point.name, point.thresholds, accuracy, gflops))
+            offers.append(Offer(point.name, point.thresholds, accuracy, gflops, point.risk is not None))
         return offers
 
     def _choose(self, options: RequestOptions, offers: list[Offer]) -> Offer:
+        frontier = _frontier(offers)
         if options.accuracy_floor is not None:
-            self._attainable("accuracy_floor", options.accuracy_floor, offers)
+            self._attainable("accuracy_floor", options.accuracy_floor, frontier)
         if options.budget_gflops is not None:
-            return _best_within(options.budget_gflops, offers)
+            return _best_within(options.budget_gflops, frontier)
         if options.min_accuracy is not None:
-            self._attainable("min_accuracy", options.min_accuracy, offers)
-            return min((o for o in offers if o.accuracy >= options.min_accuracy), key=_cheap)
+            self._attainable("min_accuracy", options.min_accuracy, frontier)
+            return min((o for o in frontier if o.accuracy >= options.min_accuracy), key=_cheap)
         name = self.default if options.policy is None else options.policy
         if name not in self._names:
             raise OptionError("policy", f"{name[:40]!a} is no operating point; allowed: {', '.join(self._names)}")
@@ -130,7 +133,7 @@ class Policy:
         Never below what the request wants at least; where the chosen point is below that already, it stays.
         """
         floor = max(options.accuracy_floor or 0.0, options.min_accuracy or 0.0)
-        allowed = [o for o in offers if o.accuracy >= floor] if chosen.accuracy >= floor else [chosen]
+        allowed = [o for o in _frontier(offers) if o.accuracy >= floor] if chosen.accuracy >= floor else [chosen]
         cheapest = min(o.mean_gflops for o in allowed)
         budget = chosen.mean_gflops - level / LEVELS * (chosen.mean_gflops - cheapest)
         return _best_within(max(budget, cheapest), allowed)
@@ -148,6 +151,11 @@ class Policy:
         if low > high:
             raise OptionError("min_exit", f"{low} is above the last exit; allowed: 1 to {high}")
         return low, high
+
+
+def _frontier(offers: list[Offer]) -> list[Offer]:
+    """What budgets, accuracies and brown-out choose among."""
+    return [o for o in offers if not o.by_name_only] or offers
 
 
 def _cheap(offer: Offer) -> tuple[float, float]:

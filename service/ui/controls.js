@@ -70,7 +70,8 @@ function thresholdsPanel(model) {
 }
 
 function rangePanel(model, name, title, field, text, format) {
-  const values = model.operating_points.map((point) => point[field]);
+  const frontier = model.operating_points.filter((point) => point.risk === null);
+  const values = frontier.map((point) => point[field]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const start = model.operating_points.find((point) => point.name === model.default_policy)[field];
   const { node, input } = slider(name, text, low, high, "any", start, format);

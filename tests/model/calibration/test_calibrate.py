@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from model.backends.torch import TorchBackend
-from model.calibration.calibrate import calibrate
+from model.calibration.calibrate import Cost, calibrate
+from model.calibration.crossfit import folds_of
 from model.calibration.held_out import validation_images
+from model.calibration.temperature import fit_temperatures
 from model.datasets import load_dataset
 from model.errors import DataError, OptionError
 from model.offline import run_every_exit
@@ -82,6 +84,48 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     for other in (0.9, 1.1):
         assert (fitted <= loss(tuple(other * t for t in made.temperatures)) + 1e-6).all()
     assert (fitted <= loss((1.0, 1.0, 1.0)) + 1e-6).all()
+
+
+def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
+    own_weights: Path, cifar10_folder: Path
+) -> None:
+    without = calibrate(own_weights, cifar10_folder, "cpu")
+    made = calibrate(own_weights, cifar10_folder, "cpu", risk=0.3, confidence=0.9)
+    weights = load_weights(own_weights)
+    images = validation_images(weights, load_dataset(cifar10_folder, 32))
+    untempered = run_every_exit(
+        TorchBackend(weights, temperatures=(1.0, 1.0, 1.0), capacity=64, max_batch=64), images.pixels
+    ).probabilities
+    half = folds_of(images.identities, 2) == 0
+    assert half.sum() == 20
+    assert made.temperatures == pytest.approx(fit_temperatures(untempered[half], images.labels[half]), rel=1e-4)
+    assert without.temperatures == pytest.approx(fit_temperatures(untempered, images.labels), rel=1e-4)
+    assert made.temperatures != pytest.approx(without.temperatures, rel=1e-3)
+
+
+@pytest.mark.parametrize("cost", ["gflops", "ms"])
+def test_a_risk_controlled_point_takes_its_place_among_the_others(
+    own_weights: Path, cifar10_folder: Path, cost: Cost
+) -> None:
+    made = calibrate(own_weights, cifar10_folder, "cpu", risk=0.3, cost=cost)
+    [ours] = [point for point in made.operating_points if point.risk is not None]
+    assert (ours.name, ours.risk, ours.confidence) == ("risk-0.3", 0.3, 0.95)
+    spent = [point.mean_ms if cost == "ms" else point.mean_gflops for point in made.operating_points]
+    assert spent == sorted(spent)
+    calibration = load_calibration(load_weights(own_weights))
+    assert calibration.points == made.operating_points
+    got = calibration.expect(ours.thresholds)
+    assert (got.mean_gflops, got.exit_share) == (pytest.approx(ours.mean_gflops), pytest.approx(ours.exit_share))
+
+
+def test_points_of_older_files_have_no_risk(own_weights: Path) -> None:
+    path = own_weights / "calibration.json"
+    document = json.loads(path.read_text())
+    for point in document["operating_points"]:
+        del point["risk"], point["confidence"]
+    path.write_text(json.dumps(document))
+    points = load_calibration(load_weights(own_weights)).points
+    assert {(point.risk, point.confidence) for point in points} == {(None, None)}
 
 
 @pytest.mark.parametrize("policy", EXIT_POLICIES)

@@ -62,4 +62,8 @@ def test_folds_follow_the_images_whatever_their_order() -> None:
     order = np.random.default_rng(1).permutation(52)
     assert folds_of(identities[order]).tolist() == parts[order].tolist()
     assert np.bincount(parts, minlength=FOLDS).min() >= 10
+    halves = folds_of(identities, 2)
+    assert np.bincount(halves).min() >= 25
+    assert halves[0] == halves[1]
+    assert folds_of(identities[order], 2).tolist() == halves[order].tolist()
     assert folds_of(identities[:1]).tolist() == pytest.approx([0])

@@ -129,6 +129,26 @@ def test_a_budget_takes_the_best_point_within_it(policy: Policy, point: Callable
         policy.plan(RequestOptions(budget_gflops=costs[0] * 0.999))
 
 
+def test_a_risk_controlled_point_is_taken_by_name_alone(scores: np.ndarray, correct: np.ndarray) -> None:
+    """However good it looks: its accuracy comes from fewer images."""
+    lucky = a_point("risk-0.01", (0.5, 0.5), 0.9, 0.3).model_copy(update={"risk": 0.01, "confidence": 0.95})
+    points = [a_point("cheap", (0.1, 0.1), 0.6, 0.2), lucky, a_point("good", (0.9, 0.9), 0.8, 0.4)]
+    policy = Policy(made_of(points, scores, correct, GFLOPS), GFLOPS, "good")
+    assert policy.plan(RequestOptions(policy="risk-0.01")).name == "risk-0.01"
+    assert policy.plan(RequestOptions(budget_gflops=0.35)).name == "cheap"
+    assert policy.plan(RequestOptions(budget_gflops=1.0)).name == "good"
+    assert policy.plan(RequestOptions(min_accuracy=0.7)).name == "good"
+    for floor in ("min_accuracy", "accuracy_floor"):
+        with pytest.raises(OptionError, match=r"allowed: 0 to 0\.8000"):
+            policy.plan(RequestOptions(**{floor: 0.85}))
+    # Brown-out passes it by, and takes it away unless told not to.
+    assert {policy.plan(RequestOptions(), level).name for level in range(LEVELS + 1)} == {"good", "cheap"}
+    assert policy.plan(RequestOptions(policy="risk-0.01"), LEVELS).name == "cheap"
+    assert policy.plan(RequestOptions(policy="risk-0.01", degrade=False), LEVELS).name == "risk-0.01"
+    alone = Policy(made_of([lucky], scores, correct, GFLOPS), GFLOPS, "risk-0.01")
+    assert alone.plan(RequestOptions(budget_gflops=0.35), LEVELS).name == "risk-0.01"
+
+
 def test_a_dearer_point_that_is_worse_is_never_chosen(scores: np.ndarray, correct: np.ndarray) -> None:
     """A calibration by hand may hold one."""
     points = [

@@ -40,6 +40,8 @@ def main() -> int:
     options = parser.parse_args()
     start = time.monotonic()
     data = {name: options.data / folder for name, folder in DATA_FOLDERS.items() if (options.data / folder).is_dir()}
+    if options.part < 1:
+        parser.error(f"--part counts from 1, got {options.part}")
     if not data:
         parser.error(f"{options.data} holds none of {', '.join(DATA_FOLDERS.values())}")
     options.work.mkdir(parents=True, exist_ok=True)

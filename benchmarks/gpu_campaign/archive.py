@@ -79,20 +79,13 @@ def restore(folder: Path, work: Path) -> list[str]:
     Raises:
         ArchiveError: no index, a damaged shard, or one of another pack.
     """
-    index = _index(folder)
     data = io.BytesIO()
-    for number, expected in enumerate(index["shards"]):
-        path = folder / f"{PREFIX}{number:02d}"
-        if not path.exists():
-            break  # what stands behind it in the stream is worth less
-        shard = path.read_bytes()
-        if hashlib.sha256(shard).hexdigest() != expected:
-            raise ArchiveError(f"{path} is damaged, or not of the pack that {INDEX} beside it describes")
-        data.write(shard)
+    for path in checked_shards(folder):
+        data.write(path.read_bytes())
     data.seek(0)
     files = dict(_whole_files(data))
     missing = []
-    for parcel in index["parcels"]:
+    for parcel in _index(folder)["parcels"]:
         if not all(name in files for name in parcel["files"]):
             missing.append(parcel["name"])
             continue
@@ -101,6 +94,23 @@ def restore(folder: Path, work: Path) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files[name])
     return missing
+
+
+def checked_shards(folder: Path) -> list[Path]:
+    """The shards in `folder` up to the first that is missing: what stands behind it in the stream is worth less.
+
+    Raises:
+        ArchiveError: no index, a damaged shard, or one of another pack.
+    """
+    found = []
+    for number, expected in enumerate(_index(folder)["shards"]):
+        path = folder / f"{PREFIX}{number:02d}"
+        if not path.exists():
+            break
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise ArchiveError(f"{path} is damaged, or not of the pack that {INDEX} beside it describes")
+        found.append(path)
+    return found
 
 
 def _fill_the_first_part(parcels: list[Parcel]) -> list[Parcel]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu_campaign.archive import INDEX, MIB, PREFIX
+from benchmarks.gpu_campaign.archive import INDEX, MIB, ArchiveError, checked_shards
 from benchmarks.gpu_campaign.calls import COMMAND_CHARACTERS, SETS, Call, Lease, describe
 from benchmarks.gpu_campaign.wheels import download, missing
 from model.training.provenance import git_commit
@@ -82,10 +82,12 @@ def _wheels(options: argparse.Namespace) -> Files:
 
 
 def _shards(folder: Path) -> Files:
-    files = [(path, f"results/{path.name}") for path in sorted((*folder.glob(PREFIX + "*"), *folder.glob(INDEX)))]
-    if len(files) < 2:
-        raise PrepareError(f"{folder} does not hold {INDEX} and {PREFIX}00")
-    return files
+    try:
+        shards = checked_shards(folder)
+    except ArchiveError as error:
+        # Found here it costs no device time.
+        raise PrepareError(f"{error}; take out what is of an earlier call") from None
+    return [(path, f"results/{path.name}") for path in (folder / INDEX, *shards)]
 
 
 def _columns(shared: Path, name: str) -> Files:

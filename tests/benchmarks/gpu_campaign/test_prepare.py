@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from benchmarks.gpu_campaign import prepare, wheels
+from benchmarks.gpu_campaign import archive, prepare, wheels
+from benchmarks.gpu_campaign.archive import Parcel, pack
 from benchmarks.gpu_campaign.calls import SETS
 from benchmarks.gpu_campaign.prepare import main
 
@@ -95,20 +96,37 @@ def test_what_a_command_copies_is_what_its_call_carries(
 
 
 def test_results_of_an_earlier_lease_come_before_the_data(
+    clone: Path,
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, fetched = tmp_path / "work", tmp_path / "fetched"
+    work.mkdir()
+    (work / "file").write_bytes(bytes(110 * KIB))
+    monkeypatch.setattr(archive, "SHARD", 60 * KIB)
+    pack([Parcel("all", (work / "file",))], work, fetched)
+    (fetched / "summary.md").touch()
+    assert main([*options, "--results", str(fetched)]) == 0
+    brought = [files_of(call) for call in sorted((clone / ".gpu").glob("call*"))]
+    assert {"results/index.json", "results/campaign.tar.00"} <= brought[0]
+    assert "results/campaign.tar.01" in brought[1]
+    assert not any("results/summary.md" in files for files in brought)
+    assert "--restore /tmp/msmlp/results" in capsys.readouterr().out
+
+
+def test_results_that_would_be_refused_there_are_refused_here(
     clone: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = tmp_path / "fetched"
     fetched.mkdir()
     assert main([*options, "--results", str(fetched)]) == 2
-    assert "does not hold index.json and campaign.tar.00" in capsys.readouterr().err
-    for name, size in (("index.json", 1), ("campaign.tar.00", 60), ("campaign.tar.01", 60), ("summary.md", 1)):
-        (fetched / name).write_bytes(bytes(size * KIB))
-    assert main([*options, "--results", str(fetched)]) == 0
-    brought = [files_of(call) for call in sorted((clone / ".gpu").glob("call*"))]
-    assert {"results/campaign.tar.00"} <= brought[0]
-    assert {"results/campaign.tar.01"} <= brought[1]
-    assert not any("results/summary.md" in files for files in brought)
-    assert "--restore /tmp/msmlp/results" in capsys.readouterr().out
+    assert "index.json cannot be read" in capsys.readouterr().err
+    pack([], tmp_path, fetched)
+    (fetched / "campaign.tar.00").write_bytes(b"of another call")
+    assert main([*options, "--results", str(fetched)]) == 2
+    assert "campaign.tar.00 is damaged, or not of the pack" in capsys.readouterr().err
 
 
 def test_an_earlier_layout_is_gone(clone: Path, options: list[str]) -> None:

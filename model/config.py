@@ -100,7 +100,9 @@ PRESETS: dict[str, CascadeConfig] = {
     "xs": CascadeConfig(stages=_stages((8, 64, 3, 32, 256), (4, 64, 3, 64, 256), (4, 64, 3, 64, 256))),
     # At most 0.03 GFLOPs, what a CPU trains in an hour; chosen by validation images (docs/results.md).
     "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 2), (4, 64, 3, 64, 192, 2), (4, 96, 4, 64, 256, 2))),
-    "m": CascadeConfig(stages=_stages((8, 128, 4, 64, 512), (4, 128, 6, 64, 512), (4, 256, 6, 128, 768))),
+    # For a GPU: mean costs around 0.08 and 0.2 GFLOPs, and beyond.
+    "m": CascadeConfig(stages=_stages((8, 96, 3, 32, 384, 2), (4, 128, 4, 64, 384, 2), (4, 192, 6, 64, 576, 2))),
+    "l": CascadeConfig(stages=_stages((8, 128, 4, 64, 512, 2), (4, 192, 6, 64, 576, 2), (4, 320, 8, 128, 960, 2))),
 }
 
 

@@ -87,8 +87,8 @@ RECIPES: dict[str, Recipe] = {
     "distill": Recipe(
         epochs=300,
         batch_size=512,
-        optimizer="adamw",
-        lr=2e-3,
+        optimizer="muon",
+        lr=3e-3,
         weight_decay=0.05,
         schedule="cosine",
         warmup_epochs=5,

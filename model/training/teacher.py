@@ -16,6 +16,7 @@ from model.training.imitation import pooled_map, token_map
 from model.training.losses import Lesson
 from model.training.teacher_folder import read_teacher
 from model.weights import load_weights
+from model.weights.manifest import MODEL
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.
     found = read_teacher(folder)
     if found is not None:
         described, network = found
-        size, sha256 = described.network.image_size, described.files["model.safetensors"]
+        size, sha256 = described.network.image_size, described.files[MODEL]
         # Convolutions are faster with the channels last.
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         lesson = _lesson(lambda images: network.outputs(images), described.preprocess, device, dtype)

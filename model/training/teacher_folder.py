@@ -14,9 +14,8 @@ from model.preprocess import Preprocess
 from model.training.convnet import ConvNet
 from model.training.teachers import TeacherConfig, teacher_gflops
 from model.weights.files import read_checked, read_json, write_atomically
-
-DESCRIPTION = "teacher.json"
-MODEL = "model.safetensors"
+from model.weights.manifest import MODEL
+from model.weights.manifest import TEACHER as DESCRIPTION
 
 
 class TeacherFile(BaseModel):

@@ -20,6 +20,8 @@ from model.weights.shapes import Shapes, parameter_shapes
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
+TEACHER = "teacher.json"
+"""What stands in a teacher's folder instead (model/training/teacher_folder.py)."""
 FORMAT = 1
 
 
@@ -91,6 +93,8 @@ def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
         raise WeightsError(f"there is no weights folder {folder}")
     path = folder / MANIFEST
     read = read_json(path)
+    if read is None and (folder / TEACHER).exists():
+        raise WeightsError(f"{folder} is a teacher, which only trains cascades: msmlp train --teacher {folder}")
     if read is None:
         raise WeightsError(f"{folder} holds no {MANIFEST}: not a weights folder, or only half written")
     blob, content = read

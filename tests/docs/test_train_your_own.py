@@ -41,7 +41,7 @@ def run(block: str) -> str:
     seconds; returns what stood on stdout."""
     variables: dict[str, str] = {}
     out = io.StringIO()
-    for line in block.splitlines():
+    for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(string.Template(line).substitute(variables))
         name, assigns, value = words[0].partition("=")
         if assigns:

@@ -16,7 +16,7 @@ from model.training.augment import augmentation
 from model.training.loop import Arrays, Learner, steps_per_epoch
 from model.training.optim import Optimizers
 from model.training.recipes import Recipe
-from model.training.trainer import TrainOptions
+from model.training.trainer import TrainOptions, train
 
 CONFIG = CascadeConfig(
     image_size=8,
@@ -96,3 +96,20 @@ def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return replace(options, **{"out": tmp_path_factory.mktemp("run"), **fields, "changes": changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def convolutional(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small convolutional teacher of the few digits."""
+    return train(
+        TrainOptions(
+            data=few_digits,
+            preset="teacher-tiny",
+            out=tmp_path_factory.mktemp("run") / "convolutional",
+            recipe="teacher",
+            epochs=2,
+            batch_size=11,
+            device="cpu",
+            changes={"image_size": 16},
+        )
+    )

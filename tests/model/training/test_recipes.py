@@ -6,8 +6,9 @@ from model.training.recipes import RECIPES, recipe
 
 
 def test_paper_is_the_papers_numbers() -> None:
-    # The last two only matter with a teacher, which the paper does not have.
-    paper = recipe("paper").model_dump(exclude={"distill_weight", "distill_temperature"})
+    # These only matter with a teacher, which the paper does not have.
+    taught = {"distill_weight", "distill_temperature", "imitation", "imitation_share"}
+    paper = recipe("paper").model_dump(exclude=taught)
     assert paper == {
         "epochs": 300,
         "batch_size": 64,
@@ -27,6 +28,10 @@ def test_paper_is_the_papers_numbers() -> None:
         "cutmix": 0,
         "mix_probability": 1,
         "label_smoothing": 0,
+        "nesterov": False,
+        "exit_weights": None,
+        "last_weight": 0,
+        "views": 0,
     }
 
 
@@ -39,7 +44,7 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'worst'; there are paper, best, quick"):
+    with pytest.raises(ConfigError, match=r"'worst'; there are paper, best, distill, teacher, quick"):
         recipe("worst")
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from model.errors import DataError, OptionError, TrainingStoppedError, WeightsError
 from model.training.loop import Arrays, Learner, train_epoch
+from model.training.losses import Lesson, exit_loss
 from model.training.recipes import Recipe
-from model.training.teacher import Teacher, exit_loss, load_teacher
+from model.training.teacher import Teacher, load_teacher
 from model.training.trainer import TrainOptions, train
 from model.weights import load_weights
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
@@ -27,7 +28,10 @@ def ignore(images: int, loss: float) -> None:
 
 
 def teacher_of(logits: Callable[[Tensor], Tensor]) -> Teacher:
-    return Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, logits)
+    def teach(images: Tensor) -> Lesson:
+        return Lesson(logits(images), torch.zeros(len(images), 5, 2, 2))
+
+    return Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 5, teach)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------
@@ -118,7 +122,9 @@ def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
     model = Cascade(weights.manifest.cascade).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    logits = teacher.logits(images)
+    lesson = teacher.teach(images)
+    logits = lesson.logits
+    assert lesson.features.shape == (4, teacher.width, 2, 2)
     assert torch.allclose(logits, model((images - mean) / std)[-1], atol=1e-6)
     assert not logits.requires_grad
     assert (teacher.name, teacher.sha256) == (weights.manifest.name, weights.sha256)

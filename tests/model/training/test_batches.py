@@ -1,0 +1,104 @@
+"""Fresh and kept views: what a pupil sees, and that the teacher speaks of exactly that."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.training.batches import Arrays, Batches
+from model.training.loop import Learner, train_epoch
+from model.training.losses import Lesson
+from model.training.recipes import Recipe
+from model.training.teacher import Teacher
+from model.training.trainer import TrainOptions, train
+from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch
+
+Build = Callable[[Recipe], Learner]
+ALL = torch.arange(30)
+
+
+class Asked:
+    """A teacher that notes what it is asked, and says the mean colour."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+
+    def __call__(self, images: Tensor) -> Lesson:
+        self.images.append(images)
+        return Lesson(4 * images.mean((2, 3)), images.mean((2, 3))[:, :, None, None].expand(-1, -1, 2, 2))
+
+
+@pytest.fixture
+def views(plain: Recipe) -> Recipe:
+    return plain.model_copy(update={"augment": "crop-flip", "cutmix": 1.0, "views": 2})
+
+
+def batches(recipe: Recipe, learner: Build, teach: Any = None, seed: int = 0) -> Batches:
+    return Batches(recipe, learner(recipe).augment, 3, teach, seed)
+
+
+def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, learner: Build, arrays: Arrays) -> None:
+    asked = Asked()
+    made = batches(views, learner, asked)
+    seen = [made.of_epoch(arrays, epoch)(ALL) for epoch in range(5)]
+    assert sum(len(images) for images in asked.images) == 2 * 30
+    assert torch.equal(seen[0].images, seen[2].images)
+    assert torch.equal(seen[1].images, seen[3].images)
+    assert not torch.equal(seen[0].images, seen[1].images)
+
+
+def test_the_teacher_speaks_of_the_very_view_of_each_image(views: Recipe, learner: Build, arrays: Arrays) -> None:
+    batch_of = batches(views, learner, Asked()).of_epoch(arrays, 0)
+    rows = torch.tensor([17, 3, 29])
+    batch = batch_of(rows)
+    assert batch.lesson is not None
+    # Answers are kept in half precision.
+    assert torch.allclose(batch.lesson.logits, 4 * batch.images.mean((2, 3)), atol=4e-3)
+    assert batch.lesson.features.shape == (3, 3, 2, 2)
+    assert batch.targets.shape == (3, 3)
+    assert torch.allclose(batch.targets.sum(1), torch.ones(3), atol=1e-3)
+
+
+def test_a_view_without_augmentation_is_the_image(plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    made = batches(plain.model_copy(update={"views": 1}), learner)
+    batch = made.of_epoch(arrays, 0)(ALL)
+    assert torch.equal(batch.images, arrays.pixels.float() / 255)
+    assert torch.equal(batch.targets.argmax(1), arrays.labels)
+    assert batch.lesson is None
+
+
+def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, learner: Build, arrays: Arrays) -> None:
+    early, late = (batches(views, learner) for _ in range(2))
+    first = early.of_epoch(arrays, 0)(ALL)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again = late.of_epoch(arrays, 4)(ALL)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = batches(views, learner, seed=1).of_epoch(arrays, 0)(ALL)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_an_epoch_of_views_trains(views: Recipe, learner: Build, arrays: Arrays) -> None:
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 3, Asked())
+    made = replace(learner(views), teacher=teacher)
+    losses = [train_epoch(made, arrays, epoch, lambda *_: None)[0] for epoch in range(4)]
+    assert losses[2] < losses[0]
+    assert losses[3] < losses[1]
+
+
+def test_a_resumed_run_sees_the_same_views(
+    short_run: Callable[..., TrainOptions], convolutional: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"views": 2, "imitation": 0.5, "last_weight": 0.2}
+    whole = train(short_run(changes=changes, teacher=convolutional))
+    options = short_run(changes=changes, teacher=convolutional)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(Exception, match="1 of 4 epochs are safe"):
+            train(options)
+    assert_same_run(whole, train(replace(options, resume=True)))

@@ -1,0 +1,171 @@
+"""A convolutional teacher: what its training leaves, what it says, what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.errors import ConfigError, WeightsError
+from model.training.convnet import ConvNet
+from model.training.teacher import load_teacher
+from model.training.teacher_folder import read_teacher
+from model.training.teachers import TEACHERS, TeacherConfig, teacher_gflops
+from model.training.trainer import TrainOptions, train
+from model.weights import load_weights
+
+CPU = torch.device("cpu")
+
+
+def test_training_leaves_a_teacher_with_its_record(convolutional: Path) -> None:
+    found = read_teacher(convolutional)
+    assert found is not None
+    described, network = found
+    assert described.name == "convolutional"
+    assert described.network.kind == "vgg"
+    assert described.classes == ("digit-3", "digit-7", "digit-8")
+    assert described.results[0].keys() == {"exit", "split", "images", "accuracy"}
+    assert described.training["recipe_name"] == "teacher"
+    assert described.training["validation"]["digest"]
+    assert not network.training
+    assert not (convolutional / "manifest.json").exists()
+
+
+def test_it_teaches_what_its_network_says(convolutional: Path) -> None:
+    found = read_teacher(convolutional)
+    assert found is not None
+    described, network = found
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in (described.preprocess.mean, described.preprocess.std))
+    lesson = load_teacher(convolutional, CPU).teach(images)
+    with torch.no_grad():
+        expected = network((images - mean) / std)[0]
+        features = network.features((images - mean) / std)
+    assert torch.allclose(lesson.logits, expected, atol=1e-5)
+    assert torch.allclose(lesson.features.mean((2, 3)), features.mean((2, 3)), atol=1e-5)
+    lowered = load_teacher(convolutional, CPU, torch.bfloat16).teach(images)
+    assert lowered.logits.dtype == torch.float32
+    assert not torch.equal(lowered.logits, lesson.logits)
+    assert torch.allclose(lowered.logits, lesson.logits, atol=0.1)
+
+
+def test_a_cascade_learns_from_it_with_and_without_imitation(
+    convolutional: Path, short_run: Callable[..., TrainOptions]
+) -> None:
+    folders = [
+        train(short_run(teacher=convolutional, epochs=2, changes={"imitation": weight})) for weight in (0.0, 1.0)
+    ]
+    records = [load_weights(folder).manifest.training for folder in folders]
+    assert {record["teacher"]["name"] for record in records} == {"convolutional"}
+    blobs = {(folder / "model.safetensors").read_bytes() for folder in folders}
+    assert len(blobs) == 2
+    # The layer that predicts the teacher's features is thrown away.
+    assert len({frozenset(load_weights(folder).state) for folder in folders}) == 1
+
+
+def test_bf16_on_a_cpu_is_asked_for(short_run: Callable[..., TrainOptions]) -> None:
+    folder = train(short_run(epochs=1, dtype="bfloat16"))
+    assert load_weights(folder).manifest.training["dtype"] == "bfloat16"
+    assert load_weights(train(short_run(epochs=0))).manifest.training["dtype"] == "float32"
+
+
+def test_a_teacher_is_not_served(convolutional: Path) -> None:
+    with pytest.raises(WeightsError, match=r"a teacher, which only trains cascades: msmlp train --teacher"):
+        load_weights(convolutional)
+
+
+def test_a_teacher_of_a_teacher_is_refused(convolutional: Path, tmp_path: Path, few_digits: Path) -> None:
+    options = TrainOptions(
+        few_digits, "teacher-tiny", tmp_path, "teacher", 1, teacher=convolutional, changes={"image_size": 16}
+    )
+    with pytest.raises(ConfigError, match="a teacher is trained without a teacher"):
+        train(options)
+
+
+def test_as_many_exit_weights_as_exits(short_run: Callable[..., TrainOptions]) -> None:
+    with pytest.raises(ConfigError, match="exit_weights: 2 numbers for 3 exits"):
+        train(short_run(changes={"exit_weights": [1, 1]}))
+
+
+@pytest.fixture
+def copied(convolutional: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(convolutional, tmp_path / "copied"))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the weights and the hash that is written of them."""
+    import hashlib
+
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    described = json.loads((folder / "teacher.json").read_text())
+    described["files"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "teacher.json").write_text(json.dumps(described))
+
+
+def test_damage_is_refused_in_one_line(copied: Path) -> None:
+    blob = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(blob[:-1] + b"x")
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_teacher(copied, CPU)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="is missing"):
+        load_teacher(copied, CPU)
+
+
+def test_weights_that_do_not_fit_are_refused(copied: Path) -> None:
+    rewrite(copied, lambda state: state.update({"head.bias": torch.zeros(4)}))
+    with pytest.raises(WeightsError, match="does not fit the network"):
+        load_teacher(copied, CPU)
+
+
+def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
+    rewrite(copied, lambda state: state.update({"head.bias": torch.tensor([0.0, float("nan"), 0.0])}))
+    with pytest.raises(WeightsError, match="NaN"):
+        load_teacher(copied, CPU)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", 2, "format"),
+        ("classes", ["a"], "1 class names for 3 outputs"),
+        ("network", {"kind": "vgg"}, "network"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(copied: Path, key: str, value: object, message: str) -> None:
+    described = json.loads((copied / "teacher.json").read_text())
+    (copied / "teacher.json").write_text(json.dumps({**described, key: value}))
+    with pytest.raises(WeightsError, match=message) as refused:
+        load_teacher(copied, CPU)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["teacher-tiny", "teacher-s", "teacher-resnet18"])
+def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str) -> None:
+    config = TEACHERS[name]
+    network = ConvNet(config)
+    madds: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+        madds.append(output[0].numel() * module.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    features, logits = network.outputs(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert features[0].shape[1] == config.widths[-1]
+    assert logits[0].shape == (2, 10)
+    assert sum(madds) / 1e9 == pytest.approx(teacher_gflops(config))
+    logits[0].square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def test_a_network_that_leaves_no_pixel_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 groups leave nothing of 4 pixels"):
+        TeacherConfig(kind="vgg", stem=8, widths=(8, 8, 8), blocks=1, image_size=4)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from model.config import PRESETS
+
 Follow = Literal["calibrate", "report", "evaluate", "bench"]
 FOLLOWS: tuple[Follow, ...] = ("calibrate", "report", "evaluate", "bench")
 """What can come after a training, in this order: the frontier as the device serves it; curve and validation figures as
@@ -33,10 +35,9 @@ class Plan:
     note: str = ""
 
 
-def _plain(width: int, depth: int, token_hidden: int, channel_hidden: int) -> str:
-    """A cascade of one stage, which is a plain Mixer; 64 tokens."""
-    stage = {"patch": 4, "width": width, "depth": depth, "token_hidden": token_hidden, "channel_hidden": channel_hidden}
-    return f"stages={json.dumps([stage])}"
+def _plain(preset: str) -> str:
+    """The change that leaves of a cascade its last stage alone, which is a plain Mixer."""
+    return f"stages={json.dumps([PRESETS[preset].stages[-1].model_dump()])}"
 
 
 def _frontier(data: str, teacher: str) -> Iterator[Plan]:
@@ -48,9 +49,12 @@ def _frontier(data: str, teacher: str) -> Iterator[Plan]:
         return Plan(f"{data}-{name}", data, preset, "distill", teacher=learns_from, sets=sets)
 
     yield distilled("m", "m")
-    yield distilled("m-plain", "m", _plain(256, 6, 128, 768))
-    yield distilled("s", "s")
-    yield distilled("s-plain", "s", _plain(96, 4, 64, 256))
+    yield distilled("m-plain", "m", _plain("m"))
+    # A CPU can train the smallest, so the largest comes first.
+    for preset in ("l", "s"):
+        yield distilled(preset, preset)
+    for preset in ("l", "s"):
+        yield distilled(f"{preset}-plain", preset, _plain(preset))
     yield Plan(f"{data}-m-alone", data, "m", "best", then=("report", "evaluate"), note="no teacher")
 
 
@@ -97,7 +101,7 @@ _TINY = Plan("", "cifar10", "tiny", "best", epochs=2, sets=_QUICKLY, then=())
 TINY_PLANS: tuple[Plan, ...] = (
     Plan("cifar10-teacher", "cifar10", "teacher-tiny", "teacher", epochs=1, then=()),
     replace(_TINY, name="cifar10-tiny", recipe="distill", teacher="cifar10-teacher", then=FOLLOWS),
-    replace(_TINY, name="cifar10-plain", sets=(*_QUICKLY, _plain(16, 1, 16, 32)), group="cifar10-pair"),
+    replace(_TINY, name="cifar10-plain", sets=(*_QUICKLY, _plain("tiny")), group="cifar10-pair"),
     replace(_TINY, name="cifar10-reuse-none", sets=(*_QUICKLY, "reuse=none"), group="cifar10-pair", note="no reuse"),
 )
 """The same walk in seconds: a teacher, a cascade that learns from it and all that follows, two trained side by side."""

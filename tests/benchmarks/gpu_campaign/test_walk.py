@@ -24,6 +24,7 @@ def campaign(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.timeout(600)  # many processes, on a machine that may be busy
 def test_the_campaign_is_stopped_resumed_collected_and_restored(cifar10_folder: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     common = ("--data", str(cifar10_folder.parent), "--commit", "abc")

@@ -1,71 +1,116 @@
-"""What the campaign does, most valuable first. Every step is a command of the product, so that anyone can rerun it."""
+"""Plans as steps. Every command is one of the product, so that anyone can rerun it."""
 
+import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+from benchmarks.gpu_campaign.plans import FOLLOWS, Follow, Plan
+
 MSMLP = (sys.executable, "-c", "from msmlp.main import main; main()")
+
+STARTING_SECONDS: dict[str, float] = {"train": 90, "calibrate": 40, "report": 20, "evaluate": 40, "bench": 120}
+"""Below this a step is not begun: a training's first epoch (it compiles), the whole of anything else. First guesses,
+not measured on a GPU; what a step is seen to need takes their place (`progress.py`)."""
+TINY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process. A training leaves its `folder`, takes --resume and stops cleanly on SIGINT; what another command
+    prints is kept as `output`. `needs` names the trainings whose folders it reads."""
+
+    name: str
+    argv: tuple[str, ...]
+    folder: str | None = None
+    output: str | None = None
+    needs: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def typed(self) -> str:
+        """As one would type it."""
+        ours = self.argv[: len(MSMLP)] == MSMLP
+        return shlex.join(("msmlp", *self.argv[len(MSMLP) :]) if ours else self.argv)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command; `resumable` ones take --resume and stop cleanly on SIGINT. `output` keeps what it prints."""
+    """Commands that are started together and stopped together; mostly one."""
 
     name: str
-    command: tuple[str, ...]
-    resumable: bool = False
-    output: str | None = None
+    commands: tuple[Command, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One network on one data set: train (which calibrates), evaluate on test, bench."""
+class Place:
+    """Where and at what size the steps run."""
 
-    data: str
-    preset: str
-    recipe: str
-    epochs: int | None = None
-    sets: tuple[str, ...] = ()
+    data: dict[str, Path]
+    work: Path
+    device: str
+    tiny: bool = False
 
-    @property
-    def name(self) -> str:
-        """Also the name of the weights folder."""
-        return f"{self.data}-{self.preset}"
+    def seconds(self, kind: str) -> float:
+        """What a step of that kind needs at least, before anything is known of it."""
+        return TINY_SECONDS if self.tiny else STARTING_SECONDS[kind]
 
 
-PLANS = (
-    Plan("cifar10", "m", "best"),
-    Plan("cifar100", "m", "best"),
-    Plan("cifar10", "paper-s", "paper"),
-    Plan("cifar10", "mixer-s", "paper"),
-)
-TINY_PLANS = (
-    Plan("cifar10", "tiny", "best", epochs=2, sets=("augment=none", "mixup=0", "cutmix=0", "warmup_epochs=0")),
-)
+def steps(plans: tuple[Plan, ...], place: Place) -> list[Step]:
+    """The steps of all plans whose data set is at hand, in the order of the plans."""
+    made: list[Step] = []
+    there = [plan for plan in plans if plan.data in place.data]
+    for _, together in groupby(there, key=lambda plan: plan.group or plan.name):
+        made += _of(tuple(together), place)
+    return made
 
 
-def steps(plans: tuple[Plan, ...], data: dict[str, Path], work: Path, device: str, images: int) -> list[Step]:
-    """The steps of all plans whose data set is at hand; `images` is how many the bench uses."""
-    return [step for plan in plans if plan.data in data for step in _of(plan, data[plan.data], work, device, images)]
+def _of(plans: tuple[Plan, ...], place: Place) -> Iterator[Step]:
+    name = plans[0].group or plans[0].name
+    yield Step(f"{name}.train", tuple(_train(plan, place) for plan in plans), place.seconds("train"))
+    for kind in FOLLOWS:
+        commands = tuple(_after(plan, kind, place) for plan in plans if kind in plan.then)
+        if kind == "bench":  # what is timed has the device to itself
+            for command in commands:
+                yield Step(command.name, (command,), place.seconds(kind))
+        elif commands:
+            yield Step(f"{name}.{kind}", commands, place.seconds(kind))
 
 
-def _of(plan: Plan, data: Path, work: Path, device: str, images: int) -> list[Step]:
-    weights = str(work / plan.name)
-    train = [*MSMLP, "train", "--data", str(data), "--preset", plan.preset, "--recipe", plan.recipe]
-    train += ["--out", weights, "--device", device, "--resume"]
+def _train(plan: Plan, place: Place) -> Command:
+    argv = [*MSMLP, "train", "--data", str(place.data[plan.data]), "--preset", plan.preset, "--recipe", plan.recipe]
+    argv += ["--out", str(place.work / plan.name), "--device", place.device, "--seed", str(plan.seed), "--resume"]
     if plan.epochs is not None:
-        train += ["--epochs", str(plan.epochs)]
+        argv += ["--epochs", str(plan.epochs)]
+    if plan.teacher is not None:
+        argv += ["--teacher", str(place.work / plan.teacher)]
     for change in plan.sets:
-        train += ["--set", change]
-    evaluate = [*MSMLP, "evaluate", "--weights", weights, "--data", str(data), "--split", "test", "--json"]
-    bench = [*MSMLP, "bench", "engine", "--weights", weights, "--data", str(data), "--json"]
-    bench += ["--load-seconds", str(min(5.0, images / 200))]
-    return [
-        Step(f"{plan.name}.train", tuple(train), resumable=True),
-        Step(f"{plan.name}.evaluate", (*evaluate, "--device", device), output=f"{plan.name}.evaluate.json"),
-        Step(
-            f"{plan.name}.bench",
-            (*bench, "--device", device, "--images", str(images), "--max-batch", "16,64,256"),
-            output=f"{plan.name}.bench.json",
-        ),
-    ]
+        argv += ["--set", change]
+    needs = () if plan.teacher is None else (f"{plan.teacher}.train",)
+    return Command(f"{plan.name}.train", tuple(argv), folder=plan.name, needs=needs, note=plan.note)
+
+
+def _after(plan: Plan, kind: Follow, place: Place) -> Command:
+    folder, data = str(place.work / plan.name), ("--data", str(place.data[plan.data]), "--device", place.device)
+    options: dict[Follow, tuple[str, ...]] = {
+        "report": ("report", folder),
+        "calibrate": ("calibrate", "--weights", folder, *data),
+        "evaluate": ("evaluate", "--weights", folder, *data, "--split", "test"),
+        "bench": ("bench", "engine", "--weights", folder, *data, *_bench_size(place.tiny)),
+    }
+    return Command(
+        f"{plan.name}.{kind}",
+        (*MSMLP, *options[kind], "--json"),
+        output=f"{plan.name}.{kind}.json",
+        needs=(f"{plan.name}.train",),
+        note=plan.note,
+    )
+
+
+def _bench_size(tiny: bool) -> tuple[str, ...]:
+    if tiny:
+        return ("--images", "32", "--max-batch", "16", "--rounds", "1", "--load-seconds", "0")
+    return ("--images", "4096", "--max-batch", "16,64,256", "--load-seconds", "5")

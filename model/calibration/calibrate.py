@@ -10,6 +10,89 @@ from numpy.typing import NDArray
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of
+from model.calibration.fitting import fit_policy
+from model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
+from model.calibration.held_out import validation_images
+from model.calibration.risk import RiskLimit, risk_limit
+from model.calibration.settings import Setting, Table, thinned
+from model.calibration.temperature import fit_temperatures
+from model.calibration.timing import measure_stage_ms
+from model.datasets import Split, load_dataset
+from model.datasets.dataset import split_digest
+from model.offline import Outputs, run_every_exit
+from model.policies import FITTED
+from model.weights import Weights, load_weights, write_calibration
+from model.weights.calibration import CalibrationFile, expectation
+
+BATCH = 256
+
+PLAIN = "max-probability"
+"""With it every exit answers its own probabilities, to which the parameters of a fitted policy are fitted."""
+
+Cost = Literal["gflops", "ms"]
+Build = Callable[[tuple[float, ...] | None, str, dict[str, Any]], StageBackend]
+"""Temperatures, exit policy and its parameters → a backend."""
+
+
+def calibrate(
+    folder: Path,
+    data: Path,
+    device: str = "auto",
+    *,
+    dtype: str = "auto",
+    exit_policy: str = "max-probability",
+    cost: Cost = "gflops",
+    risk: float | None = None,
+    confidence: float | None = None,
+) -> CalibrationFile:
+    """Measure the validation images of `data` and write the calibration.
+
+    Args:
+        folder: a weights folder.
+        data: the data set of the training.
+        device: auto, cpu or cuda.
+        dtype: auto, float32 or bfloat16.
+        exit_policy: what an exit answers and what its score is (model/policies.py); its parameters are fitted here.
+        cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
+        risk: adds an operating point that loses at most so much (model/calibration/risk.py).
+        confidence: the probability with which it does, 0.95 where a risk is given alone.
+
+    Raises:
+        WeightsError: a damaged weights folder.
+        DataError: not the validation images that training held out.
+        OptionError: a device, dtype or exit policy that does not exist, a risk or confidence that can be none.
+    """
+    limit = risk_limit(risk, confidence)
+    weights = load_weights(folder)
+    dataset = load_dataset(data, weights.manifest.cascade.image_size)
+    validation = validation_images(weights, dataset)
+    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+
+
+def calibrate_on(
+    weights: Weights,
+    validation: Split,
+    device: str,
+    *,
+    dtype: str = "auto",
+    exit_policy: str = "max-probability",
+    cost: Cost = "gflops",
+    limit: RiskLimit | None = None,
+) -> CalibrationFile:
+    """The same on images already at hand."""
+
+    def build(temperatures: tuple[float, ...] | None, policy: str, parameters: dict[str, Any]) -> StageBackend:
+        return torch_backend(
+            weights,
+            temperatures=temperatures,
+            exit_policy=policy,
+            policy_parameters=parameters,
+            device=device,
+            dtype=dtype,
+            capacity=BATCH,
+            max_batch=BATCH,
+        )
+
     halves = folds_of(validation.identities, 2)
     # A half that certifies a risk has no say in the scores either.
     fitting = np.flatnonzero(halves == 0) if limit else np.arange(len(validation))
@@ -48,8 +131,8 @@ from model.calibration.crossfit import folds_of
 def _fitted(
     build: Build, validation: Split, fitting: NDArray[np.int64], exit_policy: str
 ) -> tuple[StageBackend, tuple[float, ...], dict[str, Any], Outputs]:
-    """Temperatures and policy parameters from the images `fitting` → the backend that serves with them, both, and what it
-    says of all images: to the bit what serving computes."""
+    """Temperatures and policy parameters from the images `fitting` → the backend that serves with them, both, and what
+    it says of all images: to the bit what serving computes."""
     untempered = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})

@@ -27,7 +27,7 @@ COPY model/ model/
 COPY msmlp/ msmlp/
 COPY service/ service/
 COPY weights/ weights/
-RUN [ "$EXTRA" = gpu ] || /export/bin/msmlp export --weights weights/cifar10-xs
+RUN [ "$EXTRA" = gpu ] || /export/bin/msmlp export --weights weights/cifar10-s
 
 FROM ${BASE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin msmlp

@@ -1,6 +1,6 @@
 """The exit policies against each other on the validation images, at equal cost.
 
-    python -m benchmarks.exit_policies --weights weights/cifar10-xs --data DATA > docs/results/cifar10-xs.policies.json
+    python -m benchmarks.exit_policies --weights weights/cifar10-s --data DATA > docs/results/cifar10-s.policies.json
 
 `in_sample` is what the joint frontier reaches on the images it was solved on. `held_out` is cross-fitted, parameters of
 the policy and thresholds alike: for each fold they come from the other folds. `gain` is the difference to the largest
@@ -36,7 +36,7 @@ BASELINE = "max-probability"
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=Path("weights/cifar10-xs"))
+    parser.add_argument("--weights", type=Path, default=Path("weights/cifar10-s"))
     parser.add_argument("--data", type=Path, required=True, help="the data set of the training")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()

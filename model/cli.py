@@ -78,7 +78,8 @@ def train(
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
       msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x \\
           --epochs 50 --set lr=0.002 --set stages.0.width=96
-      msmlp train --data cifar-10-python.tar.gz --preset teacher-s --recipe teacher --out runs/teacher
+      msmlp train --data cifar-10-python.tar.gz --preset teacher-s \\
+          --recipe teacher --out runs/teacher
       msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
           --teacher runs/teacher --out weights/y
     """
@@ -246,7 +247,7 @@ def info(
     \b
     Examples:
       msmlp info --preset paper-s
-      msmlp info --weights weights/cifar10-xs --json
+      msmlp info --weights weights/cifar10-s --json
     """
     from model.errors import OptionError
     from model.info import preset_info, weights_info

@@ -18,7 +18,7 @@ from scripts.image_buildah import Buildah
 from scripts.image_docker import Docker
 
 NO_TOOL = "needs Docker with a running engine; or, as root on Debian: apt-get install buildah debootstrap"
-WEIGHTS = Path("weights/cifar10-xs")
+WEIGHTS = Path("weights/cifar10-s")
 BACKENDS = {"cpu": "onnx", "gpu": "torch"}
 READY_WITHIN, END_WITHIN = 120, 30
 """Seconds."""

@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 # What these are by default depends on where and on what the service runs.
 _PLACE_AND_MACHINE = {
-    "weights": "weights/cifar10-xs",
+    "weights": "weights/cifar10-s",
     "capacity": "from free memory",
     "decode_threads": "number of cores, 2 at least",
 }

@@ -33,58 +33,58 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
     "anytime": {"value": {"images": [PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
 }
 
-# Of weights/cifar10-xs and examples/cat.jpg with policy=accurate and top_k=2.
+# Of weights/cifar10-s and examples/cat.jpg with top_k=2.
 ANSWER: dict[str, Any] = {
     "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
-    "model": {"name": "cifar10-xs", "version": "488420924108"},
+    "model": {"name": "cifar10-s", "version": "4f329c0a9321"},
     "operating_point": {
-        "name": "accurate",
-        "source": "request",
-        "thresholds": [0.9157400727272034, 0.33550068736076355],
-        "expected_accuracy": 0.8066,
-        "expected_gflops": 0.00834039168,
+        "name": "balanced",
+        "source": "default",
+        "thresholds": [0.9035943448543549, 0.7624832093715668],
+        "expected_accuracy": 0.841,
+        "expected_gflops": 0.0146749626496,
     },
     "results": [
         {
             "index": 0,
             "label": "cat",
             "class_id": 3,
-            "confidence": 0.45464244,
-            "score": 0.45464244,
+            "confidence": 0.90866619,
+            "score": 0.90866619,
             "top_k": [
-                {"label": "cat", "class_id": 3, "probability": 0.45464244},
-                {"label": "dog", "class_id": 5, "probability": 0.41964927},
+                {"label": "cat", "class_id": 3, "probability": 0.90866619},
+                {"label": "frog", "class_id": 6, "probability": 0.0262226},
             ],
             "exit": 2,
             "exits": 3,
             "reason": "confident",
-            "gflops": 0.010434816,
+            "gflops": 0.009097472,
             "degraded": False,
             "stages": [
                 {
                     "stage": 1,
-                    "score": 0.72237682,
-                    "confidence": 0.72237682,
-                    "label": "frog",
-                    "queue_ms": 1.283,
-                    "compute_ms": 4.927,
+                    "score": 0.55256331,
+                    "confidence": 0.55256331,
+                    "label": "cat",
+                    "queue_ms": 0.284,
+                    "compute_ms": 0.742,
                     "batch_size": 1,
                 },
                 {
                     "stage": 2,
-                    "score": 0.45464244,
-                    "confidence": 0.45464244,
+                    "score": 0.90866619,
+                    "confidence": 0.90866619,
                     "label": "cat",
-                    "queue_ms": 0.777,
-                    "compute_ms": 1.851,
+                    "queue_ms": 0.122,
+                    "compute_ms": 0.859,
                     "batch_size": 1,
                 },
             ],
-            "latency_ms": 14.866,
+            "latency_ms": 3.322,
         }
     ],
-    "latency_ms": 15.499,
-    "throughput_images_per_second": 10.6,
+    "latency_ms": 3.623,
+    "throughput_images_per_second": 7.0,
 }
 STREAM_LINE: dict[str, Any] = {
     "request_id": ANSWER["request_id"],

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model.errors import OptionError
 from model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-xs"
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-s"
 
 
 class Settings(BaseSettings):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from model.config import PRESETS
+from model.training.options import network_presets
 from msmlp import main as command_line
 from msmlp.main import app
 from service.settings import Settings
@@ -232,7 +232,7 @@ def test_completion_installed_for_bash_completes_commands_and_values(tmp_path: P
     asked += [("serve", "--device", "c"), ("doctor", "--js")]
     printed = in_bash(script + "".join(pressed_tab("", *words) for words in asked), tmp_path)
     proposals = [part.split() for part in printed.split("--\n")[:-1]]
-    assert proposals == [["evaluate"], list(PRESETS), ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
+    assert proposals == [["evaluate"], network_presets(), ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
 
 
 def test_the_script_to_copy_is_shown(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def cifar10() -> Path:
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     """The weights folder that `make serve` serves."""
-    return ROOT / "weights" / "cifar10-xs"
+    return ROOT / "weights" / "cifar10-s"
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_they_are_a_cheap_cascade_of_three_stages_that_learned(shipped: Path, ev
 
 
 def test_calibrating_again_gives_the_shipped_calibration(shipped: Path, cifar10: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "cifar10-xs"
+    copy = tmp_path / "cifar10-s"
     copy.mkdir()
     for file in shipped.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())

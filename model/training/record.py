@@ -9,7 +9,7 @@ from model.datasets import Dataset, Split
 from model.datasets.dataset import split_digest
 from model.training.loop import Learner
 from model.training.options import TrainOptions
-from model.training.provenance import command_line, device_name, git_commit
+from model.training.provenance import command_line, device_name
 from model.training.recipes import ADDED_LATER, Recipe
 
 
@@ -38,7 +38,7 @@ def training_record(
     validation: Split,
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What the manifest says of the training: enough to do it again."""
+    """What the manifest says of the training: enough to do it again, but for the commit."""
     recipe, teacher = learner.recipe, learner.teacher
     return {
         "data": dataset.source,
@@ -54,7 +54,6 @@ def training_record(
         "dtype": str(learner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "command": command_line(),
-        "git_commit": git_commit(),
         "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
     }
 

@@ -27,6 +27,7 @@ from model.training.journal import Journal, plot_curves
 from model.training.loop import Learner, exit_accuracies, steps_per_epoch, train_epoch
 from model.training.optim import Optimizers
 from model.training.options import NetworkConfig, TrainOptions, configure
+from model.training.provenance import git_commit
 from model.training.recipes import Recipe
 from model.training.record import results_of, setup_of, training_record
 from model.training.teacher import Teacher, load_teacher
@@ -42,6 +43,7 @@ def train(options: TrainOptions) -> Path:
         TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last whole epoch.
     """
     network, plan = configure(options)
+    commit = git_commit()  # of the code that trains, whatever is committed meanwhile
     device = pick_device(options.device)
     dtype = _dtype(options, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
@@ -69,7 +71,7 @@ def train(options: TrainOptions) -> Path:
         "state": learner.final.state_dict(),
         "classes": dataset.classes,
         "preprocess": preprocess,
-        "training": training_record(options, learner, dataset, training, validation, rows),
+        "training": training_record(options, learner, dataset, training, validation, rows) | {"git_commit": commit},
         "results": results_of(accuracies, len(validation)),
     }
     if not isinstance(network, CascadeConfig):

@@ -21,8 +21,9 @@ WAYS = ("engine", "full", "masked", "shrinking")
 
 HEAD = """# The engine, measured
 
-Everything in a section below comes from one run on one device: `msmlp bench engine --weights
-weights/cifar10-xs --data DATA --json`, about three minutes on two cores. This page is generated: `python -m scripts.engine_page > benchmarks/engine.md`.
+Everything in a section below comes from one run on one device:
+`msmlp bench engine --weights weights/cifar10-xs --data DATA --json`, about three minutes on two cores. This page is
+generated: `python -m scripts.engine_page > benchmarks/engine.md`.
 
 ## What is measured
 
@@ -53,8 +54,8 @@ first served, no cost of its own; requests that wait together go together as lon
 is later than `max_wait_ms`. *Front* is the CPU time of the thread with the load generator and the web side of the
 service.
 
-**Soak.** `python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-xs`: an `msmlp serve` process over a real socket under 80 % of the load
-it takes in a closed loop.
+**Soak.** `python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-xs`: an `msmlp serve` process over a
+real socket under 80 % of the load it takes in a closed loop.
 """
 
 GPU = """

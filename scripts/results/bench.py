@@ -24,7 +24,8 @@ def bench_lines(bench: dict[str, Any]) -> list[str]:
         f"the whole cascade and {bench['engine_over']['shrinking']:.2f} times shrinking batches (medians of rounds); "
         f"scheduler and loop take {bench['host_us_per_image']:.1f} µs an image.",
         "",
-        f"`msmlp bench engine --weights {bench['weights']} --data DATA --images {bench['images']} --rounds {bench['rounds']} --json`",
+        f"`msmlp bench engine --weights {bench['weights']} --data DATA --images {bench['images']} "
+        f"--rounds {bench['rounds']} --json`",
         "",
         "| | images/s |",
         "|---|---|",

@@ -113,7 +113,7 @@ def stage_policies(name: str, parameters: Mapping[str, Any], exits: int) -> list
     if name in EXIT_POLICIES and not parameters:
         return [Plain(EXIT_POLICIES[name])] * exits
     if name in EXIT_POLICIES:
-        raise OptionError("exit policy", f"{name} takes no parameters, found {', '.join(parameters)}")
+        raise OptionError("exit policy parameters", f"{name} takes no parameters, found {', '.join(parameters)}")
     if name == "ensemble":
         pairs = _rows(name, parameters, "weights", [2] * (exits - 1))
         ensembles: list[StagePolicy] = [Ensemble(own, before) for own, before in pairs]
@@ -162,7 +162,9 @@ def _rows(policy: str, parameters: Mapping[str, Any], key: str, sizes: list[int]
     fits = set(parameters) == {key} and isinstance(rows, list | tuple) and len(rows) == len(sizes)
     if not fits or not all(_numbers(row, size) for row, size in zip(rows or (), sizes, strict=True)):
         wanted = ", ".join(map(str, sizes))
-        raise OptionError("exit policy", f"{policy} takes {key}: {len(sizes)} rows of {wanted} finite numbers")
+        raise OptionError(
+            "exit policy parameters", f"{policy} takes {key}: {len(sizes)} rows of {wanted} finite numbers"
+        )
     return [tuple(float(number) for number in row) for row in rows or ()]
 
 

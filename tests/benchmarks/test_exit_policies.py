@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.exit_policies import BASELINE, BUDGETS, compare
+from model.policies import FITTED
 from model.scores import EXIT_POLICIES
 from model.weights import load_calibration, load_weights
 
@@ -12,7 +13,7 @@ def test_policies_are_compared_on_the_same_images_at_the_same_cost(tiny_weights:
     document = compare(tiny_weights, cifar10_folder, "cpu")
     calibration = load_calibration(load_weights(tiny_weights))
     assert document["images"] == calibration.file.images
-    assert set(document["policies"]) == set(EXIT_POLICIES)
+    assert set(document["policies"]) == {*EXIT_POLICIES, *FITTED}
     assert len(document["budgets_gflops"]) == BUDGETS
     first_exit = calibration.expect((0.0, 0.0)).accuracy
     baseline = document["policies"][BASELINE]
@@ -21,4 +22,6 @@ def test_policies_are_compared_on_the_same_images_at_the_same_cost(tiny_weights:
         assert policy["in_sample"][0] == policy["held_out"][0] == pytest.approx(first_exit)
         assert policy["in_sample"] == sorted(policy["in_sample"])
         assert policy["gain"] == pytest.approx((np.array(policy["held_out"]) - baseline["held_out"]).tolist())
+        for gain, (low, high) in zip(policy["gain"], policy["gain_interval"], strict=True):
+            assert low <= gain <= high
     assert set(baseline["gain"]) == set(baseline["gain_standard_error"]) == {0.0}

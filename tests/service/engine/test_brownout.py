@@ -198,7 +198,7 @@ def test_a_step_in_load_is_met_and_kept_and_left_again(costs: tuple[float, ...],
 
 def test_more_than_the_cheapest_point_can_do_is_shed_from_the_last_level_only(costs: tuple[float, ...]) -> None:
     server = Server(costs, max_wait=MAX_WAIT)
-    looks = server.run(20, 4.0)
+    looks = server.run(20, 1.3 * costs[0] / costs[-1])
     assert server.shed > 0
     assert {look.level for look in looks if look.shed} == {LEVELS}
     assert max(look.wait for look in looks) <= MAX_WAIT + TICK, "and who is let in is answered in time"

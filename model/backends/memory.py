@@ -30,7 +30,7 @@ _NO_ROOM = (
 def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
     """A slot's image and its features at every stage boundary, of `itemsize` bytes a number.
 
-    What the last exit answered, which fitted exit policies read, is left out: 4 bytes a class, within what SHARE spares.
+    What the last exit answered, which fitted exit policies read, is left out: 4 bytes a class, less than SHARE spares.
     """
     features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
     return 3 * cascade.image_size**2 + itemsize * features

@@ -27,6 +27,8 @@ ALONE = 4
 """Features of a gate that has no exit before it: 1, largest probability, margin, entropy."""
 TOGETHER = 6
 """With the exit before: agreement and divergence too."""
+LARGEST = 1e6
+"""No fitted number comes near it; a product with it stays far from what overflows float32."""
 LIMIT = 30.0
 """Beyond this a float32 sigmoid is 0 or 1 anyway."""
 
@@ -163,7 +165,8 @@ def _rows(policy: str, parameters: Mapping[str, Any], key: str, sizes: list[int]
     if not fits or not all(_numbers(row, size) for row, size in zip(rows or (), sizes, strict=True)):
         wanted = ", ".join(map(str, sizes))
         raise OptionError(
-            "exit policy parameters", f"{policy} takes {key}: {len(sizes)} rows of {wanted} finite numbers"
+            "exit policy parameters",
+            f"{policy} takes {key}: {len(sizes)} rows of {wanted} numbers within ±{LARGEST:.0f}",
         )
     return [tuple(float(number) for number in row) for row in rows or ()]
 
@@ -172,5 +175,5 @@ def _numbers(row: Any, size: int) -> bool:
     return (
         isinstance(row, list | tuple)
         and len(row) == size
-        and all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in row)
+        and all(isinstance(x, int | float) and not isinstance(x, bool) and -LARGEST <= x <= LARGEST for x in row)
     )

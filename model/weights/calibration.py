@@ -183,7 +183,9 @@ def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: {place}: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        # What is wrong with the file as a whole has no place.
+        raise WeightsError(": ".join(part for part in (str(path), place, reason) if part)) from None
 
 
 def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:

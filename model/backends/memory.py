@@ -30,10 +30,11 @@ _NO_ROOM = (
 def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
     """A slot's image and its features at every stage boundary, of `itemsize` bytes a number.
 
-    What the last exit answered, which fitted exit policies read, is left out: 4 bytes a class, less than SHARE spares.
+    With what the exits before the last answered, which fitted exit policies read: 4 bytes a class.
     """
     features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
-    return 3 * cascade.image_size**2 + itemsize * features
+    answers = cascade.classes * (len(cascade.stages) - 1)
+    return 3 * cascade.image_size**2 + itemsize * features + 4 * answers
 
 
 def slots_that_fit(bytes_a_slot: int, free: int, *, max_batch: int, reserve: int = 0) -> int:

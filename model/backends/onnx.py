@@ -37,9 +37,10 @@ class OnnxBackend:
         self._sessions = [_session(graph) for graph in graphs]
         names = [{each.name for each in session.get_inputs()} for session in self._sessions]
         self._reads_previous = ["previous" in each for each in names]
-        # What each slot's last exit answered, for policies that read it.
-        kept = capacity + 1 if any(self._reads_previous) else 0
-        self._previous = np.zeros((kept, self.classes), dtype=np.float32)
+        # What the exit before answered, for stages whose policy reads it.
+        self._previous = [
+            np.zeros((capacity + 1 if reads else 0, self.classes), dtype=np.float32) for reads in self._reads_previous
+        ]
         self._pool = SlotPool(capacity)
         self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
         self._features = [
@@ -63,13 +64,13 @@ class OnnxBackend:
         if stage:
             inputs["upstream"] = self._features[stage - 1][rows]
         if self._reads_previous[stage]:
-            inputs["previous"] = self._previous[rows]
+            inputs["previous"] = self._previous[stage][rows]
         wanted = ["probabilities", "score"] + (["features"] if stage + 1 < self.stages else [])
         probabilities, score, *features = self._sessions[stage].run(wanted, inputs)
         if features:
             self._features[stage][rows] = features[0]
             if self._reads_previous[stage + 1]:
-                self._previous[rows] = probabilities
+                self._previous[stage + 1][rows] = probabilities
         return StageOutput(score[: len(slots)], probabilities[: len(slots)])
 
     def collect(self, handle: StageOutput) -> StageOutput:

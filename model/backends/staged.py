@@ -87,9 +87,12 @@ class StagedBackend:
                 for k, stage in enumerate(cascade.stages[:-1])
             ]
             self._reads_previous = [module.policy.reads_previous for module in self._modules]
-            # What each slot's last exit answered, for policies that read it.
-            kept = capacity + 1 if any(self._reads_previous) else 0
-            self._previous = torch.zeros(kept, self.classes, dtype=torch.float32, device=device)
+            # What the exit before answered, for stages whose policy reads it. One slab a stage, as a step may be run
+            # again (cuda.py): what it reads must not be what it writes.
+            self._previous = [
+                torch.zeros(capacity + 1 if reads else 0, self.classes, dtype=torch.float32, device=device)
+                for reads in self._reads_previous
+            ]
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
             self._free = [_Batch(driver, largest, self.classes) for _ in range(in_flight)]
@@ -128,12 +131,12 @@ class StagedBackend:
     def _step(self, stage: int, bucket: int) -> None:
         rows = self._rows[:bucket]
         upstream = self._features[stage - 1].index_select(0, rows) if stage else None
-        previous = self._previous.index_select(0, rows) if self._reads_previous[stage] else None
+        previous = self._previous[stage].index_select(0, rows) if self._reads_previous[stage] else None
         features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream, previous)
         if stage + 1 < self.stages:
             self._features[stage].index_copy_(0, rows, features)
             if self._reads_previous[stage + 1]:
-                self._previous.index_copy_(0, rows, probabilities)
+                self._previous[stage + 1].index_copy_(0, rows, probabilities)
         torch.cat([score[:, None], probabilities], dim=1, out=self._answers[:bucket])
 
     @failures()

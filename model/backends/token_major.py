@@ -58,8 +58,8 @@ class TokenMajorStages:
             torch.zeros(cascade.tokens(k), slots, stage.width) for k, stage in enumerate(cascade.stages[:-1])
         ]
         self._reads_previous = [each.policy.reads_previous for each in served]
-        # What each slot's last exit answered, for policies that read it.
-        self._answers = torch.zeros(slots if any(self._reads_previous) else 0, cascade.classes)
+        # What the exit before answered, for stages whose policy reads it.
+        self._previous = [torch.zeros(slots if reads else 0, cascade.classes) for reads in self._reads_previous]
         self._gathered = torch.zeros(largest * patches, dtype=torch.uint8)
         self._upstream = torch.zeros(largest * tokens * widest)
 
@@ -72,12 +72,12 @@ class TokenMajorStages:
             slab = self._features[stage - 1]
             shape = (len(slab), len(rows), slab.shape[2])
             upstream = torch.index_select(slab, 1, rows, out=self._upstream[: math.prod(shape)].view(shape))
-        previous = self._answers.index_select(0, rows) if self._reads_previous[stage] else None
+        previous = self._previous[stage].index_select(0, rows) if self._reads_previous[stage] else None
         features, probabilities, score = self._stages[stage](images, upstream, previous)
         if stage < len(self._features):
             self._features[stage].index_copy_(1, rows, features)
             if self._reads_previous[stage + 1]:
-                self._answers.index_copy_(0, rows, probabilities)
+                self._previous[stage + 1].index_copy_(0, rows, probabilities)
         return probabilities, score
 
 

@@ -52,9 +52,9 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The weights folder to make.")],
     recipe: Annotated[
-        Literal["paper", "best", "distill", "teacher", "quick"],
-        typer.Option(help="How to train; quick suits a CPU and small folders, distill goes with --teacher."),
-    ] = "best",
+        Literal["paper", "best", "distill", "teacher", "quick"] | None,
+        typer.Option(help="How to train; best, or teacher for a teacher. quick suits a CPU, distill --teacher."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,

@@ -16,6 +16,9 @@ SUFFIX = ".record.json"
 ATTEMPTS = 2
 """A command that failed so often on one commit is not tried again."""
 
+LONGEST = 420
+"""Seconds that a command may want to get anywhere: one call of ten minutes has them, with time to start and to stop."""
+
 State = Literal["done", "stopped", "failed"]
 
 
@@ -80,22 +83,22 @@ class Records:
         return record is not None and record["state"] == "done"
 
     def given_up(self, name: str) -> bool:
-        """Whether it failed too often on this commit; other code gets another chance."""
+        """Whether it failed, or got nowhere in LONGEST seconds, too often on this commit; other code gets a chance."""
         runs = (self.read(name) or {"runs": []})["runs"]
-        failed = [row for row in runs if row["state"] == "failed" and row["git_commit"] == self.where.git_commit]
-        return len(failed) >= ATTEMPTS
+        ours = [row for row in runs if row["git_commit"] == self.where.git_commit]
+        return sum(1 for row in ours if row["state"] == "failed" or _got_nowhere(row)) >= ATTEMPTS
 
     def seconds_needed(self, step: Step, command: Command) -> float:
         """What the command needs to get anywhere: a training its next checkpoint, anything else its end.
 
         A first guess, until the command has run: a third more than its first epoch took, and half as much again as the
-        time in which it got nowhere.
+        time in which it got nowhere, but never more than a call can give.
         """
         for row in reversed((self.read(command.name) or {"runs": []})["runs"]):
             if row["first_epoch_seconds"] is not None:
                 return 1.3 * float(row["first_epoch_seconds"])
             if row["state"] == "stopped":
-                return 1.5 * float(row["seconds"])
+                return min(LONGEST, 1.5 * float(row["seconds"]))
         return step.seconds
 
 
@@ -103,6 +106,10 @@ def speed(rows: list[dict[str, Any]]) -> float | None:
     """Images/s of some epochs in a row: the median, without the first, which compiles, where there are others."""
     speeds = [float(row["images_per_second"]) for row in rows]
     return median(speeds[1:] or speeds) if speeds else None
+
+
+def _got_nowhere(row: dict[str, Any]) -> bool:
+    return bool(row["state"] == "stopped" and row["first_epoch_seconds"] is None and row["seconds"] >= LONGEST)
 
 
 def _last(runs: list[dict[str, Any]], key: str) -> Any:

@@ -20,7 +20,7 @@ POLL_SECONDS = 0.1
 class _Process:
     """One command on its way."""
 
-    def __init__(self, command: Command, work: Path, threads: int) -> None:
+    def __init__(self, command: Command, work: Path, threads: int, commit: str | None) -> None:
         self.command, self.work = command, work
         self.start = time.monotonic()
         self.interrupted = False
@@ -31,6 +31,8 @@ class _Process:
         self._output = work / f"{command.output}.partial" if command.output else None
         # Side by side, the processes share the cores as well.
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        if commit is not None:
+            environment["GIT_COMMIT"] = commit  # for the manifest, as a lent machine has no clone
         with (work / f"{command.name}.log").open("a") as log:
             output = self._output.open("w") if self._output else log
             self._popen = subprocess.Popen(command.argv, stdout=output, stderr=log, env=environment)
@@ -86,7 +88,7 @@ def run_step(step: Step, records: Records, device: str, seconds: float) -> dict[
     processes: list[_Process] = []
     try:
         for command in step.commands:
-            processes.append(_Process(command, records.work, threads))
+            processes.append(_Process(command, records.work, threads, records.where.git_commit))
         _watch(processes, busy, deadline)
         share = busy.share()
         _stop(processes)

@@ -13,7 +13,7 @@ MSMLP = (sys.executable, "-c", "from msmlp.main import main; main()")
 
 STARTING_SECONDS: dict[str, float] = {"train": 90, "calibrate": 40, "report": 20, "evaluate": 40, "bench": 120}
 """Below this a step is not begun: a training's first epoch (it compiles), the whole of anything else. First guesses,
-not measured on a GPU; what a step is seen to need takes their place (`progress.py`)."""
+not measured on a GPU; what a step is seen to need takes their place (`records.py`)."""
 TINY_SECONDS = 1.0
 
 

@@ -22,6 +22,9 @@ from model.exits import exit_of
 CONFIDENCE = 0.95
 
 
+SMALLEST = 1e-9
+
+
 @dataclass(frozen=True)
 class RiskLimit:
     """At most `risk` with probability `confidence`, both in (0, 1)."""
@@ -48,6 +51,9 @@ def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None
         return None
     limit = RiskLimit(risk, CONFIDENCE if confidence is None else confidence)
     for option, value in (("--risk", limit.risk), ("--confidence", limit.confidence)):
+        # Nearer to 0 nothing can be certified with images that fit any machine, and logarithms overflow.
+        if 0 < value < SMALLEST:
+            raise OptionError(option, f"{value:g} is too small; allowed: {SMALLEST:g} or more, and below 1")
         if not 0 < value < 1:
             raise OptionError(option, f"{value:g} is out of range; allowed: above 0 and below 1")
     return limit

@@ -12,7 +12,7 @@ from model.report.card_text import card_lines
 from model.report.confusion import confusion_matrix, most_confused, plot_confusion
 from model.report.measure import Measured
 from model.report.reliability import plot_reliability
-from model.report.runs import make_folder
+from model.report.runs import writing_into
 from model.training.provenance import command_line
 from model.weights.calibration import expectation
 
@@ -27,15 +27,15 @@ def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
         OptionError: an unknown policy, or a card.md in `out` without a place for the numbers.
     """
     result = card(measured, policy)
-    make_folder(out)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
     answers = measured.answers(measured.point(policy).thresholds)
     matrix = confusion_matrix(measured.images.labels, answers, len(measured.classes))
     of = f"{measured.weights.manifest.name}: {len(measured.images)} {measured.split} images"
-    plot_confusion(matrix, measured.classes, f"{of}, operating point {policy}", out / CONFUSION)
-    plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
-    plot_frontier(measured.weights.folder, out / FRONTIER)
-    (out / CARD).write_text(text)
+    with writing_into(out):
+        plot_confusion(matrix, measured.classes, f"{of}, operating point {policy}", out / CONFUSION)
+        plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
+        plot_frontier(measured.weights.folder, out / FRONTIER)
+        (out / CARD).write_text(text)
     return result
 
 

@@ -31,4 +31,4 @@ def colours(count: int) -> list[Any]:
 
 def save(figure: "Figure", path: Path) -> None:
     """Write a PNG that does not depend on when it was drawn."""
-    figure.savefig(path, dpi=DOTS, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=DOTS, metadata={"Software": None})

@@ -1,5 +1,7 @@
 """Tables and pictures of many runs, as files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.errors import OptionError
@@ -13,16 +15,21 @@ REPORT, CURVES, SCATTER = "report.md", "curves.png", "accuracy-against-gflops.pn
 
 def write_report(found: Found, out: Path) -> list[Path]:
     """Write the page and its pictures into `out` → their paths."""
-    make_folder(out)
-    plot_curves(found.runs, out / CURVES)
-    plot_scatter(found.runs, out / SCATTER)
-    (out / REPORT).write_text(report(found, (CURVES, SCATTER)))
+    with writing_into(out):
+        plot_curves(found.runs, out / CURVES)
+        plot_scatter(found.runs, out / SCATTER)
+        (out / REPORT).write_text(report(found, (CURVES, SCATTER)))
     return [out / name for name in (REPORT, CURVES, SCATTER)]
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for results; OptionError when that cannot be."""
+@contextmanager
+def writing_into(path: Path) -> Iterator[None]:
+    """Make a folder for results and write there; OptionError when either cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None
+    try:
+        yield
+    except OSError as error:
+        raise OptionError("out", f"{path} cannot be written to ({error.strerror})") from None

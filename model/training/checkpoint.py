@@ -19,6 +19,7 @@ def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dic
         "model": learner.model.state_dict(),
         "average": learner.average.state_dict() if learner.average is not None else None,
         "optimizers": learner.optimizers.state_dict(),
+        "git_commit": learner.commit,
         "imitator": learner.imitator.state_dict() if learner.imitator is not None else None,
     }
     partial = folder / (FILE + ".partial")
@@ -40,7 +41,7 @@ def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> in
         theirs = state["setup"]
     except Exception as error:  # a damaged zip raises nearly anything
         raise DataError(f"{path} cannot be read ({type(error).__name__}); start afresh without --resume") from None
-    different = [key for key in setup if theirs.get(key) != setup[key]]
+    different = [key for key in {**setup, **theirs} if theirs.get(key) != setup.get(key)]
     if different:
         raise DataError(f"{path} is of a run with another {', '.join(different)}; resume with the same options")
     learner.model.load_state_dict(state["model"])
@@ -49,4 +50,5 @@ def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> in
     if learner.imitator is not None:
         learner.imitator.load_state_dict(state["imitator"])
     learner.optimizers.load_state_dict(state["optimizers"])
+    learner.commit = state.get("git_commit", learner.commit)
     return int(state["epochs_done"])

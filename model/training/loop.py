@@ -38,6 +38,8 @@ class Learner:
     imitator: nn.Module | None = None
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    commit: str | None = None
+    """Of the code that the run began with; a resumed run keeps it."""
 
     def __post_init__(self) -> None:
         teach = None if self.teacher is None else self.teacher.teach
@@ -109,7 +111,8 @@ def _update(learner: Learner, loss: Tensor, step: int) -> None:
     recipe = learner.recipe
     loss.backward()
     if recipe.clip_norm:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), recipe.clip_norm)
+        # The imitator holds the model.
+        nn.utils.clip_grad_norm_((learner.imitator or learner.model).parameters(), recipe.clip_norm)
     learner.optimizers.step(step)
     if learner.average is not None:
         update_average(learner.average, learner.model, recipe.ema, step)

@@ -19,7 +19,8 @@ class TrainOptions:
     data: Path
     preset: str
     out: Path
-    recipe: str = "best"
+    recipe: str | None = None
+    """None: `teacher` for a teacher's preset, else `best`."""
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -30,6 +31,11 @@ class TrainOptions:
     limit_per_class: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def recipe_name(self) -> str:
+        """The recipe that is taken."""
+        return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
+
 
 def network_presets() -> list[str]:
     """All that can be trained."""
@@ -39,7 +45,7 @@ def network_presets() -> list[str]:
 def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
     """The network and the recipe that the options describe; each `--set` key belongs to one of the two."""
     network: NetworkConfig = TEACHERS[options.preset] if options.preset in TEACHERS else _cascade(options.preset)
-    plan = recipe(options.recipe)
+    plan = recipe(options.recipe_name)
     named = {"epochs": options.epochs, "batch_size": options.batch_size}
     changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
     if "classes" in changes:

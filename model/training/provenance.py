@@ -1,11 +1,15 @@
 """Where a result comes from: device, commit, command."""
 
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+COMMIT = "GIT_COMMIT"
+"""The environment's name for the commit of a copy that is no clone."""
 
 
 def command_line() -> str:
@@ -21,7 +25,7 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, `+` when the tree differs from it; None outside a clone."""
+    """The commit of this code, `+` when the tree differs from it; outside a clone what COMMIT says, if anything."""
     root = Path(__file__).resolve().parents[2]
     try:
         described = subprocess.run(
@@ -32,5 +36,6 @@ def git_commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        # A copy without its history: whoever made it may say.
+        return os.environ.get(COMMIT)
     return described.stdout.strip()

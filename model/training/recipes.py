@@ -1,8 +1,8 @@
 """Training recipes as data. `msmlp train --set key=value` changes any field."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.errors import ConfigError
 
@@ -48,9 +48,15 @@ class Recipe(BaseModel):
     @field_validator("exit_weights")
     @classmethod
     def _exits_matter(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if weights is not None and not (weights and min(weights) >= 0 < max(weights) < float("inf")):
+        if weights is not None and not (all(0 <= weight < float("inf") for weight in weights) and any(weights)):
             raise ValueError("must be numbers of at least 0, one of them above")
         return weights
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("nesterov: needs momentum above 0")
+        return self
 
     def imitates(self, epoch: int) -> bool:
         """Whether epoch `epoch` (0-based) has feature imitation."""

@@ -38,13 +38,13 @@ def training_record(
     validation: Split,
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What the manifest says of the training: enough to do it again, but for the commit."""
+    """What the manifest says of the training: enough to do it again."""
     recipe, teacher = learner.recipe, learner.teacher
     return {
         "data": dataset.source,
         "images": len(training),
         "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
-        "recipe_name": options.recipe,
+        "recipe_name": options.recipe_name,
         "recipe": recipe.model_dump(mode="json"),
         "preset": options.preset,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
@@ -54,6 +54,7 @@ def training_record(
         "dtype": str(learner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "command": command_line(),
+        "git_commit": learner.commit,
         "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
     }
 

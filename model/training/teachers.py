@@ -6,7 +6,7 @@ shape of the fast CIFAR networks (Jordan, 2024, "94 % on CIFAR-10 in 3.29 second
 ResNets (Zagoruyko and Komodakis, 2016).
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,7 @@ class TeacherConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["vgg", "resnet"]
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     blocks: int = Field(ge=1)
     stem: int = Field(ge=1, description="channels of the first convolution")
     image_size: int = Field(default=32, ge=1)

@@ -33,6 +33,7 @@ from model.training.record import results_of, setup_of, training_record
 from model.training.teacher import Teacher, load_teacher
 from model.training.teacher_folder import write_teacher
 from model.weights import load_weights, write_weights
+from model.weights.manifest import MANIFEST, TEACHER
 
 
 def train(options: TrainOptions) -> Path:
@@ -43,7 +44,6 @@ def train(options: TrainOptions) -> Path:
         TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last whole epoch.
     """
     network, plan = configure(options)
-    commit = git_commit()  # of the code that trains, whatever is committed meanwhile
     device = pick_device(options.device)
     dtype = _dtype(options, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
@@ -60,6 +60,7 @@ def train(options: TrainOptions) -> Path:
     _make_folder(options.out)
     torch.manual_seed(options.seed)
     learner = _learner(network, plan, preprocess, len(training), device, dtype, teacher, options.seed)
+    learner.commit = git_commit()  # now, whatever is committed while it trains
     setup = setup_of(options, learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} holds a run already: go on with --resume, or choose another folder")
@@ -71,12 +72,15 @@ def train(options: TrainOptions) -> Path:
         "state": learner.final.state_dict(),
         "classes": dataset.classes,
         "preprocess": preprocess,
-        "training": training_record(options, learner, dataset, training, validation, rows) | {"git_commit": commit},
+        "training": training_record(options, learner, dataset, training, validation, rows),
         "results": results_of(accuracies, len(validation)),
     }
     if not isinstance(network, CascadeConfig):
+        (options.out / MANIFEST).unlink(missing_ok=True)
         write_teacher(options.out, config=network, **left)
         return options.out
+    # What an untrained teacher left in the same folder would say that these are no weights.
+    (options.out / TEACHER).unlink(missing_ok=True)
     write_weights(options.out, config=network, **left)
     # The frontier comes with the weights, so that what training leaves can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
@@ -119,6 +123,8 @@ def _learner(
     imitator = None
     if plan.imitation and teacher is not None and isinstance(model, Cascade):
         imitator = Imitator(model, teacher.width).to(device)
+        if device.type == "cuda":
+            imitator.compile()  # in place: its checkpoint fits any device
     return Learner(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False) if plan.ema else None,
@@ -130,7 +136,7 @@ def _learner(
         device=device,
         dtype=dtype,
         teacher=teacher,
-        imitator=None if imitator is None else _compiled(imitator, device),
+        imitator=imitator,
         seed=seed,
     )
 
@@ -147,6 +153,8 @@ def _check(plan: Recipe, model: Cascade | ConvNet, teacher: Teacher | None) -> N
         raise ConfigError(f"exit_weights: {len(plan.exit_weights)} numbers for {exits} exits")
     if teacher is not None and not isinstance(model, Cascade):
         raise ConfigError("a teacher is trained without a teacher")
+    if plan.optimizer == "muon" and not isinstance(model, Cascade):
+        raise ConfigError("optimizer: muon is for the matrices of a cascade's blocks; a teacher takes sgd or adamw")
 
 
 def _run(

@@ -14,9 +14,9 @@ def policy_lines(compared: dict[str, Any]) -> list[str]:
     columns = {name: [percent(share) for share in policy["in_sample"]] for name, policy in compared["policies"].items()}
     gains = {name: _gains(compared["policies"][name]) for name in others}
     return [
-        f"Exit policies at equal cost, on the same {compared['images']} validation images. First what the joint",
-        f"frontier reaches on the images it was solved on; then the cross-fitted difference to `{base}`, paired image",
-        f"by image, in points {shown}:",
+        f"Exit policies within the same budgets, on the same {compared['images']} validation images. First what the",
+        f"joint frontier reaches on the images it was solved on; then the cross-fitted difference to `{base}`, paired",
+        f"image by image, in points {shown}. {_spent(compared)}",
         "",
         f"`python -m benchmarks.exit_policies --weights {compared['weights']} --data {compared['data']}`",
         "",
@@ -24,6 +24,16 @@ def policy_lines(compared: dict[str, Any]) -> list[str]:
         "",
         *_by_budget("held out, mean GFLOPs at most", budgets, gains),
     ]
+
+
+def _spent(compared: dict[str, Any]) -> str:
+    """Held-out images need not cost what the others did."""
+    shares = [
+        spent / budget
+        for policy in compared["policies"].values()
+        for spent, budget in zip(policy["held_out_gflops"], compared["budgets_gflops"], strict=True)
+    ]
+    return f"Held out, policies spent {min(shares):.0%} to {max(shares):.0%} of a budget."
 
 
 def _gains(policy: dict[str, Any]) -> list[str]:

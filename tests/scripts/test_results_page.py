@@ -203,6 +203,8 @@ def missing(*runs: Run, benches: tuple[dict[str, Any], ...] = ()) -> set[str]:
 
 
 GPU = "NVIDIA H100"
+TWO = [(0.8, 0.1), (0.9, 0.2)]
+TAUGHT = {"name": "t", "sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -210,10 +212,10 @@ GPU = "NVIDIA H100"
     [
         (run("t", kind="teacher", device=GPU), "a teacher, CIFAR-10"),
         (run("t", kind="teacher", device=GPU, data="CIFAR-100 (python)"), "a teacher, CIFAR-100"),
-        (run("c", exits=[(0.8, 0.1), (0.9, 0.2)], device=GPU, preset="m"), "the frontier's cascades, CIFAR-10"),
+        (run("c", exits=TWO, device=GPU, preset="m", teacher=TAUGHT), "the frontier's cascades, CIFAR-10"),
         (run("m", device=GPU, preset="plain"), "plain Mixers of the same search and recipe, CIFAR-10"),
         (
-            run("p", device=GPU, preset="paper-s", recipe="paper", epochs=300, exits=[(0.8, 0.1), (0.9, 0.2)]),
+            run("p", device=GPU, preset="paper-s", recipe="paper", epochs=600, exits=[(0.8, 0.1), (0.9, 0.2)]),
             "`paper-s` on the paper's full schedule, CIFAR-10",
         ),
     ],
@@ -224,10 +226,17 @@ def test_what_a_gpu_has_run_is_missing_no_more(made: Run, what: str) -> None:
     assert missing(made.model_copy(update={"finished": False})) == missing()
 
 
+def test_a_cascade_without_a_teacher_speaks_for_two_rows_and_the_tests_own_for_none() -> None:
+    alone = run("c", exits=TWO, device=GPU, preset="m")
+    assert len(missing() - missing(alone)) == 2
+    for preset, kind in (("tiny", "cascade"), ("teacher-tiny", "teacher")):
+        assert missing(run("t", kind=kind, preset=preset, device=GPU, exits=TWO)) == missing()
+
+
 def test_an_ablation_is_no_paper_run_at_the_full_schedule() -> None:
     network = {"stages": [], "reuse": "none", "reuse_norm": True}
     made = run(
-        "a", device=GPU, preset="paper-s", recipe="paper", epochs=30, network=network, exits=[(0.8, 0.1), (0.9, 1)]
+        "a", device=GPU, preset="paper-s", recipe="paper", epochs=60, network=network, exits=[(0.8, 0.1), (0.9, 1)]
     )
     assert missing() - missing(made) == {"the paper's Table 3: no reuse, at a shorter schedule"}
 
@@ -246,8 +255,18 @@ COMPARED: dict[str, Any] = {
     "images": 5000,
     "budgets_gflops": [0.002, 0.004],
     "policies": {
-        "max-probability": {"in_sample": [0.7, 0.8], "gain": [0, 0], "gain_standard_error": [0, 0]},
-        "gate": {"in_sample": [0.71, 0.81], "gain": [0.01, -0.002], "gain_standard_error": [0.003, 0.001]},
+        "max-probability": {
+            "in_sample": [0.7, 0.8],
+            "held_out_gflops": [0.002, 0.004],
+            "gain": [0, 0],
+            "gain_standard_error": [0, 0],
+        },
+        "gate": {
+            "in_sample": [0.71, 0.81],
+            "held_out_gflops": [0.0019, 0.0038],
+            "gain": [0.01, -0.002],
+            "gain_standard_error": [0.003, 0.001],
+        },
     },
 }
 
@@ -255,6 +274,7 @@ COMPARED: dict[str, Any] = {
 def test_policies_have_standard_errors_or_intervals() -> None:
     text = "\n".join(policy_lines(COMPARED))
     assert "| 0.0020 | 70.00 % | 71.00 % |" in text
+    assert "spent 95% to 100% of a budget" in text
     assert "| 0.0020 | +1.00 ± 0.30 |" in text
     policies = {
         name: {**policy, "gain_interval": [[-0.001, 0.02], [-0.004, 0.0]]}

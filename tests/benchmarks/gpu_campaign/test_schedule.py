@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_campaign.records import ATTEMPTS, Records, Run, Where
+from benchmarks.gpu_campaign.records import ATTEMPTS, LONGEST, Records, Run, Where
 from benchmarks.gpu_campaign.schedule import Schedule
 from benchmarks.gpu_campaign.steps import Command, Step
 
@@ -106,3 +106,14 @@ def test_of_a_group_only_those_run_that_are_left(records: Records) -> None:
     step = schedule.next(1000)
     assert step is not None
     assert [command.name for command in step.commands] == ["teacher.train"]
+
+
+def test_what_gets_nowhere_is_tried_with_a_whole_call_and_then_given_up(schedule: Schedule, records: Records) -> None:
+    """It must not want more than any call has, and be neither begun nor given up for ever."""
+    records.add(TEACHER, Run("stopped", 1, 400.0, 1))
+    assert next_name(schedule, LONGEST) == "teacher.train"
+    for _ in range(ATTEMPTS):
+        assert not schedule.stuck(TEACHER)
+        records.add(TEACHER, Run("stopped", 1, LONGEST + 1.0, 1))
+    assert schedule.stuck(TEACHER)
+    assert next_name(schedule, 1000) == "plain.train"

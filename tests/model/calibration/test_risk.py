@@ -228,6 +228,12 @@ def test_what_is_no_probability_is_refused(value: float) -> None:
         risk_limit(0.1, value)
 
 
+@pytest.mark.parametrize("value", [1e-320, 1e-10])
+def test_a_risk_that_no_number_of_images_certifies_is_refused(value: float) -> None:
+    with pytest.raises(OptionError, match=r"--risk: .* is too small; allowed: 1e-09 or more"):
+        risk_limit(value, None)
+
+
 def test_a_confidence_needs_a_risk_and_a_risk_has_a_confidence() -> None:
     with pytest.raises(OptionError, match=r"--confidence: .* give --risk too"):
         risk_limit(None, 0.9)

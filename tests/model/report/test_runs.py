@@ -55,3 +55,9 @@ def test_a_folder_that_cannot_be_made_is_refused(runs: Path, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match=r"out: .* cannot be made a folder"):
         write_report(find_runs([runs]), tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "report.md").mkdir(parents=True)
+    with pytest.raises(OptionError, match=r"out: .* cannot be written to"):
+        write_report(find_runs([runs]), tmp_path / "out")

@@ -169,3 +169,50 @@ def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str) -
 def test_a_network_that_leaves_no_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="3 groups leave nothing of 4 pixels"):
         TeacherConfig(kind="vgg", stem=8, widths=(8, 8, 8), blocks=1, image_size=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "muon"}, "optimizer: muon is for the matrices of a cascade's blocks"),
+        ({"momentum": 0}, "nesterov: needs momentum above 0"),
+        ({"widths": [-1]}, "widths.0: "),
+        ({"widths": [0, 8]}, "widths.0: "),
+        ({"widths": []}, "widths: "),
+        ({"exit_weights": [float("nan")]}, "exit_weights: must be numbers of at least 0"),
+    ],
+)
+def test_what_no_teacher_can_be_trained_with_is_refused(
+    changes: dict[str, object], message: str, few_digits: Path, tmp_path: Path
+) -> None:
+    options = TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=1, changes={"image_size": 16, **changes})
+    with pytest.raises(ConfigError, match=message) as refused:
+        train(options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_teacher_is_trained_by_its_own_recipe_unless_told_otherwise() -> None:
+    made = {
+        (preset, recipe): TrainOptions(Path(), preset, Path(), recipe).recipe_name
+        for preset in ("teacher-s", "s")
+        for recipe in (None, "quick")
+    }
+    assert made == {
+        ("teacher-s", None): "teacher",
+        ("teacher-s", "quick"): "quick",
+        ("s", None): "best",
+        ("s", "quick"): "quick",
+    }
+
+
+def test_an_untrained_teacher_in_the_same_folder_is_replaced(
+    few_digits: Path, short_run: Callable[..., TrainOptions], tmp_path: Path
+) -> None:
+    train(TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=0, changes={"image_size": 16}))
+    assert read_teacher(tmp_path) is not None
+    train(short_run(epochs=0, out=tmp_path))
+    assert read_teacher(tmp_path) is None
+    load_weights(tmp_path)
+    train(TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=0, changes={"image_size": 16}))
+    with pytest.raises(WeightsError, match="is a teacher"):
+        load_weights(tmp_path)

@@ -22,7 +22,7 @@ from model.config import override, preset
 from model.datasets import load_dataset
 from model.datasets.dataset import split_digest
 from model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
-from model.training import trainer
+from model.training import provenance, trainer
 from model.training.recipes import RECIPES
 from model.training.trainer import TrainOptions, configure, train
 from model.weights import load_weights
@@ -207,10 +207,40 @@ def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> No
         (replace(interrupted, changes={**interrupted.changes, "stages.0.width": 16}), "cascade"),
         (replace(interrupted, seed=1), "seed, validation digest"),
         (replace(interrupted, limit_per_class=10), "number of training images"),
+        (replace(interrupted, dtype="bfloat16"), "dtype"),
     ):
         with pytest.raises(DataError, match=f"of a run with another {named}; resume with the same options"):
             train(changed)
     assert [row["epoch"] for row in metrics(train(interrupted))] == [1, 2, 3, 4]
+
+
+def test_a_bf16_run_does_not_go_on_in_float32(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = short_run(dtype="bfloat16")
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    with pytest.raises(DataError, match="of a run with another dtype; resume with the same options"):
+        train(replace(options, dtype="auto", resume=True))
+
+
+def test_a_resumed_run_names_the_commit_it_began_with(
+    interrupted: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = trainer.git_commit()
+    monkeypatch.setattr(trainer, "git_commit", lambda: "another")
+    assert load_weights(train(interrupted)).manifest.training["git_commit"] == began
+
+
+def test_a_copy_that_is_no_clone_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*_: object, **__: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    assert provenance.git_commit() is None
+    monkeypatch.setenv("GIT_COMMIT", "abc")
+    assert provenance.git_commit() == "abc"
 
 
 def damage(kind: str, path: Path) -> None:

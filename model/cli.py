@@ -63,6 +63,15 @@ def train(
     teacher: Annotated[
         str, typer.Option(metavar="DIR|none", help="What every exit learns from: a teacher, or any weights folder.")
     ] = "none",
+    init: Annotated[
+        Path | None, typer.Option(help="Start from these weights of the same cascade, not from random ones.")
+    ] = None,
+    compiles: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="torch.compile, which needs a C++ compiler on a CPU; only a GPU by default."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on so many of a class.")] = None,
     changes: Annotated[
@@ -99,6 +108,8 @@ def train(
             device=device,
             dtype=dtype,
             teacher=None if teacher == "none" else Path(teacher),
+            init=init,
+            compile=compiles,
             resume=resume,
             limit_per_class=limit_per_class,
             changes=parse_assignments(changes or []),

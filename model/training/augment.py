@@ -36,12 +36,12 @@ def normalizer(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor
 
 
 class PiecewiseTrivialAugment(nn.Module):
-    """TrivialAugment, an operation for every PIECES-th part of the batch.
+    """TrivialAugment, an operation for every PIECE images, or for a 16th of them where they are few.
 
     The published method draws an operation for every image; kornia draws one for all it is given, in one launch.
     """
 
-    PIECES = 16
+    PIECE = 128
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,8 @@ class PiecewiseTrivialAugment(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] → the same."""
-        return torch.cat([self.augment(piece) for piece in images.chunk(self.PIECES)])
+        pieces = max(16, len(images) // self.PIECE)
+        return torch.cat([self.augment(piece) for piece in images.chunk(pieces)])
 
 
 def mix(recipe: Recipe, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -3,18 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.cascade import Cascade
 from model.errors import TrainingStoppedError
-from model.training.batches import Arrays, Batch, Batches
+from model.training.batches import Arrays, Batches
+from model.training.capture import on_cuda, plainly
 from model.training.convnet import ConvNet
-from model.training.imitation import imitation_loss
-from model.training.losses import cascade_loss
+from model.training.imitation import Imitator
 from model.training.optim import Optimizers
 from model.training.recipes import Recipe
+from model.training.start import Start
+from model.training.step import Objective, TrainStep
 from model.training.teacher import Teacher
 
 CHECK_EVERY = 25
@@ -28,15 +31,16 @@ class Learner:
 
     model: Cascade | ConvNet
     average: Cascade | ConvNet | None
-    step_model: nn.Module
     optimizers: Optimizers
     augment: nn.Module
     normalize: Callable[[Tensor], Tensor]
     recipe: Recipe
     device: torch.device
     teacher: Teacher | None = None
-    imitator: nn.Module | None = None
+    imitator: Imitator | None = None
     dtype: torch.dtype = torch.float32
+    compiles: bool = False
+    start: Start | None = None
     seed: int = 0
     commit: str | None = None
     """Of the code that the run began with; a resumed run keeps it."""
@@ -44,6 +48,11 @@ class Learner:
     def __post_init__(self) -> None:
         teach = None if self.teacher is None else self.teacher.teach
         self.batches = Batches(self.recipe, self.augment, self.model.config.classes, teach, self.seed)
+        objective: nn.Module = Objective(self.model, self.recipe, self.normalize, self.imitator, self.dtype)
+        if self.compiles:
+            objective = cast(nn.Module, torch.compile(objective))
+        captured = on_cuda if self.device.type == "cuda" else plainly
+        self.step = TrainStep(objective, self.optimizers, self.recipe, self.model, self.average, captured)
 
     @property
     def final(self) -> Cascade | ConvNet:
@@ -76,12 +85,11 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
     learner.model.train()
     losses: list[Tensor] = []
     checked, start = 0, time.perf_counter()
-    batch_of = learner.batches.of_epoch(data, epoch)
+    views = learner.batches.of_epoch(data, epoch)
+    numbers = learner.step.numbers_of(epoch * steps, steps, learner.device)
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
-        loss = _loss(learner, batch_of(chosen), imitates=recipe.imitates(epoch))
-        _update(learner, loss, epoch * steps + step)
-        losses.append(loss.detach())
+        losses.append(learner.step(views.rows(chosen), numbers[step], imitates=recipe.imitates(epoch)))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             recent = torch.stack(losses[checked:]).mean().item()
             tick((step + 1 - checked) * batch, recent)
@@ -89,49 +97,6 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
             if not recent < float("inf"):
                 raise TrainingStoppedError(f"the loss became {recent} in epoch {epoch + 1}, step {step + 1}; {ADVICE}")
     return torch.stack(losses).mean().item(), steps * batch / (time.perf_counter() - start)
-
-
-def _loss(learner: Learner, batch: Batch, *, imitates: bool) -> Tensor:
-    lesson = batch.lesson
-    with learner.autocast():
-        images = learner.normalize(batch.images)
-        predicted: Tensor | None = None
-        if imitates and learner.imitator is not None:
-            logits, predicted = learner.imitator(images)
-        else:
-            logits = learner.step_model(images)
-    taught = None if lesson is None else lesson.logits
-    loss = cascade_loss(learner.recipe, [z.float() for z in logits], batch.targets, taught)
-    if predicted is not None and lesson is not None:
-        loss = loss + learner.recipe.imitation * imitation_loss(predicted, lesson.features)
-    return loss
-
-
-def _update(learner: Learner, loss: Tensor, step: int) -> None:
-    recipe = learner.recipe
-    loss.backward()
-    if recipe.clip_norm:
-        # The imitator holds the model.
-        nn.utils.clip_grad_norm_((learner.imitator or learner.model).parameters(), recipe.clip_norm)
-    learner.optimizers.step(step)
-    if learner.average is not None:
-        update_average(learner.average, learner.model, recipe.ema, step)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the present ones. The memory is short at first, else the random start would
-    dominate a short run. The step is known here without asking the device, which would wait for its queue."""
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
-    pairs = list(zip(average.buffers(), model.buffers(), strict=True))
-    # The statistics of batch norms are averages already: moved along too. Counters are copied.
-    floats = [(a, m) for a, m in pairs if a.is_floating_point()]
-    if floats:
-        torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], share)
-    for a, m in pairs:
-        if not a.is_floating_point():
-            a.copy_(m)
 
 
 @torch.inference_mode()

@@ -5,26 +5,48 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.training.recipes import Recipe
 
 
 class Optimizers:
-    """One or two torch optimizers driven as one; the learning rate is a function of the step, so it needs no state."""
+    """One or two torch optimizers driven as one, behind clipping; the learning rate is a function of the step, so it
+    needs no state.
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
+    `capturable`: nothing is read back from the device, as a CUDA graph wants it; torch has this on GPUs only.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, *, capturable: bool = False) -> None:
         self.recipe = recipe
         self.steps_per_epoch = max(1, steps_per_epoch)
-        self.parts = _build(model, recipe)
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.parts = _build(model, recipe, capturable)
 
-    def step(self, step: int) -> None:
-        """Apply the gradients at global step `step` (0-based)."""
-        lr = self.recipe.lr * lr_factor(self.recipe, step / self.steps_per_epoch)
+    def factor(self, step: int) -> float:
+        """What the peak learning rate is multiplied by at global step `step` (0-based)."""
+        return lr_factor(self.recipe, step / self.steps_per_epoch)
+
+    @torch.no_grad()
+    def step(self, factor: Tensor) -> None:
+        """Apply the gradients at `factor` (a scalar) times the peak learning rate.
+
+        Every optimizer here moves the weights in proportion to its rate: so they move them at the peak's, and `factor`
+        of the way is kept. A rate in the optimizers would be a Python number, which a CUDA graph repeats unchanged.
+        """
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        moved = [p for p in self.parameters if p.grad is not None]
+        before = [p.clone() for p in moved]
         for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
             part.step()
+        way = torch._foreach_sub(moved, before)
+        torch._foreach_mul_(way, factor)
+        torch._foreach_copy_(moved, torch._foreach_add(before, way))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, object]]:
@@ -34,10 +56,13 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, object]]) -> None:
         """The reverse of `state_dict`."""
         for part, state in zip(self.parts, states, strict=True):
+            options = [{key: group[key] for key in group if key != "params"} for group in part.param_groups]
             part.load_state_dict(state)
+            for group, ours in zip(part.param_groups, options, strict=True):
+                group.update(ours)  # a checkpoint of another device or version speaks of its own rate and ways
 
 
-def _build(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         return [
             torch.optim.SGD(
@@ -51,13 +76,18 @@ def _build(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     # Decay acts on weight matrices; norms and biases are left alone, as is customary with AdamW.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
+
+    def adamw(decayed: list[nn.Parameter]) -> torch.optim.Optimizer:
+        groups = _undecayed(decayed, vectors)
+        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, capturable=capturable)
+
     if recipe.optimizer == "adamw":
-        return [torch.optim.AdamW(_undecayed(matrices, vectors), recipe.lr, weight_decay=recipe.weight_decay)]
+        return [adamw(matrices)]
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
     rest = [p for p in matrices if not any(p is h for h in hidden)]
     return [
         torch.optim.Muon(hidden, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(_undecayed(rest, vectors), recipe.lr, weight_decay=recipe.weight_decay),
+        adamw(rest),
     ]
 
 

@@ -27,6 +27,10 @@ class TrainOptions:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     teacher: Path | None = None
+    init: Path | None = None
+    """Weights to start from; None: random ones."""
+    compile: bool | None = None
+    """torch.compile; None: on a GPU."""
     resume: bool = False
     limit_per_class: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)

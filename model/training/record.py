@@ -27,6 +27,8 @@ def setup_of(options: TrainOptions, learner: Learner, digest: str, images: int) 
         "validation digest": digest,
         "number of training images": images,
     }
+    if learner.start is not None:
+        setup["init"] = learner.start.sha256
     return setup | ({"dtype": str(learner.dtype)} if learner.dtype != torch.float32 else {})
 
 
@@ -39,7 +41,7 @@ def training_record(
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the manifest says of the training: enough to do it again."""
-    recipe, teacher = learner.recipe, learner.teacher
+    recipe, teacher, start = learner.recipe, learner.teacher, learner.start
     return {
         "data": dataset.source,
         "images": len(training),
@@ -48,6 +50,7 @@ def training_record(
         "recipe": recipe.model_dump(mode="json"),
         "preset": options.preset,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
+        "init": {"name": start.name, "sha256": start.sha256} if start is not None else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
         "device": device_name(learner.device),

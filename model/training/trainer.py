@@ -1,13 +1,14 @@
 """`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
 import copy
+import math
 import os
+import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from model.backends.devices import pick_device
 from model.calibration.calibrate import calibrate_on
@@ -30,10 +31,14 @@ from model.training.options import NetworkConfig, TrainOptions, configure
 from model.training.provenance import git_commit
 from model.training.recipes import Recipe
 from model.training.record import results_of, setup_of, training_record
+from model.training.start import Start, load_start
 from model.training.teacher import Teacher, load_teacher
 from model.training.teacher_folder import write_teacher
 from model.weights import load_weights, write_weights
 from model.weights.manifest import MANIFEST, TEACHER
+
+CHECKPOINT_SECONDS = 10.0
+"""The least time between two checkpoints: a GPU does small epochs faster than a disk takes them."""
 
 
 def train(options: TrainOptions) -> Path:
@@ -53,14 +58,16 @@ def train(options: TrainOptions) -> Path:
     digest = split_digest(validation)
     if teacher is not None:
         teacher.check(dataset.classes, network.image_size, digest)
+    start = load_start(options.init) if options.init is not None else None
+    if start is not None:
+        start.check(dataset.classes, digest)
     if options.limit_per_class is not None:
         training = training.limited(options.limit_per_class)
     preprocess = _statistics(training, network.image_size)
 
     _make_folder(options.out)
     torch.manual_seed(options.seed)
-    learner = _learner(network, plan, preprocess, len(training), device, dtype, teacher, options.seed)
-    learner.commit = git_commit()  # now, whatever is committed while it trains
+    learner = _learner(network, plan, preprocess, len(training), device, dtype, teacher, start, options)
     setup = setup_of(options, learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} holds a run already: go on with --resume, or choose another folder")
@@ -111,25 +118,30 @@ def _learner(
     device: torch.device,
     dtype: torch.dtype,
     teacher: Teacher | None,
-    seed: int,
+    start: Start | None,
+    options: TrainOptions,
 ) -> Learner:
     model: Cascade | ConvNet
     if isinstance(network, CascadeConfig):
         model = Cascade(network).to(device)
+        if start is not None:
+            start.into(model)
     else:
         # Convolutions are faster with the channels last.
         model = ConvNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _check(plan, model, teacher)
+    _check(plan, model, teacher, start)
     imitator = None
     if plan.imitation and teacher is not None and isinstance(model, Cascade):
         imitator = Imitator(model, teacher.width).to(device)
-        if device.type == "cuda":
-            imitator.compile()  # in place: its checkpoint fits any device
     return Learner(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False) if plan.ema else None,
-        step_model=_compiled(model, device),
-        optimizers=Optimizers(model if imitator is None else imitator, plan, steps_per_epoch(images, plan.batch_size)),
+        optimizers=Optimizers(
+            model if imitator is None else imitator,
+            plan,
+            steps_per_epoch(images, plan.batch_size),
+            capturable=device.type == "cuda",
+        ),
         augment=augmentation(plan, network.image_size),
         normalize=normalizer(preprocess, device),
         recipe=plan,
@@ -137,20 +149,20 @@ def _learner(
         dtype=dtype,
         teacher=teacher,
         imitator=imitator,
-        seed=seed,
+        compiles=device.type == "cuda" if options.compile is None else options.compile,
+        start=start,
+        seed=options.seed,
+        commit=git_commit(),  # now, whatever is committed while it trains
     )
 
 
-def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
-    """Compiling pays on a GPU; on a CPU it was measured to give nothing."""
-    return cast(nn.Module, torch.compile(module)) if device.type == "cuda" else module
-
-
-def _check(plan: Recipe, model: Cascade | ConvNet, teacher: Teacher | None) -> None:
+def _check(plan: Recipe, model: Cascade | ConvNet, teacher: Teacher | None, start: Start | None) -> None:
     """ConfigError for a recipe that does not fit the network."""
     exits = len(model.stages) if isinstance(model, Cascade) else 1
     if plan.exit_weights is not None and len(plan.exit_weights) != exits:
         raise ConfigError(f"exit_weights: {len(plan.exit_weights)} numbers for {exits} exits")
+    if start is not None and not isinstance(model, Cascade):
+        raise ConfigError("init: a teacher starts from random weights")
     if teacher is not None and not isinstance(model, Cascade):
         raise ConfigError("a teacher is trained without a teacher")
     if plan.optimizer == "muon" and not isinstance(model, Cascade):
@@ -164,7 +176,7 @@ def _run(
     epochs = learner.recipe.epochs
     batch = min(learner.recipe.batch_size, len(training))
     journal = Journal(options.out, steps_per_epoch(len(training), batch) * batch, epochs, done)
-    safe = done
+    safe, saved = done, -math.inf
     try:
         for epoch in range(done, epochs):
             # Seeded anew each epoch: a resumed run draws what an uninterrupted one would have drawn.
@@ -172,8 +184,9 @@ def _run(
             loss, speed = train_epoch(learner, train_arrays, epoch, journal.tick)
             accuracies = exit_accuracies(learner, val_arrays)
             journal.epoch({"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed})
-            save_checkpoint(options.out, learner, epoch + 1, setup)
-            safe = epoch + 1
+            if epoch + 1 == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                save_checkpoint(options.out, learner, epoch + 1, setup)
+                safe, saved = epoch + 1, time.monotonic()
     except KeyboardInterrupt:
         raise TrainingStoppedError(
             f"interrupted; {safe} of {epochs} epochs are safe in {options.out}: go on with --resume"

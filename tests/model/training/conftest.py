@@ -54,7 +54,6 @@ def learner(arrays: Arrays) -> Callable[[Recipe], Learner]:
         return Learner(
             model=model,
             average=None,
-            step_model=model,
             optimizers=Optimizers(model, recipe, steps_per_epoch(len(arrays.labels), recipe.batch_size)),
             augment=augmentation(recipe, CONFIG.image_size),
             normalize=lambda images: (images - 0.5) / 0.25,

@@ -18,7 +18,6 @@ from model.training.trainer import TrainOptions, train
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch
 
 Build = Callable[[Recipe], Learner]
-ALL = torch.arange(30)
 
 
 class Asked:
@@ -44,20 +43,19 @@ def batches(recipe: Recipe, learner: Build, teach: Any = None, seed: int = 0) ->
 def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, learner: Build, arrays: Arrays) -> None:
     asked = Asked()
     made = batches(views, learner, asked)
-    seen = [made.of_epoch(arrays, epoch)(ALL) for epoch in range(5)]
+    seen = [made.of_epoch(arrays, epoch) for epoch in range(5)]
     assert sum(len(images) for images in asked.images) == 2 * 30
-    assert torch.equal(seen[0].images, seen[2].images)
-    assert torch.equal(seen[1].images, seen[3].images)
-    assert not torch.equal(seen[0].images, seen[1].images)
+    assert torch.equal(seen[0].pixels, seen[2].pixels)
+    assert torch.equal(seen[1].pixels, seen[3].pixels)
+    assert not torch.equal(seen[0].pixels, seen[1].pixels)
 
 
 def test_the_teacher_speaks_of_the_very_view_of_each_image(views: Recipe, learner: Build, arrays: Arrays) -> None:
-    batch_of = batches(views, learner, Asked()).of_epoch(arrays, 0)
-    rows = torch.tensor([17, 3, 29])
-    batch = batch_of(rows)
+    made = batches(views, learner, Asked()).of_epoch(arrays, 0)
+    batch = made.rows(torch.tensor([17, 3, 29]))
     assert batch.lesson is not None
     # Answers are kept in half precision.
-    assert torch.allclose(batch.lesson.logits, 4 * batch.images.mean((2, 3)), atol=4e-3)
+    assert torch.allclose(batch.lesson.logits, 4 * (batch.pixels / 255).mean((2, 3)), atol=4e-3)
     assert batch.lesson.features.shape == (3, 3, 2, 2)
     assert batch.targets.shape == (3, 3)
     assert torch.allclose(batch.targets.sum(1), torch.ones(3), atol=1e-3)
@@ -65,22 +63,43 @@ def test_the_teacher_speaks_of_the_very_view_of_each_image(views: Recipe, learne
 
 def test_a_view_without_augmentation_is_the_image(plain: Recipe, learner: Build, arrays: Arrays) -> None:
     made = batches(plain.model_copy(update={"views": 1}), learner)
-    batch = made.of_epoch(arrays, 0)(ALL)
-    assert torch.equal(batch.images, arrays.pixels.float() / 255)
+    batch = made.of_epoch(arrays, 0)
+    assert torch.equal(batch.pixels, arrays.pixels)
     assert torch.equal(batch.targets.argmax(1), arrays.labels)
     assert batch.lesson is None
 
 
 def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, learner: Build, arrays: Arrays) -> None:
     early, late = (batches(views, learner) for _ in range(2))
-    first = early.of_epoch(arrays, 0)(ALL)
+    first = early.of_epoch(arrays, 0)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    again = late.of_epoch(arrays, 4)(ALL)
-    assert torch.equal(first.images, again.images)
+    again = late.of_epoch(arrays, 4)
+    assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(torch.get_rng_state(), state)
-    other = batches(views, learner, seed=1).of_epoch(arrays, 0)(ALL)
-    assert not torch.equal(first.images, other.images)
+    other = batches(views, learner, seed=1).of_epoch(arrays, 0)
+    assert not torch.equal(first.pixels, other.pixels)
+
+
+def test_without_kept_views_every_epoch_has_its_own(views: Recipe, learner: Build, arrays: Arrays) -> None:
+    recipe = views.model_copy(update={"views": 0})
+    asked = Asked()
+    made = batches(recipe, learner, asked)
+    first, second = (made.of_epoch(arrays, epoch) for epoch in range(2))
+    assert not torch.equal(first.pixels, second.pixels)
+    assert sum(len(images) for images in asked.images) == 2 * 30
+    resumed = batches(recipe, learner).of_epoch(arrays, 1)
+    assert torch.equal(resumed.pixels, second.pixels)
+
+
+@pytest.mark.parametrize("piece", [1, 24, 4096])
+def test_every_image_has_one_view_however_many_are_made_together(
+    piece: int, plain: Recipe, learner: Build, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.batches.PIECE", piece)
+    made = batches(plain, learner).of_epoch(arrays, 0)
+    assert torch.equal(made.pixels, arrays.pixels)
+    assert torch.equal(made.targets.argmax(1), arrays.labels)
 
 
 def test_an_epoch_of_views_trains(views: Recipe, learner: Build, arrays: Arrays) -> None:

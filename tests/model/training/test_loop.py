@@ -14,9 +14,9 @@ from model.training.loop import (
     exit_accuracies,
     steps_per_epoch,
     train_epoch,
-    update_average,
 )
 from model.training.recipes import Recipe
+from model.training.step import average_share, update_average
 
 Build = Callable[[Recipe], Learner]
 
@@ -117,14 +117,14 @@ def test_the_average_forgets_its_start_soon_and_later_hardly_anything(plain: Rec
             parameter.requires_grad_(False).fill_(value)
     path = []
     for step in range(100):
-        update_average(average, model, 0.9, step)
+        update_average(average, model, torch.tensor(average_share(0.9, step)))
         path.append(average.stage(0).head.bias[0].item())
     assert path[0] == pytest.approx(0.9)
     assert path[10] > 0.99
     for parameter in model.parameters():
         parameter.fill_(2.0)
     before = path[-1]
-    update_average(average, model, 0.9, 100)
+    update_average(average, model, torch.tensor(average_share(0.9, 100)))
     assert average.stage(0).head.bias[0].item() - before == pytest.approx(0.1 * (2 - before), rel=1e-3)
 
 

@@ -60,16 +60,16 @@ def test_every_step_uses_its_own_rate() -> None:
     for step in range(8):
         before = model.weight.item()
         model.weight.grad = torch.ones(1, 1)
-        optimizers.step(step)
+        optimizers.step(torch.tensor(optimizers.factor(step)))
         moves.append(before - model.weight.item())
     assert moves == pytest.approx([8, 8, 8, 8, 0.8, 0.8, 0.08, 0.08], rel=1e-3)
 
 
-def test_the_gradient_is_spent_by_a_step(plain: Recipe) -> None:
+def test_gradients_are_forgotten(plain: Recipe) -> None:
     model = nn.Linear(2, 2)
     optimizers = Optimizers(model, plain, 1)
     model(torch.ones(1, 2)).sum().backward()
-    optimizers.step(0)
+    optimizers.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -96,7 +96,7 @@ def test_decay_shrinks_matrices_and_leaves_norms_and_biases(
         for parameter in made.model.parameters():
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
-    made.optimizers.step(0)
+    made.optimizers.step(torch.tensor(1.0))
     for name, parameter in made.model.named_parameters():
         expected = 1.0 if parameter.dim() == 1 else 1 - 0.1 * 0.5
         assert torch.allclose(parameter, torch.tensor(expected)), name

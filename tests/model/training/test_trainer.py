@@ -139,6 +139,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
         return real(learner, data, number, stop if number == epoch else tick)
 
     monkeypatch.setattr(trainer, "train_epoch", interrupted)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""A captured step against the same step called plainly.
+
+There is no GPU here. `recorded` stands in for a CUDA graph and is as strict: it notes the tensor operations that a
+call makes and repeats exactly these, on the same memory and with the same Python numbers.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model.training.capture import BEFORE_CAPTURE, Captured, Function, Work
+from model.training.imitation import Imitator
+from model.training.loop import Arrays, Learner, train_epoch
+from model.training.optim import Optimizers
+from model.training.recipes import Recipe
+from model.training.step import TrainStep
+from model.training.teacher import Teacher
+from tests.model.training.test_batches import Asked
+
+Build = Callable[[Recipe], Learner]
+
+
+class Notes(TorchDispatchMode):
+    """Every operation with the tensors it read and wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.operations.append((operation, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def repeat(self) -> None:
+        """All of it again, into the same memory."""
+        for operation, args, kwargs, result in self.operations:
+            again = operation(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.detach().copy_(new)
+
+
+def recorded(work: Work) -> Work:
+    """What `cuda_graph` does on a GPU; recording does the work once, so the first repetition has nothing left to do."""
+    notes = Notes()
+    with notes:
+        work()
+    fresh = [True]
+
+    def repeat() -> None:
+        if not fresh:
+            notes.repeat()
+        fresh.clear()
+
+    return repeat
+
+
+def captured(function: Function) -> Function:
+    return Captured(function, recorded)
+
+
+@pytest.fixture(autouse=True)
+def optimizers_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has optimizers that read nothing back on GPUs only, though they work on a CPU."""
+    monkeypatch.setattr(import_module("torch.optim.adam"), "_get_capturable_supported_devices", lambda **_: ["cpu"])
+
+
+def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tuple[Learner, Learner]:
+    """The same learner, once plain and once captured."""
+    made = []
+    for way in (None, captured):
+        one = learner(recipe)
+        imitator = None
+        if recipe.imitation:
+            torch.manual_seed(1)
+            imitator = Imitator(one.model, 3)  # type: ignore[arg-type]
+        held = imitator or one.model
+        average = deepcopy(one.model).requires_grad_(False) if recipe.ema else None
+        optimizers = Optimizers(held, recipe, 2, capturable=way is not None)
+        one = replace(one, imitator=imitator, average=average, optimizers=optimizers, teacher=teacher)
+        if way is not None:
+            old = one.step
+            one.step = TrainStep(old.objective, optimizers, recipe, one.model, average, way)
+        made.append(one)
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_captured_step_is_the_step(optimizer: str, plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    """Ten steps of changing batches, rates and shares, with imitation in the first six."""
+    changes = {
+        "optimizer": optimizer,
+        "lr": 0.01,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "clip_norm": 0.5,
+        "ema": 0.9,
+        "epochs": 10,
+        "imitation": 0.5,
+        "imitation_share": 0.4,
+        "last_weight": 0.2,
+        "views": 2,
+        "augment": "crop-flip",
+    }
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 3, Asked())
+    plainly, replayed = pair(plain.model_copy(update=changes), learner, teacher)
+    for epoch in range(10):
+        losses = []
+        for made in (plainly, replayed):
+            torch.manual_seed(epoch)
+            losses.append(train_epoch(made, arrays, epoch, lambda *_: None)[0])
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    # Not the weights: a bias before a norm has no gradient but rounding, of which adaptive optimizers make much.
+    images = plainly.normalize(arrays.pixels.float() / 255)
+    for name in ("model", "average"):
+        with torch.no_grad():
+            ours, theirs = (torch.stack(getattr(made, name)(images)) for made in (plainly, replayed))
+        assert torch.allclose(ours, theirs, atol=1e-3), name
+
+
+def test_a_number_that_is_baked_in_would_be_seen() -> None:
+    """The stand-in is as strict as a graph: what is no tensor stays what it was."""
+    number = [1.0]
+    function = Captured(lambda tensors: tensors[0] * number[0], recorded)
+    one = torch.ones(1)
+    assert [function([one]).item() for _ in range(BEFORE_CAPTURE + 1)] == [1.0] * (BEFORE_CAPTURE + 1)
+    number[0] = 2.0
+    assert function([3 * one]).item() == 3.0
+
+
+def test_every_answer_is_its_own() -> None:
+    function = captured(lambda tensors: tensors[0] + 1)
+    answers = [function([torch.tensor(float(n))]) for n in range(8)]
+    assert [answer.item() for answer in answers] == [n + 1 for n in range(8)]
+
+
+def test_what_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(work: Work) -> Work:
+        raise RuntimeError("operation not permitted when stream is capturing\nand much more")
+
+    function = Captured(lambda tensors: tensors[0] * 2, refuses)
+    assert [function([torch.tensor(float(n))]).item() for n in range(8)] == [2.0 * n for n in range(8)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the training step could not be captured (operation not permitted when stream is capturing); "
+        "it goes on uncaptured"
+    ]

@@ -34,7 +34,7 @@ class Objective(nn.Module):
         self.model, self.recipe, self.normalize, self.imitator, self.dtype = model, recipe, normalize, imitator, dtype
 
     def forward(self, tensors: list[Tensor], imitates: bool) -> Tensor:
-        """A batch's tensors → the loss, a scalar; products in `dtype`, losses in float32."""
+        """A batch's tensors, floats in float32 → the loss, a scalar; products in `dtype`, losses in float32."""
         batch = Batch.of(tensors)
         predicted: Tensor | None = None
         with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -44,8 +44,8 @@ class Objective(nn.Module):
             else:
                 logits = self.model(images)
         lesson = batch.lesson
-        taught = None if lesson is None else lesson.logits.float()
-        loss = cascade_loss(self.recipe, [z.float() for z in logits], batch.targets.float(), taught)
+        taught = None if lesson is None else lesson.logits
+        loss = cascade_loss(self.recipe, [z.float() for z in logits], batch.targets, taught)
         if predicted is not None and lesson is not None:
             loss = loss + self.recipe.imitation * imitation_loss(predicted, lesson.features)
         return loss
@@ -81,7 +81,9 @@ class TrainStep:
 
     def _with(self, imitates: bool) -> Function:
         def run(tensors: list[Tensor]) -> Tensor:
-            (factor, share), batch = tensors[0].unbind(), tensors[1:]
+            factor, share = tensors[0].unbind()
+            # Outside the compiled part: with half precision beside bf16 torch 2.13 compiles code that gives NaN.
+            batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
             self.optimizers.zero_grad()
             loss: Tensor = self.objective(batch, imitates)
             loss.backward()

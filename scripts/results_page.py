@@ -5,12 +5,13 @@
 For every weights/<name>/ the page takes docs/results/<name>.test.json (`msmlp evaluate --split test --json`) and, where
 there are any, <name>.policies.json (benchmarks/exit_policies.py) and <name>.bench.json (`msmlp bench engine --json`).
 Pictures and the card come from the weights folder (`msmlp report card`). docs/results/runs/*.json are summaries of runs
-(`msmlp report RUN --json`), one or several in a file.
+(`msmlp report RUN --json`), one or several in a file; docs/results/*.pair.json are of `msmlp bench pair --json`.
 """
 
 import sys
 from pathlib import Path
 
+from scripts.results.pairs import pair_lines
 from scripts.results.pending import pending_lines
 from scripts.results.runs import run_lines
 from scripts.results.sources import read_sources
@@ -38,6 +39,7 @@ def page(root: Path = ROOT) -> str:
         target_lines(sources.shipped),
         *(section(shipped) for shipped in sources.shipped),
         run_lines(sources.runs),
+        pair_lines(sources.pairs),
         pending_lines(sources),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -9,9 +9,11 @@ from model.config import PRESETS
 
 Follow = Literal["calibrate", "report", "evaluate", "bench"]
 FOLLOWS: tuple[Follow, ...] = ("calibrate", "report", "evaluate", "bench")
-"""What can come after a training, in this order: the frontier as the device serves it; curve and validation figures as
+"""What comes after a training, in this order: the frontier as the device serves it; curve and validation figures as
 a file, which travels home where weights are too large to; the test images; speed."""
 EPOCHS_OF_AN_ABLATION = 60
+VIEWS = "views=32"
+"""Augmented and shown to the teacher once, not in each of 300 epochs: so that the device is busy with the network."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Plan:
     """One network on one data set: train it, then what `then` says.
 
     `name` is also the folder's. `teacher` names the plan whose folder it learns from; that one comes first. Plans that
-    stand one after the other with the same `group` train side by side. `note` goes beside every figure.
+    stand one after the other with the same `group` train side by side. `rival` names the cascade that is benched
+    against this plain Mixer. `note` goes beside every figure.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Plan:
     seed: int = 0
     then: tuple[Follow, ...] = FOLLOWS
     group: str | None = None
+    rival: str | None = None
     note: str = ""
 
 
@@ -46,15 +50,18 @@ def _frontier(data: str, teacher: str) -> Iterator[Plan]:
     yield Plan(learns_from, data, teacher, "teacher", then=("report",))
 
     def distilled(name: str, preset: str, *sets: str) -> Plan:
-        return Plan(f"{data}-{name}", data, preset, "distill", teacher=learns_from, sets=sets)
+        return Plan(f"{data}-{name}", data, preset, "distill", teacher=learns_from, sets=(VIEWS, *sets))
+
+    def plain(preset: str) -> Plan:
+        return replace(distilled(f"{preset}-plain", preset, _plain(preset)), rival=f"{data}-{preset}")
 
     yield distilled("m", "m")
-    yield distilled("m-plain", "m", _plain("m"))
+    yield plain("m")
     # A CPU can train the smallest, so the largest comes first.
     for preset in ("l", "s"):
         yield distilled(preset, preset)
     for preset in ("l", "s"):
-        yield distilled(f"{preset}-plain", preset, _plain(preset))
+        yield plain(preset)
     yield Plan(f"{data}-m-alone", data, "m", "best", then=("report", "evaluate"), note="no teacher")
 
 
@@ -101,7 +108,14 @@ _TINY = Plan("", "cifar10", "tiny", "best", epochs=2, sets=_QUICKLY, then=())
 TINY_PLANS: tuple[Plan, ...] = (
     Plan("cifar10-teacher", "cifar10", "teacher-tiny", "teacher", epochs=1, then=()),
     replace(_TINY, name="cifar10-tiny", recipe="distill", teacher="cifar10-teacher", then=FOLLOWS),
-    replace(_TINY, name="cifar10-plain", sets=(*_QUICKLY, _plain("tiny")), group="cifar10-pair"),
+    replace(
+        _TINY,
+        name="cifar10-plain",
+        sets=(*_QUICKLY, _plain("tiny")),
+        then=("calibrate",),
+        group="cifar10-pair",
+        rival="cifar10-tiny",
+    ),
     replace(_TINY, name="cifar10-reuse-none", sets=(*_QUICKLY, "reuse=none"), group="cifar10-pair", note="no reuse"),
 )
 """The same walk in seconds: a teacher, a cascade that learns from it and all that follows, two trained side by side."""

@@ -11,7 +11,14 @@ from benchmarks.gpu_campaign.plans import FOLLOWS, Follow, Plan
 
 MSMLP = (sys.executable, "-c", "from msmlp.main import main; main()")
 
-STARTING_SECONDS: dict[str, float] = {"train": 90, "calibrate": 40, "report": 20, "evaluate": 40, "bench": 120}
+STARTING_SECONDS: dict[str, float] = {
+    "train": 90,
+    "calibrate": 40,
+    "report": 20,
+    "evaluate": 40,
+    "bench": 120,
+    "pair": 60,
+}
 """Below this a step is not begun: a training's first epoch (it compiles), the whole of anything else. First guesses,
 not measured on a GPU; what a step is seen to need takes their place (`records.py`)."""
 TINY_SECONDS = 1.0
@@ -78,6 +85,10 @@ def _of(plans: tuple[Plan, ...], place: Place) -> Iterator[Step]:
                 yield Step(command.name, (command,), place.seconds(kind))
         elif commands:
             yield Step(f"{name}.{kind}", commands, place.seconds(kind))
+    for plan in plans:
+        if plan.rival is not None:
+            pair = _pair(plan, plan.rival, place)
+            yield Step(pair.name, (pair,), place.seconds("pair"))
 
 
 def _train(plan: Plan, place: Place) -> Command:
@@ -95,7 +106,7 @@ def _train(plan: Plan, place: Place) -> Command:
 
 def _after(plan: Plan, kind: Follow, place: Place) -> Command:
     folder, data = str(place.work / plan.name), ("--data", str(place.data[plan.data]), "--device", place.device)
-    options: dict[Follow, tuple[str, ...]] = {
+    options: dict[str, tuple[str, ...]] = {
         "report": ("report", folder),
         "calibrate": ("calibrate", "--weights", folder, *data),
         "evaluate": ("evaluate", "--weights", folder, *data, "--split", "test"),
@@ -108,6 +119,20 @@ def _after(plan: Plan, kind: Follow, place: Place) -> Command:
         needs=(f"{plan.name}.train",),
         note=plan.note,
     )
+
+
+def _pair(plan: Plan, rival: str, place: Place) -> Command:
+    """The cascade `rival` against this plain Mixer, once both have the frontier that the device serves."""
+    argv = [*MSMLP, "bench", "pair", "--weights", str(place.work / rival), "--against", str(place.work / plan.name)]
+    argv += ["--data", str(place.data[plan.data]), "--device", place.device, "--max-batch", "16", "--json"]
+    if place.tiny:  # an untrained cascade need not be as good
+        argv += ["--images", "32", "--rounds", "1", "--policy", "accurate"]
+    name = f"{plan.name}.pair"
+    return Command(name, tuple(argv), output=f"{name}.json", needs=_both(plan.name, rival), note=plan.note)
+
+
+def _both(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{kind}" for name in names for kind in ("train", "calibrate"))
 
 
 def _bench_size(tiny: bool) -> tuple[str, ...]:

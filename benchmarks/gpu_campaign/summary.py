@@ -25,7 +25,7 @@ def summarize(steps: list[Step], records: Records) -> tuple[dict[str, Any], str]
         }
         for command in commands
     ]
-    sections = (_ran(rows), _accuracy(rows), _speed(rows), _commands(rows))
+    sections = (_ran(rows), _accuracy(rows), _speed(rows), _pairs(rows), _commands(rows))
     return {"steps": rows}, "\n".join(["# What the campaign measured", *(line for lines in sections for line in lines)])
 
 
@@ -86,6 +86,21 @@ def _speed(rows: list[dict[str, Any]]) -> Iterator[str]:
 
     yield from ("", "## Serving, images/s", "")
     yield from _table(("weights", "batch up to", "plain", "bound", "engine", "engine / bound", "device"), cells())
+
+
+def _pairs(rows: list[dict[str, Any]]) -> Iterator[str]:
+    def cells() -> Iterator[tuple[str, ...]]:
+        for row in (row for row in rows if row["step"].endswith(".pair")):
+            name, result = row["step"].removesuffix(".pair"), row["result"]
+            if result is None:
+                yield (name, "", NOT_YET, "", "")
+                continue
+            point = f"{result['network']['weights']} at {result['network']['policy']}"
+            saved, faster = f"{result['gflops_saved']:.2f}", f"{result['speedup']:.2f}"
+            yield (name, point, saved, faster, str(result["device"]))
+
+    yield from ("", "## Cascades against plain Mixers at the same accuracy, batches of at most 16", "")
+    yield from _table(("Mixer", "cascade", "times fewer multiply-adds", "times the images/s", "device"), cells())
 
 
 def _commands(rows: list[dict[str, Any]]) -> Iterator[str]:

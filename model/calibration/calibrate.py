@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
-from model.calibration.crossfit import folds_of
+from model.calibration.crossfit import folds_of, refitted
 from model.calibration.fitting import fit_policy
 from model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from model.calibration.held_out import validation_images
@@ -95,15 +95,17 @@ def calibrate_on(
 
     halves = folds_of(validation.identities, 2)
     # A half that certifies a risk has no say in the scores either.
-    fitting = np.flatnonzero(halves == 0) if limit else np.arange(len(validation))
-    backend, temperatures, parameters, outputs = _fitted(build, validation, fitting, exit_policy)
+    fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
+    untempered = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
+    backend, temperatures, parameters, outputs = _fitted(build, untempered, validation, fitting, exit_policy)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.predictions == validation.labels[:, None]
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
-    points = operating_points(table, frontiers[JOINT], folds_of(validation.identities), gflops, ms)
+    folds = refitted(exit_policy, untempered, validation.labels, table.costs, folds_of(validation.identities), fitting)
+    points = operating_points(table, frontiers[JOINT], folds, gflops, ms)
     if limit:
         points.append(risk_point(table, halves, limit, gflops, ms))
         points.sort(key=lambda point: float(np.array(point.exit_share) @ table.costs))
@@ -129,11 +131,14 @@ def calibrate_on(
 
 
 def _fitted(
-    build: Build, validation: Split, fitting: NDArray[np.int64], exit_policy: str
+    build: Build,
+    untempered: NDArray[np.float32],
+    validation: Split,
+    fitting: NDArray[np.bool_],
+    exit_policy: str,
 ) -> tuple[StageBackend, tuple[float, ...], dict[str, Any], Outputs]:
     """Temperatures and policy parameters from the images `fitting` → the backend that serves with them, both, and what
     it says of all images: to the bit what serving computes."""
-    untempered = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})
     outputs = run_every_exit(backend, validation.pixels)

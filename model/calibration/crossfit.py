@@ -1,10 +1,14 @@
-"""Cross-fitting: the best of many thousands of settings is optimistic on the images it was chosen on."""
+"""Cross-fitting: the best of many thousands of settings is optimistic on the images it was chosen on, and so are scores
+on images that their temperatures and parameters were fitted to."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.calibration.fit import Fit
 from model.calibration.joint import joint_frontier
-from model.calibration.settings import Setting, Table, best_within
+from model.calibration.settings import Table, best_within
 from model.exits import exit_of
 
 FOLDS = 5
@@ -19,20 +23,68 @@ def folds_of(identities: NDArray[np.uint8], folds: int = FOLDS) -> NDArray[np.in
     return np.asarray(rank.reshape(-1) % folds, dtype=np.int64)
 
 
-def held_out_exits(table: Table, settings: list[Setting], folds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where images leave when their thresholds were chosen without them.
+@dataclass(frozen=True)
+class Fold:
+    """Images that are held out (a mask [N]), their own table, and that of the others: by what the others decided."""
 
-    For each fold and each setting, the frontier of the other folds gives the thresholds for the setting's cost.
+    held: NDArray[np.bool_]
+    own: Table
+    others: Table
+
+
+def refitted(
+    policy: str,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    costs: NDArray[np.float64],
+    folds: NDArray[np.int64],
+    fitting: NDArray[np.bool_] | None = None,
+) -> list[Fold]:
+    """Every fold, with temperatures and parameters fitted anew to the others.
+
+    Args:
+        policy: the exit policy.
+        probabilities: [N, K, classes], each exit's own, at temperature 1.
+        labels: [N].
+        costs: cumulative, of each exit [K].
+        folds: the fold of each image [N].
+        fitting: which images may be fitted to at all [N]; all without it.
 
     Returns:
-        1...K, [settings, N]. With one fold alone there is nothing to hold out, and the settings' own thresholds serve.
+        Nothing where a single fold leaves no others, or others that must not be fitted to.
     """
-    left = np.stack([exit_of(table.scores, np.array(s.thresholds)) for s in settings])
+    made = []
     for fold in np.unique(folds):
         held = folds == fold
-        if held.all():
-            break
-        others = joint_frontier(table.take(~held))
-        for row, setting in zip(left, settings, strict=True):
-            row[held] = exit_of(table.scores[held], np.array(best_within(others, setting.cost).thresholds))
-    return left
+        fitted = ~held if fitting is None else ~held & fitting
+        if not fitted.any():
+            return []
+        fit = Fit.of(policy, probabilities[fitted], labels[fitted])
+        own, others = (fit.table(probabilities[rows], labels[rows], costs) for rows in (held, ~held))
+        made.append(Fold(held, own, others))
+    return made
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is measured of images that had no say: exits 1...K left by [costs, N], right or not at every exit [N, K]."""
+
+    left: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each image was right where it left, [costs, N]."""
+        return self.correct[np.arange(len(self.correct)), self.left - 1]
+
+
+def held_out(folds: list[Fold], costs: list[float]) -> HeldOut:
+    """For each fold and each mean cost: the frontier of the others gives the thresholds that cost at most so much."""
+    images, exits = len(folds[0].held), folds[0].own.exits
+    left = np.zeros((len(costs), images), dtype=np.int64)
+    correct = np.zeros((images, exits), dtype=np.bool_)
+    for fold in folds:
+        frontier = joint_frontier(fold.others)
+        correct[fold.held] = fold.own.correct
+        for row, cost in zip(left, costs, strict=True):
+            row[fold.held] = exit_of(fold.own.scores, np.array(best_within(frontier, cost).thresholds))
+    return HeldOut(left, correct)

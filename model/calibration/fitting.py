@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.calibration.temperature import log_probabilities
-from model.policies import FITTED, Ensemble, features, stage_policies
+from model.policies import FITTED, Ensemble, features
 
 Floats = NDArray[np.float64]
 
@@ -112,8 +112,3 @@ def _logistic_loss(x: Floats, target: Floats, weights: Floats) -> tuple[float, F
     p = 1 / (1 + np.exp(-np.clip(z, -50, 50)))
     value = float((np.logaddexp(0, z) - target * z).sum())
     return value, x.T @ (p - target), (x * (p * (1 - p))[:, None]).T @ x
-
-
-def policies_for(name: str, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> list[Any]:
-    """Fitted and ready to run: stage policies for `probabilities` [N, K, classes]."""
-    return list(stage_policies(name, fit_policy(name, probabilities, labels), probabilities.shape[1]))

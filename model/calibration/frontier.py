@@ -5,11 +5,12 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.crossfit import held_out_exits
+from model.calibration.crossfit import Fold, HeldOut, held_out
 from model.calibration.joint import joint_frontier
 from model.calibration.risk import RiskLimit, risk_controlled
 from model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
 from model.calibration.solvers import SOLVERS
+from model.exits import exit_of
 from model.weights import OperatingPoint
 from model.weights.calibration import Expectation, expectation, measured
 
@@ -41,7 +42,7 @@ def solver_frontiers(table: Table) -> dict[str, list[Setting]]:
 def operating_points(
     table: Table,
     frontier: list[Setting],
-    folds: NDArray[np.int64],
+    folds: list[Fold],
     gflops: NDArray[np.float64],
     ms: NDArray[np.float64] | None = None,
 ) -> list[OperatingPoint]:
@@ -52,20 +53,26 @@ def operating_points(
     Args:
         table: what the frontier was solved on.
         frontier: settings, cheapest first.
-        folds: the fold of each image [N], for cross-fitting.
+        folds: for cross-fitting, the table's images in other hands; none where there are too few to hold any out.
         gflops: cumulative cost of each exit [K].
         ms: the same in milliseconds, when it was measured.
     """
     settings = thinned(frontier)
     points: dict[Setting, OperatingPoint] = {}
-    for setting, left in zip(settings, held_out_exits(table, settings, folds), strict=True):
+    elsewhere = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
+    for setting, left in zip(settings, elsewhere.left, strict=True):
         # Choosing flatters the accuracy; the cost is that of these very thresholds, which a budget is held against.
-        held_out = measured(left, table.correct, gflops)
+        there = measured(left, elsewhere.correct, gflops)
         here = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
-        points[Setting(setting.cost, held_out.accuracy, setting.thresholds)] = _point(
-            "", setting.thresholds, held_out, here, ms
+        points[Setting(setting.cost, there.accuracy, setting.thresholds)] = _point(
+            "", setting.thresholds, there, here, ms
         )
     return named([points[setting] for setting in pareto(points)])
+
+
+def _as_it_is(table: Table, settings: list[Setting]) -> HeldOut:
+    left = [exit_of(table.scores, np.array(setting.thresholds)) for setting in settings]
+    return HeldOut(np.stack(left), table.correct)
 
 
 def risk_point(
@@ -83,19 +90,19 @@ def risk_point(
     thresholds = risk_controlled(table, halves, limit)
     here = expectation(table.scores, table.correct, gflops, np.array(thresholds))
     test = table.take(halves == 1) if (halves == 1).any() else table
-    held_out = expectation(test.scores, test.correct, gflops, np.array(thresholds))
-    point = _point(limit.name, thresholds, held_out, here, ms)
+    there = expectation(test.scores, test.correct, gflops, np.array(thresholds))
+    point = _point(limit.name, thresholds, there, here, ms)
     return point.model_copy(update={"risk": limit.risk, "confidence": limit.confidence})
 
 
 def _point(
-    name: str, thresholds: Thresholds, held_out: Expectation, here: Expectation, ms: NDArray[np.float64] | None
+    name: str, thresholds: Thresholds, there: Expectation, here: Expectation, ms: NDArray[np.float64] | None
 ) -> OperatingPoint:
     return OperatingPoint(
         name=name,
         thresholds=thresholds,
-        expected_accuracy=held_out.accuracy,
-        standard_error=held_out.standard_error,
+        expected_accuracy=there.accuracy,
+        standard_error=there.standard_error,
         mean_gflops=here.mean_gflops,
         mean_ms=None if ms is None else float(np.array(here.exit_share) @ ms),
         exit_share=here.exit_share,

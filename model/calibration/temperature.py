@@ -41,6 +41,13 @@ def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64
     return float(2 / (low + high))
 
 
+def tempered(probabilities: NDArray[np.float32], temperatures: tuple[float, ...]) -> NDArray[np.float32]:
+    """Probabilities [N, K, classes] at temperature 1 → at one temperature an exit."""
+    logits = log_probabilities(probabilities) / np.array(temperatures)[:, None]
+    weights = np.exp(logits - logits.max(axis=2, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=2, keepdims=True), dtype=np.float32)
+
+
 def log_probabilities(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Logits but for a constant an image, which a softmax does not see; an underflow counts as the smallest float32."""
     return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))

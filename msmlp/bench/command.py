@@ -62,6 +62,42 @@ def engine(
 
 
 @app.command()
+def pair(
+    weights: Annotated[Path, typer.Option(help="A weights folder: the cascade.")],
+    against: Annotated[Path, typer.Option(help="Another, of a plain Mixer for instance.")],
+    data: Annotated[Path | None, typer.Option(help="A data set; its test images are used.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2048,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 7,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch of both.")] = 16,
+    policy: Annotated[
+        str | None, typer.Option(help="The cascade's operating point.", show_default="the cheapest as accurate")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """A cascade against another network at that one's accuracy: multiply-adds and images/s, in one run.
+
+    \b
+    Example: msmlp bench pair --weights weights/cascade --against weights/plain --data DATA
+    """
+    from itertools import count
+
+    from msmlp.bench.bar import Bar
+    from msmlp.bench.pair import PairOptions, bench_pair, pair_lines
+
+    options = PairOptions(weights, against, data, images, rounds, max_batch, policy, device, dtype)
+    numbers = count(1)
+    with Bar() as bar:
+        result = bench_pair(options, lambda what: bar.step(what, next(numbers), rounds + 1))
+    if as_json:
+        _print_json(result)
+        return
+    for line in pair_lines(result):
+        _say(line)
+
+
+@app.command()
 def http(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Images to send, in turn.", show_default="squares of a photograph")

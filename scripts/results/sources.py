@@ -32,6 +32,7 @@ class Sources:
     shipped: list[Shipped]
     runs: list[Run]
     benches: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
 
 
 def read_sources(root: Path) -> Sources:
@@ -42,7 +43,8 @@ def read_sources(root: Path) -> Sources:
     return Sources(
         shipped=[_shipped(folder, results) for folder in folders],
         runs=[run for each in found for run in each.runs],
-        benches=[json.loads(path.read_text()) for path in sorted(results.glob("*.bench*.json"))],
+        benches=_documents(results, "*.bench*.json"),
+        pairs=_documents(results, "*.pair.json"),
     )
 
 
@@ -54,6 +56,10 @@ def _shipped(folder: Path, results: Path) -> Shipped:
     if test is not None and [(point["name"], point["thresholds"]) for point in test["operating_points"]] != ours:
         raise ValueError(f"{folder.name}.test.json is of another calibration: run msmlp evaluate --json again")
     return Shipped(folder, json.loads((folder / "manifest.json").read_text()), calibration, **documents)
+
+
+def _documents(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
 
 def _document(path: Path) -> dict[str, Any] | None:

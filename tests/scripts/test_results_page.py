@@ -12,6 +12,7 @@ from model.evaluate import evaluate
 from model.report.find import find_runs
 from model.report.run import Found, Run
 from model.report.tables import gflops
+from scripts.results.pairs import pair_lines
 from scripts.results.pending import pending_lines
 from scripts.results.policies import policy_lines
 from scripts.results.runs import cheapest_match, run_lines
@@ -197,8 +198,8 @@ def test_a_mixer_that_no_cascade_matches_is_said() -> None:
     assert "None yet." in "\n".join(run_lines([]))
 
 
-def missing(*runs: Run, benches: tuple[dict[str, Any], ...] = ()) -> set[str]:
-    lines = pending_lines(Sources([], list(runs), list(benches)))
+def missing(*runs: Run, benches: tuple[dict[str, Any], ...] = (), pairs: tuple[dict[str, Any], ...] = ()) -> set[str]:
+    lines = pending_lines(Sources([], list(runs), list(benches), list(pairs)))
     return {line.split(" | ")[0].removeprefix("| ") for line in lines if NOT_YET in line}
 
 
@@ -245,6 +246,42 @@ def test_a_benchmark_on_a_gpu_counts() -> None:
     gone = missing() - missing(benches=({"device": "cuda"},))
     assert gone == {"images/s and latency of the engine on a GPU, in bf16"}
     assert missing(benches=({"device": "cpu"},)) == missing()
+
+
+PAIR: dict[str, Any] = {
+    "images": 2048,
+    "max_batch": 16,
+    "device": "cuda",
+    "network": {"weights": "w/m", "policy": "p20", "expected_accuracy": 0.91, "images_per_second": 5000.0},
+    "against": {"weights": "w/plain", "policy": "accurate", "expected_accuracy": 0.9, "images_per_second": 2000.0},
+    "gflops_saved": 3.25,
+    "speedup": 2.5,
+}
+
+
+def test_a_pair_on_a_gpu_speaks_for_both_ratios() -> None:
+    gone = missing() - missing(pairs=(PAIR,))
+    assert len(gone) == 2
+    assert all("that Mixer" in row or "plain Mixer" in row for row in gone)
+    assert missing(pairs=({**PAIR, "device": "cpu"},)) == missing()
+
+
+def test_a_pair_is_a_row() -> None:
+    row = pair_lines([PAIR])[-1]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "`w/m`, `p20`",
+        "91.00 %",
+        "`w/plain`",
+        "90.00 %",
+        "3.25",
+        "16",
+        "5000",
+        "2000",
+        "2.50",
+        "2048",
+        "cuda",
+    ]
+    assert pair_lines([]) == []
 
 
 # --- exit policies -----------------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ def _check_summary(out: Path) -> None:
     evaluated = rows["cifar10-tiny.evaluate"]["result"]
     assert (evaluated["split"], evaluated["images"]) == ("test", 150)
     assert rows["cifar10-tiny.bench"]["result"]["engine_images_per_second"] > 0
+    pair = rows["cifar10-plain.pair"]["result"]
+    assert (pair["network"]["policy"], pair["max_batch"]) == ("accurate", 16)
     assert rows["cifar10-tiny.report"]["result"]["runs"][0]["finished"]
     text = (out / "summary.md").read_text()
     assert f"| cifar10-tiny | exit 3 | {100 * evaluated['exits'][2]['accuracy']:.2f} % |" in text

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from model.calibration.crossfit import Fold
 from model.calibration.settings import Table
 
 
@@ -39,3 +40,11 @@ def over_many_tables(test: Callable[[Table], None]) -> Callable[[Table], None]:
 def folds(measured: Table) -> np.ndarray:
     """Five folds by position."""
     return np.arange(len(measured.scores)) % 5
+
+
+def held_apart(measured: Table) -> list[Fold]:
+    """These folds, of a table whose scores nothing was fitted for; none where there is one image."""
+    parts = folds(measured)
+    if len(set(parts.tolist())) < 2:
+        return []
+    return [Fold(parts == f, measured.take(parts == f), measured.take(parts != f)) for f in np.unique(parts)]

@@ -3,17 +3,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from model.calibration.crossfit import held_out_exits
+from model.calibration.crossfit import held_out
 from model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
 from model.calibration.joint import joint_frontier
 from model.calibration.settings import LEVELS, Setting, Table, thinned
 from model.calibration.solvers import SOLVERS
+from model.exits import exit_of
 from model.weights import OperatingPoint
-from tests.model.calibration.tables import folds, over_many_tables, table
+from tests.model.calibration.tables import held_apart, over_many_tables, table
 
 
 def points_of(measured: Table) -> list[OperatingPoint]:
-    return operating_points(measured, joint_frontier(measured), folds(measured), measured.costs)
+    return operating_points(measured, joint_frontier(measured), held_apart(measured), measured.costs)
 
 
 @over_many_tables
@@ -40,11 +41,16 @@ def test_every_point_is_whole(measured: Table) -> None:
 @over_many_tables
 def test_expectations_are_of_held_out_images(measured: Table) -> None:
     settings = thinned(joint_frontier(measured))
-    left = dict(zip(settings, held_out_exits(measured, settings, folds(measured)), strict=True))
-    rows = np.arange(len(measured.scores))
+    folds = held_apart(measured)
+    if folds:
+        right = held_out(folds, [setting.cost for setting in settings]).right()
+    else:
+        exits = [exit_of(measured.scores, np.array(setting.thresholds)) - 1 for setting in settings]
+        right = np.stack([measured.correct[np.arange(len(left)), left] for left in exits])
+    found = dict(zip(settings, right, strict=True))
     for point in points_of(measured):
         [setting] = [s for s in settings if s.thresholds == point.thresholds]
-        assert point.expected_accuracy == pytest.approx(measured.correct[rows, left[setting] - 1].mean())
+        assert point.expected_accuracy == pytest.approx(found[setting].mean())
         assert point.mean_gflops == pytest.approx(setting.cost), "the cost is that of its own thresholds"
 
 
@@ -71,7 +77,7 @@ def test_a_frontier_in_milliseconds_knows_its_gflops_too() -> None:
     in_ms = table(3, 200, 3, False, 0.1)
     in_ms = Table(in_ms.scores, in_ms.correct, np.array([1.0, 9.0, 10.0]))
     gflops = np.array([0.1, 0.11, 1.0])
-    points = operating_points(in_ms, joint_frontier(in_ms), folds(in_ms), gflops, in_ms.costs)
+    points = operating_points(in_ms, joint_frontier(in_ms), held_apart(in_ms), gflops, in_ms.costs)
     assert [p.mean_ms for p in points] == sorted(p.mean_ms for p in points)
     for point in points:
         assert point.mean_ms == pytest.approx(np.array(point.exit_share) @ in_ms.costs)

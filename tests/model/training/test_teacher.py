@@ -68,7 +68,7 @@ def test_an_epoch_sums_the_losses_of_all_exits(plain: Recipe, learner: Build, ar
     targets, taught = F.one_hot(arrays.labels, 3).float(), 5 * images.mean((2, 3))
     expected = sum(exit_loss(recipe, z, targets, taught).item() for z in exits)
     loss = train_epoch(made, arrays, 0, ignore)[0]
-    assert loss == pytest.approx(expected, rel=1e-5)
+    assert loss == pytest.approx(expected, rel=1e-3)  # lessons are kept in half precision
     assert loss != pytest.approx(train_epoch(learner(recipe), arrays, 0, ignore)[0], rel=1e-2)
 
 
@@ -96,10 +96,11 @@ def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, array
         return images - 0.5
 
     train_epoch(replace(made, teacher=teacher_of(teach), normalize=look), arrays, 0, ignore)
-    assert len(seen["teacher"]) == len(seen["student"]) == 2
-    for theirs, ours in zip(seen["teacher"], seen["student"], strict=True):
-        assert torch.equal(theirs, ours)
-        assert 0 <= theirs.min() < theirs.max() <= 1
+    theirs, ours = ({image.numpy().tobytes() for images in seen[who] for image in images} for who in seen)
+    assert len(ours) == 24  # whole batches only
+    assert ours < theirs
+    assert len(theirs) == 30
+    assert all(0 <= images.min() < images.max() <= 1 for images in seen["teacher"])
 
 
 # --- whom it teaches ---------------------------------------------------------------------------------------------

@@ -40,14 +40,15 @@ def card_lines(card: dict[str, Any]) -> list[str]:
 
 def _facts(card: dict[str, Any]) -> list[str]:
     training = card["training"]
-    teacher = (training.get("teacher") or {}).get("name")
+    teacher, start = (training.get("teacher") or {}).get("name"), training.get("init")
     commit = f" (commit {training['git_commit']})" if training.get("git_commit") else ""
     lines = [
         f"- **Network**: {_network(card)}; {card['parameters']:,} parameters, "
         f"{gflops(card['exits'][-1]['gflops'])} GFLOPs (multiply-adds) at most.",
         f"- **Trained** on {training.get('images', '?')} images of {training.get('data', '?')}, "
         f"{training.get('epochs', '?')} epochs on {training.get('device', '?')}, seed {training.get('seed', '?')}, "
-        + (f"with the teacher `{teacher}`." if teacher else "without distillation."),
+        + (f"with the teacher `{teacher}`" if teacher else "without distillation")
+        + (f", started from `{start['name']}` (sha256 {start['sha256'][:12]})." if start else "."),
     ]
     if training.get("command"):
         lines.append(f"- **Command**{commit}: `{training['command']}`")

@@ -116,7 +116,19 @@ def _teacher(folder: Path, place: str, curve: list[Row]) -> Run:
 def _record(training: dict[str, Any]) -> dict[str, Any]:
     """The fields of a run that the record of a training has."""
     validation = training.get("validation") or {}
-    copied = ("preset", "teacher", "seed", "epochs", "data", "images", "device", "torch", "git_commit", "command")
+    copied = (
+        "preset",
+        "teacher",
+        "init",
+        "seed",
+        "epochs",
+        "data",
+        "images",
+        "device",
+        "torch",
+        "git_commit",
+        "command",
+    )
     return {
         **{name: training.get(name) for name in copied},
         "recipe": training.get("recipe_name"),

@@ -40,7 +40,7 @@ class Point(BaseModel):
 
 
 class TeacherName(BaseModel):
-    """Whom a run learned from; an unfinished run knows the hash alone."""
+    """Weights that a run learned from, or started from; an unfinished run knows the hash alone."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -61,6 +61,7 @@ class Run(BaseModel):
     preset: str | None = None
     recipe: str | None = None
     teacher: TeacherName | None = None
+    init: TeacherName | None = Field(default=None, description="weights it started from; None: random ones")
     seed: int | None = None
     epochs: int | None = None
     epochs_done: int

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from model.report.run import Found, Run, architecture
+from model.report.run import Found, Run, TeacherName, architecture
 
 NOTHING = "-"
 
@@ -58,7 +58,7 @@ def _cells(run: Run, name: str, runs: list[Run]) -> list[str]:
     return [
         f"`{name}`" + (" (teacher)" if run.kind == "teacher" else ""),
         f"`{run.preset}`: {network}" if run.preset else network,
-        _shown(run.recipe),
+        _shown(run.recipe) + (f", started from {_named(run.init, runs)}" if run.init else ""),
         taught_by(run, runs),
         _shown(run.seed),
         _shown(run.epochs) if run.finished else f"{run.epochs_done} of {_shown(run.epochs)}",
@@ -77,10 +77,14 @@ def taught_by(run: Run, runs: list[Run]) -> str:
     """Whom a run learned from, by the name of the run with the very same weights where it is among `runs`."""
     if run.teacher is None:
         return "none"
-    same = [name for name, other in zip(labels(runs), runs, strict=True) if other.sha256 == run.teacher.sha256]
+    return _named(run.teacher, runs)
+
+
+def _named(weights: TeacherName, runs: list[Run]) -> str:
+    same = [name for name, other in zip(labels(runs), runs, strict=True) if other.sha256 == weights.sha256]
     if same:
         return f"`{same[0]}`"
-    return f"`{run.teacher.name or run.teacher.sha256[:12]}` (not among these)"
+    return f"`{weights.name or weights.sha256[:12]}` (not among these)"
 
 
 def gflops(cost: float | None) -> str:

@@ -27,6 +27,7 @@ def unfinished_run(folder: Path, place: str, curve: list[Row]) -> Run:
         finished=False,
         network=network,
         teacher=TeacherName(sha256=teacher) if teacher else None,
+        init=TeacherName(sha256=setup["init"]) if setup.get("init") else None,
         seed=setup.get("seed"),
         epochs=json.loads(setup["recipe"])["epochs"],
         epochs_done=done,

@@ -49,7 +49,8 @@ def cheapest_match(mixer: Run, runs: list[Run]) -> tuple[Run, Point] | None:
 
 
 def _training(run: Run) -> tuple[object, ...]:
-    return run.recipe, run.epochs, run.teacher and run.teacher.sha256, run.validation_digest
+    weights = (run.teacher and run.teacher.sha256, run.init and run.init.sha256)
+    return run.recipe, run.epochs, *weights, run.validation_digest
 
 
 def _against(name: str, mixer: Run, runs: list[Run]) -> list[str]:

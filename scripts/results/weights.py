@@ -24,7 +24,7 @@ def section(shipped: Shipped) -> list[str]:
 
 def _provenance(shipped: Shipped) -> list[str]:
     training, test = shipped.manifest["training"], shipped.test
-    teacher = (training.get("teacher") or {}).get("name")
+    teacher, start = (training.get("teacher") or {}).get("name"), training.get("init")
     tested = "none measured yet" if test is None else str(test["images"])
     lines = [
         f"- data: {training['data']}, {training['images']} images to train on, "
@@ -32,6 +32,7 @@ def _provenance(shipped: Shipped) -> list[str]:
         f"- command (commit {training['git_commit']}): `{training['command']}`",
         f"- {training['epochs']} epochs on {training['device']}, "
         + (f"distilled from `{teacher}`" if teacher else "without distillation")
+        + (f", started from `{start['name']}` (sha256 {start['sha256'][:12]})" if start else "")
         + (f", median {training['images_per_second']:.0f} images/s" if training["images_per_second"] else "")
         + f"; torch {training['torch']}",
     ]
@@ -70,7 +71,8 @@ def _points(shipped: Shipped) -> list[str]:
     lines = [
         f"Exit policy `{calibration['exit_policy']}`, temperatures {temperatures}. Operating points: thresholds chosen",
         f"jointly on {calibration['images']} validation images and applied to the test images. What is expected of a",
-        "point is cross-fitted in five folds: measured on images its thresholds were not chosen on.",
+        "point is cross-fitted in five folds: measured on images that had no say in temperatures, parameters of the",
+        "policy and thresholds.",
         *_pictures(shipped, ("frontier",)),
         "",
     ]

@@ -1,0 +1,13 @@
+"""The offline commands. Heavy imports happen inside the commands."""
+
+import typer
+
+from model.cli.describe import export, info
+from model.cli.measure import calibrate, evaluate
+from model.cli.train import train
+from model.report.command import app as report
+
+app = typer.Typer(rich_markup_mode=None)
+app.add_typer(report)
+for command in (train, evaluate, calibrate, export, info):
+    app.command()(command)

@@ -1,0 +1,109 @@
+"""`msmlp train`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from model.cli.common import AsJson, Data, Device, Dtype, print_json, say, warn_of_few_images
+
+
+def _trainable(incomplete: str) -> list[str]:
+    from model.training.options import network_presets
+
+    return [name for name in network_presets() if name.startswith(incomplete)]
+
+
+def train(
+    data: Data,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Which cascade (msmlp info --preset NAME describes it), or a teacher: teacher-s, ...",
+            autocompletion=_trainable,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The weights folder to make.")],
+    recipe: Annotated[
+        Literal["paper", "best", "distill", "teacher", "quick"] | None,
+        typer.Option(help="How to train; best, or teacher for a teacher. quick suits a CPU, distill --teacher."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    teacher: Annotated[
+        str, typer.Option(metavar="DIR|none", help="What every exit learns from: a teacher, or any weights folder.")
+    ] = "none",
+    init: Annotated[
+        Path | None, typer.Option(help="Start from these weights of the same cascade, not from random ones.")
+    ] = None,
+    compiles: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="torch.compile, which needs a C++ compiler on a CPU; only a GPU by default."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on so many of a class.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe or cascade field.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a cascade offline and leave a weights folder.
+
+    \b
+    Examples:
+      msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
+      msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
+      msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x \\
+          --epochs 50 --set lr=0.002 --set stages.0.width=96
+      msmlp train --data cifar-10-python.tar.gz --preset teacher-s \\
+          --recipe teacher --out runs/teacher
+      msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
+          --teacher runs/teacher --out weights/y
+    """
+    from model.config import parse_assignments
+    from model.training.options import TrainOptions
+    from model.training.trainer import train as run
+
+    folder = run(
+        TrainOptions(
+            data=data,
+            preset=preset,
+            out=out,
+            recipe=recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            teacher=None if teacher == "none" else Path(teacher),
+            init=init,
+            compile=compiles,
+            resume=resume,
+            limit_per_class=limit_per_class,
+            changes=parse_assignments(changes or []),
+        )
+    )
+    _say_trained(folder, as_json)
+
+
+def _say_trained(folder: Path, as_json: bool) -> None:
+    from model.training.teacher_folder import read_teacher
+    from model.weights import load_calibration, load_weights
+
+    found = read_teacher(folder)
+    if found is None:
+        weights = load_weights(folder)
+        warn_of_few_images(load_calibration(weights).file)
+    results = weights.manifest.results if found is None else found[0].results
+    if as_json:
+        print_json({"weights": str(folder), "results": results})
+        return
+    for row in results:
+        say(f"exit {row['exit']}: {100 * row['accuracy']:.2f} % of {row['images']} validation images")
+    next_step = f"msmlp serve --weights {folder}" if found is None else f"msmlp train --teacher {folder} ..."
+    say(f"{folder} is ready: {next_step}")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from model.cascade import Cascade
 from model.errors import TrainingStoppedError
 from model.training.batches import Arrays, Batches
 from model.training.capture import on_cuda, plainly
+from model.training.compiled import Compiled
 from model.training.convnet import ConvNet
 from model.training.imitation import Imitator
 from model.training.optim import Optimizers
@@ -50,7 +50,7 @@ class Learner:
         self.batches = Batches(self.recipe, self.augment, self.model.config.classes, teach, self.seed)
         objective: nn.Module = Objective(self.model, self.recipe, self.normalize, self.imitator, self.dtype)
         if self.compiles:
-            objective = cast(nn.Module, torch.compile(objective))
+            objective = Compiled(objective)
         captured = on_cuda if self.device.type == "cuda" else plainly
         self.step = TrainStep(objective, self.optimizers, self.recipe, self.model, self.average, captured)
 

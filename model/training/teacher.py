@@ -98,12 +98,11 @@ def _lesson(
     dtype: torch.dtype,
 ) -> Callable[[Tensor], Lesson]:
     normalize = normalizer(preprocess, device)
-    run = torch.compile(outputs) if device.type == "cuda" else outputs
 
     @torch.no_grad()
     def lesson(images: Tensor) -> Lesson:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            features, logits = run(normalize(images))
+            features, logits = outputs(normalize(images))
         return Lesson(logits[-1].float(), pooled_map(features[-1].float()))
 
     return lesson

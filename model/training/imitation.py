@@ -29,6 +29,11 @@ def token_map(tokens: Tensor) -> Tensor:
     return grid
 
 
+def squares_of(features: Tensor) -> Tensor:
+    """A map [n, C, G, G] → its squares [n, G², C], laid out one after the other."""
+    return features.flatten(2).transpose(1, 2).contiguous()
+
+
 class Imitator(nn.Module):
     """A cascade with the layer that predicts the teacher's features; the loss is in units of their variance."""
 
@@ -38,16 +43,15 @@ class Imitator(nn.Module):
         self.predict = nn.Linear(model.config.stages[-1].width, teacher_width)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Normalised images [n, 3, H, W] → logits of every exit, predicted features [n, C_teacher, GRID, GRID]."""
+        """Normalised images [n, 3, H, W] → logits of every exit, predicted features [n, GRID², C_teacher]."""
         features, logits = self.model.outputs(images)
-        squares = pooled_map(token_map(features[-1])).permute(0, 2, 3, 1)
-        return logits, cast(Tensor, self.predict(squares)).permute(0, 3, 1, 2)
+        return logits, cast(Tensor, self.predict(squares_of(pooled_map(token_map(features[-1])))))
 
 
 def imitation_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """The mean squared error against features [n, C, G, G] that are standardised over their channels: their scale says
-    nothing."""
-    wanted = wanted.float()
-    centred = wanted - wanted.mean(1, keepdim=True)
-    scale = torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-6)
+    """The mean squared error of predicted [n, G², C] against features [n, C, G, G] that are standardised over their
+    channels: their scale says nothing."""
+    wanted = squares_of(wanted.float())
+    centred = wanted - wanted.mean(2, keepdim=True)
+    scale = torch.sqrt(centred.square().mean(2, keepdim=True) + 1e-6)
     return F.mse_loss(predicted.float(), centred / scale)

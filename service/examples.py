@@ -36,24 +36,24 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
 # Of weights/cifar10-s and examples/cat.jpg with top_k=2.
 ANSWER: dict[str, Any] = {
     "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
-    "model": {"name": "cifar10-s", "version": "4f329c0a9321"},
+    "model": {"name": "cifar10-s", "version": "a65518dd7c93"},
     "operating_point": {
         "name": "balanced",
         "source": "default",
-        "thresholds": [0.9035943448543549, 0.7624832093715668],
-        "expected_accuracy": 0.841,
-        "expected_gflops": 0.0146749626496,
+        "thresholds": [0.9652883112430573, 0.6747980415821075],
+        "expected_accuracy": 0.874,
+        "expected_gflops": 0.012313361804800001,
     },
     "results": [
         {
             "index": 0,
             "label": "cat",
             "class_id": 3,
-            "confidence": 0.80579084,
-            "score": 0.80579084,
+            "confidence": 0.8128975,
+            "score": 0.8128975,
             "top_k": [
-                {"label": "cat", "class_id": 3, "probability": 0.80579084},
-                {"label": "dog", "class_id": 5, "probability": 0.07566222},
+                {"label": "cat", "class_id": 3, "probability": 0.8128975},
+                {"label": "deer", "class_id": 4, "probability": 0.0999618},
             ],
             "exit": 2,
             "exits": 3,
@@ -63,28 +63,28 @@ ANSWER: dict[str, Any] = {
             "stages": [
                 {
                     "stage": 1,
-                    "score": 0.45552522,
-                    "confidence": 0.45552522,
-                    "label": "dog",
-                    "queue_ms": 0.252,
-                    "compute_ms": 0.611,
+                    "score": 0.38472801,
+                    "confidence": 0.38472801,
+                    "label": "deer",
+                    "queue_ms": 0.531,
+                    "compute_ms": 1.48,
                     "batch_size": 1,
                 },
                 {
                     "stage": 2,
-                    "score": 0.80579084,
-                    "confidence": 0.80579084,
+                    "score": 0.8128975,
+                    "confidence": 0.8128975,
                     "label": "cat",
-                    "queue_ms": 0.109,
-                    "compute_ms": 0.736,
+                    "queue_ms": 0.276,
+                    "compute_ms": 1.942,
                     "batch_size": 1,
                 },
             ],
-            "latency_ms": 3.073,
+            "latency_ms": 7.206,
         }
     ],
-    "latency_ms": 3.339,
-    "throughput_images_per_second": 1.4,
+    "latency_ms": 7.804,
+    "throughput_images_per_second": 6.0,
 }
 STREAM_LINE: dict[str, Any] = {
     "request_id": ANSWER["request_id"],

@@ -79,7 +79,8 @@ def pair(
     """A cascade against another network at that one's accuracy: multiply-adds and images/s, in one run.
 
     \b
-    Example: msmlp bench pair --weights weights/cascade --against weights/plain --data DATA
+    Example: msmlp bench pair --weights weights/cascade --against weights/plain \\
+          --data .data/cifar-10-batches-py
     """
     from itertools import count
 

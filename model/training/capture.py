@@ -32,17 +32,18 @@ def plainly(function: Function) -> Function:
 
 def on_cuda(function: Function) -> Function:
     """`function` as a CUDA graph."""
-    return Captured(function, cuda_graph)
+    return Captured(function, cuda_graph, before=aside(function))
 
 
 class Captured:
     """`function` of tensors whose shapes never change, recorded by `record` after BEFORE_CAPTURE ordinary calls.
 
-    If it cannot be recorded it goes on as ordinary calls, and says so once.
+    `before` is what is called until then, by default the function itself. If it cannot be recorded it goes on as
+    ordinary calls, and says so once.
     """
 
-    def __init__(self, function: Function, record: Record) -> None:
-        self._function, self._record = function, record
+    def __init__(self, function: Function, record: Record, before: Function | None = None) -> None:
+        self._function, self._record, self._before = function, record, before or function
         self._calls = 0
         self._inputs: list[Tensor] = []
         self._output: Tensor | None = None
@@ -51,6 +52,8 @@ class Captured:
     def __call__(self, inputs: list[Tensor]) -> Tensor:
         """`function(inputs)`, as a tensor of its own."""
         self._calls += 1
+        if self._calls <= BEFORE_CAPTURE:
+            return self._before(inputs)
         if self._calls == BEFORE_CAPTURE + 1:
             self._capture(inputs)
         if self._repeat is None:
@@ -71,6 +74,22 @@ class Captured:
         except RuntimeError as error:
             why = str(error).split("\n")[0]
             log.warning("the training step could not be captured (%s); it goes on uncaptured", why)
+
+
+def aside(function: Function) -> Function:
+    """`function` on a stream of its own, as torch wants it before a capture: else autograd would remember the default
+    stream, which cannot be captured."""
+    side = torch.cuda.Stream()
+
+    def run(inputs: list[Tensor]) -> Tensor:
+        current = torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            output = function(inputs)
+        current.wait_stream(side)
+        return output
+
+    return run
 
 
 def cuda_graph(work: Work) -> Work:

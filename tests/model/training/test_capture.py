@@ -145,6 +145,12 @@ def test_every_answer_is_its_own() -> None:
     assert [answer.item() for answer in answers] == [n + 1 for n in range(8)]
 
 
+def test_another_way_to_call_serves_until_the_capture() -> None:
+    function = Captured(lambda tensors: tensors[0] + 1, recorded, before=lambda tensors: tensors[0] - 1)
+    answers = [function([torch.tensor(10.0)]).item() for _ in range(BEFORE_CAPTURE + 2)]
+    assert answers == [9.0] * BEFORE_CAPTURE + [11.0, 11.0]
+
+
 def test_what_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     def refuses(work: Work) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing\nand much more")

@@ -15,6 +15,18 @@ EPOCHS_OF_AN_ABLATION = 60
 VIEWS = "views=32"
 """Augmented and shown to the teacher once, not in each of 300 epochs: so that the device is busy with the network."""
 
+SEARCHED: dict[str, tuple[str, ...]] = {
+    "wide": ("stages.0.width=128", "stages.2.width=256", "stages.2.channel_hidden=768", "stages.2.depth=4"),
+    "fine": (
+        "stages.2.patch=2",
+        "stages.2.width=128",
+        "stages.2.token_hidden=128",
+        "stages.2.channel_hidden=384",
+        "stages.2.depth=3",
+    ),
+}
+"""Other ways to spend what `m` costs: on width (128, 128, 256), and on 256 tokens at the last stage."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -62,6 +74,8 @@ def _frontier(data: str, teacher: str) -> Iterator[Plan]:
         yield distilled(preset, preset)
     for preset in ("l", "s"):
         yield plain(preset)
+    for name, sets in SEARCHED.items():
+        yield distilled(f"m-{name}", "m", *sets)
     yield Plan(f"{data}-m-alone", data, "m", "best", then=("report", "evaluate"), note="no teacher")
 
 

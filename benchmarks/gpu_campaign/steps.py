@@ -27,7 +27,8 @@ TINY_SECONDS = 1.0
 @dataclass(frozen=True)
 class Command:
     """One process. A training leaves its `folder`, takes --resume and stops cleanly on SIGINT; what another command
-    prints is kept as `output`. `needs` names the trainings whose folders it reads."""
+    prints is kept as `output`. `needs` names the commands that come first: trainings whose folders it reads, and
+    their calibration."""
 
     name: str
     argv: tuple[str, ...]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from model.calibration.fit import Fit
 from model.calibration.joint import joint_frontier
 from model.calibration.settings import Table, best_within
+from model.errors import DataError
 from model.exits import exit_of
 
 FOLDS = 5
@@ -78,7 +79,13 @@ class HeldOut:
 
 
 def held_out(folds: list[Fold], costs: list[float]) -> HeldOut:
-    """For each fold and each mean cost: the frontier of the others gives the thresholds that cost at most so much."""
+    """For each fold and each mean cost: the frontier of the others gives the thresholds that cost at most so much.
+
+    Raises:
+        DataError: no folds, as of a single image.
+    """
+    if not folds:
+        raise DataError("too few validation images to hold any out")
     images, exits = len(folds[0].held), folds[0].own.exits
     left = np.zeros((len(costs), images), dtype=np.int64)
     correct = np.zeros((images, exits), dtype=np.bool_)

@@ -18,8 +18,10 @@ from model.training.losses import Lesson
 from model.training.recipes import Recipe
 
 Teach = Callable[[Tensor], Lesson]
-PIECE = 4096
-"""Images that are augmented together."""
+PIECE = 4096 * 32 * 32
+"""Pixels that are augmented together, and shown to the teacher."""
+VIEWS_APART = 500_009
+"""Added to the seed of views: else with seed 0 they would be made in the very order in which an epoch trains."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,24 @@ class Batches:
     @torch.no_grad()
     def _made(self, data: Arrays, number: int) -> Batch:
         """View `number` of all images. Seeded by itself, so that a resumed run sees it again, in whichever epoch."""
-        images, device, size = len(data.labels), data.pixels.device, self.recipe.batch_size
-        made: list[list[Tensor]] = []
+        images, size = len(data.labels), self.recipe.batch_size
+        in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
+        made: list[Tensor] = []
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_033 + number)
-            order = torch.randperm(images).to(device)
-            for piece in order.split(max(1, PIECE // size) * size):
-                augmented = self.augment(data.pixels[piece].float() / 255)
-                for views, rows in zip(augmented.split(size), piece.split(size), strict=True):
-                    made.append(self._view(views, data.labels[rows]).tensors())
-        back = order.argsort()
-        return Batch.of([torch.cat(parts)[back] for parts in zip(*made, strict=True)])
+            torch.manual_seed(self.seed * 1_000_033 + VIEWS_APART + number)
+            for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
+                views = self._views(data.pixels[rows], data.labels[rows]).tensors()
+                made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
+                for kept, view in zip(made, views, strict=True):
+                    kept[rows] = view
+        return Batch.of(made)
 
-    def _view(self, augmented: Tensor, labels: Tensor) -> Batch:
-        """Pairs are mixed within a batch."""
-        images, targets = mix(self.recipe, augmented, labels, self.classes)
+    def _views(self, pixels: Tensor, labels: Tensor) -> Batch:
+        """Of one piece; pairs are mixed within a batch."""
+        augmented = self.augment(pixels.float() / 255).split(self.recipe.batch_size)
+        batches = zip(augmented, labels.split(self.recipe.batch_size), strict=True)
+        mixed = [mix(self.recipe, images, of, self.classes) for images, of in batches]
+        images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
         # The teacher sees what is kept, not what was there before rounding.
         lesson = None if self.teach is None else self.teach(pixels.float() / 255)

@@ -7,6 +7,7 @@ Not yet measured: needs a GPU.
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,7 @@ class Captured:
         try:
             self._repeat = self._record(work)
         except RuntimeError as error:
+            self._inputs, self._output = [], None
             why = str(error).split("\n")[0]
             log.warning("the training step could not be captured (%s); it goes on uncaptured", why)
 
@@ -84,7 +86,9 @@ def aside(function: Function) -> Function:
     def run(inputs: list[Tensor]) -> Tensor:
         current = torch.cuda.current_stream()
         side.wait_stream(current)
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            # Of optimizers that can be captured and are not yet.
+            warnings.filterwarnings("ignore", message=".*capturable=True")
             output = function(inputs)
         current.wait_stream(side)
         return output
@@ -96,7 +100,8 @@ def cuda_graph(work: Work) -> Work:
     """`work` as a CUDA graph; recording does nothing else."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # The outer context leaves the capture's stream even where ending the capture fails.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         work()
     replay: Work = graph.replay
     return replay

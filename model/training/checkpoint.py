@@ -1,4 +1,4 @@
-"""What an interrupted run resumes from: written whole or not at all, once an epoch."""
+"""What an interrupted run resumes from: written whole or not at all."""
 
 from pathlib import Path
 from typing import Any

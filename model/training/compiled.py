@@ -27,15 +27,29 @@ class Compiled(nn.Module):
 
     def forward(self, tensors: list[Tensor], imitates: bool) -> Tensor:
         """See Objective."""
+        if imitates not in self._checked:
+            self._checked.add(imitates)
+            return self._compared(tensors, imitates)
         loss: Tensor = self._fast(tensors, imitates)
-        if imitates in self._checked:
-            return loss
-        self._checked.add(imitates)
+        return loss
+
+    def _compared(self, tensors: list[Tensor], imitates: bool) -> Tensor:
+        # The statistics of batch norms move once for a batch, whoever looks at it.
+        before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
+        copies = {name: buffer.clone() for name, buffer in before.items()}
         with torch.no_grad():
-            expected: Tensor = self.plain(tensors, imitates)
-        if torch.isclose(loss.detach(), expected, rtol=TOLERANCE, atol=TOLERANCE).item():
-            return loss
-        log.warning("compiled, the loss is %.4g instead of %.4g; training goes on uncompiled", loss, expected)
+            expected: Tensor = torch.func.functional_call(self.plain, copies, (tensors, imitates))
+        try:
+            loss: Tensor = self._fast(tensors, imitates)
+        except Exception as error:  # compilers, and those that miss one, raise nearly anything
+            what = f"could not be compiled ({type(error).__name__})"
+        else:
+            if torch.isclose(loss.detach(), expected, rtol=TOLERANCE, atol=TOLERANCE).item():
+                return loss
+            what = f"compiled, gives a loss of {loss.item():.4g} instead of {expected.item():.4g}"
+        log.warning("the training step %s; it goes on uncompiled", what)
         self._fast, self._checked = self.plain, {False, True}
+        for name, buffer in self.plain.named_buffers():
+            buffer.copy_(before[name])
         again: Tensor = self.plain(tensors, imitates)
         return again

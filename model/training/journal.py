@@ -15,9 +15,8 @@ class Journal:
 
     def __init__(self, folder: Path, images: int, epochs: int, done: int) -> None:
         self.path = folder / METRICS
-        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= done]
-        # What an interrupted epoch had written is dropped, so a resumed run reads like an uninterrupted one.
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self.rows = read_metrics(self.path)
+        self.keep(done)
         self.bar = tqdm(
             total=images * epochs,
             initial=images * done,
@@ -26,6 +25,12 @@ class Journal:
             mininterval=1.0,
             dynamic_ncols=True,
         )
+
+    def keep(self, done: int) -> None:
+        """Drop what was written of epochs after `done`, which nothing can resume from: so a resumed run reads like an
+        uninterrupted one."""
+        self.rows = [row for row in self.rows if row["epoch"] <= done]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def tick(self, images: int, loss: float) -> None:
         """A few more images went by."""

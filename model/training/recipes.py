@@ -28,10 +28,10 @@ class Recipe(BaseModel):
     augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"
     erasing: float = Field(default=0, ge=0, le=1)
     mixup: float = Field(
-        default=0, ge=0, le=100, description="Beta(a, a); with cutmix too, each batch takes one of the two"
+        default=0, ge=0, le=100, description="Beta(a, a); with cutmix too, each batch of views takes one of the two"
     )
     cutmix: float = Field(default=0, ge=0, le=100)
-    mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed at all")
+    mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches of views that are mixed at all")
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss, with one")
     distill_temperature: float = Field(default=2, gt=0, le=100, description="softens both, the teacher and the exit")

@@ -46,7 +46,7 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         CallerError: options, data or a checkpoint that do not fit.
-        TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last whole epoch.
+        TrainingStoppedError: NaN or an interrupt; `--resume` goes on from the last checkpoint.
     """
     network, plan = configure(options)
     device = pick_device(options.device)
@@ -188,6 +188,7 @@ def _run(
                 save_checkpoint(options.out, learner, epoch + 1, setup)
                 safe, saved = epoch + 1, time.monotonic()
     except KeyboardInterrupt:
+        journal.keep(safe)
         raise TrainingStoppedError(
             f"interrupted; {safe} of {epochs} epochs are safe in {options.out}: go on with --resume"
         ) from None

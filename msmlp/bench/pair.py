@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from msmlp.bench.images import pick_images
 from msmlp.bench.strategies import Saturated
 
 Progress = Callable[[str], None]
+Chosen = Literal["named", "as accurate", "less accurate"]
+"""How the cascade's point came to be: by name; the cheapest that is as accurate; the best there is, where none is."""
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What to measure. Without a `policy`, the cheapest operating point that is expected to be as accurate."""
+    """What to measure. Without a `policy`, the cheapest operating point that is expected to be as accurate, or the most
+    accurate where none is."""
 
     weights: Path
     against: Path
@@ -46,7 +49,7 @@ def bench_pair(options: PairOptions, progress: Progress = lambda line: None) -> 
     other = _Served(options.against, options)
     theirs = _most_accurate(other.calibration)
     ours = _Served(options.weights, options)
-    point = _named(ours.calibration, options.policy) if options.policy else _as_accurate(ours.calibration, theirs)
+    chosen, point = _point(ours.calibration, options.policy, theirs)
     size = ours.image_size
     if size != other.image_size:
         raise OptionError("--against", f"{options.against} sees {other.image_size} pixels, {options.weights} {size}")
@@ -63,6 +66,7 @@ def bench_pair(options: PairOptions, progress: Progress = lambda line: None) -> 
         "images": len(images),
         "rounds": options.rounds,
         "max_batch": options.max_batch,
+        "chosen": chosen,
         "device": ours.device,
         "dtype": ours.dtype,
         "torch": torch.__version__,
@@ -128,16 +132,13 @@ def _most_accurate(calibration: Calibration) -> OperatingPoint:
     return max(calibration.points, key=lambda point: (point.expected_accuracy, -point.mean_gflops))
 
 
-def _as_accurate(calibration: Calibration, other: OperatingPoint) -> OperatingPoint:
+def _point(calibration: Calibration, policy: str | None, other: OperatingPoint) -> tuple[Chosen, OperatingPoint]:
+    if policy is not None:
+        return "named", _named(calibration, policy)
     enough = [point for point in calibration.points if point.expected_accuracy >= other.expected_accuracy]
     if not enough:
-        best = _most_accurate(calibration)
-        raise OptionError(
-            "--weights",
-            f"no operating point is expected to reach the other network's {100 * other.expected_accuracy:.2f} %: "
-            f"the best is {best.name} with {100 * best.expected_accuracy:.2f} %; name one with --policy",
-        )
-    return min(enough, key=lambda point: point.mean_gflops)
+        return "less accurate", _most_accurate(calibration)
+    return "as accurate", min(enough, key=lambda point: point.mean_gflops)
 
 
 def pair_lines(result: dict[str, Any]) -> list[str]:
@@ -147,7 +148,9 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
         f"GFLOPs an image, {100 * row['expected_accuracy']:.2f} % expected (of {row['validation_images']} images)"
         for row in (result["network"], result["against"])
     ]
+    less = ["no point is expected to be as accurate: this is the best"] if result["chosen"] == "less accurate" else []
     return [
+        *less,
         f"{result['images']} images in batches of at most {result['max_batch']} on {result['device']}, "
         f"{result['rounds']} rounds",
         *rows,

@@ -6,8 +6,9 @@ from scripts.results.text import percent, table
 
 HEAD = """## At the same accuracy, in one run
 
-`msmlp bench pair --weights CASCADE --against MIXER --data DATA --json`: the cheapest operating point that is expected
-to be as accurate, by validation images, against the Mixer; both through the engine, in turns, medians of rounds.
+`msmlp bench pair --weights CASCADE --against MIXER --data DATA --json`: an operating point of the cascade (the
+cheapest that is expected to be as accurate, by validation images, unless said otherwise) against the Mixer; both
+through the engine, in turns, medians of rounds.
 """
 
 
@@ -23,7 +24,8 @@ def pair_lines(pairs: list[dict[str, Any]]) -> list[str]:
 def _row(pair: dict[str, Any]) -> list[str]:
     ours, theirs = pair["network"], pair["against"]
     return [
-        f"`{ours['weights']}`, `{ours['policy']}`",
+        f"`{ours['weights']}`, `{ours['policy']}`"
+        + ("" if pair["chosen"] == "as accurate" else f" ({pair['chosen']})"),
         percent(ours["expected_accuracy"]),
         f"`{theirs['weights']}`",
         percent(theirs["expected_accuracy"]),

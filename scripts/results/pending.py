@@ -88,7 +88,12 @@ def _bench(sources: Sources) -> bool:
 
 
 def _pair(sources: Sources) -> bool:
-    return any(not pair["device"].startswith("cpu") for pair in sources.pairs)
+    return any(
+        not pair["device"].startswith("cpu")
+        and (pair["chosen"], pair["max_batch"]) == ("as accurate", 16)
+        and pair["data"] is not None
+        for pair in sources.pairs
+    )
 
 
 def _never(_: Sources) -> bool:

@@ -12,7 +12,7 @@ like this. Everything here was chosen on validation images.
 AGAINST = """### Cascades against plain Mixers
 
 The cheapest operating point, by validation images, that is expected to be as accurate as the Mixer; both of the same
-recipe, number of epochs, teacher (or none) and validation images.
+recipe, number of epochs, teacher (or none) and validation images, from random weights.
 """
 
 
@@ -41,7 +41,7 @@ def cheapest_match(mixer: Run, runs: list[Run]) -> tuple[Run, Point] | None:
     matches = [
         (run, point)
         for run in runs
-        if len(run.exits) > 1 and _training(run) == _training(mixer)
+        if len(run.exits) > 1 and run.init is None and _training(run) == _training(mixer)
         for point in run.operating_points
         if point.expected_accuracy >= mixer.exits[0].accuracy
     ]
@@ -49,8 +49,7 @@ def cheapest_match(mixer: Run, runs: list[Run]) -> tuple[Run, Point] | None:
 
 
 def _training(run: Run) -> tuple[object, ...]:
-    weights = (run.teacher and run.teacher.sha256, run.init and run.init.sha256)
-    return run.recipe, run.epochs, *weights, run.validation_digest
+    return run.recipe, run.epochs, run.teacher and run.teacher.sha256, run.validation_digest
 
 
 def _against(name: str, mixer: Run, runs: list[Run]) -> list[str]:
@@ -59,7 +58,7 @@ def _against(name: str, mixer: Run, runs: list[Run]) -> list[str]:
     mine = [f"`{name}`", percent(exit.accuracy), f"{cost:.4f}"]
     match = cheapest_match(mixer, runs)
     if match is None:
-        return [*mine, "none is as accurate", "", "", ""]
+        return [*mine, "none trained alike is as accurate", "", "", ""]
     run, point = match
     where = f"`{dict(zip(map(id, runs), labels(runs), strict=True))[id(run)]}`, `{point.name}`"
     fewer = f"{cost / point.mean_gflops:.2f}"

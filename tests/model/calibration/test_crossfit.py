@@ -5,6 +5,7 @@ from model.calibration.crossfit import FOLDS, Fold, folds_of, held_out, refitted
 from model.calibration.fit import Fit
 from model.calibration.joint import joint_frontier
 from model.calibration.settings import Table, best_within, thinned
+from model.errors import DataError
 from model.exits import exit_of
 from model.policies import FITTED
 from model.scores import EXIT_POLICIES
@@ -103,6 +104,8 @@ def test_images_that_must_not_be_fitted_to_are_not() -> None:
 def test_one_fold_alone_holds_nothing_out() -> None:
     given, labels = probabilities(1)
     assert refitted("max-probability", given, labels, COSTS, np.zeros(1, dtype=np.int64)) == []
+    with pytest.raises(DataError, match="too few validation images"):
+        held_out([], [1.0])
 
 
 def test_a_policy_that_fits_chance_is_found_out() -> None:

@@ -92,7 +92,19 @@ def test_without_kept_views_every_epoch_has_its_own(views: Recipe, learner: Buil
     assert torch.equal(resumed.pixels, second.pixels)
 
 
-@pytest.mark.parametrize("piece", [1, 24, 4096])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_views_are_not_made_in_the_order_of_training(seed: int, plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    """Else images that were augmented and mixed together would stay together."""
+    asked = Asked()
+    batches(plain, learner, asked, seed).of_epoch(arrays, 0)
+    made = torch.cat(asked.images)
+    torch.manual_seed(seed * 1_000_003)  # as trainer.py does before an epoch
+    trained = arrays.pixels[torch.randperm(30)].float() / 255
+    same = [torch.equal(one, other) for one, other in zip(made, trained, strict=True)]
+    assert sum(same) < 10
+
+
+@pytest.mark.parametrize("piece", [64, 24 * 64, 4096 * 64])
 def test_every_image_has_one_view_however_many_are_made_together(
     piece: int, plain: Recipe, learner: Build, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:

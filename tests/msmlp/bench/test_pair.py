@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from model.errors import OptionError
 from model.training.trainer import TrainOptions, train
 from model.weights import load_calibration, load_weights
 from msmlp.bench.pair import PairOptions, bench_pair, pair_lines
@@ -38,6 +37,7 @@ def test_the_point_is_the_cheapest_that_is_as_accurate(pair: dict[str, Any], tin
     cheapest = min(point.mean_gflops for point in points if point.expected_accuracy >= theirs)
     assert pair["network"]["mean_gflops"] == cheapest
     assert pair["against"]["expected_accuracy"] == theirs
+    assert pair["chosen"] == "as accurate"
     assert pair["gflops_saved"] == pytest.approx(pair["against"]["mean_gflops"] / cheapest)
 
 
@@ -50,11 +50,13 @@ def test_a_cascade_that_is_never_as_accurate_is_told_so(
     tiny_weights: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
     untrained = train(TrainOptions(digits_folder, "tiny", tmp_path / "untrained", epochs=0, device="cpu"))
-    with pytest.raises(OptionError, match=r"no operating point is expected to reach .* name one with --policy"):
-        bench_pair(PairOptions(untrained, tiny_weights, images=4, rounds=1, device="cpu"))
-    options = PairOptions(untrained, tiny_weights, images=4, rounds=1, policy="fast", device="cpu")
-    forced = bench_pair(options)
-    assert forced["network"]["policy"] == "fast"
+    pair = bench_pair(PairOptions(untrained, tiny_weights, images=4, rounds=1, device="cpu"))
+    points = load_calibration(load_weights(untrained)).points
+    assert pair["chosen"] == "less accurate"
+    assert pair["network"]["expected_accuracy"] == max(point.expected_accuracy for point in points)
+    assert pair_lines(pair)[0] == "no point is expected to be as accurate: this is the best"
+    named = bench_pair(PairOptions(untrained, tiny_weights, images=4, rounds=1, policy="fast", device="cpu"))
+    assert (named["chosen"], named["network"]["policy"]) == ("named", "fast")
 
 
 def test_an_unknown_operating_point_is_one_line(

@@ -82,7 +82,7 @@ class TrainStep:
     def _with(self, imitates: bool) -> Function:
         def run(tensors: list[Tensor]) -> Tensor:
             factor, share = tensors[0].unbind()
-            # Outside the compiled part: with half precision beside bf16 torch 2.13 compiles code that gives NaN.
+            # Views are kept in half precision; a loss is computed in float32.
             batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
             self.optimizers.zero_grad()
             loss: Tensor = self.objective(batch, imitates)

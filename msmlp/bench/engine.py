@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from model.backends.choose import torch_backend
 from model.backends.protocol import StageBackend
-from model.errors import OptionError
 from model.exits import exit_of
 from model.offline import run_every_exit
 from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
@@ -21,7 +20,7 @@ from msmlp.bench.costs import Floats, StageCosts, reach_of
 from msmlp.bench.host import host_costs, loop_us_per_image
 from msmlp.bench.images import pick_images
 from msmlp.bench.loads import LoadOptions, offered_loads
-from msmlp.bench.offer import named_points
+from msmlp.bench.offer import named_point, named_points
 from msmlp.bench.saturation import Saturation
 from msmlp.bench.stages import PlainStages
 
@@ -69,7 +68,7 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     """
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)
-    point = _point(calibration, options.policy)
+    point = named_point(calibration.points, options.policy)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
     bench = _Bench(options, weights, calibration, point, images)
     bench.saturate(progress)
@@ -82,13 +81,6 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     if options.load_seconds:
         document |= asyncio.run(offered_loads(bench.load_options(document), images, progress))
     return document
-
-
-def _point(calibration: Calibration, name: str) -> OperatingPoint:
-    points = {point.name: point for point in calibration.points}
-    if name not in points:
-        raise OptionError("--policy", f"{name!r} is no operating point; there are {', '.join(points)}")
-    return points[name]
 
 
 class _Bench:

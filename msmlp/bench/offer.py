@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import OptionError
 from model.weights import OperatingPoint
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -39,3 +40,15 @@ def draw(rng: np.random.Generator, images_per_second: float, seconds: float, poi
 def named_points(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """The operating points people ask for by name: all but the numbered ones between."""
     return [point for point in points if not re.fullmatch(r"p\d+", point.name)]
+
+
+def named_point(points: Sequence[OperatingPoint], name: str) -> OperatingPoint:
+    """The point that `--policy` names.
+
+    Raises:
+        OptionError: there is none.
+    """
+    found = {point.name: point for point in points}
+    if name not in found:
+        raise OptionError("--policy", f"{name!r} is no operating point; there are {', '.join(found)}")
+    return found[name]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from model.backends.choose import torch_backend
 from model.backends.protocol import warm_up
 from model.errors import OptionError
-from model.weights import Calibration, OperatingPoint, load_calibration, load_weights
+from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.bench.images import pick_images
+from msmlp.bench.offer import named_point
 from msmlp.bench.strategies import Saturated
 
 Progress = Callable[[str], None]
@@ -45,15 +46,15 @@ def bench_pair(options: PairOptions, progress: Progress = lambda line: None) -> 
     Raises:
         CallerError: weights, data, policy or device that do not fit.
     """
-    progress("warm-up")
-    other = _Served(options.against, options)
-    theirs = _most_accurate(other.calibration)
-    ours = _Served(options.weights, options)
-    chosen, point = _point(ours.calibration, options.policy, theirs)
-    size = ours.image_size
-    if size != other.image_size:
-        raise OptionError("--against", f"{options.against} sees {other.image_size} pixels, {options.weights} {size}")
+    mine, its = (load_weights(folder) for folder in (options.weights, options.against))
+    size, its_size = mine.manifest.cascade.image_size, its.manifest.cascade.image_size
+    if size != its_size:
+        raise OptionError("--against", f"{options.against} sees {its_size} pixels, {options.weights} {size}")
+    theirs = _most_accurate(load_calibration(its))
+    chosen, point = _point(load_calibration(mine), options.policy, theirs)
     images = pick_images(options.data, options.images, size)
+    progress("warm-up")
+    ours, other = _Served(mine, options), _Served(its, options)
     seconds: list[tuple[float, float]] = []
     rng = np.random.default_rng(0)
     for number in range(options.rounds):
@@ -81,10 +82,8 @@ def bench_pair(options: PairOptions, progress: Progress = lambda line: None) -> 
 class _Served:
     """One network behind its engine."""
 
-    def __init__(self, folder: Path, options: PairOptions) -> None:
-        weights = load_weights(folder)
-        self.folder, self.calibration = folder, load_calibration(weights)
-        self.image_size = weights.manifest.cascade.image_size
+    def __init__(self, weights: Weights, options: PairOptions) -> None:
+        self.folder, self.calibration = weights.folder, load_calibration(weights)
         file = self.calibration.file
         backend = torch_backend(
             weights,
@@ -121,20 +120,13 @@ class _Served:
         }
 
 
-def _named(calibration: Calibration, name: str) -> OperatingPoint:
-    points = {point.name: point for point in calibration.points}
-    if name not in points:
-        raise OptionError("--policy", f"{name!r} is no operating point; there are {', '.join(points)}")
-    return points[name]
-
-
 def _most_accurate(calibration: Calibration) -> OperatingPoint:
     return max(calibration.points, key=lambda point: (point.expected_accuracy, -point.mean_gflops))
 
 
 def _point(calibration: Calibration, policy: str | None, other: OperatingPoint) -> tuple[Chosen, OperatingPoint]:
     if policy is not None:
-        return "named", _named(calibration, policy)
+        return "named", named_point(calibration.points, policy)
     enough = [point for point in calibration.points if point.expected_accuracy >= other.expected_accuracy]
     if not enough:
         return "less accurate", _most_accurate(calibration)

@@ -4,6 +4,7 @@ python -m benchmarks.peers.page [docs/results/peers.json] > benchmarks/peers/REA
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,16 @@ def _run(document: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in document["packages"].items())
     looked, wrong = (sum(row.get(name, 0) for row in document["rows"]) for name in ("looked_at", "wrong"))
     busiest = max(row.get("generator_cpu", 0) for row in document["rows"])
+    others = [row["others_cpu"] for row in document["rows"] if row.get("others_cpu") is not None]
+    disturbed = (
+        f" Whatever else ran on the machine took {statistics.median(others):.2f} cores (median)." if others else ""
+    )
     return f"""## This run
 
 {machine["date"]}, {machine["cpu"]}, {machine["cores"]} cores of {machine["cores_of_machine"]}, load average before \
 {machine["load_average_before"]:.1f}; Python {machine["python"]}, {packages}. {options["rounds"]} rounds of \
 {options["seconds"]:g} s a run, {document["minutes"]:g} minutes in all. Of {looked:,} answers looked at {wrong:,} were \
-wrong. The load took at most {100 * busiest:.0f} % of a core.
+wrong. The load took at most {100 * busiest:.0f} % of a core.{disturbed}
 """
 
 

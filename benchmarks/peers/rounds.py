@@ -1,9 +1,11 @@
 """The measurement: within each round every server takes its turn at every load; medians over the rounds are told."""
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.servers import Case, pause, resume
@@ -72,13 +74,13 @@ def _run(entry: Entry, connections: int, seconds: float, send: Callable[[Load], 
     resume(server)
     try:
         send(entry.load(connections, WARM_SECONDS))
-        before = _cpu_seconds(server)
+        before, busy = _cpu_seconds(server), busy_seconds()
         seen = send(entry.load(connections, seconds))
-        after = _cpu_seconds(server)
+        after, busy = _cpu_seconds(server), busy_seconds() - busy
     finally:
         pause(server)
     answered = len(seen.latencies)
-    spent = 1e3 * (after - before) / answered if answered and before is not None and after is not None else None
+    spent = after - before if before is not None and after is not None else None
     wrong, exits = look(seen, list(entry.case.right))
     p50, _, p99 = seen.percentiles_ms().tolist() if answered else [None] * 3
     return {
@@ -88,8 +90,9 @@ def _run(entry: Entry, connections: int, seconds: float, send: Callable[[Load], 
         "requests_per_second": answered / seen.seconds,
         "p50_ms": p50,
         "p99_ms": p99,
-        "server_cpu_seconds_per_1000": spent,
+        "server_cpu_seconds_per_1000": 1e3 * spent / answered if spent is not None and answered else None,
         "generator_cpu": seen.cpu / seen.seconds,
+        "others_cpu": max(0.0, busy - spent - seen.cpu) / seen.seconds if spent is not None else None,
         "statuses": seen.statuses,
         "looked_at": len(seen.answers),
         "wrong": wrong,
@@ -102,6 +105,12 @@ def _cpu_seconds(server: Server) -> float | None:
         return server.cpu_seconds()
     except FileNotFoundError:  # a process of it has died
         return None
+
+
+def busy_seconds() -> float:
+    """CPU time of the whole machine so far, what a hypervisor took away included; /proc/stat has it in ticks."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 FIXED, COUNTS = ("case", "server", "connections", "way"), ("looked_at", "wrong")

@@ -31,7 +31,7 @@ class Options:
     """How much is measured; without `tunes` the peers keep the settings they begin with."""
 
     connections: tuple[int, ...] = (1, 8, 32, 128)
-    seconds: float = 2.0
+    seconds: float = 1.5
     rounds: int = 5
     tuning_seconds: float = 0.8
     tunes: bool = True

@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one short round, two loads, nothing tuned")
+    parser.add_argument("--note", default="", help="what else the page should say of this run, as what disturbed it")
     parser.add_argument("--json", action="store_true", help="print the document, not the page")
     given = parser.parse_args()
     if given.seconds <= 0 or given.rounds < 1:
@@ -39,7 +40,7 @@ def main() -> int:
         del os.environ[name]  # our server as it is shipped
     options = QUICK if given.quick else Options(seconds=given.seconds, rounds=given.rounds)
     try:
-        document = run(options, given.work.resolve(), _say)
+        document = {"note": given.note, **run(options, given.work.resolve(), _say)}
     except MsmlpError as error:
         _say(str(error))
         return 1

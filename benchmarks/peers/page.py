@@ -67,13 +67,14 @@ def _run(document: dict[str, Any]) -> str:
     disturbed = (
         f" Whatever else ran on the machine took {statistics.median(others):.2f} cores (median)." if others else ""
     )
+    note = f"\n{document['note']}\n" if document["note"] else ""
     return f"""## This run
 
 {machine["date"]}, {machine["cpu"]}, {machine["cores"]} cores of {machine["cores_of_machine"]}, load average before \
 {machine["load_average_before"]:.1f}; Python {machine["python"]}, {packages}. {options["rounds"]} rounds of \
 {options["seconds"]:g} s a run, {document["minutes"]:g} minutes in all. Of {looked:,} answers looked at {wrong:,} were \
 wrong. The load took at most {100 * busiest:.0f} % of a core.{disturbed}
-"""
+{note}"""
 
 
 def _goals(goals: list[Row]) -> str:
@@ -92,9 +93,9 @@ def _case(document: dict[str, Any], case: str) -> str:
     lines = [
         f"## {case.capitalize()}",
         "",
-        f"{costs} GFLOPs{' at the two exits' if net['thresholds'] else ''}. " + _bounds(rows),
+        f"{costs} GFLOPs{' at the two exits' if net['thresholds'] else ''}; " + _bounds(rows),
     ]
-    lines += ["Requests/s / p99 in ms / CPU seconds of the server a 1,000 requests:", ""]
+    lines += ["", "Requests/s / p99 in ms / CPU seconds of the server a 1,000 requests:", ""]
     lines += ["| connections | " + " | ".join(map(str, counts)) + " |", "|---" * (len(counts) + 1) + "|"]
     for server in (OURS, *(peer.name for peer in PEERS)):
         lines.append(f"| {server} | " + " | ".join(_cell(rows[server, count]) for count in counts) + " |")

@@ -80,6 +80,7 @@ def document(found: list[dict[str, Any]]) -> dict[str, Any]:
     nets = {PLAIN: {"gflops": [0.0766], "thresholds": []}, CASCADE: {"gflops": [0.01, 0.07], "thresholds": [0.5]}}
     tried = [{"settings": PEERS[0].start, "requests_per_second": 300.0}] * 9
     return {
+        "note": "A word of who ran it.",
         "machine": {**machine, "load_average_before": 1.5},
         "packages": {"litserve": "0.2.19"},
         "options": {"connections": COUNTS, "rounds": 3, "seconds": 2.0},
@@ -99,6 +100,7 @@ def test_the_page_has_every_server_goal_and_setting() -> None:
     assert goal in lines
     assert sum(line.endswith("| met |") for line in lines) == 6
     assert any("Of 160 answers looked at 0 were wrong" in line for line in lines)
+    assert "A word of who ran it." in lines
     assert any("took 0.25 cores (median)" in line for line in lines)
     assert any(line.startswith("Left at stage 1") and f"{OURS} 60.0 %" in line for line in lines)
     assert any(line.startswith(f"| {PLAIN} | {LITSERVE} | workers 1, threads 1") for line in lines)

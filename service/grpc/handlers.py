@@ -22,15 +22,20 @@ Answer = Callable[[Service, bytes, float], Awaitable[Any]]
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
     """By the methods' names."""
-    answers = {name: _saying(METHODS[name], say) for name, say in _SAID.items()}
-    return {name: _handler(service, intake, name, answer) for name, answer in {**answers, "ModelInfer": _infer}.items()}
+    said = {name: _handler(service, intake, name, _saying(METHODS[name], say)) for name, say in _SAID.items()}
+    return {**said, "ModelInfer": _handler(service, intake, "ModelInfer", infer_once, check=service.check_ready)}
 
 
-def _handler(service: Service, intake: Intake, name: str, answer: Answer) -> Any:
+def _handler(
+    service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
+) -> Any:
+    """`check` raises what stands in the way, before a message is let in for nothing."""
+
     async def handle(_: Any, context: Context) -> bytes:
         arrival = time.monotonic()
 
         async def work() -> bytes:
+            check()
             async with intake.message(context) as content:
                 response = await answer(service, content, arrival)
             written: bytes = response.SerializeToString()
@@ -44,11 +49,6 @@ def _handler(service: Service, intake: Intake, name: str, answer: Answer) -> Any
 
     # To the client a unary call; but so it is ours when the message is let in.
     return grpc.stream_unary_rpc_method_handler(handle)
-
-
-async def _infer(service: Service, content: bytes, arrival: float) -> Any:
-    service.check_ready()
-    return await infer_once(service, content, arrival)
 
 
 def _saying(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:

@@ -37,8 +37,10 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     bound = server.add_insecure_port(f"{address}:{port}")
     await server.start()
     log.info("serving gRPC on %s:%d", address, bound)
+    grace = 0
     try:
         yield
+        grace = GRACE_SECONDS  # not when the app is cut short, as by a second SIGINT
     finally:
         ending.set()
-        await server.stop(GRACE_SECONDS)
+        await server.stop(grace)

@@ -6,16 +6,17 @@ ARG EXTRA=cpu
 FROM ${BASE} AS project
 ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
-COPY LICENSE pyproject.toml ./
+COPY LICENSE pyproject.toml setup.py ./
 COPY docker/constraints.txt docker/
-RUN mkdir model msmlp service && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
+COPY service/grpc/inference.proto service/grpc/
+RUN mkdir model msmlp && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
 
 FROM project AS packages
 ARG EXTRA
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
     && python3 -m venv .venv \
-    && .venv/bin/pip install --quiet --editable ".[$EXTRA,serve]" \
+    && .venv/bin/pip install --quiet --editable ".[$EXTRA,serve,grpc]" \
     && .venv/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${BASE}
@@ -27,13 +28,14 @@ COPY LICENSE ./
 COPY model/ model/
 COPY msmlp/ msmlp/
 COPY service/ service/
+COPY --from=packages /app/service/grpc/inference.binpb service/grpc/
 COPY docker/healthy.py docker/
 # Compiled here, as the service writes nothing; readable by its user whatever the umask of the checkout was.
 RUN .venv/bin/python -m compileall -q model msmlp service && chmod -R a+rX LICENSE docker model msmlp service weights
 # ONNX Runtime would send usage events out of the container, and write a device id for them.
 ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "docker/healthy.py"]
 ENTRYPOINT ["msmlp", "serve", "--host", "0.0.0.0"]
 ARG REVISION=unknown

@@ -13,12 +13,12 @@ DEV := $(VENV)/.dev-$(EXTRA)
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-$(SERVE): pyproject.toml scripts/install.sh
+$(SERVE): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
 	scripts/install.sh $(EXTRA) serve
 	@touch $@
 
-$(DEV): pyproject.toml scripts/install.sh
-	scripts/install.sh $(EXTRA) serve,train,dev
+$(DEV): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
+	scripts/install.sh $(EXTRA) serve,grpc,train,dev
 	@touch $@ $(SERVE)
 
 serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"

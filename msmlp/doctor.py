@@ -57,7 +57,7 @@ def examine(weights: Path | None) -> list[Section]:
         machine(),
         *torch_and_gpus(),
         found,
-        *([*_weights(settings), _port(settings)] if settings is not None else []),
+        *([*_weights(settings), *_ports(settings)] if settings is not None else []),
     ]
 
 
@@ -141,13 +141,28 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     return Section("choice", line, facts)
 
 
-def _port(settings: "Settings") -> Section:
-    address = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    facts = {"host": settings.host, "port": settings.port, "free": True}
+def _ports(settings: "Settings") -> list[Section]:
+    found = [_port(settings.host, "port", settings.port)]
+    if settings.grpc_port is None:
+        return found
+    from service.grpc.start import check_installed
+
     try:
-        socket.create_server((settings.host, settings.port), family=family).close()
+        check_installed()
+    except MsmlpError as error:
+        return [*found, Section("grpc", "cannot be spoken", None, [str(error)])]
+    return [*found, _port(settings.host, "grpc_port", settings.grpc_port)]
+
+
+def _port(host: str, setting: str, port: int) -> Section:
+    address = f"{host}:{port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    facts = {"host": host, setting: port, "free": True}
+    name = setting.partition("_")[0]
+    try:
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
-        what_to_do = f"cannot listen on {address} ({error.strerror or error}): set another --port or MSMLP_PORT"
-        return Section("port", f"{address} is taken", {**facts, "free": False}, [what_to_do])
-    return Section("port", f"{address} is free", facts)
+        option = f"--{setting.replace('_', '-')} or MSMLP_{setting.upper()}"
+        what_to_do = f"cannot listen on {address} ({error.strerror or error}): set another {option}"
+        return Section(name, f"{address} is taken", {**facts, "free": False}, [what_to_do])
+    return Section(name, f"{address} is free", facts)

@@ -27,7 +27,7 @@ def packages() -> Section:
     """Versions of what pyproject.toml's extras name; `serve` is needed to serve, with one of `cpu` and `gpu`."""
     extras: dict[str, dict[str, str | None]] = {}
     for requirement in metadata.requires("msmlp") or []:
-        parts = re.match(r"([\w.-]+).*extra == [\"'](serve|cpu|gpu|train)[\"']", requirement)
+        parts = re.match(r"([\w.-]+).*extra == [\"'](serve|grpc|cpu|gpu|train)[\"']", requirement)
         if parts:
             extras.setdefault(parts[2], {})[parts[1]] = _version(parts[1])
     missing = [name for name, version in extras.get("serve", {}).items() if version is None]

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, errors as problem+json, and the engine's life."""
+"""The ASGI application: routes, errors as problem+json, and the life of the engine and of gRPC's server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,15 +15,13 @@ from model.errors import MsmlpError
 from service.bodies import BodyMemory
 from service.collector import leave_what_is_there
 from service.engine.messages import Outbound, Ready
-from service.errors import RetryableError, problem, problem_document
+from service.errors import CLIENT_CLOSED_REQUEST, RetryableError, problem, problem_document
+from service.grpc.start import grpc_beside
 from service.middleware import RequestMiddleware
 from service.openapi import DESCRIPTION, complete
 from service.problems import problem_response
 from service.routes import classify, oip, operations, playground
 from service.state import Service
-
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody's standard but nginx's, and what dashboards know."""
 
 _HTTP_DETAILS = {
     HTTPStatus.NOT_FOUND: "there is nothing here",
@@ -38,8 +36,9 @@ def create_app(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.watch(_when_ready)
         service.engine.start()
-        yield
-        service.draining = True
+        async with grpc_beside(service):
+            yield
+            service.draining = True
         await service.engine.stop()
         await asyncio.to_thread(service.decoders.shutdown)
 
@@ -58,8 +57,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(oip.router)
     app.include_router(playground.router)
-    shed = service.metrics.shed.labels("memory").inc
-    app.add_middleware(BodyMemory, limit=service.settings.max_bodies_bytes, shed=shed)
+    app.add_middleware(BodyMemory, memory=service.memory)
     app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -1,21 +1,18 @@
-"""A limit on what all bodies together hold in memory: places are taken only once a body was read."""
-
-from collections.abc import Callable
+"""What HTTP bodies hold in memory: places are taken only once a body was read."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import OverloadedError
+from service.memory import Memory
 
 
 class BodyMemory:
     """Counts the bytes of bodies from their arrival until their request is answered; plain ASGI.
 
-    `limit` is in bytes; `shed` is told of every request that would pass it and is answered 429 instead.
+    A request that would pass the limit is answered 429.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, shed: Callable[[], None]) -> None:
-        self._app, self._limit, self._shed = app, limit, shed
-        self._held = 0
+    def __init__(self, app: ASGIApp, memory: Memory) -> None:
+        self._app, self._memory = app, memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event stream."""
@@ -25,14 +22,11 @@ class BodyMemory:
             nonlocal mine
             message = await receive()
             size = len(message.get("body", b""))
-            if self._held + size > self._limit:
-                self._shed()
-                raise OverloadedError(f"the bodies of all requests hold {self._held} of {self._limit} bytes")
-            self._held += size
+            self._memory.take(size)
             mine += size
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self._held -= mine
+            self._memory.give_back(mine)

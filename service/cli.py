@@ -15,11 +15,12 @@ else:
 
 app = typer.Typer(rich_markup_mode=None)
 
-# What these are by default depends on where and on what the service runs.
-_PLACE_AND_MACHINE = {
+# What these are by default depends on where and on what the service runs, or has no value.
+_IN_WORDS = {
     "weights": "weights/cifar10-s",
     "capacity": "from free memory",
     "decode_threads": "number of cores, 2 at least",
+    "grpc_port": "none",
 }
 
 
@@ -42,7 +43,7 @@ def serve(**given: Any) -> None:
 
 def shown_default(name: str, field: FieldInfo) -> str:
     """A setting's default, for people."""
-    return _PLACE_AND_MACHINE.get(name, str(field.get_default(call_default_factory=True)))
+    return _IN_WORDS.get(name, str(field.get_default(call_default_factory=True)))
 
 
 def limits(field: FieldInfo) -> dict[str, Any]:

@@ -53,6 +53,15 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Landing:
+    """Images of a stream that passed an exit together, and which of them go on to the next."""
+
+    result: Result
+    inquiry: Inquiry
+    goes_on: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class _Prepared:
     """Decoded images with their places in the engine, and what the request wants of it."""
 
@@ -102,18 +111,31 @@ async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any],
     """One document an image and exit, as it lands; an image's last says `final` and has the operating point.
 
     Raises:
-        what `classify` raises; nothing but EngineDownError once a document was yielded.
+        what `landings` raises.
     """
-    async with _prepared(service, call) as prepared:
-        final = {"final": True, "operating_point": operating_point(prepared.inquiry.plan)}
-        async with aclosing(service.engine.stream(prepared.pixels, prepared.terms, prepared.give_back)) as landings:
-            async for landed in landings:
-                goes_on = landed.reason == Reason.GOES_ON
-                _count(service, call, prepared, landed.take(np.flatnonzero(~goes_on)))
-                _refuse_expired(landed, call)
-                answers = image_answers(service.facts, prepared.inquiry, landed)
-                for answer, more_comes in zip(answers, goes_on.tolist(), strict=True):
-                    yield {"request_id": call.request_id, **answer, **({"final": False} if more_comes else final)}
+    async with aclosing(landings(service, call)) as landed_together:
+        async for landing in landed_together:
+            answers = image_answers(service.facts, landing.inquiry, landing.result)
+            final = {"final": True, "operating_point": operating_point(landing.inquiry.plan)}
+            for answer, more_comes in zip(answers, landing.goes_on.tolist(), strict=True):
+                yield {"request_id": call.request_id, **answer, **({"final": False} if more_comes else final)}
+
+
+async def landings(service: Service, call: Call) -> AsyncGenerator[Landing, None]:
+    """What passes an exit, as it does.
+
+    Raises:
+        what `run` raises; nothing but EngineDownError once something was yielded.
+    """
+    async with (
+        _prepared(service, call) as prepared,
+        aclosing(service.engine.stream(prepared.pixels, prepared.terms, prepared.give_back)) as results,
+    ):
+        async for result in results:
+            goes_on = result.reason == Reason.GOES_ON
+            _count(service, call, prepared, result.take(np.flatnonzero(~goes_on)))
+            _refuse_expired(result, call)
+            yield Landing(result, prepared.inquiry, goes_on)
 
 
 @asynccontextmanager

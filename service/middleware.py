@@ -1,9 +1,7 @@
 """Around every request: its id, when it arrived, and its row in the metrics. Plain ASGI, as it runs for all traffic."""
 
 import logging
-import re
 import time
-import uuid
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,11 +12,11 @@ from service.errors import problem_document
 from service.metrics import Metrics
 from service.oip.paths import route_label
 from service.problems import problem_response
+from service.request_id import sane_id
 
 log = logging.getLogger("msmlp.http")
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestMiddleware:
@@ -33,7 +31,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         arrival = scope["msmlp_arrival"] = time.monotonic()
-        request_id = scope["msmlp_request_id"] = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        request_id = scope["msmlp_request_id"] = sane_id(Headers(scope=scope).get("x-request-id", ""))
         route = _route(scope["path"])
 
         started = False
@@ -67,7 +65,3 @@ def _internal_error(path: str, request_id: str) -> JSONResponse:
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     document = problem_document(status, "internal", "the server failed", request_id)
     return problem_response(path, status, document)
-
-
-def _request_id(given: str) -> str:
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex

@@ -12,6 +12,7 @@ import uvicorn
 from model.errors import DeviceError, OptionError
 from service.app import create_app
 from service.engine.messages import Died, Outbound
+from service.grpc.start import check_installed
 from service.logs import log_to_stderr
 from service.settings import Settings
 from service.state import Service, build_service
@@ -50,6 +51,9 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
         DeviceError: the engine could not be built or warmed up, or has died.
     """
     log_to_stderr(settings.log_level)
+    if settings.grpc_port is not None:
+        check_installed()
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()  # gRPC, which listens later, would not say why
     service = build(settings)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
@@ -74,13 +78,13 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
         raise DeviceError(f"the engine ended: {failures[0]}")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there, port 0 for a free one; OptionError when it cannot."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens there, port 0 for a free one; OptionError, of `option`, when it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OptionError("--port", f"cannot listen on {host}:{port} ({error.strerror or error})") from None
+        raise OptionError(option, f"cannot listen on {host}:{port} ({error.strerror or error})") from None
     # Connections inherit it. asyncio sets it only where a socket names its protocol, and without it the body of an
     # answer waits for the client's delayed acknowledgement of the headers: 40 ms on a connection that is kept.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -22,6 +22,13 @@ class Settings(BaseSettings):
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="The weights folder to serve.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on which the Open Inference Protocol is spoken over gRPC too, at the same address; 0 takes a "
+        "free one. Needs the extra `grpc`.",
+    )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
         description="What runs the stages: torch, or ONNX Runtime, which needs the graphs of msmlp export; auto "

@@ -19,6 +19,7 @@ from service.engine.process.supervisor import ProcessWorker
 from service.engine.seam import SHADOW_SLOTS, BackendFactory, Handle
 from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
+from service.memory import Memory
 from service.metrics import Metrics
 from service.oip.statistics import Statistics
 from service.settings import Settings
@@ -44,6 +45,11 @@ class Service:
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the bodies of all requests hold."""
+        return Memory(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
     def check_ready(self) -> None:
         """Raise DrainingError, StartingError or EngineDownError when requests cannot be served now."""

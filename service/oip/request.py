@@ -1,6 +1,6 @@
-"""The body of an inference request → images, options, and the outputs asked for."""
+"""An inference request, however it came → images, options, and the outputs asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from model.errors import ImageTooLargeError, OptionError
 from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
 from service.oip.model import INPUTS, OUTPUTS
-from service.oip.schema import InferenceRequest, InputTensor, OutputTensor, parse_json
-from service.oip.tensors import bytes_from_json, pixels_from_bytes, pixels_from_json, split_bytes
+from service.oip.schema import InferenceRequest, InputTensor, OutputTensor
+from service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
+
+Data = memoryview | Sequence[Any] | NDArray[Any]
+"""A tensor's data: little-endian bytes, or its elements (numbers flat or nested; files as bytes or base64 texts)."""
 
 RESERVED = ("binary_data_output", "headers", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout")
 """Parameters of the protocol and of Triton's clients that are no options; all but the first and the last mean nothing
@@ -48,33 +51,18 @@ class Limits:
     max_pixels: int
 
 
-def read_inference(body: bytes | bytearray, header_length: str | None, limits: Limits) -> Inference:
-    """Take a body apart; `header_length` is the text of Inference-Header-Content-Length, None without one.
+def take_apart(request: InferenceRequest, data_of: Callable[[InputTensor], Data], limits: Limits) -> Inference:
+    """Take a request apart; `data_of` finds the data of its one tensor.
 
     Raises:
-        MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError
+        MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
     """
-    length = _length(header_length, len(body))
-    if length == 0:  # the whole body is one image
-        return Inference([bytes(body)], [Wanted(name, binary=True) for name in OUTPUTS])
-    content = memoryview(body)
-    request = parse_json(bytes(content[:length]))
-    images = _images(request, content[length:], limits)
-    parameters = request.parameters or {}
-    return Inference(images, _outputs(request), _options(parameters), request.id)
+    tensor = _only_input(request)
+    images = _IMAGES[tensor.name](tensor, data_of(tensor), limits)
+    return Inference(images, _outputs(request), _options(request.parameters or {}), request.id)
 
 
-def _length(given: str | None, size: int) -> int:
-    if given is None:
-        return size or 1  # an empty body is bad JSON, not a raw image
-    if not (given.isascii() and given.isdigit() and len(given) < 20) or int(given) > size:
-        raise MalformedBodyError(
-            f"Inference-Header-Content-Length is {given[:40]!a}; allowed: 0 to {size}, the size of the body"
-        )
-    return int(given)
-
-
-def _images(request: InferenceRequest, binary: memoryview, limits: Limits) -> list[bytes] | NDArray[np.uint8]:
+def _only_input(request: InferenceRequest) -> InputTensor:
     if len(request.inputs) != 1:
         raise MalformedBodyError(f"{len(request.inputs)} inputs were sent; send one, pixels or image")
     tensor = request.inputs[0]
@@ -83,16 +71,10 @@ def _images(request: InferenceRequest, binary: memoryview, limits: Limits) -> li
         raise MalformedBodyError(
             f"input {tensor.name[:40]!a} of datatype {tensor.datatype[:40]!a} is not known; send {allowed}"
         )
-    if (tensor.binary_size is None) == (tensor.data is None):
-        raise MalformedBodyError(f"{tensor.name}: send its data in the JSON, or after it with binary_data_size")
-    if len(binary) != (tensor.binary_size or 0):
-        raise MalformedBodyError(
-            f"{len(binary)} bytes follow the JSON, binary_data_size says {tensor.binary_size or 0}"
-        )
-    return _pixels(tensor, binary, limits) if tensor.name == "pixels" else _files(tensor, binary, limits)
+    return tensor
 
 
-def _pixels(tensor: InputTensor, binary: memoryview, limits: Limits) -> NDArray[np.uint8]:
+def _pixels(tensor: InputTensor, data: Data, limits: Limits) -> NDArray[np.uint8]:
     shape = tensor.shape
     if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
         raise MalformedBodyError(f"pixels: the shape {shape} is not [images, height, width, 3]")
@@ -101,16 +83,21 @@ def _pixels(tensor: InputTensor, binary: memoryview, limits: Limits) -> NDArray[
     if height * width > limits.max_pixels:
         error = f"image is {width}x{height} = {height * width} pixels, the limit is {limits.max_pixels}"
         raise BadImagesError([(index, ImageTooLargeError(error)) for index in range(shape[0])])
-    return pixels_from_bytes(binary, shape) if tensor.data is None else pixels_from_json(tensor.data, shape)
+    return pixels_from_bytes(data, shape) if isinstance(data, memoryview) else pixels_from_numbers(data, shape)
 
 
-def _files(tensor: InputTensor, binary: memoryview, limits: Limits) -> list[bytes]:
+def _files(tensor: InputTensor, data: Data, limits: Limits) -> list[bytes]:
     if len(tensor.shape) != 1:
         raise MalformedBodyError(f"image: the shape {tensor.shape} is not [images]")
     _check_images(tensor.shape[0], limits)
-    if tensor.data is None:
-        return split_bytes(binary, tensor.shape[0])
-    return bytes_from_json(tensor.data, tensor.shape[0])
+    count = tensor.shape[0]
+    return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
+
+
+_IMAGES: dict[str, Callable[[InputTensor, Data, Limits], list[bytes] | NDArray[np.uint8]]] = {
+    "pixels": _pixels,
+    "image": _files,
+}
 
 
 def _check_images(count: int, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""An engine's result → the body of an inference response."""
+"""An engine's result → the outputs of an inference response, and REST's body of it."""
 
 import json
 from collections.abc import Iterable
@@ -85,7 +85,7 @@ def write_response(head: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> 
     for tensor, binary in outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if binary:
-            part = _bytes(tensor)
+            part = tensor_bytes(tensor)
             entry["parameters"] = {"binary_data_size": part.nbytes}
             parts.append(part)
         else:
@@ -95,7 +95,8 @@ def write_response(head: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> 
     return b"".join([text, *parts]), len(text) if parts else None
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """An output as little-endian bytes."""
     if isinstance(tensor.data, np.ndarray):
         return np.ascontiguousarray(tensor.data).data
     return memoryview(join_bytes(text.encode() for text in tensor.data))

@@ -1,4 +1,4 @@
-"""The JSON part of an inference request, as clients send it. Members that the protocol does not know are ignored."""
+"""An inference request as clients send it, in JSON or over gRPC. Members the protocol does not know are ignored."""
 
 from typing import Annotated, Any
 
@@ -14,13 +14,13 @@ class _Part(BaseModel):
 
 
 class InputParameters(_Part):
-    """`binary_data_size`: so many bytes after the JSON are this tensor's."""
+    """`binary_data_size`: so many bytes after the JSON are this tensor's. REST's alone."""
 
     binary_data_size: Size | None = None
 
 
 class InputTensor(_Part):
-    """A tensor given: its data here, or after the JSON."""
+    """A tensor given; its data is here only when it is in the JSON."""
 
     name: str
     datatype: str
@@ -35,7 +35,7 @@ class InputTensor(_Part):
 
 
 class OutputParameters(_Part):
-    """`binary_data`: send it after the JSON; `classification`: send so many best classes instead."""
+    """`binary_data`: send it after the JSON (REST's alone); `classification`: send so many best classes instead."""
 
     binary_data: bool | None = None
     classification: Annotated[int, Field(ge=1)] | None = None
@@ -49,7 +49,7 @@ class OutputTensor(_Part):
 
 
 class InferenceRequest(_Part):
-    """The JSON of `POST .../infer`."""
+    """The JSON of `POST .../infer`, and what a ModelInferRequest has of it."""
 
     id: str | None = None
     parameters: dict[str, Any] | None = None
@@ -66,6 +66,18 @@ def parse_json(content: bytes) -> InferenceRequest:
     try:
         return InferenceRequest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the request's JSON part"
-        raise MalformedBodyError(f"{place}: {first['msg']}") from None
+        raise _malformed(error) from None
+
+
+def parse_document(document: dict[str, Any]) -> InferenceRequest:
+    """The same from what another form of the protocol has held; MalformedBodyError likewise."""
+    try:
+        return InferenceRequest.model_validate(document)
+    except ValidationError as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: ValidationError) -> MalformedBodyError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the request's JSON part"
+    return MalformedBodyError(f"{place}: {first['msg']}")

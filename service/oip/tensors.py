@@ -1,10 +1,10 @@
-"""Tensors from and to the two forms of the protocol: JSON lists and little-endian bytes."""
+"""Tensors from and to the two forms of the protocol: lists and little-endian bytes."""
 
 import base64
 import binascii
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def pixels_from_bytes(raw: memoryview, shape: list[int]) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 
 
-def pixels_from_json(data: list[Any], shape: list[int]) -> NDArray[np.uint8]:
+def pixels_from_numbers(data: Sequence[Any] | NDArray[Any], shape: list[int]) -> NDArray[np.uint8]:
     """Numbers 0 to 255, flat or nested as the shape says → an array."""
     try:
         numbers = np.array(data)
@@ -60,15 +60,19 @@ def split_bytes(raw: memoryview, count: int) -> list[bytes]:
     return elements
 
 
-def bytes_from_json(data: list[Any], count: int) -> list[bytes]:
-    """Base64 texts → what they encode: JSON cannot hold a file as it is."""
+def files_from_elements(data: Sequence[Any] | NDArray[Any], count: int) -> list[bytes]:
+    """Files as they are, or as base64 texts: JSON cannot hold bytes."""
     _check_count(len(data), count)
     try:
-        if all(isinstance(element, str) for element in data):
-            return [base64.b64decode(element, validate=True) for element in data]
-    except (binascii.Error, ValueError):
-        pass
-    raise MalformedBodyError("image: data in JSON must be base64 texts, one a file")
+        return [element if isinstance(element, bytes) else _decoded(element) for element in data]
+    except (binascii.Error, TypeError, ValueError):
+        raise MalformedBodyError("image: data in JSON must be base64 texts, one a file") from None
+
+
+def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError
+    return base64.b64decode(text, validate=True)
 
 
 def join_bytes(elements: Iterable[bytes]) -> bytes:

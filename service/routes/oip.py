@@ -9,12 +9,22 @@ from fastapi.responses import JSONResponse, Response
 from model.errors import OptionError
 from service.body import SLICE, read_content
 from service.engine.facade import DOWN
-from service.errors import EngineDownError, UnknownModelError
+from service.errors import EngineDownError
 from service.inference import Call, Outcome, run
+from service.oip.body import read_inference
 from service.oip.compression import decompress
-from service.oip.model import ALIAS, Shapes, model_configuration, model_metadata, server_metadata
-from service.oip.request import Inference, Limits, read_inference
-from service.oip.response import output_tensors, write_response
+from service.oip.model import server_metadata
+from service.oip.request import Inference
+from service.oip.response import write_response
+from service.oip_service import (
+    answer_head,
+    answer_tensors,
+    check_model,
+    configuration,
+    limits,
+    metadata,
+    statistics,
+)
 from service.options import parse_options
 from service.routes.calls import server_timing, while_connected
 from service.state import Service, service_of
@@ -28,10 +38,7 @@ ServiceDep = Annotated[Service, Depends(service_of)]
 
 async def _known_model(service: ServiceDep, name: str, version: str | None = None) -> str:
     """The model's name as it was asked for; UnknownModelError for any other than the one served."""
-    model = service.facts.model
-    if name not in (model["name"], ALIAS) or version not in (None, model["version"]):
-        asked = ascii(name[:100]) + (f" version {version[:40]!a}" if version else "")
-        raise UnknownModelError(f"there is no model {asked}; there is {model['name']}, also called {ALIAS}")
+    check_model(service, name, version)
     return name
 
 
@@ -62,19 +69,14 @@ async def ready(service: ServiceDep) -> dict[str, bool]:
 @router.get("/models/stats")
 async def all_statistics(service: ServiceDep) -> dict[str, Any]:
     """What was served since the start."""
-    return _statistics(service, service.facts.model["name"])
+    return statistics(service, service.facts.model["name"])
 
 
 @router.get(f"{MODEL}/stats")
 @router.get(f"{VERSION}/stats")
-async def statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+async def model_statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
     """What was served since the start."""
-    return _statistics(service, name)
-
-
-def _statistics(service: Service, name: str) -> dict[str, Any]:
-    batches = int(service.metrics.registry.get_sample_value("msmlp_stage_batch_size_count", {"stage": "1"}) or 0)
-    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], batches)]}
+    return statistics(service, name)
 
 
 @router.get(f"{MODEL}/ready")
@@ -87,16 +89,16 @@ async def model_ready(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
 
 @router.get(f"{MODEL}/config")
 @router.get(f"{VERSION}/config")
-async def configuration(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+async def model_configuration(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
     """The model's configuration in Triton's form."""
-    return model_configuration(name, _limits(service).max_images, _shapes(service))
+    return configuration(service, name)
 
 
 @router.get(MODEL)
 @router.get(VERSION)
-async def metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+async def model_metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
     """The model's tensors."""
-    return model_metadata(name, service.facts.model["version"], _shapes(service))
+    return metadata(service, name)
 
 
 @router.post(f"{MODEL}/infer")
@@ -120,35 +122,20 @@ async def _read(request: Request, service: Service) -> Inference:
 
     def take_apart() -> Inference:
         plain = decompress(content, headers.get("content-encoding", ""), max_bytes)
-        return read_inference(plain, headers.get(HEADER_LENGTH), _limits(service))
+        return read_inference(plain, headers.get(HEADER_LENGTH), limits(service))
 
     small = len(content) <= SLICE and "content-encoding" not in headers
     return take_apart() if small else await asyncio.to_thread(take_apart)
 
 
 def _answer(service: Service, name: str, inference: Inference, outcome: Outcome) -> Response:
-    facts, plan = service.facts, outcome.inquiry.plan
-    tensors = output_tensors(outcome.result, inference.outputs, facts.classes, facts.gflops)
-    point = {"operating_point": plan.name} if plan.name else {}
-    head = {
-        "model_name": name,
-        "model_version": facts.model["version"],
-        "id": inference.id or outcome.inquiry.request_id,
-        "parameters": {**point, "source": plan.source},
-    }
+    tensors = answer_tensors(service, inference, outcome.result)
     body, header_length = write_response(
-        head, [(t, wanted.binary) for t, wanted in zip(tensors, inference.outputs, strict=True)]
+        answer_head(service, name, inference, outcome.inquiry),
+        [(tensor, wanted.binary) for tensor, wanted in zip(tensors, inference.outputs, strict=True)],
     )
     headers = {"Server-Timing": server_timing(outcome)}
     if header_length is None:
         return Response(body, headers=headers, media_type=JSONResponse.media_type)
     headers[HEADER_LENGTH] = str(header_length)
     return Response(body, headers=headers, media_type="application/octet-stream")
-
-
-def _limits(service: Service) -> Limits:
-    return Limits(service.max_images, service.settings.max_pixels)
-
-
-def _shapes(service: Service) -> Shapes:
-    return Shapes(service.weights.manifest.cascade.image_size, len(service.facts.classes))

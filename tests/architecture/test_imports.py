@@ -38,6 +38,8 @@ def test_the_import_contracts_hold() -> None:
             ("torch",),
             "import service.app, service.state, model.weights, model.preprocess; print('exits')",
         ),
+        # Serving over HTTP needs no gRPC.
+        (("grpc", "google.protobuf"), "import service.server; print('exits')"),
         # Serving needs nothing that only training needs.
         (("kornia", "matplotlib", "tqdm"), "import service.server, model.backends.torch; print('exits')"),
     ],

@@ -78,6 +78,11 @@ class Served:
         """Where it listens."""
         return self.wait_for(r"(http://127\.0\.0\.1:\d+)")[1]
 
+    @property
+    def grpc(self) -> str:
+        """Where it listens for gRPC, with `--grpc-port`."""
+        return self.wait_for(r"serving gRPC on (\S+)")[1]
+
     def end(self) -> int:
         """Its exit status, once it has ended by itself or by a signal sent before."""
         status = self.process.wait(PATIENCE_SECONDS)
@@ -107,7 +112,7 @@ def msmlp_serve(weights: Path, *options: str) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def served(tiny_weights: Path) -> Iterator[Served]:
     """One server for all tests that only talk to it."""
-    with msmlp_serve(tiny_weights) as running:
+    with msmlp_serve(tiny_weights, "--grpc-port", "0") as running:
         running.wait_for("engine: ready")
         yield running
 

@@ -86,6 +86,19 @@ def test_a_taken_port_is_a_problem(tiny_weights: Path, monkeypatch: pytest.Monke
     assert look(tiny_weights)["problems"] == ""
 
 
+def test_grpc_is_looked_at_where_it_is_wanted(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "grpc" not in look(tiny_weights)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("MSMLP_GRPC_PORT", str(port))
+        found = look(tiny_weights)
+    assert found["grpc"] == {"host": "127.0.0.1", "grpc_port": port, "free": False}
+    assert "set another --grpc-port or MSMLP_GRPC_PORT" in found["problems"]
+    assert look(tiny_weights)["problems"] == ""
+    monkeypatch.setitem(sys.modules, "service.grpc.server", None)
+    assert "--grpc-port: needs the package" in look(tiny_weights)["problems"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from model.errors import MsmlpError, OptionError
 from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from service.oip.body import read_inference
 from service.oip.model import OUTPUTS
-from service.oip.request import Inference, Limits, Wanted, read_inference
+from service.oip.request import Inference, Limits, Wanted
 from service.oip.tensors import join_bytes
 
 LIMITS = Limits(max_images=8, max_pixels=1000)

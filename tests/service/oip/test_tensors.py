@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from service.errors import MalformedBodyError
 from service.oip.tensors import (
-    bytes_from_json,
+    files_from_elements,
     join_bytes,
     pixels_from_bytes,
-    pixels_from_json,
+    pixels_from_numbers,
     split_bytes,
 )
 
@@ -24,7 +24,7 @@ SHAPES = st.tuples(*[st.integers(1, 4)] * 3).map(lambda sides: [*sides, 3])
 @given(st.lists(st.binary(max_size=50), max_size=5))
 def test_bytes_elements_come_back(elements: list[bytes]) -> None:
     assert split_bytes(memoryview(join_bytes(elements)), len(elements)) == elements
-    assert bytes_from_json([base64.b64encode(e).decode() for e in elements], len(elements)) == elements
+    assert files_from_elements([base64.b64encode(e).decode() for e in elements], len(elements)) == elements
 
 
 @given(SHAPES, st.data())
@@ -33,8 +33,8 @@ def test_pixels_come_back_from_bytes_and_from_both_forms_of_json(shape: list[int
     pixels = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), dtype=np.uint8).reshape(shape)
     for read in (
         pixels_from_bytes(memoryview(pixels.tobytes()), shape),
-        pixels_from_json(pixels.tolist(), shape),
-        pixels_from_json(pixels.ravel().tolist(), shape),
+        pixels_from_numbers(pixels.tolist(), shape),
+        pixels_from_numbers(pixels.ravel().tolist(), shape),
     ):
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, pixels)
@@ -99,10 +99,10 @@ def test_pixels_of_another_size_than_the_shape(size: int) -> None:
 )
 def test_json_that_is_no_pixels(data: list[Any], said: str) -> None:
     with pytest.raises(MalformedBodyError, match=said):
-        pixels_from_json(data, [1, 1, 1, 3])
+        pixels_from_numbers(data, [1, 1, 1, 3])
 
 
 @pytest.mark.parametrize(("data", "said"), [(["?"], "base64"), ([1], "base64"), ([["YQ=="]], "base64"), ([], "0 elem")])
 def test_json_that_is_no_files(data: list[Any], said: str) -> None:
     with pytest.raises(MalformedBodyError, match=said):
-        bytes_from_json(data, 1)
+        files_from_elements(data, 1)

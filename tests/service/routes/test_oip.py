@@ -362,7 +362,7 @@ def test_a_failure_of_the_server_has_the_protocols_form_too(
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
-    monkeypatch.setattr("service.routes.oip.output_tensors", broken)
+    monkeypatch.setattr("service.oip_service.output_tensors", broken)
     assert check_error(client.post(INFER, **pixel_request(digits.test[:1])), 500) == "the server failed"
 
 

@@ -1,0 +1,50 @@
+"""ModelInfer, and the half of it that a stream of requests shares."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.errors import OptionError
+from service.grpc.calls import unhurried
+from service.grpc.messages import ModelInferRequest, parse
+from service.grpc.requests import read_inference
+from service.grpc.responses import write_response
+from service.inference import Call, run
+from service.oip.request import Inference
+from service.oip_service import answer_head, answer_tensors, check_model, limits
+from service.options import parse_options
+from service.request_id import sane_id
+from service.state import Service
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that can be answered: the model's name as it was asked for, and what it asks."""
+
+    name: str
+    inference: Inference
+    call: Call
+
+
+async def infer_once(service: Service, content: bytes, arrival: float) -> Any:
+    """The bytes of a ModelInferRequest → its one answer."""
+    message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
+    question = await understood(service, message, len(content), arrival)
+    if question.call.options.stream:
+        raise OptionError("stream", "ModelInfer answers once, ModelStreamInfer streams; allowed: false")
+    return await answer(service, question)
+
+
+async def understood(service: Service, message: Any, size: int, arrival: float) -> Question:
+    """A ModelInferRequest of so many bytes, taken apart; raises all that can be wrong with it."""
+    check_model(service, message.model_name, message.model_version or None)
+    inference = await unhurried(size, lambda: read_inference(message, limits(service)))
+    options = parse_options(inference.options)
+    call = Call(inference.images, options, sane_id(message.id), arrival)
+    return Question(message.model_name, inference, call)
+
+
+async def answer(service: Service, question: Question) -> Any:
+    """Classify its images; raises what `run` raises."""
+    outcome = await run(service, question.call)
+    head = answer_head(service, question.name, question.inference, outcome.inquiry)
+    return write_response(head, answer_tensors(service, question.inference, outcome.result))

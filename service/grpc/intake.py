@@ -1,0 +1,65 @@
+"""How messages are let in, so that what gRPC holds of them is bounded.
+
+gRPC collects a message in memory, up to `--max-body-bytes`, as soon as somebody waits for it. So only a few calls wait
+for theirs at the same time; what has arrived counts against `--max-bodies-bytes` as bodies over HTTP do.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+
+import grpc
+
+from service.errors import BodyTooLargeError, MalformedBodyError, OverloadedError
+from service.memory import Memory
+
+ARRIVAL_SECONDS = 30
+"""How long a call's message may take, its turn included: a slow client keeps others waiting."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Intake:
+    """Of one server."""
+
+    def __init__(self, memory: Memory, max_bytes: int) -> None:
+        self._memory, self._max_bytes = memory, max_bytes
+        self._most = max(1, memory.limit // max_bytes)
+        self._turns = asyncio.Semaphore(self._most)
+        self._streams = 0
+
+    @asynccontextmanager
+    async def message(self, context: Context) -> AsyncIterator[bytes]:
+        """The one message of a call, held inside.
+
+        Raises:
+            MalformedBodyError, BodyTooLargeError, OverloadedError
+        """
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS), self._turns:
+                content = await context.read()
+        except TimeoutError:
+            raise MalformedBodyError(f"the message has not come within {ARRIVAL_SECONDS} s") from None
+        if not isinstance(content, bytes):  # gRPC has refused the call by itself, or the client has sent nothing
+            raise BodyTooLargeError(f"there is no message, or it has more than {self._max_bytes} bytes")
+        with self._memory.holding(len(content)):
+            yield content
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """A stream is open inside: it always waits for a message, so there are no more than calls that may.
+
+        Raises:
+            OverloadedError
+        """
+        if self._streams == self._most:
+            raise OverloadedError(f"{self._streams} streams are open, no more are allowed")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
+    def holding(self, content: bytes) -> AbstractContextManager[None]:
+        """A message of a stream is held inside; OverloadedError."""
+        return self._memory.holding(len(content))

@@ -1,0 +1,46 @@
+"""gRPC's server, on the event loop of the web app."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from service.grpc.handlers import unary_handlers
+from service.grpc.intake import Intake
+from service.grpc.messages import SERVICE
+from service.grpc.streams import METHOD, stream_handler
+from service.state import Service
+
+log = logging.getLogger("msmlp.grpc")
+
+GRACE_SECONDS = 30
+"""How long an ending server waits for calls in flight, as HTTP's does."""
+
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # else a second server on the port would take half of the calls
+    # gRPC would find out how much a connection could carry, and let every call that waits for its turn send as much.
+    ("grpc.http2.bdp_probe", 0),
+)
+
+
+@asynccontextmanager
+async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
+    """Serves inside; at the end, what is in flight is answered first."""
+    host, max_bytes = service.settings.host, service.settings.max_body_bytes
+    server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", max_bytes)])
+    intake, ending = Intake(service.memory, max_bytes), asyncio.Event()
+    handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+    address = f"[{host}]" if ":" in host else host
+    bound = server.add_insecure_port(f"{address}:{port}")
+    await server.start()
+    log.info("serving gRPC on %s:%d", address, bound)
+    grace = 0
+    try:
+        yield
+        grace = GRACE_SECONDS  # not when the app is cut short, as by a second SIGINT
+    finally:
+        ending.set()
+        await server.stop(grace)

@@ -1,0 +1,35 @@
+"""Whether gRPC is spoken, decided without importing it: it is an extra."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+
+from model.errors import OptionError
+from service.state import Service
+
+
+def check_installed() -> None:
+    """Raise OptionError when what `--grpc-port` needs is not there."""
+    try:
+        import_module("service.grpc.server")
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "--grpc-port", f"needs the package {error.name}; scripts/install.sh cpu serve,grpc brings it (or gpu ...)"
+        ) from None
+    except FileNotFoundError as error:
+        raise OptionError(
+            "--grpc-port", f"{error.filename} is missing; scripts/install.sh cpu serve,grpc writes it (or gpu ...)"
+        ) from None
+
+
+@asynccontextmanager
+async def grpc_beside(service: Service) -> AsyncIterator[None]:
+    """Serves gRPC too inside, where the settings want it."""
+    port = service.settings.grpc_port
+    if port is None:
+        yield
+        return
+    from service.grpc.server import grpc_server
+
+    async with grpc_server(service, port):
+        yield

@@ -1,0 +1,138 @@
+"""ModelStreamInfer: many requests and many answers on one call."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from model.errors import MsmlpError
+from service.answers import REASONS
+from service.grpc.calls import accounted, count, unhurried
+from service.grpc.inferences import Question, answer, understood
+from service.grpc.intake import Context, Intake
+from service.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, parse
+from service.grpc.refusals import Refusal, refusal_of, refuse
+from service.grpc.responses import set_parameters, write_response
+from service.inference import Landing, landings
+from service.oip_service import answer_head, answer_tensors
+from service.state import Service
+
+METHOD = "ModelStreamInfer"
+
+AT_ONCE = 64
+"""Requests of one stream that are worked on at the same time; the next is read when one has been answered."""
+
+
+def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> Any:
+    """The method; once `ending` is set, streams read no more, answer what they have read, and are refused."""
+
+    async def handle(_: Any, context: Context) -> None:
+        arrival = time.monotonic()
+        try:
+            with intake.stream():
+                await _Stream(service, intake, context).serve(ending)
+            if ending.is_set():
+                service.check_ready()
+        except MsmlpError as error:
+            refusal = refusal_of(error)
+            count(service.metrics, METHOD, arrival, refusal.status)
+            await refuse(context, refusal)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+@dataclass
+class _Request:
+    """One of a stream; its id is known once it could be read."""
+
+    content: bytes
+    arrival: float
+    id: str = ""
+
+
+class _Stream:
+    def __init__(self, service: Service, intake: Intake, context: Context) -> None:
+        self._service, self._intake, self._context = service, intake, context
+        self._writing = asyncio.Lock()
+
+    async def serve(self, ending: asyncio.Event) -> None:
+        """Answer every request; all at once, but what has one answer is answered in the order of the requests."""
+        free = asyncio.Semaphore(AT_ONCE)
+        ended = asyncio.create_task(ending.wait())
+        before: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (content := await self._next(ended)) is not None:
+                    await free.acquire()
+                    before = group.create_task(self._serve(_Request(content, time.monotonic()), before))
+                    before.add_done_callback(lambda _: free.release())
+        finally:
+            ended.cancel()
+
+    async def _next(self, ended: "asyncio.Task[Any]") -> bytes | None:
+        """The next request; None when the client has sent its last, or the server ends."""
+        reading = asyncio.ensure_future(self._context.read())
+        try:
+            await asyncio.wait([reading, ended], return_when=asyncio.FIRST_COMPLETED)
+            content = reading.result() if reading.done() else None
+        finally:
+            reading.cancel()
+        return content if isinstance(content, bytes) else None
+
+    async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
+        answered = await accounted(self._service.metrics, METHOD, request.arrival, self._answer(request))
+        if before is not None:
+            await asyncio.wait([before])
+        if isinstance(answered, Refusal):
+            await self._write(ModelInferResponse(id=request.id), final=True, error=answered.detail)
+        elif answered is not None:
+            await self._write(answered, final=True)
+
+    async def _answer(self, request: _Request) -> Any:
+        """The one response, not yet sent; None when there were several, which are."""
+        self._service.check_ready()
+        content, request.content = request.content, b""  # not held until it is the response's turn to be sent
+        size = len(content)
+        with self._intake.holding(content):
+            message = await unhurried(size, lambda: parse(ModelInferRequest, content))
+            request.id = message.id
+            question = await understood(self._service, message, size, request.arrival)
+            if not question.call.options.stream:
+                return await answer(self._service, question)
+            await self._land(question)
+        return None
+
+    async def _land(self, question: Question) -> None:
+        """A response an image and exit, as it lands."""
+        to_come = len(question.call.images)
+        async with aclosing(landings(self._service, question.call)) as landed_together:
+            async for landing in landed_together:
+                for row, goes_on in enumerate(landing.goes_on.tolist()):
+                    to_come -= not goes_on
+                    await self._write(_landed(self._service, question, landing, row), final=to_come == 0)
+
+    async def _write(self, response: Any, *, final: bool, error: str = "") -> None:
+        """Send a response; `final`: its request's last, in the words of Triton's models that send several."""
+        set_parameters(response, {"triton_final_response": final})
+        message = ModelStreamInferResponse(error_message=error, infer_response=response)
+        try:
+            async with self._writing:
+                await self._context.write(message.SerializeToString())
+        except grpc.aio.BaseError:
+            raise asyncio.CancelledError from None  # the client has left
+
+
+def _landed(service: Service, question: Question, landing: Landing, row: int) -> Any:
+    """What one image is, or would be, at an exit."""
+    result = landing.result.take(np.array([row]))
+    head = answer_head(service, question.name, question.inference, landing.inquiry)
+    head["parameters"] |= {
+        "index": int(result.index[0]),
+        "reason": REASONS[int(result.reason[0])],
+        "final": not landing.goes_on[row],
+    }
+    return write_response(head, answer_tensors(service, question.inference, result))

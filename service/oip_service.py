@@ -1,0 +1,61 @@
+"""The Open Inference Protocol of a running service: what REST and gRPC both say and do."""
+
+from typing import Any
+
+from service.answers import Inquiry
+from service.engine.result import Result
+from service.errors import UnknownModelError
+from service.oip.model import ALIAS, Shapes, model_configuration, model_metadata
+from service.oip.request import Inference, Limits
+from service.oip.response import Tensor, output_tensors
+from service.state import Service
+
+
+def check_model(service: Service, name: str, version: str | None) -> None:
+    """Raise UnknownModelError for a name that is not the served model's, or a version (if any) that is not its."""
+    model = service.facts.model
+    if name not in (model["name"], ALIAS) or version not in (None, model["version"]):
+        asked = ascii(name[:100]) + (f" version {version[:40]!a}" if version else "")
+        raise UnknownModelError(f"there is no model {asked}; there is {model['name']}, also called {ALIAS}")
+
+
+def metadata(service: Service, name: str) -> dict[str, Any]:
+    """The model's tensors."""
+    return model_metadata(name, service.facts.model["version"], _shapes(service))
+
+
+def configuration(service: Service, name: str) -> dict[str, Any]:
+    """The model's configuration in Triton's form."""
+    return model_configuration(name, service.max_images, _shapes(service))
+
+
+def statistics(service: Service, name: str) -> dict[str, Any]:
+    """What was served since the start."""
+    batches = int(service.metrics.registry.get_sample_value("msmlp_stage_batch_size_count", {"stage": "1"}) or 0)
+    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], batches)]}
+
+
+def limits(service: Service) -> Limits:
+    """What a request may hold."""
+    return Limits(service.max_images, service.settings.max_pixels)
+
+
+def answer_head(service: Service, name: str, inference: Inference, inquiry: Inquiry) -> dict[str, Any]:
+    """What an answer says besides its outputs."""
+    plan = inquiry.plan
+    point = {"operating_point": plan.name} if plan.name else {}
+    return {
+        "model_name": name,
+        "model_version": service.facts.model["version"],
+        "id": inference.id or inquiry.request_id,
+        "parameters": {**point, "source": plan.source},
+    }
+
+
+def answer_tensors(service: Service, inference: Inference, result: Result) -> list[Tensor]:
+    """The outputs that were asked for, of the images of `result`."""
+    return output_tensors(result, inference.outputs, service.facts.classes, service.facts.gflops)
+
+
+def _shapes(service: Service) -> Shapes:
+    return Shapes(service.weights.manifest.cascade.image_size, len(service.facts.classes))

@@ -1,0 +1,133 @@
+"""ModelInferRequests, taken apart without a server."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import MsmlpError, OptionError
+from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from service.grpc.messages import InferParameter, ModelInferRequest, parse
+from service.grpc.requests import read_inference
+from service.oip.model import OUTPUTS
+from service.oip.request import Inference, Limits, Wanted
+from service.oip.tensors import join_bytes
+
+LIMITS = Limits(max_images=8, max_pixels=1000)
+FILES = [b"one", b"", b"three"]
+IMAGE = {"name": "image", "datatype": "BYTES", "shape": [3], "contents": {"bytes_contents": FILES}}
+PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "contents": {"uint_contents": [1, 2, 255]}}
+
+
+def request(*tensors: dict[str, Any], **more: Any) -> Any:
+    return ModelInferRequest(inputs=list(tensors or [IMAGE]), **more)
+
+
+def read(message: Any) -> Inference:
+    return read_inference(message, LIMITS)
+
+
+def without(tensor: dict[str, Any], *names: str, **changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**tensor, **changes}.items() if name not in names}
+
+
+def test_files_in_contents_and_raw() -> None:
+    assert read(request(IMAGE)).images == FILES
+    raw = without(IMAGE, "contents")
+    assert read(request(raw, raw_input_contents=[join_bytes(FILES)])).images == FILES
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 5), st.booleans())
+def test_pixels_in_contents_and_raw(images: int, height: int, width: int, raw: bool) -> None:
+    pixels = np.arange(images * height * width * 3).astype(np.uint8).reshape(images, height, width, 3)
+    tensor = without(PIXELS, "contents", shape=pixels.shape)
+    if raw:
+        message = request(tensor, raw_input_contents=[pixels.tobytes()])
+    else:
+        message = request({**tensor, "contents": {"uint_contents": pixels.ravel().tolist()}})
+    got = read(message).images
+    assert isinstance(got, np.ndarray)
+    np.testing.assert_array_equal(got, pixels)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(MsmlpError):
+        read(parse(ModelInferRequest, content))
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (ModelInferRequest(), "0 inputs were sent; send one, pixels or image"),
+        (request(IMAGE, PIXELS), "2 inputs were sent"),
+        (request({**IMAGE, "name": "picture"}), "'picture' of datatype 'BYTES' is not known; send pixels UINT8 or"),
+        (request(without(IMAGE, "contents")), "image: send its data in contents, or as the one of raw_input_contents"),
+        (request(IMAGE, raw_input_contents=[b""]), "image: send its data in contents, or as the one of raw"),
+        (request(without(IMAGE, "contents"), raw_input_contents=[b"", b""]), "or as the one of raw_input_contents"),
+        (request({**IMAGE, "shape": [2]}), "3 elements were sent, the shape has 2"),
+        (request({**IMAGE, "shape": [-1]}), "inputs.0.shape.0: Input should be greater than or equal to 0"),
+        (request({**IMAGE, "shape": [1] * 9}), "inputs.0.shape: List should have at most 8 items"),
+        (request({**PIXELS, "shape": [1, 3]}), r"the shape \[1, 3\] is not \[images, height, width, 3\]"),
+        (request({**PIXELS, "contents": {"int_contents": [1, 2, 3]}}), r"data has the shape \[0\]"),
+        (request({**PIXELS, "contents": {"uint_contents": [1, 2, 256]}}), "whole numbers 0 to 255"),
+        (request(without(PIXELS, "contents"), raw_input_contents=[b"12"]), "2 bytes were sent"),
+        (request(outputs=[{"name": "logits"}]), "output 'logits' is not known; there are label, class_id"),
+        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for twice"),
+    ],
+)
+def test_what_is_wrong_is_named(message: Any, said: str) -> None:
+    with pytest.raises(MalformedBodyError, match=said):
+        read(message)
+
+
+def test_limits() -> None:
+    with pytest.raises(NoImagesError):
+        read(request({**IMAGE, "shape": [0], "contents": {}}))
+    with pytest.raises(TooManyImagesError, match="9 images in one request, at most 8"):
+        read(request({**IMAGE, "shape": [9]}))
+    with pytest.raises(BadImagesError, match="image is 101x10 = 1010 pixels, the limit is 1000"):
+        read(request({**PIXELS, "shape": [1, 10, 101, 3]}))
+
+
+def test_outputs() -> None:
+    assert [wanted.name for wanted in read(request()).outputs] == list(OUTPUTS)
+    best = {"name": "probabilities", "parameters": {"classification": InferParameter(int64_param=3)}}
+    assert read(request(outputs=[best, {"name": "exit"}])).outputs == [
+        Wanted("probabilities", False, 3),
+        Wanted("exit", False),
+    ]
+    best["parameters"] = {"classification": InferParameter(int64_param=0)}
+    with pytest.raises(MalformedBodyError, match="greater than or equal to 1"):
+        read(request(outputs=[best]))
+
+
+def test_every_kind_of_parameter() -> None:
+    given = {
+        "degrade": InferParameter(bool_param=False),
+        "min_exit": InferParameter(int64_param=2),
+        "top_k": InferParameter(uint64_param=3),
+        "max_gflops": InferParameter(double_param=0.5),
+        "policy": InferParameter(string_param="fast"),
+        "priority": InferParameter(uint64_param=1),
+        "triton_x": InferParameter(bool_param=True),
+        "timeout": InferParameter(int64_param=1500),
+        "max_exit": InferParameter(),
+    }
+    inference = read(request(id="a", parameters=given))
+    assert inference.options == {
+        "degrade": False,
+        "min_exit": 2,
+        "top_k": 3,
+        "max_gflops": 0.5,
+        "policy": "fast",
+        "deadline_ms": 1.5,
+        "max_exit": None,
+    }
+    assert inference.id == "a"
+    assert read(request()).id is None
+    with pytest.raises(OptionError, match="timeout"):
+        read(request(parameters={"timeout": InferParameter(string_param="5")}))

@@ -1,0 +1,214 @@
+"""What only a held, broken or unready device shows, over a real socket. The real client: tests/e2e/test_grpc.py."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from service.grpc import intake, start
+from service.grpc.messages import METHODS
+from tests.fakes import PATIENCE_SECONDS, picture, pictures
+from tests.servers import Submissions, wait_until
+from tests.service.grpc.conftest import Serve, column, infer_request
+
+ONE = pictures(1, 1.0, label=3, size=32)
+SLOW_REQUEST = infer_request(pictures(1, 0.1, 0.1, 0.9, label=3, size=32), thresholds="1,1")
+
+
+def test_while_it_ends(serve: Serve) -> None:
+    with serve() as served:
+        assert served.call("ServerReady").ready
+        served.service.draining = True
+        assert not served.call("ServerReady").ready
+        assert not served.call("ModelReady", METHODS["ModelReady"].request(name="msmlp")).ready
+        assert served.call("ServerLive").live
+        [model] = served.call("RepositoryIndex").models
+        assert model.state == "UNAVAILABLE"
+        assert not served.call("RepositoryIndex", METHODS["RepositoryIndex"].request(ready=True)).models
+        refused = served.call.refused("ModelInfer", infer_request(ONE))
+        assert refused == ("UNAVAILABLE", "the service is shutting down", {"retry-pushback-ms": "1000"})
+        assert served.rows("ModelInfer") == {"503"}
+
+
+def test_an_ending_server_answers_what_is_in_flight(serve: Serve) -> None:
+    with ExitStack() as held, serve() as served:
+        submissions, gate, call = Submissions(served.service.engine), served.backend.gate, served.call
+        held.enter_context(gate.held())  # beyond the server's end
+        first = call.start("ModelInfer", SLOW_REQUEST)
+        submissions.wait_for(1)
+
+        def open_when_it_ends() -> None:
+            wait_until(lambda: call.start("ServerLive", b"").exception() is not None)  # no call is taken any more
+            gate.open()
+
+        opener = threading.Thread(target=open_when_it_ends)
+        opener.start()
+        held.callback(opener.join)
+    assert column(first.result(), "exit") == [3]
+
+
+def test_full(serve: Serve) -> None:
+    with serve(capacity=4) as served:
+        submissions = Submissions(served.service.engine)
+        with served.backend.gate.held():
+            first = served.call.start("ModelInfer", infer_request(pictures(4, 0.9, size=32)))
+            submissions.wait_for(1)
+            code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
+            assert (code, "4 of 4 places are taken" in detail) == ("RESOURCE_EXHAUSTED", True)
+            assert int(metadata["retry-pushback-ms"]) >= 1000
+        assert column(first.result(), "exit") == [1] * 4
+        assert served.rows("ModelInfer") == {"200", "429"}
+
+
+@pytest.mark.parametrize("timeout", [None, 2])
+def test_a_client_that_leaves_cancels_its_images(serve: Serve, timeout: float | None) -> None:
+    """By itself, or when its own time is over."""
+    with serve(capacity=4) as served:
+        submissions = Submissions(served.service.engine)
+        with served.backend.gate.held():
+            first = served.call.start("ModelInfer", SLOW_REQUEST)
+            served.backend.gate.wait_until_reached()
+            second = served.call.start("ModelInfer", infer_request(pictures(3, 0.9, size=32)), timeout=timeout)
+            submissions.wait_for(2)
+            if timeout is None:
+                second.cancel()
+            wait_until(lambda: served.service.engine.inflight == 1)
+        assert column(first.result(), "exit") == [3]
+        wait_until(lambda: served.rows("ModelInfer") == {"200", "499"})
+
+
+def test_what_messages_hold_is_bounded_together_with_bodies(serve: Serve) -> None:
+    request = SLOW_REQUEST
+    with serve(max_bodies_bytes=2 * request.ByteSize() + 100, max_body_bytes=2 * request.ByteSize()) as served:
+        submissions = Submissions(served.service.engine)
+        for _ in range(5):  # one after the other they fit
+            served.call("ModelInfer", request)
+        submissions.wait_for(5)
+        with served.backend.gate.held():
+            held = [served.call.start("ModelInfer", request) for _ in range(2)]
+            submissions.wait_for(2)
+            code, detail, _ = served.call.refused("ModelInfer", request)
+            assert (code, "the bodies of all requests hold" in detail) == ("RESOURCE_EXHAUSTED", True)
+            assert served.http.post("/classify", content=b"x" * 200).status_code in (415, 429)
+            png = {"Content-Type": "image/png"}
+            assert served.http.post("/classify", content=b"x" * 200, headers=png).status_code == 429
+        assert [column(call.result(), "exit") for call in held] == [[3], [3]]
+        assert column(served.call("ModelInfer", request), "exit") == [3]
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_a_message_beyond_the_limit_is_refused_packed_or_not(serve: Serve, compression: Any) -> None:
+    with serve(max_body_bytes=100_000) as served:
+        large = infer_request(np.zeros((40, 32, 32, 3), np.uint8))
+        code, detail, metadata = served.call.refused("ModelInfer", large, compression=compression)
+        assert (code, "larger than max" in detail, metadata) == ("RESOURCE_EXHAUSTED", True, {})
+        small = infer_request(np.zeros((30, 32, 32, 3), np.uint8), max_exit=1)
+        assert column(served.call("ModelInfer", small, compression=compression), "exit") == [1] * 30
+        wait_until(lambda: served.rows("ModelInfer") == {"200", "413"})
+
+
+@contextmanager
+def silent_call(served: Any) -> Iterator[Any]:
+    """One that never sends its message."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    try:
+        yield served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(nothing())
+    finally:
+        over.set()
+
+
+def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 1)
+    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
+        assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "has not come within 1 s" in call.details()
+        assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
+
+
+def test_probes_wait_for_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
+    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
+        request = METHODS["ModelReady"].request(name="msmlp")
+        wait_until(lambda: served.call.start("ModelReady", request, timeout=0.2).exception() is not None)
+        assert served.call("ServerReady").ready
+        assert served.call("ServerLive").live
+        call.cancel()
+        assert served.call("ModelReady", request).ready
+
+
+def test_a_call_without_a_message(serve: Serve) -> None:
+    with serve() as served:
+        call = served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(iter(()))
+        assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "there is no message" in call.details()
+        assert served.call.refused("ModelInfer", b"\xff")[:2] == (
+            "INVALID_ARGUMENT",
+            "the message is no ModelInferRequest",
+        )
+
+
+def test_a_failure_of_the_server_is_named_and_not_explained(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("/etc/secret")
+
+    monkeypatch.setattr("service.oip_service.output_tensors", broken)
+    with serve() as served:
+        assert served.call.refused("ModelInfer", infer_request(ONE)) == ("INTERNAL", "the server failed", {})
+        assert served.rows("ModelInfer") == {"500"}
+    assert "ModelInfer failed" in caplog.text
+    assert "/etc/secret" in caplog.text
+
+
+def test_unknown_methods_and_models(serve: Serve) -> None:
+    with serve() as served:
+        unknown = served.call.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+        with pytest.raises(grpc.RpcError) as raised:
+            unknown(b"")
+        assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+        for name, fields in (("ModelReady", {"name": "other"}), ("ModelConfig", {"name": "msmlp", "version": "1"})):
+            code, detail, _ = served.call.refused(name, METHODS[name].request(**fields))
+            assert (code, "there is no model" in detail) == ("NOT_FOUND", True)
+
+
+def test_a_port_that_is_taken_and_a_package_that_is_missing(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.errors import OptionError
+    from service.server import serve as run
+    from service.settings import Settings
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(weights=tiny_weights, port=0, grpc_port=port)
+        with pytest.raises(OptionError, match=rf"--grpc-port: cannot listen on 127.0.0.1:{port}"):
+            run(settings)
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
+
+    monkeypatch.setattr(start, "import_module", missing)
+    with pytest.raises(OptionError, match=r"--grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc"):
+        run(settings)
+
+
+def test_images_of_a_batch_keep_their_order(serve: Serve) -> None:
+    with serve() as served:
+        images = np.stack([picture(*scores, label=label, size=32) for label, scores in enumerate(((1.0,), (0, 1.0)))])
+        response = served.call("ModelInfer", infer_request(images, request_id="r-1", thresholds="0.5,0.5"))
+        assert (column(response, "class_id"), column(response, "exit")) == ([0, 1], [1, 2])
+        assert (response.id, response.parameters["source"].string_param) == ("r-1", "request")

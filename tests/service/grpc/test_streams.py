@@ -1,0 +1,141 @@
+"""ModelStreamInfer over a real socket, with a device that is held or sets the pace."""
+
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+
+from tests.fakes import PATIENCE_SECONDS, picture, pictures
+from tests.servers import Submissions, wait_until
+from tests.service.grpc.conftest import Serve, column, infer_request
+
+ONE = pictures(1, 1.0, label=3, size=32)
+
+
+class Requests:
+    """What a client sends on a stream, by and by."""
+
+    def __init__(self, *first: Any) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue()
+        for request in first:
+            self._queue.put(request)
+
+    def send(self, request: Any) -> None:
+        """One more; None is the end."""
+        self._queue.put(request)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(lambda: self._queue.get(timeout=PATIENCE_SECONDS), None)
+
+
+def values(response: Any) -> dict[str, Any]:
+    """Its parameters."""
+    found = response.infer_response.parameters
+    return {name: getattr(found[name], found[name].WhichOneof("parameter_choice")) for name in found}
+
+
+def test_every_request_is_answered_and_errors_end_nothing(serve: Serve) -> None:
+    with serve() as served:
+        sent = [infer_request(ONE, "a"), infer_request(ONE, "b", policy="best"), infer_request(ONE, "c")]
+        unreadable = infer_request(ONE, "d")
+        unreadable.model_name = "other"
+        found = list(served.call.stream(iter([*sent, unreadable])))
+        assert [response.infer_response.id for response in found] == ["a", "b", "c", "d"]
+        assert [bool(response.error_message) for response in found] == [False, True, False, True]
+        assert found[1].error_message.startswith("policy: 'best' is no operating point")
+        assert found[3].error_message.startswith("there is no model 'other'")
+        assert all(values(response)["triton_final_response"] for response in found)
+        assert column(found[2].infer_response, "class_id") == [3]
+        assert served.rows("ModelStreamInfer") == {"200", "400", "404"}
+
+
+def test_every_exit_of_every_image_as_it_lands(serve: Serve) -> None:
+    images = np.stack([picture(1.0, label=1, size=32), picture(0.2, 0.2, 0.6, label=2, size=32)])
+    with serve() as served:
+        found = list(served.call.stream(iter([infer_request(images, "a", stream=True, thresholds="0.5,0.5")])))
+    landed = [
+        (v["index"], column(response.infer_response, "exit"), v["reason"], v["final"], v["triton_final_response"])
+        for response, v in ((response, values(response)) for response in found)
+    ]
+    assert sorted(landed) == [
+        (0, [1], "confident", True, False),
+        (1, [1], "goes_on", False, False),
+        (1, [2], "goes_on", False, False),
+        (1, [3], "final", True, True),
+    ]
+    assert all(values(response)["source"] == "request" for response in found)
+
+
+def test_a_failure_after_something_has_landed(serve: Serve) -> None:
+    with serve() as served:
+
+        def fail(stage: int, pixels: Any) -> None:
+            if stage == 1:
+                raise RuntimeError("the device is gone")
+
+        served.backend.fail = fail
+        images = pictures(1, 0.1, 0.1, 0.9, size=32)
+        first, second = served.call.stream(iter([infer_request(images, "a", stream=True, thresholds="1,1")]))
+        assert (first.error_message, values(first)["triton_final_response"]) == ("", False)
+        assert second.error_message
+        assert second.infer_response.id == "a"
+        assert values(second)["triton_final_response"]
+
+
+def test_one_that_is_late_keeps_no_stream_waiting_but_answers_keep_their_order(serve: Serve) -> None:
+    with serve() as served:
+        submissions = Submissions(served.service.engine)
+        requests = Requests(infer_request(ONE, "a"))
+        with served.backend.gate.held():
+            responses = served.call.stream(iter(requests))
+            submissions.wait_for(1)
+            requests.send(infer_request(ONE, "b", policy="best"))  # refused at once, and told when it is its turn
+            requests.send(infer_request(ONE, "c"))
+            submissions.wait_for(1)
+        requests.send(None)
+        assert [response.infer_response.id for response in responses] == ["a", "b", "c"]
+
+
+def test_a_client_that_leaves_cancels_all_its_images(serve: Serve) -> None:
+    with serve(capacity=8) as served:
+        submissions = Submissions(served.service.engine)
+        with served.backend.gate.held():
+            requests = Requests(*[infer_request(ONE, stream=streamed) for streamed in (False, True)])
+            responses = served.call.stream(iter(requests))
+            submissions.wait_for(2)
+            assert served.service.engine.inflight == 2
+            responses.cancel()
+            requests.send(None)
+            wait_until(lambda: served.service.engine.inflight == 0)
+        wait_until(lambda: served.rows("ModelStreamInfer") == {"499"})
+
+
+def test_an_ending_server_answers_what_it_has_read_and_ends_the_stream(serve: Serve) -> None:
+    requests = Requests(infer_request(ONE, "a"))
+    with serve() as served:
+        responses = served.call.stream(iter(requests))
+        assert next(responses).infer_response.id == "a"
+        # The server ends with the block; the stream is open and idle.
+        served.service.draining = True
+        requests.send(infer_request(ONE, "b"))
+        assert next(responses).error_message == "the service is shutting down"
+    assert responses.code() == grpc.StatusCode.UNAVAILABLE
+    assert responses.details() == "the service is shutting down"
+    requests.send(None)
+
+
+def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
+    with serve(max_bodies_bytes=20_000, max_body_bytes=10_000) as served:
+        opened = [Requests(infer_request(ONE)) for _ in range(2)]
+        streams = [served.call.stream(iter(requests)) for requests in opened]
+        for stream in streams:
+            next(stream)
+        third = served.call.stream(iter([infer_request(ONE)]))
+        assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert third.details() == "2 streams are open, no more are allowed"
+        for requests in opened:
+            requests.send(None)
+        assert [list(stream) for stream in streams] == [[], []]
+        wait_until(lambda: bool(list(served.call.stream(iter([infer_request(ONE)])))))

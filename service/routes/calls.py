@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service.inference import Outcome
+from service.protocol import departure
 
 T = TypeVar("T")
 
@@ -16,31 +17,29 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
     mine = asyncio.current_task()
     assert mine is not None
-    gone = asyncio.create_task(_disconnected(request))
-    # The work runs in the request's own task, as a task more for each request costs as much as writing its answer.
-    waiting = True
+    gone = False
 
-    def leave(gone: "asyncio.Task[None]") -> None:
-        if waiting:
-            gone.exception()  # asked for, or asyncio would complain that nobody did
-            mine.cancel()
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        mine.cancel()
 
-    gone.add_done_callback(leave)
+    # The work runs in the request's own task, and the connection calls: a task that waits for the client's departure
+    # would cost as much as writing the answer.
+    connection = departure(request.scope)
+    if connection.over:
+        work.close()
+        raise ClientDisconnect
+    connection.tell = leave
     try:
         return await work
     except asyncio.CancelledError:
         # Whoever else cancels this task, as an ending server does, is not to be taken for the client.
-        if gone.done() and mine.uncancel() == 0:
+        if gone and mine.uncancel() == 0:
             raise ClientDisconnect from None
         raise
     finally:
-        waiting = False
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        connection.tell = None
 
 
 def server_timing(outcome: Outcome) -> str:

@@ -1,6 +1,7 @@
 """`POST /classify`."""
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -22,10 +23,12 @@ from service.state import service_of
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]
 
+PATH = re.compile("/classify")
+
 router = APIRouter()
 
 
-@router.post("/classify", response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
+@router.post(PATH.pattern, response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
 async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     service = await service_of(request)  # as a dependency it would cost more than the answer's JSON

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over REST, under `/v2`."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -21,6 +22,7 @@ from service.state import Service, service_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
+INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has its own; docs/oip.md says what is ours
 ServiceDep = Annotated[Service, Depends(service_of)]
@@ -101,8 +103,10 @@ async def metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
 
 @router.post(f"{MODEL}/infer")
 @router.post(f"{VERSION}/infer")
-async def infer(request: Request, service: ServiceDep, name: KnownModel) -> Response:
+async def infer(request: Request) -> Response:
     """Classify images given as tensors; the options of `POST /classify` are request parameters."""
+    service = await service_of(request)
+    name = await _known_model(service, **request.path_params)
     service.check_ready()  # before a body is read for nothing
     inference = await _read(request, service)
     options = parse_options(inference.options)

@@ -7,7 +7,6 @@ from collections import deque
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
@@ -174,19 +173,18 @@ class Metrics:
 
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
         """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
-        exits, history = result.exit, result.history
-        spent = np.array([0.0, *gflops])[exits]
-        self.gflops.inc(float(spent.sum()))
-        self.gflops_saved.inc(float(gflops[-1] * len(spent) - spent.sum()))
-        left, reasons = exits.tolist(), result.reason.tolist()
+        left, reasons = result.exit.tolist(), result.reason.tolist()
+        spent = 0.0
         for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
+            spent += number * gflops[exit - 1] if exit else 0.0
             self._child(self.images, exit or NO_EXIT, REASONS[reason]).inc(number)
+        self.gflops.inc(spent)
+        self.gflops_saved.inc(gflops[-1] * len(left) - spent)
         self.image_seconds.observe([exit - 1 for exit in left], (result.landed - arrival).tolist())
-        confidences, waits = history.confidence.tolist(), history.queue_seconds.tolist()
-        for exit, confidence, wait in zip(left, confidences, waits, strict=True):
+        for exit, stages in zip(left, result.history.measured.tolist(), strict=True):
             if exit:
-                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
-                self.queue_seconds.observe(range(exit), wait[:exit])
+                self.confidence.observe((exit - 1,), (stages[exit - 1][1],))
+                self.queue_seconds.observe(range(exit), [seconds for _, _, seconds, _ in stages[:exit]])
         if deadline < math.inf:
             for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()

@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from model.errors import OptionError
 from service.body import SLICE, read_content
@@ -17,7 +17,7 @@ from service.oip.model import ALIAS, Shapes, model_configuration, model_metadata
 from service.oip.request import Inference, Limits, read_inference
 from service.oip.response import output_tensors, write_response
 from service.options import parse_options
-from service.routes.calls import server_timing, while_connected
+from service.routes.calls import Sent, while_connected
 from service.state import Service, service_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -143,11 +143,9 @@ def _answer(service: Service, name: str, inference: Inference, outcome: Outcome)
     body, header_length = write_response(
         head, [(t, wanted.binary) for t, wanted in zip(tensors, inference.outputs, strict=True)]
     )
-    headers = {"Server-Timing": server_timing(outcome)}
     if header_length is None:
-        return Response(body, headers=headers, media_type=JSONResponse.media_type)
-    headers[HEADER_LENGTH] = str(header_length)
-    return Response(body, headers=headers, media_type="application/octet-stream")
+        return Sent(body, "application/json", outcome)
+    return Sent(body, "application/octet-stream", outcome, {HEADER_LENGTH.lower(): str(header_length)})
 
 
 def _limits(service: Service) -> Limits:

@@ -4,9 +4,9 @@ import math
 import time
 from collections import Counter as Counts
 from collections import deque
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
@@ -42,6 +42,7 @@ class Metrics:
         self._name, self._version = name, version
         self._stages = stages
         self._shadows: dict[int, deque[bool]] = {}
+        self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
         exits = range(1, stages + 1)
         self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
         self.request_seconds = Histogram(
@@ -153,8 +154,8 @@ class Metrics:
         if isinstance(message, Ready):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
-            self.compute_seconds.labels(message.stage + 1).observe(message.seconds)
-            self.batch_size.labels(message.stage + 1).observe(message.images)
+            self._child(self.compute_seconds, message.stage + 1).observe(message.seconds)
+            self._child(self.batch_size, message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
         elif isinstance(message, Died) and message.restarting:
@@ -165,21 +166,25 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
+    def responded(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered, whatever came of it."""
+        self._child(self.requests, route, status).inc()
+        self._child(self.request_seconds, route).observe(seconds)
+
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
         """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
-        exits, history = result.exit, result.history
-        spent = np.array([0.0, *gflops])[exits]
-        self.gflops.inc(float(spent.sum()))
-        self.gflops_saved.inc(float(gflops[-1] * len(spent) - spent.sum()))
-        left, reasons = exits.tolist(), result.reason.tolist()
+        left, reasons = result.exit.tolist(), result.reason.tolist()
+        spent = 0.0
         for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
-            self.images.labels(exit or NO_EXIT, REASONS[reason]).inc(number)
+            spent += number * gflops[exit - 1] if exit else 0.0
+            self._child(self.images, exit or NO_EXIT, REASONS[reason]).inc(number)
+        self.gflops.inc(spent)
+        self.gflops_saved.inc(gflops[-1] * len(left) - spent)
         self.image_seconds.observe([exit - 1 for exit in left], (result.landed - arrival).tolist())
-        confidences, waits = history.confidence.tolist(), history.queue_seconds.tolist()
-        for exit, confidence, wait in zip(left, confidences, waits, strict=True):
+        for exit, stages in zip(left, result.history.measured.tolist(), strict=True):
             if exit:
-                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
-                self.queue_seconds.observe(range(exit), wait[:exit])
+                self.confidence.observe((exit - 1,), (stages[exit - 1][1],))
+                self.queue_seconds.observe(range(exit), [seconds for _, _, seconds, _ in stages[:exit]])
         if deadline < math.inf:
             for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()
@@ -188,6 +193,10 @@ class Metrics:
     def render(self) -> bytes:
         """Prometheus text."""
         return generate_latest(self.registry)
+
+
+def _labelled(metric: Any, *values: object) -> Any:
+    return metric.labels(*values)
 
 
 def _outcome(reason: int, landed: float, deadline: float) -> str:

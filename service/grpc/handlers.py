@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -30,13 +31,15 @@ def _handler(
     service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
 ) -> Any:
     """`check` raises what stands in the way, before a message is let in for nothing."""
+    says_something = bool(METHODS[name].request.DESCRIPTOR.fields)
 
     async def handle(_: Any, context: Context) -> bytes:
         arrival = time.monotonic()
 
         async def work() -> bytes:
             check()
-            async with intake.message(context) as content:
+            # Probes have an empty message, and need not wait for their turn to send it.
+            async with intake.message(context) if says_something else nullcontext(b"") as content:
                 response = await answer(service, content, arrival)
             written: bytes = response.SerializeToString()
             return written

@@ -95,9 +95,10 @@ class _Stream:
     async def _answer(self, request: _Request) -> Any:
         """The one response, not yet sent; None when there were several, which are."""
         self._service.check_ready()
-        size = len(request.content)
-        with self._intake.holding(request.content):
-            message = await unhurried(size, lambda: parse(ModelInferRequest, request.content))
+        content, request.content = request.content, b""  # not held until it is the response's turn to be sent
+        size = len(content)
+        with self._intake.holding(content):
+            message = await unhurried(size, lambda: parse(ModelInferRequest, content))
             request.id = message.id
             question = await understood(self._service, message, size, request.arrival)
             if not question.call.options.stream:

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from service.grpc import intake, start
 from service.grpc.messages import METHODS
-from tests.fakes import picture, pictures
+from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
 
@@ -113,24 +113,40 @@ def test_a_message_beyond_the_limit_is_refused_packed_or_not(serve: Serve, compr
         wait_until(lambda: served.rows("ModelInfer") == {"200", "413"})
 
 
+@contextmanager
+def silent_call(served: Any) -> Iterator[Any]:
+    """One that never sends its message."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    try:
+        yield served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(nothing())
+    finally:
+        over.set()
+
+
 def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_time(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 1)
-    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served:
-        over = threading.Event()
+    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
+        assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "has not come within 1 s" in call.details()
+        assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
-        def nothing() -> Iterator[bytes]:
-            over.wait()
-            yield from ()
 
-        call = served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(nothing())
-        try:
-            assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
-            assert "has not come within 1 s" in call.details()
-            assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
-        finally:
-            over.set()
+def test_probes_wait_for_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
+    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
+        request = METHODS["ModelReady"].request(name="msmlp")
+        wait_until(lambda: served.call.start("ModelReady", request, timeout=0.2).exception() is not None)
+        assert served.call("ServerReady").ready
+        assert served.call("ServerLive").live
+        call.cancel()
+        assert served.call("ModelReady", request).ready
 
 
 def test_a_call_without_a_message(serve: Serve) -> None:

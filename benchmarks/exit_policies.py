@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from model.backends.choose import torch_backend
+from model.backends.build import torch_backend
 from model.calibration.crossfit import folds_of, held_out, refitted
 from model.calibration.fit import Fit
 from model.calibration.held_out import validation_images

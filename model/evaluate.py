@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.choose import torch_backend
+from model.backends.choose import choose_backend
 from model.calibration.held_out import check_classes, validation_images
 from model.datasets import Dataset, Split, load_dataset
 from model.errors import DataError, OptionError
@@ -15,7 +15,9 @@ from model.weights import Weights, load_calibration, load_weights
 from model.weights.calibration import expectation
 
 
-def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+def evaluate(
+    folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto", backend: str = "torch"
+) -> dict[str, Any]:
     """The document of the contract's section 2, through the backend and dtype that serve.
 
     Args:
@@ -23,7 +25,8 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
         data: the data set.
         split: `val` or `test`.
         device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16.
+        dtype: auto or what the backend knows (model/backends/choose.py).
+        backend: torch or onnx.
 
     Raises:
         CallerError: a split, data or weights that do not fit.
@@ -31,17 +34,10 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
-    backend = torch_backend(
-        weights,
-        temperatures=calibration.file.temperatures,
-        exit_policy=calibration.file.exit_policy,
-        policy_parameters=calibration.file.exit_policy_parameters,
-        device=device,
-        dtype=dtype,
-        capacity=256,
-        max_batch=256,
-    )
-    outputs = run_every_exit(backend, images.pixels)
+    built = choose_backend(
+        weights, calibration, backend=backend, device=device, dtype=dtype, capacity=256, max_batch=256
+    )()
+    outputs = run_every_exit(built, images.pixels)
     correct = outputs.predictions == images.labels[:, None]
     gflops = np.array(weights.manifest.gflops_cumulative)
     points = []
@@ -61,8 +57,9 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
         "data": str(data),
         "split": split,
         "images": len(images),
-        "device": backend.device,
-        "dtype": backend.dtype,
+        "backend": built.name,
+        "device": built.device,
+        "dtype": built.dtype,
         "exit_policy": calibration.file.exit_policy,
         "exits": [
             {
@@ -71,7 +68,7 @@ def evaluate(folder: Path, data: Path, split: str, device: str = "auto", dtype: 
                 "gflops": float(gflops[k]),
                 "ece": calibration_error(outputs, correct, k),
             }
-            for k in range(backend.stages)
+            for k in range(built.stages)
         ],
         "operating_points": points,
     }

@@ -2,17 +2,22 @@
 
 Nearest upsampling followed by a token-linear layer is one linear map: the columns of the layer that read copies of the
 same upstream token are summed. LN works token by token, so it commutes with the copying. The E half of fc1 shrinks
-from D_S x S_down to D_S x S_up, exactly.
+from D_S x S_down to D_S x S_up, exactly. Below it, what the leaner forms of a stage (token_major.py, graph_stage.py)
+take from a block.
 """
 
-import torch
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
+from model.blocks import MixerBlock
 from model.cascade import Cascade
 from model.config import CascadeConfig
-from model.reuse import nearest_index
+from model.reuse import Reuse, nearest_index
 
 
-def fold_state(config: CascadeConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fold_state(config: CascadeConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of `Cascade(config)` → the state of `Cascade(config, folded=True)`."""
     folded = dict(state)
     for k in range(1, len(config.stages)):
@@ -33,3 +38,36 @@ def fold(cascade: Cascade) -> Cascade:
     folded = Cascade(cascade.config, folded=True)
     folded.load_state_dict(fold_state(cascade.config, cascade.state_dict()))
     return folded.eval()
+
+
+def token_weight(block: MixerBlock) -> Tensor:
+    """Token mixing's first layer with its bias as one more column, which meets a row of ones: [D_S, S_in + 1]."""
+    first = block.token_mlp.fc1
+    return torch.cat([first.weight, first.bias[:, None]], dim=1).detach()
+
+
+def late_bias(blocks: Sequence[MixerBlock]) -> Tensor:
+    """What the second layers of token mixing add to every token, summed over the blocks: [S].
+
+    Such a bias adds one number to all channels of a token. Whoever reads z begins with an LN over the channels, which
+    takes it out again; so all blocks' may be added at once, after the patch embedding.
+    """
+    return torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0).float()
+
+
+def embedding_after_norm(reuse: Reuse) -> tuple[Tensor, Tensor] | None:
+    """What f does to upstream features that its LN has standardised: a weight [C, C_up] or a scale [C], and a shift
+    [C]; None where they stay as they are. The standardising is the same for every block, so once does."""
+    norm, project = reuse.norm, reuse.project
+    if isinstance(project, nn.Linear):
+        weight, bias = _exact(project.weight), _exact(project.bias)
+        if isinstance(norm, nn.LayerNorm):
+            weight, bias = weight * _exact(norm.weight), bias + weight @ _exact(norm.bias)
+        return weight.float().contiguous(), bias.float()
+    if isinstance(norm, nn.LayerNorm):
+        return norm.weight.detach(), norm.bias.detach()
+    return None
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().double()

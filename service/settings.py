@@ -30,11 +30,18 @@ class Settings(BaseSettings):
         "free one. Needs the extra `grpc`.",
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
-        default="auto", description="What runs the stages: auto is torch where it is installed, else ONNX Runtime."
+        default="auto",
+        description="What runs the stages: torch, or ONNX Runtime, which needs the graphs of msmlp export; auto "
+        "measures which is faster here, where both can.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto: bf16 on a GPU, fp32 on a CPU."
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        default="auto",
+        description="auto: on a GPU bfloat16 with torch, float16 with ONNX Runtime where there are such graphs; on a "
+        "CPU float32. int8 is for ONNX Runtime on a CPU.",
+    )
+    provider: Literal["auto", "cuda", "tensorrt"] = Field(
+        default="auto", description="What ONNX Runtime uses on a GPU; auto: cuda."
     )
     engine: Literal["auto", "thread", "process"] = Field(
         default="auto",

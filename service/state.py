@@ -9,7 +9,8 @@ from typing import Any
 
 from fastapi import Request
 
-from model.backends.choose import choose_backend, pick_backend
+from model.backends.choose import choose_backend, installed_backends
+from model.backends.gpu import gpu_present
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.answers import Facts
 from service.engine.facade import Engine
@@ -96,14 +97,15 @@ class Service:
 
 
 def pick_engine(settings: Settings) -> str:
-    """`auto` takes a process for torch and a thread for ONNX Runtime.
+    """`auto` takes a process where torch or a GPU may serve, and a thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
     holds; ONNX Runtime's is one. And a GPU's errors can outlive whatever caused them, but not the process.
     """
     if settings.engine != "auto":
         return settings.engine
-    return "process" if pick_backend(settings.backend) == "torch" else "thread"
+    gpu = settings.device != "cpu" and gpu_present()
+    return "process" if gpu or "torch" in installed_backends(settings.backend) else "thread"
 
 
 def build_service(settings: Settings, choose: Callable[..., BackendFactory] = choose_backend) -> Service:
@@ -128,6 +130,7 @@ def build_service(settings: Settings, choose: Callable[..., BackendFactory] = ch
         backend=settings.backend,
         device=settings.device,
         dtype=settings.dtype,
+        provider=settings.provider,
         capacity=settings.capacity,
         reserve=SHADOW_SLOTS if settings.shadow else 0,
         max_batch=settings.max_batch,

@@ -1,79 +1,110 @@
-"""Which backend serves: what `--backend`, `--device` and `--dtype` come to. No torch here until one is built."""
+"""Which backend serves: what `--backend`, `--device`, `--dtype` and `--provider` come to. No torch here until one is
+built."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
+from model.backends.build import onnx_backend, torch_backend
 from model.backends.gpu import gpu_present
-from model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
 from model.backends.protocol import StageBackend
-from model.config import CascadeConfig
-from model.errors import OptionError
+from model.backends.race import fastest
+from model.errors import CallerError, OptionError
 from model.weights import Calibration, Weights, load_graphs
+from model.weights.graphs import GRAPH_DTYPES, has_graphs
+
+log = logging.getLogger("msmlp.engine")
 
 BACKENDS = ("auto", "torch", "onnx")
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}
+EXTRAS = {"torch": "cpu serve,train", "onnx": "cpu serve"}
+TORCH_DTYPES = ("float32", "bfloat16")
+PROVIDERS = ("auto", "cuda", "tensorrt")
+
+Build = Callable[[], StageBackend]
 
 
-def pick_backend(name: str) -> str:
-    """`auto` takes torch where it is installed, else ONNX Runtime; OptionError for one that is not installed."""
+def installed_backends(name: str) -> list[str]:
+    """`auto` as what is installed; any other as itself. OptionError for one that is not installed."""
     if name not in BACKENDS:
         raise OptionError("backend", f"{name!r} is not one of {', '.join(BACKENDS)}")
-    installed = [backend for backend, package in PACKAGES.items() if find_spec(package)]
-    if name == "auto" and installed:
-        return installed[0]
-    if name not in installed:
-        missing = PACKAGES.get(name, " or ".join(PACKAGES.values()))
-        raise OptionError("backend", f"{name} needs {missing}, not installed here: scripts/install.sh cpu serve")
-    return name
+    wanted = list(PACKAGES) if name == "auto" else [name]
+    installed = [backend for backend in wanted if find_spec(PACKAGES[backend])]
+    if not installed:
+        missing, extra = " or ".join(PACKAGES[backend] for backend in wanted), EXTRAS[wanted[-1]]
+        raise OptionError("backend", f"{name} needs {missing}, not installed here: scripts/install.sh {extra}")
+    return installed
 
 
-def choose_backend(
+def candidates(
     weights: Weights,
     calibration: Calibration,
     *,
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    provider: str = "auto",
     capacity: int | None = None,
     reserve: int = 0,
     max_batch: int = 64,
-) -> Callable[[], StageBackend]:
-    """What builds the backend, to be called on the thread that will own the device; it can be pickled.
+) -> dict[str, Build]:
+    """What can serve, by backend; each is to be called on the thread that will own the device, and can be pickled.
 
     Args:
         weights: a loaded weights folder.
         calibration: its calibration.
         backend: auto, torch or onnx.
         device: auto, cpu or cuda.
-        dtype: auto (bf16 on a GPU, fp32 on a CPU), float32 or bfloat16.
+        dtype: auto (on a GPU bf16 with torch, fp16 with ONNX Runtime where there are such graphs; else fp32), or one by
+            name: float32, bfloat16 (torch), float16 and int8 (onnx).
+        provider: what ONNX Runtime uses on a GPU: auto (cuda), cuda or tensorrt.
         capacity: images in flight; None for what the device's free memory holds (memory.py), for which building may
             raise DeviceError.
         reserve: slots beyond these.
         max_batch: the largest batch; never more than the capacity.
 
     Raises:
-        OptionError: a backend that is not there, or a device or dtype that it does not know.
-        WeightsError: with ONNX Runtime, graphs that are missing, damaged or stale.
+        OptionError: a backend that is not there, or a device, dtype or provider that it does not know.
+        WeightsError: where only ONNX Runtime could serve, graphs that are missing, damaged or stale.
     """
-    if pick_backend(backend) == "onnx":
-        if device not in ("auto", "cpu"):
-            raise OptionError(
-                "device", f"{device} is not for the onnx backend yet; use auto or cpu, or --backend torch"
-            )
-        if dtype not in ("auto", "float32"):
-            raise OptionError("dtype", f"{dtype} is not for the onnx backend yet; use auto or float32")
-        return partial(
-            _onnx_backend,
-            weights.manifest.cascade,
-            load_graphs(weights, calibration),
-            capacity=capacity,
-            reserve=reserve,
-            max_batch=max_batch,
-        )
+    names = installed_backends(backend)
     if device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
+    slots = {"capacity": capacity, "reserve": reserve, "max_batch": max_batch}
+    makers: dict[str, Callable[[], Build]] = {
+        "torch": lambda: _torch(weights, calibration, device, dtype, provider, slots),
+        "onnx": lambda: _onnx(weights, calibration, device, dtype, provider, slots),
+    }
+    found: dict[str, Build] = {}
+    refused: list[CallerError] = []
+    for name in names:
+        try:
+            found[name] = makers[name]()
+        except CallerError as error:
+            refused.append(error)
+            log.info("backend %s is not tried: %s", name, error)
+    if not found:
+        raise refused[-1]
+    return found
+
+
+def choose_backend(weights: Weights, calibration: Calibration, **options: object) -> Build:
+    """What builds the backend: of several candidates the one that is faster here, measured when it is called.
+
+    For options and errors see `candidates`.
+    """
+    found = candidates(weights, calibration, **options)  # type: ignore[arg-type]
+    return partial(fastest, found) if len(found) > 1 else next(iter(found.values()))
+
+
+def _torch(
+    weights: Weights, calibration: Calibration, device: str, dtype: str, provider: str, slots: dict[str, int | None]
+) -> Build:
+    if provider != "auto":
+        raise OptionError("provider", f"{provider} is for the onnx backend, not for torch")
+    if dtype not in ("auto", *TORCH_DTYPES):
+        raise OptionError("dtype", f"{dtype} is not for the torch backend; allowed: auto, {', '.join(TORCH_DTYPES)}")
     return partial(
         torch_backend,
         weights,
@@ -82,77 +113,40 @@ def choose_backend(
         policy_parameters=calibration.file.exit_policy_parameters,
         device=device,
         dtype=dtype,
-        capacity=capacity,
-        reserve=reserve,
-        max_batch=max_batch,
+        **slots,  # type: ignore[arg-type]
     )
 
 
-def torch_backend(
-    weights: Weights,
-    *,
-    temperatures: tuple[float, ...] | None = None,
-    exit_policy: str = "max-probability",
-    policy_parameters: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    capacity: int | None = None,
-    reserve: int = 0,
-    max_batch: int = 64,
-) -> StageBackend:
-    """The torch backend of a device, before or after calibration; without temperatures all are 1.
+def _onnx(
+    weights: Weights, calibration: Calibration, device: str, dtype: str, provider: str, slots: dict[str, int | None]
+) -> Build:
+    if dtype not in ("auto", *GRAPH_DTYPES):
+        raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: auto, {', '.join(GRAPH_DTYPES)}")
+    if provider not in PROVIDERS:
+        raise OptionError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
+    chosen = _provider(device, provider)
+    if dtype == "auto":
+        dtype = "float16" if chosen and has_graphs(weights.folder, "float16") else "float32"
+    if dtype == "int8" and chosen:
+        raise OptionError("dtype", "int8 graphs are for CPUs; use float16 or float32, or --device cpu")
+    graphs = load_graphs(weights, calibration, dtype)
+    return partial(onnx_backend, weights.manifest.cascade, graphs, dtype=dtype, provider=chosen, **slots)  # type: ignore[arg-type]
 
-    Raises:
-        OptionError: a device or dtype that is not there.
-        DeviceError: no room on the device.
-    """
-    from model.backends.devices import free_memory, pick_device, pick_dtype
 
-    cascade, where = weights.manifest.cascade, pick_device(device)
-    kind = pick_dtype(dtype, where)
-    max_batch = min(max_batch, capacity or max_batch)
-    slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, kind.itemsize), free_memory(where))
-    if where.type == "cuda" or kind.itemsize < 4:
-        from model.backends.drivers import EagerDriver
-        from model.backends.staged import StagedBackend
+def _provider(device: str, provider: str) -> str | None:
+    """The provider of a GPU, None for the CPU."""
+    name = "cuda" if provider == "auto" else provider
+    if device == "cpu" or (provider == "auto" and not gpu_present()):
+        if provider != "auto":
+            raise OptionError("provider", f"{provider} needs a GPU; the device is cpu")
+        return None
+    from model.backends.providers import BY_NAME, has_provider
 
-        if where.type == "cuda":
-            from model.backends.cuda import CudaDriver
-
-        return StagedBackend(
-            weights,
-            CudaDriver(where) if where.type == "cuda" else EagerDriver(),
-            temperatures=temperatures or (1.0,) * len(cascade.stages),
-            exit_policy=exit_policy,
-            policy_parameters=policy_parameters,
-            dtype=kind,
-            capacity=slots,
-            max_batch=max_batch,
-            in_flight=2 if where.type == "cuda" else 1,
-        )
-    from model.backends.torch import TorchBackend
-
-    return TorchBackend(
-        weights,
-        temperatures=temperatures,
-        exit_policy=exit_policy,
-        policy_parameters=policy_parameters,
-        capacity=slots,
-        max_batch=max_batch,
+    if has_provider(BY_NAME[name]):
+        return name
+    if device == "auto" and provider == "auto":
+        return None  # a build for CPUs beside a GPU
+    raise OptionError(
+        "provider" if provider != "auto" else "device",
+        f"this build of ONNX Runtime has no {BY_NAME[name].name}: scripts/install.sh gpu serve",
     )
-
-
-def _onnx_backend(
-    cascade: CascadeConfig, graphs: tuple[bytes, ...], *, capacity: int | None, reserve: int, max_batch: int
-) -> StageBackend:
-    from model.backends.onnx import OnnxBackend
-
-    max_batch = min(max_batch, capacity or max_batch)
-    slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, 4), free_host_memory())
-    return OnnxBackend(cascade, graphs, capacity=slots, max_batch=max_batch)
-
-
-def _slots(capacity: int | None, reserve: int, max_batch: int, bytes_a_slot: int, free: int) -> int:
-    if capacity is not None:
-        return capacity + reserve
-    return slots_that_fit(bytes_a_slot, free, max_batch=max_batch, reserve=reserve)

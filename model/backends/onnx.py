@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend, on a CPU: slabs are numpy arrays, one session a stage."""
+"""The ONNX Runtime backend of a CPU: slabs are numpy arrays, one session a stage, batches cut into parts (parts.py)."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.backends.memory import failures
+from model.backends.parts import Crew, part_of
 from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from model.backends.slots import SlotPool
 from model.config import CascadeConfig
@@ -17,23 +18,34 @@ import onnxruntime
 
 
 class OnnxBackend:
-    """Exported stages (model/export.py). One row more than the capacity: padding reads and writes there."""
+    """Exported stages (model/export). One row more than the capacity: padding reads and writes there."""
 
-    name, device, dtype, in_flight = "onnx", "cpu", "float32", 1
+    name, device, in_flight = "onnx", "cpu", 1
 
     def __init__(
-        self, cascade: CascadeConfig, graphs: Sequence[bytes], *, capacity: int = 1024, max_batch: int = 64
+        self,
+        cascade: CascadeConfig,
+        graphs: Sequence[bytes],
+        *,
+        dtype: str = "float32",
+        capacity: int = 1024,
+        max_batch: int = 64,
+        threads: int | None = None,
     ) -> None:
         """Build the sessions and the slabs.
 
         Args:
             cascade: what the graphs were exported from.
             graphs: one a stage (model/weights/graphs.py).
+            dtype: the graphs' number format.
             capacity: slots.
             max_batch: the largest batch.
+            threads: that run parts of a batch; without it as many as the process has cores.
         """
+        self.dtype = dtype
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        self._crew = Crew(threads)
         self._sessions = [_session(graph) for graph in graphs]
         names = [{each.name for each in session.get_inputs()} for session in self._sessions]
         self._reads_previous = ["previous" in each for each in names]
@@ -44,7 +56,7 @@ class OnnxBackend:
         self._pool = SlotPool(capacity)
         self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
         self._features = [
-            np.zeros((capacity + 1, cascade.tokens(k), stage.width), dtype=np.float32)
+            np.zeros((capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(dtype))
             for k, stage in enumerate(cascade.stages[:-1])
         ]
 
@@ -58,9 +70,23 @@ class OnnxBackend:
     @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to the bucket: on a CPU there is nothing to wait for later."""
-        rows = np.full(bucket_of(self.buckets, len(slots)), self.capacity)
-        rows[: len(slots)] = slots
-        inputs = {"pixels": self._pixels[rows]}
+        bucket = bucket_of(self.buckets, len(slots))
+        part = part_of(bucket, self._crew.threads)
+        parts = -(-bucket // part)
+        rows = np.full((parts, part), self.capacity)
+        rows.ravel()[: len(slots)] = slots
+        score = np.empty((parts, part), dtype=np.float32)
+        probabilities = np.empty((parts, part, self.classes), dtype=np.float32)
+
+        def run(number: int) -> None:
+            probabilities[number], score[number] = self._run(stage, rows[number])
+
+        self._crew.run(run, parts)
+        return StageOutput(score.ravel()[: len(slots)], probabilities.reshape(-1, self.classes)[: len(slots)])
+
+    def _run(self, stage: int, rows: Slots) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A stage over rows of the slabs → probabilities [n, classes], score [n]; on any thread, on rows of its own."""
+        inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels[rows]}
         if stage:
             inputs["upstream"] = self._features[stage - 1][rows]
         if self._reads_previous[stage]:
@@ -71,7 +97,7 @@ class OnnxBackend:
             self._features[stage][rows] = features[0]
             if self._reads_previous[stage + 1]:
                 self._previous[stage + 1][rows] = probabilities
-        return StageOutput(score[: len(slots)], probabilities[: len(slots)])
+        return probabilities, score
 
     def collect(self, handle: StageOutput) -> StageOutput:
         """The batch's answers."""
@@ -82,16 +108,13 @@ class OnnxBackend:
         self._pool.give(slots)
 
 
+def features_dtype(dtype: str) -> type[np.floating]:
+    """What features are kept in: int8 graphs have 8 bits only inside."""
+    return np.float16 if dtype == "float16" else np.float32
+
+
 def _session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
-    options.inter_op_num_threads = 1
-    # Each session has threads of its own and they run in turn: one that is idle must not spin beside another's.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Parts run beside each other, each on the thread that calls.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _threads() -> int:
-    """One fewer than the cores this process may use, as for torch (threads.py)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)

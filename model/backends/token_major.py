@@ -5,12 +5,11 @@ Tensors lie token by token, [S, n, C]. Token mixing over a whole batch is then o
 
 - GELU and the residual are part of the products (linear.py).
 - The bias of token mixing's first layer is one more column of its weight, which meets a row of ones.
-- The bias of its second layer adds one number to all channels of a token. Whoever reads z begins with an LN over the
-  channels, which takes it out again; so all blocks' are added at once, after the patch embedding.
+- The biases of its second layers are added at once, after the patch embedding (model/folding.py).
 - Pixels are normalised by the patch embedding's weight, logits are tempered by the head's.
 - E's norm standardises upstream features alike for every block, so that is done once.
 
-`ServedStage` stays what is exported and what a GPU runs; tests compare the two.
+`ServedStage` stays what a GPU runs; tests compare the two.
 """
 
 import math
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from model.backends.linear import Linear, mix, mix_added, mix_gelu
 from model.blocks import MixerBlock
 from model.config import CascadeConfig
+from model.folding import embedding_after_norm, late_bias, token_weight
 from model.reuse import Reuse
 from model.served import ServedStage
 
@@ -97,8 +97,8 @@ class TokenMajorStage:
         weight = _single((kernel / _exact(served.std)).permute(0, 2, 3, 1).flatten(1))
         assert projection.bias is not None
         bias = _exact(projection.bias) - (kernel * _exact(served.mean / served.std)).sum(dim=(1, 2, 3))
-        late = torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0)
-        self._embed, self._late = Linear(weight, _single(bias)), _single(late)[:, None, None]
+        late = late_bias(blocks)
+        self._embed, self._late = Linear(weight, _single(bias)), late[:, None, None]
         reuse = next((block.reuse for block in blocks if block.reuse), None)
         self._standardise = _standardise(reuse) if reuse else None
         self._blocks = [_Block(block, scratch) for block in blocks]
@@ -145,7 +145,7 @@ class _Block:
         self._embedding = _embedding(block.reuse) if block.reuse else None
         self._token_norm, self._channel_norm = _norm(block.token_norm), _norm(block.channel_norm)
         token, channel = block.token_mlp, block.channel_mlp
-        self._token1 = torch.cat([token.fc1.weight, token.fc1.bias[:, None]], dim=1).detach()
+        self._token1 = token_weight(block)
         self._token2 = token.fc2.weight.detach()
         self._channel1 = Linear(channel.fc1.weight.detach(), channel.fc1.bias.detach())
         self._channel2 = Linear(channel.fc2.weight.detach(), channel.fc2.bias.detach())
@@ -179,16 +179,11 @@ def _standardise(reuse: Reuse) -> Op:
 
 def _embedding(reuse: Reuse) -> Op:
     """The rest of f: the norm's scale and shift, then the map between widths where there is one."""
-    norm, project = reuse.norm, reuse.project
-    if isinstance(project, nn.Linear):
-        weight, bias = _exact(project.weight), _exact(project.bias)
-        if isinstance(norm, nn.LayerNorm):
-            weight, bias = weight * _exact(norm.weight), bias + weight @ _exact(norm.bias)
-        return Linear(_single(weight), _single(bias))
-    if isinstance(norm, nn.LayerNorm):
-        scale, shift = norm.weight.detach(), norm.bias.detach()
-        return lambda x: torch.addcmul(shift, x, scale)
-    return lambda x: x
+    after = embedding_after_norm(reuse)
+    if after is None:
+        return lambda x: x
+    weight, shift = after
+    return Linear(weight, shift) if weight.dim() == 2 else lambda x: torch.addcmul(shift, x, weight)
 
 
 def _exact(x: Tensor) -> Tensor:

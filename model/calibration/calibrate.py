@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.choose import torch_backend
+from model.backends.build import torch_backend
 from model.backends.protocol import StageBackend
 from model.calibration.crossfit import folds_of, refitted
 from model.calibration.fitting import fit_policy

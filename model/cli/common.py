@@ -20,6 +20,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="auto is bfloat16 on a GPU, float32 on a CPU.")
 ]
+GraphDtype = Literal["float32", "float16", "int8"]
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from model.cli.common import AsJson, WeightsFolder, numbers, print_json, say, shares
+from model.cli.common import AsJson, GraphDtype, WeightsFolder, numbers, print_json, say, shares
 
 
 def _presets(incomplete: str) -> list[str]:
@@ -14,7 +14,14 @@ def _presets(incomplete: str) -> list[str]:
     return [name for name in PRESETS if name.startswith(incomplete)]
 
 
-def export(weights: WeightsFolder, as_json: AsJson = False) -> None:
+def export(
+    weights: WeightsFolder,
+    dtype: Annotated[GraphDtype, typer.Option(help="float16 is for GPUs, int8 for CPUs.")] = "float32",
+    data: Annotated[
+        Path | None, typer.Option(help="For int8: what the weights were trained on; its validation images set ranges.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Write one ONNX graph a stage into a calibrated weights folder, compared with torch first.
 
     The graphs hold the temperatures and the exit policy: export again after each msmlp calibrate.
@@ -22,17 +29,25 @@ def export(weights: WeightsFolder, as_json: AsJson = False) -> None:
     \b
     Examples:
       msmlp export --weights weights/mine
-      msmlp export --weights weights/mine --json
+      msmlp export --weights weights/mine --dtype float16
+      msmlp export --weights weights/mine --dtype int8 --data my-photos
     """
     from model.export import export as run
 
-    graphs = run(weights)
+    made = run(weights, dtype, data)
     if as_json:
-        print_json({"weights": str(weights), "graphs": graphs})
+        print_json({"weights": str(weights), **made})
         return
-    for graph in graphs:
-        say(f"{graph['file']}: {graph['bytes'] / 2**20:.2f} MiB, within {graph['difference']:.1e} of torch")
-    say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx")
+    for graph in made["graphs"]:
+        near = f", within {graph['difference']:.1e} of torch" if "difference" in graph else ""
+        say(f"{graph['file']}: {graph['bytes'] / 2**20:.2f} MiB{near}")
+    if "validation" in made:
+        found = made["validation"]
+        exits = zip(found["float32"], found["int8"], strict=True)
+        shown = ", ".join(f"{100 * before:.2f} → {100 * after:.2f} %" for before, after in exits)
+        say(f"accuracy of every exit on {found['images']} validation images, float32 → int8: {shown}")
+    option = "" if dtype == "float32" else f" --dtype {dtype}"
+    say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx{option}")
 
 
 def info(

@@ -27,7 +27,11 @@ def evaluate(
     data: Data,
     split: Annotated[Literal["val", "test"], typer.Option(help="Which images.")] = "val",
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    backend: Annotated[Literal["torch", "onnx"], typer.Option(help="What runs the stages.")] = "torch",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        typer.Option(help="As in msmlp serve; float16 and int8 are for onnx."),
+    ] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Accuracy and cost of every exit and every operating point.
@@ -36,15 +40,17 @@ def evaluate(
     Examples:
       msmlp evaluate --weights weights/mine --data my-photos --split test
       msmlp evaluate --weights weights/mine --data my-photos --json > result.json
+      msmlp evaluate --weights weights/mine --data my-photos \\
+          --backend onnx --dtype int8
     """
     from model.evaluate import evaluate as run
 
-    result = run(weights, data, split, device, dtype)
+    result = run(weights, data, split, device, dtype, backend)
     if as_json:
         print_json(result)
         return
     say(
-        f"{result['images']} {split} images of {data}, on {result['device']} in {result['dtype']}, "
+        f"{result['images']} {split} images of {data}, {result['backend']} on {result['device']} in {result['dtype']}, "
         f"exit policy {result['exit_policy']}"
     )
     say("exit      accuracy  GFLOPs   ECE")

@@ -1,4 +1,7 @@
-"""`stage-<k>.onnx` + `export.json`: the stages as ONNX graphs, and what they were made from."""
+"""`stage-<k>.onnx` + `export.json`: the stages as ONNX graphs, and what they were made from.
+
+Graphs in other formats than float32 lie beside them: `stage-<k>.int8.onnx` + `export.int8.json`, and so for float16.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +15,8 @@ from model.weights.calibration import Calibration
 from model.weights.files import read_checked, read_json, write_atomically
 from model.weights.manifest import Weights
 
-EXPORT = "export.json"
 FORMAT = 1
+GRAPH_DTYPES = ("float32", "float16", "int8")
 
 
 class Origin(BaseModel):
@@ -39,6 +42,8 @@ class ExportFile(BaseModel):
     opset: int
     torch: str
     files: dict[str, str]
+    validation: dict[str, Any] | None = None
+    """Of int8: the number of validation images, and the accuracy of every exit in float32 and in int8."""
 
 
 def origin(weights: Weights, calibration: Calibration) -> Origin:
@@ -53,43 +58,69 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
     )
 
 
-def graph_name(stage: int) -> str:
+def graph_name(stage: int, dtype: str = "float32") -> str:
     """The file of stage `stage` (0-based)."""
-    return f"stage-{stage + 1}.onnx"
+    return f"stage-{stage + 1}{_infix(dtype)}.onnx"
 
 
-def write_graphs(folder: Path, graphs: Sequence[bytes], made_from: Origin, *, opset: int, torch: str) -> None:
-    """Write one file a stage, then export.json with their hashes: it goes last, as it names the others."""
-    files = {graph_name(k): hashlib.sha256(graph).hexdigest() for k, graph in enumerate(graphs)}
+def export_name(dtype: str = "float32") -> str:
+    """The file that names the graphs of a format."""
+    return f"export{_infix(dtype)}.json"
+
+
+def _infix(dtype: str) -> str:
+    return "" if dtype == "float32" else f".{dtype}"
+
+
+def write_graphs(
+    folder: Path,
+    graphs: Sequence[bytes],
+    made_from: Origin,
+    *,
+    dtype: str = "float32",
+    opset: int,
+    torch: str,
+    validation: dict[str, Any] | None = None,
+) -> None:
+    """Write one file a stage, then their export.json with the hashes: it goes last, as it names the others."""
+    files = {graph_name(k, dtype): hashlib.sha256(graph).hexdigest() for k, graph in enumerate(graphs)}
     for name, graph in zip(files, graphs, strict=True):
         write_atomically(folder / name, graph)
-    file = ExportFile(format=FORMAT, origin=made_from, opset=opset, torch=torch, files=files)
-    write_atomically(folder / EXPORT, (file.model_dump_json(indent=1) + "\n").encode())
+    file = ExportFile(format=FORMAT, origin=made_from, opset=opset, torch=torch, files=files, validation=validation)
+    text = file.model_dump_json(indent=1, exclude_none=True)
+    write_atomically(folder / export_name(dtype), (text + "\n").encode())
 
 
-def load_graphs(weights: Weights, calibration: Calibration) -> tuple[bytes, ...]:
+def has_graphs(folder: Path, dtype: str = "float32") -> bool:
+    """Whether graphs were written there; they may not fit any more."""
+    return (folder / export_name(dtype)).is_file()
+
+
+def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:
     """The graphs of all stages.
 
     Raises:
         WeightsError: missing, damaged, or made before the weights or their calibration changed.
     """
     try:
-        file = _load_file(weights.folder)
+        file = load_export(weights.folder, dtype)
         wanted = origin(weights, calibration)
         stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
         if stale:
-            raise WeightsError(f"the ONNX graphs in {weights.folder} were made with another {stale[0]}")
-        names = [graph_name(k) for k in range(len(weights.manifest.cascade.stages))]
+            raise WeightsError(f"the {dtype} ONNX graphs in {weights.folder} were made with another {stale[0]}")
+        names = [graph_name(k, dtype) for k in range(len(weights.manifest.cascade.stages))]
         return tuple(read_checked(weights.folder / name, file.files.get(name)) for name in names)
     except WeightsError as error:
-        raise WeightsError(f"{error}; run msmlp export --weights {weights.folder}") from None
+        more = {"float32": "", "int8": " --dtype int8 --data PATH"}.get(dtype, f" --dtype {dtype}")
+        raise WeightsError(f"{error}; run msmlp export --weights {weights.folder}{more}") from None
 
 
-def _load_file(folder: Path) -> ExportFile:
-    path = folder / EXPORT
+def load_export(folder: Path, dtype: str = "float32") -> ExportFile:
+    """What is said of the graphs; WeightsError where it is missing or broken."""
+    path = folder / export_name(dtype)
     read = read_json(path)
     if read is None:
-        raise WeightsError(f"{folder} holds no ONNX graphs")
+        raise WeightsError(f"{folder} holds no {dtype} ONNX graphs")
     try:
         return ExportFile.model_validate(read[1])
     except ValidationError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.choose import torch_backend
+from model.backends.build import torch_backend
 from model.backends.protocol import StageBackend
 from model.exits import exit_of
 from model.offline import run_every_exit

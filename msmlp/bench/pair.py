@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.choose import torch_backend
+from model.backends.build import torch_backend
 from model.backends.protocol import warm_up
 from model.errors import OptionError
 from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from model.backends.choose import choose_backend
 from model.backends.drivers import EagerDriver, Step
+from model.backends.onnx_device import OnnxDeviceBackend
 from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
+from model.backends.providers import BY_NAME, CPU, has_provider
 from model.backends.staged import StagedBackend
 from model.calibration.calibrate import calibrate
 from model.cascade import Cascade
@@ -25,7 +27,7 @@ from model.exits import exit_of
 from model.export import export
 from model.offline import Outputs
 from model.policies import FITTED, run_policies, stage_policies
-from model.weights import Weights, load_calibration, load_weights
+from model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
 Pixels = NDArray[np.uint8]
@@ -81,19 +83,26 @@ def fake_says(backend: FakeBackend, pixels: Pixels) -> NDArray[np.float64]:
     return probabilities
 
 
-TO_EXPECTED = {"float32": 1e-5, "bfloat16": 0.1}
+TO_EXPECTED = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 0.1, "int8": 0.1}
 """ε between a backend and the cascade in double precision."""
 
 ACROSS_BUCKETS = {
     ("cpu", "float32"): 1e-5,
+    ("cpu", "float16"): 1e-2,
     ("cpu", "bfloat16"): 1e-3,
+    # Where rounding in float32 falls on the other side of a step of 8 bits.
+    ("cpu", "int8"): 1e-2,
     ("cuda", "float32"): 1e-5,
     # Not yet measured: needs a GPU, whose library may sum in another order for another batch, before it rounds to bf16.
     ("cuda", "bfloat16"): 0.1,
+    ("cuda", "float16"): 2e-2,
 }
 """ε between the buckets of one backend; docs/backends.md says what was measured."""
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+ORT_CUDA = pytest.mark.skipif(
+    not (torch.cuda.is_available() and has_provider(BY_NAME["cuda"])), reason="no GPU here, or no ONNX Runtime for it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,31 +122,65 @@ def fitted(
     return make
 
 
+@pytest.fixture(scope="module")
+def lowered(
+    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`lowered("int8")`: the exported weights with graphs in that format too."""
+
+    @functools.cache
+    def make(dtype: str) -> Path:
+        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / dtype))
+        export(folder, dtype, digits_folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
         "staged-cpu-float32",
         "staged-cpu-bfloat16",
         "onnx-cpu-float32",
+        "onnx-cpu-float16",
+        "onnx-cpu-int8",
+        # The backend of a GPU, on a CPU: all of it but CUDA.
+        "device-cpu-float32",
+        "device-cpu-float16",
+        pytest.param("onnx-cuda-float32", marks=ORT_CUDA),
+        pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
         pytest.param("torch-cuda-float32", marks=CUDA),
         pytest.param("torch-cuda-bfloat16", marks=CUDA),
         # Policies that are fitted read what the exit before answered, which a slot keeps.
         *(
             f"{backend}-{policy}"
             for policy in FITTED
-            for backend in ("torch-cpu-float32", "staged-cpu-float32", "staged-cpu-bfloat16", "onnx-cpu-float32")
+            for backend in (
+                "torch-cpu-float32",
+                "staged-cpu-float32",
+                "staged-cpu-bfloat16",
+                "onnx-cpu-float32",
+                "device-cpu-float32",
+            )
         ),
         *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
         *(f"repeated-cpu-float32-{policy}" for policy in FITTED),
         "fake",
     ]
 )
-def case(request: pytest.FixtureRequest, exported_weights: Path, fitted: Callable[[str], Path]) -> Case:
+def case(
+    request: pytest.FixtureRequest,
+    exported_weights: Path,
+    lowered: Callable[[str], Path],
+    fitted: Callable[[str], Path],
+) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
     name, device, dtype, *policy = request.param.split("-")
-    weights = load_weights(fitted(policy[0]) if policy else exported_weights)
+    folder = lowered(dtype) if dtype in ("float16", "int8") else exported_weights
+    weights = load_weights(fitted(policy[0]) if policy else folder)
     calibration = load_calibration(weights)
     temperatures, parameters = calibration.file.temperatures, calibration.file.exit_policy_parameters
     backend: StageBackend
@@ -151,6 +194,11 @@ def case(request: pytest.FixtureRequest, exported_weights: Path, fitted: Callabl
             dtype=getattr(torch, dtype),
             capacity=CAPACITY,
             max_batch=MAX_BATCH,
+        )
+    elif name == "device":
+        graphs = load_graphs(weights, calibration, dtype)
+        backend = OnnxDeviceBackend(
+            weights.manifest.cascade, graphs, CPU, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
         )
     else:
         backend = choose_backend(

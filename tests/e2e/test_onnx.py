@@ -68,4 +68,4 @@ def test_graphs_that_are_missing_or_stale_are_said_before_anything_starts(
 ) -> None:
     assert call("serve", "--weights", tiny_weights, "--backend", "onnx") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"msmlp: {tiny_weights} holds no ONNX graphs; run msmlp export --weights {tiny_weights}"
+    assert line == f"msmlp: {tiny_weights} holds no float32 ONNX graphs; run msmlp export --weights {tiny_weights}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.backends.choose import choose_backend, pick_backend
+from model.backends.choose import candidates, choose_backend, installed_backends
 from model.backends.memory import slot_bytes
 from model.backends.protocol import StageBackend
 from model.errors import DeviceError, OptionError, WeightsError
@@ -14,19 +14,19 @@ from model.weights import load_calibration, load_weights
 @pytest.mark.parametrize(
     ("missing", "name", "picked"),
     [
-        ([], "auto", "torch"),
-        ([], "onnx", "onnx"),
-        ([], "torch", "torch"),
-        (["torch"], "auto", "onnx"),
-        (["onnxruntime"], "auto", "torch"),
+        ([], "auto", ["torch", "onnx"]),
+        ([], "onnx", ["onnx"]),
+        ([], "torch", ["torch"]),
+        (["torch"], "auto", ["onnx"]),
+        (["onnxruntime"], "auto", ["torch"]),
     ],
 )
-def test_auto_takes_torch_where_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, missing: list[str], name: str, picked: str
+def test_auto_is_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], name: str, picked: list[str]
 ) -> None:
     for package in missing:
         monkeypatch.setitem(sys.modules, package, None)
-    assert pick_backend(name) == picked
+    assert installed_backends(name) == picked
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,66 @@ def test_a_backend_that_is_not_there_is_refused(
     for package in missing:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(OptionError, match=said):
-        pick_backend(name)
+        installed_backends(name)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"device": "cuda"}, "device: cuda is not for the onnx backend yet"),
-        ({"dtype": "bfloat16"}, "dtype: bfloat16 is not for the onnx backend yet"),
+        (
+            {"backend": "onnx", "dtype": "bfloat16"},
+            "dtype: bfloat16 is not for the onnx backend; allowed: auto, float32, f",
+        ),
+        ({"backend": "onnx", "provider": "directml"}, "provider: 'directml' is not one of auto, cuda, tensorrt"),
+        (
+            {"backend": "onnx", "provider": "tensorrt", "device": "cpu"},
+            "provider: tensorrt needs a GPU; the device is cpu",
+        ),
+        (
+            {"backend": "torch", "dtype": "int8"},
+            "dtype: int8 is not for the torch backend; allowed: auto, float32, bfloat16",
+        ),
+        ({"backend": "torch", "provider": "cuda"}, "provider: cuda is for the onnx backend, not for torch"),
+        ({"backend": "auto", "dtype": "int4"}, "dtype: int4 is not for the onnx backend"),
     ],
 )
-def test_what_onnx_runtime_does_not_run_here_is_said_before_anything_starts(
+def test_what_a_backend_does_not_run_is_said_before_anything_starts(
     exported_weights: Path, options: dict[str, str], said: str
 ) -> None:
     weights = load_weights(exported_weights)
     with pytest.raises(OptionError, match=said):
-        choose_backend(weights, load_calibration(weights), backend="onnx", **options)  # type: ignore[arg-type]
+        choose_backend(weights, load_calibration(weights), **options)
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ("auto", "device: this build of ONNX Runtime has no CUDAExecutionProvider: scripts/install.sh gpu serve"),
+        ("tensorrt", "provider: this build of ONNX Runtime has no TensorrtExecutionProvider"),
+    ],
+)
+def test_a_gpu_needs_its_own_build_of_onnx_runtime(
+    exported_weights: Path, monkeypatch: pytest.MonkeyPatch, provider: str, said: str
+) -> None:
+    monkeypatch.setattr("model.backends.choose.gpu_present", lambda: True)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    weights = load_weights(exported_weights)
+    with pytest.raises(OptionError, match=said):
+        choose_backend(weights, load_calibration(weights), backend="onnx", device="cuda", provider=provider)
+
+
+def test_auto_tries_what_can_serve(exported_weights: Path, tiny_weights: Path) -> None:
+    weights, plain = load_weights(exported_weights), load_weights(tiny_weights)
+    calibration = load_calibration(weights)
+    assert list(candidates(weights, calibration)) == ["torch", "onnx"]
+    assert list(candidates(weights, calibration, dtype="bfloat16")) == ["torch"]
+    assert list(candidates(plain, load_calibration(plain))) == ["torch"]  # no graphs
+    assert choose_backend(weights, calibration, capacity=8, max_batch=8, device="cpu")().name in ("torch", "onnx")
 
 
 def test_so_are_graphs_that_are_missing(tiny_weights: Path) -> None:
     weights = load_weights(tiny_weights)
-    with pytest.raises(WeightsError, match="holds no ONNX graphs; run msmlp export"):
+    with pytest.raises(WeightsError, match="holds no float32 ONNX graphs; run msmlp export"):
         choose_backend(weights, load_calibration(weights), backend="onnx")
 
 
@@ -74,7 +113,7 @@ def test_capacity_comes_from_free_memory_unless_it_is_set(
 ) -> None:
     weights = load_weights(exported_weights)
     bytes_a_slot = slot_bytes(weights.manifest.cascade, 4)
-    for module in ("choose", "devices"):
+    for module in ("build", "devices"):
         monkeypatch.setattr(f"model.backends.{module}.free_host_memory", lambda: 4 * 501 * bytes_a_slot)
     calibration = load_calibration(weights)
 
@@ -96,7 +135,7 @@ def test_no_batch_is_larger_than_the_capacity(tiny_weights: Path) -> None:
 
 def test_what_builds_a_backend_can_go_to_another_process(exported_weights: Path) -> None:
     weights = load_weights(exported_weights)
-    for backend in ("torch", "onnx"):
+    for backend in ("torch", "onnx", "auto"):
         build = choose_backend(weights, load_calibration(weights), backend=backend, device="cpu", capacity=4)
         assert pickle.loads(pickle.dumps(build))().capacity == 4
 

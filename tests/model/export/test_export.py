@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,22 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from model import export as exporting
+import model
 from model.backends.choose import choose_backend
 from model.backends.protocol import StageBackend
 from model.calibration.calibrate import calibrate
 from model.calibration.solvers import survivor_conditional
-from model.errors import DeviceError, WeightsError
+from model.errors import DeviceError, OptionError, WeightsError
+from model.evaluate import evaluate
 from model.exits import exit_of
-from model.export import TOLERANCE, export
+from model.export import TOLERANCES, export
 from model.offline import Outputs, run_every_exit
 from model.scores import EXIT_POLICIES
 from model.training.trainer import TrainOptions, train
 from model.weights import load_calibration, load_graphs, load_weights
+from model.weights.graphs import load_export
+
+TOLERANCE = TOLERANCES["float32"]
 
 
 def built(folder: Path, name: str, max_batch: int) -> StageBackend:
@@ -114,7 +119,7 @@ def test_a_graph_says_what_it_was_made_from(exported_weights: Path) -> None:
             "msmlp.temperature": repr(temperature),
         }
         # Nothing of the machine that exported.
-        assert str(Path(exporting.__file__).parent) not in str(graph)
+        assert str(Path(model.__file__).parent) not in str(graph)
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -137,7 +142,7 @@ def change(name: str, value: Any) -> Callable[[Path], None]:
     [
         (flip_a_byte, "stage-2.onnx is damaged"),
         (lambda folder: (folder / "stage-3.onnx").unlink(), "stage-3.onnx is missing"),
-        (lambda folder: (folder / "export.json").unlink(), "holds no ONNX graphs"),
+        (lambda folder: (folder / "export.json").unlink(), "holds no float32 ONNX graphs"),
         (lambda folder: (folder / "export.json").write_text("{}"), "export.json: Field required"),
         (lambda folder: (folder / "export.json").write_bytes(b"\xff"), "export.json is not JSON"),
         (change("temperatures", [1.5, 1.5, 1.5]), "made with another temperatures"),
@@ -174,16 +179,17 @@ def test_nothing_is_written_when_onnx_runtime_says_something_else(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    monkeypatch.setattr(exporting, "_graph", lambda _, k, *__: before[f"stage-{k + 1}.onnx"])
+    monkeypatch.setitem(TOLERANCES, "float32", -1.0)
+    graphs = [before[f"stage-{k + 1}.onnx"] for k in range(3)]
+    monkeypatch.setattr("model.export.folder._graphs", lambda *_: graphs)
     with pytest.raises(DeviceError, match=r"stage \d differs from torch by .* nothing was written"):
         export(copied)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_a_stage_too_large_for_one_file_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "MAX_GRAPH_BYTES", 1000)
-    monkeypatch.setattr(exporting, "_traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
+    monkeypatch.setattr("model.export.trace.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr("model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
     with pytest.raises(WeightsError, match=r"stage 1 takes \d+ bytes, an ONNX file holds 1000"):
         export(copied)
 
@@ -192,3 +198,50 @@ def test_weights_must_be_calibrated_first(copied: Path) -> None:
     (copied / "calibration.json").unlink()
     with pytest.raises(WeightsError, match="run msmlp calibrate"):
         export(copied)
+
+
+def test_half_precision_stands_beside_the_other(one_stage: Path, digits_folder: Path) -> None:
+    calibrate(one_stage, digits_folder, "cpu")
+    export(one_stage)
+    before = (one_stage / "stage-1.onnx").read_bytes()
+    made = export(one_stage, "float16")
+    assert [graph["file"] for graph in made["graphs"]] == ["stage-1.float16.onnx"]
+    assert 0 < made["graphs"][0]["difference"] <= TOLERANCES["float16"]
+    half = onnx.load(one_stage / "stage-1.float16.onnx")
+    kinds = {each.name: each.type.tensor_type.elem_type for each in half.graph.output}
+    assert kinds == {
+        "features": onnx.TensorProto.FLOAT16,
+        "probabilities": onnx.TensorProto.FLOAT,
+        "score": onnx.TensorProto.FLOAT,
+    }
+    assert (one_stage / "stage-1.onnx").read_bytes() == before
+
+
+def test_eight_bits_are_measured_on_the_images_held_out(one_stage: Path, digits_folder: Path) -> None:
+    calibrate(one_stage, digits_folder, "cpu")
+    made = export(one_stage, "int8", digits_folder)
+    found = made["validation"]
+    assert found == load_export(one_stage, "int8").validation
+    assert found["images"] == 40
+    weights = load_weights(one_stage)
+    for dtype in ("float32", "int8"):
+        measured = evaluate(one_stage, digits_folder, "val", "cpu", dtype, "torch" if dtype == "float32" else "onnx")
+        assert found[dtype] == [each["accuracy"] for each in measured["exits"]]
+    graph = onnx.load_from_string(load_graphs(weights, load_calibration(weights), "int8")[0])
+    eight = [each.name for each in graph.graph.initializer if each.data_type == onnx.TensorProto.INT8 and each.dims]
+    assert sorted(name for name in eight if "zero_point" not in name) == [
+        "blocks.0.channel1_quantized",
+        "blocks.0.channel2_quantized",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        ("int8", "data: int8 needs validation images for its ranges: --data PATH"),
+        ("bfloat16", "dtype: 'bfloat16' is not one of float32, float16, int8"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(copied: Path, dtype: str, said: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(said)):
+        export(copied, dtype)

@@ -1,0 +1,139 @@
+"""The ONNX Runtime backend of a device with memory of its own: features stay there, in slabs (slotted.py).
+
+Pixels wait in the host's memory, 3 bytes each, and go along with every batch. All that a batch of one bucket reads and
+writes is bound once, to memory that stays where it is: that is what CUDA graphs need, and it allocates nothing later.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backends.memory import failures
+from model.backends.onnx import features_dtype
+from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from model.backends.providers import Provider, open_session
+from model.backends.slots import SlotPool
+from model.backends.slotted import ROWS, slotted_stages
+from model.config import CascadeConfig
+
+# See onnx.py.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+
+
+@dataclass
+class _Bound:
+    """One stage's batch of one size: what changes from batch to batch, and the binding of all."""
+
+    binding: Any
+    pixels: Any
+    rows: Any
+    score: Any
+    probabilities: Any
+
+
+class OnnxDeviceBackend:
+    """Exported stages on a device. One row more than the capacity: padding reads and writes there."""
+
+    name, in_flight = "onnx", 1
+
+    def __init__(
+        self,
+        cascade: CascadeConfig,
+        graphs: Sequence[bytes],
+        provider: Provider,
+        *,
+        dtype: str = "float16",
+        capacity: int = 1024,
+        max_batch: int = 64,
+    ) -> None:
+        """Build the sessions and the slabs.
+
+        Args:
+            cascade: what the graphs were exported from.
+            graphs: one a stage (model/weights/graphs.py).
+            provider: what runs them.
+            dtype: the graphs' number format.
+            capacity: slots.
+            max_batch: the largest batch.
+        """
+        self.dtype, self.device, self._provider = dtype, provider.device, provider
+        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
+        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        self._pool = SlotPool(capacity)
+        self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
+        self._graphs = slotted_stages(graphs)
+        self._sessions = [open_session(each.graph, provider) for each in self._graphs]
+        # By stage that writes them, and tensor.
+        self._slabs = {
+            (k, name): self._zeros((capacity + 1, *shape), kind)
+            for k, stage in enumerate(cascade.stages[:-1])
+            for name, shape, kind in (
+                ("features", (cascade.tokens(k), stage.width), features_dtype(dtype)),
+                ("probabilities", (self.classes,), np.float32),
+            )
+            if name in self._graphs[k].writes
+        }
+        self._bound: dict[tuple[int, int], _Bound] = {}
+
+    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
+        """Store images [n, size, size, 3] → slots [n]."""
+        check_pixels(pixels, self.size)
+        with self._pool.taking(len(pixels)) as slots:
+            self._pixels[slots] = pixels
+        return slots
+
+    @failures()
+    def launch(self, stage: int, slots: Slots) -> StageOutput:
+        """Run stage `stage` over `slots`, padded to the bucket, and wait for it."""
+        bucket = bucket_of(self.buckets, len(slots))
+        bound = self._bound.get((stage, bucket)) or self._bind(stage, bucket)
+        rows = np.full(bucket, self.capacity)
+        rows[: len(slots)] = slots
+        bound.rows.update_inplace(rows)
+        bound.pixels.update_inplace(self._pixels[rows])
+        options = onnxruntime.RunOptions()
+        if self._sessions[stage].captures:
+            options.add_run_config_entry("gpu_graph_id", str(1 + self.buckets.index(bucket)))
+        self._sessions[stage].session.run_with_iobinding(bound.binding, options)
+        # Copies: the same memory answers the next batch.
+        score, probabilities = bound.score.numpy()[: len(slots)], bound.probabilities.numpy()[: len(slots)]
+        return StageOutput(score.copy(), probabilities.copy())
+
+    def collect(self, handle: StageOutput) -> StageOutput:
+        """The batch's answers."""
+        return handle
+
+    def release(self, slots: Slots) -> None:
+        """Give slots back."""
+        self._pool.give(slots)
+
+    def _bind(self, stage: int, bucket: int) -> _Bound:
+        binding, graph = self._sessions[stage].session.io_binding(), self._graphs[stage]
+        bound = _Bound(
+            binding,
+            pixels=self._zeros((bucket, self.size, self.size, 3), np.uint8),
+            rows=self._zeros((bucket,), np.int64),
+            score=self._zeros((bucket,), np.float32),
+            probabilities=self._zeros((bucket, self.classes), np.float32),
+        )
+        binding.bind_ortvalue_input("pixels", bound.pixels)
+        if graph.reads or graph.writes:
+            binding.bind_ortvalue_input(ROWS, bound.rows)
+        binding.bind_ortvalue_output("score", bound.score)
+        binding.bind_ortvalue_output("probabilities", bound.probabilities)
+        for name, written in (("upstream", "features"), ("previous", "probabilities")):
+            if name in graph.reads:
+                binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage - 1, written])
+        for name in graph.writes:
+            binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage, name])
+            binding.bind_ortvalue_output(f"{name}_slab_out", self._slabs[stage, name])
+        self._bound[stage, bucket] = bound
+        return bound
+
+    def _zeros(self, shape: tuple[int, ...], kind: Any) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=kind), self._provider.memory, 0)

@@ -1,0 +1,85 @@
+"""`--backend auto`: of what can serve, the one that is faster on this machine."""
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.backends.protocol import StageBackend
+from model.errors import DeviceError
+
+log = logging.getLogger("msmlp.engine")
+
+ROUNDS = 7
+"""Of each the shortest counts: what disturbs a run only ever adds."""
+
+
+def fastest(
+    builds: Mapping[str, Callable[[], StageBackend]], clock: Callable[[], float] = time.perf_counter
+) -> StageBackend:
+    """Build all, run every stage in three sizes of batch by turns, keep what has the smallest geometric mean of times.
+
+    Args:
+        builds: what builds each, by name; tried in this order.
+        clock: seconds.
+
+    Raises:
+        DeviceError: none could be built.
+    """
+    backends: dict[str, StageBackend] = {}
+    for name, build in builds.items():
+        try:
+            backends[name] = build()
+        except DeviceError as error:
+            failed = error
+            log.warning("backend %s cannot run here: %s", name, error)
+    if not backends:
+        raise failed
+    seconds = measured(backends, clock)
+    means = {name: float(np.exp(np.log(each).mean())) for name, each in seconds.items()}
+    best = min(means, key=lambda name: means[name])
+    for name, mean in means.items():
+        if name != best:
+            log.info("auto: %s, %.2f times as fast as %s here (geometric mean)", best, mean / means[best], name)
+    winner = backends.pop(best)
+    backends.clear()
+    _give_memory_back()
+    return winner
+
+
+def measured(backends: Mapping[str, StageBackend], clock: Callable[[], float]) -> dict[str, NDArray[np.float64]]:
+    """The shortest seconds of every stage in batches of 1, of the largest bucket and of one between, a backend."""
+    largest = min(backend.buckets[-1] for backend in backends.values())
+    sizes = sorted({1, max(1, largest // 8), largest})
+    seconds = {name: np.full((len(sizes), backend.stages), np.inf) for name, backend in backends.items()}
+    for number in range(ROUNDS + 1):
+        for b, size in enumerate(sizes):
+            for name, backend in backends.items():
+                again = _through(backend, size, clock)
+                if number:  # the first run captures graphs and takes memory
+                    seconds[name][b] = np.minimum(seconds[name][b], again)
+    return seconds
+
+
+def _through(backend: StageBackend, images: int, clock: Callable[[], float]) -> list[float]:
+    """Seconds of each stage over one batch."""
+    slots = backend.admit(np.zeros((images, backend.size, backend.size, 3), dtype=np.uint8))
+    taken = []
+    for stage in range(backend.stages):
+        start = clock()
+        backend.collect(backend.launch(stage, slots))
+        taken.append(clock() - start)
+    backend.release(slots)
+    return taken
+
+
+def _give_memory_back() -> None:
+    """What the others held, on a GPU too."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,138 @@
+"""Exporting a weights folder in one number format, compared before anything is written.
+
+float32 and float16 graphs are compared with torch on random images. int8 graphs answer a little differently by nature:
+their accuracy is measured beside float32's, on the validation images that also set their ranges.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from model.backends.onnx import OnnxBackend
+from model.backends.torch import TorchBackend
+from model.calibration.held_out import validation_images
+from model.datasets import Split, load_dataset
+from model.errors import DeviceError, OptionError
+from model.export.quantize import Ranges
+from model.export.trace import OPSET, serialized, traced
+from model.graph_stage import GraphStage
+from model.offline import run_every_exit
+from model.served import served_stages
+from model.weights import Calibration, Weights, load_calibration, load_weights
+from model.weights.graphs import Origin, graph_name, origin, write_graphs
+
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
+"""How far a score or probability may be from torch's in float32."""
+
+COMPARED = 8
+"""Images that are compared, in batches of every bucket up to so many."""
+
+RANGE_IMAGES = 512
+"""Validation images that set the ranges of int8, about."""
+
+
+def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> dict[str, Any]:
+    """Write the graphs of a calibrated weights folder.
+
+    Args:
+        folder: the weights folder.
+        dtype: float32, float16 (for GPUs) or int8 (for CPUs).
+        data: the data set that the weights were trained on, for int8.
+
+    Returns:
+        `dtype`, and `graphs`, for each its stage, file and bytes, with its largest difference from torch. For int8
+        instead of that `validation`: images, and the accuracy [K] of float32 and int8.
+
+    Raises:
+        WeightsError: damaged or not calibrated, or a stage too large for one file.
+        DeviceError: ONNX Runtime and torch disagree.
+        OptionError: a dtype that is not known, or int8 without data.
+        DataError: other images than those held out when the weights were trained.
+    """
+    if dtype not in (*TOLERANCES, "int8"):
+        raise OptionError("dtype", f"{dtype!r} is not one of {', '.join((*TOLERANCES, 'int8'))}")
+    if dtype == "int8" and data is None:
+        raise OptionError("data", "int8 needs validation images for its ranges: --data PATH")
+    weights = load_weights(folder)
+    calibration = load_calibration(weights)
+    made_from = origin(weights, calibration)
+    if dtype == "int8" and data is not None:
+        images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size))
+        graphs, validation = _int8(weights, made_from, images)
+        said: list[dict[str, Any]] = [{} for _ in graphs]
+    else:
+        graphs, validation = _graphs(weights, made_from, getattr(torch, dtype)), None
+        differences = _differences(weights, calibration, graphs, dtype)
+        said = [{"difference": difference} for difference in differences]
+    write_graphs(folder, graphs, made_from, dtype=dtype, opset=OPSET, torch=torch.__version__, validation=validation)
+    files = [
+        {"stage": k + 1, "file": graph_name(k, dtype), "bytes": len(graph), **more}
+        for k, (graph, more) in enumerate(zip(graphs, said, strict=True))
+    ]
+    return {"dtype": dtype, "graphs": files, **({"validation": validation} if validation else {})}
+
+
+def _traces(
+    weights: Weights, made_from: Origin, dtype: torch.dtype, *, quantizable: bool = False
+) -> list[onnx.ModelProto]:
+    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy, made_from.exit_policy_parameters)
+    return [
+        traced(GraphStage(stage, dtype, quantizable=quantizable), k, weights.manifest.cascade)
+        for k, stage in enumerate(stages)
+    ]
+
+
+def _graphs(weights: Weights, made_from: Origin, dtype: torch.dtype) -> list[bytes]:
+    return [serialized(model, k, made_from) for k, model in enumerate(_traces(weights, made_from, dtype))]
+
+
+def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[float]:
+    """The largest difference of scores and probabilities from torch's, one a stage; DeviceError beyond TOLERANCES."""
+    file, cascade = calibration.file, weights.manifest.cascade
+    reference = TorchBackend(
+        weights,
+        temperatures=file.temperatures,
+        exit_policy=file.exit_policy,
+        policy_parameters=file.exit_policy_parameters,
+        capacity=COMPARED,
+        max_batch=COMPARED,
+    )
+    exported = OnnxBackend(cascade, graphs, dtype=dtype, capacity=COMPARED, max_batch=COMPARED)
+    shape = (COMPARED, cascade.image_size, cascade.image_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    largest = np.zeros(len(graphs))
+    for bucket in exported.buckets:
+        wanted, found = (run_every_exit(backend, pixels[:bucket]) for backend in (reference, exported))
+        largest = np.maximum(largest, np.abs(found.scores - wanted.scores).max(axis=0))
+        largest = np.maximum(largest, np.abs(found.probabilities - wanted.probabilities).max(axis=(0, 2)))
+    if not largest.max() <= TOLERANCES[dtype]:
+        stage = int(largest.argmax())
+        raise DeviceError(
+            f"stage {stage + 1} differs from torch by {largest[stage]:.1e} in ONNX Runtime, "
+            f"{TOLERANCES[dtype]:.0e} is allowed; nothing was written"
+        )
+    return [float(each) for each in largest]
+
+
+def _int8(weights: Weights, made_from: Origin, images: Split) -> tuple[list[bytes], dict[str, Any]]:
+    exact = _graphs(weights, made_from, torch.float32)
+    # Spread over the set, which may be sorted by class.
+    ranges, graphs = Ranges(images.pixels[:: max(1, len(images) // RANGE_IMAGES)]), []
+    for k, model in enumerate(_traces(weights, made_from, torch.float32, quantizable=True)):
+        graphs.append(serialized(ranges.quantized(model), k, made_from))
+        ranges.advance(exact[k])
+    return graphs, {
+        "images": len(images),
+        "float32": _accuracy(weights, exact, "float32", images),
+        "int8": _accuracy(weights, graphs, "int8", images),
+    }
+
+
+def _accuracy(weights: Weights, graphs: list[bytes], dtype: str, images: Split) -> list[float]:
+    backend = OnnxBackend(weights.manifest.cascade, graphs, dtype=dtype, capacity=256, max_batch=256)
+    right: NDArray[np.bool_] = run_every_exit(backend, images.pixels).predictions == images.labels[:, None]
+    return [float(share) for share in right.mean(axis=0)]

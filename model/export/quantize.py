@@ -1,0 +1,91 @@
+"""int8 graphs for CPUs: the products of channel mixing in 8 bits, their ranges set by validation images.
+
+Activations are uint8 a tensor, weights int8 an output column, both fixed here: ranges that a batch sets for itself
+would make an image's answer depend on its company. All else stays float32: token mixing (its weight stands on the left,
+where ONNX Runtime has no fast 8-bit product), norms, GELU, residuals, the patch embedding and the head.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+BATCH = 64
+"""Images run at once while ranges are looked for."""
+
+Inputs = dict[str, NDArray[Any]]
+
+
+class Ranges:
+    """What stages see of `pixels` [N, H, W, 3]: the float32 graphs' own inputs, stage after stage."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._inputs: Inputs = {"pixels": pixels}
+
+    def quantized(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The next stage's graph, in int8."""
+        reader = _Reader(self._batches({each.name for each in model.graph.input}))
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            path = Path(folder) / "int8.onnx"
+            quantize_static(
+                model,
+                path,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_quantize=_weighted(model),
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                extra_options={
+                    # One product that reads 8 bits and writes float32, instead of two more passes over what it writes.
+                    "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                    "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+                },
+            )
+            return onnx.load(path)
+
+    def advance(self, graph: bytes) -> None:
+        """Run a stage's float32 graph, whose features the next one reads."""
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        batches = self._batches({each.name for each in session.get_inputs()})
+        parts = [session.run(["features", "probabilities"], batch) for batch in batches]
+        features, probabilities = (np.concatenate(each) for each in zip(*parts, strict=True))
+        self._inputs = {"pixels": self._inputs["pixels"], "upstream": features, "previous": probabilities}
+
+    def _batches(self, names: set[str]) -> Iterator[Inputs]:
+        wanted = {name: each for name, each in self._inputs.items() if name in names}
+        for start in range(0, len(wanted["pixels"]), BATCH):
+            yield {name: each[start : start + BATCH] for name, each in wanted.items()}
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, batches: Iterator[Inputs]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> Inputs | None:
+        return next(self._batches, None)
+
+
+def _weighted(model: onnx.ModelProto) -> list[str]:
+    """The products whose right side is a weight."""
+    weights = {each.name for each in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer says on the root logger that graphs could be preprocessed; these need it not."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,45 @@
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.backends.parts import LARGEST, SMALLEST, Crew, part_of
+
+
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_parts_are_alike_and_hold_the_bucket_with_little_padding(bucket: int, threads: int) -> None:
+    part = part_of(bucket, threads)
+    parts = -(-bucket // part)
+    assert 1 <= part <= LARGEST
+    assert part >= min(bucket, SMALLEST) / 2
+    assert 0 <= part * parts - bucket < parts
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_part_is_done_once(threads: int) -> None:
+    done: list[int] = []
+    Crew(threads).run(done.append, 20)
+    assert sorted(done) == list(range(20))
+
+
+def test_parts_run_beside_each_other() -> None:
+    """Each waits for the other, which one thread alone could not do."""
+    meeting = threading.Barrier(2, timeout=60)
+    Crew(2).run(lambda number: meeting.wait() and None, 2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_fails_is_raised_when_all_have_ended(threads: int) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 2:
+            raise MemoryError("part 2")
+        done.append(number)
+
+    crew = Crew(threads)
+    with pytest.raises(MemoryError, match="part 2"):
+        crew.run(work, 4)
+    crew.run(done.append, 1)
+    assert done[-1] == 0

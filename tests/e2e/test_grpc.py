@@ -23,7 +23,7 @@ from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import encoded, wait_until
 
-ALWAYS_ON = {"thresholds": "1,1"}
+EVERY_EXIT = {"thresholds": "1,1"}
 """Options of images that take every exit."""
 
 
@@ -98,7 +98,8 @@ def test_what_the_server_and_the_model_say_of_themselves(served: Served, caller:
         told = [{**tensor, "shape": list(map(int, tensor["shape"]))} for tensor in metadata[kind]]
         assert told == over_http[kind]
     config = caller.get_model_config("msmlp").config
-    assert (config.name, config.max_batch_size, list(config.input[0].dims)) == ("msmlp", 512, [32, 32, 3])
+    largest = httpx.get(f"{served.url}/v2/models/msmlp/config", timeout=PATIENCE_SECONDS).json()["max_batch_size"]
+    assert (config.name, config.max_batch_size, list(config.input[0].dims)) == ("msmlp", largest, [32, 32, 3])
     assert config.input[1].optional
     [model] = caller.get_model_repository_index().models
     assert (model.version, model.state) == (version, "READY")
@@ -154,7 +155,7 @@ def test_options_and_a_timeout_are_parameters(caller: triton.InferenceServerClie
 
     assert exits(parameters={"thresholds": "0,0"}) == {1}
     assert exits(parameters={"thresholds": "0,0", "min_exit": 2}) == {2}
-    assert exits(parameters=ALWAYS_ON, timeout=60_000_000, priority=1) == {3}
+    assert exits(parameters=EVERY_EXIT, timeout=60_000_000, priority=1) == {3}
     with pytest.raises(InferenceServerException) as raised:
         exits(timeout=1)
     assert raised.value.status() == "StatusCode.DEADLINE_EXCEEDED"
@@ -221,7 +222,7 @@ def test_a_stream_of_exits(served: Served, digits: Any) -> None:
     answers = Answers()
     with triton.InferenceServerClient(served.grpc) as client:
         client.start_stream(answers)
-        given = {**ALWAYS_ON, "stream": True}
+        given = {**EVERY_EXIT, "stream": True}
         client.async_stream_infer("msmlp", [pixel_input(digits.test[:4])], request_id="s-1", parameters=given)
         told: list[tuple[int, int, bool]] = []
         last = False
@@ -234,7 +235,7 @@ def test_a_stream_of_exits(served: Served, digits: Any) -> None:
             assert result.get_response().id == "s-1"
             assert said["reason"] == ("final" if said["final"] else "goes_on")
         client.stop_stream()
-        alone = client.infer("msmlp", [pixel_input(digits.test[:4])], parameters=ALWAYS_ON)
+        alone = client.infer("msmlp", [pixel_input(digits.test[:4])], parameters=EVERY_EXIT)
     assert sorted(told) == [(image, exit, exit == 3) for image in range(4) for exit in (1, 2, 3)]
     assert result.as_numpy("class_id")[0] == alone.as_numpy("class_id")[said["index"]]
 

@@ -1,4 +1,4 @@
-# The service and its default weights. EXTRA=cpu serves with ONNX Runtime, without torch; EXTRA=gpu with torch for CUDA.
+# The service and its default weights. EXTRA=cpu serves with ONNX Runtime, without torch; EXTRA=gpu has both, for CUDA.
 ARG BASE=docker.io/library/python:3.11.13-slim-bookworm
 ARG EXTRA=cpu
 
@@ -8,33 +8,22 @@ ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 O
 WORKDIR /app
 COPY LICENSE pyproject.toml setup.py ./
 COPY docker/constraints.txt docker/
-COPY scripts/install.sh scripts/
 COPY service/grpc/inference.proto service/grpc/
 RUN mkdir model msmlp && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
 
 FROM project AS packages
 ARG EXTRA
 RUN --mount=type=cache,target=/root/.cache/pip \
-    case "$EXTRA" in cpu) runtime=onnxruntime ;; gpu) runtime=torch ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
+    case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
     && python3 -m venv .venv \
-    && .venv/bin/pip install --quiet --editable ".[serve,grpc]" "$runtime" \
+    && .venv/bin/pip install --quiet --editable ".[$EXTRA,serve,grpc]" \
     && .venv/bin/pip uninstall --quiet --yes pip setuptools
-
-# torch writes the graphs here and stays behind.
-FROM project AS weights
-ARG EXTRA
-RUN --mount=type=cache,target=/root/.cache/pip [ "$EXTRA" = gpu ] || VENV=/export scripts/install.sh cpu train
-COPY model/ model/
-COPY msmlp/ msmlp/
-COPY service/ service/
-COPY weights/ weights/
-RUN [ "$EXTRA" = gpu ] || /export/bin/msmlp export --weights weights/cifar10-s
 
 FROM ${BASE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin msmlp
 WORKDIR /app
 COPY --from=packages /app/.venv/ .venv/
-COPY --from=weights /app/weights/ weights/
+COPY weights/ weights/
 COPY LICENSE ./
 COPY model/ model/
 COPY msmlp/ msmlp/

@@ -116,6 +116,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
             backend=settings.backend,
             device=settings.device,
             dtype=settings.dtype,
+            provider=settings.provider,
             capacity=1,
             max_batch=1,
         )()
@@ -126,13 +127,15 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
         return Section("choice", "none", None, [f"the model does not run: {' '.join(str(error).split())}"])
     device = backend.device.partition(":")[0]
     auto = {
-        "device": "torch sees a GPU" if device == "cuda" else "torch sees no GPU",
-        "dtype": "bfloat16 on a GPU, float32 on a CPU",
+        "backend": "the only one that can, or the faster one on a blank image",
+        "device": "it sees a GPU" if device == "cuda" else "it sees no GPU",
+        "dtype": "half precision on a GPU, float32 on a CPU",
     }
     chosen = {name: getattr(settings, name) for name in auto}
     why = {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
     facts = {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "why": why}
-    line = f"{backend.name} on {backend.device} ({why['device']}), {backend.dtype} ({why['dtype']}); a blank image ran"
+    line = f"{backend.name} ({why['backend']}) on {backend.device} ({why['device']}), "
+    line += f"{backend.dtype} ({why['dtype']}); a blank image ran"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: msmlp calibrate here makes the expectations exact"
     return Section("choice", line, facts)

@@ -75,7 +75,7 @@ def torch_and_gpus() -> list[Section]:
     try:
         import torch
     except ImportError as error:
-        what_to_do = f"torch is missing ({error}): scripts/install.sh cpu serve, or gpu serve"
+        what_to_do = f"neither ONNX Runtime nor torch is here ({error}): scripts/install.sh cpu serve, or gpu serve"
         problems = [] if find_spec("onnxruntime") else [what_to_do]
         return [Section("torch", "missing", None, problems), Section("gpus", "none: torch is missing", [])]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh EXTRA GROUPS: put the package into the virtual environment $VENV (default .venv), editable.
-#   EXTRA    cpu or gpu: which build of torch
-#   GROUPS   other extras, comma-separated, e.g. serve or serve,train,dev
+#   EXTRA    cpu or gpu: which builds of ONNX Runtime and torch
+#   GROUPS   other extras, comma-separated, e.g. serve or serve,train,dev; on a CPU only train brings torch
 #
 # Why not pip alone: on Linux the package index's torch brings CUDA along (gigabytes). The CPU build has a local version
 # (+cpu), which pip takes when it can find one; where it cannot, PyTorch's own index of CPU builds has it.
@@ -34,7 +34,7 @@ other=$([ "$extra" = gpu ] && echo onnxruntime || echo onnxruntime-gpu)
 if "$venv/bin/python" -m pip --disable-pip-version-check show --quiet "$other" 2>/dev/null; then
     pip uninstall --yes "$other"
 fi
-if [ "$extra" = cpu ] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+if [ "$extra" = cpu ] && [[ ",$groups," = *,train,* ]] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     pip install "torch==$torch+cpu" 2>/dev/null || pip install "torch==$torch" --index-url "$cpu_index"
 fi
 pip install --editable ".[$extra,$groups]"

@@ -21,8 +21,9 @@ def engine(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 5,
     max_batch: Annotated[str, typer.Option(help="Largest batches, one measurement each.")] = "16,64,256",
     policy: Annotated[str, typer.Option(help="The operating point.")] = "balanced",
+    backend: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, or one that the backend knows.")] = "auto",
     engine: Annotated[str, typer.Option(help="Of the service under load: auto, thread or process.")] = "auto",
     load_seconds: Annotated[float, typer.Option(min=0, help="Seconds of each offered load; 0: none.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(help="Draw the result into this PNG.")] = None,
@@ -45,7 +46,17 @@ def engine(
 
     caps = _numbers("--max-batch", max_batch, 4096)
     options = BenchOptions(
-        weights or DEFAULT_WEIGHTS, data, images, rounds, caps, policy, device, dtype, engine, load_seconds
+        weights or DEFAULT_WEIGHTS,
+        data,
+        images,
+        rounds,
+        caps,
+        policy,
+        device,
+        dtype,
+        engine,
+        load_seconds,
+        backend=backend,
     )
     numbers = count(1)
     with Bar() as bar:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.build import torch_backend
+from model.backends.choose import choose_backend
 from model.backends.protocol import StageBackend
 from model.exits import exit_of
 from model.offline import run_every_exit
@@ -48,6 +48,7 @@ class BenchOptions:
     engine: str = "auto"
     load_seconds: float = 10.0
     loads: tuple[float, ...] = (0.5, 0.8, 0.95, 1.5)
+    backend: str = "torch"
 
     @property
     def cap(self) -> int:
@@ -107,7 +108,12 @@ class _Bench:
             plain = PlainStages(self._weights, backend)
             self._caps[cap] = Saturation(backend, plain, self._images, np.array(self._point.thresholds))
             if cap == options.cap:
-                self._device = {"device": backend.device, "dtype": backend.dtype, "in_flight": backend.in_flight}
+                self._device = {
+                    "backend": backend.name,
+                    "device": backend.device,
+                    "dtype": backend.dtype,
+                    "in_flight": backend.in_flight,
+                }
                 self.scores = run_every_exit(backend, self._images).scores
         for number in range(options.rounds):
             for cap, saturation in self._caps.items():
@@ -141,6 +147,7 @@ class _Bench:
         ratio = costs.images_per_second(mix) / costs.images_per_second(self._reach(self._point))
         return LoadOptions(
             weights=options.weights,
+            backend=options.backend,
             device=options.device,
             dtype=options.dtype,
             engine=options.engine,
@@ -162,14 +169,12 @@ class _Bench:
         return reach_of(self._exits(point), self.scores.shape[1])
 
     def _backend(self, cap: int) -> StageBackend:
-        calibration = self._calibration.file
-        return torch_backend(
+        return choose_backend(
             self._weights,
-            temperatures=calibration.temperatures,
-            exit_policy=calibration.exit_policy,
-            policy_parameters=calibration.exit_policy_parameters,
+            self._calibration,
+            backend=self._options.backend,
             device=self._options.device,
             dtype=self._options.dtype,
             capacity=len(self._images),
             max_batch=cap,
-        )
+        )()

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 KEPT = 200
 """Answers that are kept at most, of one in EVERY."""
-EVERY = 10
+EVERY = 9
+"""Odd, so that of 64 images sent in turn all are seen."""
 PATIENCE_SECONDS = 60
 PAUSE_SECONDS = 0.02
 """Before a connection is tried again."""
@@ -45,12 +46,14 @@ class Load:
 class Seen:
     """What came back: seconds of each request that went well (in an open loop, from the time it was due), and more.
 
-    `seconds` is how long it all took, `cpu` what this process spent, `errors` is part of `statuses`.
+    `asked` says which request each of the answers that were kept belongs to. `seconds` is how long it all took, `cpu`
+    what this process spent.
     """
 
     latencies: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     answers: list[bytes] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
     seconds: float = 0.0
     cpu: float = 0.0
 
@@ -58,12 +61,13 @@ class Seen:
         """p50, p95 and p99."""
         return 1e3 * np.percentile(self.latencies, (50, 95, 99))
 
-    def note(self, status: str, body: bytes, latency: float) -> None:
-        """An answer came."""
+    def note(self, request: int, status: str, body: bytes, latency: float) -> None:
+        """An answer came to that request of the load."""
         self.statuses[status] += 1
         if status == "200":
             if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
                 self.answers.append(body)
+                self.asked.append(request)
             self.latencies.append(latency)
 
 
@@ -92,9 +96,9 @@ async def _closed(load: Load, seen: Seen) -> None:
     until = time.perf_counter() + load.seconds
 
     async def send_on(number: int) -> None:
-        connection = _Connection(load.url)
+        connection = _Connection(load)
         while (now := time.perf_counter()) < until:
-            await connection.ask(load.requests[number % len(load.requests)], now, seen)
+            await connection.ask(number % len(load.requests), now, seen)
             number += 1
         connection.close()
 
@@ -104,13 +108,13 @@ async def _closed(load: Load, seen: Seen) -> None:
 async def _open(load: Load, seen: Seen) -> None:
     assert load.rate is not None
     rng = np.random.default_rng(load.seed)
-    free = [_Connection(load.url) for _ in range(load.connections)]
+    free = [_Connection(load) for _ in range(load.connections)]
     places, sending = asyncio.Semaphore(load.connections), set[asyncio.Task[None]]()
 
     async def send(number: int, due: float) -> None:
         async with places:
             connection = free.pop()
-            await connection.ask(load.requests[number % len(load.requests)], due, seen)
+            await connection.ask(number % len(load.requests), due, seen)
             free.append(connection)
 
     number, due = 0, time.perf_counter()
@@ -129,21 +133,21 @@ async def _open(load: Load, seen: Seen) -> None:
 class _Connection:
     """One that is kept, and made anew when the server has ended it."""
 
-    def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
+    def __init__(self, load: Load) -> None:
+        self._parts, self._requests = urlsplit(load.url), load.requests
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: bytes, since: float, seen: Seen) -> None:
-        """One request and its answer; what fails is counted under its name."""
+    async def ask(self, request: int, since: float, seen: Seen) -> None:
+        """One request of the load, by its number, and its answer; what fails is counted under its name."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                status, body = await self._exchange(request)
+                status, body = await self._exchange(self._requests[request])
         except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError
             seen.statuses[type(error).__name__] += 1
             self.close()
             await asyncio.sleep(PAUSE_SECONDS)
             return
-        seen.note(status, body, time.perf_counter() - since)
+        seen.note(request, status, body, time.perf_counter() - since)
 
     async def _exchange(self, request: bytes) -> tuple[str, bytes]:
         if self._streams is not None and self._streams[0].at_eof():

@@ -25,6 +25,7 @@ class LoadOptions:
     """What is served, and `loads` as shares of `capacity` images/s, `seconds` each."""
 
     weights: Path
+    backend: str
     device: str
     dtype: str
     engine: str
@@ -38,7 +39,12 @@ class LoadOptions:
     def settings(self) -> Settings:
         """The service's, all else as it is by default or in the environment."""
         return load_settings(
-            weights=self.weights, device=self.device, dtype=self.dtype, engine=self.engine, max_batch=self.max_batch
+            weights=self.weights,
+            backend=self.backend,
+            device=self.device,
+            dtype=self.dtype,
+            engine=self.engine,
+            max_batch=self.max_batch,
         )
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,16 @@ def family(pid: int) -> Iterator[int]:
 
 
 @contextmanager
-def server_process(name: str, arguments: list[str], say: Callable[[str], None]) -> Iterator[Server]:
+def server_process(
+    name: str, arguments: list[str], say: Callable[[str], None], *, python: str = sys.executable
+) -> Iterator[Server]:
     """`python` with these arguments, which logs "serving ... on URL"; ready when handed over, ended afterwards.
 
     Raises:
         DeviceError: it ended, or did not become ready; with its last words.
     """
     with tempfile.NamedTemporaryFile(prefix=f"msmlp-{name}-", suffix=".log") as log:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
+        process = subprocess.Popen([python, *arguments], stdout=log, stderr=log)
         try:
             url = _wait_until_ready(name, process, Path(log.name))
             say(f"started {name} on {url}")
@@ -93,11 +95,16 @@ def image_size(url: str) -> int:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> str:
+    _, *children = family(process.pid)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(END_SECONDS)
+        end = "stopped"
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        return "killed"
-    return "stopped"
+        end = "killed"
+    for child in children:  # not every server takes its own along
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    return end

@@ -19,7 +19,9 @@ class PlainStages:
     """The folded stages without slots: contiguous batches in, features kept as tensors."""
 
     def __init__(self, weights: Weights, backend: StageBackend) -> None:
-        self._device, self._dtype = torch.device(backend.device), getattr(torch, backend.dtype)
+        # Of int8 graphs only weights and products have 8 bits: the modules run in float32 beside them.
+        kind = "float32" if backend.dtype == "int8" else backend.dtype
+        self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
         self._stages = served_stages(weights, (1.0,) * backend.stages)
         for stage in self._stages:
             stage.to(self._device)

@@ -51,7 +51,7 @@ def test_an_unknown_setting_in_the_environment_is_refused_by_name(monkeypatch: p
         ("max_batch", 0),
         ("capacity", 0),
         ("device", "tpu"),
-        ("dtype", "int8"),
+        ("dtype", "int4"),
         ("backend", "jax"),
         ("max_pixels", 0),
         ("max_pixels", 10**12),

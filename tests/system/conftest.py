@@ -34,14 +34,21 @@ def shipped() -> Path:
 
 @pytest.fixture(scope="session")
 def serve_shipped() -> Iterator[httpx.Client]:
-    """A client of a real `make serve`, on a free port, ended by SIGTERM."""
+    """A client of a real `make serve`."""
+    with make_serve() as client:
+        yield client
+
+
+@contextlib.contextmanager
+def make_serve(*variables: str) -> Iterator[httpx.Client]:
+    """A client of a real `make serve`, on a free port, ended by SIGTERM; `variables` are make's, as NAME=VALUE."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Its own process group, as make does not pass signals on to what it runs; and nothing of the `make test-system`
     # that may be around it, whose ARGS would be ours.
     process = subprocess.Popen(
-        ["make", "serve", f"PORT={port}"],
+        ["make", "serve", f"PORT={port}", *variables],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")},
         stderr=subprocess.PIPE,

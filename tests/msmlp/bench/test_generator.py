@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import pytest
 
-from msmlp.bench.generator import Load, offer, request_bytes
+from msmlp.bench.generator import EVERY, KEPT, Load, offer, request_bytes
 
 Answer = Callable[[int, socket.socket], bool]
 """From a request's number: send something → whether the connection is kept."""
@@ -60,6 +60,7 @@ def test_every_request_is_sent_whole_and_in_turn_and_counted() -> None:
     assert len(seen.latencies) == len(read)
     assert read == [sent[n % 2] for n in range(len(read))]
     assert set(seen.answers) == {b"fine"}
+    assert seen.asked == [n % 2 for n in range(0, len(read), EVERY)][:KEPT]
     assert seen.seconds > 0.1
     assert 0 < seen.percentiles_ms()[0] <= seen.percentiles_ms()[2]
 

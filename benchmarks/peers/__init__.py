@@ -1,0 +1,1 @@
+"""Our service beside the servers that users would choose instead."""

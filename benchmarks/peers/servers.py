@@ -1,0 +1,109 @@
+"""The servers that are compared, how each is started, and how those that wait for their turn are kept still."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.graphs import Answer
+from msmlp.bench.http import SERVE
+from msmlp.bench.processes import Server, family, server_process
+
+OURS = "msmlp"
+Say = Callable[[str], None]
+Tuning = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked: a net, its thresholds (none: exits off), encoded images and the right answers."""
+
+    name: str
+    folder: Path
+    thresholds: tuple[float, ...]
+    files: tuple[bytes, ...]
+    right: tuple[Answer, ...]
+
+    def path(self, server: str) -> str:
+        """Where a server takes an image."""
+        if server != OURS:
+            return "/predict"
+        return "/classify" + (f"?thresholds={','.join(map(repr, self.thresholds))}" if self.thresholds else "")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another server: its module here, how it is set to begin with, and what is tried in turn (tuning.py)."""
+
+    name: str
+    module: str
+    start: Tuning
+    steps: tuple[tuple[Tuning, ...], ...]
+
+
+def _fastapi(name: str, processes: int) -> Peer:
+    start = {"processes": processes, "threads": 1, "spinning": False, "pool": 2}
+    steps = (({"threads": 2}, {"threads": 2, "spinning": True}), ({"pool": 1}, {"pool": 8}))
+    return Peer(name, "benchmarks.peers.fastapi_peer", start, steps)
+
+
+PEERS = (
+    Peer(
+        "LitServe",
+        "benchmarks.peers.litserve_peer",
+        {"workers": 1, "threads": 1, "spinning": False, "batch": 16, "timeout": 0.001, "fast_queue": False},
+        (
+            ({"threads": 2}, {"threads": 2, "spinning": True}, {"workers": 2}),
+            ({"batch": 8}, {"batch": 32}),
+            ({"timeout": 0.0}, {"timeout": 0.005}),
+            ({"fast_queue": True},),
+        ),
+    ),
+    _fastapi("FastAPI, 1 process", 1),
+    _fastapi("FastAPI, 2 processes", 2),
+)
+
+
+@contextmanager
+def our_server(case: Case, say: Say) -> Iterator[Server]:
+    """`msmlp serve` as it is shipped."""
+    where = ("--weights", str(case.folder), "--host", "127.0.0.1", "--port", "0")
+    with server_process(OURS, ["-c", SERVE, "serve", "--backend", "onnx", *where], say) as server:
+        yield server
+
+
+@contextmanager
+def peer_server(peer: Peer, tuning: Tuning, case: Case, python: str, say: Say) -> Iterator[Server]:
+    """One of PEERS, under its own Python."""
+    given = {"folder": str(case.folder), "thresholds": case.thresholds, "port": _free_port(), **tuning}
+    arguments = ["-m", peer.module, json.dumps(given)]
+    with server_process(peer.name, arguments, say, python=python) as server:
+        yield server
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def pause(server: Server) -> None:
+    """Stop its processes where they are: some poll while nobody asks, at the cost of the one that is measured."""
+    _signal(server, signal.SIGSTOP, parents_first=True)
+
+
+def resume(server: Server) -> None:
+    """Let them go on, children first: a parent that looks after them finds them well."""
+    _signal(server, signal.SIGCONT, parents_first=False)
+
+
+def _signal(server: Server, number: signal.Signals, *, parents_first: bool) -> None:
+    assert server.process is not None
+    processes = list(family(server.process))
+    for process in processes if parents_first else reversed(processes):
+        with suppress(ProcessLookupError):  # one that has died is seen by what it does not answer
+            os.kill(process, number)

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.peers.graphs import Graphs, decode
+from benchmarks.peers.truth import half_threshold, look, right_answers
+from model.backends.onnx import OnnxBackend
+from model.offline import run_every_exit
+from model.weights import load_weights
+from model.weights.graphs import graph_name
+from msmlp.bench.bodies import thumbnails
+from msmlp.bench.generator import Seen
+
+RIGHT = [
+    {"class_id": 3, "confidence": 0.5, "exit": 1},
+    {"class_id": 3, "confidence": 0.6, "exit": 2},
+]
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.3, 0.2], [0.2, 0.30000001, 0.3, 0.1]])
+def test_half_of_the_scores_reach_the_threshold_and_none_is_on_it(scores: list[float]) -> None:
+    threshold = half_threshold(np.array(scores, dtype=np.float32))
+    assert sum(np.float32(score) >= threshold for score in scores) == len(scores) / 2
+    assert threshold not in scores
+
+
+def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(exported_weights: Path) -> None:
+    cascade = load_weights(exported_weights).manifest.cascade
+    backend = OnnxBackend(cascade, [(exported_weights / graph_name(k)).read_bytes() for k in range(3)], max_batch=16)
+    files = thumbnails(cascade.image_size)[:16]
+    pixels = np.stack([decode(file, cascade.image_size) for file in files])
+    every = run_every_exit(backend, pixels)
+    thresholds = [half_threshold(every.scores[:, k]) for k in range(2)]
+    stays = np.column_stack([every.scores[:, :2] >= thresholds, np.ones(16, dtype=bool)])
+    exits = stays.argmax(axis=1)
+    assert len(set(exits.tolist())) == 3
+    probabilities = every.probabilities[np.arange(16), exits]
+    found = Graphs(exported_weights, thresholds, threads=1).classify(pixels)
+    assert [answer["exit"] for answer in found] == (exits + 1).tolist()
+    assert [answer["class_id"] for answer in found] == probabilities.argmax(axis=1).tolist()
+    assert [answer["confidence"] for answer in found] == pytest.approx(probabilities.max(axis=1).tolist(), abs=1e-5)
+    assert [answer["exit"] for answer in right_answers(exported_weights, thresholds, files)] == (exits + 1).tolist()
+
+
+def test_the_answer_of_another_image_is_wrong_and_so_is_another_class_or_exit() -> None:
+    other_class, other_exit = {**RIGHT[0], "class_id": 4}, {**RIGHT[1], "exit": 1}
+    ours = {"results": [{**RIGHT[1], "confidence": 0.6000001}]}
+    answers = [RIGHT[0], RIGHT[0], other_class, other_exit, ours]
+    seen = Seen(answers=[json.dumps(answer).encode() for answer in answers], asked=[0, 1, 0, 1, 1])
+    wrong, exits = look(seen, RIGHT)
+    assert wrong == 3
+    assert exits == {"1": 4, "2": 1}

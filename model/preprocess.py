@@ -59,6 +59,11 @@ def decode(
         ImageTooLargeError: more pixels than `max_pixels`.
         UndecodableImageError: not an image, a format not in `formats`, or a damaged file.
     """
+    return decode_opened(open_image(data, max_pixels=max_pixels, formats=formats), near=near)
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
+    """The first half of `decode`: the header is read, so that the size is known, and nothing else."""
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -71,6 +76,11 @@ def decode(
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    return image
+
+
+def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image:
+    """The second half: the picture itself."""
     try:
         if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture
             image.draft(None, (2 * near, 2 * near))

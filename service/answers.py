@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.exits import Reason
 from service.engine.policy import Plan
@@ -22,6 +21,11 @@ NO_ANSWER: dict[str, Any] = {
     "exit": None,
 }
 """Of an image that expired before it reached an exit."""
+
+DIGITS = 8
+"""Of what float32 has made; it would make up more."""
+# History's columns: score and confidence with that many digits, seconds as milliseconds with three.
+_FINE, _COARSE = np.array([1e8, 1e8, 1e6, 1e6]), np.array([1e8, 1e8, 1e3, 1e3])
 
 
 @dataclass(frozen=True)
@@ -70,77 +74,78 @@ def operating_point(plan: Plan) -> dict[str, Any]:
 def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[str, Any]]:
     """One entry an image of `result`."""
     best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : inquiry.top_k]
-    top = _rounded(result.probabilities[np.arange(len(best))[:, None], best])
-    classes = best.tolist()
-    stages = _stages(facts.classes, result)
-    exits, reasons = result.exit.tolist(), result.reason.tolist()
-    latencies = _rounded((result.landed - inquiry.arrival) * 1e3, 3)
-    answers = []
-    for i, index in enumerate(result.index.tolist()):
-        answer: dict[str, Any] = {"index": index}
-        if exits[i]:
-            last = stages[i][-1]
-            answer |= {
-                "label": last["label"],
-                "class_id": classes[i][0],
-                "confidence": last["confidence"],
-                "score": last["score"],
-                "top_k": [
-                    {"label": facts.classes[c], "class_id": c, "probability": p}
-                    for c, p in zip(classes[i], top[i], strict=True)
-                ],
-                "exit": exits[i],
-            }
-        else:
-            answer |= NO_ANSWER
-        answers.append(
-            answer
-            | {
-                "exits": len(facts.gflops),
-                "reason": REASONS[reasons[i]],
-                "gflops": facts.gflops[exits[i] - 1] if exits[i] else 0.0,
-                "degraded": inquiry.plan.source == "brownout",
-                "stages": stages[i],
-                "latency_ms": latencies[i],
-            }
-        )
-    if inquiry.deadline < math.inf:
-        for answer, margin in zip(answers, _rounded((inquiry.deadline - result.landed) * 1e3, 3), strict=True):
-            answer["deadline_margin_ms"] = margin
-    return answers
-
-
-def _stages(classes: tuple[str, ...], result: Result) -> list[list[dict[str, Any]]]:
+    top = result.probabilities[np.arange(len(best))[:, None], best].astype(np.float64).round(DIGITS)
     history = result.history
-    columns = [
-        _rounded(history.score),
-        _rounded(history.confidence),
-        history.class_id.tolist(),
-        _rounded(history.queue_seconds * 1e3, 3),
-        _rounded(history.compute_seconds * 1e3, 3),
-        history.batch_size.tolist(),
-    ]
+    rows = zip(
+        result.index.tolist(),
+        result.exit.tolist(),
+        result.reason.tolist(),
+        best.tolist(),
+        top.tolist(),
+        ((history.measured * _FINE).round() / _COARSE).tolist(),
+        history.counted.tolist(),
+        result.landed.tolist(),
+        strict=True,
+    )
+    return [_image_answer(facts, inquiry, *row) for row in rows]
+
+
+def _image_answer(
+    facts: Facts,
+    inquiry: Inquiry,
+    index: int,
+    exit: int,
+    reason: int,
+    best: list[int],
+    top: list[float],
+    measured: list[list[float]],
+    counted: list[list[int]],
+    landed: float,
+) -> dict[str, Any]:
+    stages = _stages(facts.classes, measured[:exit], counted[:exit])
+    answer: dict[str, Any] = {"index": index}
+    if exit:
+        last = stages[-1]
+        answer |= {
+            "label": last["label"],
+            "class_id": best[0],
+            "confidence": last["confidence"],
+            "score": last["score"],
+            "top_k": [
+                {"label": facts.classes[c], "class_id": c, "probability": p} for c, p in zip(best, top, strict=True)
+            ],
+            "exit": exit,
+        }
+    else:
+        answer |= NO_ANSWER
+    answer |= {
+        "exits": len(facts.gflops),
+        "reason": REASONS[reason],
+        "gflops": facts.gflops[exit - 1] if exit else 0.0,
+        "degraded": inquiry.plan.source == "brownout",
+        "stages": stages,
+        "latency_ms": _ms(landed - inquiry.arrival),
+    }
+    if inquiry.deadline < math.inf:
+        answer["deadline_margin_ms"] = _ms(inquiry.deadline - landed)
+    return answer
+
+
+def _stages(classes: tuple[str, ...], measured: list[list[float]], counted: list[list[int]]) -> list[dict[str, Any]]:
     return [
-        [
-            {
-                "stage": k + 1,
-                "score": row[0][k],
-                "confidence": row[1][k],
-                "label": classes[row[2][k]],
-                "queue_ms": row[3][k],
-                "compute_ms": row[4][k],
-                "batch_size": row[5][k],
-            }
-            for k in range(exit)
-        ]
-        for exit, *row in zip(result.exit.tolist(), *columns, strict=True)
+        {
+            "stage": stage,
+            "score": score,
+            "confidence": confidence,
+            "label": classes[class_id],
+            "queue_ms": queue_ms,
+            "compute_ms": compute_ms,
+            "batch_size": batch_size,
+        }
+        for stage, ((score, confidence, queue_ms, compute_ms), (class_id, batch_size)) in enumerate(
+            zip(measured, counted, strict=True), 1
+        )
     ]
-
-
-def _rounded(array: NDArray[Any], digits: int = 8) -> list[Any]:
-    """Plain floats without the digits that float32 makes up."""
-    rounded: list[Any] = array.astype(np.float64).round(digits).tolist()
-    return rounded
 
 
 def _ms(seconds: float) -> float:

@@ -10,16 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from model.errors import MsmlpError
 from service.bodies import BodyMemory
 from service.collector import leave_what_is_there
+from service.direct import Direct
 from service.engine.messages import Outbound, Ready
-from service.errors import CLIENT_CLOSED_REQUEST, RetryableError, problem, problem_document
+from service.errors import problem_document
 from service.grpc.start import grpc_beside
 from service.middleware import RequestMiddleware
 from service.openapi import DESCRIPTION, complete
-from service.problems import problem_response
+from service.problems import error_response, gone_response, internal_error, problem_response
 from service.routes import classify, oip, operations, playground
 from service.state import Service
 
@@ -29,8 +31,13 @@ _HTTP_DETAILS = {
 }
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> ASGIApp:
     """The application around a service; the engine starts and ends with the app's lifespan."""
+    direct = Direct(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
+    return RequestMiddleware(BodyMemory(direct, service.memory), service.metrics)
+
+
+def _framework(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,21 +64,23 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(oip.router)
     app.include_router(playground.router)
-    app.add_middleware(BodyMemory, memory=service.memory)
-    app.add_middleware(RequestMiddleware, metrics=service.metrics)
     app.add_exception_handler(MsmlpError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unknown_error)
     complete(app.openapi())
     return app
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MsmlpError)
-    status, document = problem(error, request.scope["msmlp_request_id"])
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
-    return problem_response(request.scope["path"], status, document, headers)
+    return error_response(request, error)
+
+
+async def _unknown_error(request: Request, error: Exception) -> Response:
+    """The middleware logs it: Starlette raises it again."""
+    return internal_error(request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -91,8 +100,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """The client left; nobody but the metrics sees this, where it is not to be taken for a client's mistake."""
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return gone_response()
 
 
 def _when_ready(message: Outbound) -> None:

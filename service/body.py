@@ -46,7 +46,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"content encoding {encoding[:60]!a} is not read here; send the body as it is")
-    content = bytes(await read_content(request, max_bytes))
+    content = await read_content(request, max_bytes)
     if kind == "multipart/form-data":
         body = await _multipart(content, request.headers, max_images)
     elif kind == "application/json":
@@ -64,17 +64,19 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> Bod
     return body
 
 
-async def read_content(request: Request, max_bytes: int) -> bytearray:
+async def read_content(request: Request, max_bytes: int) -> bytes:
     """A body as it came; BodyTooLargeError for more than `max_bytes`."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLargeError(f"the body has {declared} bytes, at most {max_bytes} are allowed")
-    content = bytearray()
+    chunks, size = list[bytes](), 0
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
+        if chunk:
+            chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
             raise BodyTooLargeError(f"the body has more than {max_bytes} bytes")
-    return content
+    return b"".join(chunks)  # no copy of a single one
 
 
 class _InMemoryParser(MultiPartParser):

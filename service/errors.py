@@ -118,9 +118,6 @@ class EngineDownError(RetryableError):
 
 PROBLEM_TYPE = "application/problem+json"
 
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody's standard but nginx's, and what dashboards know."""
-
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),

@@ -96,7 +96,7 @@ STREAM_LINE: dict[str, Any] = {
 _ERRORS: tuple[MsmlpError, ...] = (
     MalformedBodyError("the body is not JSON"),
     BodyTooLargeError("the body has 70000000 bytes, at most 67108864 are allowed"),
-    TooManyImagesError("600 images in one request, at most 512 are allowed"),
+    TooManyImagesError("1200 images in one request, at most 1024 are allowed"),
     BadImagesError([(0, ImageTooLargeError("image is 10000x10000 = 100000000 pixels, the limit is 32000000"))]),
     UnsupportedMediaTypeError("content type 'text/html' is not read here; allowed: image/png, ..."),
     BadImagesError([(1, UndecodableImageError("not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"))]),

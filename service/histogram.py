@@ -3,8 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from operator import add
 from threading import Lock
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -44,6 +47,18 @@ class Histograms(Collector):
             for row, amount in zip(rows, amounts, strict=True):
                 counts[row][bisect_left(bounds, amount)] += 1  # an amount on an edge belongs below it
                 sums[row] += amount
+
+    def observe_many(self, rows: NDArray[np.int64], amounts: NDArray[np.floating]) -> None:
+        """The same for some hundreds or more: numpy takes no time for each."""
+        values, edges = len(self._values), len(self._edges)
+        places = np.searchsorted(self._bounds, amounts.astype(np.float64), side="left")
+        rows = rows % values
+        counts = np.bincount(rows * edges + places, minlength=values * edges).reshape(values, edges).tolist()
+        sums = np.bincount(rows, weights=amounts, minlength=values).tolist()
+        with self._lock:
+            for row, (more, amount) in enumerate(zip(counts, sums, strict=True)):
+                self._counts[row] = list(map(add, self._counts[row], more))
+                self._sums[row] += amount
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What a scrape reads."""

@@ -95,11 +95,9 @@ async def run(service: Service, call: Call) -> Outcome:
     except MsmlpError:
         service.statistics.failed(time.monotonic() - call.arrival)
         raise
-    done = np.arange(result.history.score.shape[1]) < result.exit[:, None]
-    queue, compute = (
-        float((seconds * done).sum(axis=1).max())
-        for seconds in (result.history.queue_seconds, result.history.compute_seconds)
-    )
+    seconds = result.history.seconds
+    done = np.arange(seconds.shape[1]) < result.exit[:, None]
+    queue, compute = (seconds * done[:, :, None]).sum(axis=1).max(axis=0).tolist()
     total = time.monotonic() - call.arrival
     service.statistics.answered(
         len(call.images), total=total, decode=prepared.decode_seconds, queue=queue, compute=compute

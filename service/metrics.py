@@ -4,7 +4,8 @@ import math
 import time
 from collections import Counter as Counts
 from collections import deque
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -22,6 +23,8 @@ from service.options import RequestOptions
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+MANY = 128
+"""Images from which on numpy's calls cost less than a round for each."""
 SHADOWS = 1000
 """So many of the newest shadows of an exit make its agreement."""
 REASONS = {int(r): r.name.lower() for r in Reason}
@@ -42,6 +45,7 @@ class Metrics:
         self._name, self._version = name, version
         self._stages = stages
         self._shadows: dict[int, deque[bool]] = {}
+        self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
         exits = range(1, stages + 1)
         self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
         self.request_seconds = Histogram(
@@ -153,8 +157,8 @@ class Metrics:
         if isinstance(message, Ready):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
-            self.compute_seconds.labels(message.stage + 1).observe(message.seconds)
-            self.batch_size.labels(message.stage + 1).observe(message.images)
+            self._child(self.compute_seconds, message.stage + 1).observe(message.seconds)
+            self._child(self.batch_size, message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
         elif isinstance(message, Died) and message.restarting:
@@ -165,29 +169,51 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
+    def responded(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered, whatever came of it."""
+        self._child(self.requests, route, status).inc()
+        self._child(self.request_seconds, route).observe(seconds)
+
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
         """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
-        exits, history = result.exit, result.history
-        spent = np.array([0.0, *gflops])[exits]
-        self.gflops.inc(float(spent.sum()))
-        self.gflops_saved.inc(float(gflops[-1] * len(spent) - spent.sum()))
-        left, reasons = exits.tolist(), result.reason.tolist()
+        left, reasons = result.exit.tolist(), result.reason.tolist()
+        spent = 0.0
         for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
-            self.images.labels(exit or NO_EXIT, REASONS[reason]).inc(number)
-        self.image_seconds.observe([exit - 1 for exit in left], (result.landed - arrival).tolist())
-        confidences, waits = history.confidence.tolist(), history.queue_seconds.tolist()
-        for exit, confidence, wait in zip(left, confidences, waits, strict=True):
-            if exit:
-                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
-                self.queue_seconds.observe(range(exit), wait[:exit])
+            spent += number * gflops[exit - 1] if exit else 0.0
+            self._child(self.images, exit or NO_EXIT, REASONS[reason]).inc(number)
+        self.gflops.inc(spent)
+        self.gflops_saved.inc(gflops[-1] * len(left) - spent)
+        if len(left) < MANY:
+            self._observe_each(result, left, arrival)
+        else:
+            self._observe_together(result, arrival)
         if deadline < math.inf:
             for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()
                 self.margin.observe(deadline - landed)
 
+    def _observe_each(self, result: Result, exits: list[int], arrival: float) -> None:
+        self.image_seconds.observe([exit - 1 for exit in exits], (result.landed - arrival).tolist())
+        for exit, stages in zip(exits, result.history.measured.tolist(), strict=True):
+            if exit:
+                self.confidence.observe((exit - 1,), (stages[exit - 1][1],))
+                self.queue_seconds.observe(range(exit), [seconds for _, _, seconds, _ in stages[:exit]])
+
+    def _observe_together(self, result: Result, arrival: float) -> None:
+        self.image_seconds.observe_many(result.exit - 1, result.landed - arrival)
+        images, stages = np.nonzero(np.arange(self._stages) < result.exit[:, None])
+        self.queue_seconds.observe_many(stages, result.history.queue_seconds[images, stages])
+        reached = result.exit.nonzero()[0]
+        last = result.exit[reached] - 1
+        self.confidence.observe_many(last, result.history.confidence[reached, last])
+
     def render(self) -> bytes:
         """Prometheus text."""
         return generate_latest(self.registry)
+
+
+def _labelled(metric: Any, *values: object) -> Any:
+    return metric.labels(*values)
 
 
 def _outcome(reason: int, landed: float, deadline: float) -> str:

@@ -2,16 +2,12 @@
 
 import logging
 import time
-from http import HTTPStatus
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import problem_document
 from service.metrics import Metrics
 from service.oip.paths import route_label
-from service.problems import problem_response
+from service.problems import internal_error
 from service.request_id import sane_id
 
 log = logging.getLogger("msmlp.http")
@@ -31,18 +27,16 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         arrival = scope["msmlp_arrival"] = time.monotonic()
-        request_id = scope["msmlp_request_id"] = sane_id(Headers(scope=scope).get("x-request-id", ""))
+        request_id = scope["msmlp_request_id"] = _request_id(scope)
         route = _route(scope["path"])
-
         started = False
 
         async def send_and_note(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-                self._metrics.requests.labels(route, message["status"]).inc()
-                self._metrics.request_seconds.labels(route).observe(time.monotonic() - arrival)
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                self._metrics.responded(route, message["status"], time.monotonic() - arrival)
             await send(message)
 
         try:
@@ -51,7 +45,7 @@ class RequestMiddleware:
             # The last line: nothing below may fail without an answer, an id and a row in the metrics.
             log.exception("request %s failed", request_id)
             if not started:
-                await _internal_error(scope["path"], request_id)(scope, receive, send_and_note)
+                await internal_error(scope)(scope, receive, send_and_note)
 
 
 def _route(path: str) -> str:
@@ -61,7 +55,7 @@ def _route(path: str) -> str:
     return path if path in ROUTES else route_label(path) or "other"
 
 
-def _internal_error(path: str, request_id: str) -> JSONResponse:
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    document = problem_document(status, "internal", "the server failed", request_id)
-    return problem_response(path, status, document)
+def _request_id(scope: Scope) -> str:
+    """What the client calls its request, where that is sane."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    return sane_id(given)

@@ -29,12 +29,17 @@ class RequestOptions:
     stream: bool | None = None
 
 
+NO_OPTIONS = RequestOptions()
+
+
 def parse_options(given: Mapping[str, Any]) -> RequestOptions:
     """Read raw values (text, or JSON values).
 
     Raises:
         OptionError: an unknown option, a value of the wrong kind or range, options that exclude each other.
     """
+    if not given:
+        return NO_OPTIONS
     values: dict[str, Any] = {}
     for name, raw in given.items():
         if name not in _PARSERS:

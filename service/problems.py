@@ -1,13 +1,39 @@
 """An error as a response, in the form that its path's clients read."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
-from service.errors import PROBLEM_TYPE
+from model.errors import MsmlpError
+from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
 from service.oip.errors import oip_error
 from service.oip.paths import is_oip
+
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody's standard but nginx's, and what dashboards know."""
+
+
+def error_response(request: Request, error: MsmlpError) -> Response:
+    """What the client is told of an error."""
+    status, document = problem(error, request.scope["msmlp_request_id"])
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
+    return problem_response(request.scope["path"], status, document, headers)
+
+
+def gone_response() -> Response:
+    """The client left; nobody but the metrics sees this, where it is not to be taken for a client's mistake."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def internal_error(scope: Scope) -> Response:
+    """The server's own fault: nothing of it is told."""
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    document = problem_document(status, "internal", "the server failed", scope["msmlp_request_id"])
+    return problem_response(scope["path"], status, document)
 
 
 def problem_response(

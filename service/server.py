@@ -14,6 +14,7 @@ from service.app import create_app
 from service.engine.messages import Died, Outbound
 from service.grpc.start import check_installed
 from service.logs import log_to_stderr
+from service.protocol import Protocol
 from service.settings import Settings
 from service.state import Service, build_service
 
@@ -21,7 +22,7 @@ log = logging.getLogger("msmlp.server")
 
 UVICORN: dict[str, Any] = {
     "log_config": None,
-    "http": "h11",  # httptools, which uvicorn prefers, refuses methods it does not know in words that are not ours
+    "http": Protocol,
     "server_header": False,
     "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
     "timeout_graceful_shutdown": 30,  # seconds

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Largest width x height of an image."
     )
-    max_images: int = Field(default=512, ge=1, description="Most images of one request.")
+    max_images: int = Field(default=1024, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
     max_bodies_bytes: int = Field(
         default=2**30, ge=1, description="Bytes that all request bodies hold at once; more are shed with 429."

@@ -120,12 +120,14 @@ def http(
     rates: Annotated[
         str, typer.Option(help="Open loops: requests a second, or shares of the closed loop's best; empty: none.")
     ] = "50%,80%",
-    bodies: Annotated[str, typer.Option(help="One image a request, a form of 64, or both.")] = "image,multipart-64",
+    bodies: Annotated[str, typer.Option(help="One image a request, a form of 64, a tensor of 1,024 images.")] = (
+        "image,multipart-64,oip-1024"
+    ),
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Requests a second, latency and CPU time, over real sockets; one image a request, and 64.
+    """Requests a second, latency and CPU time, over real sockets; one image a request, 64, and 1,024 as pixels.
 
     Starts three servers and stops them at the end: `msmlp serve`; the same with a device that computes nothing (null);
     and the least that a server does, reading, decoding and answering as many bytes (reference). They take turns.

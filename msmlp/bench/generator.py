@@ -71,7 +71,7 @@ class Seen:
             self.latencies.append(latency)
 
 
-def request_bytes(url: str, path: str, content: bytes, content_type: str) -> bytes:
+def request_bytes(url: str, path: str, content: bytes, content_type: str, **headers: str) -> bytes:
     """A whole POST request."""
     parts = urlsplit(url)
     lines = (
@@ -79,6 +79,7 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str) -> byt
         f"Host: {parts.netloc}",
         f"Content-Type: {content_type}",
         f"Content-Length: {len(content)}",
+        *(f"{name}: {value}" for name, value in headers.items()),
     )
     return "\r\n".join((*lines, "", "")).encode() + content
 

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from model.errors import DeviceError, MsmlpError
-from msmlp.bench.bodies import FORM_IMAGES
+from msmlp.bench import alone
+from msmlp.bench.bodies import TENSOR, images_in_flight
 from msmlp.bench.generator import offer
 from msmlp.bench.processes import Server, image_size, is_ready, server_process
 from msmlp.bench.runs import HttpOptions, Progress, Row, Runs
@@ -34,8 +35,10 @@ def bench_http(options: HttpOptions, progress: Progress | None = None) -> dict[s
     progress = progress or Progress()
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack, ProcessPoolExecutor(1, mp_context=context) as generator:
-        bench = Runs(options, progress, lambda load: generator.submit(offer, load).result())
-        bench.prepare(list(_servers(options, progress, stack)))
+        servers = list(_servers(options, progress, stack))
+        engines = {} if options.url else _engines(options, stack)
+        bench = Runs(options, progress, lambda load: generator.submit(offer, load).result(), engines)
+        bench.prepare(servers)
         closed = bench.closed_loops()
         opened = bench.open_loops(closed)
     return {
@@ -56,13 +59,31 @@ def _servers(options: HttpOptions, progress: Progress, stack: ExitStack) -> Iter
     def start(name: str, *arguments: str) -> Server:
         return stack.enter_context(server_process(name, list(arguments), progress.say))
 
-    # Room for what the closed loops have in flight: what is shed would be compared with what is answered.
-    room = [f"--capacity={max(1024, FORM_IMAGES * max(options.connections))}", "--port=0", "--host=127.0.0.1"]
+    room = [f"--capacity={_capacity(options)}", "--port=0", "--host=127.0.0.1"]
     room += [] if options.weights is None else [f"--weights={options.weights}"]
     real = start("real", "-c", SERVE, "serve", *room)
     yield start("reference", "-m", "msmlp.bench.reference_server", str(image_size(real.url)))
     yield start("null", "-m", "msmlp.bench.null_server", *room)
     yield real
+
+
+def _capacity(options: HttpOptions) -> int:
+    """Room for what the closed loops have in flight: what is shed would be compared with what is answered."""
+    return max(1024, images_in_flight(options.bodies, options.connections))
+
+
+def _engines(options: HttpOptions, stack: ExitStack) -> dict[str, Callable[[int, float], float]]:
+    """The servers' engines without HTTP, each in a process of its own; none where nothing is compared with them."""
+    if TENSOR not in options.bodies:
+        return {}
+
+    def engine(null: bool) -> Callable[[int, float], float]:
+        pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
+        pool.submit(alone.start, options.weights, _capacity(options), null).result()
+        stack.callback(lambda: pool.submit(alone.end).result())
+        return lambda submissions, seconds: pool.submit(alone.images_per_second, submissions, seconds).result()
+
+    return {"null": engine(null=True), "real": engine(null=False)}
 
 
 def _running(url: str) -> Server:

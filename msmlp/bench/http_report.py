@@ -12,6 +12,7 @@ def http_lines(result: dict[str, Any]) -> Iterator[str]:
             f"{row['server']:9} {row['body']:12} {at:15} {row['requests_per_second']:8.1f} requests/s, "
             f"p50 {_unit(row['p50_ms'], 'ms')}, p95 {_unit(row['p95_ms'], 'ms')}, p99 {_unit(row['p99_ms'], 'ms')}, "
             f"CPU {_unit(row['server_cpu_seconds_per_1000'], 's')} a 1,000, statuses {row['statuses']}"
+            + (f", {100 * row['over_engine']:.0f} % of its engine's images/s" if "over_engine" in row else "")
         )
     for row in result["ratios"]:
         yield (

@@ -1,14 +1,13 @@
 """The runs of `msmlp bench http`: every server with every load, in turn within each round."""
 
-import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msmlp.bench.bodies import BODIES, images_of, requests, thumbnails
+from msmlp.bench.bodies import BODIES, TENSOR, connections_of, exits_of, images_of, path_of, requests, thumbnails
 from msmlp.bench.generator import Load, Seen
 from msmlp.bench.processes import Server, image_size
 
@@ -46,33 +45,45 @@ class Progress:
 
 
 class Runs:
-    """One run's servers and requests, and how they are measured."""
+    """One run's servers and requests, and how they are measured.
 
-    def __init__(self, options: HttpOptions, progress: Progress, send: Callable[[Load], Seen]) -> None:
-        self._options, self._progress, self._send = options, progress, send
+    `send` offers a load; `engines`, by the server's name, say how many images a second its engine does alone, given so
+    many submissions at once and the seconds.
+    """
+
+    def __init__(
+        self,
+        options: HttpOptions,
+        progress: Progress,
+        send: Callable[[Load], Seen],
+        engines: Mapping[str, Callable[[int, float], float]],
+    ) -> None:
+        self._options, self._progress, self._send, self._engines = options, progress, send, engines
         self._requests: dict[tuple[str, str], tuple[bytes, ...]] = {}
         self._servers: list[Server] = []
         self._done = 0
-        runs = len(options.connections) + len(options.rates)
-        self._steps = runs * len(options.bodies) * options.rounds * (1 if options.url else 3)
+        runs = sum(len(connections_of(body, options.connections)) + len(options.rates) for body in options.bodies)
+        self._steps = runs * options.rounds * (1 if options.url else 3)
 
     def prepare(self, servers: list[Server]) -> None:
         """Requests for every server, the reference's with the length that the product answers; a short run of each."""
         self._servers = servers
         asked = servers[-1]
-        files = list(self._options.files) or thumbnails(image_size(asked.url))
+        size = image_size(asked.url)
+        files = list(self._options.files) or thumbnails(size)
         for body in self._options.bodies:
-            sent = requests(asked.url, "/classify", body, files)
+            sent = requests(asked.url, path_of(body), body, files, size)
             answers = self._send(Load(asked.url, sent, 1, WARM_SECONDS)).answers
             length = round(statistics.mean(map(len, answers))) if answers else 1000
             for server in servers:
-                path = f"/?{length}" if server.name == "reference" else "/classify"
-                made = self._requests[server.name, body] = requests(server.url, path, body, files)
+                path = f"/?{length}" if server.name == "reference" else path_of(body)
+                made = self._requests[server.name, body] = requests(server.url, path, body, files, size)
                 self._send(Load(server.url, made, 8, WARM_SECONDS))
 
     def closed_loops(self) -> list[Row]:
         """As many requests as each server takes."""
-        cases = [(body, count, None) for body in self._options.bodies for count in self._options.connections]
+        bodies, connections = self._options.bodies, self._options.connections
+        cases = [(body, count, None) for body in bodies for count in connections_of(body, connections)]
         return self._measure([(server, *case) for case in cases for server in self._servers])
 
     def open_loops(self, closed: list[Row]) -> list[Row]:
@@ -120,17 +131,17 @@ class Runs:
             "server_cpu_seconds_per_1000": spent,
             "generator_cpu": seen.cpu / seen.seconds,
             "statuses": seen.statuses,
-            "exits": _exits(seen.answers),
+            "exits": sum((exits_of(body, answer) for answer in seen.answers), Counter[str]()),
+            **self._beside_the_engine(server.name, body, connections, rate, answered * images_of(body) / seen.seconds),
         }
 
-
-def _exits(answers: list[bytes]) -> Counter[str]:
-    exits: Counter[str] = Counter()
-    for answer in answers:
-        results = json.loads(answer)["results"]
-        if isinstance(results, list):  # the reference has none
-            exits.update(str(result["exit"]) for result in results)
-    return exits
+    def _beside_the_engine(self, server: str, body: str, connections: int, rate: float | None, reached: float) -> Row:
+        """What the server's engine does with as many images at a time, without HTTP, right after it."""
+        alone = self._engines.get(server)
+        if alone is None or body != TENSOR or rate is not None:
+            return {}
+        images = alone(connections, self._options.seconds)
+        return {"engine_images_per_second": images, "over_engine": reached / images}
 
 
 def _median(rows: list[Row]) -> Row:

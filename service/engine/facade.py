@@ -10,10 +10,24 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import MsmlpError
 from model.exits import Reason
 from service.engine.admission import Admission
 from service.engine.brownout import LEVELS, Brownout, Totals
-from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Load, Outbound, Ready, Stop, Submit, Terms
+from service.engine.messages import (
+    Answers,
+    Cancel,
+    Cancelled,
+    Died,
+    Failed,
+    Inbound,
+    Load,
+    Outbound,
+    Ready,
+    Stop,
+    Submit,
+    Terms,
+)
 from service.engine.result import Pending, Result
 from service.engine.seam import BackendFactory, Handle
 from service.engine.throughput import Throughput
@@ -60,6 +74,7 @@ class Engine:
         self._observers = [observe]
         self._numbers = itertools.count()
         self._pending: dict[int, Pending] = {}
+        self._outbox: list[Inbound] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: str | None = None
         self._restarting = False
@@ -77,7 +92,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Answer what is in flight, then end the worker."""
-        self.worker.put(Stop())
+        self._put(Stop())
         await asyncio.to_thread(self.worker.join, STOP_SECONDS)
 
     def check(self) -> None:
@@ -171,12 +186,11 @@ class Engine:
         self.check()
         number = next(self._numbers)
         pending = self._pending[number] = Pending(len(pixels), stream=terms.stream, left=left)
-        self._admission.enter(len(pixels))
         try:
-            self.worker.put(Submit(number, pixels, terms, time.monotonic()))
+            self._put(Submit(number, pixels, terms, time.monotonic()))
             yield pending
         except (asyncio.CancelledError, GeneratorExit):
-            self.worker.put(Cancel(number))
+            self._put(Cancel(number))
             raise
         finally:
             del self._pending[number]
@@ -184,6 +198,25 @@ class Engine:
             self._admission.leave(pending.missing if terms.stream else len(pixels))
             if pending.done.done() and not pending.done.cancelled():
                 pending.done.exception()  # asked for, or asyncio would complain that nobody did
+
+    def _put(self, message: Inbound) -> None:
+        """Hand the engine a message, together with all others of this turn of the loop: woken by the first it would
+        begin with a batch of one, and be woken again by each of the others.
+        """
+        self._outbox.append(message)
+        if len(self._outbox) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        for message in messages:
+            if isinstance(message, Submit):
+                self._admission.enter(len(message.pixels))
+            try:
+                self.worker.put(message)
+            except MsmlpError as error:
+                if isinstance(message, Submit) and message.request in self._pending:
+                    self._pending[message.request].fail(error)
 
     def _tick(self) -> None:
         """Look at what waits, again and again: brown-out must also end when nobody asks."""

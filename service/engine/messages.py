@@ -84,6 +84,11 @@ class History:
         return self.measured[..., 3]
 
     @property
+    def seconds(self) -> NDArray[np.float32]:
+        """Both, [m, K, 2]."""
+        return self.measured[..., 2:]
+
+    @property
     def class_id(self) -> NDArray[np.int32]:
         """The label."""
         return self.counted[..., 0]

@@ -54,6 +54,7 @@ class Policy:
             raise OptionError("--policy", f"{default!r} is no operating point; there are {', '.join(self._names)}")
         self.default = default
         self._offers = lru_cache(maxsize=256)(self._under_bounds)
+        self._plans = lru_cache(maxsize=256)(self._plan)
 
     def plan(self, options: RequestOptions, brownout: int = 0) -> Plan:
         """Resolve a request's options at a brown-out level, 0 to LEVELS.
@@ -61,6 +62,9 @@ class Policy:
         Raises:
             OptionError: what no operating point can meet, with the attainable range.
         """
+        return self._plans(options, brownout)
+
+    def _plan(self, options: RequestOptions, brownout: int) -> Plan:
         low, high = self._bounds(options)
         if options.thresholds is not None:
             chosen = self._explicit(options.thresholds, low, high)
@@ -68,6 +72,7 @@ class Policy:
         else:
             chosen, source = self._selected(options, self._offers(low, high), brownout)
         thresholds = np.array(chosen.thresholds, dtype=np.float64)
+        thresholds.flags.writeable = False  # many requests share it
         return Plan(chosen.name, source, thresholds, low, high, chosen.accuracy, chosen.mean_gflops)
 
     def costs(self) -> tuple[float, ...]:

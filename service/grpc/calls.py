@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from model.errors import MsmlpError
 from service.body import SLICE
-from service.errors import CLIENT_CLOSED_REQUEST
 from service.grpc.refusals import INTERNAL, Refusal, refusal_of
 from service.metrics import Metrics
+from service.problems import CLIENT_CLOSED_REQUEST
 
 T = TypeVar("T")
 log = logging.getLogger("msmlp.grpc")
@@ -39,8 +39,7 @@ async def accounted(metrics: Metrics, method: str, arrival: float, work: Awaitab
 
 def count(metrics: Metrics, method: str, arrival: float, status: int) -> None:
     """A request has ended; `status` is what it would be over HTTP."""
-    metrics.requests.labels(f"grpc/{method}", int(status)).inc()
-    metrics.request_seconds.labels(f"grpc/{method}").observe(time.monotonic() - arrival)
+    metrics.responded(f"grpc/{method}", int(status), time.monotonic() - arrival)
 
 
 async def unhurried(size: int, work: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """As zlib counts them; deflate is RFC 9110's, which wraps it in zlib's own format."""
 
 
-def decompress(content: bytes | bytearray, encoding: str, max_bytes: int) -> bytes | bytearray:
+def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
     """A body by its Content-Encoding (empty: as it is), never holding more than `max_bytes` of what comes out.
 
     Raises:

@@ -1,12 +1,13 @@
 """`POST /classify`."""
 
-import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from model.errors import MsmlpError
@@ -15,17 +16,19 @@ from service.errors import problem
 from service.inference import Call, classify, stream
 from service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from service.options import parse_options
-from service.routes.calls import server_timing, while_connected
+from service.routes.calls import Sent, while_connected
 from service.schemas import Answer
 from service.state import service_of
 
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]
 
+PATH = re.compile("/classify")
+
 router = APIRouter()
 
 
-@router.post("/classify", response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
+@router.post(PATH.pattern, response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
 async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     service = await service_of(request)  # as a dependency it would cost more than the answer's JSON
@@ -40,7 +43,7 @@ async def post_classify(request: Request) -> Response:
         first = await while_connected(request, _next(documents))
         return _Streaming(first, documents, call)
     answered = await while_connected(request, classify(service, call))
-    return JSONResponse(answered.document, headers={"Server-Timing": server_timing(answered.outcome)})
+    return Sent(orjson.dumps(answered.document), "application/json", answered.outcome)
 
 
 async def _next(documents: Documents) -> dict[str, Any]:
@@ -59,11 +62,15 @@ class _Streaming(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIterator[str]:
-    yield json.dumps(first) + "\n"
+async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIterator[bytes]:
+    yield _line(first)
     try:
         async for document in more:
-            yield json.dumps(document) + "\n"
+            yield _line(document)
     except MsmlpError as error:
         # The status is sent; the line says what the status would have.
-        yield json.dumps({**problem(error, call.request_id)[1], "final": True}) + "\n"
+        yield _line({**problem(error, call.request_id)[1], "final": True})
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,10 +1,11 @@
 """The Open Inference Protocol over REST, under `/v2`."""
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from model.errors import OptionError
 from service.body import SLICE, read_content
@@ -26,11 +27,12 @@ from service.oip_service import (
     statistics,
 )
 from service.options import parse_options
-from service.routes.calls import server_timing, while_connected
+from service.routes.calls import Sent, while_connected
 from service.state import Service, service_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
+INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has its own; docs/oip.md says what is ours
 ServiceDep = Annotated[Service, Depends(service_of)]
@@ -103,8 +105,10 @@ async def model_metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any
 
 @router.post(f"{MODEL}/infer")
 @router.post(f"{VERSION}/infer")
-async def infer(request: Request, service: ServiceDep, name: KnownModel) -> Response:
+async def infer(request: Request) -> Response:
     """Classify images given as tensors; the options of `POST /classify` are request parameters."""
+    service = await service_of(request)
+    name = await _known_model(service, **request.path_params)
     service.check_ready()  # before a body is read for nothing
     inference = await _read(request, service)
     options = parse_options(inference.options)
@@ -124,7 +128,10 @@ async def _read(request: Request, service: Service) -> Inference:
         plain = decompress(content, headers.get("content-encoding", ""), max_bytes)
         return read_inference(plain, headers.get(HEADER_LENGTH), limits(service))
 
-    small = len(content) <= SLICE and "content-encoding" not in headers
+    # What comes after the JSON costs nothing: pixels stay where they are.
+    length = headers.get(HEADER_LENGTH, "")
+    text = int(length) if length.isdecimal() and len(length) < 8 else len(content)
+    small = text <= SLICE and "content-encoding" not in headers
     return take_apart() if small else await asyncio.to_thread(take_apart)
 
 
@@ -134,8 +141,6 @@ def _answer(service: Service, name: str, inference: Inference, outcome: Outcome)
         answer_head(service, name, inference, outcome.inquiry),
         [(tensor, wanted.binary) for tensor, wanted in zip(tensors, inference.outputs, strict=True)],
     )
-    headers = {"Server-Timing": server_timing(outcome)}
     if header_length is None:
-        return Response(body, headers=headers, media_type=JSONResponse.media_type)
-    headers[HEADER_LENGTH] = str(header_length)
-    return Response(body, headers=headers, media_type="application/octet-stream")
+        return Sent(body, "application/json", outcome)
+    return Sent(body, "application/octet-stream", outcome, {HEADER_LENGTH.lower(): str(header_length)})

@@ -98,7 +98,7 @@ def test_every_option_is_listed_and_none_else() -> None:
 def test_every_error_is_listed_with_its_status_and_none_else() -> None:
     listed = {(int(row[0]), code) for row in table("Errors")[2:] for code in names(row[1])}
     known = {(int(status), code) for status, code in STATUS.values() if code != "unknown_model"}
-    assert listed == known | {(404, "not_found"), (405, "method_not_allowed")}
+    assert listed == known | {(400, "bad_request"), (404, "not_found"), (405, "method_not_allowed")}
 
 
 def test_every_field_and_reason_is_told() -> None:

@@ -1,5 +1,6 @@
 """Histograms against the library's own, line by line."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
@@ -38,6 +39,17 @@ def test_the_text_is_the_librarys(batches: list[list[tuple[int, float]]]) -> Non
         for row, amount in batch:
             library.labels(VALUES[row]).observe(amount)
     assert generate_latest(mine).splitlines() == generate_latest(theirs).splitlines()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-1, 2), amounts)), max_size=5))
+def test_many_are_counted_as_each(batches: list[list[tuple[int, float]]]) -> None:
+    ours, mine, _, _ = both()
+    others, theirs, _, _ = both()
+    for batch in batches:
+        rows, observed = [row for row, _ in batch], [amount for _, amount in batch]
+        ours.observe_many(np.array(rows, dtype=np.int64), np.array(observed))
+        others.observe(rows, observed)
+    assert generate_latest(mine) == generate_latest(theirs)
 
 
 def test_minus_one_is_the_last_value() -> None:

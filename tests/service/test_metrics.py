@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.exits import Reason
-from service.app import CLIENT_CLOSED_REQUEST
 from service.engine import loop
 from service.engine.messages import Died
 from service.metrics import SCORES, Metrics
 from service.middleware import ROUTES
 from service.options import RequestOptions
+from service.problems import CLIENT_CLOSED_REQUEST
 from service.state import Service
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from msmlp.bench.bodies import BODIES
+from msmlp.bench.bodies import BODIES, TENSOR
 from msmlp.bench.http import UnreachableError, bench_http
 from msmlp.bench.runs import HttpOptions, Progress
 from service.settings import Settings
@@ -34,6 +34,11 @@ def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
     for row in result["load"]:
         if row["loop"] == "closed":
             assert row["statuses"].keys() == {"200"}, row
+        beside = row["server"] != "reference" and row["body"] == TENSOR and row["loop"] == "closed"
+        assert ("over_engine" in row) == beside
+        if beside:
+            reached = row["images_per_second"] / row["engine_images_per_second"]
+            assert row["over_engine"] == pytest.approx(reached, abs=1e-3)
         assert bool(row["exit_share"]) == (row["server"] != "reference" and "200" in row["statuses"])
     speed = {
         (row["server"], row["body"]): row["requests_per_second"] for row in result["load"] if row["loop"] == "closed"
@@ -102,7 +107,7 @@ def test_where_nothing_went_well_there_is_no_latency_but_json(
         (["--connections", ""], "'' is no list of numbers 1 to 1024"),
         (["--rates", "fast"], "'fast' is no list of requests a second or shares"),
         (["--rates", "nan%"], "'nan%' is no list of requests a second or shares"),
-        (["--bodies", "text"], "'text' is no list of image, multipart-64"),
+        (["--bodies", "text"], "'text' is no list of image, multipart-64, oip-1024"),
         (["--url", "http://[::1"], "'http://[::1' is no address of a service"),
         (["--url", "foo"], "'foo' is no address of a service"),
         (["--url", "http://127.0.0.1:9", "--weights", "w"], "a running service has its own"),

@@ -16,8 +16,9 @@ HEAD = """# torch beside ONNX Runtime
     {command} > docs/results/backends.json
     python -m benchmarks.backends.page > benchmarks/backends.md
 
-`{weights}` on {machine}, {cores} cores, load average {load_average} when the run ended. All backends take turns within
-each of {rounds} rounds, in one process; figures are medians. [docs/backends.md](../docs/backends.md) says how each works.
+`{weights}` on {machine}, {cores} cores, load average {load_average} when the run ended. All backends take turns
+within each of {rounds} rounds, in one process; figures are medians. [docs/backends.md](../docs/backends.md) says how
+each works.
 
 ## A stage
 
@@ -38,9 +39,9 @@ def page(document: dict[str, Any]) -> str:
             "",
             "## A service",
             "",
-            f"`msmlp serve` with each, medians of {document['starts']} starts: seconds from the start of the process to "
-            "ready, warm-up included, and",
-            "MiB that it and its children hold (PSS), when ready and after 50 requests of 64 pictures through all stages.",
+            f"`msmlp serve` with each, medians of {document['starts']} starts: seconds from the process's start to",
+            "ready, warm-up included, and MiB that it and its children hold (PSS), when ready and after 50 requests of",
+            "64 pictures through all stages.",
             "",
             *_service_table(document["services"]),
             "",
@@ -95,11 +96,10 @@ def _service_table(services: dict[str, Any]) -> list[str]:
 def _answers(document: dict[str, Any]) -> list[str]:
     answers = document["answers"]
     lines = [
-        f"{answers['images']:,} test images; under the thresholds of `{document['point']}`, images that leave at another "
-        "exit, or with another",
-        "label, than with torch.",
+        f"{answers['images']:,} test images; under the thresholds of `{document['point']}`, images that leave at",
+        "another exit, or with another label, than with torch.",
         "",
-        "| | accuracy of every exit | accuracy of the point | largest difference of a score | other exit | other label |",
+        "| | accuracy of exits | accuracy of the point | largest difference of a score | other exit | other label |",
         "|---|---|---|---|---|---|",
     ]
     for name, title in NAMES.items():

@@ -10,8 +10,7 @@ from typing import Any
 
 from benchmarks.peers.servers import Case, pause, resume
 from benchmarks.peers.truth import look
-from msmlp.bench.bodies import requests
-from msmlp.bench.generator import Load, Seen
+from msmlp.bench.generator import Load, Seen, request_bytes
 from msmlp.bench.processes import Server
 
 WARM_SECONDS = 0.3
@@ -29,8 +28,9 @@ class Entry:
 
     def load(self, connections: int, seconds: float) -> Load:
         """Its images one a request, in turn."""
-        sent = requests(self.server.url, self.case.path(self.server.name), "image", list(self.case.files))
-        return Load(self.server.url, sent, connections, seconds)
+        path = self.case.path(self.server.name)
+        sent = (request_bytes(self.server.url, path, file, "application/octet-stream") for file in self.case.files)
+        return Load(self.server.url, tuple(sent), connections, seconds)
 
 
 def measure(

@@ -1,8 +1,8 @@
 """Which backend serves: what `--backend`, `--device`, `--dtype` and `--provider` come to. No torch here until one is
 built."""
 
-import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
@@ -13,8 +13,6 @@ from model.backends.race import fastest
 from model.errors import CallerError, OptionError
 from model.weights import Calibration, Weights, load_graphs
 from model.weights.graphs import GRAPH_DTYPES, has_graphs
-
-log = logging.getLogger("msmlp.engine")
 
 BACKENDS = ("auto", "torch", "onnx")
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}
@@ -37,6 +35,14 @@ def installed_backends(name: str) -> list[str]:
     return installed
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What can serve, by backend, and why others that were asked for cannot."""
+
+    builds: dict[str, Build]
+    passed_over: dict[str, str]
+
+
 def candidates(
     weights: Weights,
     calibration: Calibration,
@@ -48,8 +54,8 @@ def candidates(
     capacity: int | None = None,
     reserve: int = 0,
     max_batch: int = 64,
-) -> dict[str, Build]:
-    """What can serve, by backend; each is to be called on the thread that will own the device, and can be pickled.
+) -> Candidates:
+    """What can serve; each build is to be called on the thread that will own the device, and can be pickled.
 
     Args:
         weights: a loaded weights folder.
@@ -77,16 +83,15 @@ def candidates(
         "onnx": lambda: _onnx(weights, calibration, device, dtype, provider, slots),
     }
     found: dict[str, Build] = {}
-    refused: list[CallerError] = []
+    refused: dict[str, CallerError] = {}
     for name in names:
         try:
             found[name] = makers[name]()
         except CallerError as error:
-            refused.append(error)
-            log.info("backend %s is not tried: %s", name, error)
+            refused[name] = error
     if not found:
-        raise refused[-1]
-    return found
+        raise refused[names[-1]]
+    return Candidates(found, {name: str(error) for name, error in refused.items()})
 
 
 def choose_backend(weights: Weights, calibration: Calibration, **options: object) -> Build:
@@ -95,7 +100,7 @@ def choose_backend(weights: Weights, calibration: Calibration, **options: object
     For options and errors see `candidates`.
     """
     found = candidates(weights, calibration, **options)  # type: ignore[arg-type]
-    return partial(fastest, found) if len(found) > 1 else next(iter(found.values()))
+    return partial(fastest, found.builds, found.passed_over)
 
 
 def _torch(

@@ -19,17 +19,24 @@ ROUNDS = 7
 
 
 def fastest(
-    builds: Mapping[str, Callable[[], StageBackend]], clock: Callable[[], float] = time.perf_counter
+    builds: Mapping[str, Callable[[], StageBackend]],
+    passed_over: Mapping[str, str],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> StageBackend:
     """Build all, run every stage in three sizes of batch by turns, keep what has the smallest geometric mean of times.
 
     Args:
-        builds: what builds each, by name; tried in this order.
+        builds: what builds each, by name; tried in this order, and not measured where there is only one.
+        passed_over: backends that cannot serve, and why, for the log.
         clock: seconds.
 
     Raises:
         DeviceError: none could be built.
     """
+    for name, why in passed_over.items():
+        log.info("auto: %s is not tried: %s", name, why)
+    if len(builds) == 1:
+        return next(iter(builds.values()))()
     backends: dict[str, StageBackend] = {}
     for name, build in builds.items():
         try:
@@ -39,6 +46,8 @@ def fastest(
             log.warning("backend %s cannot run here: %s", name, error)
     if not backends:
         raise failed
+    if len(backends) == 1:
+        return next(iter(backends.values()))
     seconds = measured(backends, clock)
     means = {name: float(np.exp(np.log(each).mean())) for name, each in seconds.items()}
     best = min(means, key=lambda name: means[name])

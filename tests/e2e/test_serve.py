@@ -211,7 +211,7 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
     ("options", "environment", "said"),
     [
         (["--policy", "best"], {}, "--policy: 'best' is no operating point; there are fast, balanced, accurate"),
-        (["--dtype", "int8"], {}, "'--dtype': "),
+        (["--dtype", "int4"], {}, "'--dtype': "),
         (["--max-batch", "0"], {}, "'--max-batch': "),
         ([], {"MSMLP_CAPACITY": "none"}, "MSMLP_CAPACITY: "),
         ([], {"MSMLP_PROT": "9000"}, "MSMLP_PROT: no such setting"),

@@ -95,9 +95,11 @@ def test_a_gpu_needs_its_own_build_of_onnx_runtime(
 def test_auto_tries_what_can_serve(exported_weights: Path, tiny_weights: Path) -> None:
     weights, plain = load_weights(exported_weights), load_weights(tiny_weights)
     calibration = load_calibration(weights)
-    assert list(candidates(weights, calibration)) == ["torch", "onnx"]
-    assert list(candidates(weights, calibration, dtype="bfloat16")) == ["torch"]
-    assert list(candidates(plain, load_calibration(plain))) == ["torch"]  # no graphs
+    assert list(candidates(weights, calibration).builds) == ["torch", "onnx"]
+    assert list(candidates(weights, calibration, dtype="bfloat16").builds) == ["torch"]
+    without_graphs = candidates(plain, load_calibration(plain))
+    assert list(without_graphs.builds) == ["torch"]
+    assert "holds no float32 ONNX graphs" in without_graphs.passed_over["onnx"]
     assert choose_backend(weights, calibration, capacity=8, max_batch=8, device="cpu")().name in ("torch", "onnx")
 
 

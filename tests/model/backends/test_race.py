@@ -39,7 +39,7 @@ def race(**times: tuple[float, float]) -> StageBackend:
     def maker(base: float, each: float) -> Callable[[], StageBackend]:
         return lambda: Timed(clock, base, each)
 
-    return fastest({name: maker(*each) for name, each in times.items()}, clock)
+    return fastest({name: maker(*each) for name, each in times.items()}, {}, clock)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,15 @@ def test_what_cannot_run_leaves_the_field_to_the_other(caplog: pytest.LogCapture
         raise DeviceError("no room")
 
     fake = FakeBackend(capacity=8, max_batch=8)
-    assert fastest({"a": broken, "b": lambda: fake}) is fake
+    assert fastest({"a": broken, "b": lambda: fake}, {}) is fake
     assert "backend a cannot run here: no room" in caplog.text
     with pytest.raises(DeviceError, match="no room"):
-        fastest({"a": broken, "b": broken})
+        fastest({"a": broken, "b": broken}, {})
+
+
+def test_one_alone_is_not_measured_and_the_log_says_why_it_is_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "msmlp.engine")
+    fake = FakeBackend(capacity=8, max_batch=8)
+    assert fastest({"torch": lambda: fake}, {"onnx": "no graphs"}) is fake
+    assert [record.getMessage() for record in caplog.records] == ["auto: onnx is not tried: no graphs"]
+    assert not fake.batches

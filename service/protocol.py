@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 import httptools
 from starlette.types import Scope
@@ -35,6 +35,25 @@ def departure(scope: Scope) -> Departure:
     """That of the connection on which a request came."""
     found: Departure = scope["state"]["msmlp_departure"]
     return found
+
+
+class _Pieces:
+    """What has come of a body, in the place of uvicorn's bytearray: pieces are put together once, one is not copied."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __iadd__(self, piece: bytes) -> Self:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return self
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._pieces)
 
 
 class _Ours:
@@ -128,6 +147,12 @@ class Protocol(_Ours, HttpToolsProtocol):
         """The parser has read a request's head."""
         super().on_headers_complete()
         self._place, self._head, self._head_size = _BODY, b"", 0  # where the next one begins in these bytes is unknown
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has read a piece of a request's body."""
+        if not self.cycle.body:  # uvicorn has handed on what was there, or nothing has come yet
+            self.cycle.body = _Pieces()  # type: ignore[assignment]
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The parser has read a request's end."""

@@ -72,10 +72,9 @@ def test_what_is_no_http_request_is_refused_as_the_documentation_says(served: Se
             received += chunk
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
-    assert b"text/plain" in head
-    assert body == b"Invalid HTTP request received."
+    assert b"content-type: application/problem+json" in head
     page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-    assert f"400, `text/plain`, `{body.decode()}`" in page
+    assert f"| 400 | `{json.loads(body)['code']}` |" in page
 
 
 def test_a_hundred_megapixels_are_refused_unread(served: Served) -> None:

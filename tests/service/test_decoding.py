@@ -1,9 +1,11 @@
 import asyncio
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from model.errors import ImageTooLargeError, UndecodableImageError
 from model.preprocess import load_image
@@ -44,21 +46,46 @@ def test_every_bad_image_is_named_by_its_place() -> None:
     assert str(caught.value).startswith("2 images, the first: not a readable image")
 
 
-def test_decoding_leaves_the_event_loop_free() -> None:
+def black(side: int) -> bytes:
+    """A file that is small whatever it decodes to."""
+    stream = io.BytesIO()
+    Image.new("1", (side, side)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("image", [encoded(noise(1, size=200)[0]), black(1000)], ids=["many bytes", "many pixels"])
+def test_decoding_what_is_large_leaves_the_event_loop_free(image: bytes) -> None:
     """While a decoder thread is busy, the loop answers: the thread waits for what only the loop can do."""
     loop_ran = threading.Event()
     pool = ThreadPoolExecutor(1)
     blocker = pool.submit(loop_ran.wait, 60)
 
     async def main() -> np.ndarray:
-        task = asyncio.create_task(decode_images([encoded(noise(1)[0])], 8, 10_000, pool))
+        task = asyncio.create_task(decode_images([image], 8, 1_000_000, pool))
         await asyncio.sleep(0)
+        assert not task.done()
         loop_ran.set()
         return await task
 
     assert asyncio.run(main()).shape == (1, 8, 8, 3)
     assert blocker.result()
     pool.shutdown()
+
+
+def test_one_small_image_waits_for_no_thread(cat_photo: bytes) -> None:
+    goes_on = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(goes_on.wait, 60)
+        try:
+            for image in (encoded(noise(1)[0]), encoded(load_image(cat_photo, 48))):
+                decoded = asyncio.run(decode_images([image], 32, 1_000_000, pool))
+                assert (decoded[0] == load_image(image, 32)).all()
+            for image, error in ((b"no picture", UndecodableImageError), (black(101), ImageTooLargeError)):
+                with pytest.raises(BadImagesError) as caught:
+                    asyncio.run(decode_images([image], 32, 10_000, pool))
+                assert [(index, type(each)) for index, each in caught.value.errors] == [(0, error)]
+        finally:
+            goes_on.set()
 
 
 def test_pixels_are_brought_to_size_as_their_file_would_be(cat_photo: bytes) -> None:

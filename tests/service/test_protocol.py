@@ -1,13 +1,16 @@
 """What comes over a socket that is no plain request: refused in our words, or read by the parser that knows it."""
 
+import asyncio
 import json
 import socket
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
-from service.protocol import MAX_HEAD
+from service.protocol import MAX_HEAD, Departure
+from service.routes.calls import while_connected
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.routes.test_errors import check_problem
 
@@ -111,3 +114,14 @@ def test_a_request_whose_body_is_the_next_packet(client: httpx.Client) -> None:
     first, second = exchange(client, post, b"abc" + LAST)
     assert (first.status_code, second.status_code) == (422, 200)
     assert json.loads(first.content)["code"] == "undecodable_image"
+
+
+def test_a_client_that_has_left_already_costs_no_work() -> None:
+    async def work() -> None:
+        raise AssertionError("it was begun")
+
+    left = Departure()
+    left.over = True
+    request = Request({"type": "http", "state": {"msmlp_departure": left}})
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(while_connected(request, work()))

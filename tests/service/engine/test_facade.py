@@ -163,6 +163,25 @@ def test_a_caller_cancelled_while_its_batch_runs() -> None:
     play(backend, scenario)
 
 
+def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            together = asyncio.gather(*(classify(engine, pictures(1, 1.0)) for _ in range(5)))
+            await asyncio.sleep(0)
+            assert engine.worker.load is not None
+            assert engine.worker.load.queued[0] == 0, "they wait for the turn's end"
+            await asyncio.sleep(0)
+            assert engine.worker.load.queued[0] == 5
+        await asyncio.gather(first, together)
+        assert backend.batches == [(0, 1), (0, 5)]
+
+    play(backend, scenario)
+
+
 def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Worker, message: Inbound) -> None:
         raise DeviceError("no places")

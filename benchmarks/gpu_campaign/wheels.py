@@ -14,7 +14,16 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 NEEDED = (
     *("numpy", "pillow", "pydantic", "safetensors", "torch", "typer"),
-    *("fastapi", "httpx", "prometheus-client", "pydantic-settings", "python-multipart", "uvicorn"),
+    *(
+        "fastapi",
+        "httptools",
+        "httpx",
+        "orjson",
+        "prometheus-client",
+        "pydantic-settings",
+        "python-multipart",
+        "uvicorn",
+    ),
     *("kornia", "matplotlib", "tqdm"),
 )
 """What training, evaluating and `bench engine` import: ours, without what only `msmlp export` and speed ask for."""

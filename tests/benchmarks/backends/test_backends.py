@@ -24,7 +24,7 @@ def outputs(*probabilities: list[list[float]]) -> Outputs:
 def test_images_that_leave_elsewhere_or_with_another_label_are_counted() -> None:
     early, late, unsure = [[0.9, 0.1], [0.6, 0.4]], [[0.6, 0.4], [0.1, 0.9]], [[0.79, 0.21], [0.3, 0.7]]
     other = [[0.81, 0.19], [0.3, 0.7]]
-    images = Split(np.zeros((3, 2, 2, 3), dtype=np.uint8), np.array([0, 1, 1]), ("", "", ""))
+    images = Split(np.zeros((3, 2, 2, 3), dtype=np.uint8), np.array([0, 1, 1]), np.zeros((3, 32), dtype=np.uint8))
     found = agreement({"a": outputs(early, late, unsure), "b": outputs(early, late, other)}, images, (0.8,))
     a, b = found["by_backend"]["a"], found["by_backend"]["b"]
     assert (a["other_exits"], a["other_labels"], a["largest_difference"], a["point_accuracy"]) == (0, 0, 0, 1)

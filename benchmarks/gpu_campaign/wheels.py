@@ -24,7 +24,6 @@ NEEDED = (
         "python-multipart",
         "uvicorn",
     ),
-    *("kornia", "matplotlib", "tqdm"),
 )
 """What training, evaluating and `bench engine` import: ours, without what only `msmlp export` and speed ask for."""
 

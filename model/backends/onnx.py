@@ -69,10 +69,9 @@ class OnnxBackend:
 
     @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
-        """Run stage `stage` over `slots`, padded to the bucket: on a CPU there is nothing to wait for later."""
-        bucket = bucket_of(self.buckets, len(slots))
-        part = part_of(bucket, self._crew.threads)
-        parts = -(-bucket // part)
+        """Run stage `stage` over `slots`, padded to whole parts: on a CPU there is nothing to wait for later."""
+        part = part_of(bucket_of(self.buckets, len(slots)), self._crew.threads)
+        parts = -(-len(slots) // part)
         rows = np.full((parts, part), self.capacity)
         rows.ravel()[: len(slots)] = slots
         score = np.empty((parts, part), dtype=np.float32)

@@ -9,15 +9,16 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-SMALLEST, LARGEST = 4, 8
+SMALL, LARGE = 4, 8
 """Images of a part: fewer cost more an image, as does a batch of 64 (docs/backends.md has the times)."""
+
+FEW = 4
+"""So many small parts at least may run beside each other; a batch of more images is cut into large ones."""
 
 
 def part_of(bucket: int, threads: int) -> int:
     """Images of every part of a bucket: all parts are alike, so that an image's place changes no bit."""
-    size = min(LARGEST, max(SMALLEST, -(-bucket // threads)))
-    parts = -(-bucket // size)
-    return -(-bucket // parts)
+    return min(bucket, SMALL if bucket <= SMALL * max(FEW, threads) else LARGE)
 
 
 class Crew:

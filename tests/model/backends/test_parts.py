@@ -4,16 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.backends.parts import LARGEST, SMALLEST, Crew, part_of
+from model.backends.parts import FEW, LARGE, SMALL, Crew, part_of
 
 
 @given(st.integers(1, 5000), st.integers(1, 64))
-def test_parts_are_alike_and_hold_the_bucket_with_little_padding(bucket: int, threads: int) -> None:
+def test_parts_are_small_and_no_smaller_than_they_need_be(bucket: int, threads: int) -> None:
     part = part_of(bucket, threads)
-    parts = -(-bucket // part)
-    assert 1 <= part <= LARGEST
-    assert part >= min(bucket, SMALLEST) / 2
-    assert 0 <= part * parts - bucket < parts
+    assert min(bucket, SMALL) <= part <= LARGE
+    if part < LARGE:
+        assert bucket <= SMALL * max(FEW, threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

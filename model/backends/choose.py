@@ -74,6 +74,8 @@ def candidates(
         OptionError: a backend that is not there, or a device, dtype or provider that it does not know.
         WeightsError: where only ONNX Runtime could serve, graphs that are missing, damaged or stale.
     """
+    if provider not in PROVIDERS:
+        raise OptionError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
     names = installed_backends(backend)
     if device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
@@ -89,8 +91,10 @@ def candidates(
             found[name] = makers[name]()
         except CallerError as error:
             refused[name] = error
+    if len(refused) == 1 and not found:
+        raise refused[names[0]]
     if not found:
-        raise refused[names[-1]]
+        raise OptionError("backend", "; ".join(f"{name}: {error}" for name, error in refused.items()))
     return Candidates(found, {name: str(error) for name, error in refused.items()})
 
 
@@ -127,8 +131,6 @@ def _onnx(
 ) -> Build:
     if dtype not in ("auto", *GRAPH_DTYPES):
         raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: auto, {', '.join(GRAPH_DTYPES)}")
-    if provider not in PROVIDERS:
-        raise OptionError("provider", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
     chosen = _provider(device, provider)
     if dtype == "auto":
         dtype = "float16" if chosen and has_graphs(weights.folder, "float16") else "float32"

@@ -67,7 +67,7 @@ class OnnxDeviceBackend:
         self._pool = SlotPool(capacity)
         self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
         self._graphs = slotted_stages(graphs)
-        self._sessions = [open_session(each.graph, provider) for each in self._graphs]
+        self._sessions = [open_session(each.graph, provider, dtype) for each in self._graphs]
         # By stage that writes them, and tensor.
         self._slabs = {
             (k, name): self._zeros((capacity + 1, *shape), kind)
@@ -90,19 +90,31 @@ class OnnxDeviceBackend:
     @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to the bucket, and wait for it."""
-        bucket = bucket_of(self.buckets, len(slots))
-        bound = self._bound.get((stage, bucket)) or self._bind(stage, bucket)
-        rows = np.full(bucket, self.capacity)
+        rows = np.full(bucket_of(self.buckets, len(slots)), self.capacity)
         rows[: len(slots)] = slots
+        try:
+            bound = self._run(stage, rows)
+        except Exception:
+            if not self._sessions[stage].captures:
+                raise
+            # What cannot be captured may only show in the first run.
+            graph = self._graphs[stage].graph
+            self._sessions[stage] = open_session(graph, self._provider, self.dtype, capture=False)
+            self._bound = {key: each for key, each in self._bound.items() if key[0] != stage}
+            bound = self._run(stage, rows)
+        # Copies: the same memory answers the next batch.
+        score, probabilities = bound.score.numpy()[: len(slots)], bound.probabilities.numpy()[: len(slots)]
+        return StageOutput(score.copy(), probabilities.copy())
+
+    def _run(self, stage: int, rows: Slots) -> _Bound:
+        bound = self._bound.get((stage, len(rows))) or self._bind(stage, len(rows))
         bound.rows.update_inplace(rows)
         bound.pixels.update_inplace(self._pixels[rows])
         options = onnxruntime.RunOptions()
         if self._sessions[stage].captures:
-            options.add_run_config_entry("gpu_graph_id", str(1 + self.buckets.index(bucket)))
+            options.add_run_config_entry("gpu_graph_id", str(len(rows)))
         self._sessions[stage].session.run_with_iobinding(bound.binding, options)
-        # Copies: the same memory answers the next batch.
-        score, probabilities = bound.score.numpy()[: len(slots)], bound.probabilities.numpy()[: len(slots)]
-        return StageOutput(score.copy(), probabilities.copy())
+        return bound
 
     def collect(self, handle: StageOutput) -> StageOutput:
         """The batch's answers."""

@@ -1,9 +1,12 @@
 """ONNX Runtime's execution providers: which there are, and sessions that really run on them."""
 
 import os
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.backends.memory import failures
 from model.errors import DeviceError
 
 # See onnx.py.
@@ -19,15 +22,29 @@ class Provider:
     device: str
     memory: str
     options: dict[str, str] = field(default_factory=dict)
-    capture: str | None = None
-    """The option that makes it replay a batch as one CUDA graph."""
+    halves: dict[str, str] = field(default_factory=dict)
+    """More options for float16 graphs."""
+    capture: dict[str, str] = field(default_factory=dict)
+    """Options that make it replay a batch as one CUDA graph."""
 
 
 CPU = Provider("CPUExecutionProvider", "cpu", "cpu")
 CUDA = Provider(
-    "CUDAExecutionProvider", "cuda:0", "cuda", {"arena_extend_strategy": "kSameAsRequested"}, "enable_cuda_graph"
+    "CUDAExecutionProvider",
+    "cuda:0",
+    "cuda",
+    # float32 means float32, as with torch.
+    options={"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
+    capture={"enable_cuda_graph": "1"},
 )
-TENSORRT = Provider("TensorrtExecutionProvider", "cuda:0", "cuda", {"trt_fp16_enable": "1"}, "trt_cuda_graph_enable")
+TENSORRT = Provider(
+    "TensorrtExecutionProvider",
+    "cuda:0",
+    "cuda",
+    # Its own scatter does not write in place; the CUDA provider, which comes after it, has one that does.
+    options={"trt_op_types_to_exclude": "ScatterND"},
+    halves={"trt_fp16_enable": "1"},
+)
 BY_NAME = {"cuda": CUDA, "tensorrt": TENSORRT}
 
 
@@ -44,27 +61,34 @@ def has_provider(provider: Provider) -> bool:
     return provider.name in onnxruntime.get_available_providers()
 
 
-def open_session(graph: bytes, provider: Provider) -> Session:
-    """A session of `graph` on `provider`, with CUDA graphs where ONNX Runtime allows them.
+def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, capture: bool = True) -> Session:
+    """A session of `graph` on `provider`, with CUDA graphs where ONNX Runtime allows them and `capture` asks for them.
 
     Raises:
         DeviceError: the provider cannot be loaded: ONNX Runtime would quietly run on the CPU.
     """
-    if provider.capture is not None:
-        try:
-            options = {**provider.options, provider.capture: "1"}
-            return Session(_open(graph, provider, options), captures=True)
-        except Exception as error:
-            # An operation that has no place in a CUDA graph; ONNX Runtime has no class of its own for that.
-            if "graph" not in str(error).lower():
-                raise
-    return Session(_open(graph, provider, provider.options), captures=False)
+    options = {**provider.options, **(provider.halves if dtype == "float16" else {})}
+    if capture and provider.capture:
+        # That an operation has no place in a CUDA graph is no class of error of its own.
+        with suppress(Exception):
+            return Session(_open(graph, provider, {**options, **provider.capture}), captures=True)
+    return Session(_open(graph, provider, options), captures=False)
 
 
+@failures()
 def _open(graph: bytes, provider: Provider, options: dict[str, str]) -> onnxruntime.InferenceSession:
     settings: Any = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1  # what little runs on the host
-    session = onnxruntime.InferenceSession(graph, settings, providers=[(provider.name, options)])
+    chain: list[Any] = [(provider.name, options)]
+    if provider is TENSORRT:
+        chain.append((CUDA.name, CUDA.options))
+    if provider.memory == "cuda" and has_provider(provider):
+        # The libraries that pip installs lie where the system does not look.
+        onnxruntime.preload_dlls()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not there, which is said below
+        # Without a fallback of its own, of which it would tell on stdout.
+        session = onnxruntime.InferenceSession(graph, settings, providers=chain, enable_fallback=0)
     if provider.name not in session.get_providers():
         raise DeviceError(
             f"ONNX Runtime could not load its {provider.name}: the driver or its libraries are missing or too old"

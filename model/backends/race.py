@@ -4,7 +4,8 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from model.backends.protocol import StageBackend
 from model.errors import DeviceError
 
 log = logging.getLogger("msmlp.engine")
+
+LARGEST = 64
+"""Of the batches that are run; what room there is for larger ones is for warm-up to find out."""
 
 ROUNDS = 7
 """Of each the shortest counts: what disturbs a run only ever adds."""
@@ -31,7 +35,7 @@ def fastest(
         clock: seconds.
 
     Raises:
-        DeviceError: none could be built.
+        DeviceError: none can run.
     """
     for name, why in passed_over.items():
         log.info("auto: %s is not tried: %s", name, why)
@@ -39,16 +43,12 @@ def fastest(
         return next(iter(builds.values()))()
     backends: dict[str, StageBackend] = {}
     for name, build in builds.items():
-        try:
+        # A library that does not load, a device that is too small: the other may serve all the same.
+        with _left_out_on_error(name):
             backends[name] = build()
-        except DeviceError as error:
-            failed = error
-            log.warning("backend %s cannot run here: %s", name, error)
-    if not backends:
-        raise failed
-    if len(backends) == 1:
-        return next(iter(backends.values()))
     seconds = measured(backends, clock)
+    if not seconds:
+        raise DeviceError(f"no backend can run here: {', '.join(builds)} failed, as the log says")
     means = {name: float(np.exp(np.log(each).mean())) for name, each in seconds.items()}
     best = min(means, key=lambda name: means[name])
     for name, mean in means.items():
@@ -61,17 +61,34 @@ def fastest(
 
 
 def measured(backends: Mapping[str, StageBackend], clock: Callable[[], float]) -> dict[str, NDArray[np.float64]]:
-    """The shortest seconds of every stage in batches of 1, of the largest bucket and of one between, a backend."""
-    largest = min(backend.buckets[-1] for backend in backends.values())
+    """The shortest seconds of every stage in batches of three sizes, 1 and LARGEST among them, a backend.
+
+    Without those that fail. One alone is not measured: what it has no room for, its warm-up finds out.
+    """
+    if len(backends) == 1:
+        return {name: np.ones((1, backend.stages)) for name, backend in backends.items()}
+    largest = min((LARGEST, *(backend.buckets[-1] for backend in backends.values())))
     sizes = sorted({1, max(1, largest // 8), largest})
     seconds = {name: np.full((len(sizes), backend.stages), np.inf) for name, backend in backends.items()}
     for number in range(ROUNDS + 1):
         for b, size in enumerate(sizes):
-            for name, backend in backends.items():
-                again = _through(backend, size, clock)
-                if number:  # the first run captures graphs and takes memory
+            for name in list(seconds):
+                again: list[float] = []
+                with _left_out_on_error(name):
+                    again = _through(backends[name], size, clock)
+                if not again:
+                    del seconds[name]
+                elif number:  # the first run captures graphs and takes memory
                     seconds[name][b] = np.minimum(seconds[name][b], again)
     return seconds
+
+
+@contextmanager
+def _left_out_on_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("auto: %s cannot run here: %s", name, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _through(backend: StageBackend, images: int, clock: Callable[[], float]) -> list[float]:

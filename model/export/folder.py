@@ -50,11 +50,13 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
     Raises:
         WeightsError: damaged or not calibrated, or a stage too large for one file.
         DeviceError: ONNX Runtime and torch disagree.
-        OptionError: a dtype that is not known, or int8 without data.
+        OptionError: a dtype that is not known, int8 without data, or data for another.
         DataError: other images than those held out when the weights were trained.
     """
     if dtype not in (*TOLERANCES, "int8"):
         raise OptionError("dtype", f"{dtype!r} is not one of {', '.join((*TOLERANCES, 'int8'))}")
+    if dtype != "int8" and data is not None:
+        raise OptionError("data", f"{dtype} graphs need no images; --data is for --dtype int8")
     if dtype == "int8" and data is None:
         raise OptionError("data", "int8 needs validation images for its ranges: --data PATH")
     weights = load_weights(folder)

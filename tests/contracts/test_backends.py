@@ -131,7 +131,7 @@ def lowered(
     @functools.cache
     def make(dtype: str) -> Path:
         folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / dtype))
-        export(folder, dtype, digits_folder)
+        export(folder, dtype, digits_folder if dtype == "int8" else None)
         return folder
 
     return make

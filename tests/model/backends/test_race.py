@@ -71,9 +71,22 @@ def test_what_cannot_run_leaves_the_field_to_the_other(caplog: pytest.LogCapture
 
     fake = FakeBackend(capacity=8, max_batch=8)
     assert fastest({"a": broken, "b": lambda: fake}, {}) is fake
-    assert "backend a cannot run here: no room" in caplog.text
-    with pytest.raises(DeviceError, match="no room"):
+    assert "auto: a cannot run here: no room" in caplog.text
+    with pytest.raises(DeviceError, match="no backend can run here: a, b failed"):
         fastest({"a": broken, "b": broken}, {})
+
+
+def test_so_does_one_that_fails_while_it_is_measured(caplog: pytest.LogCaptureFixture) -> None:
+    class Small(FakeBackend):
+        def launch(self, stage: int, slots: Any) -> Any:
+            if len(slots) > 8:
+                raise MemoryError("no room for that many")
+            return super().launch(stage, slots)
+
+    fake = FakeBackend(capacity=64, max_batch=64)
+    builds = {"a": lambda: Small(capacity=64, max_batch=64), "b": lambda: fake}
+    assert fastest(builds, {}) is fake
+    assert "auto: a cannot run here: no room for that many" in caplog.text
 
 
 def test_one_alone_is_not_measured_and_the_log_says_why_it_is_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -245,3 +245,8 @@ def test_eight_bits_are_measured_on_the_images_held_out(one_stage: Path, digits_
 def test_what_cannot_be_exported_is_said(copied: Path, dtype: str, said: str) -> None:
     with pytest.raises(OptionError, match=re.escape(said)):
         export(copied, dtype)
+
+
+def test_data_that_nothing_would_read_is_refused(copied: Path, digits_folder: Path) -> None:
+    with pytest.raises(OptionError, match="data: float16 graphs need no images"):
+        export(copied, "float16", digits_folder)

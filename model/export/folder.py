@@ -4,6 +4,7 @@ float32 and float16 graphs are compared with torch on random images. int8 graphs
 their accuracy is measured beside float32's, on the validation images that also set their ranges.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from model.backends.onnx import OnnxBackend
 from model.backends.torch import TorchBackend
 from model.calibration.held_out import validation_images
 from model.datasets import Split, load_dataset
-from model.errors import DeviceError, OptionError
+from model.errors import DeviceError, OptionError, WeightsError
 from model.export.quantize import Ranges
 from model.export.trace import OPSET, serialized, traced
 from model.graph_stage import GraphStage
 from model.offline import run_every_exit
 from model.served import served_stages
 from model.weights import Calibration, Weights, load_calibration, load_weights
-from model.weights.graphs import Origin, graph_name, origin, write_graphs
+from model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 """How far a score or probability may be from torch's in float32."""
@@ -64,7 +65,7 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
     made_from = origin(weights, calibration)
     if dtype == "int8" and data is not None:
         images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size))
-        graphs, validation = _int8(weights, made_from, images)
+        graphs, validation = _int8(weights, calibration, made_from, images)
         said: list[dict[str, Any]] = [{} for _ in graphs]
     else:
         graphs, validation = _graphs(weights, made_from, getattr(torch, dtype)), None
@@ -120,8 +121,13 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
     return [float(each) for each in largest]
 
 
-def _int8(weights: Weights, made_from: Origin, images: Split) -> tuple[list[bytes], dict[str, Any]]:
-    exact = _graphs(weights, made_from, torch.float32)
+def _int8(
+    weights: Weights, calibration: Calibration, made_from: Origin, images: Split
+) -> tuple[list[bytes], dict[str, Any]]:
+    try:
+        exact: Sequence[bytes] = load_graphs(weights, calibration)
+    except WeightsError:  # none yet, or stale
+        exact = _graphs(weights, made_from, torch.float32)
     # Spread over the set, which may be sorted by class.
     ranges, graphs = Ranges(images.pixels[:: max(1, len(images) // RANGE_IMAGES)]), []
     for k, model in enumerate(_traces(weights, made_from, torch.float32, quantizable=True)):
@@ -134,7 +140,7 @@ def _int8(weights: Weights, made_from: Origin, images: Split) -> tuple[list[byte
     }
 
 
-def _accuracy(weights: Weights, graphs: list[bytes], dtype: str, images: Split) -> list[float]:
+def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
     backend = OnnxBackend(weights.manifest.cascade, graphs, dtype=dtype, capacity=256, max_batch=256)
     right: NDArray[np.bool_] = run_every_exit(backend, images.pixels).predictions == images.labels[:, None]
     return [float(share) for share in right.mean(axis=0)]

@@ -39,11 +39,12 @@ def test_the_documents_fields_are_the_contracts(
     document: dict[str, Any], tiny_weights: Path, cifar10_folder: Path
 ) -> None:
     contract = {"weights", "data", "split", "images", "device", "exits", "operating_points"}
-    assert set(document) == contract | {"dtype", "exit_policy"}
+    assert set(document) == contract | {"backend", "dtype", "exit_policy"}
     assert document["weights"] == str(tiny_weights)
     assert document["data"] == str(cifar10_folder)
     assert (document["split"], document["images"], document["device"]) == ("test", 150, "cpu")
-    assert (document["dtype"], document["exit_policy"]) == ("float32", "max-probability")
+    assert (document["backend"], document["dtype"]) == ("torch", "float32")
+    assert document["exit_policy"] == "max-probability"
     assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece"}] * 3
     fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share"}
     assert all(set(point) == fields for point in document["operating_points"])
@@ -140,7 +141,7 @@ def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: P
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
     with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")
-    with pytest.raises(OptionError, match="'int8' is not one of auto, float32, bfloat16"):
+    with pytest.raises(OptionError, match="int8 is not for the torch backend; allowed: auto, float32, bfloat16"):
         evaluate(tiny_weights, cifar10_folder, "test", "cpu", "int8")
     with pytest.raises(DataError, match="nowhere"):
         evaluate(tiny_weights, tmp_path / "nowhere", "test", "cpu")

@@ -12,8 +12,8 @@ from service.errors import STATUS, BadImagesError, MalformedBodyError, problem
 
 
 def leaves(kind: type[MsmlpError]) -> Iterator[type[MsmlpError]]:
-    """What a server can raise; `msmlp` stands above it, with errors of its own."""
-    below = [each for each in kind.__subclasses__() if not each.__module__.startswith("msmlp")]
+    """What a server can raise; `msmlp` and the benchmarks stand above it, with errors of their own."""
+    below = [each for each in kind.__subclasses__() if each.__module__.partition(".")[0] in ("model", "service")]
     if not below or kind is DeviceError:  # raised itself too
         yield kind
     for each in below:

@@ -13,8 +13,11 @@ import grpc
 from service.errors import BodyTooLargeError, MalformedBodyError, OverloadedError
 from service.memory import Memory
 
+TURN_SECONDS = 30
+"""How long a call may wait for its turn."""
+
 ARRIVAL_SECONDS = 30
-"""How long a call's message may take, its turn included: a slow client keeps others waiting."""
+"""How long its message may take then: a slow client keeps others waiting."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -35,15 +38,26 @@ class Intake:
         Raises:
             MalformedBodyError, BodyTooLargeError, OverloadedError
         """
+        await self._turn()
         try:
-            async with asyncio.timeout(ARRIVAL_SECONDS), self._turns:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
                 content = await context.read()
         except TimeoutError:
             raise MalformedBodyError(f"the message has not come within {ARRIVAL_SECONDS} s") from None
+        finally:
+            self._turns.release()
         if not isinstance(content, bytes):  # gRPC has refused the call by itself, or the client has sent nothing
             raise BodyTooLargeError(f"there is no message, or it has more than {self._max_bytes} bytes")
         with self._memory.holding(len(content)):
             yield content
+
+    async def _turn(self) -> None:
+        """Wait for one of the turns, which is to be released; OverloadedError where none becomes free."""
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise OverloadedError(f"{self._most} calls wait for their message, no more may") from None
 
     @contextmanager
     def stream(self) -> Iterator[None]:

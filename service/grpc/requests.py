@@ -7,7 +7,10 @@ import numpy as np
 
 from service.errors import MalformedBodyError
 from service.oip.request import Data, Inference, Limits, take_apart
-from service.oip.schema import InputTensor, parse_document
+from service.oip.schema import MAX_TENSORS, InputTensor, parse_document
+
+MAX_PARAMETERS = 64
+"""Far more than there are options."""
 
 
 def read_inference(message: Any, limits: Limits) -> Inference:
@@ -16,6 +19,7 @@ def read_inference(message: Any, limits: Limits) -> Inference:
     Raises:
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError
     """
+    _check_counts(message)
     request = parse_document(
         {
             "id": message.id or None,
@@ -25,6 +29,19 @@ def read_inference(message: Any, limits: Limits) -> Inference:
         }
     )
     return take_apart(request, lambda tensor: _data(tensor, message), limits)
+
+
+def _check_counts(message: Any) -> None:
+    """Before anything is made of them: an empty tensor is two bytes on the wire."""
+    for name, sent in (
+        ("inputs", message.inputs),
+        ("outputs", message.outputs),
+        ("parameters", message.parameters),
+        *(("parameters", tensor.parameters) for tensor in message.outputs[:MAX_TENSORS]),
+    ):
+        most = MAX_PARAMETERS if name == "parameters" else MAX_TENSORS
+        if len(sent) > most:
+            raise MalformedBodyError(f"{name}: {len(sent)} were sent, at most {most} are allowed")
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:

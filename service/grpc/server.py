@@ -18,6 +18,9 @@ log = logging.getLogger("msmlp.grpc")
 GRACE_SECONDS = 30
 """How long an ending server waits for calls in flight, as HTTP's does."""
 
+LARGEST = 2**31 - 1
+"""Bytes of a message that gRPC can count."""
+
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second server on the port would take half of the calls
     # gRPC would find out how much a connection could carry, and let every call that waits for its turn send as much.
@@ -29,7 +32,7 @@ OPTIONS = (
 async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     """Serves inside; at the end, what is in flight is answered first."""
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
-    server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", max_bytes)])
+    server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
     intake, ending = Intake(service.memory, max_bytes), asyncio.Event()
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import MalformedBodyError
 
+MAX_TENSORS = 16
+"""Inputs or outputs of one request that are looked at; there are fewer, but whoever sends one too many is told so."""
+
 Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -53,8 +56,8 @@ class InferenceRequest(_Part):
 
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    inputs: list[InputTensor]
-    outputs: list[OutputTensor] | None = None
+    inputs: list[InputTensor] = Field(max_length=MAX_TENSORS, fail_fast=True)
+    outputs: list[OutputTensor] | None = Field(default=None, max_length=MAX_TENSORS, fail_fast=True)
 
 
 def parse_json(content: bytes) -> InferenceRequest:

@@ -47,6 +47,8 @@ def split_bytes(raw: memoryview, count: int) -> list[bytes]:
     elements: list[bytes] = []
     at = 0
     while at < len(raw):
+        if len(elements) == count:  # however many more there are, nobody waits until they are counted
+            raise MalformedBodyError(f"image: more than the {count} elements of the shape were sent")
         start = at + _PREFIX.size
         if start > len(raw):
             raise MalformedBodyError(f"image: element {len(elements)} has no whole length of 4 bytes before it")

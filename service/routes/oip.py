@@ -128,10 +128,11 @@ async def _read(request: Request, service: Service) -> Inference:
         plain = decompress(content, headers.get("content-encoding", ""), max_bytes)
         return read_inference(plain, headers.get(HEADER_LENGTH), limits(service))
 
-    # What comes after the JSON costs nothing: pixels stay where they are.
+    # What comes after the JSON costs nothing where it is pixels, which stay where they are.
     length = headers.get(HEADER_LENGTH, "")
     text = int(length) if length.isdecimal() and len(length) < 8 else len(content)
-    small = text <= SLICE and "content-encoding" not in headers
+    small = text <= SLICE and (len(content) <= SLICE or b'"pixels"' in content[:text])
+    small = small and "content-encoding" not in headers
     return take_apart() if small else await asyncio.to_thread(take_apart)
 
 

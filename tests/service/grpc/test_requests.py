@@ -1,6 +1,7 @@
 """ModelInferRequests, taken apart without a server."""
 
 import contextlib
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,27 @@ def read(message: Any) -> Inference:
 
 def without(tensor: dict[str, Any], *names: str, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**tensor, **changes}.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (ModelInferRequest(inputs=[{}] * 50_000), "inputs: 50000 were sent, at most 16 are allowed"),
+        (request(outputs=[{"name": "label"}] * 17), "outputs: 17 were sent, at most 16 are allowed"),
+        (
+            request(parameters={str(n): InferParameter(bool_param=True) for n in range(65)}),
+            "parameters: 65 were sent, at most 64 are allowed",
+        ),
+    ],
+)
+def test_too_many_of_anything_are_counted_and_not_made(message: Any, said: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedBodyError, match=said):
+            read(message)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_files_in_contents_and_raw() -> None:

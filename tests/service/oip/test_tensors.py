@@ -63,7 +63,7 @@ def test_any_bytes_are_elements_or_refused(raw: bytes, count: int) -> None:
         (b"\x05\x00\x00", 1, "no whole length of 4 bytes"),
         (struct.pack("<I", 2**32 - 1) + b"abc", 1, "element 0 claims 4294967295 bytes, 3 are left"),
         (join_bytes([b"a"]) + struct.pack("<I", 1), 2, "element 1 claims 1 bytes, 0 are left"),
-        (join_bytes([b"a", b"b"]), 1, "2 elements were sent, the shape has 1"),
+        (join_bytes([b"a", b"b"]), 1, "more than the 1 elements of the shape were sent"),
         (join_bytes([b"a"]), 3, "1 elements were sent, the shape has 3"),
         (b"", 1, "0 elements were sent, the shape has 1"),
     ],
@@ -71,6 +71,13 @@ def test_any_bytes_are_elements_or_refused(raw: bytes, count: int) -> None:
 def test_lengths_that_lie(raw: bytes, count: int, said: str) -> None:
     with pytest.raises(MalformedBodyError, match=said):
         split_bytes(memoryview(raw), count)
+
+
+def test_nobody_waits_until_all_the_elements_too_many_are_counted() -> None:
+    """A length that lies, after those of the shape, is never come to."""
+    raw = join_bytes([b"", b""]) + struct.pack("<I", 99)
+    with pytest.raises(MalformedBodyError, match="more than the 1 elements of the shape were sent"):
+        split_bytes(memoryview(raw), 1)
 
 
 @pytest.mark.parametrize("size", [0, 11, 13])

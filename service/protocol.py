@@ -1,9 +1,11 @@
-"""HTTP/1.1 as uvicorn reads it with httptools, less what would not be ours: its words, and no limit on a head.
+"""HTTP/1.1 as uvicorn reads it with httptools, less what would not be ours: its words, and no limit on what is held.
 
-Heads that httptools refuses are read again by h11, which uvicorn brings along: it knows every method and every target,
-so that what comes of them is the application's answer. It is too slow for everything else.
+Heads that httptools refuses are read again by h11, which uvicorn brings along: it knows every method, every target and
+the body behind a wish for another protocol, so that what comes of them is the application's answer. It is too slow for
+everything else.
 """
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable
@@ -12,13 +14,19 @@ from typing import Any, Self
 
 import httptools
 from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_TYPE, problem_document
 
 MAX_HEAD = 2**16
-"""Bytes of a request's line and headers; httptools alone would collect them without end."""
+"""Bytes of a request's line and headers, or of what follows its body; httptools alone would collect without end."""
+
+MAX_WAITING = 64
+"""Requests that wait on one connection for the answers before theirs; a packet can hold thousands."""
+
+NO_HTTP = "this is not HTTP/1.1"
 
 _BETWEEN, _HEAD, _BODY = range(3)
 
@@ -56,11 +64,25 @@ class _Pieces:
         return b"".join(self._pieces)
 
 
+class _Flow(FlowControl):
+    """Reads no further while something that was read waits for its turn, whoever asks for more."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, if nothing waits."""
+        if not self._waiting():
+            super().resume_reading()
+
+
 class _Ours:
     """What both parsers' connections have: a departure, and a refusal in the words of all other errors."""
 
     app_state: dict[str, Any]
     transport: Any
+    detail = NO_HTTP
 
     def connection_made(self, transport: Any) -> None:
         self._departure = Departure()
@@ -75,7 +97,7 @@ class _Ours:
 
     def send_400_response(self, msg: str) -> None:
         request_id, status = uuid.uuid4().hex, HTTPStatus.BAD_REQUEST
-        body = json.dumps(problem_document(status, "bad_request", "this is not HTTP/1.1", request_id)).encode()
+        body = json.dumps(problem_document(status, "bad_request", self.detail, request_id)).encode()
         lines = (
             f"HTTP/1.1 {status} {status.phrase}",
             f"content-type: {PROBLEM_TYPE}",
@@ -90,6 +112,16 @@ class _Ours:
 class _Patient(_Ours, H11Protocol):
     """A connection on which httptools has refused a head."""
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what came; never within an answer, which is cut short instead."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # the application waits for a body that will not come
+        else:
+            super().send_400_response(msg)
+
+    def _should_upgrade(self) -> bool:
+        return False  # and nothing in the log for it
+
 
 class Protocol(_Ours, HttpToolsProtocol):
     """A connection."""
@@ -98,58 +130,104 @@ class Protocol(_Ours, HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._place = _BETWEEN
         self._head: bytes | bytearray = b""  # of the request being read, where it is known where that began
-        self._head_size = 0
+        self._unclaimed = 0  # bytes that came since the last head or piece of a body
+        self._refusing = False  # as soon as what came before is answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._unset_keepalive_if_required()
+        if self._refusing:
+            if self._head:  # what was on its way when reading was paused comes behind it
+                self._head = bytes(self._head) + data
+            return
         if self._place == _BETWEEN:
-            self._head, self._head_size = data, len(data)
-        elif self._place == _HEAD:
-            self._head_size += len(data)
-            if self._head:
-                self._head = bytearray(self._head) if isinstance(self._head, bytes) else self._head
-                self._head += data
+            self._head, self._unclaimed = data, 0
+        elif self._head:
+            self._head = bytearray(self._head) if isinstance(self._head, bytes) else self._head
+            self._head += data
+        self._unclaimed += len(data)
         try:
-            self._feed(data)
+            self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse()
             return
-        if self._place == _HEAD and self._head_size > MAX_HEAD:
-            self.send_400_response("")
-
-    def _feed(self, data: bytes) -> None:
-        while data:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as wish:
-                # A wish for another protocol is a request like any other, and so is what comes after it.
-                data = data[wish.args[0] :]
+        if self._place != _BETWEEN and self._unclaimed > MAX_HEAD:
+            self._head = b""
+            self._refuse()
 
     def _refuse(self) -> None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if not self._head or answering:
+        """Nothing more is read by httptools: at once, or when all requests before have their answers."""
+        behind = self._place != _BODY  # else it is the newest request itself that is broken
+        if self.cycle is None or self.cycle.response_complete:
+            self._hand_over()
+        elif self.cycle.response_started and not (behind or self.pipeline):
+            self.transport.close()  # the application waits for a body that will not come
+        elif behind or self.pipeline:
+            self._refusing = True
+            self.flow.pause_reading()
+            if self.pipeline and not behind:
+                self.pipeline.popleft()
+        else:
+            self.send_400_response("")
+
+    def _hand_over(self) -> None:
+        if not self._head:
             self.send_400_response("")
             return
+        self._refusing = False
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
         patient = _Patient(self.config, self.server_state, self.app_state, self.loop)
         self.connections.discard(self)
         self.transport.set_protocol(patient)
         patient.connection_made(self.transport)
         patient.data_received(bytes(self._head))
 
+    def on_response_complete(self) -> None:
+        """The application has answered."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._refusing and not self.transport.is_closing():
+            self._hand_over()
+
     def on_message_begin(self) -> None:
         """The parser has seen a request's first byte."""
         self._place = _HEAD
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser has read a header, or a trailer: that would pose as a header of a request that waits."""
+        if self._place == _HEAD:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The parser has read a request's head."""
+        if self.parser.should_upgrade():
+            # A wish for another protocol is a request like any other, but httptools would end it here, bodiless.
+            raise httptools.HttpParserError
+        self._check_head()
         super().on_headers_complete()
-        self._place, self._head, self._head_size = _BODY, b"", 0  # where the next one begins in these bytes is unknown
+        self._place, self._head, self._unclaimed = _BODY, b"", 0  # where the next begins in these bytes is unknown
+
+    def _check_head(self) -> None:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            self.detail = f"a request has one Host header, this one has {hosts or 'none'}"
+        elif len(self.pipeline) == MAX_WAITING:
+            self.detail = f"at most {MAX_WAITING} requests may wait on one connection for the answers before theirs"
+        else:
+            return
+        self._head = b""
+        raise httptools.HttpParserError
 
     def on_body(self, body: bytes) -> None:
         """The parser has read a piece of a request's body."""
+        self._unclaimed = 0
         if not self.cycle.body:  # uvicorn has handed on what was there, or nothing has come yet
             self.cycle.body = _Pieces()  # type: ignore[assignment]
         super().on_body(body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ from service.engine.seam import BackendFactory, Handle
 from service.engine.throughput import Throughput
 from service.engine.worker import Worker
 from service.errors import EngineDownError, OverloadedError, StartingError
+
+log = logging.getLogger("msmlp.engine")
 
 DOWN = "the engine is down"
 """All a client is told; the log knows why."""
@@ -214,7 +217,10 @@ class Engine:
                 self._admission.enter(len(message.pixels))
             try:
                 self.worker.put(message)
-            except MsmlpError as error:
+            except Exception as error:  # whatever it is, the messages behind it are others'
+                if not isinstance(error, MsmlpError):
+                    log.exception("a message could not be handed to the engine")
+                    error = EngineDownError(DOWN)
                 if isinstance(message, Submit) and message.request in self._pending:
                     self._pending[message.request].fail(error)
 

@@ -17,7 +17,7 @@ from model.exits import Reason
 from service.engine import facade
 from service.engine.brownout import LEVELS
 from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Terms
+from service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
 from service.engine.result import Result
 from service.engine.throughput import Throughput
 from service.engine.worker import Worker
@@ -126,6 +126,27 @@ def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
         assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
 
     play(backend, scenario)
+
+
+def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: Engine) -> None:
+        put = engine.worker.put
+
+        def put_but_no_two(message: Inbound) -> None:
+            if isinstance(message, Submit) and len(message.pixels) == 2:
+                raise OSError("secret: no space left on device")
+            put(message)
+
+        monkeypatch.setattr(engine.worker, "put", put_but_no_two)
+        calls = [asyncio.create_task(classify(engine, pictures(n, 1.0))) for n in (1, 2, 3)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            first, failed, last = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(first, Result)
+        assert isinstance(last, Result)
+        assert isinstance(failed, EngineDownError)
+        assert "secret" not in str(failed)
+
+    play(FakeBackend(), scenario)
 
 
 def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:

@@ -22,7 +22,8 @@ each works.
 
 ## A stage
 
-Milliseconds a batch, with gather, scatter and answers on the host.
+Milliseconds a batch, with gather, scatter and answers on the host. torch leaves one core to the web side, as its
+threads wait for each other; the parts of ONNX Runtime's batches take all cores.
 """
 
 

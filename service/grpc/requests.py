@@ -7,7 +7,7 @@ import numpy as np
 
 from service.errors import MalformedBodyError
 from service.oip.request import Data, Inference, Limits, take_apart
-from service.oip.schema import MAX_TENSORS, InputTensor, parse_document
+from service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_document
 
 MAX_PARAMETERS = 64
 """Far more than there are options."""
@@ -24,7 +24,10 @@ def read_inference(message: Any, limits: Limits) -> Inference:
         {
             "id": message.id or None,
             "parameters": _values(message.parameters),
-            "inputs": [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in message.inputs],
+            "inputs": [
+                {"name": t.name, "datatype": t.datatype, "shape": list(t.shape[: MAX_DIMENSIONS + 1])}
+                for t in message.inputs
+            ],
             "outputs": [{"name": t.name, "parameters": _values(t.parameters)} for t in message.outputs],
         }
     )

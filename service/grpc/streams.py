@@ -11,6 +11,7 @@ import numpy as np
 
 from model.errors import MsmlpError
 from service.answers import REASONS
+from service.errors import OverloadedError
 from service.grpc.calls import accounted, count, unhurried
 from service.grpc.inferences import Question, answer, understood
 from service.grpc.intake import Context, Intake
@@ -22,6 +23,9 @@ from service.oip_service import answer_head, answer_tensors
 from service.state import Service
 
 METHOD = "ModelStreamInfer"
+
+IDLE_SECONDS = 60
+"""How long a stream may have nothing to do: it holds one of the few places there are for streams."""
 
 AT_ONCE = 64
 """Requests of one stream that are worked on at the same time; the next is read when one has been answered."""
@@ -58,30 +62,51 @@ class _Stream:
     def __init__(self, service: Service, intake: Intake, context: Context) -> None:
         self._service, self._intake, self._context = service, intake, context
         self._writing = asyncio.Lock()
+        self._newest: asyncio.Task[None] | None = None  # whose end is that of all before it
+        self._busy_until = time.monotonic()
+        self._idle_too_long = False
 
     async def serve(self, ending: asyncio.Event) -> None:
-        """Answer every request; all at once, but what has one answer is answered in the order of the requests."""
+        """Answer every request; all at once, but what has one answer is answered in the order of the requests.
+
+        Raises:
+            OverloadedError: nothing was asked for IDLE_SECONDS.
+        """
         free = asyncio.Semaphore(AT_ONCE)
         ended = asyncio.create_task(ending.wait())
-        before: asyncio.Task[None] | None = None
+
+        def done(_: "asyncio.Task[None]") -> None:
+            self._busy_until = time.monotonic()
+            free.release()
+
         try:
             async with asyncio.TaskGroup() as group:
                 while (content := await self._next(ended)) is not None:
                     await free.acquire()
-                    before = group.create_task(self._serve(_Request(content, time.monotonic()), before))
-                    before.add_done_callback(lambda _: free.release())
+                    request = _Request(content, time.monotonic())
+                    self._newest = group.create_task(self._serve(request, self._newest))
+                    self._newest.add_done_callback(done)
         finally:
             ended.cancel()
+        if self._idle_too_long:
+            raise OverloadedError(f"nothing came for {IDLE_SECONDS} s; open a stream when there is something to ask")
 
     async def _next(self, ended: "asyncio.Task[Any]") -> bytes | None:
-        """The next request; None when the client has sent its last, or the server ends."""
+        """The next request; None when the client has sent its last, the stream is idle too long, or the server ends."""
         reading = asyncio.ensure_future(self._context.read())
         try:
-            await asyncio.wait([reading, ended], return_when=asyncio.FIRST_COMPLETED)
+            while not (reading.done() or ended.done()) and (idle := self._idle_seconds()) < IDLE_SECONDS:
+                await asyncio.wait([reading, ended], timeout=IDLE_SECONDS - idle, return_when=asyncio.FIRST_COMPLETED)
+            self._idle_too_long = not (reading.done() or ended.done())
             content = reading.result() if reading.done() else None
         finally:
             reading.cancel()
         return content if isinstance(content, bytes) else None
+
+    def _idle_seconds(self) -> float:
+        """How long nothing has been under way."""
+        busy = self._newest is not None and not self._newest.done()
+        return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
         answered = await accounted(self._service.metrics, METHOD, request.arrival, self._answer(request))

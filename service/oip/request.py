@@ -58,7 +58,8 @@ def take_apart(request: InferenceRequest, data_of: Callable[[InputTensor], Data]
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
     """
     tensor = _only_input(request)
-    images = _IMAGES[tensor.name](tensor, data_of(tensor), limits)
+    # The data is looked for only where shape and limits allow it.
+    images = _IMAGES[tensor.name](tensor, lambda: data_of(tensor), limits)
     return Inference(images, _outputs(request), _options(request.parameters or {}), request.id)
 
 
@@ -74,7 +75,7 @@ def _only_input(request: InferenceRequest) -> InputTensor:
     return tensor
 
 
-def _pixels(tensor: InputTensor, data: Data, limits: Limits) -> NDArray[np.uint8]:
+def _pixels(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> NDArray[np.uint8]:
     shape = tensor.shape
     if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
         raise MalformedBodyError(f"pixels: the shape {shape} is not [images, height, width, 3]")
@@ -83,18 +84,19 @@ def _pixels(tensor: InputTensor, data: Data, limits: Limits) -> NDArray[np.uint8
     if height * width > limits.max_pixels:
         error = f"image is {width}x{height} = {height * width} pixels, the limit is {limits.max_pixels}"
         raise BadImagesError([(index, ImageTooLargeError(error)) for index in range(shape[0])])
+    data = find()
     return pixels_from_bytes(data, shape) if isinstance(data, memoryview) else pixels_from_numbers(data, shape)
 
 
-def _files(tensor: InputTensor, data: Data, limits: Limits) -> list[bytes]:
+def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> list[bytes]:
     if len(tensor.shape) != 1:
         raise MalformedBodyError(f"image: the shape {tensor.shape} is not [images]")
     _check_images(tensor.shape[0], limits)
-    count = tensor.shape[0]
+    data, count = find(), tensor.shape[0]
     return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
 
 
-_IMAGES: dict[str, Callable[[InputTensor, Data, Limits], list[bytes] | NDArray[np.uint8]]] = {
+_IMAGES: dict[str, Callable[[InputTensor, Callable[[], Data], Limits], list[bytes] | NDArray[np.uint8]]] = {
     "pixels": _pixels,
     "image": _files,
 }

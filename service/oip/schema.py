@@ -9,6 +9,8 @@ from service.errors import MalformedBodyError
 MAX_TENSORS = 16
 """Inputs or outputs of one request that are looked at; there are fewer, but whoever sends one too many is told so."""
 
+MAX_DIMENSIONS = 8
+
 Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -27,7 +29,7 @@ class InputTensor(_Part):
 
     name: str
     datatype: str
-    shape: list[Size] = Field(max_length=8)
+    shape: list[Size] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
     parameters: InputParameters | None = None
     data: list[Any] | None = None
 

@@ -1,12 +1,15 @@
 """ModelStreamInfer over a real socket, with a device that is held or sets the pace."""
 
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
+from service.grpc import streams
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
@@ -49,6 +52,27 @@ def test_every_request_is_answered_and_errors_end_nothing(serve: Serve) -> None:
         assert all(values(response)["triton_final_response"] for response in found)
         assert column(found[2].infer_response, "class_id") == [3]
         assert served.rows("ModelStreamInfer") == {"200", "400", "404"}
+
+
+def test_an_idle_stream_makes_room_and_a_busy_one_is_not_idle(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "IDLE_SECONDS", 1)
+    # One stream at a time.
+    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served:
+        requests = Requests(infer_request(ONE, "a"))
+        with served.backend.gate.held():
+            answers = served.call.stream(iter(requests))
+            time.sleep(1.5)  # longer than it may be idle
+        assert next(answers).infer_response.id == "a"
+        requests.send(infer_request(ONE, "b"))
+        assert next(answers).infer_response.id == "b"
+        with pytest.raises(grpc.RpcError) as raised:
+            next(answers)
+        error: Any = raised.value
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "nothing came for 1 s; open a stream when there is something to ask"
+        requests.send(None)
+        [again] = served.call.stream(iter([infer_request(ONE, "c")]))
+        assert again.infer_response.id == "c"
 
 
 def test_every_exit_of_every_image_as_it_lands(serve: Serve) -> None:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from model.errors import MsmlpError, OptionError
 from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
 from service.oip.body import read_inference
 from service.oip.model import OUTPUTS
-from service.oip.request import Inference, Limits, Wanted
+from service.oip.request import Inference, Limits, Wanted, take_apart
+from service.oip.schema import parse_json
 from service.oip.tensors import join_bytes
 
 LIMITS = Limits(max_images=8, max_pixels=1000)
@@ -68,6 +70,43 @@ def test_the_whole_body_is_one_image() -> None:
 def test_any_body_under_any_header_is_read_or_refused(body: bytes, header: str | None) -> None:
     with contextlib.suppress(MsmlpError):
         read_inference(body, header, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"inputs": [{}] * 50_000}, "inputs.0.name: Field required"),
+        ({"inputs": [image_tensor(b"x")] * 17}, "inputs: List should have at most 16 items"),
+        (request(outputs=[{}] * 50_000), "outputs.0.name: Field required"),
+        (request(image_tensor(b"x", shape=[{}] * 50_000)), "inputs.0.shape.0: Input should be a valid integer"),
+    ],
+)
+def test_the_first_fault_of_thousands_is_enough(document: Any, said: str) -> None:
+    """Each fault collected would be a thousand bytes of memory."""
+    text = json.dumps(document).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedBodyError, match=said):
+            read_inference(text, None, LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text) + 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        pixel_tensor([9, 1, 1, 3], parameters={"binary_data_size": 1}),
+        pixel_tensor([1, 1, 1, 4], parameters={"binary_data_size": 1}),
+        image_tensor(shape=[9], data=None, parameters={"binary_data_size": 1}),
+    ],
+)
+def test_data_is_not_looked_for_where_shape_or_limits_refuse_it(tensor: dict[str, Any]) -> None:
+    def find(_: object) -> Any:
+        raise AssertionError("it was looked for")
+
+    with pytest.raises((MalformedBodyError, TooManyImagesError)):
+        take_apart(parse_json(json.dumps(request(tensor)).encode()), find, LIMITS)
 
 
 @given(st.data())

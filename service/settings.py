@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "thread", "process"] = Field(
         default="auto",
         description="Where the stages run: in a thread of the server, or in a process of their own that is started "
-        "anew when it dies; auto: a process where torch may serve or there is a GPU, else a thread.",
+        "anew when it dies; auto: a process where torch can serve or there is a GPU, else a thread.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int | None = Field(

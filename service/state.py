@@ -1,6 +1,6 @@
 """Everything a running service holds; built once, handed to the routes through the app's state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from typing import Any
 
 from fastapi import Request
 
-from model.backends.choose import choose_backend, installed_backends
+from model.backends.choose import Candidates, candidates
 from model.backends.gpu import gpu_present
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
 from service.engine.process.supervisor import ProcessWorker
-from service.engine.seam import SHADOW_SLOTS, BackendFactory, Handle
+from service.engine.seam import SHADOW_SLOTS, Handle
 from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
 from service.memory import Memory
@@ -96,7 +96,7 @@ class Service:
         return {**document, "default_policy": self.policy.default}
 
 
-def pick_engine(settings: Settings) -> str:
+def pick_engine(settings: Settings, backends: Collection[str]) -> str:
     """`auto` takes a process where torch or a GPU may serve, and a thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
@@ -105,13 +105,13 @@ def pick_engine(settings: Settings) -> str:
     if settings.engine != "auto":
         return settings.engine
     gpu = settings.device != "cpu" and gpu_present()
-    return "process" if gpu or "torch" in installed_backends(settings.backend) else "thread"
+    return "process" if gpu or "torch" in backends else "thread"
 
 
-def build_service(settings: Settings, choose: Callable[..., BackendFactory] = choose_backend) -> Service:
+def build_service(settings: Settings, choose: Callable[..., Candidates] = candidates) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
 
-    `choose` says what builds the backend; `msmlp bench http` gives one that computes nothing.
+    `choose` says what can be the backend; `msmlp bench http` gives one that computes nothing.
 
     Raises:
         CallerError: weights or settings that do not fit.
@@ -124,7 +124,7 @@ def build_service(settings: Settings, choose: Callable[..., BackendFactory] = ch
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
-    build = choose(
+    found = choose(
         weights,
         calibration,
         backend=settings.backend,
@@ -136,11 +136,11 @@ def build_service(settings: Settings, choose: Callable[..., BackendFactory] = ch
         max_batch=settings.max_batch,
     )
     worker: Callable[..., Handle] = Worker
-    if pick_engine(settings) == "process":
+    if pick_engine(settings, found.builds) == "process":
         size, places = manifest.cascade.image_size, 2 * settings.max_images
         worker = partial(ProcessWorker, stages=stages, size=size, places=places)
     engine = Engine(
-        build,
+        found.build,
         capacity=settings.capacity,
         observe=metrics.observe,
         max_wait_seconds=settings.max_wait_ms / 1e3,

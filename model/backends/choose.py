@@ -2,7 +2,7 @@
 built."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 
@@ -40,7 +40,12 @@ class Candidates:
     """What can serve, by backend, and why others that were asked for cannot."""
 
     builds: dict[str, Build]
-    passed_over: dict[str, str]
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def build(self) -> Build:
+        """What builds the one that is faster here, measured when it is called; it can be pickled."""
+        return partial(fastest, self.builds, self.passed_over)
 
 
 def candidates(
@@ -99,12 +104,8 @@ def candidates(
 
 
 def choose_backend(weights: Weights, calibration: Calibration, **options: object) -> Build:
-    """What builds the backend: of several candidates the one that is faster here, measured when it is called.
-
-    For options and errors see `candidates`.
-    """
-    found = candidates(weights, calibration, **options)  # type: ignore[arg-type]
-    return partial(fastest, found.builds, found.passed_over)
+    """What builds the backend that serves; for options and errors see `candidates`."""
+    return candidates(weights, calibration, **options).build  # type: ignore[arg-type]
 
 
 def _torch(

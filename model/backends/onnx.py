@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.backends.memory import failures
+from model.backends.onnx_slots import OnnxSlots, features_dtype
 from model.backends.parts import Crew, part_of
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
-from model.backends.slots import SlotPool
+from model.backends.protocol import Slots, StageOutput, bucket_of
 from model.config import CascadeConfig
 
 # Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
@@ -17,10 +17,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 
-class OnnxBackend:
-    """Exported stages (model/export). One row more than the capacity: padding reads and writes there."""
+class OnnxBackend(OnnxSlots):
+    """Exported stages (model/export)."""
 
-    name, device, in_flight = "onnx", "cpu", 1
+    device = "cpu"
 
     def __init__(
         self,
@@ -42,9 +42,7 @@ class OnnxBackend:
             max_batch: the largest batch.
             threads: that run parts of a batch; without it as many as the process has cores.
         """
-        self.dtype = dtype
-        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
-        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        super().__init__(cascade, dtype, capacity, max_batch)
         self._crew = Crew(threads)
         self._sessions = [_session(graph) for graph in graphs]
         names = [{each.name for each in session.get_inputs()} for session in self._sessions]
@@ -53,19 +51,10 @@ class OnnxBackend:
         self._previous = [
             np.zeros((capacity + 1 if reads else 0, self.classes), dtype=np.float32) for reads in self._reads_previous
         ]
-        self._pool = SlotPool(capacity)
-        self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
         self._features = [
             np.zeros((capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(dtype))
             for k, stage in enumerate(cascade.stages[:-1])
         ]
-
-    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → slots [n]."""
-        check_pixels(pixels, self.size)
-        with self._pool.taking(len(pixels)) as slots:
-            self._pixels[slots] = pixels
-        return slots
 
     @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
@@ -97,19 +86,6 @@ class OnnxBackend:
             if self._reads_previous[stage + 1]:
                 self._previous[stage + 1][rows] = probabilities
         return probabilities, score
-
-    def collect(self, handle: StageOutput) -> StageOutput:
-        """The batch's answers."""
-        return handle
-
-    def release(self, slots: Slots) -> None:
-        """Give slots back."""
-        self._pool.give(slots)
-
-
-def features_dtype(dtype: str) -> type[np.floating]:
-    """What features are kept in: int8 graphs have 8 bits only inside."""
-    return np.float16 if dtype == "float16" else np.float32
 
 
 def _session(graph: bytes) -> onnxruntime.InferenceSession:

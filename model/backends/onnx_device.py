@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.backends.memory import failures
-from model.backends.onnx import features_dtype
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from model.backends.onnx_slots import OnnxSlots, features_dtype
+from model.backends.protocol import Slots, StageOutput, bucket_of
 from model.backends.providers import Provider, open_session
-from model.backends.slots import SlotPool
 from model.backends.slotted import ROWS, slotted_stages
 from model.config import CascadeConfig
 
@@ -36,10 +34,8 @@ class _Bound:
     probabilities: Any
 
 
-class OnnxDeviceBackend:
-    """Exported stages on a device. One row more than the capacity: padding reads and writes there."""
-
-    name, in_flight = "onnx", 1
+class OnnxDeviceBackend(OnnxSlots):
+    """Exported stages on a device."""
 
     def __init__(
         self,
@@ -61,11 +57,8 @@ class OnnxDeviceBackend:
             capacity: slots.
             max_batch: the largest batch.
         """
-        self.dtype, self.device, self._provider = dtype, provider.device, provider
-        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
-        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
-        self._pool = SlotPool(capacity)
-        self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
+        super().__init__(cascade, dtype, capacity, max_batch)
+        self.device, self._provider = provider.device, provider
         self._graphs = slotted_stages(graphs)
         self._sessions = [open_session(each.graph, provider, dtype) for each in self._graphs]
         # By stage that writes them, and tensor.
@@ -79,13 +72,6 @@ class OnnxDeviceBackend:
             if name in self._graphs[k].writes
         }
         self._bound: dict[tuple[int, int], _Bound] = {}
-
-    def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → slots [n]."""
-        check_pixels(pixels, self.size)
-        with self._pool.taking(len(pixels)) as slots:
-            self._pixels[slots] = pixels
-        return slots
 
     @failures()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
@@ -115,14 +101,6 @@ class OnnxDeviceBackend:
             options.add_run_config_entry("gpu_graph_id", str(len(rows)))
         self._sessions[stage].session.run_with_iobinding(bound.binding, options)
         return bound
-
-    def collect(self, handle: StageOutput) -> StageOutput:
-        """The batch's answers."""
-        return handle
-
-    def release(self, slots: Slots) -> None:
-        """Give slots back."""
-        self._pool.give(slots)
 
     def _bind(self, stage: int, bucket: int) -> _Bound:
         binding, graph = self._sessions[stage].session.io_binding(), self._graphs[stage]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from model.backends.choose import Candidates
 from model.backends.protocol import Slots, StageOutput, buckets_up_to
 from model.backends.slots import SlotPool
 from model.weights import Calibration, Weights
 from model.weights.calibration import TABLE
-from service.engine.seam import BackendFactory
 from service.server import serve
 from service.settings import load_settings
 from service.state import build_service
@@ -75,10 +75,10 @@ def choose_null(
     reserve: int = 0,
     max_batch: int = 64,
     **_: Any,
-) -> BackendFactory:
-    """In the place of `choose_backend`."""
+) -> Candidates:
+    """In the place of `candidates`."""
     manifest = weights.manifest
-    return partial(
+    build = partial(
         NullBackend,
         load_file(weights.folder / TABLE)["scores"],
         classes=len(manifest.classes),
@@ -86,6 +86,7 @@ def choose_null(
         capacity=(capacity or CAPACITY) + reserve,
         max_batch=max_batch,
     )
+    return Candidates({"null": build})
 
 
 def main(arguments: list[str]) -> None:

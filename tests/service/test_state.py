@@ -5,8 +5,9 @@ import pytest
 from model.backends.memory import slot_bytes
 from model.weights import load_weights
 from service.engine.seam import SHADOW_SLOTS
+from service.engine.worker import Worker
 from service.settings import Settings
-from service.state import build_service
+from service.state import build_service, pick_engine
 from tests.fakes import pictures
 from tests.servers import encoded, fake_backend, fake_service, serving
 
@@ -41,3 +42,22 @@ def test_no_request_has_more_images_than_there_are_places(tiny_weights: Path) ->
         for count, status in ((3, 200), (4, 413)):
             files = [("images", image)] * count
             assert client.post("/classify", files=files).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("settings", "backends", "engine"),
+    [
+        ({}, ["onnx"], "thread"),
+        ({}, ["torch", "onnx"], "process"),
+        ({"engine": "process"}, ["onnx"], "process"),
+        ({"engine": "thread"}, ["torch"], "thread"),
+    ],
+)
+def test_the_engine_is_a_process_where_torch_can_serve(
+    settings: dict[str, str], backends: list[str], engine: str
+) -> None:
+    assert pick_engine(Settings(**{"device": "cpu", **settings}), backends) == engine
+
+
+def test_where_only_graphs_fit_it_is_a_thread_though_torch_is_installed() -> None:
+    assert isinstance(build_service(Settings(device="cpu", dtype="int8")).engine.worker, Worker)

@@ -13,7 +13,7 @@ from tests.servers import encoded, serving
 
 def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Path) -> None:
     weights = load_weights(tiny_weights)
-    backend = choose_null(weights, load_calibration(weights), capacity=8, max_batch=4)()
+    backend = choose_null(weights, load_calibration(weights), capacity=8, max_batch=4).build()
     pixels = np.zeros((3, backend.size, backend.size, 3), dtype=np.uint8)
     first, second = backend.admit(pixels), backend.admit(pixels)
     of_both = [

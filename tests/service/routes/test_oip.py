@@ -17,6 +17,8 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from service.body import SLICE
+from service.oip.body import read_inference
 from service.oip.model import OUTPUTS
 from service.state import Service
 from tests.fakes import picture, pictures
@@ -373,3 +375,23 @@ def test_metrics_name_few_routes(client: httpx.Client) -> None:
     assert 'route="/v2/models/{name}",status="404"' in text
     assert "/v2/x" not in text
     assert "/v2/models/a" not in text
+
+
+@pytest.mark.parametrize("form", ["pixels", "files"])
+def test_what_costs_time_to_take_apart_keeps_nobody_waiting(
+    caller: triton.InferenceServerClient, digits: Any, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Pixels stay where they are, however many; files are copied one by one."""
+    threads: list[str] = []
+
+    def spied(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return read_inference(*arguments)
+
+    monkeypatch.setattr("service.routes.oip.read_inference", spied)
+    files = [encoded(pixels) + bytes(SLICE) for pixels in digits.test[:2]]
+    tensor = image_input(files) if form == "files" else pixel_input(digits.test[:64])
+    caller.infer("msmlp", [tensor])
+    [thread] = threads
+    # asyncio.to_thread's threads have such names; the loop's own is the server's.
+    assert thread.startswith("asyncio_") == (form == "files")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from model.errors import MsmlpError
 from service.answers import Inquiry
 from service.engine.result import Result
 from service.errors import UnknownModelError
@@ -33,6 +34,15 @@ def statistics(service: Service, name: str) -> dict[str, Any]:
     """What was served since the start."""
     batches = int(service.metrics.registry.get_sample_value("msmlp_stage_batch_size_count", {"stage": "1"}) or 0)
     return {"model_stats": [service.statistics.document(name, service.facts.model["version"], batches)]}
+
+
+def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, Any]]:
+    """The one model there is, in Triton's form; not while it is not ready, where only such are asked for."""
+    try:
+        service.check_ready()
+    except MsmlpError as error:
+        return [] if ready_only else [{**service.facts.model, "state": "UNAVAILABLE", "reason": str(error)}]
+    return [{**service.facts.model, "state": "READY"}]
 
 
 def limits(service: Service) -> Limits:

@@ -14,7 +14,7 @@ from service.grpc.intake import Context, Intake
 from service.grpc.messages import METHODS, Method, parse
 from service.grpc.refusals import Refusal, refuse
 from service.oip.model import server_metadata
-from service.oip_service import check_model, configuration, metadata, statistics
+from service.oip_service import check_model, configuration, metadata, repository_index, statistics
 from service.state import Service
 
 Answer = Callable[[Service, bytes, float], Awaitable[Any]]
@@ -85,9 +85,7 @@ def _statistics(service: Service, request: Any) -> dict[str, Any]:
 
 
 def _repository_index(service: Service, request: Any) -> dict[str, Any]:
-    ready = _ready(service)
-    model = {**service.facts.model, "state": "READY" if ready else "UNAVAILABLE"}
-    return {"models": [model] if ready or not request.ready else []}
+    return {"models": repository_index(service, ready_only=request.ready)}
 
 
 _SAID: dict[str, Callable[[Service, Any], dict[str, Any]]] = {

@@ -3,7 +3,7 @@
 import re
 
 _MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(/ready|/config|/stats|/infer)?")
-_SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats")
+_SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index")
 
 
 def is_oip(path: str) -> bool:

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over REST, under `/v2`."""
 
 import asyncio
+import json
 import re
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from model.errors import OptionError
 from service.body import SLICE, read_content
 from service.engine.facade import DOWN
-from service.errors import EngineDownError
+from service.errors import EngineDownError, MalformedBodyError
 from service.inference import Call, Outcome, run
 from service.oip.body import read_inference
 from service.oip.compression import decompress
@@ -24,6 +25,7 @@ from service.oip_service import (
     configuration,
     limits,
     metadata,
+    repository_index,
     statistics,
 )
 from service.options import parse_options
@@ -66,6 +68,20 @@ async def ready(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are served now."""
     service.check_ready()
     return {"live": True, "ready": True}
+
+
+@router.post("/repository/index")
+async def index(request: Request, service: ServiceDep) -> list[dict[str, Any]]:
+    """The models there are; `{"ready": true}` asks for those that answer requests now."""
+    content = await read_content(request, SLICE)
+    try:
+        wanted = json.loads(bytes(content) or b"{}")
+        ready_only = wanted.get("ready", False)
+    except (ValueError, RecursionError, AttributeError):
+        raise MalformedBodyError("the body is no JSON object; allowed: none, or with ready, true or false") from None
+    if not isinstance(ready_only, bool):
+        raise MalformedBodyError("ready is neither true nor false; allowed: true, false")
+    return repository_index(service, ready_only=ready_only)
 
 
 @router.get("/models/stats")

@@ -24,8 +24,13 @@ def test_every_part_is_done_once(threads: int) -> None:
 
 def test_parts_run_beside_each_other() -> None:
     """Each waits for the other, which one thread alone could not do."""
-    meeting = threading.Barrier(2, timeout=60)
-    Crew(2).run(lambda number: meeting.wait() and None, 2)
+    meeting, met = threading.Barrier(2, timeout=60), set[int]()
+
+    def work(_: int) -> None:
+        met.add(meeting.wait())
+
+    Crew(2).run(work, 2)
+    assert met == {0, 1}
 
 
 @pytest.mark.parametrize("threads", [1, 3])

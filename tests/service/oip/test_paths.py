@@ -11,6 +11,7 @@ LABELS = {
     "/v2/health/live",
     "/v2/health/ready",
     "/v2/models/stats",
+    "/v2/repository/index",
     *(f"/v2/models/{{name}}{action}" for action in ("", "/ready", "/config", "/stats", "/infer")),
 }
 

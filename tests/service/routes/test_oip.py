@@ -329,7 +329,7 @@ def test_unknown_models_and_versions(client: httpx.Client, path: str) -> None:
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:
     check_error(client.get("/v2/"), 404)
-    check_error(client.post("/v2/repository/index"), 404)
+    check_error(client.post("/v2/repository/models/msmlp/load"), 404)
     check_error(client.get(INFER), 405)
 
 
@@ -395,3 +395,12 @@ def test_what_costs_time_to_take_apart_keeps_nobody_waiting(
     [thread] = threads
     # asyncio.to_thread's threads have such names; the loop's own is the server's.
     assert thread.startswith("asyncio_") == (form == "files")
+
+
+def test_the_index_of_the_repository(client: httpx.Client, caller: triton.InferenceServerClient) -> None:
+    model = client.get("/model").json()
+    [entry] = caller.get_model_repository_index()
+    assert entry == {"name": model["name"], "version": model["version"], "state": "READY"}
+    assert client.post("/v2/repository/index", json={"ready": True}).json() == [entry]
+    for body in (b"[]", b"{", b'{"ready": 1}'):
+        check_error(client.post("/v2/repository/index", content=body), 400)

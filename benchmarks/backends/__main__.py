@@ -1,6 +1,6 @@
 """torch against ONNX Runtime on this machine's CPU, in one run.
 
-python -m benchmarks.backends --data .data/cifar-10-batches-py --json > docs/results/backends.json
+python -m benchmarks.backends --data .data/cifar-10-batches-py > docs/results/backends.json
 python -m benchmarks.backends.page > benchmarks/backends.md
 """
 
@@ -74,7 +74,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="its test images are used")
     parser.add_argument("--rounds", type=int, default=25, help="interleaved; medians are reported")
     parser.add_argument("--starts", type=int, default=3, help="of each service")
-    parser.add_argument("--json", action="store_true", help="the only form there is; for the sake of the others")
     return parser.parse_args()
 
 

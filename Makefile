@@ -18,7 +18,7 @@ $(SERVE): pyproject.toml setup.py service/grpc/inference.proto scripts/install.s
 	@touch $@
 
 $(DEV): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
-	scripts/install.sh $(EXTRA) serve,grpc,train,dev
+	scripts/install.sh $(EXTRA) serve,grpc,telemetry,train,dev
 	@touch $@ $(SERVE)
 
 serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"

@@ -1,14 +1,21 @@
 """Prometheus metrics: section 5 of the contract."""
 
 import math
-import time
 from collections import Counter as Counts
 from collections import deque
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
@@ -16,9 +23,8 @@ from service.engine.facade import Engine
 from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from service.engine.policy import Policy
 from service.engine.result import Result
-from service.engine.seam import Handle
+from service.gauges import Gauges
 from service.histogram import Histograms
-from service.options import RequestOptions
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -38,12 +44,17 @@ disable_created_metrics()
 
 
 class Metrics:
-    """One registry a service; label values come from the code, never from a client."""
+    """One registry a service, of a cascade whose exits cost `gflops`, cumulative [K].
 
-    def __init__(self, stages: int, name: str, version: str) -> None:
+    Label values come from the code, never from a client.
+    """
+
+    def __init__(self, gflops: Sequence[float], name: str, version: str) -> None:
         self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        self._gauges = Gauges(r, gflops)
         self._name, self._version = name, version
-        self._stages = stages
+        self._stages = stages = len(gflops)
         self._shadows: dict[int, deque[bool]] = {}
         self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
         exits = range(1, stages + 1)
@@ -69,19 +80,11 @@ class Metrics:
         self.batch_size = Histogram(
             "msmlp_stage_batch_size", "Images in a batch, padding not counted.", ["stage"], registry=r, buckets=SIZES
         )
-        self.queued = Gauge("msmlp_queue_images", "Images waiting for a stage.", ["stage"], registry=r)
-        self.oldest = Gauge("msmlp_oldest_wait_seconds", "The longest present wait for a stage.", ["stage"], registry=r)
-        self.inflight = Gauge("msmlp_inflight_images", "Images admitted and not yet answered.", registry=r)
-        self.capacity = Gauge("msmlp_capacity_images", "Images that may be in flight.", registry=r)
         self.confidence = Histograms(
             "msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES, registry=r
         )
         self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
         self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
-        self.threshold = Gauge(
-            "msmlp_effective_threshold", "The default policy's threshold, brown-out included.", ["exit"], registry=r
-        )
-        self.brownout = Gauge("msmlp_brownout_level", "0 none ... 8 the cheapest operating point.", registry=r)
         self.shed = Counter(
             "msmlp_shed",
             "Not admitted: images for want of places or of time, requests for want of memory.",
@@ -104,15 +107,6 @@ class Metrics:
             registry=r,
             buckets=MARGINS,
         )
-        self.prediction_margin = Gauge(
-            "msmlp_prediction_margin_ratio",
-            "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it.",
-            registry=r,
-        )
-        self.throughput = Gauge(
-            "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
-        )
-        self.engine_up = Gauge("msmlp_engine_up", "1 while the engine takes images.", registry=r)
         self.restarts = Counter(
             "msmlp_engine_restarts", "Times that the engine's process had died and was started anew.", registry=r
         )
@@ -128,6 +122,8 @@ class Metrics:
                 self.images.labels(exit, reason)
             for by_stage in (self.compute_seconds, self.batch_size):
                 by_stage.labels(exit)
+            if exit < self._stages:
+                self.agreement.labels(exit).set(math.nan)
         self.images.labels(NO_EXIT, "expired")
         for reason in ("capacity", "wait", "memory"):
             self.shed.labels(reason)
@@ -138,19 +134,7 @@ class Metrics:
 
     def watch(self, engine: Engine, policy: Policy) -> None:
         """Tie the gauges to what they show; read when scraped."""
-        self.capacity.set_function(lambda: engine.capacity)
-        self.inflight.set_function(lambda: engine.inflight)
-        self.throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
-        self.engine_up.set_function(lambda: float(engine.up))
-        self.brownout.set_function(lambda: engine.brownout_level)
-        worker = engine.worker
-        self.prediction_margin.set_function(lambda: worker.load.prediction_margin if worker.load else math.nan)
-        for k in range(self._stages):
-            self.queued.labels(k + 1).set_function(partial(_queued, worker, k))
-            self.oldest.labels(k + 1).set_function(partial(_age, worker, k))
-        for k in range(self._stages - 1):
-            self.threshold.labels(k + 1).set_function(partial(_threshold, engine, policy, k))
-            self.agreement.labels(k + 1).set(math.nan)
+        self._gauges.watch(engine, policy)
 
     def observe(self, message: Outbound) -> None:
         """What the engine says of itself and its batches."""
@@ -222,18 +206,3 @@ def _outcome(reason: int, landed: float, deadline: float) -> str:
     if landed > deadline:
         return "late"
     return "cut_short" if reason == Reason.DEADLINE else "met"
-
-
-def _threshold(engine: Engine, policy: Policy, exit: int) -> float:
-    return float(policy.plan(RequestOptions(), engine.brownout_level).thresholds[exit])
-
-
-def _queued(worker: Handle, stage: int) -> float:
-    load = worker.load
-    return 0.0 if load is None else float(load.queued[stage])
-
-
-def _age(worker: Handle, stage: int) -> float:
-    load = worker.load
-    since = math.inf if load is None else load.oldest[stage]
-    return max(0.0, time.monotonic() - since) if math.isfinite(since) else 0.0

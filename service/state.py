@@ -120,7 +120,7 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
     calibration = load_calibration(weights)
     manifest = weights.manifest
     stages = len(manifest.cascade.stages)
-    metrics = Metrics(stages, manifest.name, model_version(weights, calibration))
+    metrics = Metrics(manifest.gflops_cumulative, manifest.name, model_version(weights, calibration))
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.

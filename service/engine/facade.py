@@ -132,6 +132,12 @@ class Engine:
         """The brown-out level now, 0 to `brownout.LEVELS`."""
         return self._brownout.level
 
+    @property
+    def backlog_seconds(self) -> float:
+        """Predicted seconds of device time until all that is in flight is answered."""
+        load = self.worker.load
+        return 0.0 if load is None else self._admission.backlog(load)
+
     def admit(self, images: int, *, degraded: bool = False) -> None:
         """Take `images` permits, which `release` gives back; `degraded` when brown-out chose what they will cost.
 

@@ -155,6 +155,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "oldest_wait_seconds": ("gauge", ("stage",)),
     "inflight_images": ("gauge", ()),
     "capacity_images": ("gauge", ()),
+    "backlog_seconds": ("gauge", ()),
+    "exit_gflops": ("gauge", ("exit",)),
     "confidence": ("histogram", ("exit",)),
     "gflops_total": ("counter", ()),
     "gflops_saved_total": ("counter", ()),
@@ -434,7 +436,7 @@ def check_labels(samples: Samples, service: Service) -> None:
 
 
 def test_restarts_of_the_engines_process_are_counted() -> None:
-    metrics = Metrics(3, "a name", "a version")
+    metrics = Metrics((0.1, 0.2, 0.3), "a name", "a version")
     metrics.observe(Died("killed", restarting=True))
     metrics.observe(Died("killed", restarting=True))
     metrics.observe(Died("stopped"))

@@ -1,11 +1,13 @@
-"""What is read when it is scraped: the engine's state, and facts of the model."""
+"""What is read when it is scraped: the engine's state and work, and facts of the model."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from service.engine.facade import Engine
 from service.engine.policy import Policy
@@ -40,6 +42,8 @@ class Gauges:
         self._throughput = Gauge(
             "msmlp_throughput_images_per_second", "Images answered a second, last seconds.", registry=r
         )
+        self._work = _Work()
+        r.register(self._work)
         self._engine_up = Gauge("msmlp_engine_up", "1 while the engine takes images.", registry=r)
         cost = Gauge("msmlp_exit_gflops", "GFLOPs of an image that leaves at an exit.", ["exit"], registry=r)
         for exit, spent in enumerate(gflops, start=1):
@@ -47,19 +51,32 @@ class Gauges:
 
     def watch(self, engine: Engine, policy: Policy) -> None:
         """Show this engine, and the thresholds of this policy."""
+        worker = engine.worker
         self._capacity.set_function(lambda: engine.capacity)
         self._inflight.set_function(lambda: engine.inflight)
         self._backlog.set_function(lambda: engine.backlog_seconds)
+        self._work.seconds = lambda: worker.load.work_seconds if worker.load else 0.0
         self._throughput.set_function(lambda: engine.throughput.per_second(time.monotonic()))
         self._engine_up.set_function(lambda: float(engine.up))
         self._brownout.set_function(lambda: engine.brownout_level)
-        worker = engine.worker
         self._prediction_margin.set_function(lambda: worker.load.prediction_margin if worker.load else math.nan)
         for k in range(self._stages):
             self._queued.labels(k + 1).set_function(partial(_queued, worker, k))
             self._oldest.labels(k + 1).set_function(partial(_age, worker, k))
         for k in range(self._stages - 1):
             self._threshold.labels(k + 1).set_function(partial(_effective_threshold, engine, policy, k))
+
+
+class _Work(Collector):
+    """A counter that is read, not counted here; it begins anew with the engine."""
+
+    def __init__(self) -> None:
+        self.seconds: Callable[[], float] = lambda: 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape reads."""
+        text = "Device time that what was run takes in full batches; a second of it is the share of the device in use."
+        yield CounterMetricFamily("msmlp_work_seconds", text, self.seconds())
 
 
 def _effective_threshold(engine: Engine, policy: Policy, exit: int) -> float:

@@ -29,6 +29,24 @@ def test_the_backlog_is_predicted_while_a_request_is_held(tiny_weights: Path) ->
         wait_until(lambda: value(client, "msmlp_backlog_seconds") == 0)
 
 
+def test_work_is_what_full_batches_would_have_taken(tiny_weights: Path) -> None:
+    backend = fake_backend()
+    service = fake_service(tiny_weights, lambda: backend)
+    files = [("images", encoded(picture(0.1, 0.2, 0.3, size=32)))] * 4
+    with serving(service) as client:
+        assert value(client, "msmlp_work_seconds_total") == 0
+        grown = []
+        for _ in range(2):
+            before = value(client, "msmlp_work_seconds_total")
+            assert client.post("/classify", files=files, params={"thresholds": "1,1"}).status_code == 200
+            wait_until(lambda: value(client, "msmlp_backlog_seconds") == 0)
+            grown.append(value(client, "msmlp_work_seconds_total") - before)
+        load = service.engine.worker.load
+        assert load is not None
+        assert value(client, "msmlp_work_seconds_total") == load.work_seconds
+    assert min(grown) > 0
+
+
 def test_every_exit_has_its_price(tiny_weights: Path) -> None:
     service = fake_service(tiny_weights, fake_backend)
     with serving(service) as client:

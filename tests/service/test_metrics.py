@@ -156,6 +156,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "inflight_images": ("gauge", ()),
     "capacity_images": ("gauge", ()),
     "backlog_seconds": ("gauge", ()),
+    "work_seconds_total": ("counter", ()),
     "exit_gflops": ("gauge", ("exit",)),
     "confidence": ("histogram", ("exit",)),
     "gflops_total": ("counter", ()),

@@ -156,6 +156,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
 
 def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
     service.metrics.answered(result, service.facts.gflops, call.arrival, prepared.terms.deadline)
+    service.metrics.gflops_expected.inc(len(result.index) * prepared.inquiry.plan.expected_gflops)
 
 
 def _refuse_expired(result: Result, call: Call) -> None:

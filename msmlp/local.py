@@ -16,9 +16,10 @@ from msmlp.answer import Answer, StreamLine
 from msmlp.errors import ServiceError
 from msmlp.images import Images, read_images
 from msmlp.options import Options, as_text
+from service.account import Account
 from service.engine.messages import Died, Outbound, Ready
 from service.errors import RetryableError, TooManyImagesError, problem
-from service.inference import Answered, Call, classify, stream
+from service.inference import Call, classify, stream
 from service.options import parse_options
 from service.settings import load_settings
 from service.state import Service, build_service
@@ -72,7 +73,7 @@ class Model:
         """
         request = _Request(images, request_id, as_text(options))
         with request.errors():
-            return Answer(self._run(self._answered(request)).document)
+            return Answer(self._run(self._answered(request)))
 
     __call__ = classify
 
@@ -132,7 +133,7 @@ class Model:
         finally:
             future.cancel()
 
-    async def _answered(self, request: "_Request") -> Answered:
+    async def _answered(self, request: "_Request") -> dict[str, Any]:
         return await classify(self._service, request.call(self._service))
 
     async def _landing(self, request: "_Request") -> AsyncGenerator[dict[str, Any], None]:
@@ -177,7 +178,7 @@ class _Request:
         count, most = len(self._images), service.max_images
         if count > most:
             raise TooManyImagesError(f"{count} images in one request, at most {most} are allowed")
-        return Call(self._images, parse_options(self._options), self._id, arrival)
+        return Call(self._images, parse_options(self._options), Account(self._id, arrival))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from service.openapi import DESCRIPTION, complete
 from service.problems import error_response, gone_response, internal_error, problem_response
 from service.routes import classify, oip, operations, playground
 from service.state import Service
+from service.telemetry import watched
 
 _HTTP_DETAILS = {
     HTTPStatus.NOT_FOUND: "there is nothing here",
@@ -34,7 +35,7 @@ _HTTP_DETAILS = {
 def create_app(service: Service) -> ASGIApp:
     """The application around a service; the engine starts and ends with the app's lifespan."""
     direct = Direct(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
-    return RequestMiddleware(BodyMemory(direct, service.memory), service.metrics)
+    return RequestMiddleware(BodyMemory(direct, service.memory), service.accounts)
 
 
 def _framework(service: Service) -> FastAPI:
@@ -43,7 +44,7 @@ def _framework(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.watch(_when_ready)
         service.engine.start()
-        async with grpc_beside(service):
+        async with watched(service), grpc_beside(service):
             yield
             service.draining = True
         await service.engine.stop()
@@ -89,13 +90,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = status.phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
-    document = problem_document(status, code, detail, request.scope["msmlp_request_id"])
+    document = problem_document(status, code, detail, request.scope["msmlp_account"].request_id)
     return problem_response(request.scope["path"], status, document, headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    document = problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_request_id"])
+    document = problem_document(status, "bad_option", str(error)[:200], request.scope["msmlp_account"].request_id)
     return problem_response(request.scope["path"], status, document)
 
 

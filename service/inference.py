@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import MsmlpError
 from model.exits import Reason
+from service.account import Account
 from service.answers import Inquiry, answer_document, image_answers, operating_point
 from service.decoding import Sources, decode_images
 from service.engine.messages import Terms
@@ -25,31 +25,19 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Call:
-    """A request: images (encoded, or pixels), options, and when it arrived (monotonic seconds)."""
+    """A request: images (encoded, or pixels), options, and the account that is kept of it."""
 
     images: Sources
     options: RequestOptions
-    request_id: str
-    arrival: float
+    account: Account
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call, and the seconds of decoding and of the longest queueing and compute of any image."""
+    """What came of a call."""
 
     result: Result
     inquiry: Inquiry
-    decode_seconds: float
-    queue_seconds: float
-    compute_seconds: float
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The contract's answer, and what it was written from."""
-
-    document: dict[str, Any]
-    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -68,15 +56,14 @@ class _Prepared:
     pixels: NDArray[np.uint8]
     inquiry: Inquiry
     terms: Terms
-    decode_seconds: float
     give_back: Callable[[int], None]
 
 
-async def classify(service: Service, call: Call) -> Answered:
-    """Classify the images of a call, and write the contract's answer; raises what `run` raises."""
+async def classify(service: Service, call: Call) -> dict[str, Any]:
+    """Classify the images of a call → the contract's answer; raises what `run` raises."""
     outcome = await run(service, call)
     throughput = service.engine.throughput.per_second(time.monotonic())
-    return Answered(answer_document(service.facts, outcome.inquiry, outcome.result, throughput), outcome)
+    return answer_document(service.facts, outcome.inquiry, outcome.result, throughput)
 
 
 async def run(service: Service, call: Call) -> Outcome:
@@ -87,22 +74,11 @@ async def run(service: Service, call: Call) -> Outcome:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    try:
-        async with _prepared(service, call) as prepared:
-            result = await service.engine.classify(prepared.pixels, prepared.terms)
-        _count(service, call, prepared, result)
-        _refuse_expired(result, call)
-    except MsmlpError:
-        service.statistics.failed(time.monotonic() - call.arrival)
-        raise
-    seconds = result.history.seconds
-    done = np.arange(seconds.shape[1]) < result.exit[:, None]
-    queue, compute = (seconds * done[:, :, None]).sum(axis=1).max(axis=0).tolist()
-    total = time.monotonic() - call.arrival
-    service.statistics.answered(
-        len(call.images), total=total, decode=prepared.decode_seconds, queue=queue, compute=compute
-    )
-    return Outcome(result, prepared.inquiry, prepared.decode_seconds, queue, compute)
+    async with _prepared(service, call) as prepared:
+        result = await service.engine.classify(prepared.pixels, prepared.terms)
+    _count(service, call, prepared, result)
+    _refuse_expired(result, call)
+    return Outcome(result, prepared.inquiry)
 
 
 async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any], None]:
@@ -116,7 +92,7 @@ async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any],
             answers = image_answers(service.facts, landing.inquiry, landing.result)
             final = {"final": True, "operating_point": operating_point(landing.inquiry.plan)}
             for answer, more_comes in zip(answers, landing.goes_on.tolist(), strict=True):
-                yield {"request_id": call.request_id, **answer, **({"final": False} if more_comes else final)}
+                yield {"request_id": call.account.request_id, **answer, **({"final": False} if more_comes else final)}
 
 
 async def landings(service: Service, call: Call) -> AsyncGenerator[Landing, None]:
@@ -138,11 +114,13 @@ async def landings(service: Service, call: Call) -> AsyncGenerator[Landing, None
 
 @asynccontextmanager
 async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
-    options = call.options
+    options, account = call.options, call.account
+    account.images = len(call.images)
     plan = service.policy.plan(options, service.engine.brownout_level)
-    deadline = float("inf") if options.deadline_ms is None else call.arrival + options.deadline_ms / 1e3
+    deadline = float("inf") if options.deadline_ms is None else account.arrival + options.deadline_ms / 1e3
+    account.plan = plan
     with service.places(len(call.images), degraded=plan.source == "brownout") as give_back:
-        started = time.monotonic()
+        began = time.monotonic()
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         try:
             pixels = await decode_images(call.images, size, max_pixels, service.decoders)
@@ -150,13 +128,15 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
             service.metrics.cancelled.labels("decode").inc(len(call.images))
             raise
         terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
-        inquiry = Inquiry(call.request_id, call.arrival, plan, options.top_k or TOP_K, deadline)
-        yield _Prepared(pixels, inquiry, terms, time.monotonic() - started, give_back)
+        inquiry = Inquiry(account.request_id, account.arrival, plan, options.top_k or TOP_K, deadline)
+        account.decoding = began, time.monotonic()
+        yield _Prepared(pixels, inquiry, terms, give_back)
 
 
 def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
-    service.metrics.answered(result, service.facts.gflops, call.arrival, prepared.terms.deadline)
+    spent = service.metrics.answered(result, service.facts.gflops, call.account.arrival, prepared.terms.deadline)
     service.metrics.gflops_expected.inc(len(result.index) * prepared.inquiry.plan.expected_gflops)
+    call.account.landed(result, spent)
 
 
 def _refuse_expired(result: Result, call: Call) -> None:

@@ -1,13 +1,62 @@
-"""How every process of the service logs."""
+"""How every process of the service logs: to stderr, as text or as JSON, one line a record, with the request's id."""
 
 import logging
 import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from service.request_id import request_id_of_this_task
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
 
 
-def log_to_stderr(level: str) -> None:
-    """Our own records and uvicorn's at `level`; libraries' only when something is wrong."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("msmlp", "uvicorn"):
-        logging.getLogger(name).setLevel(level.upper())
+@dataclass(frozen=True)
+class Logging:
+    """The least level that is logged, and in which form."""
+
+    level: str
+    format: Literal["text", "json"] = "text"
+
+    def begin(self) -> None:
+        """Log like that from now on: our own records and uvicorn's at `level`, libraries' if something is wrong."""
+        global _begun
+        _begun = self
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_TextFormatter(TEXT) if self.format == "text" else _json())
+        handler.addFilter(_name_request)
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        for name in ("msmlp", "uvicorn"):
+            logging.getLogger(name).setLevel(self.level.upper())
+
+
+_begun: Logging | None = None
+
+
+def in_force() -> Logging | None:
+    """How this process logs, for the processes it starts; None where nobody has said."""
+    return _begun
+
+
+class _TextFormatter(logging.Formatter):
+    """The request's id, where there is one, stands in brackets behind the message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The first line; what an exception says comes below."""
+        line, request_id = super().formatMessage(record), getattr(record, "request_id", "")
+        return f"{line} [{request_id}]" if request_id else line
+
+
+def _json() -> logging.Formatter:
+    # `timestamp=True` is RFC 3339 in UTC. What a record was given as `extra` becomes members of its own.
+    return OrjsonFormatter("%(levelname)s %(name)s %(message)s", rename_fields=NAMES, timestamp=True)
+
+
+def _name_request(record: logging.LogRecord) -> bool:
+    """Add the id of the request that is being answered, unless whoever logs has said one."""
+    request_id = request_id_of_this_task.get()
+    if request_id and not hasattr(record, "request_id"):
+        record.request_id = request_id
+    return True

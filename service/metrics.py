@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
+from service.account import Account
 from service.engine.facade import Engine
 from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from service.engine.policy import Policy
@@ -55,6 +56,9 @@ class Metrics:
         self._gauges = Gauges(r, gflops)
         self._name, self._version = name, version
         self._stages = stages = len(gflops)
+        self.executions = 0
+        """Batches that the first stage has run."""
+
         self._shadows: dict[int, deque[bool]] = {}
         self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
         exits = range(1, stages + 1)
@@ -144,6 +148,7 @@ class Metrics:
         if isinstance(message, Ready):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
+            self.executions += message.stage == 0
             self._child(self.compute_seconds, message.stage + 1).observe(message.seconds)
             self._child(self.batch_size, message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
@@ -156,13 +161,16 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
-    def responded(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered, whatever came of it."""
-        self._child(self.requests, route, status).inc()
-        self._child(self.request_seconds, route).observe(seconds)
+    def ended(self, account: Account) -> None:
+        """A request is over, whatever came of it."""
+        self._child(self.requests, account.route, account.status).inc()
+        self._child(self.request_seconds, account.route).observe(account.seconds)
 
-    def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> None:
-        """A request was answered; `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds)."""
+    def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> float:
+        """Images of a request were answered → the GFLOPs that this has cost.
+
+        `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds).
+        """
         left, reasons = result.exit.tolist(), result.reason.tolist()
         spent = 0.0
         for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
@@ -178,6 +186,7 @@ class Metrics:
             for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
                 self.deadline.labels(_outcome(reason, landed, deadline)).inc()
                 self.margin.observe(deadline - landed)
+        return spent
 
     def _observe_each(self, result: Result, exits: list[int], arrival: float) -> None:
         self.image_seconds.observe([exit - 1 for exit in exits], (result.landed - arrival).tolist())

@@ -32,8 +32,8 @@ def configuration(service: Service, name: str) -> dict[str, Any]:
 
 def statistics(service: Service, name: str) -> dict[str, Any]:
     """What was served since the start."""
-    batches = int(service.metrics.registry.get_sample_value("msmlp_stage_batch_size_count", {"stage": "1"}) or 0)
-    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], batches)]}
+    executions = service.metrics.executions
+    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], executions)]}
 
 
 def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, Any]]:

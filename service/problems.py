@@ -19,7 +19,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 def error_response(request: Request, error: MsmlpError) -> Response:
     """What the client is told of an error."""
-    status, document = problem(error, request.scope["msmlp_request_id"])
+    status, document = problem(error, request.scope["msmlp_account"].request_id)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
     return problem_response(request.scope["path"], status, document, headers)
 
@@ -32,7 +32,7 @@ def gone_response() -> Response:
 def internal_error(scope: Scope) -> Response:
     """The server's own fault: nothing of it is told."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    document = problem_document(status, "internal", "the server failed", scope["msmlp_request_id"])
+    document = problem_document(status, "internal", "the server failed", scope["msmlp_account"].request_id)
     return problem_response(scope["path"], status, document)
 
 

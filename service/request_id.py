@@ -2,8 +2,12 @@
 
 import random
 import re
+from contextvars import ContextVar
 
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+request_id_of_this_task: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered, if any: for whatever is logged meanwhile."""
 
 
 def sane_id(given: str) -> str:

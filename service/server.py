@@ -13,15 +13,17 @@ from model.errors import DeviceError, OptionError
 from service.app import create_app
 from service.engine.messages import Died, Outbound
 from service.grpc.start import check_installed
-from service.logs import log_to_stderr
+from service.logs import Logging
 from service.protocol import Protocol
 from service.settings import Settings
 from service.state import Service, build_service
+from service.telemetry import check_traces
 
 log = logging.getLogger("msmlp.server")
 
 UVICORN: dict[str, Any] = {
     "log_config": None,
+    "access_log": False,  # service/access_log.py writes ours
     "http": Protocol,
     "server_header": False,
     "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
@@ -51,15 +53,16 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
         CallerError: weights, settings, device or address that do not fit; said before anything is started.
         DeviceError: the engine could not be built or warmed up, or has died.
     """
-    log_to_stderr(settings.log_level)
+    Logging(settings.log_level, settings.log_format).begin()
     if settings.grpc_port is not None:
         check_installed()
         listen(settings.host, settings.grpc_port, "--grpc-port").close()  # gRPC, which listens later, would not say why
+    if settings.traces:
+        check_traces()
     service = build(settings)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(service),
-            access_log=settings.log_level == "debug",
             **UVICORN,
         )
         server = _Server(service, config)

@@ -85,6 +85,23 @@ class Settings(BaseSettings):
     )
     decode_threads: int = Field(default=max(2, os.cpu_count() or 2), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or one JSON object a line for programs."
+    )
+    access_log: bool = Field(
+        default=False,
+        description="Log a line for every request, with its id, its images' exits and their cost; probes and scrapes "
+        "only at the level debug.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Send OpenTelemetry traces, with a span for every stage; the variables OTEL_... say where and how "
+        "many. Needs the extra `telemetry`.",
+    )
+    triton_metrics: bool = Field(
+        default=False,
+        description="Show Triton's nv_inference_... among the metrics, for its dashboards and queries.",
+    )
 
 
 def option(name: str) -> str:

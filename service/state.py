@@ -12,6 +12,7 @@ from fastapi import Request
 from model.backends.choose import Candidates, candidates
 from model.backends.gpu import gpu_present
 from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from service.account import Accounts
 from service.answers import Facts
 from service.engine.facade import Engine
 from service.engine.policy import Policy
@@ -21,8 +22,8 @@ from service.engine.worker import Worker
 from service.errors import DrainingError, OverloadedError
 from service.memory import Memory
 from service.metrics import Metrics
-from service.oip.statistics import Statistics
 from service.settings import Settings
+from service.statistics import Statistics
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Service:
     metrics: Metrics
     engine: Engine
     decoders: ThreadPoolExecutor
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: Statistics
+    accounts: Accounts
     draining: bool = field(default=False)
 
     @cached_property
@@ -120,7 +122,8 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
     calibration = load_calibration(weights)
     manifest = weights.manifest
     stages = len(manifest.cascade.stages)
-    metrics = Metrics(manifest.gflops_cumulative, manifest.name, model_version(weights, calibration))
+    name, version = manifest.name, model_version(weights, calibration)
+    metrics = Metrics(manifest.gflops_cumulative, name, version)
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
@@ -151,7 +154,9 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
     )
     metrics.watch(engine, policy)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
-    return Service(settings, weights, calibration, policy, metrics, engine, decoders)
+    statistics = Statistics()
+    accounts = Accounts(metrics.ended, statistics.ended)
+    return Service(settings, weights, calibration, policy, metrics, engine, decoders, statistics, accounts)
 
 
 async def service_of(request: Request) -> Service:

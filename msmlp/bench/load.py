@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.bench.offer import SIZES, Offer, named_points
+from service.account import Account
 from service.engine.messages import Outbound, Ran
 from service.errors import OverloadedError
 from service.inference import Call, Outcome, run
@@ -63,7 +64,7 @@ async def offer_load(service: Service, images: Pixels, offer: Offer) -> Seen:
         began = time.thread_time()
         arrival = time.monotonic()
         seen.lag.append(arrival - seen.start - due)
-        call = Call(doubled[first : first + size], options[point], "bench", arrival)
+        call = Call(doubled[first : first + size], options[point], Account("bench", arrival))
         task = asyncio.create_task(_send(service, call, number, seen))
         sending.add(task)
         task.add_done_callback(sending.discard)
@@ -89,6 +90,6 @@ async def unloaded_seconds(service: Service, images: Pixels) -> Mapping[int, flo
     for _ in range(UNLOADED_SAMPLES):
         for size in rng.permutation(SIZES).tolist():
             pixels, start = images[np.arange(size) % len(images)], time.monotonic()
-            outcome = await run(service, Call(pixels, options, "bench", start))
+            outcome = await run(service, Call(pixels, options, Account("bench", start)))
             samples[size].append(float(outcome.result.landed.max()) - start)
     return {size: float(np.median(seconds)) for size, seconds in samples.items()}

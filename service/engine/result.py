@@ -64,6 +64,13 @@ class Result:
             self.landed[rows],
         )
 
+    def longest_seconds(self) -> tuple[float, float]:
+        """The longest queueing and the longest compute of any image, over all the stages it has passed."""
+        seconds = self.history.seconds
+        passed = np.arange(seconds.shape[1]) < self.exit[:, None]
+        queue, compute = (seconds * passed[:, :, None]).sum(axis=1).max(axis=0, initial=0.0).tolist()
+        return queue, compute
+
     def _columns(self) -> list[NDArray[Any]]:
         rest = (self.index, self.exit, self.reason, self.probabilities, self.landed)
         return [*rest, *vars(self.history).values()]

@@ -3,43 +3,48 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TypeVar
 
 from model.errors import MsmlpError
+from service.account import Account, Accounts
 from service.body import SLICE
+from service.grpc.intake import Context
 from service.grpc.refusals import INTERNAL, Refusal, refusal_of
-from service.metrics import Metrics
 from service.problems import CLIENT_CLOSED_REQUEST
+from service.request_id import sane_id
 
 T = TypeVar("T")
 log = logging.getLogger("msmlp.grpc")
 
 
-async def accounted(metrics: Metrics, method: str, arrival: float, work: Awaitable[T]) -> T | Refusal:
-    """What comes of a request that arrived then (monotonic seconds)."""
+def new_account(method: str, context: Context) -> Account:
+    """Of a request that has just come; its id is its own as long as the client's could not be read."""
+
+    def headers() -> Mapping[str, str]:
+        return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+    return Account(sane_id(""), time.monotonic(), "RPC", f"grpc/{method}", headers)
+
+
+async def accounted(accounts: Accounts, account: Account, work: Awaitable[T]) -> T | Refusal:
+    """What comes of a request; the status in its account is what it would be over HTTP."""
     answer: T | Refusal
-    status = CLIENT_CLOSED_REQUEST
-    try:
-        answer = await work
-        status = HTTPStatus.OK
-    except MsmlpError as error:
-        answer = refusal_of(error)
-        status = answer.status
-    except Exception:
-        # The last line: nothing below may fail without an answer and a row in the metrics.
-        log.exception("%s failed", method)
-        answer = INTERNAL
-        status = answer.status
-    finally:
-        count(metrics, method, arrival, status)
+    with accounts.open(account):
+        account.status = CLIENT_CLOSED_REQUEST
+        try:
+            answer = await work
+            account.status = HTTPStatus.OK
+        except MsmlpError as error:
+            answer = refusal_of(error)
+            account.status = answer.status
+        except Exception:
+            # The last line: nothing below may fail without an answer and a row in the metrics.
+            log.exception("%s failed", account.route)
+            answer = INTERNAL
+            account.status = answer.status
     return answer
-
-
-def count(metrics: Metrics, method: str, arrival: float, status: int) -> None:
-    """A request has ended; `status` is what it would be over HTTP."""
-    metrics.responded(f"grpc/{method}", int(status), time.monotonic() - arrival)
 
 
 async def unhurried(size: int, work: Callable[[], T]) -> T:

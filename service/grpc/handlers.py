@@ -1,6 +1,5 @@
 """Every method that has one answer."""
 
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import grpc
 
 from model.errors import MsmlpError
-from service.grpc.calls import accounted
+from service.account import Account
+from service.grpc.calls import accounted, new_account
 from service.grpc.inferences import infer_once
 from service.grpc.intake import Context, Intake
 from service.grpc.messages import METHODS, Method, parse
@@ -17,8 +17,8 @@ from service.oip.model import server_metadata
 from service.oip_service import check_model, configuration, metadata, repository_index, statistics
 from service.state import Service
 
-Answer = Callable[[Service, bytes, float], Awaitable[Any]]
-"""From a request's bytes and its arrival (monotonic seconds) to the response."""
+Answer = Callable[[Service, bytes, Account], Awaitable[Any]]
+"""From a request's bytes to the response, with the account that is kept of it."""
 
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
@@ -34,17 +34,17 @@ def _handler(
     says_something = bool(METHODS[name].request.DESCRIPTOR.fields)
 
     async def handle(_: Any, context: Context) -> bytes:
-        arrival = time.monotonic()
+        account = new_account(name, context)
 
         async def work() -> bytes:
             check()
             # Probes have an empty message, and need not wait for their turn to send it.
             async with intake.message(context) if says_something else nullcontext(b"") as content:
-                response = await answer(service, content, arrival)
+                response = await answer(service, content, account)
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await accounted(service.metrics, name, arrival, work())
+        answered = await accounted(service.accounts, account, work())
         if isinstance(answered, Refusal):
             await refuse(context, answered)
             return b""
@@ -55,7 +55,7 @@ def _handler(
 
 
 def _saying(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
-    async def answer(service: Service, content: bytes, arrival: float) -> Any:
+    async def answer(service: Service, content: bytes, account: Account) -> Any:
         return method.response(**say(service, parse(method.request, content)))
 
     return answer

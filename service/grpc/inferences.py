@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import OptionError
+from service.account import Account
 from service.grpc.calls import unhurried
 from service.grpc.messages import ModelInferRequest, parse
 from service.grpc.requests import read_inference
@@ -12,7 +13,6 @@ from service.inference import Call, run
 from service.oip.request import Inference
 from service.oip_service import answer_head, answer_tensors, check_model, limits
 from service.options import parse_options
-from service.request_id import sane_id
 from service.state import Service
 
 
@@ -25,22 +25,22 @@ class Question:
     call: Call
 
 
-async def infer_once(service: Service, content: bytes, arrival: float) -> Any:
+async def infer_once(service: Service, content: bytes, account: Account) -> Any:
     """The bytes of a ModelInferRequest → its one answer."""
     message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
-    question = await understood(service, message, len(content), arrival)
+    question = await understood(service, message, len(content), account)
     if question.call.options.stream:
         raise OptionError("stream", "ModelInfer answers once, ModelStreamInfer streams; allowed: false")
     return await answer(service, question)
 
 
-async def understood(service: Service, message: Any, size: int, arrival: float) -> Question:
+async def understood(service: Service, message: Any, size: int, account: Account) -> Question:
     """A ModelInferRequest of so many bytes, taken apart; raises all that can be wrong with it."""
+    account.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
     inference = await unhurried(size, lambda: read_inference(message, limits(service)))
     options = parse_options(inference.options)
-    call = Call(inference.images, options, sane_id(message.id), arrival)
-    return Question(message.model_name, inference, call)
+    return Question(message.model_name, inference, Call(inference.images, options, account))
 
 
 async def answer(service: Service, question: Question) -> Any:

@@ -10,9 +10,10 @@ import grpc
 import numpy as np
 
 from model.errors import MsmlpError
+from service.account import Account
 from service.answers import REASONS
 from service.errors import OverloadedError
-from service.grpc.calls import accounted, count, unhurried
+from service.grpc.calls import accounted, new_account, unhurried
 from service.grpc.inferences import Question, answer, understood
 from service.grpc.intake import Context, Intake
 from service.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, parse
@@ -35,7 +36,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
     """The method; once `ending` is set, streams read no more, answer what they have read, and are refused."""
 
     async def handle(_: Any, context: Context) -> None:
-        arrival = time.monotonic()
+        account = new_account(METHOD, context)
         try:
             with intake.stream():
                 await _Stream(service, intake, context).serve(ending)
@@ -43,7 +44,8 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
                 service.check_ready()
         except MsmlpError as error:
             refusal = refusal_of(error)
-            count(service.metrics, METHOD, arrival, refusal.status)
+            account.status = refusal.status
+            service.accounts.close(account)
             await refuse(context, refusal)
 
     return grpc.stream_stream_rpc_method_handler(handle)
@@ -54,7 +56,7 @@ class _Request:
     """One of a stream; its id is known once it could be read."""
 
     content: bytes
-    arrival: float
+    account: Account
     id: str = ""
 
 
@@ -83,7 +85,7 @@ class _Stream:
             async with asyncio.TaskGroup() as group:
                 while (content := await self._next(ended)) is not None:
                     await free.acquire()
-                    request = _Request(content, time.monotonic())
+                    request = _Request(content, new_account(METHOD, self._context))
                     self._newest = group.create_task(self._serve(request, self._newest))
                     self._newest.add_done_callback(done)
         finally:
@@ -109,7 +111,7 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
-        answered = await accounted(self._service.metrics, METHOD, request.arrival, self._answer(request))
+        answered = await accounted(self._service.accounts, request.account, self._answer(request))
         if before is not None:
             await asyncio.wait([before])
         if isinstance(answered, Refusal):
@@ -125,7 +127,7 @@ class _Stream:
         with self._intake.holding(content):
             message = await unhurried(size, lambda: parse(ModelInferRequest, content))
             request.id = message.id
-            question = await understood(self._service, message, size, request.arrival)
+            question = await understood(self._service, message, size, request.account)
             if not question.call.options.stream:
                 return await answer(self._service, question)
             await self._land(question)

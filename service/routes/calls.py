@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.inference import Outcome
+from service.account import Account
 from service.protocol import departure
 
 T = TypeVar("T")
@@ -48,12 +48,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 class Sent(Response):
     """An answer with its headers as they are sent: Starlette's way to them costs as much as the answer."""
 
-    def __init__(self, body: bytes, media_type: str, outcome: Outcome, headers: dict[str, str] = NO_HEADERS) -> None:
+    def __init__(self, body: bytes, media_type: str, account: Account, headers: dict[str, str] = NO_HEADERS) -> None:
         self.status_code, self.body, self.background = 200, body, None
-        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": _timing(outcome)}
+        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": _timing(account)}
         self.raw_headers = [(name.encode(), value.encode()) for name, value in (given | headers).items()]
 
 
-def _timing(outcome: Outcome) -> str:
-    seconds = outcome.decode_seconds, outcome.queue_seconds, outcome.compute_seconds
+def _timing(account: Account) -> str:
+    seconds = account.decode_seconds, account.queue_seconds, account.compute_seconds
     return "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))

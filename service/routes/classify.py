@@ -36,14 +36,14 @@ async def post_classify(request: Request) -> Response:
     settings = service.settings
     body = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
     options = parse_options(body.options)
-    call = Call(body.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
+    call = Call(body.images, options, request.scope["msmlp_account"])
     if options.stream:
         documents = stream(service, call)
         # What fails before anything has landed is an error with its own status.
         first = await while_connected(request, _next(documents))
         return _Streaming(first, documents, call)
-    answered = await while_connected(request, classify(service, call))
-    return Sent(orjson.dumps(answered.document), "application/json", answered.outcome)
+    document = await while_connected(request, classify(service, call))
+    return Sent(orjson.dumps(document), "application/json", call.account)
 
 
 async def _next(documents: Documents) -> dict[str, Any]:
@@ -69,7 +69,7 @@ async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIte
             yield _line(document)
     except MsmlpError as error:
         # The status is sent; the line says what the status would have.
-        yield _line({**problem(error, call.request_id)[1], "final": True})
+        yield _line({**problem(error, call.account.request_id)[1], "final": True})
 
 
 def _line(document: dict[str, Any]) -> bytes:

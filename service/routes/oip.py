@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from model.errors import OptionError
+from service.account import Account
 from service.body import SLICE, read_content
 from service.engine.facade import DOWN
 from service.errors import EngineDownError, MalformedBodyError
@@ -130,9 +131,9 @@ async def infer(request: Request) -> Response:
     options = parse_options(inference.options)
     if options.stream:
         raise OptionError("stream", "this protocol has no streams over HTTP, POST /classify has; allowed: false")
-    call = Call(inference.images, options, request.scope["msmlp_request_id"], request.scope["msmlp_arrival"])
+    call = Call(inference.images, options, request.scope["msmlp_account"])
     outcome = await while_connected(request, run(service, call))
-    return _answer(service, name, inference, outcome)
+    return _answer(service, name, inference, outcome, call.account)
 
 
 async def _read(request: Request, service: Service) -> Inference:
@@ -152,12 +153,12 @@ async def _read(request: Request, service: Service) -> Inference:
     return take_apart() if small else await asyncio.to_thread(take_apart)
 
 
-def _answer(service: Service, name: str, inference: Inference, outcome: Outcome) -> Response:
+def _answer(service: Service, name: str, inference: Inference, outcome: Outcome, account: Account) -> Response:
     tensors = answer_tensors(service, inference, outcome.result)
     body, header_length = write_response(
         answer_head(service, name, inference, outcome.inquiry),
         [(tensor, wanted.binary) for tensor, wanted in zip(tensors, inference.outputs, strict=True)],
     )
     if header_length is None:
-        return Sent(body, "application/json", outcome)
-    return Sent(body, "application/octet-stream", outcome, {HEADER_LENGTH.lower(): str(header_length)})
+        return Sent(body, "application/json", account)
+    return Sent(body, "application/octet-stream", account, {HEADER_LENGTH.lower(): str(header_length)})

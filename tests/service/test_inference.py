@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.account import Account
 from service.errors import BadImagesError, ExpiredError, OverloadedError
 from service.inference import Call, classify, stream
 from service.options import RequestOptions
@@ -36,18 +37,18 @@ def play(weights: Path, scenario: Callable[[Service], Awaitable[None]]) -> None:
 
 
 def call(*images: Any, arrival: float | None = None, **options: Any) -> Call:
-    sources = images[0] if len(images) == 1 and isinstance(images[0], np.ndarray) else images
+    sources = images[0] if len(images) == 1 and isinstance(images[0], np.ndarray | list) else images
     given = RequestOptions(**{"thresholds": (0.5, 0.5), **options})
-    return Call(sources, given, "an-id", time.monotonic() if arrival is None else arrival)
+    return Call(sources, given, Account("an-id", time.monotonic() if arrival is None else arrival))
 
 
 def test_pixels_and_files_get_the_same_answer(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         image = picture(0.2, 0.9, label=3, size=32)
         for source in (image[None], [image], [encoded(image)]):
-            answered = await classify(service, Call(source, RequestOptions(thresholds=(0.5, 0.5)), "an-id", 0.0))
-            (result,) = answered.document["results"]
-            assert (result["exit"], result["class_id"], answered.document["request_id"]) == (2, 3, "an-id")
+            document = await classify(service, call(source))
+            (result,) = document["results"]
+            assert (result["exit"], result["class_id"], document["request_id"]) == (2, 3, "an-id")
 
     play(tiny_weights, scenario)
 
@@ -55,14 +56,14 @@ def test_pixels_and_files_get_the_same_answer(tiny_weights: Path) -> None:
 def test_the_longest_queueing_and_compute_of_any_image_are_told(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         images = np.stack([picture(1.0, size=32), picture(0.2, 0.2, 0.6, size=32)])
-        answered = await classify(service, call(images))
-        outcome = answered.outcome
+        asked = call(images)
+        document, account = await classify(service, asked), asked.account
         sums = [
             [sum(stage[name] for stage in result["stages"]) / 1e3 for name in ("queue_ms", "compute_ms")]
-            for result in answered.document["results"]
+            for result in document["results"]
         ]
-        assert [outcome.queue_seconds, outcome.compute_seconds] == pytest.approx(np.max(sums, axis=0), abs=1e-5)
-        assert outcome.decode_seconds >= 0
+        assert [account.queue_seconds, account.compute_seconds] == pytest.approx(np.max(sums, axis=0), abs=1e-5)
+        assert account.decode_seconds >= 0
 
     play(tiny_weights, scenario)
 
@@ -70,8 +71,8 @@ def test_the_longest_queueing_and_compute_of_any_image_are_told(tiny_weights: Pa
 def test_latency_and_deadline_count_from_arrival(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         long_ago = time.monotonic() - 100
-        answered = await classify(service, call(pictures(1, 1.0, size=32), arrival=long_ago, deadline_ms=1e6))
-        assert answered.document["latency_ms"] >= answered.document["results"][0]["latency_ms"] >= 100_000
+        document = await classify(service, call(pictures(1, 1.0, size=32), arrival=long_ago, deadline_ms=1e6))
+        assert document["latency_ms"] >= document["results"][0]["latency_ms"] >= 100_000
         with pytest.raises(ExpiredError):
             await classify(service, call(pictures(1, 1.0, size=32), arrival=long_ago, deadline_ms=99_999))
 

@@ -3,7 +3,6 @@
 Deadlines and arrivals cross as they are: the monotonic clock is one for the whole system (CLOCK_MONOTONIC).
 """
 
-import logging
 import os
 import select
 import signal
@@ -17,7 +16,7 @@ from service.engine.process.memory import Memory
 from service.engine.process.watchdog import Watchdog
 from service.engine.process.wire import Placed, pack, unpack
 from service.engine.seam import BackendFactory, run
-from service.logs import log_to_stderr
+from service.logs import Logging
 
 
 def main(
@@ -28,7 +27,7 @@ def main(
     capacity: int | None,
     shadow_every: int,
     hang_seconds: float,
-    log_level: int,
+    logs: Logging | None,
 ) -> None:
     """The engine's life in a process: see `seam.run`, and `watchdog` for `hang_seconds`."""
     # Ctrl-C and a service manager's SIGTERM reach the whole group, but what is in flight is answered first: the end
@@ -36,8 +35,8 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
-    if log_level:
-        log_to_stderr(logging.getLevelName(log_level))
+    if logs is not None:
+        logs.begin()
     watchdog = Watchdog(hang_seconds)
     watchdog.start()
     run(build, ChildPort(memory, inbound, outbound, watchdog), capacity=capacity, shadow_every=shadow_every)

@@ -1,6 +1,5 @@
 """One child from start to end, and what crosses to it and back."""
 
-import logging
 import select
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from service.engine.process.memory import Memory
 from service.engine.process.watchdog import HANG_SECONDS
 from service.engine.process.wire import Placed, pack, unpack
 from service.engine.seam import BackendFactory, Underway
+from service.logs import in_force
 
 FRAME = 8
 """Messages a frame: it stays well under PIPE_BUF, so that a pipe with room takes it without blocking."""
@@ -46,12 +46,11 @@ class Link:
         self._memory = Memory(places=child.places, size=child.size, stages=child.stages)
         inbound, self._to = context.Pipe(duplex=False)
         self._from, outbound = context.Pipe(duplex=False)
-        level = logging.getLogger("msmlp").level
         self._process = context.Process(
             target=main,
             args=(
                 *(child.build, self._memory, inbound, outbound),
-                *(child.capacity, child.shadow_every, child.hang_seconds, level),
+                *(child.capacity, child.shadow_every, child.hang_seconds, in_force()),
             ),
             name="msmlp-engine",
             daemon=True,

@@ -1,0 +1,138 @@
+"""Requests as OpenTelemetry traces: one span a request, and under it one for decoding and one for every stage.
+
+Spans are made when a request has ended, from the times that were taken anyway, so that a request that is not sampled
+costs one look at its parent.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagate import extract
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+
+from service.account import Account
+from service.engine.result import Result
+
+FAILED = 500
+"""Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
+
+
+def otlp_provider() -> TracerProvider:
+    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says."""
+    resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """What one stage did for a request; seconds from the moment its images were decoded."""
+
+    begins: float
+    ends: float
+    attributes: Mapping[str, Any]
+
+
+class Traces:
+    """Of a service that serves `model` (name and version), sent where `provider` says."""
+
+    def __init__(self, provider: TracerProvider, model: dict[str, str]) -> None:
+        self._provider, self._tracer = provider, provider.get_tracer("msmlp")
+        self._model = {f"msmlp.model.{key}": value for key, value in model.items()}
+
+    def ended(self, account: Account) -> None:
+        """A request is over; only those that classify are traced."""
+        if not account.inference:
+            return
+        since = time.time_ns() - time.monotonic_ns()  # monotonic clock to wall clock
+
+        def at(seconds: float) -> int:
+            return since + round(1e9 * seconds)
+
+        request = self._tracer.start_span(
+            f"{account.method} {account.route}",
+            extract(account.headers()),
+            SpanKind.SERVER,
+            attributes={**_of_request(account), **self._model},
+            start_time=at(account.arrival),
+        )
+        account.trace_id = format_trace_id(request.get_span_context().trace_id)
+        if request.is_recording():
+            if account.status >= FAILED:
+                request.set_status(Status(StatusCode.ERROR))
+            began, decoded = account.decoding
+            if decoded:
+                self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
+            for stage, span in enumerate(stage_spans(account.results), start=1):
+                self._child(
+                    request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes
+                )
+        request.end(at(account.ended))
+
+    def close(self) -> None:
+        """Send what has not been sent; blocks for some seconds where nobody takes it."""
+        self._provider.shutdown()
+
+    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
+        span = self._tracer.start_span(
+            name, set_span_in_context(request), attributes=dict(attributes), start_time=begins
+        )
+        span.end(ends)
+
+
+def stage_spans(results: list[Result]) -> Iterator[StageSpan]:
+    """The stages that images of a request have passed: from the first that waited for it to the last that it answered.
+
+    An image waits for a stage from the end of the one before, so its times add up.
+    """
+    if not results:
+        return
+    exits = np.concatenate([result.exit for result in results])
+    queue, compute = np.moveaxis(np.concatenate([result.history.seconds for result in results]).astype(float), -1, 0)
+    batches = np.concatenate([result.history.batch_size for result in results])
+    for stage in range(exits.max(initial=0)):
+        here = exits > stage
+        ends = (queue + compute)[here, : stage + 1].sum(axis=1)
+        begins = ends - queue[here, stage] - compute[here, stage]
+        yield StageSpan(
+            float(begins.min()),
+            float(ends.max()),
+            {
+                "msmlp.stage": stage + 1,
+                "msmlp.images": int(here.sum()),
+                "msmlp.exited": int((exits == stage + 1).sum()),
+                "msmlp.queue_ms": _ms(queue[here, stage].max()),
+                "msmlp.compute_ms": _ms(compute[here, stage].max()),
+                "msmlp.batch_size": int(batches[here, stage].max()),
+            },
+        )
+
+
+def _of_request(account: Account) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"msmlp.request_id": account.request_id, "msmlp.images": account.images}
+    if account.route.startswith("grpc/"):
+        method = account.route.removeprefix("grpc/")
+        attributes |= {"rpc.system": "grpc", "rpc.service": "inference.GRPCInferenceService", "rpc.method": method}
+    else:
+        attributes |= {"http.request.method": account.method, "http.route": account.route}
+    attributes["http.response.status_code"] = int(account.status)
+    if account.plan:
+        attributes |= {
+            "msmlp.operating_point.name": account.plan.name or "",
+            "msmlp.operating_point.source": account.plan.source,
+        }
+    if account.results:
+        attributes["msmlp.gflops"] = account.gflops
+    return attributes
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * float(seconds), 3)

@@ -124,6 +124,13 @@ def test_configuration_and_rules_are_sound() -> None:
     promtool("test", "rules", ROOT / "tests" / "system" / "alerts.yml")
 
 
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
+def test_the_pages_own_configuration_is_sound(tmp_path: Path, block: str) -> None:
+    (tmp_path / "alerts.yml").symlink_to(CONFIGURATION / "alerts.yml")
+    (tmp_path / "prometheus.yml").write_text(block)
+    promtool("check", "config", tmp_path / "prometheus.yml")
+
+
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
 def test_every_alert_is_tested_quiet_and_firing(alert: str) -> None:
     tests = yaml.safe_load((ROOT / "tests" / "system" / "alerts.yml").read_text())["tests"]

@@ -326,6 +326,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
             for _ in range(3):
                 traffic.classify(EASY, EASY, expected=429)
         leave(client, traffic, service, backend)
+        rest(service, backend)
         cut_short(client, traffic, backend, clock)
         rest(service, backend)
         wait_until(lambda: grown(before, scrape(client)).get(key("requests_total", route="/classify", status=499)) == 2)

@@ -63,11 +63,11 @@ class Prometheus:
         [value] = self.values(query, at=at).values()
         return value
 
-    def next_scrape(self, target: str) -> float:
+    def next_scrape(self) -> float:
         """When the service was scraped, the next time from now on."""
         asked = time.time()
         for _ in range(PATIENCE_SECONDS * 20):
-            found = self.values(f'timestamp(msmlp_engine_up{{instance="{target}"}})')
+            found = self.values("timestamp(msmlp_engine_up)")
             if found and (scraped := found[()]) > asked:
                 return scraped
             time.sleep(0.05)

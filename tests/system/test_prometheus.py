@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import httpx
 import pytest
 import yaml
 
+from model.datasets import load_dataset
+from tests.servers import encoded
 from tests.system.conftest import make_serve
 from tests.system.prometheus import CONFIGURATION, Prometheus, Values, prometheus, promtool
-from tests.system.traffic import Tally, drive, kinds_for
+from tests.system.traffic import CAPACITY, Tally, drive, kinds_for
 
 pytestmark = pytest.mark.system
 
@@ -50,22 +52,22 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with make_serve("ARGS=--shadow 0.1") as service:
+    with make_serve(f"ARGS=--shadow 0.1 --capacity {CAPACITY}") as service:
         target = f"127.0.0.1:{service.base_url.port}"
         gflops = [exit["gflops"] for exit in service.get("/model").json()["exits"]]
         kinds = kinds_for(str(service.base_url))
         with prometheus(tmp_path_factory.mktemp("prometheus"), target) as running:
             # Once before, so that every series is there at the first of the two scrapes.
-            drive(service, kinds, Tally(kinds, gflops), 0)
-            start, tally = running.next_scrape(target), Tally(kinds, gflops)
+            drive(service, kinds, Tally(gflops), 0)
+            start, tally = running.next_scrape(), Tally(gflops)
             drive(service, kinds, tally, LOAD_SECONDS)
-            yield Watched(service, running, tally, gflops, start, running.next_scrape(target))
+            yield Watched(service, running, tally, gflops, start, running.next_scrape())
 
 
 def test_requests_are_those_that_were_sent(watched: Watched) -> None:
     rose = watched.rose('msmlp_requests_total{route!="/metrics"}', "route", "status")
     assert rose == watched.tally.requests
-    assert {status for _, status in rose} == {"200", "404", "415", "422", "504"}
+    assert {status for _, status in rose} == {"200", "404", "415", "422", "429", "504"}
 
 
 def test_images_are_those_that_were_answered(watched: Watched) -> None:
@@ -73,6 +75,7 @@ def test_images_are_those_that_were_answered(watched: Watched) -> None:
     assert {exit for exit, _ in watched.tally.images} == {"1", "2", "3", "none"}
     assert {reason for _, reason in watched.tally.images} == {"confident", "final", "max_exit", "deadline", "expired"}
     assert watched.rose("msmlp_deadline_total", "outcome") == watched.tally.deadlines
+    assert sum(watched.rose("msmlp_shed_total", "reason").values()) == watched.tally.shed > 0
 
 
 def test_cost_is_that_of_the_answers(watched: Watched) -> None:
@@ -172,11 +175,39 @@ def test_every_query_of_the_page_has_data(watched: Watched, query: str) -> None:
 
 
 def assert_data(watched: Watched, query: str) -> None:
+    found = watched.prometheus.series(chosen(watched, query), at=watched.end)
+    assert any(math.isfinite(float(one["value"][1])) for one in found), query
+
+
+def chosen(watched: Watched, query: str) -> str:
+    """A query with Grafana's variables as they are when the load is looked at."""
     window = f"{watched.window * 1e3:.0f}ms"
     for variable, value in {"$__rate_interval": window, "$__range": window, "$job": "msmlp", "$instance": ".+"}.items():
         query = query.replace(variable, value)
-    found = watched.prometheus.series(query, at=watched.end)
-    assert any(math.isfinite(float(one["value"][1])) for one in found), query
+    return query
+
+
+def test_the_exits_on_the_page_are_what_the_dashboards_table_shows(watched: Watched, cifar10: Path) -> None:
+    test = load_dataset(cifar10, 32).test
+    assert test is not None
+    files = [("images", encoded(pixels)) for pixels in test.pixels]
+    start = watched.prometheus.next_scrape()
+    for first in range(0, len(files), 50):
+        answer = watched.service.post("/classify", params={"degrade": "false"}, files=files[first : first + 50])
+        assert answer.status_code == 200, answer.text
+    seen = replace(watched, start=start, end=watched.prometheus.next_scrape())
+    [table] = [panel for panel in DASHBOARD["panels"] if panel["title"] == "Exits"]
+    titles = table["transformations"][1]["options"]["renameByName"]
+    values = {
+        titles[f"Value #{target['refId']}"]: seen.prometheus.values(chosen(seen, target["expr"]), "exit", at=seen.end)
+        for target in table["targets"]
+    }
+    shown = re.findall(r"^\| (\d) \| ([\d.]+) % \| ([\d.]+) GFLOPs \| ([\d.]+) % \|$", PAGE, flags=re.MULTILINE)
+    assert len(shown) == len(watched.gflops)
+    for exit, images, price, gflops in shown:
+        assert 100 * values["share of images"][exit,] == pytest.approx(float(images), abs=0.2)
+        assert values["an image costs"][exit,] == pytest.approx(float(price), rel=0.005)
+        assert 100 * values["share of GFLOPs"][exit,] == pytest.approx(float(gflops), abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["job", "instance"])

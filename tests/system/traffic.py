@@ -17,11 +17,14 @@ from tests.servers import encoded
 
 CAT = Path(__file__).resolve().parents[2] / "examples" / "cat.jpg"
 OIP = "/v2/models/msmlp/infer"
+CONNECTIONS = 8
+CAPACITY = 64
+"""Of the service: so few that it can be filled."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A request that the generator sends, what metrics call its route, and how many images it has."""
+    """A request that the generator sends, what metrics call its route, and how many images are let in for it."""
 
     route: str
     sent: bytes
@@ -30,24 +33,28 @@ class Kind:
 
 
 class Tally(Seen):
-    """Adds up every answer; `gflops` is the cumulative cost of each exit."""
+    """Adds up every answer to `kinds`; `gflops` is the cumulative cost of each exit."""
 
-    def __init__(self, kinds: Sequence[Kind], gflops: list[float]) -> None:
+    def __init__(self, gflops: list[float]) -> None:
         super().__init__()
-        self._kinds, self._gflops = kinds, gflops
+        self.kinds: Sequence[Kind] = ()
+        self._gflops = gflops
         self.requests: Counter[tuple[str, ...]] = Counter()
         self.images: Counter[tuple[str, ...]] = Counter()
         self.deadlines: Counter[tuple[str, ...]] = Counter()
+        self.shed = 0
         self.latency: dict[str, float] = defaultdict(float)
         self.waited = self.spent = self.expected = 0.0
 
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
         """An answer to one of the kinds."""
         super().note(request, status, body, latency)
-        kind = self._kinds[request]
+        kind = self.kinds[request]
         self.requests[kind.route, status] += 1
         self.waited += latency
-        if kind.route.startswith("/v2"):
+        if status == "429":
+            self.shed += kind.images
+        elif kind.route.startswith("/v2"):
             self._oip(json.loads(body))
         elif status == "200":
             document = json.loads(body)
@@ -115,10 +122,17 @@ def kinds_for(url: str) -> list[Kind]:
         kind("/classify", CAT.read_bytes(), "image/jpeg", images=1),
         kind("/classify", four, "application/json", images=4),
         kind(OIP, json.dumps(infer).encode(), "application/json", "/v2/models/{name}/infer", images=1),
-        kind("/classify", b"no picture", "image/png", images=0),
+        kind("/classify", b"no picture", "image/png", images=1),
         kind("/classify", b"text", "text/plain", images=0),
         kind("/nowhere", b"", "text/plain", "other", images=0),
     ]
+
+
+def crowd_for(url: str) -> Kind:
+    """As many pictures as the service has places: of several such requests at once all but one are shed."""
+    picture = base64.b64encode(encoded(pick_images(None, 1, 32)[0])).decode()
+    body = json.dumps({"images": [picture] * CAPACITY}).encode()
+    return Kind("/classify", request_bytes(url, "/classify", body, "application/json"), images=CAPACITY)
 
 
 def stream(client: httpx.Client, tally: Tally) -> None:
@@ -134,9 +148,16 @@ def stream(client: httpx.Client, tally: Tally) -> None:
 
 
 def drive(client: httpx.Client, kinds: Sequence[Kind], tally: Tally, seconds: float) -> None:
-    """Some streams, one of every kind at once, then eight connections for so long."""
+    """Some streams; every kind once, few at a time; all of them for so long; and more than there is room for."""
     for _ in range(5):
         stream(client, tally)
-    requests = tuple(kind.sent for kind in kinds)
-    for connections, lasting in ((len(kinds), 0.1), (8, seconds)):
-        offer(Load(str(client.base_url), requests, connections, lasting), tally)
+    for first in range(0, len(kinds), CONNECTIONS):
+        _offer(client, kinds[first : first + CONNECTIONS], tally, 0.05)
+    _offer(client, kinds, tally, seconds)
+    _offer(client, [crowd_for(str(client.base_url))], tally, 0.5)
+
+
+def _offer(client: httpx.Client, kinds: Sequence[Kind], tally: Tally, seconds: float) -> None:
+    """Over connections that begin each with a kind of its own."""
+    tally.kinds = kinds
+    offer(Load(str(client.base_url), tuple(kind.sent for kind in kinds), CONNECTIONS, seconds), tally)

@@ -59,4 +59,5 @@ def _words(account: Account, told: dict[str, Any]) -> str:
     if not told.get("exits"):
         return words
     exits = ", ".join(f"{number} at exit {exit}" for exit, number in told["exits"].items())
-    return f"{words}: {account.images} images, {exits}, {account.gflops:.4g} GFLOPs"
+    images = f"{account.images} image{'s' * (account.images > 1)}"
+    return f"{words}: {images}, {exits}, {account.gflops:.4g} GFLOPs"

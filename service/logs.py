@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from service.request_id import request_id_of_this_task
@@ -51,7 +52,10 @@ class _TextFormatter(logging.Formatter):
 
 def _json() -> logging.Formatter:
     # `timestamp=True` is RFC 3339 in UTC. What a record was given as `extra` becomes members of its own.
-    return OrjsonFormatter("%(levelname)s %(name)s %(message)s", rename_fields=NAMES, timestamp=True)
+    unwanted = [*RESERVED_ATTRS, "color_message"]  # uvicorn's message again, for terminals
+    return OrjsonFormatter(
+        "%(levelname)s %(name)s %(message)s", rename_fields=NAMES, reserved_attrs=unwanted, timestamp=True
+    )
 
 
 def _name_request(record: logging.LogRecord) -> bool:

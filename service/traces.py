@@ -4,6 +4,8 @@ Spans are made when a request has ended, from the times that were taken anyway, 
 costs one look at its parent.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,13 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 
 from service.account import Account
 from service.engine.result import Result
+
+log = logging.getLogger("msmlp.traces")
+
+CLOSE_SECONDS = 5
+"""How long an ending service waits for a collector; the library would for thirty."""
+
+RPC_SERVICE = "inference.GRPCInferenceService"
 
 FAILED = 500
 """Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
@@ -58,7 +67,7 @@ class Traces:
             return since + round(1e9 * seconds)
 
         request = self._tracer.start_span(
-            f"{account.method} {account.route}",
+            _name(account),
             extract(account.headers()),
             SpanKind.SERVER,
             attributes={**_of_request(account), **self._model},
@@ -78,8 +87,12 @@ class Traces:
         request.end(at(account.ended))
 
     def close(self) -> None:
-        """Send what has not been sent; blocks for some seconds where nobody takes it."""
-        self._provider.shutdown()
+        """Send what has not been sent; blocks for CLOSE_SECONDS at most, whoever does not take it."""
+        sending = threading.Thread(target=self._provider.shutdown, name="msmlp-traces", daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
+        if sending.is_alive():
+            log.warning("the last requests' traces were not sent: nobody has taken them for %d s", CLOSE_SECONDS)
 
     def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
         span = self._tracer.start_span(
@@ -116,11 +129,20 @@ def stage_spans(results: list[Result]) -> Iterator[StageSpan]:
         )
 
 
+def _name(account: Account) -> str:
+    method = _rpc_method(account)
+    return f"{RPC_SERVICE}/{method}" if method else f"{account.method} {account.route}"
+
+
+def _rpc_method(account: Account) -> str:
+    """The method of gRPC, empty for HTTP."""
+    return account.route.removeprefix("grpc/") if account.route.startswith("grpc/") else ""
+
+
 def _of_request(account: Account) -> dict[str, Any]:
     attributes: dict[str, Any] = {"msmlp.request_id": account.request_id, "msmlp.images": account.images}
-    if account.route.startswith("grpc/"):
-        method = account.route.removeprefix("grpc/")
-        attributes |= {"rpc.system": "grpc", "rpc.service": "inference.GRPCInferenceService", "rpc.method": method}
+    if method := _rpc_method(account):
+        attributes |= {"rpc.system": "grpc", "rpc.service": RPC_SERVICE, "rpc.method": method}
     else:
         attributes |= {"http.request.method": account.method, "http.route": account.route}
     attributes["http.response.status_code"] = int(account.status)

@@ -31,10 +31,10 @@ class TritonMetrics(Collector):
         yield self._counter("exec_count", "Batches that the first stage has run.", self._executions())
         for name, duration, text in (
             ("request", "success", "from arrival to answer"),
-            ("queue", "queue", "in queues, over all stages of the slowest image"),
-            ("compute_input", "compute_input", "of decoding"),
-            ("compute_infer", "compute_infer", "in batches, over all stages of the slowest image"),
-            ("compute_output", "compute_output", "of writing answers, not measured: always 0"),
+            ("queue", "queue", "spent in queues, over all stages of the slowest image"),
+            ("compute_input", "compute_input", "spent decoding"),
+            ("compute_infer", "compute_infer", "spent in batches, over all stages of the slowest image"),
+            ("compute_output", "compute_output", "spent writing answers, not measured: always 0"),
         ):
             microseconds = round(1e6 * said.seconds[duration])
             yield self._counter(f"{name}_duration_us", f"Microseconds of answered requests {text}.", microseconds)

@@ -1,0 +1,68 @@
+"""What a process writes to stderr, as text and as JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import logging
+from service.logs import Logging, in_force
+from service.request_id import request_id_of_this_task
+
+assert in_force() is None
+Logging("info", "{format}").begin()
+assert in_force() == Logging("info", "{format}")
+log = logging.getLogger("msmlp.test")
+log.debug("not this")
+logging.getLogger("a.library").info("nor this")
+log.info("%d images", 3, extra={{"exits": {{"1": 2, "3": 1}}}})
+request_id_of_this_task.set("mine")
+log.warning("inside\\na request")
+try:
+    raise ValueError("broken")
+except ValueError:
+    log.exception("failed")
+log.info("another's", extra={{"request_id": "theirs"}})
+logging.getLogger("a.library").warning("in trouble")
+"""
+
+
+def written(form: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(format=form)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
+    return done.stderr.splitlines()
+
+
+def test_json_is_one_object_a_line() -> None:
+    documents = [json.loads(line) for line in written("json")]
+    for document in documents:
+        assert document.pop("timestamp").endswith("+00:00")
+    trace = documents[2].pop("exception")
+    assert trace.startswith("Traceback")
+    assert trace.endswith("ValueError: broken")
+    assert documents == [
+        {"level": "INFO", "logger": "msmlp.test", "message": "3 images", "exits": {"1": 2, "3": 1}},
+        {"level": "WARNING", "logger": "msmlp.test", "message": "inside\na request", "request_id": "mine"},
+        {"level": "ERROR", "logger": "msmlp.test", "message": "failed", "request_id": "mine"},
+        {"level": "INFO", "logger": "msmlp.test", "message": "another's", "request_id": "theirs"},
+        {"level": "WARNING", "logger": "a.library", "message": "in trouble", "request_id": "mine"},
+    ]
+
+
+def test_text_has_the_requests_id_in_brackets() -> None:
+    lines = written("text")
+    assert lines[0].endswith(" INFO msmlp.test: 3 images")
+    assert lines[2] == "a request [mine]"
+    assert lines[3].endswith(" ERROR msmlp.test: failed [mine]")
+    assert lines[4].startswith("Traceback")
+    assert lines[-3] == "ValueError: broken"
+    assert lines[-2].endswith(" INFO msmlp.test: another's [theirs]")
+    assert lines[-1].endswith(" WARNING a.library: in trouble [mine]")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_below_the_level_is_written(form: str) -> None:
+    assert not [line for line in written(form) if "this" in line]

@@ -75,7 +75,12 @@ def test_images_are_those_that_were_answered(watched: Watched) -> None:
     assert {exit for exit, _ in watched.tally.images} == {"1", "2", "3", "none"}
     assert {reason for _, reason in watched.tally.images} == {"confident", "final", "max_exit", "deadline", "expired"}
     assert watched.rose("msmlp_deadline_total", "outcome") == watched.tally.deadlines
+
+
+def test_too_much_at_once_browns_out_and_is_shed(watched: Watched) -> None:
     assert sum(watched.rose("msmlp_shed_total", "reason").values()) == watched.tally.shed > 0
+    level = f"max_over_time(msmlp_brownout_level[{watched.window * 1e3:.0f}ms])"
+    assert 0 < watched.prometheus.value(level, at=watched.end) <= 8
 
 
 def test_cost_is_that_of_the_answers(watched: Watched) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from compose_spec import PyCompose
 
 from service.server import UVICORN
 from service.settings import Settings
@@ -21,6 +22,14 @@ PROMETHEUS = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text
 def mounts(service: str) -> dict[str, str]:
     """Where in the container → what is mounted there."""
     return {mount.split(":")[1]: mount.split(":")[0] for mount in SERVICES[service].get("volumes", [])}
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
+def test_the_file_is_as_composes_specification_has_it(file: str) -> None:
+    text = (DOCKER / file).read_text()
+    assert PyCompose.from_yaml(text).to_spec()
+    with pytest.raises(ValueError, match="built"):
+        PyCompose.from_yaml(text.replace("build:", "built:"))
 
 
 @pytest.mark.parametrize("name", SERVICES)

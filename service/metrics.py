@@ -3,7 +3,7 @@
 import math
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -142,6 +142,10 @@ class Metrics:
     def watch(self, engine: Engine, policy: Policy) -> None:
         """Tie the gauges to what they show; read when scraped."""
         self._gauges.watch(engine, policy)
+
+    def watch_process(self, pid: Callable[[], int | None]) -> None:
+        """Show what the engine's own process uses, as `msmlp_engine_process_...`; nothing while there is none."""
+        ProcessCollector(namespace="msmlp_engine", pid=lambda: str(pid()), registry=self.registry)
 
     def observe(self, message: Outbound) -> None:
         """What the engine says of itself and its batches."""

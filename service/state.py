@@ -138,10 +138,10 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
         reserve=SHADOW_SLOTS if settings.shadow else 0,
         max_batch=settings.max_batch,
     )
-    worker: Callable[..., Handle] = Worker
+    start: Callable[..., Handle] = Worker
     if pick_engine(settings, found.builds) == "process":
         size, places = manifest.cascade.image_size, 2 * settings.max_images
-        worker = partial(ProcessWorker, stages=stages, size=size, places=places)
+        start = partial(ProcessWorker, stages=stages, size=size, places=places)
     engine = Engine(
         found.build,
         capacity=settings.capacity,
@@ -150,9 +150,12 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
         costs=policy.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
         shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
-        worker=worker,
+        worker=start,
     )
     metrics.watch(engine, policy)
+    worker = engine.worker
+    if isinstance(worker, ProcessWorker):
+        metrics.watch_process(lambda: worker.pid)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     accounts = Accounts(metrics.ended, statistics.ended)

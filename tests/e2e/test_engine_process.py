@@ -72,6 +72,12 @@ def test_every_request_is_answered_while_the_engine_is_killed_and_comes_back(tin
             assert re.search(r"^msmlp_inflight_images 0.0$", client.get("/metrics").text, re.MULTILINE)
             second = engine_of(served)
             assert second != engine
+            memory = re.search(
+                r"^msmlp_engine_process_resident_memory_bytes (\S+)$", client.get("/metrics").text, re.MULTILINE
+            )
+            assert memory
+            pages = int(Path(f"/proc/{second}/statm").read_text().split()[1])
+            assert float(memory[1]) == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE"), rel=0.2)
         served.process.send_signal(signal.SIGTERM)
         assert served.end() == 0
         assert "was killed by signal 9" in served.log

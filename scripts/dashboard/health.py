@@ -88,13 +88,19 @@ PROCESS = Row(
         ),
         Panel(
             "CPU",
-            "Cores that the server's process keeps busy; the engine's own process (--engine process) is not in it.",
-            ((rate("process_cpu_seconds_total{$here}", "instance"), "{{instance}}"),),
+            "Cores that the server's process keeps busy, and the engine's where it has one of its own.",
+            (
+                (rate("process_cpu_seconds_total{$here}", "instance"), "{{instance}}"),
+                (rate("msmlp_engine_process_cpu_seconds_total{$here}", "instance"), "{{instance}}, engine"),
+            ),
         ),
         Panel(
             "Memory",
-            "Resident, of the server's process.",
-            (("sum by (instance) (process_resident_memory_bytes{$here})", "{{instance}}"),),
+            "Resident, of the same processes.",
+            (
+                ("sum by (instance) (process_resident_memory_bytes{$here})", "{{instance}}"),
+                ("sum by (instance) (msmlp_engine_process_resident_memory_bytes{$here})", "{{instance}}, engine"),
+            ),
             BYTES,
         ),
         Panel(

@@ -4,6 +4,7 @@ Its queries run against a real Prometheus in tests/system/test_prometheus.py.
 """
 
 import json
+import os
 import re
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -55,9 +56,10 @@ def test_what_can_be_named_has_one_name() -> None:
 
 
 def test_every_metric_shown_is_one_of_the_services() -> None:
-    registry = Metrics((0.1, 0.2, 0.3), "any", "1").registry
+    metrics = Metrics((0.1, 0.2, 0.3), "any", "1")
+    metrics.watch_process(os.getpid)
     kinds = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    served = {family.name + end for family in registry.collect() for end in kinds[family.type]}
+    served = {family.name + end for family in metrics.registry.collect() for end in kinds[family.type]}
     shown = set(re.findall(r"\b(?:msmlp|process)_\w+", " ".join(t["expr"] for p in PANELS for t in p["targets"])))
     assert shown <= served, shown - served
     assert len(shown) > 30

@@ -135,6 +135,7 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
 
 def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
     spent = service.metrics.answered(result, service.facts.gflops, call.account.arrival, prepared.terms.deadline)
+    service.metrics.gflops_expected.inc(len(result.index) * prepared.inquiry.plan.expected_gflops)
     call.account.landed(result, spent)
 
 

@@ -89,6 +89,9 @@ class Metrics:
         )
         self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
         self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
+        self.gflops_expected = Counter(
+            "msmlp_gflops_expected", "GFLOPs that calibration expects of answered images.", registry=r
+        )
         self.shed = Counter(
             "msmlp_shed",
             "Not admitted: images for want of places or of time, requests for want of memory.",

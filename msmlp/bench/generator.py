@@ -84,9 +84,9 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
     return "\r\n".join((*lines, "", "")).encode() + content
 
 
-def offer(load: Load) -> Seen:
-    """Send it, and wait for the last answer."""
-    seen, start, cpu = Seen(), time.perf_counter(), time.process_time()
+def offer(load: Load, seen: Seen | None = None) -> Seen:
+    """Send it, and wait for the last answer; who wants to note more of them gives a `seen` that does."""
+    seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
     asyncio.run((_closed if load.rate is None else _open)(load, seen))
     seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
     return seen

@@ -106,6 +106,19 @@ def test_confidences_fall_into_their_buckets(running: tuple[httpx.Client, Servic
         assert change.get(key("confidence_bucket", exit=1, le=edge), 0) == expected
 
 
+def test_what_calibration_expects_is_counted(running: tuple[httpx.Client, Service, FakeBackend]) -> None:
+    client, _, _ = running
+    before, expected = scrape(client), 0.0
+    for options in ({}, {"thresholds": "0.9,0.1"}, {"max_exit": 1}):
+        answer = send(client, (1.0,), (0.2, 0.8), **options).json()
+        expected += 2 * answer["operating_point"]["expected_gflops"]
+    streamed = send(client, (1.0,), (0.2, 0.8), stream="true").text.splitlines()
+    points = [line["operating_point"] for line in map(json.loads, streamed) if line["final"]]
+    expected += sum(point["expected_gflops"] for point in points)
+    assert len(points) == 2
+    assert grown(before, scrape(client))[key("gflops_expected_total")] == pytest.approx(expected)
+
+
 def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
     service = fake_service(tiny_weights, fake_backend)
     with serving(service) as client:
@@ -160,6 +173,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "confidence": ("histogram", ("exit",)),
     "gflops_total": ("counter", ()),
     "gflops_saved_total": ("counter", ()),
+    "gflops_expected_total": ("counter", ()),
     "effective_threshold": ("gauge", ("exit",)),
     "brownout_level": ("gauge", ()),
     "shed_total": ("counter", ("reason",)),
@@ -187,6 +201,7 @@ SERIES = {
     "deadline_margin_seconds_count": [{}],
     "gflops_total": [{}],
     "gflops_saved_total": [{}],
+    "gflops_expected_total": [{}],
     "confidence_count": [{"exit": exit} for exit in EXITS],
     "image_seconds_count": [{"exit": exit} for exit in (*EXITS, "none")],
     **{

@@ -1,0 +1,63 @@
+"""The Grafana dashboard: the file is what the scripts write, Grafana's library reads it, and it lies on its grid.
+
+Its queries run against a real Prometheus in tests/system/test_prometheus.py.
+"""
+
+import json
+import re
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from scripts.dashboard.__main__ import FILE
+from scripts.dashboard.build import page
+from service.metrics import Metrics
+
+WRITTEN = json.loads(FILE.read_text())
+PANELS = [panel for panel in WRITTEN["panels"] if panel["type"] != "row"]
+
+
+def test_it_is_up_to_date() -> None:
+    assert page() == FILE.read_text(), "make docs"
+
+
+def test_grafanas_library_reads_what_it_wrote() -> None:
+    register_default_plugins()
+    read = Dashboard.from_json(WRITTEN)
+    assert json.loads(json.dumps(read, cls=JSONEncoder)) == WRITTEN
+
+
+def test_every_panel_is_explained_and_has_a_unit() -> None:
+    for panel in PANELS:
+        assert panel["title"], panel
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["targets"], panel["title"]
+        assert panel["type"] == "table" or panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+def test_panels_fill_their_rows_and_none_lies_on_another() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in WRITTEN["panels"]:
+        at = panel["gridPos"]
+        squares = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not squares & taken, panel["title"]
+        taken |= squares
+    assert taken == {(x, y) for x in range(24) for y in range(max(y for _, y in taken) + 1)}
+
+
+def test_what_can_be_named_has_one_name() -> None:
+    ids = [panel["id"] for panel in WRITTEN["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in PANELS:
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(set(refs)) == len(refs), panel["title"]
+
+
+def test_every_metric_shown_is_one_of_the_services() -> None:
+    registry = Metrics((0.1, 0.2, 0.3), "any", "1").registry
+    kinds = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    served = {family.name + end for family in registry.collect() for end in kinds[family.type]}
+    shown = set(re.findall(r"\b(?:msmlp|process)_\w+", " ".join(t["expr"] for p in PANELS for t in p["targets"])))
+    assert shown <= served, shown - served
+    assert len(shown) > 30

@@ -32,6 +32,8 @@ EVERYTHING: Object = {
     "autoscaling": {"enabled": True, "backlogSeconds": 0.1234},
     "networkPolicy": {"from": [PEER], "otlp": {"to": [PEER]}},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True},
     "serviceAccount": {"name": "someone", "annotations": {"a/b": "c"}},
     "podAnnotations": {"a/b": "c"},
     "podLabels": {"team": "vision"},
@@ -67,7 +69,7 @@ def helm(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """A command of Helm to its end."""
     if not shutil.which("helm"):
         pytest.fail("needs helm on the PATH (python -m scripts.get_helm puts it into .tools)")
-    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(["helm", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def render(values: Object, scratch: Path, chart: Path = CHART) -> list[Object]:

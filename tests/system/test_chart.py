@@ -1,14 +1,16 @@
 """What the rendered chart must say beyond any schema, so that it runs this service."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service.metrics import Metrics
 from service.routes import operations
 from service.server import UVICORN
 from service.settings import Settings, load_settings
-from tests.system.helm import EVERYTHING, NOTHING, RELEASES, Object, of_kind, render
+from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render
 
 pytestmark = pytest.mark.system
 
@@ -171,6 +173,16 @@ def test_pods_are_scaled_on_a_metric_that_is_served(tmp_path: Path) -> None:
     served = {family.name for family in Metrics([0.1, 0.2], "m", "v").registry.collect()}
     assert metric["pods"]["metric"]["name"] in served
     assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "124m"}
+
+
+def test_alerts_and_dashboard_are_those_of_the_stack(tmp_path: Path) -> None:
+    things = render(EVERYTHING, tmp_path)
+    alerts = of_kind("PrometheusRule", things)["spec"]
+    assert alerts == yaml.safe_load((ROOT / "docker" / "prometheus" / "alerts.yml").read_text())
+    dashboard = of_kind("ConfigMap", things)
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    stack = ROOT / "docker" / "grafana" / "dashboards" / "msmlp.json"
+    assert json.loads(dashboard["data"]["msmlp.json"]) == json.loads(stack.read_text())
 
 
 def test_what_is_switched_off_is_not_there(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Helm chart and the objects for KServe: rendered, and checked against the schemas of those who will read them."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,18 @@ def test_who_installs_it_is_told_how_to_call_it() -> None:
     notes = done.stdout.partition("NOTES:")[2]
     assert "msmlp.shop.svc:80 classifies images" in notes
     assert "kubectl --namespace shop port-forward service/msmlp 8000:80" in notes
+
+
+def test_the_pages_commands_and_values_are_taken(kserve_python: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    commands = re.findall(r"^helm install msmlp docker/helm/msmlp .*$", page, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        done = helm(*command.split()[1:], "--dry-run=client")
+        assert done.returncode == 0, done.stderr
+    values = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
+    assert len(values) == 2
+    assert faults(kserve_python, [thing for each in values for thing in render(each, tmp_path)]) == []
 
 
 def test_helm_comes_from_a_package(tmp_path: Path) -> None:

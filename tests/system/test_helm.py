@@ -109,6 +109,7 @@ def test_who_installs_it_is_told_how_to_call_it() -> None:
 
 def test_the_pages_commands_and_values_are_taken(kserve_python: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert all(version in page for version in VERSIONS)
     commands = re.findall(r"^helm install msmlp docker/helm/msmlp .*$", page, flags=re.MULTILINE)
     assert len(commands) == 2
     for command in commands:

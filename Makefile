@@ -48,6 +48,7 @@ bench: $(DEV) ## the engine against its bound and its baselines, in one run
 
 docs: $(DEV) ## write the generated pages and the dashboard
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
+	$(BIN)/python -m scripts.chart_schema
 	$(BIN)/python -m scripts.exits_page
 	$(BIN)/python -m scripts.results_page > docs/results.md
 	$(BIN)/python -m scripts.dashboard

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model.cores import cores
+
 GIB = 2**30
 
 
@@ -48,11 +50,10 @@ def _version(package: str) -> str | None:
 
 def machine() -> Section:
     """Cores this process may use, and memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = _available_memory()
-    line = f"{platform.system()} {platform.machine()}, {cores} cores"
+    line = f"{platform.system()} {platform.machine()}, {cores()} cores"
     line += f", {memory:.1f} GiB of memory available" if memory is not None else ""
-    return Section("machine", line, {"cores": cores, "memory_available_gib": memory})
+    return Section("machine", line, {"cores": cores(), "memory_available_gib": memory})
 
 
 def _available_memory() -> float | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.cores import cores
 from model.errors import OptionError
 from model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
     max_bodies_bytes: int = Field(
         default=2**30, ge=1, description="Bytes that all request bodies hold at once; more are shed with 429."
     )
-    decode_threads: int = Field(default=max(2, os.cpu_count() or 2), ge=1, description="Threads that decode images.")
+    decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Literal["text", "json"] = Field(
         default="text", description="Lines for people, or one JSON object a line for programs."

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model.cgroups import groups
 from model.config import CascadeConfig
 from model.errors import DeviceError, MsmlpError, OutOfMemoryError
 
@@ -15,6 +16,10 @@ MAX_CAPACITY = 16_384
 """Images in flight without `capacity` set. More keep no device busier: they only wait longer in its queue."""
 
 MIB = 2**20
+
+NEWER = "memory.max", "memory.current", "inactive_file"
+OLDER = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+"""A control group's limit and use, and what of the use is cache, in the two kinds of control groups."""
 
 _NO_ROOM = (
     "out of memory",
@@ -55,19 +60,7 @@ def slots_that_fit(bytes_a_slot: int, free: int, *, max_batch: int, reserve: int
 
 def free_host_memory(root: Path = Path("/")) -> int:
     """Bytes this process can still take: what the machine has available, or less where its control groups say so."""
-    free = [_available(root)]
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    for group in groups:
-        _, controllers, path = group.split(":", 2)
-        if not controllers:
-            free += _left(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            free += _left(root / "sys/fs/cgroup/memory", path, *names)
-    return max(0, min(free))
+    return max(0, min([_available(root), *_left(root)]))
 
 
 def _available(root: Path) -> int:
@@ -79,11 +72,10 @@ def _available(root: Path) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _left(mount: Path, path: str, limit: str, used: str, cache: str) -> Iterator[int]:
-    """What a control group and those above it leave; in a container its path may lie outside what is mounted."""
-    group = Path(path)
-    for each in (group, *group.parents):
-        folder = mount / str(each).lstrip("/")
+def _left(root: Path) -> Iterator[int]:
+    """What each control group leaves."""
+    for folder, newer in groups("memory", root):
+        limit, used, cache = NEWER if newer else OLDER
         try:
             most, taken = int((folder / limit).read_text()), int((folder / used).read_text())
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

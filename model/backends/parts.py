@@ -5,9 +5,10 @@ each of a hundred, and whoever has lost its core for a moment keeps all others w
 whoever is free takes the next. A small part also stays in a core's cache, where a whole batch does not.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+
+from model.cores import cores
 
 SMALL, LARGE = 4, 8
 """Images of a part: fewer cost more an image, as does a batch of 64 (docs/backends.md has the times)."""
@@ -47,8 +48,3 @@ class Crew:
 def _take(work: Callable[[int], None], numbers: Iterator[int]) -> None:
     for number in numbers:  # a range's iterator gives every number to one thread only
         work(number)
-
-
-def cores() -> int:
-    """Cores this process may use: `taskset` and container cpusets count."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,21 @@ def make_serve(*variables: str) -> Iterator[httpx.Client]:
         if drain.is_alive():
             drain.join()
         process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def kserve_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with KServe's client, and what describes the objects of Kubernetes and of Prometheus' operator.
+
+    It lives in an environment of its own: among what KServe brings along are another event loop and HTTP parser, which
+    uvicorn would take up by itself, so the server under test would no longer be the one that users run.
+    """
+    folder = tmp_path_factory.mktemp("kserve")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    packages = ["kserve>=0.15", "kubernetes-validate>=1.37", "cloudcoil-models-prometheus-operator>=0.80"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
 
 
 @pytest.fixture(scope="session")

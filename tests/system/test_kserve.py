@@ -1,12 +1,7 @@
-"""KServe's own client against `make serve`.
-
-It lives in an environment of its own: among what it brings along are another event loop and HTTP parser, which uvicorn
-would take up by itself, so the server under test would no longer be the one that users run.
-"""
+"""KServe's own client against `make serve`."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -20,16 +15,6 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "cat.jpg"
-
-
-@pytest.fixture(scope="module")
-def kserve_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with KServe's client."""
-    folder = tmp_path_factory.mktemp("kserve")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "kserve>=0.15"], check=True)
-    return python
 
 
 def test_its_client_is_told_what_classify_says(

@@ -1,0 +1,196 @@
+"""What the rendered chart must say beyond any schema, so that it runs this service."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.chart_schema import BY_OTHER_VALUES
+from service.metrics import Metrics
+from service.routes import operations
+from service.server import UVICORN
+from service.settings import Settings, load_settings
+from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render
+
+pytestmark = pytest.mark.system
+
+DRAIN = UVICORN["timeout_graceful_shutdown"]
+
+
+def pod_of(things: list[Object]) -> Object:
+    spec: Object = of_kind("Deployment", things)["spec"]["template"]["spec"]
+    return spec
+
+
+def settings_of(container: Object, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the service makes of a container's environment."""
+    for variable in container.get("env", []):
+        monkeypatch.setenv(variable["name"], variable["value"])
+    return load_settings()
+
+
+def test_the_services_settings_are_those_of_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [container] = pod_of(render(EVERYTHING, tmp_path))["containers"]
+    settings = settings_of(container, monkeypatch)
+    for name, value in EVERYTHING["settings"].items():
+        assert getattr(settings, name) == value
+    assert (settings.device, settings.weights, settings.grpc_port) == ("cuda", Path("/weights/mine"), 8001)
+    assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"} in container["env"]
+
+
+def test_every_setting_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {name: field for name, field in Settings.model_fields.items() if name not in BY_OTHER_VALUES}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    given = {name: 1 if default is None else default for name, default in defaults.items()}
+    [container] = pod_of(render({"settings": given}, tmp_path))["containers"]
+    assert len(container["env"]) == len(given)
+    settings = settings_of(container, monkeypatch)
+    assert {name: getattr(settings, name) for name in given} == given
+
+
+def test_without_values_the_service_has_its_defaults(tmp_path: Path) -> None:
+    [container] = pod_of(render({}, tmp_path))["containers"]
+    assert "env" not in container
+    assert container["image"] == "msmlp:cpu"
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+def test_a_gpu_is_asked_for_and_must_be_there(tmp_path: Path) -> None:
+    [container] = pod_of(render({"gpu": {"enabled": True}}, tmp_path))["containers"]
+    assert container["image"] == "msmlp:gpu"
+    assert container["resources"]["limits"] == {"memory": "3Gi", "nvidia.com/gpu": 1}
+    assert container["env"] == [{"name": "MSMLP_DEVICE", "value": "cuda"}]
+    part = {"gpu": {"enabled": True, "resource": "nvidia.com/mig-1g.10gb"}, "settings": {"device": "auto"}}
+    [container] = pod_of(render(part, tmp_path))["containers"]
+    assert container["resources"]["limits"] == {"memory": "3Gi", "nvidia.com/mig-1g.10gb": 1}
+    assert container["env"] == [{"name": "MSMLP_DEVICE", "value": "auto"}]
+
+
+def test_weights_of_a_claim_are_mounted_and_served(tmp_path: Path) -> None:
+    pod = pod_of(render({"weights": {"claim": "mine"}}, tmp_path))
+    [container], [volume] = pod["containers"], pod["volumes"]
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/weights", "readOnly": True}]
+    assert volume["persistentVolumeClaim"] == {"claimName": "mine", "readOnly": True}
+    assert container["env"] == [{"name": "MSMLP_WEIGHTS", "value": "/weights"}]
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_probes_ask_routes_that_there_are(name: str, tmp_path: Path) -> None:
+    [container] = pod_of(render(RELEASES[name], tmp_path))["containers"]
+    routes = {getattr(route, "path", None) for route in operations.router.routes}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert {probe: get["path"] for probe, get in asked.items()} == {
+        "startupProbe": "/readyz",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }
+    assert {get["path"] for get in asked.values()} <= routes
+    assert {ports[get["port"]] for get in asked.values()} == {Settings.model_fields["port"].default}
+
+
+@pytest.mark.parametrize("seconds", [1, 10, 45])
+@pytest.mark.parametrize("grpc", [False, True])
+def test_a_pod_has_the_time_to_drain(seconds: int, grpc: bool, tmp_path: Path) -> None:
+    pod = pod_of(render({"preStopSeconds": seconds, "grpc": {"enabled": grpc}}, tmp_path))
+    [container] = pod["containers"]
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(seconds)]
+    assert pod["terminationGracePeriodSeconds"] > seconds + DRAIN * (2 if grpc else 1)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_nobody_gets_more_rights_than_it_takes(name: str, tmp_path: Path) -> None:
+    pod = pod_of(render(RELEASES[name], tmp_path))
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_whoever_selects_pods_selects_these(name: str, tmp_path: Path) -> None:
+    things = render(RELEASES[name], tmp_path)
+    deployment, service = of_kind("Deployment", things), of_kind("Service", things)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [deployment["spec"]["selector"]["matchLabels"], service["spec"]["selector"]]
+    for thing in things:
+        if thing["kind"] == "PodDisruptionBudget":
+            selectors.append(thing["spec"]["selector"]["matchLabels"])
+        elif thing["kind"] == "NetworkPolicy":
+            selectors.append(thing["spec"]["podSelector"]["matchLabels"])
+        elif thing["kind"] == "ServiceMonitor":
+            assert thing["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+            # The alerts ask for the job msmlp.
+            assert service["metadata"]["labels"][thing["spec"]["jobLabel"]] == "msmlp"
+    for spread in deployment["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
+        selectors.append(spread["labelSelector"]["matchLabels"])
+    assert len(selectors) == (2 if name == "nothing" else 6)
+    # These two alone: a selector cannot be changed, nor may a new version's pods fall out of it.
+    lasting = {label: labels[label] for label in ("app.kubernetes.io/name", "app.kubernetes.io/instance")}
+    assert all(selector == lasting for selector in selectors)
+
+
+@pytest.mark.parametrize("grpc", [False, True])
+def test_ports_are_the_containers(grpc: bool, tmp_path: Path) -> None:
+    things = render({"grpc": {"enabled": grpc}, "serviceMonitor": {"enabled": True}}, tmp_path)
+    [container] = pod_of(things)["containers"]
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert named == ({"http": 8000, "grpc": 8001} if grpc else {"http": 8000})
+    served = of_kind("Service", things)["spec"]["ports"]
+    assert [port["targetPort"] for port in served] == list(named)
+    [rule] = of_kind("NetworkPolicy", things)["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == list(named)
+    [scraped] = of_kind("ServiceMonitor", things)["spec"]["endpoints"]
+    assert scraped["port"] in {port["name"] for port in served}
+
+
+def test_who_may_call_and_be_called_is_said(tmp_path: Path) -> None:
+    [rule] = of_kind("NetworkPolicy", things := render({}, tmp_path))["spec"]["ingress"]
+    assert "from" not in rule
+    assert of_kind("NetworkPolicy", things)["spec"]["egress"] == []
+    policy = of_kind("NetworkPolicy", render(EVERYTHING, tmp_path))["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"][0]["from"] == EVERYTHING["networkPolicy"]["from"]
+    traces, names = policy["egress"]
+    assert traces == {"ports": [{"port": 4318}], "to": EVERYTHING["networkPolicy"]["otlp"]["to"]}
+    assert {port["port"] for port in names["ports"]} == {53}
+
+
+def test_pods_are_scaled_on_a_metric_that_is_served(tmp_path: Path) -> None:
+    things = render(EVERYTHING, tmp_path)
+    deployment, scaler = of_kind("Deployment", things), of_kind("HorizontalPodAutoscaler", things)
+    assert "replicas" not in deployment["spec"]  # each upgrade would undo what the autoscaler has done
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"] == "classifier"
+    [metric] = scaler["spec"]["metrics"]
+    served = {family.name for family in Metrics([0.1, 0.2], "m", "v").registry.collect()}
+    assert metric["pods"]["metric"]["name"] in served
+    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "124m"}
+
+
+def test_alerts_and_dashboard_are_those_of_the_stack(tmp_path: Path) -> None:
+    things = render(EVERYTHING, tmp_path)
+    alerts = of_kind("PrometheusRule", things)["spec"]
+    assert alerts == yaml.safe_load((ROOT / "docker" / "prometheus" / "alerts.yml").read_text())
+    dashboard = of_kind("ConfigMap", things)
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    stack = ROOT / "docker" / "grafana" / "dashboards" / "msmlp.json"
+    assert json.loads(dashboard["data"]["msmlp.json"]) == json.loads(stack.read_text())
+
+
+def test_what_is_switched_off_is_not_there(tmp_path: Path) -> None:
+    kinds = {thing["kind"] for thing in render(NOTHING, tmp_path)}
+    assert kinds == {"Deployment", "Service"}
+    pod = pod_of(render(NOTHING, tmp_path))
+    assert pod["serviceAccountName"] == "default"
+
+
+def test_a_new_version_takes_no_pod_away(tmp_path: Path) -> None:
+    strategy = of_kind("Deployment", render({}, tmp_path))["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}

@@ -45,6 +45,17 @@ def departure(scope: Scope) -> Departure:
     return found
 
 
+def _head_length(read: bytes | bytearray) -> int | None:
+    """Of the head that these bytes begin with; None when another reader might see another end."""
+    begins = 0
+    while read[begins : begins + 1] in (b"\r", b"\n"):  # empty lines may stand before a request
+        begins += 1
+    ends = read.find(b"\r\n\r\n", begins)
+    if ends < 0 or read.count(b"\n", begins, ends) != read.count(b"\r\n", begins, ends):
+        return None
+    return ends + 4
+
+
 class _Pieces:
     """What has come of a body, in the place of uvicorn's bytearray: pieces are put together once, one is not copied."""
 
@@ -130,6 +141,9 @@ class Protocol(_Ours, HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._place = _BETWEEN
         self._head: bytes | bytearray = b""  # of the request being read, where it is known where that began
+        self._data = b""  # what came last
+        self._begins = 0  # where the head does in it; below 0 when it came before
+        self._ends: int | None = 0  # where what has been read of the body does; None where that is unknown
         self._unclaimed = 0  # bytes that came since the last head or piece of a body
         self._refusing = False  # as soon as what came before is answered
 
@@ -145,11 +159,15 @@ class Protocol(_Ours, HttpToolsProtocol):
             if self._head:  # what was on its way when reading was paused comes behind it
                 self._head = bytes(self._head) + data
             return
+        self._data = data
         if self._place == _BETWEEN:
-            self._head, self._unclaimed = data, 0
+            self._head, self._begins, self._unclaimed = data, 0, 0
         elif self._head:
+            self._begins = -len(self._head)
             self._head = bytearray(self._head) if isinstance(self._head, bytes) else self._head
             self._head += data
+        elif self._ends is not None:
+            self._ends = 0
         self._unclaimed += len(data)
         try:
             self.parser.feed_data(data)
@@ -212,7 +230,10 @@ class Protocol(_Ours, HttpToolsProtocol):
             raise httptools.HttpParserError
         self._check_head()
         super().on_headers_complete()
-        self._place, self._head, self._unclaimed = _BODY, b"", 0  # where the next begins in these bytes is unknown
+        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)  # whose sizes the parser keeps
+        length = _head_length(self._head)
+        self._ends = None if chunked or length is None else self._begins + length
+        self._place, self._head, self._unclaimed = _BODY, b"", 0
 
     def _check_head(self) -> None:
         hosts = sum(name == b"host" for name, _ in self.headers)
@@ -228,6 +249,8 @@ class Protocol(_Ours, HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """The parser has read a piece of a request's body."""
         self._unclaimed = 0
+        if self._ends is not None:
+            self._ends += len(body)
         if not self.cycle.body:  # uvicorn has handed on what was there, or nothing has come yet
             self.cycle.body = _Pieces()  # type: ignore[assignment]
         super().on_body(body)
@@ -235,4 +258,6 @@ class Protocol(_Ours, HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The parser has read a request's end."""
         self._place = _BETWEEN
+        if self._ends is not None and self._ends < len(self._data):  # the next request has come with it
+            self._head, self._begins = self._data[self._ends :], self._ends
         super().on_message_complete()

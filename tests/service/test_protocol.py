@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -105,6 +106,27 @@ def test_after_a_plain_request_too(client: httpx.Client) -> None:
     ]
 
 
+BODY = b"\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+BREW = b"BREW /model HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [GET, POST, b"\r\n\r\n" + GET, GET + POST + b"\r\n" + GET], ids=range(4))
+def test_behind_other_requests_wherever_packets_end(client: httpx.Client, before: bytes) -> None:
+    whole = before + BREW + LAST
+    expected = [{b"G": 200, b"P": 422}[first] for first in re.findall(rb"(?:^|\n)([GP])(?:ET|OST) /[cl]", before)]
+    for split in range(0, len(whole), 7):
+        pieces = [whole[:split], whole[split:]] if split else [whole]
+        assert [a.status_code for a in exchange(client, *pieces)] == [*expected, 405, 200], split
+
+
+def test_what_is_hidden_in_a_body_of_chunks_is_never_taken_for_a_request(client: httpx.Client) -> None:
+    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = head + b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"
+    # Where the next request begins is not known here, so it is refused.
+    assert [a.status_code for a in exchange(client, chunked + BREW + LAST)] == [422, 400]
+
+
 def test_requests_in_one_packet_are_answered_in_turn(client: httpx.Client) -> None:
     assert [a.status_code for a in exchange(client, GET * 3 + LAST)] == [200] * 4
 
@@ -145,9 +167,10 @@ def test_the_body_behind_a_wish_for_another_protocol_is_read(
     assert len(first.json()["results"]) == 1
 
 
-def test_such_a_wish_with_another_request_before_it_in_its_packet_is_refused(client: httpx.Client) -> None:
-    wish = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 40\r\n\r\n"
-    assert [answer.status_code for answer in exchange(client, GET + wish + GET)] == [200, 400]
+def test_the_body_behind_such_a_wish_is_read_behind_other_requests_too(client: httpx.Client) -> None:
+    wish = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n"
+    pieces = GET + wish % len(GET) + GET + LAST
+    assert [answer.status_code for answer in exchange(client, pieces)] == [200, 415, 200]
 
 
 class Held:

@@ -58,6 +58,15 @@ BACKLOG = Row(
             width=6,
         ),
         Panel(
+            "Device in use",
+            "The share of what a device does at most, in full batches, that it is doing. It may be busy all the time "
+            "and have much to spare, as its batches can still grow.",
+            ((f"{rate('msmlp_work_seconds_total{$here}', 'instance')}", "{{instance}}"),),
+            SHARE,
+            width=6,
+            limits=(0.7, 0.9),
+        ),
+        Panel(
             "Images a batch, by stage",
             "Padding not counted. Batches grow with the load by themselves.",
             (
@@ -67,12 +76,14 @@ BACKLOG = Row(
                     "stage {{stage}}",
                 ),
             ),
+            width=6,
         ),
         Panel(
             "Images answered",
             "By instance.",
             ((rate("msmlp_images_total{$here}", "instance"), "{{instance}}"),),
             IMAGES,
+            width=6,
             stacked=True,
         ),
         Panel(
@@ -80,6 +91,7 @@ BACKLOG = Row(
             "Everything that was asked, probes and scrapes too.",
             ((rate("msmlp_requests_total{$here}", "route"), "{{route}}"),),
             PER_SECOND,
+            width=6,
             stacked=True,
         ),
     ),

@@ -29,7 +29,7 @@ EVERYTHING: Object = {
     "service": {"type": "LoadBalancer", "port": 80, "annotations": {"a/b": "c"}},
     "rollingUpdate": {"maxUnavailable": 1, "maxSurge": "25%"},
     "podDisruptionBudget": {"maxUnavailable": "50%"},
-    "autoscaling": {"enabled": True, "backlogSeconds": 0.1234},
+    "autoscaling": {"enabled": True, "backlogSeconds": 0.1234, "deviceInUse": 0.5},
     "networkPolicy": {"from": [PEER], "otlp": {"to": [PEER]}},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},

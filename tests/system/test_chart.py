@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from scripts.chart_schema import BY_OTHER_VALUES
-from service.metrics import Metrics
 from service.routes import operations
 from service.server import UVICORN
 from service.settings import Settings, load_settings
@@ -163,15 +162,16 @@ def test_who_may_call_and_be_called_is_said(tmp_path: Path) -> None:
     assert {port["port"] for port in names["ports"]} == {53}
 
 
-def test_pods_are_scaled_on_a_metric_that_is_served(tmp_path: Path) -> None:
+def test_pods_are_scaled_on_backlog_and_work(tmp_path: Path) -> None:
     things = render(EVERYTHING, tmp_path)
     deployment, scaler = of_kind("Deployment", things), of_kind("HorizontalPodAutoscaler", things)
     assert "replicas" not in deployment["spec"]  # each upgrade would undo what the autoscaler has done
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"] == "classifier"
-    [metric] = scaler["spec"]["metrics"]
-    served = {family.name for family in Metrics([0.1, 0.2], "m", "v").registry.collect()}
-    assert metric["pods"]["metric"]["name"] in served
-    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "124m"}
+    asked = {metric["pods"]["metric"]["name"]: metric["pods"]["target"] for metric in scaler["spec"]["metrics"]}
+    assert asked == {
+        "msmlp_backlog_seconds": {"type": "AverageValue", "averageValue": "124m"},
+        "msmlp_device_in_use": {"type": "AverageValue", "averageValue": "500m"},
+    }
 
 
 def test_alerts_and_dashboard_are_those_of_the_stack(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_what_fits_no_schema_is_found(kserve_python: Path, tmp_path: Path) -> No
         ({"gpu": {"enabled": "yes please"}}, "at '/gpu/enabled': got string, want boolean"),
         ({"weights": {"path": "mine"}}, "at '/weights/path': 'mine' does not match pattern"),
         ({"autoscaling": {"backlogSeconds": 0}}, "at '/autoscaling/backlogSeconds': minimum: got 0, want 0.001"),
+        ({"autoscaling": {"deviceInUse": 70}}, "at '/autoscaling/deviceInUse': maximum: got 70, want 1"),
         ({"rollingUpdate": {"maxSurge": "some"}}, "at '/rollingUpdate/maxSurge': 'some' does not match pattern"),
     ],
 )

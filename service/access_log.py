@@ -50,7 +50,7 @@ def _fields(account: Account) -> dict[str, Any]:
 
 def _exits(account: Account) -> dict[str, int]:
     """How many images left at each exit; `none` expired before the first."""
-    left = Counter(np.concatenate([result.exit for result in account.results]).tolist() if account.results else [])
+    left = Counter(np.concatenate([landed.exit for landed in account.landed]).tolist() if account.landed else [])
     return {str(exit) if exit else "none": left[exit] for exit in sorted(left)}
 
 

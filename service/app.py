@@ -44,11 +44,12 @@ def _framework(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.watch(_when_ready)
         service.engine.start()
-        async with watched(service), grpc_beside(service):
-            yield
-            service.draining = True
-        await service.engine.stop()
-        await asyncio.to_thread(service.decoders.shutdown)
+        async with watched(service):
+            async with grpc_beside(service):
+                yield
+                service.draining = True
+            await service.engine.stop()
+            await asyncio.to_thread(service.decoders.shutdown)
 
     app = FastAPI(
         title="msmlp",

@@ -120,23 +120,24 @@ async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
     deadline = float("inf") if options.deadline_ms is None else account.arrival + options.deadline_ms / 1e3
     account.plan = plan
     with service.places(len(call.images), degraded=plan.source == "brownout") as give_back:
-        began = time.monotonic()
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
+        began = time.monotonic()
         try:
             pixels = await decode_images(call.images, size, max_pixels, service.decoders)
         except asyncio.CancelledError:
             service.metrics.cancelled.labels("decode").inc(len(call.images))
             raise
+        finally:
+            account.decoding = began, time.monotonic()
         terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
         inquiry = Inquiry(account.request_id, account.arrival, plan, options.top_k or TOP_K, deadline)
-        account.decoding = began, time.monotonic()
         yield _Prepared(pixels, inquiry, terms, give_back)
 
 
 def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
     spent = service.metrics.answered(result, service.facts.gflops, call.account.arrival, prepared.terms.deadline)
     service.metrics.gflops_expected.inc(len(result.index) * prepared.inquiry.plan.expected_gflops)
-    call.account.landed(result, spent)
+    call.account.land(result, spent)
 
 
 def _refuse_expired(result: Result, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""How every process of the service logs: to stderr, as text or as JSON, one line a record, with the request's id."""
+"""How every process of the service logs: to stderr, as text or as JSON, with the request's id."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.orjson import OrjsonFormatter
+from pythonjsonlogger.json import JsonFormatter
 
 from service.request_id import request_id_of_this_task
 
@@ -53,7 +53,7 @@ class _TextFormatter(logging.Formatter):
 def _json() -> logging.Formatter:
     # `timestamp=True` is RFC 3339 in UTC. What a record was given as `extra` becomes members of its own.
     unwanted = [*RESERVED_ATTRS, "color_message"]  # uvicorn's message again, for terminals
-    return OrjsonFormatter(
+    return JsonFormatter(
         "%(levelname)s %(name)s %(message)s", rename_fields=NAMES, reserved_attrs=unwanted, timestamp=True
     )
 

@@ -1,17 +1,23 @@
 """Around every request: its account, with its id and its arrival. Plain ASGI, as it runs for all traffic."""
 
+import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.account import Account, Accounts
 from service.oip.paths import route_label
-from service.problems import internal_error
+from service.problems import CLIENT_CLOSED_REQUEST, internal_error
 from service.request_id import sane_id
 
 log = logging.getLogger("msmlp.http")
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+"""Any other is the client's own word."""
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
@@ -40,11 +46,16 @@ class RequestMiddleware:
         with self._accounts.open(account):
             try:
                 await self._app(scope, receive, send_and_note)
+            except asyncio.CancelledError:
+                account.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server ends, and waits no longer
+                raise
             except Exception:
                 # The last line: nothing below may fail without an answer, an id and a row in the metrics.
                 log.exception("a request failed")
                 if not account.status:
                     await internal_error(scope)(scope, receive, send_and_note)
+            if math.isnan(account.ended):
+                account.status = CLIENT_CLOSED_REQUEST  # while its answer was on the way
 
 
 def _account(scope: Scope) -> Account:
@@ -54,7 +65,8 @@ def _account(scope: Scope) -> Account:
     def headers() -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
-    return Account(sane_id(given), arrival, scope["method"], _route(scope["path"]), headers)
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    return Account(sane_id(given), arrival, method, _route(scope["path"]), headers)
 
 
 def _route(path: str) -> str:

@@ -7,8 +7,10 @@ everything else.
 
 import asyncio
 import json
+import logging
 import uuid
 from collections.abc import Callable
+from contextvars import Context
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -19,6 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_TYPE, problem_document
+
+log = logging.getLogger("msmlp.http")
 
 MAX_HEAD = 2**16
 """Bytes of a request's line and headers, or of what follows its body; httptools alone would collect without end."""
@@ -108,6 +112,7 @@ class _Ours:
 
     def send_400_response(self, msg: str) -> None:
         request_id, status = uuid.uuid4().hex, HTTPStatus.BAD_REQUEST
+        log.info("refused: %s", self.detail, extra={"request_id": request_id})
         body = json.dumps(problem_document(status, "bad_request", self.detail, request_id)).encode()
         lines = (
             f"HTTP/1.1 {status} {status.phrase}",
@@ -204,7 +209,8 @@ class Protocol(_Ours, HttpToolsProtocol):
         self.connections.discard(self)
         self.transport.set_protocol(patient)
         patient.connection_made(self.transport)
-        patient.data_received(bytes(self._head))
+        # Not as part of the request whose answer led here.
+        Context().run(patient.data_received, bytes(self._head))
 
     def on_response_complete(self) -> None:
         """The application has answered."""

@@ -17,7 +17,7 @@ from service.logs import Logging
 from service.protocol import Protocol
 from service.settings import Settings
 from service.state import Service, build_service
-from service.telemetry import check_traces
+from service.telemetry import trace_provider, traces_of
 
 log = logging.getLogger("msmlp.server")
 
@@ -57,9 +57,10 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
     if settings.grpc_port is not None:
         check_installed()
         listen(settings.host, settings.grpc_port, "--grpc-port").close()  # gRPC, which listens later, would not say why
-    if settings.traces:
-        check_traces()
+    provider = trace_provider() if settings.traces else None
     service = build(settings)
+    if provider is not None:
+        service.traces = traces_of(provider, service)
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             create_app(service),

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
@@ -25,6 +25,9 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.statistics import Statistics
 
+if TYPE_CHECKING:
+    from service.traces import Traces  # it knows OpenTelemetry, which is an extra
+
 
 @dataclass
 class Service:
@@ -39,6 +42,7 @@ class Service:
     decoders: ThreadPoolExecutor
     statistics: Statistics
     accounts: Accounts
+    traces: "Traces | None" = None
     draining: bool = field(default=False)
 
     @cached_property

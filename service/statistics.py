@@ -42,7 +42,7 @@ class Statistics:
             self._add("fail", account.seconds)
             self.failures[REASONS.get(account.status, OTHER)] += 1
             return
-        self.images += account.images
+        self.images += account.answered
         self._last_ms = round(time.time() * 1e3)
         self._add("success", account.seconds)
         self._add("compute_input", account.decode_seconds)

@@ -1,34 +1,52 @@
 """Who is told of requests besides metrics and statistics, as the settings say."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from model.errors import OptionError
 from service.access_log import log_access
+from service.account import Observer
+from service.beside import Beside
 from service.state import Service
 from service.triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from service.traces import Traces
 
+log = logging.getLogger("msmlp.telemetry")
 
-def check_traces() -> None:
-    """Raise OptionError when what `--traces` needs is not there."""
+
+def trace_provider() -> "TracerProvider":
+    """Where traces go.
+
+    Raises:
+        OptionError: what `--traces` needs is not there, or the environment says what cannot be.
+    """
     try:
-        import opentelemetry.exporter.otlp.proto.http.trace_exporter
-        import opentelemetry.sdk.trace  # noqa: F401
+        from service.traces import otlp_provider
     except ModuleNotFoundError as error:
         raise OptionError(
             "--traces", f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry brings it (or gpu ...)"
         ) from None
+    return otlp_provider()
+
+
+def traces_of(provider: "TracerProvider", service: Service) -> "Traces":
+    """A service's, sent there."""
+    from service.traces import Traces
+
+    return Traces(provider, service.facts.model)
 
 
 @asynccontextmanager
 async def watched(service: Service) -> AsyncIterator[None]:
     """They are told of the requests inside."""
-    settings, observers = service.settings, service.accounts.observers
+    settings, traces = service.settings, service.traces
     if settings.triton_metrics:
         counted = TritonMetrics(
             service.facts.model,
@@ -37,19 +55,18 @@ async def watched(service: Service) -> AsyncIterator[None]:
             pending=lambda: service.engine.requests,
         )
         service.metrics.registry.register(counted)
-    traces = _traces(service) if settings.traces else None
-    if traces is not None:
-        observers.append(traces.ended)
+    observers: list[Observer] = [traces.ended] if traces is not None else []
     if settings.access_log or settings.log_level == "debug":
         observers.append(log_access)  # after the traces, whose ids it names
+    if not observers:
+        yield
+        return
+    beside = Beside(observers)
+    service.accounts.observers.append(beside.ended)
     try:
         yield
     finally:
-        if traces is not None:
-            await asyncio.to_thread(traces.close)
-
-
-def _traces(service: Service) -> "Traces":
-    from service.traces import Traces, otlp_provider
-
-    return Traces(otlp_provider(), service.facts.model)
+        told = await asyncio.to_thread(beside.close)
+        sent = traces is None or await asyncio.to_thread(traces.close)
+        if not (told and sent):
+            log.warning("the last requests are missing in the log or the traces, which were taken too slowly")

@@ -1,43 +1,56 @@
 """Requests as OpenTelemetry traces: one span a request, and under it one for decoding and one for every stage.
 
-Spans are made when a request has ended, from the times that were taken anyway, so that a request that is not sampled
-costs one look at its parent.
+Spans are made when a request has ended, from the times that were taken anyway.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from service.account import Account
-from service.engine.result import Result
-
-log = logging.getLogger("msmlp.traces")
-
-CLOSE_SECONDS = 5
-"""How long an ending service waits for a collector; the library would for thirty."""
+from model.errors import OptionError
+from service.account import Account, Landed
+from service.beside import CLOSE_SECONDS
 
 RPC_SERVICE = "inference.GRPCInferenceService"
 
 FAILED = 500
 """Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
 
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+# It would warn of whatever a client writes into its header.
+logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
+
 
 def otlp_provider() -> TracerProvider:
-    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says."""
-    resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says.
+
+    Raises:
+        OptionError: what it says cannot be.
+    """
+    for name in ENDPOINTS:
+        parts = urlsplit(os.environ.get(name) or "http://localhost")
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise OptionError(name, f"{os.environ[name]!r} is no http:// or https:// address")
+    try:
+        resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise OptionError("--traces", f"OpenTelemetry refuses a variable OTEL_...: {error}") from None
     return provider
 
 
@@ -56,6 +69,7 @@ class Traces:
     def __init__(self, provider: TracerProvider, model: dict[str, str]) -> None:
         self._provider, self._tracer = provider, provider.get_tracer("msmlp")
         self._model = {f"msmlp.model.{key}": value for key, value in model.items()}
+        self._propagator = TraceContextTextMapPropagator()
 
     def ended(self, account: Account) -> None:
         """A request is over; only those that classify are traced."""
@@ -66,33 +80,28 @@ class Traces:
         def at(seconds: float) -> int:
             return since + round(1e9 * seconds)
 
-        request = self._tracer.start_span(
-            _name(account),
-            extract(account.headers()),
-            SpanKind.SERVER,
-            attributes={**_of_request(account), **self._model},
-            start_time=at(account.arrival),
-        )
+        parent = self._propagator.extract(account.headers())
+        request = self._tracer.start_span(_name(account), parent, SpanKind.SERVER, start_time=at(account.arrival))
+        if not request.is_recording():
+            return
         account.trace_id = format_trace_id(request.get_span_context().trace_id)
-        if request.is_recording():
-            if account.status >= FAILED:
-                request.set_status(Status(StatusCode.ERROR))
-            began, decoded = account.decoding
-            if decoded:
-                self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
-            for stage, span in enumerate(stage_spans(account.results), start=1):
-                self._child(
-                    request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes
-                )
+        request.set_attributes({**_of_request(account), **self._model})
+        if account.status >= FAILED:
+            request.set_status(Status(StatusCode.ERROR))
+        began, decoded = account.decoding
+        if decoded:
+            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
+        for stage, span in enumerate(stage_spans(account.landed), start=1):
+            self._child(request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes)
         request.end(at(account.ended))
 
-    def close(self) -> None:
-        """Send what has not been sent; blocks for CLOSE_SECONDS at most, whoever does not take it."""
+    def close(self) -> bool:
+        """Send what has not been sent; False when that took longer than CLOSE_SECONDS and is given up."""
+        # The library itself would wait for thirty.
         sending = threading.Thread(target=self._provider.shutdown, name="msmlp-traces", daemon=True)
         sending.start()
         sending.join(CLOSE_SECONDS)
-        if sending.is_alive():
-            log.warning("the last requests' traces were not sent: nobody has taken them for %d s", CLOSE_SECONDS)
+        return not sending.is_alive()
 
     def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
         span = self._tracer.start_span(
@@ -101,16 +110,16 @@ class Traces:
         span.end(ends)
 
 
-def stage_spans(results: list[Result]) -> Iterator[StageSpan]:
+def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
     """The stages that images of a request have passed: from the first that waited for it to the last that it answered.
 
     An image waits for a stage from the end of the one before, so its times add up.
     """
-    if not results:
+    if not landed:
         return
-    exits = np.concatenate([result.exit for result in results])
-    queue, compute = np.moveaxis(np.concatenate([result.history.seconds for result in results]).astype(float), -1, 0)
-    batches = np.concatenate([result.history.batch_size for result in results])
+    exits = np.concatenate([part.exit for part in landed])
+    queue, compute = np.moveaxis(np.concatenate([part.history.seconds for part in landed]).astype(float), -1, 0)
+    batches = np.concatenate([part.history.batch_size for part in landed])
     for stage in range(exits.max(initial=0)):
         here = exits > stage
         ends = (queue + compute)[here, : stage + 1].sum(axis=1)
@@ -140,18 +149,23 @@ def _rpc_method(account: Account) -> str:
 
 
 def _of_request(account: Account) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"msmlp.request_id": account.request_id, "msmlp.images": account.images}
+    status = int(account.status)
+    attributes: dict[str, Any] = {
+        "msmlp.request_id": account.request_id,
+        "msmlp.status": status,
+        "msmlp.images": account.images,
+    }
     if method := _rpc_method(account):
         attributes |= {"rpc.system": "grpc", "rpc.service": RPC_SERVICE, "rpc.method": method}
     else:
         attributes |= {"http.request.method": account.method, "http.route": account.route}
-    attributes["http.response.status_code"] = int(account.status)
+        attributes["http.response.status_code"] = status
     if account.plan:
         attributes |= {
             "msmlp.operating_point.name": account.plan.name or "",
             "msmlp.operating_point.source": account.plan.source,
         }
-    if account.results:
+    if account.landed:
         attributes["msmlp.gflops"] = account.gflops
     return attributes
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from model.errors import MsmlpError
-from service.account import Account, Accounts
+from service.account import RPC, Account, Accounts
 from service.body import SLICE
 from service.grpc.intake import Context
 from service.grpc.refusals import INTERNAL, Refusal, refusal_of
@@ -25,7 +25,7 @@ def new_account(method: str, context: Context) -> Account:
     def headers() -> Mapping[str, str]:
         return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
-    return Account(sane_id(""), time.monotonic(), "RPC", f"grpc/{method}", headers)
+    return Account(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
 
 
 async def accounted(accounts: Accounts, account: Account, work: Awaitable[T]) -> T | Refusal:

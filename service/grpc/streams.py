@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from model.errors import MsmlpError
-from service.account import Account
+from service.account import STREAM, Account
 from service.answers import REASONS
 from service.errors import OverloadedError
 from service.grpc.calls import accounted, new_account, unhurried
@@ -37,6 +37,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
 
     async def handle(_: Any, context: Context) -> None:
         account = new_account(METHOD, context)
+        account.method = STREAM  # none of its requests, which have accounts of their own
         try:
             with intake.stream():
                 await _Stream(service, intake, context).serve(ending)

@@ -69,7 +69,8 @@ async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIte
             yield _line(document)
     except MsmlpError as error:
         # The status is sent; the line says what the status would have.
-        yield _line({**problem(error, call.account.request_id)[1], "final": True})
+        call.account.status, document = problem(error, call.account.request_id)
+        yield _line({**document, "final": True})
 
 
 def _line(document: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service.access_log import PROBES
+from service.access_log import PROBES, log_access
 from service.traces import Traces
 from tests.docs.test_readme import ROOT
 from tests.fakes import picture
@@ -32,10 +32,10 @@ def names_in(row: str) -> set[str]:
 def told(tiny_weights: Path) -> tuple[logging.LogRecord, dict[str, ReadableSpan], str]:
     """The access log's line, the spans and the metrics of a request that took the default operating point."""
     memory, lines = InMemorySpanExporter(), []
-    service = fake_service(tiny_weights, fake_backend, access_log=True, triton_metrics=True)
+    service = fake_service(tiny_weights, fake_backend, triton_metrics=True)
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
-    service.accounts.observers.append(Traces(provider, service.facts.model).ended)
+    service.accounts.observers += [Traces(provider, service.facts.model).ended, log_access]
     log = logging.getLogger("msmlp.access")
     handler = logging.Handler()
     handler.emit = lines.append  # type: ignore[method-assign]
@@ -57,7 +57,7 @@ def test_the_line_shown_has_the_fields_of_a_real_one(told: Any) -> None:
     line = told[0]
     ordinary = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
     fields = {name: value for name, value in vars(line).items() if name not in ordinary}
-    assert set(shown) == {*fields, "level", "logger", "message", "trace_id", "timestamp"}
+    assert set(shown) == {*fields, "level", "logger", "message", "timestamp"}
     assert {name: type(shown[name]) for name in fields} == {name: type(value) for name, value in fields.items()}
     assert shown["logger"] == line.name
 
@@ -72,7 +72,7 @@ def test_every_attribute_of_a_span_is_named(told: Any) -> None:
 
 def test_every_variable_is_one_that_the_library_reads() -> None:
     named = set(re.findall(r"`(OTEL_[A-Z_]+)`", PAGE))
-    assert len(named) == 7
+    assert len(named) == 6
     assert named <= set(vars(sdk_variables)) | set(vars(api_variables))
 
 

@@ -76,7 +76,7 @@ def test_a_request_can_be_followed_from_its_answer_to_the_log_and_its_trace(
         monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
         options = ("--traces", "--access-log", "--log-format", "json", "--engine", "process")
         with msmlp_serve(tiny_weights, *options) as running:
-            running.wait_for("engine: ready|engine.*ready")
+            running.wait_for("ready: ")
             answer = httpx.post(f"{running.url}/classify", content=cat_photo, headers=JPEG, timeout=PATIENCE_SECONDS)
             assert answer.status_code == 200, answer.text
             running.wait_for("msmlp.access")
@@ -112,7 +112,6 @@ def test_without_a_collector_it_serves_and_ends_in_order(
         running.process.send_signal(signal.SIGTERM)
         assert running.end() == 0
         assert "Traceback" not in running.log
-        assert "traces were not sent" in running.log
 
 
 @pytest.mark.parametrize("engine", ["thread", "process"])

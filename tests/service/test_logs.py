@@ -24,6 +24,7 @@ try:
     raise ValueError("broken")
 except ValueError:
     log.exception("failed")
+log.info("%s", "\\udcff \u00e9")
 log.info("another's", extra={{"request_id": "theirs"}})
 logging.getLogger("a.library").warning("in trouble")
 """
@@ -47,6 +48,7 @@ def test_json_is_one_object_a_line() -> None:
         {"level": "INFO", "logger": "msmlp.test", "message": "3 images", "exits": {"1": 2, "3": 1}},
         {"level": "WARNING", "logger": "msmlp.test", "message": "inside\na request", "request_id": "mine"},
         {"level": "ERROR", "logger": "msmlp.test", "message": "failed", "request_id": "mine"},
+        {"level": "INFO", "logger": "msmlp.test", "message": "\udcff \u00e9", "request_id": "mine"},
         {"level": "INFO", "logger": "msmlp.test", "message": "another's", "request_id": "theirs"},
         {"level": "WARNING", "logger": "a.library", "message": "in trouble", "request_id": "mine"},
     ]
@@ -58,7 +60,8 @@ def test_text_has_the_requests_id_in_brackets() -> None:
     assert lines[2] == "a request [mine]"
     assert lines[3].endswith(" ERROR msmlp.test: failed [mine]")
     assert lines[4].startswith("Traceback")
-    assert lines[-3] == "ValueError: broken"
+    assert lines[-4] == "ValueError: broken"
+    assert lines[-3].endswith(" INFO msmlp.test: \\udcff \u00e9 [mine]")
     assert lines[-2].endswith(" INFO msmlp.test: another's [theirs]")
     assert lines[-1].endswith(" WARNING a.library: in trouble [mine]")
 

@@ -75,6 +75,7 @@ def test_an_image_has_a_span_for_every_stage_it_passed(traced: Traced) -> None:
         "http.route": "/classify",
         "http.response.status_code": 200,
         "msmlp.request_id": "mine",
+        "msmlp.status": 200,
         "msmlp.images": 1,
         "msmlp.operating_point.name": "",
         "msmlp.operating_point.source": "request",
@@ -155,7 +156,7 @@ def test_the_open_inference_protocol_is_traced_too(traced: Traced) -> None:
 def test_what_is_refused_has_no_stages(traced: Traced) -> None:
     assert traced.client.post("/classify", content=b"x", headers={"Content-Type": "image/png"}).status_code == 422
     spans = traced.spans()
-    assert set(spans) == {"POST /classify"}
+    assert set(spans) == {"POST /classify", "decode"}
     assert attributes(spans["POST /classify"])["http.response.status_code"] == 422
     assert spans["POST /classify"].status.status_code is StatusCode.UNSET
 

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from service.access_log import log_access
 from service.traces import Traces
 from tests.fakes import pictures
 from tests.service.grpc.conftest import Serve, infer_request
@@ -33,12 +34,14 @@ def test_a_call_goes_on_with_its_callers_trace(serve: Serve) -> None:
     assert f"{call.parent.span_id:016x}" == PARENT
     told = dict(call.attributes or {})
     assert (told["rpc.system"], told["rpc.method"], told["msmlp.request_id"]) == ("grpc", "ModelInfer", "mine")
-    assert "http.route" not in told
+    assert told["msmlp.status"] == 200
+    assert not [name for name in told if name.startswith("http.")]
 
 
 def test_every_request_of_a_stream_has_its_line(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "msmlp.access")
-    with serve(access_log=True) as served:
+    with serve() as served:
+        served.service.accounts.observers.append(log_access)
         requests = [infer_request(pictures(n, 0.9, size=32), f"r-{n}", thresholds="0.5,0.5") for n in (1, 2)]
         assert len(list(served.call.stream(iter(requests)))) == 2
         wrong = infer_request(np.zeros((1, 32, 32, 3), np.uint8), "wrong", policy="best")

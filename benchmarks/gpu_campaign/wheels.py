@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 NEEDED = (
     *("numpy", "pillow", "pydantic", "safetensors", "torch", "typer"),
-    *("fastapi", "httptools", "httpx", "orjson", "prometheus-client", "pydantic-settings", "python-multipart"),
-    *("kornia", "matplotlib", "tqdm", "uvicorn"),
+    *("fastapi", "httptools", "httpx", "orjson", "prometheus-client", "pydantic-settings"),
+    *("python-json-logger", "python-multipart", "kornia", "matplotlib", "tqdm", "uvicorn"),
 )
 """What training, evaluating and `bench engine` import: ours, without what only `msmlp export` and speed ask for."""
 

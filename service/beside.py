@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 
 from service.account import Account, Observer, tell
 
@@ -11,8 +12,9 @@ log = logging.getLogger("msmlp.telemetry")
 MOST = 10_000
 """Requests that may wait to be told of; those that come when so many do are dropped."""
 
-CLOSE_SECONDS = 3
-"""How long an ending service waits for the log and the collector of traces; for what is in flight it has waited."""
+CLOSE_SECONDS = 2
+"""How long an ending service waits for the log, and for the collector of traces: whoever ends it waits no longer than
+for what is in flight and a little more."""
 
 
 class Beside:
@@ -34,11 +36,12 @@ class Beside:
 
     def close(self) -> bool:
         """Tell of all that wait; False when that took longer than CLOSE_SECONDS and is given up."""
+        given_up = time.monotonic() + CLOSE_SECONDS
         try:
             self._queue.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
             return False
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(max(0.0, given_up - time.monotonic()))
         return not self._thread.is_alive()
 
     def _run(self) -> None:

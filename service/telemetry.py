@@ -28,7 +28,7 @@ def trace_provider() -> "TracerProvider":
         OptionError: what `--traces` needs is not there, or the environment says what cannot be.
     """
     try:
-        from service.traces import otlp_provider
+        from service.otlp import otlp_provider
     except ModuleNotFoundError as error:
         raise OptionError(
             "--traces", f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry brings it (or gpu ...)"

@@ -4,63 +4,26 @@ Spans are made when a request has ended, from the times that were taken anyway.
 """
 
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-import numpy as np
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from model.errors import OptionError
-from service.account import Account, Landed
+from service.account import Account
 from service.beside import CLOSE_SECONDS
+from service.stage_spans import stage_spans
 
 RPC_SERVICE = "inference.GRPCInferenceService"
 
 FAILED = 500
 """Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
 # It would warn of whatever a client writes into its header.
 logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
-
-
-def otlp_provider() -> TracerProvider:
-    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says.
-
-    Raises:
-        OptionError: what it says cannot be.
-    """
-    for name in ENDPOINTS:
-        parts = urlsplit(os.environ.get(name) or "http://localhost")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise OptionError(name, f"{os.environ[name]!r} is no http:// or https:// address")
-    try:
-        resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    except ValueError as error:
-        raise OptionError("--traces", f"OpenTelemetry refuses a variable OTEL_...: {error}") from None
-    return provider
-
-
-@dataclass(frozen=True)
-class StageSpan:
-    """What one stage did for a request; seconds from the moment its images were decoded."""
-
-    begins: float
-    ends: float
-    attributes: Mapping[str, Any]
 
 
 class Traces:
@@ -110,34 +73,6 @@ class Traces:
         span.end(ends)
 
 
-def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
-    """The stages that images of a request have passed: from the first that waited for it to the last that it answered.
-
-    An image waits for a stage from the end of the one before, so its times add up.
-    """
-    if not landed:
-        return
-    exits = np.concatenate([part.exit for part in landed])
-    queue, compute = np.moveaxis(np.concatenate([part.history.seconds for part in landed]).astype(float), -1, 0)
-    batches = np.concatenate([part.history.batch_size for part in landed])
-    for stage in range(exits.max(initial=0)):
-        here = exits > stage
-        ends = (queue + compute)[here, : stage + 1].sum(axis=1)
-        begins = ends - queue[here, stage] - compute[here, stage]
-        yield StageSpan(
-            float(begins.min()),
-            float(ends.max()),
-            {
-                "msmlp.stage": stage + 1,
-                "msmlp.images": int(here.sum()),
-                "msmlp.exited": int((exits == stage + 1).sum()),
-                "msmlp.queue_ms": _ms(queue[here, stage].max()),
-                "msmlp.compute_ms": _ms(compute[here, stage].max()),
-                "msmlp.batch_size": int(batches[here, stage].max()),
-            },
-        )
-
-
 def _name(account: Account) -> str:
     method = _rpc_method(account)
     return f"{RPC_SERVICE}/{method}" if method else f"{account.method} {account.route}"
@@ -168,7 +103,3 @@ def _of_request(account: Account) -> dict[str, Any]:
     if account.landed:
         attributes["msmlp.gflops"] = account.gflops
     return attributes
-
-
-def _ms(seconds: float) -> float:
-    return round(1e3 * float(seconds), 3)

@@ -12,14 +12,16 @@ COPY service/grpc/inference.proto service/grpc/
 RUN mkdir model msmlp && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
 
 # The pip that installs stays here. torch brings triton, which compiles kernels with a C compiler: none is in the image,
-# and where triton is, torch would try. It also holds the libraries of another CUDA, some of them three times.
+# and where triton is, torch would try. It also holds the libraries of another CUDA, some of them three times. What is
+# still there twice is linked, as the packages themselves cannot.
 FROM project AS packages
 ARG EXTRA
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
     && python3 -m venv /pip && python3 -m venv --without-pip .venv \
     && /pip/bin/pip --python .venv/bin/python install --quiet --editable ".[$EXTRA,serve,grpc,telemetry]" \
-    && if [ "$EXTRA" = gpu ]; then /pip/bin/pip --python .venv/bin/python uninstall --quiet --yes triton; fi
+    && if [ "$EXTRA" = gpu ]; then /pip/bin/pip --python .venv/bin/python uninstall --quiet --yes triton; fi \
+    && hardlink --quiet --ignore-time --minimum-size 1M .venv
 
 # Put together here and copied as one layer, so that nothing lies in two. Compiled, as the service writes nothing;
 # readable by its user whatever the umask of the checkout was.

@@ -24,13 +24,14 @@ CUDA = (("onnxruntime/capi/build_and_package_info.py", "cuda_version"), ("torch/
 
 
 def files() -> Iterator[tuple[Path, os.stat_result]]:
-    """Files and folders of the root file system, one name for each."""
-    device, seen = Path("/").stat().st_dev, set()
+    """Files and folders of the root file system, one name for each; of what is mounted nothing."""
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    seen = set()
     for folder, below, names in os.walk("/"):
-        below[:] = [name for name in below if Path(folder, name).lstat().st_dev == device]
+        below[:] = [name for name in below if str(Path(folder, name)) not in mounts]
         for path in (Path(folder, name) for name in (*below, *names)):
             status = path.lstat()
-            if status.st_ino not in seen:
+            if status.st_ino not in seen and str(path) not in mounts:
                 yield path, status
             seen.add(status.st_ino)
 

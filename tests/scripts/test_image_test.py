@@ -1,5 +1,6 @@
 """`make image-test` where it cannot run, and the versions it builds with; what it tests, it tests itself."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,13 @@ def test_torch_is_pinned_to_the_build_with_cuda() -> None:
 def test_the_image_says_the_version_of_the_project() -> None:
     version = PROJECT["project"]["version"]
     assert f'org.opencontainers.image.version="{version}"' in (ROOT / "Dockerfile").read_text()
+
+
+def test_readme_and_page_start_it_with_the_same_commands() -> None:
+    commands = re.findall(r"docker run .*", (ROOT / "README.md").read_text())
+    assert len(commands) == 2
+    page = (ROOT / "docs" / "container.md").read_text().splitlines()
+    assert set(commands) <= set(page)
 
 
 def test_what_lies_in_an_image_twice_is_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Nothing is pulled: Debian's own python on a base made with debootstrap stands fo
 chroot isolation a container has the machine's network, so the service listens on the port itself.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from scripts.pip_settings import pip_volumes
 BASE = "localhost/msmlp-base:bookworm"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 CHROOT = ("--isolation", "chroot")
+STAGES = {"packages": "-packages", "app": "-app", "service": ""}
+"""The Dockerfile's stages, and how the tags of their images end: a tag keeps what the next build can use again, and no
+more than that."""
 
 READ_ONLY = """
 mount --bind "$0" "$0"
@@ -45,36 +49,48 @@ class Buildah:
 
     def build(self, image: str, arguments: list[str]) -> None:
         """Build this folder's Dockerfile with build arguments NAME=VALUE; the base too, the first time."""
-        if not succeeds("buildah", "inspect", "--type", "image", BASE):
+        if not _id(BASE):
             _make_base()
         with tempfile.TemporaryDirectory() as scratch:
             volumes = flags("--volume", pip_volumes(Path(scratch)))
             given = flags("--build-arg", [f"BASE={BASE}", *arguments])
-            kept = ("--layers", "--format", "docker", "--pull=never", "--tag", image)
-            call("buildah", "build", *CHROOT, *kept, *given, *volumes, ".")
+            for stage, ending in STAGES.items():
+                kept = ("--layers", "--format", "docker", "--pull=never", "--target", stage, "--tag", image + ending)
+                before = _id(image + ending)
+                call("buildah", "build", *CHROOT, *kept, *given, *volumes, ".")
+                if before and before != _id(image + ending):
+                    succeeds("buildah", "rmi", before)
 
-    def create(self, image: str) -> tuple[int, dict[str, Any]]:
-        """A container of the image, not yet running → the image's bytes and configuration."""
+    def inspect(self, image: str) -> tuple[int, dict[str, Any]]:
+        """The bytes of the image's layers, and its configuration."""
+        found = json.loads(output("buildah", "inspect", "--type", "image", image))
+        self._entrypoint = found["Docker"]["config"]["Entrypoint"]
+        return sum(layer["size"] for layer in json.loads(found["Manifest"])["layers"]), found["Docker"]["config"]
+
+    def create(self, image: str) -> None:
+        """A container of the image, not yet running."""
         self._container = output("buildah", "from", "--pull=never", image)
         self._root = output("buildah", "mount", self._container)
-        self._config = json.loads(output("buildah", "inspect", "--type", "image", image))["Docker"]["config"]
-        return int(output("du", "--summarize", "--block-size=1", self._root).split()[0]), self._config
 
-    def start(self, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    def start(self, port: int, log: IO[bytes], weights: Path | None) -> subprocess.Popen[bytes]:
         """The image's entrypoint, reached at 127.0.0.1:`port`; the process ends with its status."""
-        self._listen = ("--env", f"MSMLP_PORT={port}")
-        read_only = ("unshare", "--mount", "sh", "-ec", READ_ONLY, self._root)
-        command = [*read_only, "buildah", "run", *CHROOT, *self._listen, self._container, "--"]
-        self._process = subprocess.Popen([*command, *self._config["Entrypoint"]], stdout=log, stderr=log)
+        self._options = [*CHROOT, "--env", f"MSMLP_PORT={port}"]
+        options = list(self._options)
+        if weights:
+            Path(self._root, "weights").mkdir()  # as an engine does before the root file system is read-only
+            options += ["--volume", f"{weights.resolve()}:/weights:ro", "--env", "MSMLP_WEIGHTS=/weights"]
+        read_only = ["unshare", "--mount", "sh", "-ec", READ_ONLY, self._root]
+        command = [*read_only, "buildah", "run", *options, self._container, "--", *self._entrypoint]
+        self._process = subprocess.Popen(command, stdout=log, stderr=log)
         return self._process
 
     def proc(self, file: str) -> str:
         """The service's own /proc/self/`file`."""
         return Path(f"/proc/{self._service()}/{file}").read_text()
 
-    def inside(self, command: list[str]) -> None:
-        """Run a command in the container; CalledProcessError when it fails."""
-        call("buildah", "run", *CHROOT, *self._listen, self._container, "--", *command)
+    def inside(self, command: list[str]) -> str:
+        """What a command prints in the container; CalledProcessError when it fails."""
+        return output("buildah", "run", *self._options, self._container, "--", *command)
 
     def terminate(self) -> None:
         """Send SIGTERM to the service."""
@@ -83,22 +99,31 @@ class Buildah:
     def remove(self) -> None:
         """End and remove the container; the image stays."""
         if self._process and self._process.poll() is None:
-            os.kill(self._service(), signal.SIGKILL)
+            for pid in _family(self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
         if self._container:
             succeeds("buildah", "rm", self._container)
+        self._container, self._process = "", None
 
     def _service(self) -> int:
-        """The innermost of the processes that buildah starts one in the other."""
+        """The first Python of the processes that buildah starts one in the other."""
         assert self._process
-        pid = self._process.pid
-        while children := _children(pid):
-            pid = children[0]
-        return pid
+        return next(
+            pid for pid in _family(self._process.pid) if Path(f"/proc/{pid}/exe").readlink().name.startswith("python")
+        )
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+def _family(pid: int) -> list[int]:
+    """A process and those below it, parents first."""
+    children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _id(tag: str) -> str:
+    """Of the image with that tag; nothing where there is none."""
+    return output("buildah", "images", "--quiet", "--no-trunc", "--filter", f"reference={tag}")
 
 
 def _make_base() -> None:

@@ -17,6 +17,7 @@ def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, bool
         _, controllers, path = line.split(":", 2)
         newer = not controllers
         if newer or controller in controllers.split(","):
-            mount = root / "sys/fs/cgroup" / ("" if newer else controller)
-            for each in (Path(path), *Path(path).parents):
-                yield mount / str(each).lstrip("/"), newer
+            # Of the older kind some runtimes mount `cpu,cpuacct` without a link for each.
+            for mounted in {"" if newer else controller, controllers}:
+                for each in (Path(path), *Path(path).parents):
+                    yield root / "sys/fs/cgroup" / mounted / str(each).lstrip("/"), newer

@@ -27,5 +27,5 @@ def _limits(root: Path) -> Iterator[float]:
                 quota, period = (int((folder / f"cpu.cfs_{each}_us").read_text()) for each in ("quota", "period"))
         except (OSError, ValueError):  # not there, or "max"
             continue
-        if quota > 0:
+        if quota > 0 and period > 0:
             yield quota / period

@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.exposition import generate_latest
 
 from model.exits import Reason
-from service.account import Account
+from service.account import INFERENCES, Account
 from service.engine.facade import Engine
 from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from service.engine.policy import Policy
@@ -35,6 +35,9 @@ MANY = 128
 SHADOWS = 1000
 """So many of the newest shadows of an exit make its agreement."""
 REASONS = {int(r): r.name.lower() for r in Reason}
+STATUSES = (200, 429, 499, 500, 503, 504)
+"""What requests to classify may come to by no fault of their own."""
+
 NO_EXIT = "none"
 """The exit of an image that expired before it reached one."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
@@ -132,6 +135,10 @@ class Metrics:
             if exit < self._stages:
                 self.agreement.labels(exit).set(math.nan)
         self.images.labels(NO_EXIT, "expired")
+        for route in INFERENCES:
+            self.request_seconds.labels(route)
+            for status in STATUSES:
+                self.requests.labels(route, status)
         for reason in ("capacity", "wait", "memory"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):

@@ -18,7 +18,7 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-s"
 class Settings(BaseSettings):
     """Field names are the option names (`max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`)."""
 
-    model_config = SettingsConfigDict(env_prefix="MSMLP_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="MSMLP_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="The weights folder to serve.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

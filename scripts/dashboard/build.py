@@ -95,7 +95,8 @@ def _limits(colors: list[str], limits: tuple[float, ...]) -> dashboard.Threshold
 def _stat(panel: Stat) -> Any:
     colors = [RED, GREEN] if panel.low_is_bad else [GREEN, ORANGE, RED]
     builder = _common(stat.Panel(), panel).thresholds(_limits(colors, panel.limits))
-    builder = builder.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    # Not the last that was a number: without traffic that may be long past.
+    builder = builder.reduce_options(common.ReduceDataOptions().calcs(["last"])).no_value("-")
     return builder.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA)
 
 

@@ -3,11 +3,16 @@
 from scripts.dashboard.panels import GFLOPS, GFLOPS_PER_SECOND, IMAGES, SECONDS, SHARE, Column, Panel, Row, Table
 from scripts.dashboard.promql import increase, quantile, quantile_over_range, rate, share
 
+INSTANCE = ("job", "instance")
 IMAGES_OF, LEFT = "msmlp_images_total{$here}", 'msmlp_images_total{$here, exit!="none"}'
 LATENCY = "msmlp_image_seconds_bucket{$here}"
 SPENT, EXPECTED, SAVED = (f"msmlp_gflops{kind}_total{{$here}}" for kind in ("", "_expected", "_saved"))
 COMPUTE, RAN = (f"msmlp_stage_{metric}_sum{{$here}}" for metric in ("compute_seconds", "batch_size"))
-PRICED = " * on (exit) group_left () max by (exit) (msmlp_exit_gflops{$here})"
+
+
+def priced(left: str) -> str:
+    """Images that left, by exit, as GFLOPs; each instance has its own model, and prices."""
+    return f"sum by (exit) ({left} * on (job, instance, exit) group_left () msmlp_exit_gflops{{$here}})"
 
 
 def by_exit(of_stages: str) -> str:
@@ -24,7 +29,7 @@ EXITS = Table(
         Column("images", increase(IMAGES_OF, "exit")),
         Column("share of images", share(increase(IMAGES_OF, "exit")), SHARE),
         Column("an image costs", "max by (exit) (msmlp_exit_gflops{$here})", GFLOPS),
-        Column("share of GFLOPs", share(f"({increase(LEFT, 'exit')}{PRICED})"), SHARE),
+        Column("share of GFLOPs", share(priced(increase(LEFT, *INSTANCE, "exit"))), SHARE),
         Column(
             "device time of the stage", by_exit(f"{increase(COMPUTE, 'stage')} / {increase(RAN, 'stage')}"), SECONDS
         ),
@@ -50,7 +55,7 @@ COST_OF_EXITS = Row(
             "GFLOPs by exit",
             "What is spent on the images of each exit. A late exit with few images can cost more than an early one "
             "with many.",
-            ((rate(LEFT, "exit") + PRICED, "exit {{exit}}"),),
+            ((priced(rate(LEFT, *INSTANCE, "exit")), "exit {{exit}}"),),
             GFLOPS_PER_SECOND,
             width=6,
             stacked=True,
@@ -83,7 +88,7 @@ SAVINGS = Row(
             (
                 (f"{rate(SPENT)} / {rate(IMAGES_OF)}", "spent"),
                 (f"{rate(EXPECTED)} / {rate(IMAGES_OF)}", "expected"),
-                ("max(msmlp_exit_gflops{$here})", "full model"),
+                (f"({rate(SPENT)} + {rate(SAVED)}) / {rate(IMAGES_OF)}", "full model"),
             ),
             GFLOPS,
         ),

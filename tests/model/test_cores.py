@@ -46,6 +46,12 @@ def test_so_do_the_limits_of_the_groups_above(tmp_path: Path) -> None:
     assert cores(root) == 4
 
 
+def test_controllers_that_are_mounted_together_are_found(tmp_path: Path) -> None:
+    root = machine(tmp_path, "4:cpu,cpuacct:/docker/0123\n")
+    limit(root / "sys/fs/cgroup/cpu,cpuacct", cpu__cfs_quota_us=300_000, cpu__cfs_period_us=100_000)
+    assert cores(root) == 3
+
+
 def test_so_do_limits_of_the_older_kind(tmp_path: Path) -> None:
     root = machine(tmp_path, "4:cpu,cpuacct:/docker/0123\n0::/\n")
     limit(root / "sys/fs/cgroup/cpu", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100_000)

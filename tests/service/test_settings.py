@@ -9,6 +9,13 @@ from service.cli import serve
 from service.settings import Settings, load_settings
 
 
+@pytest.mark.parametrize("name", ["MSMLP_CAPACITY", "MSMLP_POLICY", "MSMLP_GRPC_PORT"])
+def test_a_variable_that_is_empty_is_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    settings = load_settings()
+    monkeypatch.setenv(name, "")
+    assert load_settings() == settings
+
+
 def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.policy) == ("127.0.0.1", 8000, "balanced")

@@ -65,7 +65,8 @@ class Served:
         """What the metrics say of a method: its statuses."""
         lines = self.http.get("/metrics").text.splitlines()
         start = f'msmlp_requests_total{{route="grpc/{name}",status="'
-        return {line.removeprefix(start).partition('"')[0] for line in lines if line.startswith(start)}
+        counted = [line for line in lines if line.startswith(start) and not line.endswith(" 0.0")]
+        return {line.removeprefix(start).partition('"')[0] for line in counted}
 
 
 Serve = Callable[..., Any]

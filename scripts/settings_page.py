@@ -14,7 +14,7 @@ def page() -> str:
         "# Settings of `msmlp serve`",
         "",
         "Every setting is an option and a variable of the environment; the option wins. A variable that begins with",
-        "`MSMLP_` and is none of these is refused. This page is generated: `make docs`.",
+        "`MSMLP_` and is none of these is refused, one that is empty is not set. This page is generated: `make docs`.",
         "",
         "| option | environment | default | allowed | meaning |",
         "|---|---|---|---|---|",

@@ -78,6 +78,9 @@ def test_what_fits_no_schema_is_found(kserve_python: Path, tmp_path: Path) -> No
         ({"weights": {"path": "mine"}}, "at '/weights/path': 'mine' does not match pattern"),
         ({"autoscaling": {"backlogSeconds": 0}}, "at '/autoscaling/backlogSeconds': minimum: got 0, want 0.001"),
         ({"autoscaling": {"deviceInUse": 70}}, "at '/autoscaling/deviceInUse': maximum: got 70, want 1"),
+        ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas is 9, above autoscaling.maxReplicas, 8"),
+        ({"rollingUpdate": {"maxSurge": 0}}, "maxUnavailable and rollingUpdate.maxSurge are both 0"),
+        ({"env": [{"name": "MSMLP_DEVICE", "value": "cpu"}]}, "at '/env/0/name': 'not' failed"),
         ({"rollingUpdate": {"maxSurge": "some"}}, "at '/rollingUpdate/maxSurge': 'some' does not match pattern"),
     ],
 )

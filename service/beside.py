@@ -45,8 +45,10 @@ class Beside:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        said = 0
         while (account := self._queue.get()) is not None:
             tell(self._observers, account)
-            if self._dropped and self._queue.empty():
-                dropped, self._dropped = self._dropped, 0
-                log.warning("%d requests are missing in the log and the traces, which were taken too slowly", dropped)
+            dropped = self._dropped
+            if dropped > said and self._queue.empty():
+                missing, said = dropped - said, dropped
+                log.warning("%d requests are missing in the log and the traces, which were taken too slowly", missing)

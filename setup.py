@@ -1,11 +1,12 @@
 """What pyproject.toml cannot say: the description of the gRPC messages is written when the package is built."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PROTOCOL = "service/grpc/inference"
+PROTOCOL = "msmlp/service/grpc/inference"  # in a source distribution there is no service/ but the package's own
 
 
 class BuildPy(build_py):
@@ -13,6 +14,10 @@ class BuildPy(build_py):
 
     def run(self) -> None:
         """Write it first, as it is package data. A build without protoc (and without isolation) has no gRPC."""
+        if not Path("msmlp/model/__init__.py").exists():
+            raise SystemExit(
+                "msmlp/model is not a link to model/: clone with symbolic links (git config core.symlinks true)"
+            )
         if find_spec("grpc_tools"):
             from grpc_tools import protoc
 

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from model.backends.build import torch_backend
-from model.calibration.crossfit import folds_of, held_out, refitted
-from model.calibration.fit import Fit
-from model.calibration.held_out import validation_images
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import best_within
-from model.datasets import load_dataset
-from model.offline import run_every_exit
-from model.policies import FITTED
-from model.scores import EXIT_POLICIES
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.build import torch_backend
+from msmlp.model.calibration.crossfit import folds_of, held_out, refitted
+from msmlp.model.calibration.fit import Fit
+from msmlp.model.calibration.held_out import validation_images
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import best_within
+from msmlp.model.datasets import load_dataset
+from msmlp.model.offline import run_every_exit
+from msmlp.model.policies import FITTED
+from msmlp.model.scores import EXIT_POLICIES
+from msmlp.model.weights import load_calibration, load_weights
 
 BUDGETS = 8
 NORMAL_95 = 1.96

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.reuse import Reuse
+from msmlp.model.reuse import Reuse
 
 
 class PatchEmbedding(nn.Module):

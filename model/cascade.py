@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from model.config import CascadeConfig
-from model.stage import Stage
+from msmlp.model.config import CascadeConfig
+from msmlp.model.stage import Stage
 
 
 class Cascade(nn.Module):

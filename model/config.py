@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import ConfigError
+from msmlp.model.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.cgroups import groups
+from msmlp.model.cgroups import groups
 
 
 def cores(root: Path = Path("/")) -> int:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.choose import choose_backend
-from model.calibration.held_out import check_classes, validation_images
-from model.datasets import Dataset, Split, load_dataset
-from model.errors import DataError, OptionError
-from model.offline import Outputs, run_every_exit
-from model.weights import Weights, load_calibration, load_weights
-from model.weights.calibration import expectation
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.calibration.held_out import check_classes, validation_images
+from msmlp.model.datasets import Dataset, Split, load_dataset
+from msmlp.model.errors import DataError, OptionError
+from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.weights import Weights, load_calibration, load_weights
+from msmlp.model.weights.calibration import expectation
 
 
 def evaluate(

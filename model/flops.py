@@ -4,7 +4,7 @@ A linear layer or convolution costs its multiply-adds, a LayerNorm 5 per element
 element; activations, additions and means cost nothing. Tests hold this against fvcore's own count.
 """
 
-from model.config import CascadeConfig
+from msmlp.model.config import CascadeConfig
 
 LAYER_NORM = 5
 

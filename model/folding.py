@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.blocks import MixerBlock
-from model.cascade import Cascade
-from model.config import CascadeConfig
-from model.reuse import Reuse, nearest_index
+from msmlp.model.blocks import MixerBlock
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig
+from msmlp.model.reuse import Reuse, nearest_index
 
 
 def fold_state(config: CascadeConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.blocks import MixerBlock
-from model.folding import embedding_after_norm, late_bias, token_weight
-from model.served import ServedStage
+from msmlp.model.blocks import MixerBlock
+from msmlp.model.folding import embedding_after_norm, late_bias, token_weight
+from msmlp.model.served import ServedStage
 
 
 class GraphStage(nn.Module):

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from model.config import preset
-from model.weights import describe, exit_costs, load_calibration, load_weights
+from msmlp.model.config import preset
+from msmlp.model.weights import describe, exit_costs, load_calibration, load_weights
 
 
 def preset_info(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model.errors import OptionError
-from model.scores import EXIT_POLICIES, ExitPolicy, entropy, margin, max_probability
+from msmlp.model.errors import OptionError
+from msmlp.model.scores import EXIT_POLICIES, ExitPolicy, entropy, margin, max_probability
 
 TINY = float(np.finfo(np.float32).tiny)
 FITTED = ("ensemble", "gate")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model.errors import OptionError
+from msmlp.model.errors import OptionError
 
 ExitPolicy = Callable[..., Any]
 """(probabilities [n, classes], xp) → score [n], both arrays of `xp`."""

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.cascade import Cascade
-from model.folding import fold
-from model.policies import Plain, StagePolicy, stage_policies
-from model.stage import Stage
-from model.weights import Weights
+from msmlp.model.cascade import Cascade
+from msmlp.model.folding import fold
+from msmlp.model.policies import Plain, StagePolicy, stage_policies
+from msmlp.model.stage import Stage
+from msmlp.model.weights import Weights
 
 
 class ServedStage(nn.Module):

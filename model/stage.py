@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from model.blocks import MixerBlock, PatchEmbedding
-from model.config import CascadeConfig
-from model.reuse import Reuse
+from msmlp.model.blocks import MixerBlock, PatchEmbedding
+from msmlp.model.config import CascadeConfig
+from msmlp.model.reuse import Reuse
 
 
 class Stage(nn.Module):

@@ -8,11 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.errors import MsmlpError
     from msmlp.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
     from msmlp.client import AsyncClient, Client
     from msmlp.errors import ServiceError
     from msmlp.local import Model, load
+    from msmlp.model.errors import MsmlpError
 
 _HOMES = {
     "Answer": "msmlp.answer",
@@ -20,7 +20,7 @@ _HOMES = {
     "ClassProbability": "msmlp.answer",
     "Client": "msmlp.client",
     "Model": "msmlp.local",
-    "MsmlpError": "model.errors",
+    "MsmlpError": "msmlp.model.errors",
     "OperatingPoint": "msmlp.answer",
     "Result": "msmlp.answer",
     "ServiceError": "msmlp.errors",

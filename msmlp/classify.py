@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from model.errors import OptionError
+from msmlp.model.errors import OptionError
 from msmlp.requests import File, in_requests
 
 if TYPE_CHECKING:

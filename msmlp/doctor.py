@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from model.errors import MsmlpError
 from msmlp.machine import Section, machine, packages, torch_and_gpus
+from msmlp.model.errors import MsmlpError
 
 if TYPE_CHECKING:
-    from model.weights import Calibration, Weights
-    from service.settings import Settings
+    from msmlp.model.weights import Calibration, Weights
+    from msmlp.service.settings import Settings
 
 
 def doctor(
@@ -66,7 +66,7 @@ def _settings(weights: Path | None) -> tuple[Section, "Settings | None"]:
     given = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MSMLP_")}
     line = ", ".join(f"{name}={value}" for name, value in given.items()) or "no MSMLP_... in the environment"
     try:
-        from service.settings import load_settings
+        from msmlp.service.settings import load_settings
 
         return Section("settings", line, given), load_settings(weights=weights)
     except ModuleNotFoundError:
@@ -77,7 +77,7 @@ def _settings(weights: Path | None) -> tuple[Section, "Settings | None"]:
 
 def _weights(settings: "Settings") -> list[Section]:
     """What would be served, and what would run it."""
-    from model.weights import load_calibration, load_weights, model_version
+    from msmlp.model.weights import load_calibration, load_weights, model_version
 
     try:
         weights = load_weights(settings.weights)
@@ -107,8 +107,8 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     """The backend that serving would build, proven on a blank image."""
     file = calibration.file
     try:
-        from model.backends.choose import choose_backend
-        from model.offline import run_every_exit
+        from msmlp.model.backends.choose import choose_backend
+        from msmlp.model.offline import run_every_exit
 
         backend = choose_backend(
             weights,
@@ -145,7 +145,7 @@ def _ports(settings: "Settings") -> list[Section]:
     found = [_port(settings.host, "port", settings.port)]
     if settings.grpc_port is None:
         return found
-    from service.grpc.start import check_installed
+    from msmlp.service.grpc.start import check_installed
 
     try:
         check_installed()

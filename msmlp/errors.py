@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError
 
 
 class ServiceError(MsmlpError):

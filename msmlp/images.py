@@ -59,7 +59,7 @@ def _read(image: Any, name: str) -> Source:
     if isinstance(image, np.ndarray):
         return _checked(image, name)
     if _is_pillow(image):
-        from model.preprocess import upright_rgb
+        from msmlp.model.preprocess import upright_rgb
 
         return np.asarray(upright_rgb(image))
     raise TypeError(f"{name} is a {type(image).__name__}; allowed: path, bytes, Pillow image, uint8 array [H, W, 3]")

@@ -11,18 +11,18 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from model.errors import DeviceError, MsmlpError
 from msmlp.answer import Answer, StreamLine
 from msmlp.errors import ServiceError
 from msmlp.images import Images, read_images
+from msmlp.model.errors import DeviceError, MsmlpError
 from msmlp.options import Options, as_text
-from service.account import Account
-from service.engine.messages import Died, Outbound, Ready
-from service.errors import RetryableError, TooManyImagesError, problem
-from service.inference import Call, classify, stream
-from service.options import parse_options
-from service.settings import load_settings
-from service.state import Service, build_service
+from msmlp.service.account import Account
+from msmlp.service.engine.messages import Died, Outbound, Ready
+from msmlp.service.errors import RetryableError, TooManyImagesError, problem
+from msmlp.service.inference import Call, classify, stream
+from msmlp.service.options import parse_options
+from msmlp.service.settings import load_settings
+from msmlp.service.state import Service, build_service
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from model.cores import cores
+from msmlp.model.cores import cores
 
 GIB = 2**30
 

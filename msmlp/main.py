@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from model.cli import app as offline
-from model.errors import CallerError, MsmlpError
 from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
-from service.cli import app as serving
+from msmlp.model.cli import app as offline
+from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.service.cli import app as serving
 
 # Plain help: it wraps well and can be copied from.
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from model.errors import CallerError, MsmlpError, OptionError
 from msmlp.errors import ServiceError
+from msmlp.model.errors import CallerError, MsmlpError, OptionError
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from model.errors import OptionError
 from msmlp.answer import Answer, StreamLine
 from msmlp.errors import ServiceError
 from msmlp.images import Images, encoded, read_images
+from msmlp.model.errors import OptionError
 from msmlp.options import as_text
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.settings import Settings
+from msmlp.service.settings import Settings
 
 SCHEMA = Path(__file__).resolve().parents[1] / "docker" / "helm" / "msmlp" / "values.schema.json"
 BY_OTHER_VALUES = {"weights", "host", "port", "grpc_port"}

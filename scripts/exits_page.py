@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
-from service.engine.policy import Policy
-from service.options import parse_options
-from service.settings import DEFAULT_WEIGHTS
+from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.service.engine.policy import Policy
+from msmlp.service.options import parse_options
+from msmlp.service.settings import DEFAULT_WEIGHTS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "exits-and-budgets.md"
 REQUESTS: tuple[dict[str, str], ...] = (

@@ -4,8 +4,8 @@ from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from service.cli import limits, shown_default
-from service.settings import Settings
+from msmlp.service.cli import limits, shown_default
+from msmlp.service.settings import Settings
 
 
 def page() -> str:

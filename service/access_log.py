@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from service.account import Account
+from msmlp.service.account import Account
 
 log = logging.getLogger("msmlp.access")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.messages import History
-from service.engine.policy import Plan
-from service.engine.result import Result
-from service.request_id import request_id_of_this_task, sane_id
+from msmlp.service.engine.messages import History
+from msmlp.service.engine.policy import Plan
+from msmlp.service.engine.result import Result
+from msmlp.service.request_id import request_id_of_this_task, sane_id
 
 log = logging.getLogger("msmlp.http")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from model.exits import Reason
-from service.engine.policy import Plan
-from service.engine.result import Result
+from msmlp.model.exits import Reason
+from msmlp.service.engine.policy import Plan
+from msmlp.service.engine.result import Result
 
 REASONS = {int(r): r.name.lower() for r in Reason}
 NO_ANSWER: dict[str, Any] = {

@@ -12,19 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from model.errors import MsmlpError
-from service.bodies import BodyMemory
-from service.collector import leave_what_is_there
-from service.direct import Direct
-from service.engine.messages import Outbound, Ready
-from service.errors import problem_document
-from service.grpc.start import grpc_beside
-from service.middleware import RequestMiddleware
-from service.openapi import DESCRIPTION, complete
-from service.problems import error_response, gone_response, internal_error, problem_response
-from service.routes import classify, oip, operations, playground
-from service.state import Service
-from service.telemetry import watched
+from msmlp.model.errors import MsmlpError
+from msmlp.service.bodies import BodyMemory
+from msmlp.service.collector import leave_what_is_there
+from msmlp.service.direct import Direct
+from msmlp.service.engine.messages import Outbound, Ready
+from msmlp.service.errors import problem_document
+from msmlp.service.grpc.start import grpc_beside
+from msmlp.service.middleware import RequestMiddleware
+from msmlp.service.openapi import DESCRIPTION, complete
+from msmlp.service.problems import error_response, gone_response, internal_error, problem_response
+from msmlp.service.routes import classify, oip, operations, playground
+from msmlp.service.state import Service
+from msmlp.service.telemetry import watched
 
 _HTTP_DETAILS = {
     HTTPStatus.NOT_FOUND: "there is nothing here",

@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 
-from service.account import Account, Observer, tell
+from msmlp.service.account import Account, Observer, tell
 
 log = logging.getLogger("msmlp.telemetry")
 

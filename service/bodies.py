@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.memory import Memory
+from msmlp.service.memory import Memory
 
 
 class BodyMemory:

@@ -11,8 +11,8 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from model.errors import OptionError
-from service.errors import (
+from msmlp.model.errors import OptionError
+from msmlp.service.errors import (
     BodyTooLargeError,
     MalformedBodyError,
     NoImagesError,

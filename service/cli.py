@@ -7,7 +7,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 try:
-    from service.settings import Settings
+    from msmlp.service.settings import Settings
 except ModuleNotFoundError:  # without the serving packages the offline commands work; serve says what it misses
     FIELDS: dict[str, FieldInfo] = {}
 else:
@@ -35,8 +35,8 @@ def serve(**given: Any) -> None:
       msmlp serve --weights weights/mine --host 0.0.0.0 --policy fast
       MSMLP_PORT=9000 msmlp serve --device cpu --log-level debug
     """
-    from service.server import serve as run
-    from service.settings import load_settings
+    from msmlp.service.server import serve as run
+    from msmlp.service.settings import load_settings
 
     run(load_settings(**given))
 

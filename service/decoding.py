@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.errors import ImageError
-from model.preprocess import decode_opened, load_image, open_image, to_square
-from service.errors import BadImagesError
+from msmlp.model.errors import ImageError
+from msmlp.model.preprocess import decode_opened, load_image, open_image, to_square
+from msmlp.service.errors import BadImagesError
 
 CHUNK = 16
 """Images one thread decodes in a row; a request's chunks run beside each other."""

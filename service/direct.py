@@ -7,8 +7,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from model.errors import MsmlpError
-from service.problems import error_response, gone_response
+from msmlp.model.errors import MsmlpError
+from msmlp.service.problems import error_response, gone_response
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -18,7 +18,7 @@ ServiceError(MsmlpError)
 from http import HTTPStatus
 from typing import Any, Literal
 
-from model.errors import (
+from msmlp.model.errors import (
     ConfigError,
     DataError,
     DeviceError,

@@ -3,8 +3,8 @@
 from http import HTTPStatus
 from typing import Any
 
-from model.errors import DeviceError, ImageTooLargeError, MsmlpError, OptionError, UndecodableImageError
-from service.errors import (
+from msmlp.model.errors import DeviceError, ImageTooLargeError, MsmlpError, OptionError, UndecodableImageError
+from msmlp.service.errors import (
     BadImagesError,
     BodyTooLargeError,
     DrainingError,

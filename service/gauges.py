@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.engine.facade import Engine
-from service.engine.policy import Policy
-from service.engine.seam import Handle
-from service.options import RequestOptions
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.policy import Policy
+from msmlp.service.engine.seam import Handle
+from msmlp.service.options import RequestOptions
 
 
 class Gauges:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exits import Reason
-from service.account import Account
-from service.answers import Inquiry, answer_document, image_answers, operating_point
-from service.decoding import Sources, decode_images
-from service.engine.messages import Terms
-from service.engine.result import Result
-from service.errors import ExpiredError
-from service.options import RequestOptions
-from service.state import Service
+from msmlp.model.exits import Reason
+from msmlp.service.account import Account
+from msmlp.service.answers import Inquiry, answer_document, image_answers, operating_point
+from msmlp.service.decoding import Sources, decode_images
+from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.result import Result
+from msmlp.service.errors import ExpiredError
+from msmlp.service.options import RequestOptions
+from msmlp.service.state import Service
 
 TOP_K = 5
 

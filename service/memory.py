@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from service.errors import OverloadedError
+from msmlp.service.errors import OverloadedError
 
 
 class Memory:

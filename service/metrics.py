@@ -18,14 +18,14 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
-from model.exits import Reason
-from service.account import INFERENCES, Account
-from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
-from service.engine.policy import Policy
-from service.engine.result import Result
-from service.gauges import Gauges
-from service.histogram import Histograms
+from msmlp.model.exits import Reason
+from msmlp.service.account import INFERENCES, Account
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.policy import Policy
+from msmlp.service.engine.result import Result
+from msmlp.service.gauges import Gauges
+from msmlp.service.histogram import Histograms
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)

@@ -9,10 +9,10 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.account import Account, Accounts
-from service.oip.paths import route_label
-from service.problems import CLIENT_CLOSED_REQUEST, internal_error
-from service.request_id import sane_id
+from msmlp.service.account import Account, Accounts
+from msmlp.service.oip.paths import route_label
+from msmlp.service.problems import CLIENT_CLOSED_REQUEST, internal_error
+from msmlp.service.request_id import sane_id
 
 log = logging.getLogger("msmlp.http")
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from model.errors import MsmlpError
-from service.answers import Inquiry
-from service.engine.result import Result
-from service.errors import UnknownModelError
-from service.oip.model import ALIAS, Shapes, model_configuration, model_metadata
-from service.oip.request import Inference, Limits
-from service.oip.response import Tensor, output_tensors
-from service.state import Service
+from msmlp.model.errors import MsmlpError
+from msmlp.service.answers import Inquiry
+from msmlp.service.engine.result import Result
+from msmlp.service.errors import UnknownModelError
+from msmlp.service.oip.model import ALIAS, Shapes, model_configuration, model_metadata
+from msmlp.service.oip.request import Inference, Limits
+from msmlp.service.oip.response import Tensor, output_tensors
+from msmlp.service.state import Service
 
 
 def check_model(service: Service, name: str, version: str | None) -> None:

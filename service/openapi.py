@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from service import examples
-from service.body import RAW_TYPES
-from service.errors import PROBLEM_TYPE
-from service.schemas import Problem, StreamLine, StreamProblem
+from msmlp.service import examples
+from msmlp.service.body import RAW_TYPES
+from msmlp.service.errors import PROBLEM_TYPE
+from msmlp.service.schemas import Problem, StreamLine, StreamProblem
 
 DESCRIPTION = """\
 Image classification that spends compute only where an image needs it.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.errors import OptionError
+from msmlp.model.errors import OptionError
 
 SELECTORS = ("thresholds", "policy", "budget_gflops", "min_accuracy")
 

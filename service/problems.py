@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from model.errors import MsmlpError
-from service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
-from service.oip.errors import oip_error
-from service.oip.paths import is_oip
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import PROBLEM_TYPE, RetryableError, problem, problem_document
+from msmlp.service.oip.errors import oip_error
+from msmlp.service.oip.paths import is_oip
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody's standard but nginx's, and what dashboards know."""

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import PROBLEM_TYPE, problem_document
+from msmlp.service.errors import PROBLEM_TYPE, problem_document
 
 log = logging.getLogger("msmlp.http")
 

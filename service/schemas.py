@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from model.config import CascadeConfig
-from model.preprocess import Preprocess
-from model.weights import OperatingPoint
+from msmlp.model.config import CascadeConfig
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.weights import OperatingPoint
 
 Reason = Literal["confident", "final", "max_exit", "deadline", "expired"]
 

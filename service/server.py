@@ -9,15 +9,15 @@ from typing import Any
 
 import uvicorn
 
-from model.errors import DeviceError, OptionError
-from service.app import create_app
-from service.engine.messages import Died, Outbound
-from service.grpc.start import check_installed
-from service.logs import Logging
-from service.protocol import Protocol
-from service.settings import Settings
-from service.state import Service, build_service
-from service.telemetry import trace_provider, traces_of
+from msmlp.model.errors import DeviceError, OptionError
+from msmlp.service.app import create_app
+from msmlp.service.engine.messages import Died, Outbound
+from msmlp.service.grpc.start import check_installed
+from msmlp.service.logs import Logging
+from msmlp.service.protocol import Protocol
+from msmlp.service.settings import Settings
+from msmlp.service.state import Service, build_service
+from msmlp.service.telemetry import trace_provider, traces_of
 
 log = logging.getLogger("msmlp.server")
 

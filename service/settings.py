@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.cores import cores
-from model.errors import OptionError
-from model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
+from msmlp.model.cores import cores
+from msmlp.model.errors import OptionError
+from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "cifar10-s"
+DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"
 
 
 class Settings(BaseSettings):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from service.account import Landed
+from msmlp.service.account import Landed
 
 
 @dataclass(frozen=True)

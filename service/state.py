@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from model.backends.choose import Candidates, candidates
-from model.backends.gpu import gpu_present
-from model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
-from service.account import Accounts
-from service.answers import Facts
-from service.engine.facade import Engine
-from service.engine.policy import Policy
-from service.engine.process.supervisor import ProcessWorker
-from service.engine.seam import SHADOW_SLOTS, Handle
-from service.engine.worker import Worker
-from service.errors import DrainingError, OverloadedError
-from service.memory import Memory
-from service.metrics import Metrics
-from service.settings import Settings
-from service.statistics import Statistics
+from msmlp.model.backends.choose import Candidates, candidates
+from msmlp.model.backends.gpu import gpu_present
+from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from msmlp.service.account import Accounts
+from msmlp.service.answers import Facts
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.policy import Policy
+from msmlp.service.engine.process.supervisor import ProcessWorker
+from msmlp.service.engine.seam import SHADOW_SLOTS, Handle
+from msmlp.service.engine.worker import Worker
+from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.memory import Memory
+from msmlp.service.metrics import Metrics
+from msmlp.service.settings import Settings
+from msmlp.service.statistics import Statistics
 
 if TYPE_CHECKING:
-    from service.traces import Traces  # it knows OpenTelemetry, which is an extra
+    from msmlp.service.traces import Traces  # it knows OpenTelemetry, which is an extra
 
 
 @dataclass

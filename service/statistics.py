@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from http import HTTPStatus
 from typing import Any
 
-from service.account import Account
-from service.problems import CLIENT_CLOSED_REQUEST
+from msmlp.service.account import Account
+from msmlp.service.problems import CLIENT_CLOSED_REQUEST
 
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 REASONS = {

@@ -6,17 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from model.errors import OptionError
-from service.access_log import log_access
-from service.account import Observer
-from service.beside import Beside
-from service.state import Service
-from service.triton_metrics import TritonMetrics
+from msmlp.model.errors import OptionError
+from msmlp.service.access_log import log_access
+from msmlp.service.account import Observer
+from msmlp.service.beside import Beside
+from msmlp.service.state import Service
+from msmlp.service.triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from service.traces import Traces
+    from msmlp.service.traces import Traces
 
 log = logging.getLogger("msmlp.telemetry")
 
@@ -28,7 +28,7 @@ def trace_provider() -> "TracerProvider":
         OptionError: what `--traces` needs is not there, or the environment says what cannot be.
     """
     try:
-        from service.otlp import otlp_provider
+        from msmlp.service.otlp import otlp_provider
     except ModuleNotFoundError as error:
         raise OptionError(
             "--traces", f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry brings it (or gpu ...)"
@@ -38,7 +38,7 @@ def trace_provider() -> "TracerProvider":
 
 def traces_of(provider: "TracerProvider", service: Service) -> "Traces":
     """A service's, sent there."""
-    from service.traces import Traces
+    from msmlp.service.traces import Traces
 
     return Traces(provider, service.facts.model)
 

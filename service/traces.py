@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from service.account import Account
-from service.beside import CLOSE_SECONDS
-from service.stage_spans import stage_spans
+from msmlp.service.account import Account
+from msmlp.service.beside import CLOSE_SECONDS
+from msmlp.service.stage_spans import stage_spans
 
 RPC_SERVICE = "inference.GRPCInferenceService"
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import OptionError
-from service.engine.messages import Outbound, Submit, Terms
-from service.engine.process.supervisor import ProcessWorker
-from service.engine.seam import BackendFactory, Handle, Send
-from service.engine.worker import Worker
+from msmlp.model.errors import OptionError
+from msmlp.service.engine.messages import Outbound, Submit, Terms
+from msmlp.service.engine.process.supervisor import ProcessWorker
+from msmlp.service.engine.seam import BackendFactory, Handle, Send
+from msmlp.service.engine.worker import Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")

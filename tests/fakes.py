@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageBackend, StageOutput, bucket_of, buckets_up_to, check_pixels
-from model.backends.slots import SlotPool
+from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, bucket_of, buckets_up_to, check_pixels
+from msmlp.model.backends.slots import SlotPool
 
 Pixels = NDArray[np.uint8]
 

@@ -16,15 +16,15 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.weights import Calibration, OperatingPoint
-from service.app import create_app
-from service.engine.facade import Engine
-from service.engine.messages import Outbound
-from service.engine.policy import Policy
-from service.engine.seam import BackendFactory
-from service.server import UVICORN, listen
-from service.settings import Settings
-from service.state import Service, build_service
+from msmlp.model.weights import Calibration, OperatingPoint
+from msmlp.service.app import create_app
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.messages import Outbound
+from msmlp.service.engine.policy import Policy
+from msmlp.service.engine.seam import BackendFactory
+from msmlp.service.server import UVICORN, listen
+from msmlp.service.settings import Settings
+from msmlp.service.state import Service, build_service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 
 

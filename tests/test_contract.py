@@ -10,11 +10,11 @@ import pytest
 import typer
 
 from msmlp.main import app
-from service.errors import STATUS
-from service.metrics import Metrics
-from service.options import RequestOptions
-from service.schemas import Answer, ImageAnswer, OperatingPointAnswer, Problem, StageReport
-from service.settings import Settings
+from msmlp.service.errors import STATUS
+from msmlp.service.metrics import Metrics
+from msmlp.service.options import RequestOptions
+from msmlp.service.schemas import Answer, ImageAnswer, OperatingPointAnswer, Problem, StageReport
+from msmlp.service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = (ROOT / "tests" / "contract.md").read_text()

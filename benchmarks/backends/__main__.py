@@ -15,13 +15,13 @@ from typing import Any
 from benchmarks.backends.agreement import agreement
 from benchmarks.backends.services import started
 from benchmarks.backends.stages import BUCKETS, stage_times
-from model.backends.choose import choose_backend
-from model.backends.protocol import StageBackend
-from model.datasets import load_dataset
-from model.evaluate import split_images
-from model.offline import run_every_exit
-from model.weights import Calibration, Weights, load_calibration, load_weights
-from service.settings import DEFAULT_WEIGHTS
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.datasets import load_dataset
+from msmlp.model.evaluate import split_images
+from msmlp.model.offline import run_every_exit
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
+from msmlp.service.settings import DEFAULT_WEIGHTS
 
 CHOICES = {
     "torch": {"backend": "torch", "dtype": "float32"},

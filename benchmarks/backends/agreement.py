@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from model.datasets import Split
-from model.exits import exit_of
-from model.offline import Outputs
+from msmlp.model.datasets import Split
+from msmlp.model.exits import exit_of
+from msmlp.model.offline import Outputs
 
 
 def agreement(outputs: Mapping[str, Outputs], images: Split, thresholds: tuple[float, ...]) -> dict[str, Any]:

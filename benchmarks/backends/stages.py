@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 UNCOUNTED = 2

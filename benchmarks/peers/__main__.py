@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.peers.page import page
 from benchmarks.peers.run import QUICK, Options, run
-from model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError
 
 CORES = 2
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 SHARED = ("numpy", "onnxruntime", "pillow")

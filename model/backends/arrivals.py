@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.backends.drivers import Driver, Event
-from model.backends.protocol import Slots
+from msmlp.model.backends.drivers import Driver, Event
+from msmlp.model.backends.protocol import Slots
 
 
 class Arrivals:

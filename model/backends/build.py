@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.backends.gpu import free_gpu_memory
-from model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
-from model.backends.protocol import StageBackend
-from model.config import CascadeConfig
-from model.weights import Weights
+from msmlp.model.backends.gpu import free_gpu_memory
+from msmlp.model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.config import CascadeConfig
+from msmlp.model.weights import Weights
 
 
 def torch_backend(
@@ -28,18 +28,18 @@ def torch_backend(
         OptionError: a device or dtype that is not there.
         DeviceError: no room on the device.
     """
-    from model.backends.devices import free_memory, pick_device, pick_dtype
+    from msmlp.model.backends.devices import free_memory, pick_device, pick_dtype
 
     cascade, where = weights.manifest.cascade, pick_device(device)
     kind = pick_dtype(dtype, where)
     max_batch = min(max_batch, capacity or max_batch)
     slots = _slots(capacity, reserve, max_batch, slot_bytes(cascade, kind.itemsize), free_memory(where))
     if where.type == "cuda" or kind.itemsize < 4:
-        from model.backends.drivers import EagerDriver
-        from model.backends.staged import StagedBackend
+        from msmlp.model.backends.drivers import EagerDriver
+        from msmlp.model.backends.staged import StagedBackend
 
         if where.type == "cuda":
-            from model.backends.cuda import CudaDriver
+            from msmlp.model.backends.cuda import CudaDriver
 
         return StagedBackend(
             weights,
@@ -52,7 +52,7 @@ def torch_backend(
             max_batch=max_batch,
             in_flight=2 if where.type == "cuda" else 1,
         )
-    from model.backends.torch import TorchBackend
+    from msmlp.model.backends.torch import TorchBackend
 
     return TorchBackend(
         weights,
@@ -82,12 +82,12 @@ def onnx_backend(
     max_batch = min(max_batch, capacity or max_batch)
     size = slot_bytes(cascade, 2 if dtype == "float16" else 4)
     if provider is None:
-        from model.backends.onnx import OnnxBackend
+        from msmlp.model.backends.onnx import OnnxBackend
 
         slots = _slots(capacity, reserve, max_batch, size, free_host_memory())
         return OnnxBackend(cascade, graphs, dtype=dtype, capacity=slots, max_batch=max_batch)
-    from model.backends.onnx_device import OnnxDeviceBackend
-    from model.backends.providers import BY_NAME
+    from msmlp.model.backends.onnx_device import OnnxDeviceBackend
+    from msmlp.model.backends.providers import BY_NAME
 
     slots = _slots(capacity, reserve, max_batch, size, free_gpu_memory())
     return OnnxDeviceBackend(cascade, graphs, BY_NAME[provider], dtype=dtype, capacity=slots, max_batch=max_batch)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 
-from model.backends.build import onnx_backend, torch_backend
-from model.backends.gpu import gpu_present
-from model.backends.protocol import StageBackend
-from model.backends.race import fastest
-from model.errors import CallerError, OptionError
-from model.weights import Calibration, Weights, load_graphs
-from model.weights.graphs import GRAPH_DTYPES, has_graphs
+from msmlp.model.backends.build import onnx_backend, torch_backend
+from msmlp.model.backends.gpu import gpu_present
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.race import fastest
+from msmlp.model.errors import CallerError, OptionError
+from msmlp.model.weights import Calibration, Weights, load_graphs
+from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 
 BACKENDS = ("auto", "torch", "onnx")
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}
@@ -148,7 +148,7 @@ def _provider(device: str, provider: str) -> str | None:
         if provider != "auto":
             raise OptionError("provider", f"{provider} needs a GPU; the device is cpu")
         return None
-    from model.backends.providers import BY_NAME, has_provider
+    from msmlp.model.backends.providers import BY_NAME, has_provider
 
     if has_provider(BY_NAME[name]):
         return name

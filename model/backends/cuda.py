@@ -6,7 +6,7 @@ Not yet measured: needs a GPU.
 import torch
 from torch import Tensor
 
-from model.backends.drivers import Event, Step
+from msmlp.model.backends.drivers import Event, Step
 
 BEFORE_CAPTURE = 2
 """Runs before a capture: in the first, libraries make handles and workspaces, which no graph can hold."""

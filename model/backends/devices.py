@@ -2,8 +2,8 @@
 
 import torch
 
-from model.backends.memory import free_host_memory
-from model.errors import OptionError
+from msmlp.model.backends.memory import free_host_memory
+from msmlp.model.errors import OptionError
 
 
 def pick_device(name: str) -> torch.device:

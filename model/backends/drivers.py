@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.backends.threads import set_threads
+from msmlp.model.backends.threads import set_threads
 
 Step = Callable[[int, int], None]
 """Runs a stage in a bucket, between the device's buffers."""

@@ -3,8 +3,8 @@
 import os
 import subprocess
 
-from model.backends.memory import MIB
-from model.errors import DeviceError
+from msmlp.model.backends.memory import MIB
+from msmlp.model.errors import DeviceError
 
 NODES = ("/dev/nvidiactl", "/dev/dxg")
 """What NVIDIA's driver puts there, on Linux and on WSL."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.cgroups import groups
-from model.config import CascadeConfig
-from model.errors import DeviceError, MsmlpError, OutOfMemoryError
+from msmlp.model.cgroups import groups
+from msmlp.model.config import CascadeConfig
+from msmlp.model.errors import DeviceError, MsmlpError, OutOfMemoryError
 
 SHARE = 0.25
 """What slots may take of the memory that is free before the weights are loaded: those and batches need the rest."""

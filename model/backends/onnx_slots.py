@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels
-from model.backends.slots import SlotPool
-from model.config import CascadeConfig
+from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels
+from msmlp.model.backends.slots import SlotPool
+from msmlp.model.config import CascadeConfig
 
 
 class OnnxSlots:

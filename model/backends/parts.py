@@ -8,7 +8,7 @@ whoever is free takes the next. A small part also stays in a core's cache, where
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from model.cores import cores
+from msmlp.model.cores import cores
 
 SMALL, LARGE = 4, 8
 """Images of a part: fewer cost more an image, as does a batch of 64 (docs/backends.md has the times)."""

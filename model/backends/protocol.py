@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DeviceError, OutOfMemoryError
+from msmlp.model.errors import DeviceError, OutOfMemoryError
 
 log = logging.getLogger("msmlp.engine")
 

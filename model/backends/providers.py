@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.backends.memory import failures
-from model.errors import DeviceError
+from msmlp.model.backends.memory import failures
+from msmlp.model.errors import DeviceError
 
 # See onnx.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
-from model.errors import DeviceError
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import DeviceError
 
 log = logging.getLogger("msmlp.engine")
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DeviceError
+from msmlp.model.errors import DeviceError
 
 
 class SlotPool:

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.backends.arrivals import Arrivals
-from model.backends.drivers import Driver
-from model.backends.memory import failures
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
-from model.backends.slots import SlotPool
-from model.errors import DeviceError
-from model.served import ServedStage, served_stages
-from model.weights import Weights
+from msmlp.model.backends.arrivals import Arrivals
+from msmlp.model.backends.drivers import Driver
+from msmlp.model.backends.memory import failures
+from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from msmlp.model.backends.slots import SlotPool
+from msmlp.model.errors import DeviceError
+from msmlp.model.served import ServedStage, served_stages
+from msmlp.model.weights import Weights
 
 ARRIVING = 1024
 """Images on their way to the device before the host waits, at least: twice the largest batch where that is more."""

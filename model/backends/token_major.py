@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.backends.linear import Linear, mix, mix_added, mix_gelu
-from model.blocks import MixerBlock
-from model.config import CascadeConfig
-from model.folding import embedding_after_norm, late_bias, token_weight
-from model.reuse import Reuse
-from model.served import ServedStage
+from msmlp.model.backends.linear import Linear, mix, mix_added, mix_gelu
+from msmlp.model.blocks import MixerBlock
+from msmlp.model.config import CascadeConfig
+from msmlp.model.folding import embedding_after_norm, late_bias, token_weight
+from msmlp.model.reuse import Reuse
+from msmlp.model.served import ServedStage
 
 Op = Callable[[Tensor], Tensor]
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.backends.memory import failures
-from model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
-from model.backends.slots import SlotPool
-from model.backends.threads import set_threads
-from model.backends.token_major import TokenMajorStages
-from model.served import served_stages
-from model.weights import Weights
+from msmlp.model.backends.memory import failures
+from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from msmlp.model.backends.slots import SlotPool
+from msmlp.model.backends.threads import set_threads
+from msmlp.model.backends.token_major import TokenMajorStages
+from msmlp.model.served import served_stages
+from msmlp.model.weights import Weights
 
 
 @dataclass

@@ -7,22 +7,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.build import torch_backend
-from model.backends.protocol import StageBackend
-from model.calibration.crossfit import folds_of, refitted
-from model.calibration.fitting import fit_policy
-from model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
-from model.calibration.held_out import validation_images
-from model.calibration.risk import RiskLimit, risk_limit
-from model.calibration.settings import Setting, Table, thinned
-from model.calibration.temperature import fit_temperatures
-from model.calibration.timing import measure_stage_ms
-from model.datasets import Split, load_dataset
-from model.datasets.dataset import split_digest
-from model.offline import Outputs, run_every_exit
-from model.policies import FITTED
-from model.weights import Weights, load_weights, write_calibration
-from model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.backends.build import torch_backend
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.calibration.crossfit import folds_of, refitted
+from msmlp.model.calibration.fitting import fit_policy
+from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
+from msmlp.model.calibration.held_out import validation_images
+from msmlp.model.calibration.risk import RiskLimit, risk_limit
+from msmlp.model.calibration.settings import Setting, Table, thinned
+from msmlp.model.calibration.temperature import fit_temperatures
+from msmlp.model.calibration.timing import measure_stage_ms
+from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.policies import FITTED
+from msmlp.model.weights import Weights, load_weights, write_calibration
+from msmlp.model.weights.calibration import CalibrationFile, expectation
 
 BATCH = 256
 

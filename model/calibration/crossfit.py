@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.fit import Fit
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import Table, best_within
-from model.errors import DataError
-from model.exits import exit_of
+from msmlp.model.calibration.fit import Fit
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import Table, best_within
+from msmlp.model.errors import DataError
+from msmlp.model.exits import exit_of
 
 FOLDS = 5
 

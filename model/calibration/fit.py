@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.fitting import fit_policy
-from model.calibration.settings import Table
-from model.calibration.temperature import fit_temperatures, tempered
-from model.policies import StagePolicy, run_policies, stage_policies
+from msmlp.model.calibration.fitting import fit_policy
+from msmlp.model.calibration.settings import Table
+from msmlp.model.calibration.temperature import fit_temperatures, tempered
+from msmlp.model.policies import StagePolicy, run_policies, stage_policies
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.temperature import log_probabilities
-from model.policies import FITTED, Ensemble, features
+from msmlp.model.calibration.temperature import log_probabilities
+from msmlp.model.policies import FITTED, Ensemble, features
 
 Floats = NDArray[np.float64]
 

@@ -5,14 +5,14 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.crossfit import Fold, HeldOut, held_out
-from model.calibration.joint import joint_frontier
-from model.calibration.risk import RiskLimit, risk_controlled
-from model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
-from model.calibration.solvers import SOLVERS
-from model.exits import exit_of
-from model.weights import OperatingPoint
-from model.weights.calibration import Expectation, expectation, measured
+from msmlp.model.calibration.crossfit import Fold, HeldOut, held_out
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.risk import RiskLimit, risk_controlled
+from msmlp.model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
+from msmlp.model.calibration.solvers import SOLVERS
+from msmlp.model.exits import exit_of
+from msmlp.model.weights import OperatingPoint
+from msmlp.model.weights.calibration import Expectation, expectation, measured
 
 JOINT = "joint"
 

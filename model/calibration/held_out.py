@@ -1,9 +1,9 @@
 """Which images may calibrate and evaluate: those that training held out."""
 
-from model.datasets import Dataset, Split
-from model.datasets.dataset import split_digest
-from model.errors import DataError, WeightsError
-from model.weights import Weights
+from msmlp.model.datasets import Dataset, Split
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.errors import DataError, WeightsError
+from msmlp.model.weights import Weights
 
 
 def validation_images(weights: Weights, dataset: Dataset) -> Split:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.settings import Floats, Setting, Table, Thresholds, pareto, thinned
-from model.exits import leaves
+from msmlp.model.calibration.settings import Floats, Setting, Table, Thresholds, pareto, thinned
+from msmlp.model.exits import leaves
 
 BINS = 300
 """Thresholds an exit, equally many images apart; with few images, one between any two of them."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from model.calibration.frontier import NAMED
-from model.weights import Calibration, load_calibration, load_weights
+from msmlp.model.calibration.frontier import NAMED
+from msmlp.model.weights import Calibration, load_calibration, load_weights
 
 
 def plot_frontier(folder: Path, path: Path) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import Table, Thresholds, thinned
-from model.errors import OptionError
-from model.exits import exit_of
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import Table, Thresholds, thinned
+from msmlp.model.errors import OptionError
+from msmlp.model.exits import exit_of
 
 CONFIDENCE = 0.95
 

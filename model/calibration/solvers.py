@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exits import leaves
+from msmlp.model.exits import leaves
 
 Scores = NDArray[np.floating]
 Thresholds = NDArray[np.float64]

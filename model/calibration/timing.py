@@ -6,7 +6,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend
 
 RUNS = 9
 

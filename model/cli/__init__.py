@@ -2,10 +2,10 @@
 
 import typer
 
-from model.cli.describe import export, info
-from model.cli.measure import calibrate, evaluate
-from model.cli.train import train
-from model.report.command import app as report
+from msmlp.model.cli.describe import export, info
+from msmlp.model.cli.measure import calibrate, evaluate
+from msmlp.model.cli.train import train
+from msmlp.model.report.command import app as report
 
 app = typer.Typer(rich_markup_mode=None)
 app.add_typer(report)

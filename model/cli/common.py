@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from model.weights.calibration import CalibrationFile
+    from msmlp.model.weights.calibration import CalibrationFile
 
 FEW_IMAGES = 100
 """With fewer validation images than this, an expected accuracy of 90 % has a standard error above 3 points."""

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from model.cli.common import AsJson, GraphDtype, WeightsFolder, numbers, print_json, say, shares
+from msmlp.model.cli.common import AsJson, GraphDtype, WeightsFolder, numbers, print_json, say, shares
 
 
 def _presets(incomplete: str) -> list[str]:
-    from model.config import PRESETS
+    from msmlp.model.config import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]
 
@@ -32,7 +32,7 @@ def export(
       msmlp export --weights weights/mine --dtype float16
       msmlp export --weights weights/mine --dtype int8 --data my-photos
     """
-    from model.export import export as run
+    from msmlp.model.export import export as run
 
     made = run(weights, dtype, data)
     if as_json:
@@ -62,8 +62,8 @@ def info(
       msmlp info --preset paper-s
       msmlp info --weights weights/cifar10-s --json
     """
-    from model.errors import OptionError
-    from model.info import preset_info, weights_info
+    from msmlp.model.errors import OptionError
+    from msmlp.model.info import preset_info, weights_info
 
     if (weights is None) == (preset is None):
         raise OptionError("info", "give one of --weights and --preset")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from model.cli.common import (
+from msmlp.model.cli.common import (
     AsJson,
     Data,
     Device,
@@ -19,7 +19,7 @@ from model.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from model.weights.calibration import CalibrationFile
+    from msmlp.model.weights.calibration import CalibrationFile
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
       msmlp evaluate --weights weights/mine --data my-photos \\
           --backend onnx --dtype int8
     """
-    from model.evaluate import evaluate as run
+    from msmlp.model.evaluate import evaluate as run
 
     result = run(weights, data, split, device, dtype, backend)
     if as_json:
@@ -91,7 +91,7 @@ def calibrate(
       msmlp calibrate --weights weights/mine --data my-photos \\
           --risk 0.01 --confidence 0.95
     """
-    from model.calibration.calibrate import calibrate as run
+    from msmlp.model.calibration.calibrate import calibrate as run
 
     made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost, risk=risk, confidence=confidence)
     warn_of_few_images(made)
@@ -115,7 +115,7 @@ def calibrate(
 
 def _warn_of_no_early_exit(calibration: "CalibrationFile") -> None:
     """Where --risk asked for more than the images can certify; on stderr as above."""
-    from model.calibration.risk import RiskLimit
+    from msmlp.model.calibration.risk import RiskLimit
 
     for point in calibration.operating_points:
         if point.risk is not None and point.confidence is not None and min(point.thresholds, default=1.0) >= 1:

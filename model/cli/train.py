@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from model.cli.common import AsJson, Data, Device, Dtype, print_json, say, warn_of_few_images
+from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say, warn_of_few_images
 
 
 def _trainable(incomplete: str) -> list[str]:
-    from model.training.options import network_presets
+    from msmlp.model.training.options import network_presets
 
     return [name for name in network_presets() if name.startswith(incomplete)]
 
@@ -65,9 +65,9 @@ def train(
       msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
           --teacher runs/teacher --out weights/y
     """
-    from model.config import parse_assignments
-    from model.training.options import TrainOptions
-    from model.training.trainer import train as run
+    from msmlp.model.config import parse_assignments
+    from msmlp.model.training.options import TrainOptions
+    from msmlp.model.training.trainer import train as run
 
     folder = run(
         TrainOptions(
@@ -92,8 +92,8 @@ def train(
 
 
 def _say_trained(folder: Path, as_json: bool) -> None:
-    from model.training.teacher_folder import read_teacher
-    from model.weights import load_calibration, load_weights
+    from msmlp.model.training.teacher_folder import read_teacher
+    from msmlp.model.weights import load_calibration, load_weights
 
     found = read_teacher(folder)
     if found is None:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.datasets.dataset import Dataset, Split, image_identity
-from model.errors import DataError
-from model.preprocess import to_square
+from msmlp.model.datasets.dataset import Dataset, Split, image_identity
+from msmlp.model.errors import DataError
+from msmlp.model.preprocess import to_square
 
 SIDE = 32
 _ALLOWED = {

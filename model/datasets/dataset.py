@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DataError
+from msmlp.model.errors import DataError
 
 
 @dataclass(frozen=True)

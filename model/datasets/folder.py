@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.datasets.dataset import Dataset, Split, image_identity
-from model.errors import DataError, ImageError
-from model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
+from msmlp.model.datasets.dataset import Dataset, Split, image_identity
+from msmlp.model.errors import DataError, ImageError
+from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """Of every format Pillow reads; other files are left alone."""

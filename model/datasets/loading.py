@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from model.datasets.cifar import load_cifar
-from model.datasets.dataset import Dataset
-from model.datasets.folder import load_folder
-from model.errors import DataError
+from msmlp.model.datasets.cifar import load_cifar
+from msmlp.model.datasets.dataset import Dataset
+from msmlp.model.datasets.folder import load_folder
+from msmlp.model.errors import DataError
 
 
 def load_dataset(path: Path, size: int) -> Dataset:

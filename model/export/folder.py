@@ -13,18 +13,18 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from model.backends.onnx import OnnxBackend
-from model.backends.torch import TorchBackend
-from model.calibration.held_out import validation_images
-from model.datasets import Split, load_dataset
-from model.errors import DeviceError, OptionError, WeightsError
-from model.export.quantize import Ranges
-from model.export.trace import OPSET, serialized, traced
-from model.graph_stage import GraphStage
-from model.offline import run_every_exit
-from model.served import served_stages
-from model.weights import Calibration, Weights, load_calibration, load_weights
-from model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
+from msmlp.model.backends.onnx import OnnxBackend
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.calibration.held_out import validation_images
+from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.export.quantize import Ranges
+from msmlp.model.export.trace import OPSET, serialized, traced
+from msmlp.model.graph_stage import GraphStage
+from msmlp.model.offline import run_every_exit
+from msmlp.model.served import served_stages
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
+from msmlp.model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 """How far a score or probability may be from torch's in float32."""

@@ -11,10 +11,10 @@ import warnings
 import onnx
 import torch
 
-from model.config import CascadeConfig
-from model.errors import WeightsError
-from model.graph_stage import GraphStage
-from model.weights.graphs import Origin
+from msmlp.model.config import CascadeConfig
+from msmlp.model.errors import WeightsError
+from msmlp.model.graph_stage import GraphStage
+from msmlp.model.weights.graphs import Origin
 
 OPSET = 20
 """The first with GELU as one operator."""

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from model.calibration.plot import plot_frontier
-from model.errors import OptionError
-from model.evaluate import calibration_error
-from model.report.card_text import card_lines
-from model.report.confusion import confusion_matrix, most_confused, plot_confusion
-from model.report.measure import Measured
-from model.report.reliability import plot_reliability
-from model.report.runs import writing_into
-from model.training.provenance import command_line
-from model.weights.calibration import expectation
+from msmlp.model.calibration.plot import plot_frontier
+from msmlp.model.errors import OptionError
+from msmlp.model.evaluate import calibration_error
+from msmlp.model.report.card_text import card_lines
+from msmlp.model.report.confusion import confusion_matrix, most_confused, plot_confusion
+from msmlp.model.report.measure import Measured
+from msmlp.model.report.reliability import plot_reliability
+from msmlp.model.report.runs import writing_into
+from msmlp.model.training.provenance import command_line
+from msmlp.model.weights.calibration import expectation
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"
 START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from model.report.run import Run, architecture
-from model.report.tables import gflops
+from msmlp.model.report.run import Run, architecture
+from msmlp.model.report.tables import gflops
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:

@@ -63,9 +63,9 @@ def tables(
       msmlp report tables runs weights --out runs-report
       msmlp report tables weights/mine --json > mine.json
     """
-    from model.report.find import find_runs
-    from model.report.runs import write_report
-    from model.report.tables import report
+    from msmlp.model.report.find import find_runs
+    from msmlp.model.report.runs import write_report
+    from msmlp.model.report.tables import report
 
     found = find_runs(runs)
     for line in found.skipped:
@@ -100,8 +100,8 @@ def card(
       msmlp report card --weights weights/mine --data my-photos --split val \\
           --out card --json
     """
-    from model.report.card import write_card
-    from model.report.measure import measure
+    from msmlp.model.report.card import write_card
+    from msmlp.model.report.measure import measure
 
     result = write_card(measure(weights, data, split, device), policy, out)
     if as_json:
@@ -136,8 +136,8 @@ def gallery(
       msmlp report gallery --weights weights/mine --data my-photos \\
           --policy accurate --classes 3 --each 5 --out hard.png
     """
-    from model.report.gallery import choose, draw, telling_cut
-    from model.report.measure import measure
+    from msmlp.model.report.gallery import choose, draw, telling_cut
+    from msmlp.model.report.measure import measure
 
     measured = measure(weights, data, split, device)
     cut = telling_cut(measured, policy)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.report.figures import paper, save
+from msmlp.model.report.figures import paper, save
 
 COUNTS_UP_TO = 20
 """With more classes than this, numbers in the cells would be too small to read."""

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from model.report.figures import colours, paper, save
-from model.report.run import Run
-from model.report.tables import labels
+from msmlp.model.report.figures import colours, paper, save
+from msmlp.model.report.run import Run
+from msmlp.model.report.tables import labels
 
 
 def by_data(runs: list[Run]) -> dict[str, list[tuple[str, Run]]]:

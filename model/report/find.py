@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.errors import DataError, WeightsError
-from model.report.read import SIGNS, read_run
-from model.report.run import Found, Run
+from msmlp.model.errors import DataError, WeightsError
+from msmlp.model.report.read import SIGNS, read_run
+from msmlp.model.report.run import Found, Run
 
 
 def find_runs(folders: list[Path]) -> Found:

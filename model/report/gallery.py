@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DataError, OptionError
-from model.report.figures import paper, save
-from model.report.measure import Measured
+from msmlp.model.errors import DataError, OptionError
+from msmlp.model.report.figures import paper, save
+from msmlp.model.report.measure import Measured
 
 LEAST_SURE = 0.1
 

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.choose import choose_backend
-from model.datasets import Split, load_dataset
-from model.errors import OptionError
-from model.evaluate import split_images
-from model.exits import exit_of
-from model.offline import Outputs, run_every_exit
-from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.errors import OptionError
+from msmlp.model.evaluate import split_images
+from msmlp.model.exits import exit_of
+from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 
 
 @dataclass(frozen=True)

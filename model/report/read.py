@@ -5,15 +5,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.errors import WeightsError
-from model.report.run import Exit, Point, Row, Run
-from model.report.unfinished import unfinished_run
-from model.training.checkpoint import FILE as CHECKPOINT
-from model.training.journal import METRICS, read_metrics
-from model.weights import Manifest, load_calibration, load_weights
-from model.weights.calibration import CALIBRATION
-from model.weights.files import read_checked, read_json
-from model.weights.manifest import MANIFEST, MODEL
+from msmlp.model.errors import WeightsError
+from msmlp.model.report.run import Exit, Point, Row, Run
+from msmlp.model.report.unfinished import unfinished_run
+from msmlp.model.training.checkpoint import FILE as CHECKPOINT
+from msmlp.model.training.journal import METRICS, read_metrics
+from msmlp.model.weights import Manifest, load_calibration, load_weights
+from msmlp.model.weights.calibration import CALIBRATION
+from msmlp.model.weights.files import read_checked, read_json
+from msmlp.model.weights.manifest import MANIFEST, MODEL
 
 TEACHER = "teacher.json"
 SIGNS = (MANIFEST, TEACHER, CHECKPOINT, METRICS)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluate import calibration_error
-from model.offline import Outputs
-from model.report.figures import paper, save
+from msmlp.model.evaluate import calibration_error
+from msmlp.model.offline import Outputs
+from msmlp.model.report.figures import paper, save
 
 BINS = 15
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.errors import OptionError
-from model.report.curves import plot_curves
-from model.report.run import Found
-from model.report.scatter import plot_scatter
-from model.report.tables import report
+from msmlp.model.errors import OptionError
+from msmlp.model.report.curves import plot_curves
+from msmlp.model.report.run import Found
+from msmlp.model.report.scatter import plot_scatter
+from msmlp.model.report.tables import report
 
 REPORT, CURVES, SCATTER = "report.md", "curves.png", "accuracy-against-gflops.png"
 

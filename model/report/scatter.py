@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from model.report.curves import by_data
-from model.report.figures import TEACHER_MARK, colours, paper, save
-from model.report.run import Run
+from msmlp.model.report.curves import by_data
+from msmlp.model.report.figures import TEACHER_MARK, colours, paper, save
+from msmlp.model.report.run import Run
 
 
 def plot_scatter(runs: list[Run], path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from model.report.run import Found, Run, TeacherName, architecture
+from msmlp.model.report.run import Found, Run, TeacherName, architecture
 
 NOTHING = "-"
 

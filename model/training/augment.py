@@ -11,8 +11,8 @@ from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.preprocess import Preprocess
-from model.training.recipes import Recipe
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.training.recipes import Recipe
 
 
 def augmentation(recipe: Recipe, size: int) -> nn.Module:

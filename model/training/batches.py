@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.training.augment import mix
-from model.training.losses import Lesson
-from model.training.recipes import Recipe
+from msmlp.model.training.augment import mix
+from msmlp.model.training.losses import Lesson
+from msmlp.model.training.recipes import Recipe
 
 Teach = Callable[[Tensor], Lesson]
 PIECE = 4096 * 32 * 32

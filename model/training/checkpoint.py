@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from model.errors import DataError
-from model.training.loop import Learner
+from msmlp.model.errors import DataError
+from msmlp.model.training.loop import Learner
 
 FILE = "checkpoint.pt"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.cascade import Cascade
+from msmlp.model.cascade import Cascade
 
 GRID = 2
 """Squares a side that a feature map is pooled to."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.cascade import Cascade
-from model.errors import TrainingStoppedError
-from model.training.batches import Arrays, Batches
-from model.training.capture import on_cuda, plainly
-from model.training.compiled import Compiled
-from model.training.convnet import ConvNet
-from model.training.imitation import Imitator
-from model.training.optim import Optimizers
-from model.training.recipes import Recipe
-from model.training.start import Start
-from model.training.step import Objective, TrainStep
-from model.training.teacher import Teacher
+from msmlp.model.cascade import Cascade
+from msmlp.model.errors import TrainingStoppedError
+from msmlp.model.training.batches import Arrays, Batches
+from msmlp.model.training.capture import on_cuda, plainly
+from msmlp.model.training.compiled import Compiled
+from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.imitation import Imitator
+from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.start import Start
+from msmlp.model.training.step import Objective, TrainStep
+from msmlp.model.training.teacher import Teacher
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: each look waits for a GPU to finish its queue."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.training.recipes import Recipe
+from msmlp.model.training.recipes import Recipe
 
 
 @dataclass(frozen=True)

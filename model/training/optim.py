@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.training.recipes import Recipe
+from msmlp.model.training.recipes import Recipe
 
 
 class Optimizers:

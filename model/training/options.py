@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.config import PRESETS, CascadeConfig, override, preset
-from model.errors import ConfigError
-from model.training.recipes import Recipe, recipe
-from model.training.teachers import TEACHERS, TeacherConfig
+from msmlp.model.config import PRESETS, CascadeConfig, override, preset
+from msmlp.model.errors import ConfigError
+from msmlp.model.training.recipes import Recipe, recipe
+from msmlp.model.training.teachers import TEACHERS, TeacherConfig
 
 NetworkConfig = CascadeConfig | TeacherConfig
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from model.errors import ConfigError
+from msmlp.model.errors import ConfigError
 
 
 class Recipe(BaseModel):

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.datasets import Dataset, Split
-from model.datasets.dataset import split_digest
-from model.training.loop import Learner
-from model.training.options import TrainOptions
-from model.training.provenance import command_line, device_name
-from model.training.recipes import ADDED_LATER, Recipe
+from msmlp.model.datasets import Dataset, Split
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.training.loop import Learner
+from msmlp.model.training.options import TrainOptions
+from msmlp.model.training.provenance import command_line, device_name
+from msmlp.model.training.recipes import ADDED_LATER, Recipe
 
 
 def setup_of(options: TrainOptions, learner: Learner, digest: str, images: int) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from model.cascade import Cascade
-from model.config import CascadeConfig
-from model.errors import OptionError
-from model.weights import load_weights
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig
+from msmlp.model.errors import OptionError
+from msmlp.model.weights import load_weights
 
 
 @dataclass(frozen=True)

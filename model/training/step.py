@@ -9,14 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.cascade import Cascade
-from model.training.batches import Batch
-from model.training.capture import Function, plainly
-from model.training.convnet import ConvNet
-from model.training.imitation import Imitator, imitation_loss
-from model.training.losses import cascade_loss
-from model.training.optim import Optimizers
-from model.training.recipes import Recipe
+from msmlp.model.cascade import Cascade
+from msmlp.model.training.batches import Batch
+from msmlp.model.training.capture import Function, plainly
+from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.imitation import Imitator, imitation_loss
+from msmlp.model.training.losses import cascade_loss
+from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.recipes import Recipe
 
 
 class Objective(nn.Module):

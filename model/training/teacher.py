@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cascade import Cascade
-from model.errors import OptionError
-from model.preprocess import Preprocess
-from model.training.augment import normalizer
-from model.training.imitation import pooled_map, token_map
-from model.training.losses import Lesson
-from model.training.teacher_folder import read_teacher
-from model.weights import load_weights
-from model.weights.manifest import MODEL
+from msmlp.model.cascade import Cascade
+from msmlp.model.errors import OptionError
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.training.augment import normalizer
+from msmlp.model.training.imitation import pooled_map, token_map
+from msmlp.model.training.losses import Lesson
+from msmlp.model.training.teacher_folder import read_teacher
+from msmlp.model.weights import load_weights
+from msmlp.model.weights.manifest import MODEL
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load, save
 
-from model.errors import WeightsError
-from model.preprocess import Preprocess
-from model.training.convnet import ConvNet
-from model.training.teachers import TeacherConfig, teacher_gflops
-from model.weights.files import read_checked, read_json, write_atomically
-from model.weights.manifest import MODEL
-from model.weights.manifest import TEACHER as DESCRIPTION
+from msmlp.model.errors import WeightsError
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.teachers import TeacherConfig, teacher_gflops
+from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.manifest import MODEL
+from msmlp.model.weights.manifest import TEACHER as DESCRIPTION
 
 
 class TeacherFile(BaseModel):

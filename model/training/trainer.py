@@ -10,32 +10,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.backends.devices import pick_device
-from model.calibration.calibrate import calibrate_on
-from model.cascade import Cascade
-from model.config import CascadeConfig, override
-from model.datasets import Split, load_dataset
-from model.datasets.dataset import split_digest
-from model.errors import ConfigError, OptionError, TrainingStoppedError
-from model.preprocess import Preprocess
-from model.training.augment import augmentation, normalizer
-from model.training.batches import Arrays
-from model.training.checkpoint import FILE as CHECKPOINT
-from model.training.checkpoint import load_checkpoint, save_checkpoint
-from model.training.convnet import ConvNet
-from model.training.imitation import Imitator
-from model.training.journal import Journal, plot_curves
-from model.training.loop import Learner, exit_accuracies, steps_per_epoch, train_epoch
-from model.training.optim import Optimizers
-from model.training.options import NetworkConfig, TrainOptions, configure
-from model.training.provenance import git_commit
-from model.training.recipes import Recipe
-from model.training.record import results_of, setup_of, training_record
-from model.training.start import Start, load_start
-from model.training.teacher import Teacher, load_teacher
-from model.training.teacher_folder import write_teacher
-from model.weights import load_weights, write_weights
-from model.weights.manifest import MANIFEST, TEACHER
+from msmlp.model.backends.devices import pick_device
+from msmlp.model.calibration.calibrate import calibrate_on
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, override
+from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.training.augment import augmentation, normalizer
+from msmlp.model.training.batches import Arrays
+from msmlp.model.training.checkpoint import FILE as CHECKPOINT
+from msmlp.model.training.checkpoint import load_checkpoint, save_checkpoint
+from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.imitation import Imitator
+from msmlp.model.training.journal import Journal, plot_curves
+from msmlp.model.training.loop import Learner, exit_accuracies, steps_per_epoch, train_epoch
+from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.options import NetworkConfig, TrainOptions, configure
+from msmlp.model.training.provenance import git_commit
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.record import results_of, setup_of, training_record
+from msmlp.model.training.start import Start, load_start
+from msmlp.model.training.teacher import Teacher, load_teacher
+from msmlp.model.training.teacher_folder import write_teacher
+from msmlp.model.weights import load_weights, write_weights
+from msmlp.model.weights.manifest import MANIFEST, TEACHER
 
 CHECKPOINT_SECONDS = 10.0
 """The least time between two checkpoints: a GPU does small epochs faster than a disk takes them."""

@@ -4,7 +4,7 @@
 rewritten by `msmlp calibrate`, `export.json` + `stage-<k>.onnx` by `msmlp export`.
 """
 
-from model.weights.calibration import (
+from msmlp.model.weights.calibration import (
     Calibration,
     Expectation,
     OperatingPoint,
@@ -12,9 +12,9 @@ from model.weights.calibration import (
     model_version,
     write_calibration,
 )
-from model.weights.describe import describe, exit_costs
-from model.weights.graphs import load_graphs
-from model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
+from msmlp.model.weights.describe import describe, exit_costs
+from msmlp.model.weights.graphs import load_graphs
+from msmlp.model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
 
 __all__ = [
     "Calibration",

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from model.errors import OptionError, WeightsError
-from model.exits import exit_of
-from model.policies import stage_policies
-from model.weights.files import read_checked, read_json, write_atomically
-from model.weights.manifest import Weights
+from msmlp.model.errors import OptionError, WeightsError
+from msmlp.model.exits import exit_of
+from msmlp.model.policies import stage_policies
+from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"

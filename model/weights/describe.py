@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from model.config import CascadeConfig
-from model.flops import cumulative_gflops
-from model.weights.calibration import Calibration, model_version
-from model.weights.manifest import Weights
+from msmlp.model.config import CascadeConfig
+from msmlp.model.flops import cumulative_gflops
+from msmlp.model.weights.calibration import Calibration, model_version
+from msmlp.model.weights.manifest import Weights
 
 
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.errors import WeightsError
+from msmlp.model.errors import WeightsError
 
 
 def write_atomically(path: Path, content: bytes) -> None:

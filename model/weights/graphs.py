@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model.errors import WeightsError
-from model.weights.calibration import Calibration
-from model.weights.files import read_checked, read_json, write_atomically
-from model.weights.manifest import Weights
+from msmlp.model.errors import WeightsError
+from msmlp.model.weights.calibration import Calibration
+from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.manifest import Weights
 
 FORMAT = 1
 GRAPH_DTYPES = ("float32", "float16", "int8")

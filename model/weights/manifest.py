@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from model.config import CascadeConfig
-from model.errors import WeightsError
-from model.flops import cumulative_gflops, incremental_gflops
-from model.preprocess import Preprocess
-from model.weights.files import read_checked, read_json, write_atomically
-from model.weights.shapes import Shapes, parameter_shapes
+from msmlp.model.config import CascadeConfig
+from msmlp.model.errors import WeightsError
+from msmlp.model.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.shapes import Shapes, parameter_shapes
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"

@@ -12,10 +12,10 @@ from typing import Any
 from msmlp.bench.bodies import pixels
 from msmlp.bench.images import pick_images
 from msmlp.bench.null_server import choose_null
-from service.engine.messages import Terms
-from service.options import NO_OPTIONS
-from service.settings import load_settings
-from service.state import Service, build_service
+from msmlp.service.engine.messages import Terms
+from msmlp.service.options import NO_OPTIONS
+from msmlp.service.settings import load_settings
+from msmlp.service.state import Service, build_service
 
 _RUNNER = asyncio.Runner()
 _SERVICES: list[Service] = []

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocess import load_image
 from msmlp.bench.generator import request_bytes
 from msmlp.bench.images import pick_images
+from msmlp.model.preprocess import load_image
 
 Pixels = NDArray[np.uint8]
 

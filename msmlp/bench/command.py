@@ -42,7 +42,7 @@ def engine(
     from msmlp.bench.bar import Bar
     from msmlp.bench.engine import BenchOptions, bench_engine
     from msmlp.bench.report import engine_lines
-    from service.settings import DEFAULT_WEIGHTS
+    from msmlp.service.settings import DEFAULT_WEIGHTS
 
     caps = _numbers("--max-batch", max_batch, 4096)
     options = BenchOptions(
@@ -174,7 +174,7 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
-    from model.errors import OptionError
+    from msmlp.model.errors import OptionError
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):

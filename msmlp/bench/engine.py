@@ -11,11 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.choose import choose_backend
-from model.backends.protocol import StageBackend
-from model.exits import exit_of
-from model.offline import run_every_exit
-from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.bench.costs import Floats, StageCosts, reach_of
 from msmlp.bench.host import host_costs, loop_us_per_image
 from msmlp.bench.images import pick_images
@@ -23,6 +18,11 @@ from msmlp.bench.loads import LoadOptions, offered_loads
 from msmlp.bench.offer import named_point, named_points
 from msmlp.bench.saturation import Saturation
 from msmlp.bench.stages import PlainStages
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.exits import exit_of
+from msmlp.model.offline import run_every_exit
+from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 
 CAPS = (16, 64, 256)
 DESCRIBED = 64

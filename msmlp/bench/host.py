@@ -9,14 +9,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import warm_up
-from model.errors import DeviceError
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.strategies import Floats, Saturated
-from service.engine.facade import Engine
-from service.engine.messages import Terms
-from service.engine.scheduler import Scheduler
-from service.engine.times import StageTimes
+from msmlp.model.backends.protocol import warm_up
+from msmlp.model.errors import DeviceError
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.scheduler import Scheduler
+from msmlp.service.engine.times import StageTimes
 
 Scores = NDArray[np.float32]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 
-from model.errors import DeviceError, MsmlpError
 from msmlp.bench import alone
 from msmlp.bench.bodies import TENSOR, images_in_flight
 from msmlp.bench.generator import offer
 from msmlp.bench.processes import Server, image_size, is_ready, server_process
 from msmlp.bench.runs import HttpOptions, Progress, Row, Runs
+from msmlp.model.errors import DeviceError, MsmlpError
 
 SERVE = "from msmlp.main import main; main()"
 

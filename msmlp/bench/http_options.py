@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from model.errors import DataError, OptionError
 from msmlp.bench.bodies import BODIES
 from msmlp.bench.runs import HttpOptions
+from msmlp.model.errors import DataError, OptionError
 from msmlp.wire import checked_url
 
 MOST = 1024

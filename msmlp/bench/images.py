@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DataError
+from msmlp.model.errors import DataError
 
 
 def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
@@ -19,7 +19,7 @@ def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
 
 
 def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
-    from model.datasets import load_dataset
+    from msmlp.model.datasets import load_dataset
 
     test = load_dataset(data, size).test
     if test is None:

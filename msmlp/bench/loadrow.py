@@ -14,7 +14,7 @@ from msmlp.bench.costs import StageCosts
 from msmlp.bench.ideal import ideal_latencies
 from msmlp.bench.load import Seen
 from msmlp.bench.offer import Offer
-from service.engine.brownout import LEVELS
+from msmlp.service.engine.brownout import LEVELS
 
 Floats = NDArray[np.float64]
 

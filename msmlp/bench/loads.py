@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DeviceError
 from msmlp.bench.costs import StageCosts
 from msmlp.bench.load import offer_load, unloaded_seconds
 from msmlp.bench.loadrow import Context, Judged
 from msmlp.bench.offer import SIZES, draw, named_points
-from service.collector import leave_what_is_there
-from service.settings import Settings, load_settings
-from service.state import Service, build_service
+from msmlp.model.errors import DeviceError
+from msmlp.service.collector import leave_what_is_there
+from msmlp.service.settings import Settings, load_settings
+from msmlp.service.state import Service, build_service
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from model.backends.choose import Candidates
-from model.backends.protocol import Slots, StageOutput, buckets_up_to
-from model.backends.slots import SlotPool
-from model.weights import Calibration, Weights
-from model.weights.calibration import TABLE
-from service.server import serve
-from service.settings import load_settings
-from service.state import build_service
+from msmlp.model.backends.choose import Candidates
+from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to
+from msmlp.model.backends.slots import SlotPool
+from msmlp.model.weights import Calibration, Weights
+from msmlp.model.weights.calibration import TABLE
+from msmlp.service.server import serve
+from msmlp.service.settings import load_settings
+from msmlp.service.state import build_service
 
 CAPACITY = 1024
 """Images in flight where none are asked for."""

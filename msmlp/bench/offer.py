@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import OptionError
-from model.weights import OperatingPoint
+from msmlp.model.errors import OptionError
+from msmlp.model.weights import OperatingPoint
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MEAN_SIZE = sum(SIZES) / len(SIZES)

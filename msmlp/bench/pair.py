@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.build import torch_backend
-from model.backends.protocol import warm_up
-from model.errors import OptionError
-from model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.bench.images import pick_images
 from msmlp.bench.offer import named_point
 from msmlp.bench.strategies import Saturated
+from msmlp.model.backends.build import torch_backend
+from msmlp.model.backends.protocol import warm_up
+from msmlp.model.errors import OptionError
+from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 
 Progress = Callable[[str], None]
 Chosen = Literal["named", "as accurate", "less accurate"]

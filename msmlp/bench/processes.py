@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from model.errors import DeviceError
+from msmlp.model.errors import DeviceError
 
 START_SECONDS = 300
 END_SECONDS = 60

@@ -17,11 +17,11 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from model.preprocess import MAX_PIXELS
 from msmlp.bench.bodies import HEADER_LENGTH
-from service.body import read_body
-from service.decoding import decode_images
-from service.server import UVICORN, listen
+from msmlp.model.preprocess import MAX_PIXELS
+from msmlp.service.body import read_body
+from msmlp.service.decoding import decode_images
+from msmlp.service.server import UVICORN, listen
 
 
 @lru_cache

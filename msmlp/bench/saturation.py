@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend, warm_up
 from msmlp.bench.costs import Floats, StageCosts
 from msmlp.bench.stages import PlainStages, StageSamples
 from msmlp.bench.strategies import Pixels, Saturated, full, masked, shrinking
+from msmlp.model.backends.protocol import StageBackend, warm_up
 
 BASELINES = ("full", "masked", "shrinking")
 FIRST_SAMPLES = 5

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
-from model.served import served_stages
-from model.weights import Weights
 from msmlp.bench.costs import StageCosts
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.served import served_stages
+from msmlp.model.weights import Weights
 
 Pixels = NDArray[np.uint8]
 Seconds = NDArray[np.float64]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageBackend, StageOutput
-from model.errors import DeviceError
-from model.exits import Reason, decide
-from service.engine.loop import Loop
-from service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
+from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import Reason, decide
+from msmlp.service.engine.loop import Loop
+from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

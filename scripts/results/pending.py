@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model.report.run import Run
+from msmlp.model.report.run import Run
 from scripts.results.runs import is_plain
 from scripts.results.sources import Sources
 from scripts.results.text import NOT_YET, table

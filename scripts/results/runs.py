@@ -1,7 +1,7 @@
 """Every run worth a row, and cascades beside plain Mixers of the same recipe."""
 
-from model.report.run import Point, Run
-from model.report.tables import labels, runs_table
+from msmlp.model.report.run import Point, Run
+from msmlp.model.report.tables import labels, runs_table
 from scripts.results.text import percent, table
 
 HEAD = """## Runs

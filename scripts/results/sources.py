@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.report.run import Found, Run
+from msmlp.model.report.run import Found, Run
 
 
 @dataclass(frozen=True)

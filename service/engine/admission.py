@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from service.engine.messages import Load
+from msmlp.service.engine.messages import Load
 
 RETRY_SECONDS = 1, 60
 """The shortest and the longest wait that is asked of a client."""

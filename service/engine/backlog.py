@@ -1,6 +1,6 @@
 """How much device time what waits will take. Pure."""
 
-from service.engine.times import StageTimes
+from msmlp.service.engine.times import StageTimes
 
 MEMORY = 1000
 """Images after which a share of survivors is forgotten: the mix of images and thresholds changes with the clients."""

@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import MsmlpError
-from model.exits import Reason
-from service.engine.admission import Admission
-from service.engine.brownout import LEVELS, Brownout, Totals
-from service.engine.messages import (
+from msmlp.model.errors import MsmlpError
+from msmlp.model.exits import Reason
+from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
+from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
@@ -29,11 +29,11 @@ from service.engine.messages import (
     Submit,
     Terms,
 )
-from service.engine.result import Pending, Result
-from service.engine.seam import BackendFactory, Handle
-from service.engine.throughput import Throughput
-from service.engine.worker import Worker
-from service.errors import EngineDownError, OverloadedError, StartingError
+from msmlp.service.engine.result import Pending, Result
+from msmlp.service.engine.seam import BackendFactory, Handle
+from msmlp.service.engine.throughput import Throughput
+from msmlp.service.engine.worker import Worker
+from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 
 log = logging.getLogger("msmlp.engine")
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend, StageOutput
-from model.errors import DeviceError
-from model.exits import GOES_ON
-from service.engine.backlog import Backlog
-from service.engine.fifo import Slots
-from service.engine.messages import (
+from msmlp.model.backends.protocol import StageBackend, StageOutput
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import GOES_ON
+from msmlp.service.engine.backlog import Backlog
+from msmlp.service.engine.fifo import Slots
+from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
@@ -28,8 +28,8 @@ from service.engine.messages import (
     Shadowed,
     Submit,
 )
-from service.engine.scheduler import Batch, Overdue, Scheduler, Settled
-from service.engine.times import StageTimes
+from msmlp.service.engine.scheduler import Batch, Overdue, Scheduler, Settled
+from msmlp.service.engine.times import StageTimes
 
 log = logging.getLogger("msmlp.engine")
 

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import OptionError
-from model.weights import Calibration
-from service.engine.brownout import LEVELS
-from service.options import RequestOptions
+from msmlp.model.errors import OptionError
+from msmlp.model.weights import Calibration
+from msmlp.service.engine.brownout import LEVELS
+from msmlp.service.options import RequestOptions
 
 Source = Literal["request", "default", "brownout"]
 

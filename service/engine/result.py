@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exits import Reason
-from service.engine.messages import Answers, History
+from msmlp.model.exits import Reason
+from msmlp.service.engine.messages import Answers, History
 
 Rows = NDArray[np.int64] | slice
 

@@ -27,12 +27,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exits import CONFIDENT, GOES_ON, Reason, decide
-from service.engine.fifo import Fifo, Slots
-from service.engine.messages import Terms
-from service.engine.tickets import RUNNING, SHADOW, WAITING, Tickets
-from service.engine.times import StageTimes
-from service.engine.turns import PATIENCE, Turns
+from msmlp.model.exits import CONFIDENT, GOES_ON, Reason, decide
+from msmlp.service.engine.fifo import Fifo, Slots
+from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Tickets
+from msmlp.service.engine.times import StageTimes
+from msmlp.service.engine.turns import PATIENCE, Turns
 
 NOBODY = np.zeros(0, dtype=np.int64)
 NO_REASONS = np.zeros(0, dtype=np.int8)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from model.backends.protocol import StageBackend, warm_up
-from model.errors import CallerError, MsmlpError
-from service.engine.loop import Loop
-from service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop, Submit
+from msmlp.model.backends.protocol import StageBackend, warm_up
+from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.service.engine.loop import Loop
+from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop, Submit
 
 log = logging.getLogger("msmlp.engine")
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.fifo import Slots
-from service.engine.messages import Terms
+from msmlp.service.engine.fifo import Slots
+from msmlp.service.engine.messages import Terms
 
 FREE, WAITING, RUNNING, SHADOW = 0, 1, 2, 3
 TRANSITIONS = {

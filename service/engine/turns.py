@@ -1,6 +1,6 @@
 """Whose turn it is among the stages, deadlines apart. Pure."""
 
-from service.engine.times import StageTimes
+from msmlp.service.engine.times import StageTimes
 
 PATIENCE = 16
 """Batches that a stage with waiting tickets lets go before it. Less, and thin batches go while others are full."""

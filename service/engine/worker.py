@@ -5,8 +5,8 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 
-from service.engine.messages import Died, Inbound, Load, Outbound, Ready, Submit
-from service.engine.seam import BackendFactory, Send, Underway, run
+from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ready, Submit
+from msmlp.service.engine.seam import BackendFactory, Send, Underway, run
 
 
 class Worker:

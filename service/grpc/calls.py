@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TypeVar
 
-from model.errors import MsmlpError
-from service.account import RPC, Account, Accounts
-from service.body import SLICE
-from service.grpc.intake import Context
-from service.grpc.refusals import INTERNAL, Refusal, refusal_of
-from service.problems import CLIENT_CLOSED_REQUEST
-from service.request_id import sane_id
+from msmlp.model.errors import MsmlpError
+from msmlp.service.account import RPC, Account, Accounts
+from msmlp.service.body import SLICE
+from msmlp.service.grpc.intake import Context
+from msmlp.service.grpc.refusals import INTERNAL, Refusal, refusal_of
+from msmlp.service.problems import CLIENT_CLOSED_REQUEST
+from msmlp.service.request_id import sane_id
 
 T = TypeVar("T")
 log = logging.getLogger("msmlp.grpc")

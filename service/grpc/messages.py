@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from service.errors import MalformedBodyError
+from msmlp.service.errors import MalformedBodyError
 
 DESCRIPTION = Path(__file__).with_name("inference.binpb")
 SERVICE = "inference.GRPCInferenceService"

@@ -5,9 +5,9 @@ from http import HTTPStatus
 
 import grpc
 
-from model.errors import MsmlpError
-from service.errors import RetryableError, problem
-from service.oip.errors import oip_error
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import RetryableError, problem
+from msmlp.service.oip.errors import oip_error
 
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import MalformedBodyError
-from service.oip.request import Data, Inference, Limits, take_apart
-from service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_document
+from msmlp.service.errors import MalformedBodyError
+from msmlp.service.oip.request import Data, Inference, Limits, take_apart
+from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_document
 
 MAX_PARAMETERS = 64
 """Far more than there are options."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from service.grpc.messages import InferParameter, ModelInferResponse
-from service.oip.response import Tensor, tensor_bytes
+from msmlp.service.grpc.messages import InferParameter, ModelInferResponse
+from msmlp.service.oip.response import Tensor, tensor_bytes
 
 _CHOICES = {bool: "bool_param", int: "int64_param", str: "string_param"}
 

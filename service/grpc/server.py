@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from service.grpc.handlers import unary_handlers
-from service.grpc.intake import Intake
-from service.grpc.messages import SERVICE
-from service.grpc.streams import METHOD, stream_handler
-from service.state import Service
+from msmlp.service.grpc.handlers import unary_handlers
+from msmlp.service.grpc.intake import Intake
+from msmlp.service.grpc.messages import SERVICE
+from msmlp.service.grpc.streams import METHOD, stream_handler
+from msmlp.service.state import Service
 
 log = logging.getLogger("msmlp.grpc")
 

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from model.errors import OptionError
-from service.state import Service
+from msmlp.model.errors import OptionError
+from msmlp.service.state import Service
 
 
 def check_installed() -> None:
     """Raise OptionError when what `--grpc-port` needs is not there."""
     try:
-        import_module("service.grpc.server")
+        import_module("msmlp.service.grpc.server")
     except ModuleNotFoundError as error:
         raise OptionError(
             "--grpc-port", f"needs the package {error.name}; scripts/install.sh cpu serve,grpc brings it (or gpu ...)"
@@ -29,7 +29,7 @@ async def grpc_beside(service: Service) -> AsyncIterator[None]:
     if port is None:
         yield
         return
-    from service.grpc.server import grpc_server
+    from msmlp.service.grpc.server import grpc_server
 
     async with grpc_server(service, port):
         yield

@@ -9,19 +9,19 @@ from typing import Any
 import grpc
 import numpy as np
 
-from model.errors import MsmlpError
-from service.account import STREAM, Account
-from service.answers import REASONS
-from service.errors import OverloadedError
-from service.grpc.calls import accounted, new_account, unhurried
-from service.grpc.inferences import Question, answer, understood
-from service.grpc.intake import Context, Intake
-from service.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, parse
-from service.grpc.refusals import Refusal, refusal_of, refuse
-from service.grpc.responses import set_parameters, write_response
-from service.inference import Landing, landings
-from service.oip_service import answer_head, answer_tensors
-from service.state import Service
+from msmlp.model.errors import MsmlpError
+from msmlp.service.account import STREAM, Account
+from msmlp.service.answers import REASONS
+from msmlp.service.errors import OverloadedError
+from msmlp.service.grpc.calls import accounted, new_account, unhurried
+from msmlp.service.grpc.inferences import Question, answer, understood
+from msmlp.service.grpc.intake import Context, Intake
+from msmlp.service.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, parse
+from msmlp.service.grpc.refusals import Refusal, refusal_of, refuse
+from msmlp.service.grpc.responses import set_parameters, write_response
+from msmlp.service.inference import Landing, landings
+from msmlp.service.oip_service import answer_head, answer_tensors
+from msmlp.service.state import Service
 
 METHOD = "ModelStreamInfer"
 

@@ -1,9 +1,9 @@
 """The body of an inference request over REST: JSON, and the bytes that may follow it."""
 
-from service.errors import MalformedBodyError
-from service.oip.model import OUTPUTS
-from service.oip.request import Data, Inference, Limits, Wanted, take_apart
-from service.oip.schema import InputTensor, parse_json
+from msmlp.service.errors import MalformedBodyError
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.oip.request import Data, Inference, Limits, Wanted, take_apart
+from msmlp.service.oip.schema import InputTensor, parse_json
 
 
 def read_inference(body: bytes | bytearray, header_length: str | None, limits: Limits) -> Inference:

@@ -2,7 +2,7 @@
 
 import zlib
 
-from service.errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
+from msmlp.service.errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
 
 _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """As zlib counts them; deflate is RFC 9110's, which wraps it in zlib's own format."""

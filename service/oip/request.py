@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ImageTooLargeError, OptionError
-from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
-from service.oip.model import INPUTS, OUTPUTS
-from service.oip.schema import InferenceRequest, InputTensor, OutputTensor
-from service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
+from msmlp.model.errors import ImageTooLargeError, OptionError
+from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from msmlp.service.oip.model import INPUTS, OUTPUTS
+from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor
+from msmlp.service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
 
 Data = memoryview | Sequence[Any] | NDArray[Any]
 """A tensor's data: little-endian bytes, or its elements (numbers flat or nested; files as bytes or base64 texts)."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.result import Result
-from service.oip.model import OUTPUTS
-from service.oip.request import Wanted
-from service.oip.tensors import join_bytes
+from msmlp.service.engine.result import Result
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.oip.request import Wanted
+from msmlp.service.oip.tensors import join_bytes
 
 NO_CLASS = -1
 """The class_id of an image that expired; its exit is 0, its label empty, all other numbers 0."""

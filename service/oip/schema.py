@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import MalformedBodyError
+from msmlp.service.errors import MalformedBodyError
 
 MAX_TENSORS = 16
 """Inputs or outputs of one request that are looked at; there are fewer, but whoever sends one too many is told so."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import MalformedBodyError
+from msmlp.service.errors import MalformedBodyError
 
 _PREFIX = struct.Struct("<I")
 """Before each BYTES element: its length."""

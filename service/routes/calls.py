@@ -8,8 +8,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.account import Account
-from service.protocol import departure
+from msmlp.service.account import Account
+from msmlp.service.protocol import departure
 
 T = TypeVar("T")
 

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from model.errors import MsmlpError
-from service.body import read_body
-from service.errors import problem
-from service.inference import Call, classify, stream
-from service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
-from service.options import parse_options
-from service.routes.calls import Sent, while_connected
-from service.schemas import Answer
-from service.state import service_of
+from msmlp.model.errors import MsmlpError
+from msmlp.service.body import read_body
+from msmlp.service.errors import problem
+from msmlp.service.inference import Call, classify, stream
+from msmlp.service.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
+from msmlp.service.options import parse_options
+from msmlp.service.routes.calls import Sent, while_connected
+from msmlp.service.schemas import Answer
+from msmlp.service.state import service_of
 
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]

@@ -8,18 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from model.errors import OptionError
-from service.account import Account
-from service.body import SLICE, read_content
-from service.engine.facade import DOWN
-from service.errors import EngineDownError, MalformedBodyError
-from service.inference import Call, Outcome, run
-from service.oip.body import read_inference
-from service.oip.compression import decompress
-from service.oip.model import server_metadata
-from service.oip.request import Inference
-from service.oip.response import write_response
-from service.oip_service import (
+from msmlp.model.errors import OptionError
+from msmlp.service.account import Account
+from msmlp.service.body import SLICE, read_content
+from msmlp.service.engine.facade import DOWN
+from msmlp.service.errors import EngineDownError, MalformedBodyError
+from msmlp.service.inference import Call, Outcome, run
+from msmlp.service.oip.body import read_inference
+from msmlp.service.oip.compression import decompress
+from msmlp.service.oip.model import server_metadata
+from msmlp.service.oip.request import Inference
+from msmlp.service.oip.response import write_response
+from msmlp.service.oip_service import (
     answer_head,
     answer_tensors,
     check_model,
@@ -29,9 +29,9 @@ from service.oip_service import (
     repository_index,
     statistics,
 )
-from service.options import parse_options
-from service.routes.calls import Sent, while_connected
-from service.state import Service, service_of
+from msmlp.service.options import parse_options
+from msmlp.service.routes.calls import Sent, while_connected
+from msmlp.service.state import Service, service_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from service.engine.facade import DOWN
-from service.errors import EngineDownError
-from service.openapi import PROBLEMS
-from service.schemas import Live, ModelDescription, Ready
-from service.state import Service, service_of
+from msmlp.service.engine.facade import DOWN
+from msmlp.service.errors import EngineDownError
+from msmlp.service.openapi import PROBLEMS
+from msmlp.service.schemas import Live, ModelDescription, Ready
+from msmlp.service.state import Service, service_of
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.exit_policies import BASELINE, BUDGETS, compare
-from model.policies import FITTED
-from model.scores import EXIT_POLICIES
-from model.weights import load_calibration, load_weights
+from msmlp.model.policies import FITTED
+from msmlp.model.scores import EXIT_POLICIES
+from msmlp.model.weights import load_calibration, load_weights
 
 
 def test_policies_are_compared_on_the_same_images_at_the_same_cost(tiny_weights: Path, cifar10_folder: Path) -> None:

@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.backends.choose import choose_backend
-from model.backends.drivers import EagerDriver, Step
-from model.backends.onnx_device import OnnxDeviceBackend
-from model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from model.backends.providers import BY_NAME, CPU, has_provider
-from model.backends.staged import StagedBackend
-from model.calibration.calibrate import calibrate
-from model.cascade import Cascade
-from model.errors import DeviceError
-from model.exits import exit_of
-from model.export import export
-from model.offline import Outputs
-from model.policies import FITTED, run_policies, stage_policies
-from model.weights import Weights, load_calibration, load_graphs, load_weights
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.drivers import EagerDriver, Step
+from msmlp.model.backends.onnx_device import OnnxDeviceBackend
+from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
+from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
+from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.calibration.calibrate import calibrate
+from msmlp.model.cascade import Cascade
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import exit_of
+from msmlp.model.export import export
+from msmlp.model.offline import Outputs
+from msmlp.model.policies import FITTED, run_policies, stage_policies
+from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
 Pixels = NDArray[np.uint8]

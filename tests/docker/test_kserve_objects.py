@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from service.routes import oip
-from service.server import UVICORN
-from service.settings import Settings
+from msmlp.service.routes import oip
+from msmlp.service.server import UVICORN
+from msmlp.service.settings import Settings
 from tests.docs.test_readme import ROOT
 
 Object = dict[str, Any]

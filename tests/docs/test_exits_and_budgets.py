@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from model.weights import load_calibration, load_weights
+from msmlp.model.weights import load_calibration, load_weights
+from msmlp.service.settings import DEFAULT_WEIGHTS
 from scripts.exits_page import PAGE, filled
-from service.settings import DEFAULT_WEIGHTS
 from tests.docs.test_http import documents
 from tests.docs.test_readme import ROOT
 

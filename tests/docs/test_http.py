@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import STATUS
-from service.options import RequestOptions
-from service.schemas import Answer, ImageAnswer, Problem, StreamLine
+from msmlp.service.errors import STATUS
+from msmlp.service.options import RequestOptions
+from msmlp.service.schemas import Answer, ImageAnswer, Problem, StreamLine
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "http.md").read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service.grpc.messages import METHODS
-from service.grpc.refusals import CODES
-from service.oip.model import INPUTS, OUTPUTS
+from msmlp.service.grpc.messages import METHODS
+from msmlp.service.grpc.refusals import CODES
+from msmlp.service.oip.model import INPUTS, OUTPUTS
 from tests.docs.test_readme import ROOT
 from tests.e2e.conftest import Served, msmlp_serve
 

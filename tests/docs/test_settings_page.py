@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from msmlp.service.settings import Settings
 from scripts.settings_page import page
-from service.settings import Settings
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "settings.md").read_text()

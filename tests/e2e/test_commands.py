@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from model.training.options import network_presets
 from msmlp import main as command_line
 from msmlp.main import app
-from service.settings import Settings
+from msmlp.model.training.options import network_presets
+from msmlp.service.settings import Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 
 ROOT = typer.main.get_command(app)
@@ -133,7 +133,7 @@ def test_a_wrong_word_is_one_line_and_status_2(
 @pytest.fixture
 def failing_info(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`failing_info(error)`: `msmlp info --preset tiny` fails with it."""
-    from model import info
+    from msmlp.model import info
 
     def fail_with(error: BaseException) -> None:
         def fail(name: str) -> None:

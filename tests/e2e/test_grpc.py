@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
-from service.oip.model import OUTPUTS
+from msmlp.service.oip.model import OUTPUTS
 from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import encoded, wait_until

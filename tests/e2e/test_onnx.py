@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from model.backends.choose import choose_backend
-from model.offline import run_every_exit
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.offline import run_every_exit
+from msmlp.model.weights import load_calibration, load_weights
 from tests.e2e.conftest import Call, Served, environment, run_msmlp
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import encoded

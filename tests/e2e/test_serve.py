@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.backends.torch import TorchBackend
-from model.exits import exit_of
-from model.offline import run_every_exit
-from model.preprocess import load_image
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.exits import exit_of
+from msmlp.model.offline import run_every_exit
+from msmlp.model.preprocess import load_image
+from msmlp.model.weights import load_calibration, load_weights
 from tests.e2e.conftest import Call, Served, msmlp_serve, run_msmlp
 from tests.fakes import PATIENCE_SECONDS
 

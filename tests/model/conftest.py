@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.cascade import Cascade
-from model.config import CascadeConfig
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig
 
 
 def _pattern(shape: tuple[int, ...], phase: float) -> Tensor:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model.cores import cores
+from msmlp.model.cores import cores
 
 
 def machine(root: Path, groups: str) -> Path:

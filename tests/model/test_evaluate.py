@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.backends.torch import TorchBackend
-from model.datasets import Split, load_dataset
-from model.errors import DataError, OptionError, WeightsError
-from model.evaluate import calibration_error, evaluate
-from model.offline import Outputs, run_every_exit
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.errors import DataError, OptionError, WeightsError
+from msmlp.model.evaluate import calibration_error, evaluate
+from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.weights import load_calibration, load_weights
 
 
 @pytest.fixture(scope="module")

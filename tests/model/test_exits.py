@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.exits import Reason, decide, exit_of, leaves
+from msmlp.model.exits import Reason, decide, exit_of, leaves
 
 # Few values, so that scores often stand exactly on a threshold.
 STEPS = st.sampled_from([0.0, 0.25, 0.5, 0.75, float(np.nextafter(1.0, 0.0)), 1.0])

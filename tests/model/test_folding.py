@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.cascade import Cascade
-from model.config import CascadeConfig, StageConfig, preset
-from model.folding import fold, fold_state
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, StageConfig, preset
+from msmlp.model.folding import fold, fold_state
 
 Build = Callable[..., Cascade]
 Pictures = Callable[[int, int], Tensor]

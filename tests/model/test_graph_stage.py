@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cascade import Cascade
-from model.config import CascadeConfig, preset
-from model.folding import fold
-from model.graph_stage import GraphStage
-from model.served import ServedStage
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, preset
+from msmlp.model.folding import fold
+from msmlp.model.graph_stage import GraphStage
+from msmlp.model.served import ServedStage
 from tests.model.backends.test_token_major import MEAN, STD, TEMPERATURE, configs, pixels_of
 
 Build = Callable[..., Cascade]

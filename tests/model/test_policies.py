@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.errors import OptionError
-from model.policies import ALONE, TOGETHER, Ensemble, Gate, Plain, features, run_policies, stage_policies
-from model.scores import EXIT_POLICIES
+from msmlp.model.errors import OptionError
+from msmlp.model.policies import ALONE, TOGETHER, Ensemble, Gate, Plain, features, run_policies, stage_policies
+from msmlp.model.scores import EXIT_POLICIES
 
 GATES = {"coefficients": [[0.1, -0.2, 0.3, 0.4], [0.5, -0.6, 0.7, 0.8, -0.9, 1.0]]}
 ENSEMBLE = {"weights": [[0.8, 0.3], [0.6, 0.7]]}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.errors import ImageError, ImageTooLargeError, UndecodableImageError
-from model.preprocess import FORMATS, decode, load_image, to_square
+from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
+from msmlp.model.preprocess import FORMATS, decode, load_image, to_square
 
 Pixels = NDArray[np.uint8]
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from model.errors import OptionError
-from model.scores import EXIT_POLICIES, entropy, exit_policy, margin, max_probability
+from msmlp.model.errors import OptionError
+from msmlp.model.scores import EXIT_POLICIES, entropy, exit_policy, margin, max_probability
 
 # Logits, so that the rows are probabilities; large ones saturate, equal ones tie.
 LOGITS = st.integers(2, 12).flatmap(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import msmlp
-from service.settings import Settings
-from service.state import build_service
+from msmlp.service.settings import Settings
+from msmlp.service.state import build_service
 from tests.e2e.conftest import call  # noqa: F401  (a fixture)
 from tests.servers import encoded, serving
 

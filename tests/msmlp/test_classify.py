@@ -13,8 +13,8 @@ import typer.main
 import msmlp
 from msmlp import requests
 from msmlp.main import app
+from msmlp.service.options import RequestOptions
 from msmlp.table import Table
-from service.options import RequestOptions
 from tests.e2e.conftest import Call, run_msmlp
 from tests.msmlp.scripted import Reply, refusal, scripted
 

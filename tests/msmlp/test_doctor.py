@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.weights import load_calibration, load_weights, model_version
 from msmlp import machine
 from msmlp.doctor import examine
+from msmlp.model.weights import load_calibration, load_weights, model_version
 from tests.e2e.conftest import run_msmlp
 
 
@@ -95,7 +95,7 @@ def test_grpc_is_looked_at_where_it_is_wanted(tiny_weights: Path, monkeypatch: p
     assert found["grpc"] == {"host": "127.0.0.1", "grpc_port": port, "free": False}
     assert "set another --grpc-port or MSMLP_GRPC_PORT" in found["problems"]
     assert look(tiny_weights)["problems"] == ""
-    monkeypatch.setitem(sys.modules, "service.grpc.server", None)
+    monkeypatch.setitem(sys.modules, "msmlp.service.grpc.server", None)
     assert "--grpc-port: needs the package" in look(tiny_weights)["problems"]
 
 

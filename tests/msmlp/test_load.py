@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 import msmlp
-from model.errors import CallerError, DeviceError
 from msmlp.local import Model
-from service.engine.messages import Cancelled
+from msmlp.model.errors import CallerError, DeviceError
+from msmlp.service.engine.messages import Cancelled
 from tests.fakes import FakeBackend, picture, pictures
 from tests.servers import Submissions, Told, fake_backend, fake_service
 

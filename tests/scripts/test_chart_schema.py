@@ -6,8 +6,8 @@ import tomllib
 import pytest
 import yaml
 
+from msmlp.service.settings import Settings
 from scripts.chart_schema import BY_OTHER_VALUES, SCHEMA, filled
-from service.settings import Settings
 from tests.docs.test_readme import ROOT
 
 TEXT = SCHEMA.read_text()

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from service.server import UVICORN
-from service.settings import Settings
+from msmlp.service.server import UVICORN
+from msmlp.service.settings import Settings
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 DOCKERFILE = (DOCKER.parent / "Dockerfile").read_text()

@@ -11,9 +11,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from msmlp.service.metrics import Metrics
 from scripts.dashboard.__main__ import FILE
 from scripts.dashboard.build import page
-from service.metrics import Metrics
 
 WRITTEN = json.loads(FILE.read_text())
 PANELS = [panel for panel in WRITTEN["panels"] if panel["type"] != "row"]

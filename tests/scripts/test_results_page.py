@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from model.evaluate import evaluate
-from model.report.find import find_runs
-from model.report.run import Found, Run
-from model.report.tables import gflops
+from msmlp.model.evaluate import evaluate
+from msmlp.model.report.find import find_runs
+from msmlp.model.report.run import Found, Run
+from msmlp.model.report.tables import gflops
 from scripts.results.pairs import pair_lines
 from scripts.results.pending import pending_lines
 from scripts.results.policies import policy_lines

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.access_log import log_access
+from msmlp.service.access_log import log_access
 from tests.fakes import picture
 from tests.servers import encoded, fake_backend, fake_service, serving
 

@@ -11,9 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service.account import Account, Accounts
-from service.request_id import request_id_of_this_task
-from service.state import Service
+from msmlp.service.account import Account, Accounts
+from msmlp.service.request_id import request_id_of_this_task
+from msmlp.service.state import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from model.exits import Reason
-from service.answers import Facts, Inquiry, answer_document
-from service.engine.messages import History
-from service.engine.policy import Plan
-from service.engine.result import Result
-from service.schemas import Answer
+from msmlp.model.exits import Reason
+from msmlp.service.answers import Facts, Inquiry, answer_document
+from msmlp.service.engine.messages import History
+from msmlp.service.engine.policy import Plan
+from msmlp.service.engine.result import Result
+from msmlp.service.schemas import Answer
 
 CLASSES = ("cat", "dog", "frog", "ship")
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from service import beside
-from service.account import Account
-from service.beside import Beside
+from msmlp.service import beside
+from msmlp.service.account import Account
+from msmlp.service.beside import Beside
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import wait_until
 

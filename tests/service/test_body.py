@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from model.errors import MsmlpError, OptionError
-from service.body import RAW_TYPES, Body, read_body
-from service.errors import (
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.body import RAW_TYPES, Body, read_body
+from msmlp.service.errors import (
     BodyTooLargeError,
     MalformedBodyError,
     NoImagesError,

@@ -3,7 +3,7 @@ import sys
 
 SCRIPT = """
 import gc
-from service.collector import leave_what_is_there
+from msmlp.service.collector import leave_what_is_there
 kept = [[] for _ in range(1000)]
 leave_what_is_there()
 count = gc.get_freeze_count()

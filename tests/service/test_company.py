@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from model.backends.torch import TorchBackend
-from model.evaluate import evaluate
-from model.exits import exit_of
-from model.offline import Outputs
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.evaluate import evaluate
+from msmlp.model.exits import exit_of
+from msmlp.model.offline import Outputs
+from msmlp.model.weights import load_calibration, load_weights
 from tests.fakes import FakeBackend, Gated, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import ImageTooLargeError, UndecodableImageError
-from model.preprocess import load_image
-from service.decoding import CHUNK, Sources, decode_images
-from service.errors import BadImagesError
+from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.preprocess import load_image
+from msmlp.service.decoding import CHUNK, Sources, decode_images
+from msmlp.service.errors import BadImagesError
 from tests.servers import encoded
 
 

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 
-import service.errors
-from model.errors import DeviceError, ImageTooLargeError, MsmlpError, OptionError, UndecodableImageError, WeightsError
-from service.errors import STATUS, BadImagesError, MalformedBodyError, problem
+import msmlp.service.errors as service_errors
+from msmlp.model.errors import (
+    DeviceError,
+    ImageTooLargeError,
+    MsmlpError,
+    OptionError,
+    UndecodableImageError,
+    WeightsError,
+)
+from msmlp.service.errors import STATUS, BadImagesError, MalformedBodyError, problem
 
 
 def leaves(kind: type[MsmlpError]) -> Iterator[type[MsmlpError]]:
     """What a server can raise; `msmlp` and the benchmarks stand above it, with errors of their own."""
-    below = [each for each in kind.__subclasses__() if each.__module__.partition(".")[0] in ("model", "service")]
+    below = [each for each in kind.__subclasses__() if each.__module__.startswith(("msmlp.model", "msmlp.service"))]
     if not below or kind is DeviceError:  # raised itself too
         yield kind
     for each in below:
@@ -46,7 +53,7 @@ def test_every_code_means_one_status() -> None:
 
 def test_no_status_code_but_in_the_table() -> None:
     """One table maps errors to HTTP: no other module of the service raises an HTTP error of its own."""
-    for path in Path(service.errors.__file__).parent.rglob("*.py"):
+    for path in Path(service_errors.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and node.exc is not None:
                 assert "HTTPException" not in ast.unparse(node.exc), path

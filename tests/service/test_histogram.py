@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from service.histogram import Histograms
+from msmlp.service.histogram import Histograms
 
 BOUNDS = (0.05, 0.5, 1.0, 20.0)
 VALUES = (1, 2, "none")

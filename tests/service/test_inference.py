@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.account import Account
-from service.errors import BadImagesError, ExpiredError, OverloadedError
-from service.inference import Call, classify, stream
-from service.options import RequestOptions
-from service.state import Service
+from msmlp.service.account import Account
+from msmlp.service.errors import BadImagesError, ExpiredError, OverloadedError
+from msmlp.service.inference import Call, classify, stream
+from msmlp.service.options import RequestOptions
+from msmlp.service.state import Service
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import encoded, fake_backend, fake_service
 

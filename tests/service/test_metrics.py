@@ -16,14 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.exits import Reason
-from service.engine import loop
-from service.engine.messages import Died
-from service.metrics import SCORES, Metrics
-from service.middleware import ROUTES
-from service.options import RequestOptions
-from service.problems import CLIENT_CLOSED_REQUEST
-from service.state import Service
+from msmlp.model.exits import Reason
+from msmlp.service.engine import loop
+from msmlp.service.engine.messages import Died
+from msmlp.service.metrics import SCORES, Metrics
+from msmlp.service.middleware import ROUTES
+from msmlp.service.options import RequestOptions
+from msmlp.service.problems import CLIENT_CLOSED_REQUEST
+from msmlp.service.state import Service
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import OptionError
-from service.options import SELECTORS, RequestOptions, parse_options
+from msmlp.model.errors import OptionError
+from msmlp.service.options import SELECTORS, RequestOptions, parse_options
 
 
 @pytest.mark.parametrize(

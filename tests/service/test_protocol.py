@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
-from service.routes.calls import while_connected
-from service.server import UVICORN
+from msmlp.service.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
+from msmlp.service.routes.calls import while_connected
+from msmlp.service.server import UVICORN
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.routes.test_errors import check_problem
 

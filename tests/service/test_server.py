@@ -1,6 +1,6 @@
 import socket
 
-from service.server import listen
+from msmlp.service.server import listen
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model.errors import OptionError
-from service.cli import serve
-from service.settings import Settings, load_settings
+from msmlp.model.errors import OptionError
+from msmlp.service.cli import serve
+from msmlp.service.settings import Settings, load_settings
 
 
 @pytest.mark.parametrize("name", ["MSMLP_CAPACITY", "MSMLP_POLICY", "MSMLP_GRPC_PORT"])

@@ -10,10 +10,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from model.errors import OptionError
-from service import traces
-from service.telemetry import trace_provider
-from service.traces import Traces
+from msmlp.model.errors import OptionError
+from msmlp.service import traces
+from msmlp.service.telemetry import trace_provider
+from msmlp.service.traces import Traces
 from tests.fakes import picture
 from tests.servers import encoded, fake_backend, fake_service, serving
 

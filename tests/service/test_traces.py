@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.state import Service
-from service.traces import Traces
+from msmlp.service.state import Service
+from msmlp.service.traces import Traces
 from tests.fakes import FakeBackend, Pixels, picture
 from tests.servers import encoded, fake_backend, fake_service, serving
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.state import Service
+from msmlp.service.state import Service
 from tests.fakes import FakeBackend, Pixels, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msmlp.service.routes import operations
+from msmlp.service.server import UVICORN
+from msmlp.service.settings import Settings, load_settings
 from scripts.chart_schema import BY_OTHER_VALUES
-from service.routes import operations
-from service.server import UVICORN
-from service.settings import Settings, load_settings
 from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render
 
 pytestmark = pytest.mark.system

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.datasets import load_dataset
-from model.weights import load_calibration, load_weights
+from msmlp.model.datasets import load_dataset
+from msmlp.model.weights import load_calibration, load_weights
 
 pytestmark = pytest.mark.system
 

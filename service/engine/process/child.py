@@ -10,13 +10,13 @@ import threading
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-from service.collector import leave_what_is_there
-from service.engine.messages import Inbound, Load, Outbound, Ready, Submit
-from service.engine.process.memory import Memory
-from service.engine.process.watchdog import Watchdog
-from service.engine.process.wire import Placed, pack, unpack
-from service.engine.seam import BackendFactory, run
-from service.logs import Logging
+from msmlp.service.collector import leave_what_is_there
+from msmlp.service.engine.messages import Inbound, Load, Outbound, Ready, Submit
+from msmlp.service.engine.process.memory import Memory
+from msmlp.service.engine.process.watchdog import Watchdog
+from msmlp.service.engine.process.wire import Placed, pack, unpack
+from msmlp.service.engine.seam import BackendFactory, run
+from msmlp.service.logs import Logging
 
 
 def main(

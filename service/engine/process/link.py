@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from model.errors import DeviceError
-from service.engine.messages import Inbound, Load, Outbound, Submit
-from service.engine.process.child import main
-from service.engine.process.memory import Memory
-from service.engine.process.watchdog import HANG_SECONDS
-from service.engine.process.wire import Placed, pack, unpack
-from service.engine.seam import BackendFactory, Underway
-from service.logs import in_force
+from msmlp.model.errors import DeviceError
+from msmlp.service.engine.messages import Inbound, Load, Outbound, Submit
+from msmlp.service.engine.process.child import main
+from msmlp.service.engine.process.memory import Memory
+from msmlp.service.engine.process.watchdog import HANG_SECONDS
+from msmlp.service.engine.process.wire import Placed, pack, unpack
+from msmlp.service.engine.seam import BackendFactory, Underway
+from msmlp.service.logs import in_force
 
 FRAME = 8
 """Messages a frame: it stays well under PIPE_BUF, so that a pipe with room takes it without blocking."""

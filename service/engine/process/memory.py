@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.messages import Load
+from msmlp.service.engine.messages import Load
 
 SCALARS = 6  # submits and images the child has taken in, then Load's four numbers
 

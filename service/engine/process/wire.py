@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.messages import Terms
+from msmlp.service.engine.messages import Terms
 
 
 @dataclass(frozen=True)

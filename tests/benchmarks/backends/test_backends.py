@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks.backends.agreement import agreement
 from benchmarks.backends.page import RESULTS, page
 from benchmarks.backends.stages import stage_times
-from model.datasets import Split
-from model.offline import Outputs
+from msmlp.model.datasets import Split
+from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
 
 PAGE = Path(__file__).resolve().parents[3] / "benchmarks" / "backends.md"

@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks.peers.graphs import Graphs, decode
 from benchmarks.peers.truth import half_threshold, look, right_answers
-from model.backends.onnx import OnnxBackend
-from model.offline import run_every_exit
-from model.weights import load_weights
-from model.weights.graphs import graph_name
 from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import Seen
+from msmlp.model.backends.onnx import OnnxBackend
+from msmlp.model.offline import run_every_exit
+from msmlp.model.weights import load_weights
+from msmlp.model.weights.graphs import graph_name
 
 RIGHT = [
     {"class_id": 3, "confidence": 0.5, "exit": 1},

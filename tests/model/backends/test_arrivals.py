@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.backends.arrivals import Arrivals
+from msmlp.model.backends.arrivals import Arrivals
 from tests.late_device import LateDriver
 
 CAPACITY, PLACES = 12, 5

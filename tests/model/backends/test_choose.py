@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from model.backends.choose import candidates, choose_backend, installed_backends
-from model.backends.memory import slot_bytes
-from model.backends.protocol import StageBackend
-from model.errors import DeviceError, OptionError, WeightsError
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.choose import candidates, choose_backend, installed_backends
+from msmlp.model.backends.memory import slot_bytes
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.weights import load_calibration, load_weights
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_a_backend_does_not_run_is_said_before_anything_starts(
 def test_a_gpu_needs_its_own_build_of_onnx_runtime(
     exported_weights: Path, monkeypatch: pytest.MonkeyPatch, provider: str, said: str
 ) -> None:
-    monkeypatch.setattr("model.backends.choose.gpu_present", lambda: True)
+    monkeypatch.setattr("msmlp.model.backends.choose.gpu_present", lambda: True)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     weights = load_weights(exported_weights)
     with pytest.raises(OptionError, match=said):

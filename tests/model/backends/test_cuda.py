@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends.choose import choose_backend
-from model.backends.protocol import StageBackend, warm_up
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.protocol import StageBackend, warm_up
+from msmlp.model.weights import load_calibration, load_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from model.backends.gpu import free_gpu_memory
-from model.errors import DeviceError
+from msmlp.model.backends.gpu import free_gpu_memory
+from msmlp.model.errors import DeviceError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
-from model.backends.memory import (
+from msmlp.model.backends.memory import (
     MAX_CAPACITY,
     SHARE,
     failures,
@@ -14,8 +14,8 @@ from model.backends.memory import (
     slot_bytes,
     slots_that_fit,
 )
-from model.config import preset
-from model.errors import DeviceError, OptionError, OutOfMemoryError
+from msmlp.model.config import preset
+from msmlp.model.errors import DeviceError, OptionError, OutOfMemoryError
 
 GIB = 2**30
 

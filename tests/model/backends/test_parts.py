@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.backends.parts import FEW, LARGE, SMALL, Crew, part_of
+from msmlp.model.backends.parts import FEW, LARGE, SMALL, Crew, part_of
 
 
 @given(st.integers(1, 5000), st.integers(1, 64))

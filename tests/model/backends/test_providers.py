@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from model.backends.providers import BY_NAME, CPU, has_provider, open_session
-from model.errors import DeviceError
+from msmlp.model.backends.providers import BY_NAME, CPU, has_provider, open_session
+from msmlp.model.errors import DeviceError
 
 
 def test_a_session_runs_where_it_was_asked_to(exported_weights: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.backends.protocol import StageBackend
-from model.backends.race import fastest
-from model.errors import DeviceError
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.race import fastest
+from msmlp.model.errors import DeviceError
 from tests.fakes import FakeBackend
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from model.backends.slots import SlotPool
-from model.errors import DeviceError
+from msmlp.model.backends.slots import SlotPool
+from msmlp.model.errors import DeviceError
 
 
 def test_slots_are_given_back_when_what_is_done_with_them_fails() -> None:

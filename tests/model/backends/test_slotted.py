@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from model.backends.slotted import slotted_stages
-from model.weights import load_calibration, load_graphs, load_weights
+from msmlp.model.backends.slotted import slotted_stages
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 SLOTS, ROWS = 9, [7, 2, 4]
 

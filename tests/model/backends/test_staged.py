@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.backends.drivers import EagerDriver, Step
-from model.backends.staged import ARRIVING, StagedBackend
-from model.errors import DeviceError, OutOfMemoryError
-from model.offline import run_every_exit
-from model.weights import load_weights
+from msmlp.model.backends.drivers import EagerDriver, Step
+from msmlp.model.backends.staged import ARRIVING, StagedBackend
+from msmlp.model.errors import DeviceError, OutOfMemoryError
+from msmlp.model.offline import run_every_exit
+from msmlp.model.weights import load_weights
 from tests.late_device import LateDriver
 
 

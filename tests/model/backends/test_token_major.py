@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.backends import linear
-from model.backends.token_major import TokenMajorStages
-from model.cascade import Cascade
-from model.config import CascadeConfig, StageConfig, preset
-from model.folding import fold
-from model.served import ServedStage
+from msmlp.model.backends import linear
+from msmlp.model.backends.token_major import TokenMajorStages
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, StageConfig, preset
+from msmlp.model.folding import fold
+from msmlp.model.served import ServedStage
 
 Build = Callable[..., Cascade]
 MEAN, STD, TEMPERATURE = (0.5, 0.4, 0.6), (0.25, 0.2, 0.3), 1.7

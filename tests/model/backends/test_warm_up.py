@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from model.backends.protocol import warm_up
-from model.errors import DeviceError, OutOfMemoryError
+from msmlp.model.backends.protocol import warm_up
+from msmlp.model.errors import DeviceError, OutOfMemoryError
 from tests.fakes import FakeBackend, Pixels
 
 
@@ -52,7 +52,7 @@ def test_a_stray_number_is_not_believed() -> None:
 
     backend.fail = work
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.backends.protocol.time", SimpleNamespace(perf_counter=clock))
+        patch.setattr("msmlp.model.backends.protocol.time", SimpleNamespace(perf_counter=clock))
         seconds = warm_up(backend)
     assert seconds == pytest.approx(np.array([[1, 2, 4, 8], [2, 4, 8, 16]]) / 1000)
 
@@ -66,7 +66,7 @@ def test_what_takes_long_is_timed_once() -> None:
 
     backend.fail = work
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.backends.protocol.time", SimpleNamespace(perf_counter=lambda: now))
+        patch.setattr("msmlp.model.backends.protocol.time", SimpleNamespace(perf_counter=lambda: now))
         seconds = warm_up(backend)
     assert seconds.tolist() == [[0.75, 1.5, 3]]
     assert [images for _, images in backend.batches] == [1, 2, 4, 1, 2, 4, 1]
@@ -82,7 +82,7 @@ def test_a_first_run_does_not_count_however_long_it_takes() -> None:
 
     backend.fail = work
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.backends.protocol.time", SimpleNamespace(perf_counter=lambda: now))
+        patch.setattr("msmlp.model.backends.protocol.time", SimpleNamespace(perf_counter=lambda: now))
         seconds = warm_up(backend)
     assert seconds == pytest.approx(np.array([[1, 2, 4], [1, 2, 4]]) / 1000)
 

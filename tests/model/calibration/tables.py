@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model.calibration.crossfit import Fold
-from model.calibration.settings import Table
+from msmlp.model.calibration.crossfit import Fold
+from msmlp.model.calibration.settings import Table
 
 
 def table(exits: int, images: int, seed: int, ties: bool, skill: float) -> Table:

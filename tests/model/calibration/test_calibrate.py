@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.backends.torch import TorchBackend
-from model.calibration.calibrate import Cost, calibrate
-from model.calibration.crossfit import folds_of
-from model.calibration.held_out import validation_images
-from model.calibration.temperature import fit_temperatures
-from model.datasets import load_dataset
-from model.errors import DataError, OptionError
-from model.offline import run_every_exit
-from model.scores import EXIT_POLICIES, exit_policy
-from model.weights import OperatingPoint, Weights, load_calibration, load_weights
-from model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.calibration.calibrate import Cost, calibrate
+from msmlp.model.calibration.crossfit import folds_of
+from msmlp.model.calibration.held_out import validation_images
+from msmlp.model.calibration.temperature import fit_temperatures
+from msmlp.model.datasets import load_dataset
+from msmlp.model.errors import DataError, OptionError
+from msmlp.model.offline import run_every_exit
+from msmlp.model.scores import EXIT_POLICIES, exit_policy
+from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.weights.calibration import CalibrationFile, expectation
 
 
 @pytest.fixture

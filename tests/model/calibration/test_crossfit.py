@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from model.calibration.crossfit import FOLDS, Fold, folds_of, held_out, refitted
-from model.calibration.fit import Fit
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import Table, best_within, thinned
-from model.errors import DataError
-from model.exits import exit_of
-from model.policies import FITTED
-from model.scores import EXIT_POLICIES
+from msmlp.model.calibration.crossfit import FOLDS, Fold, folds_of, held_out, refitted
+from msmlp.model.calibration.fit import Fit
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import Table, best_within, thinned
+from msmlp.model.errors import DataError
+from msmlp.model.exits import exit_of
+from msmlp.model.policies import FITTED
+from msmlp.model.scores import EXIT_POLICIES
 from tests.model.calibration.tables import folds, held_apart, over_many_tables, table
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.calibration.fitting import fit_policy
-from model.policies import run_policies, stage_policies
+from msmlp.model.calibration.fitting import fit_policy
+from msmlp.model.policies import run_policies, stage_policies
 
 
 def softmax(logits: Any) -> Any:

@@ -3,13 +3,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from model.calibration.crossfit import held_out
-from model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import LEVELS, Setting, Table, thinned
-from model.calibration.solvers import SOLVERS
-from model.exits import exit_of
-from model.weights import OperatingPoint
+from msmlp.model.calibration.crossfit import held_out
+from msmlp.model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import LEVELS, Setting, Table, thinned
+from msmlp.model.calibration.solvers import SOLVERS
+from msmlp.model.exits import exit_of
+from msmlp.model.weights import OperatingPoint
 from tests.model.calibration.tables import held_apart, over_many_tables, table
 
 

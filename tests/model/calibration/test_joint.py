@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.calibration.frontier import JOINT, share_sweep, solver_frontiers
-from model.calibration.joint import joint_frontier
-from model.calibration.settings import Setting, Table, best_within, pareto, thinned
-from model.calibration.solvers import SOLVERS
-from model.exits import exit_of
+from msmlp.model.calibration.frontier import JOINT, share_sweep, solver_frontiers
+from msmlp.model.calibration.joint import joint_frontier
+from msmlp.model.calibration.settings import Setting, Table, best_within, pareto, thinned
+from msmlp.model.calibration.solvers import SOLVERS
+from msmlp.model.exits import exit_of
 from tests.model.calibration.tables import TABLES, over_many_tables, table
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.calibration.plot import plot_frontier
-from model.errors import WeightsError
+from msmlp.model.calibration.plot import plot_frontier
+from msmlp.model.errors import WeightsError
 
 
 def test_a_frontier_is_drawn(tiny_weights: Path, tmp_path: Path) -> None:

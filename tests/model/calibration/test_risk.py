@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.calibration import risk as risk_module
-from model.calibration.frontier import risk_point
-from model.calibration.risk import (
+from msmlp.model.calibration import risk as risk_module
+from msmlp.model.calibration.frontier import risk_point
+from msmlp.model.calibration.risk import (
     RiskLimit,
     binomial_cdf,
     hoeffding_bentkus,
@@ -18,10 +18,10 @@ from model.calibration.risk import (
     risk_limit,
     safe_prefix,
 )
-from model.calibration.settings import Table, Thresholds
-from model.errors import OptionError
-from model.exits import exit_of
-from model.weights.calibration import expectation
+from msmlp.model.calibration.settings import Table, Thresholds
+from msmlp.model.errors import OptionError
+from msmlp.model.exits import exit_of
+from msmlp.model.weights.calibration import expectation
 from tests.model.calibration.tables import over_many_tables
 
 CHANCES = st.floats(1e-3, 1 - 1e-3)

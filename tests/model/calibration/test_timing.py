@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.backends.torch import TorchBackend
-from model.calibration.timing import measure_stage_ms
-from model.weights import load_weights
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.calibration.timing import measure_stage_ms
+from msmlp.model.weights import load_weights
 
 
 def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:

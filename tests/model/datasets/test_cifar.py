@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.datasets import load_dataset
-from model.datasets.dataset import split_digest
-from model.errors import DataError
+from msmlp.model.datasets import load_dataset
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.errors import DataError
 
 Pickled = Callable[[Any], bytes]
 

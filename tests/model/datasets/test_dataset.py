@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.datasets import Dataset, Split
-from model.datasets.dataset import image_identity, split_digest, validation_mask
-from model.errors import DataError
+from msmlp.model.datasets import Dataset, Split
+from msmlp.model.datasets.dataset import image_identity, split_digest, validation_mask
+from msmlp.model.errors import DataError
 
 
 def split(values: list[int], labels: list[int]) -> Split:

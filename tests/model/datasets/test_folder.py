@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.datasets import load_dataset
-from model.errors import DataError
-from model.preprocess import load_image
+from msmlp.model.datasets import load_dataset
+from msmlp.model.errors import DataError
+from msmlp.model.preprocess import load_image
 
 
 def picture(value: int, size: tuple[int, int] = (12, 8)) -> Image.Image:

@@ -14,20 +14,20 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-import model
-from model.backends.choose import choose_backend
-from model.backends.protocol import StageBackend
-from model.calibration.calibrate import calibrate
-from model.calibration.solvers import survivor_conditional
-from model.errors import DeviceError, OptionError, WeightsError
-from model.evaluate import evaluate
-from model.exits import exit_of
-from model.export import TOLERANCES, export
-from model.offline import Outputs, run_every_exit
-from model.scores import EXIT_POLICIES
-from model.training.trainer import TrainOptions, train
-from model.weights import load_calibration, load_graphs, load_weights
-from model.weights.graphs import load_export
+import msmlp
+from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.calibration.calibrate import calibrate
+from msmlp.model.calibration.solvers import survivor_conditional
+from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.evaluate import evaluate
+from msmlp.model.exits import exit_of
+from msmlp.model.export import TOLERANCES, export
+from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.scores import EXIT_POLICIES
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
+from msmlp.model.weights.graphs import load_export
 
 TOLERANCE = TOLERANCES["float32"]
 
@@ -119,7 +119,7 @@ def test_a_graph_says_what_it_was_made_from(exported_weights: Path) -> None:
             "msmlp.temperature": repr(temperature),
         }
         # Nothing of the machine that exported.
-        assert str(Path(model.__file__).parent) not in str(graph)
+        assert str(Path(msmlp.__file__).resolve().parents[1]) not in str(graph)
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -181,15 +181,15 @@ def test_nothing_is_written_when_onnx_runtime_says_something_else(
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     monkeypatch.setitem(TOLERANCES, "float32", -1.0)
     graphs = [before[f"stage-{k + 1}.onnx"] for k in range(3)]
-    monkeypatch.setattr("model.export.folder._graphs", lambda *_: graphs)
+    monkeypatch.setattr("msmlp.model.export.folder._graphs", lambda *_: graphs)
     with pytest.raises(DeviceError, match=r"stage \d differs from torch by .* nothing was written"):
         export(copied)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_a_stage_too_large_for_one_file_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.export.trace.MAX_GRAPH_BYTES", 1000)
-    monkeypatch.setattr("model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
+    monkeypatch.setattr("msmlp.model.export.trace.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr("msmlp.model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
     with pytest.raises(WeightsError, match=r"stage 1 takes \d+ bytes, an ONNX file holds 1000"):
         export(copied)
 

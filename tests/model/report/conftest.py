@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.report.measure import Measured, measure
+from msmlp.model.report.measure import Measured, measure
 
 
 def rewrite(path: Path, **training: Any) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.errors import OptionError
-from model.evaluate import evaluate
-from model.report.card import card, write_card
-from model.report.measure import Measured, measure
+from msmlp.model.errors import OptionError
+from msmlp.model.evaluate import evaluate
+from msmlp.model.report.card import card, write_card
+from msmlp.model.report.measure import Measured, measure
 
 
 def test_the_numbers_are_those_of_evaluate(measured: Measured, tiny_weights: Path, digits_folder: Path) -> None:

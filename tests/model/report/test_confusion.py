@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.report.confusion import confusion_matrix, most_confused, plot_confusion
+from msmlp.model.report.confusion import confusion_matrix, most_confused, plot_confusion
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 ANSWERS = np.array([0, 2, 2, 1, 0, 2, 2, 2])

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import DataError
-from model.flops import cumulative_gflops
-from model.report.find import find_runs
-from model.report.run import architecture
-from model.weights import load_calibration, load_weights
+from msmlp.model.errors import DataError
+from msmlp.model.flops import cumulative_gflops
+from msmlp.model.report.find import find_runs
+from msmlp.model.report.run import architecture
+from msmlp.model.weights import load_calibration, load_weights
 
 
 def test_every_run_below_a_folder_is_found_whatever_its_kind(runs: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.errors import DataError, OptionError
-from model.offline import Outputs
-from model.report.gallery import Cut, choose, draw, telling_cut
-from model.report.measure import Measured
-from model.weights import OperatingPoint
+from msmlp.model.errors import DataError, OptionError
+from msmlp.model.offline import Outputs
+from msmlp.model.report.gallery import Cut, choose, draw, telling_cut
+from msmlp.model.report.measure import Measured
+from msmlp.model.weights import OperatingPoint
 
 THRESHOLDS = (0.8, 0.6)
 

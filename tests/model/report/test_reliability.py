@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.evaluate import calibration_error
-from model.report.measure import Measured
-from model.report.reliability import bins_of, plot_reliability
+from msmlp.model.evaluate import calibration_error
+from msmlp.model.report.measure import Measured
+from msmlp.model.report.reliability import bins_of, plot_reliability
 
 
 def test_bins_hold_their_images() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.errors import OptionError
-from model.report.find import find_runs
-from model.report.runs import write_report
+from msmlp.model.errors import OptionError
+from msmlp.model.report.find import find_runs
+from msmlp.model.report.runs import write_report
 
 
 def colourful(path: Path) -> float:

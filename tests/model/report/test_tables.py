@@ -3,9 +3,9 @@ import re
 import shutil
 from pathlib import Path
 
-from model.report.find import find_runs
-from model.report.run import Found, architecture
-from model.report.tables import report, runs_table
+from msmlp.model.report.find import find_runs
+from msmlp.model.report.run import Found, architecture
+from msmlp.model.report.tables import report, runs_table
 from tests.model.report.conftest import rewrite
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from model.cascade import Cascade
-from model.config import CascadeConfig, StageConfig
-from model.training.augment import augmentation
-from model.training.loop import Arrays, Learner, steps_per_epoch
-from model.training.optim import Optimizers
-from model.training.recipes import Recipe
-from model.training.trainer import TrainOptions, train
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, StageConfig
+from msmlp.model.training.augment import augmentation
+from msmlp.model.training.loop import Arrays, Learner, steps_per_epoch
+from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.trainer import TrainOptions, train
 
 CONFIG = CascadeConfig(
     image_size=8,

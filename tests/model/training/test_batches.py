@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.training.batches import Arrays, Batches
-from model.training.loop import Learner, train_epoch
-from model.training.losses import Lesson
-from model.training.recipes import Recipe
-from model.training.teacher import Teacher
-from model.training.trainer import TrainOptions, train
+from msmlp.model.training.batches import Arrays, Batches
+from msmlp.model.training.loop import Learner, train_epoch
+from msmlp.model.training.losses import Lesson
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.teacher import Teacher
+from msmlp.model.training.trainer import TrainOptions, train
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch
 
 Build = Callable[[Recipe], Learner]
@@ -108,7 +108,7 @@ def test_views_are_not_made_in_the_order_of_training(seed: int, plain: Recipe, l
 def test_every_image_has_one_view_however_many_are_made_together(
     piece: int, plain: Recipe, learner: Build, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.training.batches.PIECE", piece)
+    monkeypatch.setattr("msmlp.model.training.batches.PIECE", piece)
     made = batches(plain, learner).of_epoch(arrays, 0)
     assert torch.equal(made.pixels, arrays.pixels)
     assert torch.equal(made.targets.argmax(1), arrays.labels)

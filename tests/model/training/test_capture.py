@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.training.capture import BEFORE_CAPTURE, Captured, Function, Work
-from model.training.imitation import Imitator
-from model.training.loop import Arrays, Learner, train_epoch
-from model.training.optim import Optimizers
-from model.training.recipes import Recipe
-from model.training.step import TrainStep
-from model.training.teacher import Teacher
+from msmlp.model.training.capture import BEFORE_CAPTURE, Captured, Function, Work
+from msmlp.model.training.imitation import Imitator
+from msmlp.model.training.loop import Arrays, Learner, train_epoch
+from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.step import TrainStep
+from msmlp.model.training.teacher import Teacher
 from tests.model.training.test_batches import Asked
 
 Build = Callable[[Recipe], Learner]

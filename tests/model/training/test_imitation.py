@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.cascade import Cascade
-from model.training.imitation import Imitator, imitation_loss, pooled_map, squares_of, token_map
+from msmlp.model.cascade import Cascade
+from msmlp.model.training.imitation import Imitator, imitation_loss, pooled_map, squares_of, token_map
 from tests.model.training.conftest import CONFIG
 
 

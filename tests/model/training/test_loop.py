@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.errors import TrainingStoppedError
-from model.training.loop import (
+from msmlp.model.errors import TrainingStoppedError
+from msmlp.model.training.loop import (
     CHECK_EVERY,
     Arrays,
     Learner,
@@ -15,8 +15,8 @@ from model.training.loop import (
     steps_per_epoch,
     train_epoch,
 )
-from model.training.recipes import Recipe
-from model.training.step import average_share, update_average
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.step import average_share, update_average
 
 Build = Callable[[Recipe], Learner]
 

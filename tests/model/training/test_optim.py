@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from model.training.loop import Arrays, Learner, exit_accuracies, train_epoch
-from model.training.optim import Optimizers, lr_factor
-from model.training.recipes import RECIPES, Recipe
+from msmlp.model.training.loop import Arrays, Learner, exit_accuracies, train_epoch
+from msmlp.model.training.optim import Optimizers, lr_factor
+from msmlp.model.training.recipes import RECIPES, Recipe
 
 
 @pytest.mark.parametrize(

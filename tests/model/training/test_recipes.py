@@ -1,8 +1,8 @@
 import pytest
 
-from model.config import override
-from model.errors import ConfigError
-from model.training.recipes import RECIPES, recipe
+from msmlp.model.config import override
+from msmlp.model.errors import ConfigError
+from msmlp.model.training.recipes import RECIPES, recipe
 
 
 def test_paper_is_the_papers_numbers() -> None:

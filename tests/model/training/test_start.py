@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.errors import ConfigError, OptionError, WeightsError
-from model.training.trainer import TrainOptions, train
-from model.weights import load_weights
+from msmlp.model.errors import ConfigError, OptionError, WeightsError
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_weights
 
 Run = Callable[..., TrainOptions]
 

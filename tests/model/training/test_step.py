@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.training.batches import Arrays, Batch
-from model.training.imitation import Imitator
-from model.training.loop import Learner
-from model.training.losses import Lesson
-from model.training.recipes import Recipe
-from model.training.step import Objective
+from msmlp.model.training.batches import Arrays, Batch
+from msmlp.model.training.imitation import Imitator
+from msmlp.model.training.loop import Learner
+from msmlp.model.training.losses import Lesson
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.step import Objective
 
 Build = Callable[[Recipe], Learner]
 

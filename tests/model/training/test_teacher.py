@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.errors import DataError, OptionError, TrainingStoppedError, WeightsError
-from model.training.loop import Arrays, Learner, train_epoch
-from model.training.losses import Lesson, exit_loss
-from model.training.recipes import Recipe
-from model.training.teacher import Teacher, load_teacher
-from model.training.trainer import TrainOptions, train
-from model.weights import load_weights
+from msmlp.model.errors import DataError, OptionError, TrainingStoppedError, WeightsError
+from msmlp.model.training.loop import Arrays, Learner, train_epoch
+from msmlp.model.training.losses import Lesson, exit_loss
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.teacher import Teacher, load_teacher
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_weights
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
 
 Build = Callable[[Recipe], Learner]
@@ -118,7 +118,7 @@ def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
     preprocess = weights.manifest.preprocess
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
-    from model.cascade import Cascade
+    from msmlp.model.cascade import Cascade
 
     model = Cascade(weights.manifest.cascade).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.errors import ConfigError, WeightsError
-from model.training.convnet import ConvNet
-from model.training.teacher import load_teacher
-from model.training.teacher_folder import read_teacher
-from model.training.teachers import TEACHERS, TeacherConfig, teacher_gflops
-from model.training.trainer import TrainOptions, train
-from model.weights import load_weights
+from msmlp.model.errors import ConfigError, WeightsError
+from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.teacher import load_teacher
+from msmlp.model.training.teacher_folder import read_teacher
+from msmlp.model.training.teachers import TEACHERS, TeacherConfig, teacher_gflops
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_weights
 
 CPU = torch.device("cpu")
 

@@ -17,15 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from model.cascade import Cascade
-from model.config import override, preset
-from model.datasets import load_dataset
-from model.datasets.dataset import split_digest
-from model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
-from model.training import provenance, trainer
-from model.training.recipes import RECIPES
-from model.training.trainer import TrainOptions, configure, train
-from model.weights import load_weights
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import override, preset
+from msmlp.model.datasets import load_dataset
+from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
+from msmlp.model.training import provenance, trainer
+from msmlp.model.training.recipes import RECIPES
+from msmlp.model.training.trainer import TrainOptions, configure, train
+from msmlp.model.weights import load_weights
 
 Run = Callable[..., TrainOptions]
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_runs_no_code(interrupted: TrainOptions, tmp_path: Path) ->
 # The command itself, held still in the middle of an epoch: a signal then strikes at the same place every time.
 HELD = """
 import sys
-from model.training import trainer
+from msmlp.model.training import trainer
 from msmlp.main import main
 
 hold, real = int(sys.argv.pop(1)), trainer.train_epoch

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from model.errors import WeightsError
-from model.weights import describe, load_calibration, load_weights, model_version
-from model.weights.calibration import expectation
+from msmlp.model.errors import WeightsError
+from msmlp.model.weights import describe, load_calibration, load_weights, model_version
+from msmlp.model.weights.calibration import expectation
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from model.cascade import Cascade
-from model.config import CascadeConfig, StageConfig
-from model.errors import WeightsError
-from model.flops import cumulative_gflops, incremental_gflops
-from model.preprocess import Preprocess
-from model.weights import load_manifest, load_weights, write_weights
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import CascadeConfig, StageConfig
+from msmlp.model.errors import WeightsError
+from msmlp.model.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.preprocess import Preprocess
+from msmlp.model.weights import load_manifest, load_weights, write_weights
 
 CONFIG = CascadeConfig(
     image_size=8,

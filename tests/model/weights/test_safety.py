@@ -16,11 +16,11 @@ import torch
 from safetensors.numpy import load, save
 from safetensors.torch import save as save_tensors
 
-from model.errors import WeightsError
-from model.served import served_stages
-from model.weights import describe, load_calibration, load_graphs, load_weights, model_version
-from model.weights.graphs import origin, write_graphs
 from msmlp.main import main
+from msmlp.model.errors import WeightsError
+from msmlp.model.served import served_stages
+from msmlp.model.weights import describe, load_calibration, load_graphs, load_weights, model_version
+from msmlp.model.weights.graphs import origin, write_graphs
 
 MANIFEST, MODEL = "manifest.json", "model.safetensors"
 CALIBRATION, TABLE = "calibration.json", "calibration.safetensors"

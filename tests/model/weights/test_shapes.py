@@ -2,9 +2,9 @@
 
 import pytest
 
-from model.cascade import Cascade
-from model.config import PRESETS, CascadeConfig, StageConfig, override
-from model.weights.shapes import parameter_shapes
+from msmlp.model.cascade import Cascade
+from msmlp.model.config import PRESETS, CascadeConfig, StageConfig, override
+from msmlp.model.weights.shapes import parameter_shapes
 
 UNEQUAL = CascadeConfig(
     image_size=16,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights import load_calibration, load_graphs, load_weights
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 SHIPPED = Path(__file__).resolve().parents[3] / "weights"
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.errors import OptionError
 from msmlp.bench.engine import BenchOptions, bench_engine
 from msmlp.bench.images import pick_images
 from msmlp.bench.report import engine_lines
+from msmlp.model.errors import OptionError
 from tests.e2e.conftest import Call
 
 

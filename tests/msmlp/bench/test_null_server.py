@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.weights import load_calibration, load_weights
 from msmlp.bench.null_server import choose_null
-from service.settings import Settings
-from service.state import build_service
+from msmlp.model.weights import load_calibration, load_weights
+from msmlp.service.settings import Settings
+from msmlp.service.state import build_service
 from tests.servers import encoded, serving
 
 

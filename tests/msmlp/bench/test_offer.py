@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from model.weights import OperatingPoint
 from msmlp.bench.offer import MEAN_SIZE, SIZES, draw, named_points
+from msmlp.model.weights import OperatingPoint
 
 
 def test_an_offer_has_the_rate_that_was_asked_for() -> None:

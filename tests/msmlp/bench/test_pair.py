@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from model.training.trainer import TrainOptions, train
-from model.weights import load_calibration, load_weights
 from msmlp.bench.pair import PairOptions, bench_pair, pair_lines
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_calibration, load_weights
 from tests.e2e.conftest import Call
 
 

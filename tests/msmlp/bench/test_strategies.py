@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.backends.protocol import Slots, StageOutput, warm_up
-from model.errors import DeviceError
-from model.exits import exit_of
 from msmlp.bench.costs import reach_of
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.strategies import Saturated, full, masked, shrinking
+from msmlp.model.backends.protocol import Slots, StageOutput, warm_up
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import exit_of
 from tests.fakes import FakeBackend, pictures
 
 SCORES = np.random.default_rng(0).random((200, 3)).astype(np.float32)

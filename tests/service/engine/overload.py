@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from service.engine.admission import Admission
-from service.engine.brownout import Brownout, Totals
-from service.engine.messages import Load
+from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.brownout import Brownout, Totals
+from msmlp.service.engine.messages import Load
 
 STEP = 1 / 64  # seconds; sums of it are exact
 STEPS_A_LOOK = 8

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.engine.admission import Admission, Refusal
-from service.engine.messages import Load
+from msmlp.service.engine.admission import Admission, Refusal
+from msmlp.service.engine.messages import Load
 
 LOAD = replace(Load.none(3), seconds_per_image=0.01)
 

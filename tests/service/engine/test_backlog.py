@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from service.engine.backlog import MEMORY, Backlog
-from service.engine.times import StageTimes
+from msmlp.service.engine.backlog import MEMORY, Backlog
+from msmlp.service.engine.times import StageTimes
 
 
 def backlog() -> Backlog:

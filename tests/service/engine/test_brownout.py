@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.weights import load_calibration, load_weights
-from service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
-from service.engine.policy import Policy
-from service.settings import DEFAULT_WEIGHTS
+from msmlp.model.weights import load_calibration, load_weights
+from msmlp.service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
+from msmlp.service.engine.policy import Policy
+from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.service.engine.overload import Look, Server
 
 HIGH = 0.5

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
-from model.errors import DeviceError
-from model.exits import Reason
-from service.engine import facade
-from service.engine.brownout import LEVELS
-from service.engine.facade import Engine
-from service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
-from service.engine.result import Result
-from service.engine.throughput import Throughput
-from service.engine.worker import Worker
-from service.errors import EngineDownError, OverloadedError, StartingError
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import Reason
+from msmlp.service.engine import facade
+from msmlp.service.engine.brownout import LEVELS
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
+from msmlp.service.engine.result import Result
+from msmlp.service.engine.throughput import Throughput
+from msmlp.service.engine.worker import Worker
+from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 
 Scenario = Callable[[Engine], Awaitable[None]]

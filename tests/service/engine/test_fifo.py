@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.engine.fifo import Fifo
+from msmlp.service.engine.fifo import Fifo
 
 
 class Replay(RuleBasedStateMachine):

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.errors import DeviceError
-from model.exits import Reason
-from service.engine.loop import MAX_FAILURES, Loop
-from service.engine.messages import Answers, Cancel, Cancelled, Failed, Load, Outbound, Ran, Shadowed, Submit, Terms
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import Reason
+from msmlp.service.engine.loop import MAX_FAILURES, Loop
+from msmlp.service.engine.messages import (
+    Answers,
+    Cancel,
+    Cancelled,
+    Failed,
+    Load,
+    Outbound,
+    Ran,
+    Shadowed,
+    Submit,
+    Terms,
+)
 from tests.fakes import FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]
@@ -276,7 +287,7 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     hand = ByHand(max_batch=1, seconds=1.0)
     clock = iter(range(1000))
     # The module's own name for it: other threads' event loops go by the real one.
-    monkeypatch.setattr("service.engine.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr("msmlp.service.engine.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     for request in range(50):
         hand.loop.receive(Submit(request, pictures(1, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), 0.0))
         hand.run()

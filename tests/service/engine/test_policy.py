@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import OptionError
-from model.exits import exit_of
-from model.weights import Calibration, OperatingPoint
-from model.weights.calibration import CalibrationFile, expectation
-from service.engine.brownout import LEVELS
-from service.engine.policy import Plan, Policy
-from service.options import RequestOptions
+from msmlp.model.errors import OptionError
+from msmlp.model.exits import exit_of
+from msmlp.model.weights import Calibration, OperatingPoint
+from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.service.engine.brownout import LEVELS
+from msmlp.service.engine.policy import Plan, Policy
+from msmlp.service.options import RequestOptions
 
 GFLOPS = [0.1, 0.3, 1.0]
 THRESHOLDS = {"fast": (0.2, 0.2), "balanced": (0.6, 0.5), "accurate": (0.9, 0.8)}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.exits import Reason
-from service.engine.messages import Answers, History
-from service.engine.result import Pending, Result
+from msmlp.model.exits import Reason
+from msmlp.service.engine.messages import Answers, History
+from msmlp.service.engine.result import Pending, Result
 
 STAGES, CLASSES = 3, 4
 COLUMNS = ("score", "confidence", "queue_seconds", "compute_seconds", "class_id", "batch_size")

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from model.backends.protocol import buckets_up_to
-from model.exits import Reason
-from service.engine.fifo import Slots
-from service.engine.messages import Terms
-from service.engine.scheduler import Batch, Scheduler, Settled
-from service.engine.times import StageTimes
-from service.engine.turns import PATIENCE
+from msmlp.model.backends.protocol import buckets_up_to
+from msmlp.model.exits import Reason
+from msmlp.service.engine.fifo import Slots
+from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
+from msmlp.service.engine.times import StageTimes
+from msmlp.service.engine.turns import PATIENCE
 
 
 def slots(*numbers: int) -> Slots:

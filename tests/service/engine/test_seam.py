@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from model.errors import OutOfMemoryError
-from model.exits import Reason
-from service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Inbound, Load, Outbound, Ready, Stop
-from service.engine.seam import SHADOW_SLOTS, run
+from msmlp.model.errors import OutOfMemoryError
+from msmlp.model.exits import Reason
+from msmlp.service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Inbound, Load, Outbound, Ready, Stop
+from msmlp.service.engine.seam import SHADOW_SLOTS, run
 from tests.engines import BROKEN, Build, Talk, no_device, process, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 

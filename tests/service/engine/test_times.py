@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.times import REFRESH, StageTimes
+from msmlp.service.engine.times import REFRESH, StageTimes
 
 BUCKETS = (1, 2, 4)
 

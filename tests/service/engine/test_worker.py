@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.backends.protocol import StageBackend
-from model.errors import OptionError
-from model.exits import Reason
-from service.engine.loop import MAX_FAILURES
-from service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
-from service.engine.worker import Worker
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import OptionError
+from msmlp.model.exits import Reason
+from msmlp.service.engine.loop import MAX_FAILURES
+from msmlp.service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
+from msmlp.service.engine.worker import Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]

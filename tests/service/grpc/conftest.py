@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.grpc.messages import METHODS, SERVICE, InferParameter, ModelInferRequest
-from service.state import Service
+from msmlp.service.grpc.messages import METHODS, SERVICE, InferParameter, ModelInferRequest
+from msmlp.service.state import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 from tests.servers import fake_backend, fake_service, serving
 

@@ -6,8 +6,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from service.errors import MalformedBodyError
-from service.grpc.messages import METHODS, ModelInferRequest, parse
+from msmlp.service.errors import MalformedBodyError
+from msmlp.service.grpc.messages import METHODS, ModelInferRequest, parse
 
 THEIRS = {**service_pb2.DESCRIPTOR.message_types_by_name, **model_config_pb2.DESCRIPTOR.message_types_by_name}
 OURS = {

@@ -1,9 +1,9 @@
 import grpc
 import pytest
 
-from model.errors import MsmlpError, OptionError
-from service.errors import STATUS, BodyTooLargeError, OverloadedError, StartingError
-from service.grpc.refusals import CODES, refusal_of
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.errors import STATUS, BodyTooLargeError, OverloadedError, StartingError
+from msmlp.service.grpc.refusals import CODES, refusal_of
 
 GIVEN = {
     "malformed_body": "INVALID_ARGUMENT",

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import MsmlpError, OptionError
-from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
-from service.grpc.messages import InferParameter, ModelInferRequest, parse
-from service.grpc.requests import read_inference
-from service.oip.model import OUTPUTS
-from service.oip.request import Inference, Limits, Wanted
-from service.oip.tensors import join_bytes
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse
+from msmlp.service.grpc.requests import read_inference
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.oip.request import Inference, Limits, Wanted
+from msmlp.service.oip.tensors import join_bytes
 
 LIMITS = Limits(max_images=8, max_pixels=1000)
 FILES = [b"one", b"", b"three"]

@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from service.grpc import intake, start
-from service.grpc.messages import METHODS
+from msmlp.service.grpc import intake, start
+from msmlp.service.grpc.messages import METHODS
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
@@ -181,7 +181,7 @@ def test_a_failure_of_the_server_is_named_and_not_explained(
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
-    monkeypatch.setattr("service.oip_service.output_tensors", broken)
+    monkeypatch.setattr("msmlp.service.oip_service.output_tensors", broken)
     with serve() as served:
         assert served.call.refused("ModelInfer", infer_request(ONE)) == ("INTERNAL", "the server failed", {})
         assert served.rows("ModelInfer") == {"500"}
@@ -203,9 +203,9 @@ def test_unknown_methods_and_models(serve: Serve) -> None:
 def test_a_port_that_is_taken_and_a_package_that_is_missing(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from model.errors import OptionError
-    from service.server import serve as run
-    from service.settings import Settings
+    from msmlp.model.errors import OptionError
+    from msmlp.service.server import serve as run
+    from msmlp.service.settings import Settings
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

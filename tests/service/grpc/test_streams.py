@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service.grpc import streams
+from msmlp.service.grpc import streams
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
-from service.oip.compression import decompress
+from msmlp.service.errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
+from msmlp.service.oip.compression import decompress
 
 PACK = {"gzip": gzip.compress, "deflate": zlib.compress}
 

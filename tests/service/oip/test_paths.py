@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.oip.paths import is_oip, route_label
+from msmlp.service.oip.paths import is_oip, route_label
 
 LABELS = {
     "/v2",

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import MsmlpError, OptionError
-from service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
-from service.oip.body import read_inference
-from service.oip.model import OUTPUTS
-from service.oip.request import Inference, Limits, Wanted, take_apart
-from service.oip.schema import parse_json
-from service.oip.tensors import join_bytes
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from msmlp.service.oip.body import read_inference
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.oip.request import Inference, Limits, Wanted, take_apart
+from msmlp.service.oip.schema import parse_json
+from msmlp.service.oip.tensors import join_bytes
 
 LIMITS = Limits(max_images=8, max_pixels=1000)
 FILES = [b"one", b"", b"three"]

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.messages import History
-from service.engine.result import Result
-from service.oip.model import OUTPUTS
-from service.oip.request import Wanted
-from service.oip.response import Tensor, output_tensors, write_response
-from service.oip.tensors import split_bytes
+from msmlp.service.engine.messages import History
+from msmlp.service.engine.result import Result
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.oip.request import Wanted
+from msmlp.service.oip.response import Tensor, output_tensors, write_response
+from msmlp.service.oip.tensors import split_bytes
 
 CLASSES, GFLOPS = ("cat", "dog", "größe"), [0.1, 0.4]
 DTYPES = {"INT32": "<i4", "FP32": "<f4"}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import MalformedBodyError
-from service.oip.tensors import (
+from msmlp.service.errors import MalformedBodyError
+from msmlp.service.oip.tensors import (
     files_from_elements,
     join_bytes,
     pixels_from_bytes,

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from model.backends.torch import TorchBackend
-from model.offline import run_every_exit
-from model.preprocess import load_image
-from model.weights import load_calibration, load_weights
+from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.offline import run_every_exit
+from msmlp.model.preprocess import load_image
+from msmlp.model.weights import load_calibration, load_weights
 from tests.servers import encoded
 
 JPEG = {"Content-Type": "image/jpeg"}

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service.engine import loop
-from service.engine.brownout import LEVELS
-from service.schemas import Answer
-from service.state import Service
+from msmlp.service.engine import loop
+from msmlp.service.engine.brownout import LEVELS
+from msmlp.service.schemas import Answer
+from msmlp.service.state import Service
 from tests.fakes import Clock, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, steep, wait_until
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.backends.protocol import StageBackend
-from model.errors import DeviceError
-from service.engine.messages import Died
-from service.errors import STATUS
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import DeviceError
+from msmlp.service.engine.messages import Died
+from msmlp.service.errors import STATUS
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 from tests.servers import Submissions, Told, encoded, fake_backend, fake_service, serving
 
@@ -379,7 +379,7 @@ def test_a_fault_of_the_servers_own_is_counted_named_and_not_explained(
     def broken(*anything: Any) -> None:
         raise ZeroDivisionError("secret at /home/someone/policy.py")
 
-    monkeypatch.setattr("service.inference.answer_document", broken)
+    monkeypatch.setattr("msmlp.service.inference.answer_document", broken)
     with serving(service) as client:
         answer = client.post("/classify", **form(picture_file()), headers={"X-Request-ID": "mine-7"})
         document = check_problem(answer, 500, "internal")

@@ -17,10 +17,10 @@ import tritonclient.http as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from service.body import SLICE
-from service.oip.body import read_inference
-from service.oip.model import OUTPUTS
-from service.state import Service
+from msmlp.service.body import SLICE
+from msmlp.service.oip.body import read_inference
+from msmlp.service.oip.model import OUTPUTS
+from msmlp.service.state import Service
 from tests.fakes import picture, pictures
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
 
@@ -364,7 +364,7 @@ def test_a_failure_of_the_server_has_the_protocols_form_too(
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
-    monkeypatch.setattr("service.oip_service.output_tensors", broken)
+    monkeypatch.setattr("msmlp.service.oip_service.output_tensors", broken)
     assert check_error(client.post(INFER, **pixel_request(digits.test[:1])), 500) == "the server failed"
 
 
@@ -388,7 +388,7 @@ def test_what_costs_time_to_take_apart_keeps_nobody_waiting(
         threads.append(threading.current_thread().name)
         return read_inference(*arguments)
 
-    monkeypatch.setattr("service.routes.oip.read_inference", spied)
+    monkeypatch.setattr("msmlp.service.routes.oip.read_inference", spied)
     files = [encoded(pixels) + bytes(SLICE) for pixels in digits.test[:2]]
     tensor = image_input(files) if form == "files" else pixel_input(digits.test[:64])
     caller.infer("msmlp", [tensor])

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import settings
 from pydantic import BaseModel, TypeAdapter
 
-from service import examples
-from service.errors import STATUS
-from service.options import RequestOptions
-from service.schemas import Answer, ImageProblem, ModelDescription, Problem, StreamLine, StreamProblem
+from msmlp.service import examples
+from msmlp.service.errors import STATUS
+from msmlp.service.options import RequestOptions
+from msmlp.service.schemas import Answer, ImageProblem, ModelDescription, Problem, StreamLine, StreamProblem
 
 PNG = {"Content-Type": "image/png"}
 PROBLEM_JSON = "application/problem+json"

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.info import weights_info
-from service.state import Service
+from msmlp.model.info import weights_info
+from msmlp.service.state import Service
 
 
 def test_alive_and_ready(client: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.routes.playground import UI
+from msmlp.service.routes.playground import UI
 
 TYPES = {
     "index.html": "text/html",

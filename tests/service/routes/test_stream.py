@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.schemas import StreamLine
-from service.state import Service
+from msmlp.service.schemas import StreamLine
+from msmlp.service.state import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, knock, serving, wait_until
 

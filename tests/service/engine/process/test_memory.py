@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from service.engine.messages import Load
-from service.engine.process.memory import Memory
+from msmlp.service.engine.messages import Load
+from msmlp.service.engine.process.memory import Memory
 
 
 def images(count: int, first: int) -> np.ndarray:

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from model.errors import DeviceError
-from service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
-from service.engine.process import supervisor
-from service.engine.process.link import Child
-from service.engine.process.supervisor import Backoff, ProcessWorker
+from msmlp.model.errors import DeviceError
+from msmlp.service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
+from msmlp.service.engine.process import supervisor
+from msmlp.service.engine.process.link import Child
+from msmlp.service.engine.process.supervisor import Backoff, ProcessWorker
 from tests.engines import BROKEN, FATAL, Build, Talk, ends_at_once, process
 from tests.fakes import PATIENCE_SECONDS, pictures
 from tests.servers import wait_until
@@ -194,7 +194,7 @@ def test_a_child_that_cannot_be_started_again_is_the_end(monkeypatch: pytest.Mon
 def test_a_long_start_is_no_health(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 100)
     only_here = SimpleNamespace(monotonic=lambda: float(next(clock)))  # other threads' event loops need the real one
-    monkeypatch.setattr("service.engine.process.supervisor.time", only_here)
+    monkeypatch.setattr("msmlp.service.engine.process.supervisor.time", only_here)
     patience, _ = of_fakes(monkeypatch, [READY], [Died("no device", restarting=True)], OSError())
     assert patience.lived[0] == 100
     assert patience.lived[1] < 0, "never ready, however long it took"

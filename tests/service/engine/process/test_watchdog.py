@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.exits import Reason
-from service.engine.facade import Engine
-from service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
-from service.engine.process.child import ChildPort
-from service.engine.process.memory import Memory
-from service.engine.process.watchdog import LOOKS, Watchdog
-from service.engine.process.wire import pack
-from service.errors import EngineDownError
+from msmlp.model.exits import Reason
+from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
+from msmlp.service.engine.process.child import ChildPort
+from msmlp.service.engine.process.memory import Memory
+from msmlp.service.engine.process.watchdog import LOOKS, Watchdog
+from msmlp.service.engine.process.wire import pack
+from msmlp.service.errors import EngineDownError
 from tests.engines import Build, process
 from tests.fakes import PATIENCE_SECONDS, pictures
 

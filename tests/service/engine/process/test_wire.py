@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from service.engine.messages import (
+from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
@@ -20,7 +20,7 @@ from service.engine.messages import (
     Stop,
     Terms,
 )
-from service.engine.process.wire import Placed, pack, unpack
+from msmlp.service.engine.process.wire import Placed, pack, unpack
 
 ANSWERS = Answers(
     request=np.array([7, 8]),

@@ -18,7 +18,7 @@ from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.drivers import EagerDriver, Step
 from msmlp.model.backends.onnx_device import OnnxDeviceBackend
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
+from msmlp.model.backends.providers import CPU
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.cascade import Cascade
@@ -99,11 +99,6 @@ ACROSS_BUCKETS = {
 }
 """ε between the buckets of one backend; docs/backends.md says what was measured."""
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-ORT_CUDA = pytest.mark.skipif(
-    not (torch.cuda.is_available() and has_provider(BY_NAME["cuda"])), reason="no GPU here, or no ONNX Runtime for it"
-)
-
 
 @pytest.fixture(scope="module")
 def fitted(
@@ -148,10 +143,10 @@ def lowered(
         # The backend of a GPU, on a CPU: all of it but CUDA.
         "device-cpu-float32",
         "device-cpu-float16",
-        pytest.param("onnx-cuda-float32", marks=ORT_CUDA),
-        pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
-        pytest.param("torch-cuda-float32", marks=CUDA),
-        pytest.param("torch-cuda-bfloat16", marks=CUDA),
+        pytest.param("onnx-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("onnx-cuda-float16", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-bfloat16", marks=pytest.mark.gpu),
         # Policies that are fitted read what the exit before answered, which a slot keeps.
         *(
             f"{backend}-{policy}"
@@ -164,7 +159,7 @@ def lowered(
                 "device-cpu-float32",
             )
         ),
-        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
+        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=pytest.mark.gpu) for policy in FITTED),
         *(f"repeated-cpu-float32-{policy}" for policy in FITTED),
         "fake",
     ]

@@ -37,7 +37,7 @@ gpu-here:
 	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: there is no GPU here (nvidia-smi finds none)" >&2; exit 1; }
 
 chaos: $(DEV) ## the property tests at length
-	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/routes/test_openapi.py $(ARGS)
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/http/test_openapi.py $(ARGS)
 
 check: $(DEV) ## lint, format, types, import layers
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ class BenchOptions:
 
 
 def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) -> dict[str, Any]:
-    """Measure; the document of the contract's section 2, and what it was made from.
+    """Measure → what `msmlp bench engine --json` prints, and what it was made from.
 
     Raises:
         CallerError: weights, data, policy or device that do not fit.

@@ -1,4 +1,4 @@
-"""One offered load as the contract's row, with an ideal server beside it. Pure."""
+"""One offered load as a row of `msmlp bench engine`, with an ideal server beside it. Pure."""
 
 import os
 from collections import Counter

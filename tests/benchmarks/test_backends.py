@@ -1,18 +1,11 @@
-"""What the comparison of backends works out, and its page."""
-
-import json
-from pathlib import Path
+"""What the comparison of backends works out."""
 
 import numpy as np
 
-from benchmarks.backends.agreement import agreement
-from benchmarks.backends.page import RESULTS, page
-from benchmarks.backends.stages import stage_times
+from benchmarks.backends import agreement, stage_times
 from msmlp.model.datasets import Split
 from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
-
-PAGE = Path(__file__).resolve().parents[3] / "benchmarks" / "backends.md"
 
 
 def outputs(*probabilities: list[list[float]]) -> Outputs:
@@ -34,14 +27,10 @@ def test_images_that_leave_elsewhere_or_with_another_label_are_counted() -> None
     assert a["accuracy"] == [1 / 3, 1]
 
 
-def test_every_bucket_has_a_time_a_stage_for_every_backend() -> None:
+def test_every_bucket_has_a_time_per_stage_for_every_backend() -> None:
     fakes = {name: FakeBackend(capacity=8, max_batch=8) for name in ("a", "b")}
     images = np.zeros((8, fakes["a"].size, fakes["a"].size, 3), dtype=np.uint8)
     rows = stage_times(fakes, images, rounds=2, buckets=(1, 8))
     assert [row["bucket"] for row in rows] == [1, 8]
     assert all(len(row[name]) == fakes[name].stages and min(row[name]) >= 0 for row in rows for name in fakes)
     assert len(fakes["a"].admit(images)) == 8
-
-
-def test_the_page_is_what_was_measured() -> None:
-    assert PAGE.read_text() == page(json.loads(RESULTS.read_text()))

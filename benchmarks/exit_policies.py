@@ -21,7 +21,7 @@ from msmlp.model.calibration.fit import Fit
 from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.joint import joint_frontier
 from msmlp.model.calibration.settings import best_within
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.offline import run_every_exit
 from msmlp.model.policies import FITTED
 from msmlp.model.scores import EXIT_POLICIES

@@ -13,7 +13,7 @@ from msmlp.model.report.confusion import confusion_matrix, most_confused, plot_c
 from msmlp.model.report.measure import Measured
 from msmlp.model.report.reliability import plot_reliability
 from msmlp.model.report.runs import writing_into
-from msmlp.model.training.provenance import command_line
+from msmlp.model.training.run_log import command_line
 from msmlp.model.weights.calibration import expectation
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"

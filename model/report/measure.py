@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.backends.choose import choose_backend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import split_images
 from msmlp.model.exits import exit_of

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from msmlp.model.errors import WeightsError
 from msmlp.model.report.run import Exit, Point, Row, Run
 from msmlp.model.report.unfinished import unfinished_run
-from msmlp.model.training.checkpoint import FILE as CHECKPOINT
-from msmlp.model.training.journal import METRICS, read_metrics
+from msmlp.model.training.run_log import METRICS, read_metrics
+from msmlp.model.training.trainer import CHECKPOINT
 from msmlp.model.weights import Manifest, load_calibration, load_weights
 from msmlp.model.weights.calibration import CALIBRATION
 from msmlp.model.weights.files import read_checked, read_json

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from msmlp.model.config import CascadeConfig, StageConfig
+from msmlp.model.nn.config import CascadeConfig, StageConfig
 
 
 class Row(BaseModel):

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import WeightsError
-from msmlp.model.flops import cumulative_gflops
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.nn.flops import cumulative_gflops
 from msmlp.model.report.run import Exit, Row, Run, TeacherName
-from msmlp.model.training.checkpoint import FILE as CHECKPOINT
+from msmlp.model.training.trainer import CHECKPOINT
 
 
 def unfinished_run(folder: Path, place: str, curve: list[Row]) -> Run:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 from scripts.results.bench import bench_lines
 from scripts.results.policies import policy_lines
 from scripts.results.sources import Shipped

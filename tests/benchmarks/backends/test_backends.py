@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.backends.agreement import agreement
 from benchmarks.backends.page import RESULTS, page
 from benchmarks.backends.stages import stage_times
-from msmlp.model.datasets import Split
+from msmlp.model.data import Split
 from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
 

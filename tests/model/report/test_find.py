@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from msmlp.model.errors import DataError
-from msmlp.model.flops import cumulative_gflops
+from msmlp.model.nn.flops import cumulative_gflops
 from msmlp.model.report.find import find_runs
 from msmlp.model.report.run import architecture
 from msmlp.model.weights import load_calibration, load_weights

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, StageConfig, override, preset
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, StageConfig, override, preset
 
 Build = Callable[..., Cascade]
 Pictures = Callable[[int, int], Tensor]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError
 from msmlp.model.preprocess import load_image
 

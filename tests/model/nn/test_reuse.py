@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from msmlp.model.reuse import Reuse, nearest_index, nearest_upsample
+from msmlp.model.nn.blocks import Reuse, nearest_index, nearest_upsample
 
 
 def test_every_token_is_copied_to_the_square_it_covers() -> None:

@@ -4,7 +4,7 @@ A linear layer or convolution costs its multiply-adds, a LayerNorm 5 per element
 element; activations, additions and means cost nothing. Tests hold this against fvcore's own count.
 """
 
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 LAYER_NORM = 5
 
@@ -12,7 +12,7 @@ LAYER_NORM = 5
 def stage_multiply_adds(config: CascadeConfig, index: int, *, folded: bool = True) -> int:
     """Multiply-adds of stage `index` (0-based) for one image, its own cost only.
 
-    `folded` counts what serving computes (model/folding.py), else the paper's form.
+    `folded` counts what serving computes (model/nn/served.py), else the paper's form.
     """
     stage = config.stages[index]
     tokens, width = config.tokens(index), stage.width

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.datasets import load_dataset
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import load_dataset
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import DataError
 
 Pickled = Callable[[Any], bytes]

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, StageConfig, preset
-from msmlp.model.folding import fold, fold_state
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, StageConfig, preset
+from msmlp.model.nn.served import fold, fold_state
 
 Build = Callable[..., Cascade]
 Pictures = Callable[[int, int], Tensor]

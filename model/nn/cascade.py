@@ -2,16 +2,15 @@
 
 from torch import Tensor, nn
 
-from msmlp.model.blocks import MixerBlock, PatchEmbedding
-from msmlp.model.config import CascadeConfig
-from msmlp.model.reuse import Reuse
+from msmlp.model.nn.blocks import MixerBlock, PatchEmbedding, Reuse
+from msmlp.model.nn.config import CascadeConfig
 
 
 class Stage(nn.Module):
     """Stage `index` (0-based) of a cascade.
 
     `folded` builds the serving form, where the upsampling of the reuse sits inside the token MLP's first weight;
-    `model/folding.py` turns trained weights into it.
+    `model/nn/served.py` turns trained weights into it.
     """
 
     def __init__(self, config: CascadeConfig, index: int, *, folded: bool = False) -> None:
@@ -55,3 +54,36 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight.flatten(1) if module.weight.dim() > 2 else module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+# FROM model/nn/cascade.py:
+# Stages in a row, every exit computed: what training and offline evaluation of a whole network need.
+
+
+class Cascade(nn.Module):
+    """All stages of a cascade; serving runs the stages one by one instead (model/backends)."""
+
+    def __init__(self, config: CascadeConfig, *, folded: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = nn.ModuleList(Stage(config, k, folded=folded) for k in range(len(config.stages)))
+
+    def stage(self, index: int) -> Stage:
+        """Stage `index` (0-based)."""
+        stage = self.stages[index]
+        assert isinstance(stage, Stage)
+        return stage
+
+    def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Normalised images [N, 3, H, W] → features of every stage [N, S, C], logits of every exit [N, classes]."""
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        for stage in self.stages:
+            own, exit_logits = stage(images, features[-1] if features else None)
+            features.append(own)
+            logits.append(exit_logits)
+        return features, logits
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [N, 3, H, W] → logits of every exit, K x [N, classes]."""
+        return self.outputs(images)[1]

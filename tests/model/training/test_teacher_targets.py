@@ -118,7 +118,7 @@ def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
     preprocess = weights.manifest.preprocess
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
-    from msmlp.model.cascade import Cascade
+    from msmlp.model.nn.cascade import Cascade
 
     model = Cascade(weights.manifest.cascade).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})

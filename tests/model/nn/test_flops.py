@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import PRESETS, CascadeConfig, StageConfig, override, preset
-from msmlp.model.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override, preset
+from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
 
 # fvcore counts by torch.jit's tracer, which torch has put on its list of things to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

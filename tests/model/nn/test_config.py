@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.config import PRESETS, CascadeConfig, StageConfig, override, parse_assignments, preset, validate
 from msmlp.model.errors import ConfigError
+from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override, parse_assignments, preset, validate
 
 STAGE = {"width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 16}
 

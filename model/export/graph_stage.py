@@ -1,6 +1,6 @@
-"""A stage as it is exported: the numbers of `ServedStage` (model/served.py), in the operations that suit ONNX Runtime.
+"""A stage as it is exported: the numbers of `ServedStage` (model/nn/served.py) in operations that suit ONNX Runtime.
 
-Beside what model/folding.py folds:
+Beside what model/nn/served.py folds:
 
 - Token mixing multiplies from the left, W [D_S, S] by [n, S, C], so that nothing is transposed.
 - The residual of channel mixing goes into its second product, which adds to what is there (Gemm's C).
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msmlp.model.blocks import MixerBlock
-from msmlp.model.folding import embedding_after_norm, late_bias, token_weight
-from msmlp.model.served import ServedStage
+from msmlp.model.nn.blocks import MixerBlock
+from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
 
 
 class GraphStage(nn.Module):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.training.imitation import Imitator, imitation_loss, pooled_map, squares_of, token_map
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.training.losses import Imitator, imitation_loss, pooled_map, squares_of, token_map
 from tests.model.training.conftest import CONFIG
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from msmlp.model.datasets.dataset import Dataset, Split, image_identity
+from msmlp.model.data.dataset import Dataset, Split, image_identity
 from msmlp.model.errors import DataError
 from msmlp.model.preprocess import to_square
 

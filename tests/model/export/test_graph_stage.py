@@ -7,11 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, preset
-from msmlp.model.folding import fold
-from msmlp.model.graph_stage import GraphStage
-from msmlp.model.served import ServedStage
+from msmlp.model.export.graph_stage import GraphStage
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, preset
+from msmlp.model.nn.served import ServedStage, fold
 from tests.model.backends.test_token_major import MEAN, STD, TEMPERATURE, configs, pixels_of
 
 Build = Callable[..., Cascade]

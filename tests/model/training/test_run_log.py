@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from msmlp.model.training.journal import Journal, plot_curves, read_metrics
+from msmlp.model.training.run_log import Journal, plot_curves, read_metrics
 
 
 def row(epoch: int) -> dict[str, Any]:

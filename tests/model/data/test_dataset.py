@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.datasets import Dataset, Split
-from msmlp.model.datasets.dataset import image_identity, split_digest, validation_mask
+from msmlp.model.data import Dataset, Split
+from msmlp.model.data.dataset import image_identity, split_digest, validation_mask
 from msmlp.model.errors import DataError
 
 

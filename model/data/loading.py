@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msmlp.model.datasets.dataset import Dataset, Split, image_identity
+from msmlp.model.data.cifar import load_cifar
+from msmlp.model.data.dataset import Dataset, Split, image_identity
 from msmlp.model.errors import DataError, ImageError
 from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
@@ -59,3 +60,27 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
 def _is_image(path: Path) -> bool:
     # Hidden files are not a user's: macOS leaves a ._cat.jpg beside every cat.jpg of an archive.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+# FROM model/data/loading.py:
+# Which kind of data set a path is, and reading it.
+
+
+def load_dataset(path: Path, size: int) -> Dataset:
+    """Read an image folder, a CIFAR python folder or its `.tar.gz`, images resized to `size`.
+
+    Raises:
+        DataError: with the path and what is wrong with it.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    dataset = load_cifar(path, size)
+    if dataset is not None:
+        return dataset
+    if not path.is_dir():
+        raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
+    if not (path / "train").is_dir():
+        raise DataError(
+            f"{path} is no data set: expected train/<class>/*, cifar-10-batches-py/, cifar-100-python/ or their .tar.gz"
+        )
+    return load_folder(path, size)

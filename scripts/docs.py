@@ -109,10 +109,7 @@ def _results_section(root: Path, name: str) -> list[str]:
         "",
         f"| | accuracy | mean GFLOPs | share leaving at exit {numbers} |",
         "|---|---|---|---|",
-        *(
-            f"| all to exit {row['exit']} | {_percent(row['accuracy'])} | {row['gflops']:.4f} | |"
-            for row in test["exits"]
-        ),
+        *(_exit_row(exit) for exit in test["exits"]),
         *(_point_row(points[point]) for point in POINTS),
         "",
         f"![Accuracy against mean GFLOPs, on validation images](../weights/{name}/frontier.png)",

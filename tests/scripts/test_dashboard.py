@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from msmlp.service.metrics import Metrics
+from msmlp.service.telemetry.metrics import Metrics
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 FILE = DOCKER / "grafana" / "dashboards" / "msmlp.json"

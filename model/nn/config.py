@@ -98,7 +98,7 @@ PRESETS: dict[str, CascadeConfig] = {
     "tiny": CascadeConfig(stages=_stages((16, 32, 2, 16, 64), (8, 32, 2, 32, 64), (4, 32, 2, 32, 64))),
     # The frontier's own: many tokens, few channels (shared research: tokens beat width at equal cost).
     "xs": CascadeConfig(stages=_stages((8, 64, 3, 32, 256), (4, 64, 3, 64, 256), (4, 64, 3, 64, 256))),
-    # At most 0.03 GFLOPs, what a CPU trains in an hour; chosen by validation images (docs/results.md).
+    # At most 0.03 GFLOPs, what a CPU trains in an hour; chosen on validation images.
     "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 2), (4, 64, 3, 64, 192, 2), (4, 96, 4, 64, 256, 2))),
     # For a GPU: mean costs around 0.08 and 0.2 GFLOPs, and beyond.
     "m": CascadeConfig(stages=_stages((8, 96, 3, 32, 384, 2), (4, 128, 4, 64, 384, 2), (4, 192, 6, 64, 576, 2))),

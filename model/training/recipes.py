@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         epochs=300, batch_size=64, optimizer="sgd", lr=0.03, weight_decay=1e-4, schedule="step", augment="crop-flip"
     ),
-    # What small MLPs need from scratch: see docs/results.md for what it gave.
+    # What small MLPs need from scratch.
     "best": Recipe(
         epochs=300,
         batch_size=512,

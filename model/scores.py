@@ -1,8 +1,7 @@
 """Exit policies: from a stage's probabilities to the score that is compared with a threshold.
 
 A score lies in [0, 1], higher is surer. Each policy is written once, over `xp`, which is numpy or torch: the torch
-stage graph computes it, numpy checks and compares it. Its name and parameters stand in calibration.json; these three
-take no parameters.
+stage graph computes it, numpy checks and compares it. Its name stands in calibration.json.
 """
 
 import math

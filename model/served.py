@@ -1,14 +1,11 @@
 """A stage as it is served: pixels in, features, probabilities and score out, everything inside one graph."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from msmlp.model.cascade import Cascade
 from msmlp.model.folding import fold
-from msmlp.model.policies import Plain, StagePolicy, stage_policies
+from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.stage import Stage
 from msmlp.model.weights import Weights
 
@@ -25,24 +22,21 @@ class ServedStage(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         temperature: float,
-        policy: StagePolicy | None = None,
+        policy: ExitPolicy = max_probability,
     ) -> None:
         super().__init__()
         self.stage = stage
         self.temperature = temperature
-        self.policy = policy or Plain()
+        self.policy = policy
         self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
-    def forward(
-        self, pixels: Tensor, upstream: Tensor | None, previous: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """One stage over a batch.
 
         Args:
             pixels: uint8 [n, H, W, 3].
             upstream: features of the stage before [n, S_up, C_up]; None at the first.
-            previous: probabilities [n, classes] that the exit before answered, where the policy reads them.
 
         Returns:
             Features [n, S, C], probabilities [n, classes], score [n].
@@ -50,24 +44,21 @@ class ServedStage(nn.Module):
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
         features, logits = self.stage(images, upstream)
         probabilities = torch.softmax(logits.float() / self.temperature, dim=1)
-        return features, *self.policy(probabilities, previous, torch)
+        return features, probabilities, self.policy(probabilities, torch)
 
 
 def served_stages(
-    weights: Weights,
-    temperatures: tuple[float, ...],
-    policy: str = "max-probability",
-    parameters: Mapping[str, Any] | None = None,
+    weights: Weights, temperatures: tuple[float, ...], policy: str = "max-probability"
 ) -> list[ServedStage]:
     """The folded stages of a loaded weights folder, whose names and shapes were checked then.
 
-    OptionError for an exit policy that is unknown, or whose parameters do not fit.
+    OptionError for an unknown exit policy.
     """
     cascade = Cascade(weights.manifest.cascade)
     cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
     preprocess = weights.manifest.preprocess
-    folded, policies = fold(cascade), stage_policies(policy, parameters or {}, len(temperatures))
+    folded, score = fold(cascade), exit_policy(policy)
     return [
-        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature, policies[k]).eval()
+        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature, score).eval()
         for k, temperature in enumerate(temperatures)
     ]

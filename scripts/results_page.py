@@ -3,9 +3,9 @@
     python -m scripts.results_page > docs/results.md
 
 For every weights/<name>/ the page takes docs/results/<name>.test.json (`msmlp evaluate --split test --json`) and, where
-there are any, <name>.policies.json (benchmarks/exit_policies.py) and <name>.bench.json (`msmlp bench engine --json`).
-Pictures and the card come from the weights folder (`msmlp report card`). docs/results/runs/*.json are summaries of runs
-(`msmlp report RUN --json`), one or several in a file; docs/results/*.pair.json are of `msmlp bench pair --json`.
+there is one, <name>.bench.json (`msmlp bench engine --json`). Pictures and the card come from the weights folder
+(`msmlp report card`). docs/results/runs/*.json are summaries of runs (`msmlp report RUN --json`), one or several in a
+file; docs/results/*.pair.json are of `msmlp bench pair --json`.
 """
 
 import sys

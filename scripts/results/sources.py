@@ -16,7 +16,6 @@ class Shipped:
     manifest: dict[str, Any]
     calibration: dict[str, Any]
     test: dict[str, Any] | None
-    policies: dict[str, Any] | None
     bench: dict[str, Any] | None
 
     @property
@@ -49,7 +48,7 @@ def read_sources(root: Path) -> Sources:
 
 
 def _shipped(folder: Path, results: Path) -> Shipped:
-    documents = {kind: _document(results / f"{folder.name}.{kind}.json") for kind in ("test", "policies", "bench")}
+    documents = {kind: _document(results / f"{folder.name}.{kind}.json") for kind in ("test", "bench")}
     calibration = json.loads((folder / "calibration.json").read_text())
     test = documents["test"]
     ours = [(point["name"], point["thresholds"]) for point in calibration["operating_points"]]

@@ -4,7 +4,6 @@ from typing import Any
 
 from msmlp.model.config import CascadeConfig
 from scripts.results.bench import bench_lines
-from scripts.results.policies import policy_lines
 from scripts.results.sources import Shipped
 from scripts.results.text import percent, shares, table
 
@@ -15,8 +14,6 @@ def section(shipped: Shipped) -> list[str]:
     """The lines of its section."""
     lines = [f"## `{shipped.name}`", "", *_provenance(shipped), "", *_exits(shipped), *_pictures(shipped, PICTURES)]
     lines += ["", *_points(shipped)]
-    if shipped.policies is not None:
-        lines += ["", *policy_lines(shipped.policies)]
     if shipped.bench is not None:
         lines += ["", *bench_lines(shipped.bench)]
     return lines
@@ -71,8 +68,7 @@ def _points(shipped: Shipped) -> list[str]:
     lines = [
         f"Exit policy `{calibration['exit_policy']}`, temperatures {temperatures}. Operating points: thresholds chosen",
         f"jointly on {calibration['images']} validation images and applied to the test images. What is expected of a",
-        "point is cross-fitted in five folds: measured on images that had no say in temperatures, parameters of the",
-        "policy and thresholds.",
+        "point is cross-fitted in five folds: measured on images that had no say in temperatures and thresholds.",
         *_pictures(shipped, ("frontier",)),
         "",
     ]

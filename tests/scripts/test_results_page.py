@@ -14,7 +14,6 @@ from msmlp.model.report.run import Found, Run
 from msmlp.model.report.tables import gflops
 from scripts.results.pairs import pair_lines
 from scripts.results.pending import pending_lines
-from scripts.results.policies import policy_lines
 from scripts.results.runs import cheapest_match, run_lines
 from scripts.results.sources import Shipped, Sources
 from scripts.results.targets import best_within, target_lines, verdict
@@ -89,7 +88,7 @@ def shipped(name: str, cost: float, *points: tuple[str, float, float, float]) ->
         "images": 5000,
         "operating_points": [{"name": p[0], "accuracy": p[2], "mean_gflops": p[3]} for p in points],
     }
-    return Shipped(Path(name), {"gflops_cumulative": [cost / 2, cost]}, calibration, test, None, None)
+    return Shipped(Path(name), {"gflops_cumulative": [cost / 2, cost]}, calibration, test, None)
 
 
 def test_validation_images_choose_and_test_images_measure() -> None:
@@ -285,45 +284,6 @@ def test_a_pair_is_a_row() -> None:
         "cuda",
     ]
     assert pair_lines([]) == []
-
-
-# --- exit policies -----------------------------------------------------------------------------------------------
-
-COMPARED: dict[str, Any] = {
-    "weights": "weights/x",
-    "data": "data",
-    "images": 5000,
-    "budgets_gflops": [0.002, 0.004],
-    "policies": {
-        "max-probability": {
-            "in_sample": [0.7, 0.8],
-            "held_out_gflops": [0.002, 0.004],
-            "gain": [0, 0],
-            "gain_standard_error": [0, 0],
-        },
-        "gate": {
-            "in_sample": [0.71, 0.81],
-            "held_out_gflops": [0.0019, 0.0038],
-            "gain": [0.01, -0.002],
-            "gain_standard_error": [0.003, 0.001],
-        },
-    },
-}
-
-
-def test_policies_have_standard_errors_or_intervals() -> None:
-    text = "\n".join(policy_lines(COMPARED))
-    assert "| 0.0020 | 70.00 % | 71.00 % |" in text
-    assert "spent 95% to 100% of a budget" in text
-    assert "| 0.0020 | +1.00 ± 0.30 |" in text
-    policies = {
-        name: {**policy, "gain_interval": [[-0.001, 0.02], [-0.004, 0.0]]}
-        for name, policy in COMPARED["policies"].items()
-    }
-    text = "\n".join(policy_lines({**COMPARED, "policies": policies}))
-    assert "| 0.0020 | +1.00 [-0.10, +2.00] |" in text
-    assert "| 0.0040 | -0.20 [-0.40, +0.00] |" in text
-    assert "±" not in text
 
 
 # --- what ships --------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_small_weights_say_nothing_of_large_budgets() -> None:
 
 def test_weights_without_test_images_reach_nothing() -> None:
     weights = shipped("cifar10-a", 0.05, ("x", 0.90, 0.91, 0.02))
-    assert best_within([Shipped(weights.folder, weights.manifest, weights.calibration, None, None, None)], 0) is None
+    assert best_within([Shipped(weights.folder, weights.manifest, weights.calibration, None, None)], 0) is None
 
 
 @pytest.mark.parametrize(

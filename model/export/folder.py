@@ -82,7 +82,7 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
 def _traces(
     weights: Weights, made_from: Origin, dtype: torch.dtype, *, quantizable: bool = False
 ) -> list[onnx.ModelProto]:
-    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy, made_from.exit_policy_parameters)
+    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy)
     return [
         traced(GraphStage(stage, dtype, quantizable=quantizable), k, weights.manifest.cascade)
         for k, stage in enumerate(stages)
@@ -100,7 +100,6 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
         weights,
         temperatures=file.temperatures,
         exit_policy=file.exit_policy,
-        policy_parameters=file.exit_policy_parameters,
         capacity=COMPARED,
         max_batch=COMPARED,
     )

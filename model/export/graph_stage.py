@@ -46,9 +46,7 @@ class GraphStage(nn.Module):
         self.head_weight = nn.Parameter((stage.head.weight.detach() / served.temperature).T.contiguous())
         self.head_bias = nn.Parameter(stage.head.bias.detach() / served.temperature)
 
-    def forward(
-        self, pixels: Tensor, upstream: Tensor | None, previous: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """See `ServedStage.forward`."""
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean).to(self.dtype)
         z = self.embed(images).flatten(2).transpose(1, 2) + self.late
@@ -58,7 +56,7 @@ class GraphStage(nn.Module):
             z = block(z, upstream)
         pooled = self.norm(z.float()).mean(dim=1)
         probabilities = torch.softmax(torch.addmm(self.head_bias, pooled, self.head_weight), dim=1)
-        return z, *self.policy(probabilities, previous, torch)
+        return z, probabilities, self.policy(probabilities, torch)
 
 
 class _Block(nn.Module):

@@ -6,8 +6,7 @@ from D_S x S_down to D_S x S_up, exactly. Below it, what the leaner forms of a s
 take from a block.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from msmlp.model.nn.blocks import MixerBlock, Reuse, nearest_index
 from msmlp.model.nn.cascade import Cascade, Stage
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.policies import Plain, StagePolicy, stage_policies
+from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights
 
 
@@ -91,24 +90,21 @@ class ServedStage(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         temperature: float,
-        policy: StagePolicy | None = None,
+        policy: ExitPolicy = max_probability,
     ) -> None:
         super().__init__()
         self.stage = stage
         self.temperature = temperature
-        self.policy = policy or Plain()
+        self.policy = policy
         self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
-    def forward(
-        self, pixels: Tensor, upstream: Tensor | None, previous: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """One stage over a batch.
 
         Args:
             pixels: uint8 [n, H, W, 3].
             upstream: features of the stage before [n, S_up, C_up]; None at the first.
-            previous: probabilities [n, classes] that the exit before answered, where the policy reads them.
 
         Returns:
             Features [n, S, C], probabilities [n, classes], score [n].
@@ -116,24 +112,21 @@ class ServedStage(nn.Module):
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
         features, logits = self.stage(images, upstream)
         probabilities = torch.softmax(logits.float() / self.temperature, dim=1)
-        return features, *self.policy(probabilities, previous, torch)
+        return features, probabilities, self.policy(probabilities, torch)
 
 
 def served_stages(
-    weights: Weights,
-    temperatures: tuple[float, ...],
-    policy: str = "max-probability",
-    parameters: Mapping[str, Any] | None = None,
+    weights: Weights, temperatures: tuple[float, ...], policy: str = "max-probability"
 ) -> list[ServedStage]:
     """The folded stages of a loaded weights folder, whose names and shapes were checked then.
 
-    OptionError for an exit policy that is unknown, or whose parameters do not fit.
+    OptionError for an unknown exit policy.
     """
     cascade = Cascade(weights.manifest.cascade)
     cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
     preprocess = weights.manifest.preprocess
-    folded, policies = fold(cascade), stage_policies(policy, parameters or {}, len(temperatures))
+    folded, score = fold(cascade), exit_policy(policy)
     return [
-        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature, policies[k]).eval()
+        ServedStage(folded.stage(k), preprocess.mean, preprocess.std, temperature, score).eval()
         for k, temperature in enumerate(temperatures)
     ]

@@ -26,7 +26,7 @@ from msmlp.bench.http import SERVE
 from msmlp.bench.processes import family, server_process
 from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.evaluate import split_images
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import Outputs, run_every_exit

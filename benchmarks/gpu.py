@@ -57,11 +57,11 @@ def steps(out: Path, data: Path | None = None) -> Iterator[Step]:
         return
     test = ("--weights", "weights/cifar10-s", "--split", "test", "--device", "cuda")
     yield _msmlp("evaluate", "evaluate", *test, *given, "--json")
+    # metrics.jsonl of each training has the images/s of every epoch.
     for preset in ("s", "m", "paper-s"):
         folder = str(out / f"train-{preset}")
         size = ("--preset", preset, "--epochs", "4", "--device", "cuda", "--resume")
         yield _msmlp(f"train-{preset}", "train", *given, *size, "--out", folder, "--json")
-        yield _msmlp(f"report-{preset}", "report", folder, "--json")  # has images/s of the training
 
 
 def run(listed: list[Step], out: Path) -> bool:

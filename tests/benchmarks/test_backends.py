@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.backends import agreement, stage_times
-from msmlp.model.datasets import Split
+from msmlp.model.data import Split
 from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
 

@@ -14,7 +14,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,17 +80,14 @@ def _answers(probabilities: NDArray[np.float32], exits: NDArray[np.int_]) -> lis
     ]
 
 
-def _graphs(given: dict[str, Any]) -> Graphs:
-    return Graphs(Path(given["folder"]), given["thresholds"], given["threads"], given["spinning"])
-
-
 def fastapi_app() -> Any:
     """Plain FastAPI in one process: each request is decoded and run alone, on a thread of a small pool."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
     given = json.loads(os.environ[GIVEN])
-    graphs, pool = _graphs(given), ThreadPoolExecutor(given["pool"])
+    graphs = Graphs(Path(given["folder"]), given["thresholds"], given["threads"], given["spinning"])
+    pool = ThreadPoolExecutor(given["pool"])
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def work(data: bytes) -> Answer:
@@ -124,46 +121,16 @@ def serve_fastapi(given: dict[str, Any]) -> None:
     )
 
 
-def serve_litserve(given: dict[str, Any]) -> None:
-    """Decoding in `decode_request`, and LitServe's own batching around the graphs."""
-    import litserve
-    from fastapi import Body
-
-    class Classifier(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:  # in each worker
-            self._graphs = _graphs(given)
-
-        # The body as it is: a form or base64 in JSON would cost LitServe more.
-        def decode_request(self, request: Annotated[bytes, Body()]) -> Pixels:
-            return decode(request, self._graphs.size)
-
-        def batch(self, inputs: list[Pixels]) -> Pixels:
-            return np.stack(inputs)
-
-        def predict(self, x: Pixels) -> list[Answer]:
-            return self._graphs.classify(x)
-
-        def unbatch(self, output: list[Answer]) -> list[Answer]:
-            return output
-
-        def encode_response(self, output: Answer):  # type: ignore[no-untyped-def]  # LitServe reads the annotation
-            return output
-
-    server = litserve.LitServer(
-        Classifier(max_batch_size=given["batch"], batch_timeout=given["timeout"]),
-        accelerator="cpu",
-        workers_per_device=given["workers"],
-        healthcheck_path="/readyz",
-        fast_queue=given["fast_queue"],
-    )
-    server.run(host="127.0.0.1", port=given["port"], log_level="warning", generate_client_file=False)
-
-
 def main(name: str, text: str) -> None:
     """Serve until SIGTERM."""
     given = json.loads(text)
     print(f"serving {name} on http://127.0.0.1:{given['port']}", flush=True)
-    {"fastapi": serve_fastapi, "litserve": serve_litserve}[name](given)
+    if name == "litserve":
+        from benchmarks.peers.litserve_peer import serve_litserve
+
+        serve_litserve(given)
+    else:
+        serve_fastapi(given)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from msmlp.bench.bodies import BODIES
 from msmlp.bench.runs import HttpOptions
+from msmlp.client.transport import checked_url
 from msmlp.model.errors import DataError, OptionError
-from msmlp.wire import checked_url
 
 MOST = 1024
 """Connections."""

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import msmlp
-from msmlp.local import Model
+from msmlp.client.local import Model
 from msmlp.model.errors import CallerError, DeviceError
 from msmlp.service.engine.messages import Cancelled
 from tests.fakes import FakeBackend, picture, pictures

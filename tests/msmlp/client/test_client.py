@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import msmlp
-from msmlp.retry import FIRST_WAIT
+from msmlp.client.transport import FIRST_WAIT
 from tests.msmlp.scripted import ANSWER, DROPPED, SILENT, TRICKLE, Reply, refusal, scripted
 
 LINE = {"request_id": "theirs", "index": 0, "reason": "goes_on", "final": False}

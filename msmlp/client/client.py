@@ -7,13 +7,21 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from msmlp.answer import Answer, StreamLine
-from msmlp.deadline import AsyncTimedStream, TimedStream
-from msmlp.errors import ServiceError
-from msmlp.images import Images
-from msmlp.options import Options
-from msmlp.retry import Attempts
-from msmlp.wire import answer, checked_url, classify_request, document, failure, stream_line, unanswered
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, Options
+from msmlp.client.transport import (
+    AsyncTimedStream,
+    Attempts,
+    TimedStream,
+    answer,
+    checked_url,
+    classify_request,
+    document,
+    failure,
+    stream_line,
+    unanswered,
+)
 
 _MODEL = {"method": "GET", "url": "model"}
 _READY = {"method": "GET", "url": "readyz"}

@@ -11,11 +11,10 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from msmlp.answer import Answer, StreamLine
-from msmlp.errors import ServiceError
-from msmlp.images import Images, read_images
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, Options, as_text, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
-from msmlp.options import Options, as_text
 from msmlp.service.account import Account
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.errors import RetryableError, TooManyImagesError, problem

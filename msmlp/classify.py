@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from msmlp.client.answer import Answer, OperatingPoint, Result
 from msmlp.client.errors import ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
 
 if TYPE_CHECKING:
-    from msmlp.client.answer import Answer, OperatingPoint, Result
     from msmlp.client.client import Client
     from msmlp.client.local import Model
     from msmlp.client.request import Options
@@ -154,7 +154,7 @@ def _document(caller: "Caller", files: Sequence[File], options: "Options") -> di
     """The answer to one request; to several, the first's with all results and the sum of the latencies."""
     request_id = uuid.uuid4().hex
 
-    def ask(images: list[bytes]) -> list["Answer"]:
+    def ask(images: list[bytes]) -> list[Answer]:
         return [caller.classify(images, request_id=request_id, **options)]
 
     answers = list(in_requests(ask, files))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Caller: TypeAlias = "Client | Model"
 Row: TypeAlias = "tuple[int, Result, OperatingPoint | None]"
-"""Which file, what was said of it, and with which thresholds, once that is known."""
+"""The file's index, its result, and the operating point, once that is known."""
 
 T = TypeVar("T")
 
@@ -78,12 +78,12 @@ def classify(
         float | None, typer.Option(help="Enter no stage that would cost an image more than this.")
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(help="Answer within so many milliseconds, with the best exit reached.")
+        float | None, typer.Option(help="Aim to answer within this many milliseconds, with the best exit reached.")
     ] = None,
     min_exit: Annotated[int | None, typer.Option(help="Leave at no exit before this.")] = None,
     max_exit: Annotated[int | None, typer.Option(help="Leave at this exit at the latest.")] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="List so many classes an image. Default: 1; with --json: 5.")
+        int | None, typer.Option(help="How many classes to list per image. Default: 1; with --json: 5.")
     ] = None,
     degrade: Annotated[
         bool | None, typer.Option("--degrade/--no-degrade", help="Whether overload may change the thresholds.")
@@ -212,13 +212,13 @@ def _ask(
             yield start, answer
     except ServiceError as error:
         if error.code not in ("too_many_images", "body_too_large") or len(part) == 1:
-            raise _told(error, part) from error
+            raise _for_terminal(error, part) from error
         middle = (start + end) // 2
         yield from _ask(ask, files, start, middle)
         yield from _ask(ask, files, middle, end)
 
 
-def _told(error: ServiceError, files: Sequence[File]) -> MsmlpError:
+def _for_terminal(error: ServiceError, files: Sequence[File]) -> MsmlpError:
     """The error as a person at a terminal needs it."""
     if error.code == "unreachable":
         return MsmlpError(f"{error.detail}; is the address right? msmlp serve starts a service")

@@ -58,7 +58,7 @@ class Client:
 
         Raises:
             ServiceError: the service refused, or could not be reached in time.
-            OSError, TypeError, ValueError: what is given as an image is none.
+            OSError, TypeError, ValueError: an image cannot be read or has the wrong type or shape.
         """
         return answer(self._send(classify_request(images, options, request_id)))
 

@@ -29,15 +29,15 @@ def read_images(images: Images) -> list[Source]:
 
     Raises:
         OSError: a file that cannot be read.
-        TypeError, ValueError: what is no image.
+        TypeError, ValueError: the wrong type or shape.
     """
     if isinstance(images, _ONE) or _is_pillow(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
         return [_read(images, "the image")]
     if not isinstance(images, Iterable):
-        raise TypeError(f"images: a {type(images).__name__} is none, and no sequence of them")
+        raise TypeError(f"images: expected one image or a sequence of them, got {type(images).__name__}")
     sources = [_read(image, f"images[{index}]") for index, image in enumerate(images)]
     if not sources:
-        raise ValueError("images: there is none")
+        raise ValueError("images: expected at least one")
     return sources
 
 
@@ -97,7 +97,7 @@ class Options(TypedDict, total=False):
 def as_text(options: Mapping[str, Any]) -> dict[str, str]:
     """Options as form fields: what a service reads, and a model in-process too, so that both say the same of them."""
     if "stream" in options:
-        raise TypeError("stream is no option here: call .stream(images, ...)")
+        raise TypeError("stream is not an option here; call .stream(images, ...)")
     return {
         name: value if isinstance(value, str) else json.dumps(value, default=_plain)
         for name, value in options.items()
@@ -109,4 +109,4 @@ def _plain(value: Any) -> Any:
     """NumPy's arrays and scalars."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"an option can be no {type(value).__name__}")
+    raise TypeError(f"an option cannot be a {type(value).__name__}")

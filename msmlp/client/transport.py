@@ -20,14 +20,14 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 
 
 def checked_url(url: str) -> str:
-    """A service's address; OptionError when it is none."""
+    """A service's address; OptionError when it is not valid."""
     try:
         parts = httpx.URL(url)
         sound = parts.scheme in ("http", "https") and parts.host
     except httpx.InvalidURL:
         sound = False
     if not sound:
-        raise OptionError("url", f"{url!r} is no address of a service; an example: http://127.0.0.1:8000")
+        raise OptionError("url", f"{url!r} is not the address of a service; expected one like http://127.0.0.1:8000")
     return url
 
 

@@ -238,7 +238,7 @@ def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url:
         ([files[0], "--weights", "weights"], "--weights"),
         ([files[0], "--stream", "--json"], "--stream"),
         ([files[0], "--url", f"{url}/x"], f"{url}/x/classify: there is nothing here"),
-        ([files[0], "--url", "localhost:8000"], "'localhost:8000' is no address"),
+        ([files[0], "--url", "localhost:8000"], "'localhost:8000' is not the address"),
         ([], "Missing argument"),
     ):
         assert call("classify", "--url", url, *words) == 2, words

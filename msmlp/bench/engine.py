@@ -24,9 +24,9 @@ from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.service.engine.latency import StageTimes
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Scheduler
-from msmlp.service.engine.times import StageTimes
 from msmlp.service.settings import load_settings
 
 CAPS = (16, 64, 256)

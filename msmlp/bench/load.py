@@ -17,13 +17,13 @@ import numpy as np
 from msmlp.bench.stages import Pixels
 from msmlp.model.errors import DeviceError, OptionError
 from msmlp.model.weights import OperatingPoint
-from msmlp.service.account import Account
-from msmlp.service.collector import leave_what_is_there
+from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.errors import OverloadedError
 from msmlp.service.inference import Call, Outcome, run
 from msmlp.service.options import RequestOptions
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import Service, build_service
+from msmlp.service.telemetry.record import Account
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Images per request."""
@@ -92,7 +92,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
             if service.engine.down:
                 raise DeviceError("the engine could not be started")
             await asyncio.sleep(0.05)
-        leave_what_is_there()  # as the app does
+        freeze_gc()  # as the app does
         yield service
     finally:
         await service.engine.stop()

@@ -17,7 +17,7 @@ from msmlp.bench.stages import Floats, Ints, Pixels, PlainStages, StageCosts, St
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason, decide
-from msmlp.service.engine.loop import Loop
+from msmlp.service.engine.core import Loop
 from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 
 Batches = list[tuple[int, int]]

@@ -9,8 +9,8 @@ import pytest
 
 from msmlp.bench.http import HttpOptions, UnreachableError, bench_http
 from msmlp.bench.images import IMAGES_OF
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.e2e.conftest import Call
 from tests.servers import serving
 

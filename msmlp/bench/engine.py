@@ -18,18 +18,17 @@ from msmlp.bench.images import pick_images
 from msmlp.bench.load import named_point, named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.saturation import BASELINES, Saturated, Saturation
-from msmlp.bench.stages import Floats, Ints, Pixels, PlainStages, reach_of
+from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
 from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import run_every_exit
-from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import StageTimes
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Scheduler
 from msmlp.service.settings import load_settings
 
-CAPS = (16, 64, 256)
 DESCRIBED = 64
 """The cap that the document's own fields describe, where it is among those measured."""
 SAMPLES = 20
@@ -50,7 +49,7 @@ class BenchOptions:
     data: Path | None = None
     images: int = 2048
     rounds: int = 5
-    caps: tuple[int, ...] = CAPS
+    caps: tuple[int, ...] = (16, 64, 256)
     policy: str = "balanced"
     backend: str = "torch"
     device: str = "auto"
@@ -79,12 +78,13 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)
     point = named_point(calibration.points, options.policy)
-    images, thresholds = pick_images(options.data, options.images, weights.manifest.cascade.image_size), _array(point)
+    images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
+    thresholds = np.array(point.thresholds)
     caps = _saturate(options, weights, calibration, images, thresholds, progress)
     described = caps[options.cap]
     scores = run_every_exit(described.backend, images).scores
-    exits = exit_of(scores, thresholds)
-    documents = {cap: saturation.document(reach_of(exits, scores.shape[1])) for cap, saturation in caps.items()}
+    exits, stages = exit_of(scores, thresholds), described.backend.stages
+    documents = {cap: saturation.document(reach_of(exits, stages)) for cap, saturation in caps.items()}
     document = {
         "weights": str(options.weights),
         "data": None if options.data is None else options.data.name,
@@ -96,7 +96,7 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
-        "exit_share": _shares(exits, scores.shape[1]),
+        "exit_share": [round(float((exits == exit).mean()), 4) for exit in range(1, stages + 1)],
         **documents[options.cap],
         "caps": list(documents.values()),
     }
@@ -136,8 +136,8 @@ def _saturate(
 
 def _capacity(described: Saturation, calibration: Calibration, scores: Scores, document: dict[str, Any]) -> float:
     """The engine's images/s, were it saturated with the mix of operating points that is offered."""
-    stages = scores.shape[1]
-    reach = [reach_of(exit_of(scores, _array(point)), stages) for point in named_points(calibration.points)]
+    mix = [exit_of(scores, np.array(point.thresholds)) for point in named_points(calibration.points)]
+    reach = [reach_of(exits, scores.shape[1]) for exits in mix]
     bound = described.costs().images_per_second(np.mean(reach, axis=0))
     return float(document["efficiency"] * bound)
 
@@ -180,15 +180,6 @@ def _loads(options: BenchOptions, images: Pixels, capacity: float, progress: Pro
         weights=options.weights, engine=options.engine, max_batch=options.cap, **options.backend_settings
     )
     return asyncio.run(offered_loads(settings, images, capacity, options.loads, options.load_seconds, progress))
-
-
-def _array(point: OperatingPoint) -> Floats:
-    return np.array(point.thresholds)
-
-
-def _shares(exits: Ints, stages: int) -> list[float]:
-    shares: list[float] = (np.bincount(exits - 1, minlength=stages) / len(exits)).round(4).tolist()
-    return shares
 
 
 def engine_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -97,6 +97,7 @@ def _tensor_bytes(pictures: Sequence[NDArray[np.uint8]]) -> tuple[bytes, int]:
     binary = {"binary_data": True}
     head = {
         "inputs": [{**tensor, "parameters": {"binary_data_size": pixels.nbytes}}],
+        "parameters": {"degrade": False},  # brown-out would change how much work an image is
         "outputs": [*({"name": name, "parameters": binary} for name in ("class_id", "confidence")), {"name": "exit"}],
     }
     text = json.dumps(head).encode()

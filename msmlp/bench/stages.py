@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import Weights
 
 Pixels = NDArray[np.uint8]

@@ -50,8 +50,8 @@ from benchmarks.peers.servers import (
     resume,
     tune,
 )
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import Load, Seen, offer
+from msmlp.bench.images import thumbnails
 from msmlp.model.errors import DeviceError, MsmlpError
 
 CORES = 2

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.peers.measure import Entry, measure
 from benchmarks.peers.prepare import PeersError, first_scores, half_threshold, right_answers, versions
 from benchmarks.peers.servers import OURS, PEERS, Case, our_server, pause, peer_server, resume
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import offer
+from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import Server, family
 from tests.servers import wait_until
 

@@ -3,7 +3,7 @@
 from msmlp.model.backends.gpu import free_gpu_memory
 from msmlp.model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights import Weights
 
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msmlp.model.cgroups import groups
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import DeviceError, MsmlpError, OutOfMemoryError
+from msmlp.model.nn.config import CascadeConfig
 
 SHARE = 0.25
 """What slots may take of the memory that is free before the weights are loaded: those and batches need the rest."""

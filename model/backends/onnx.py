@@ -10,7 +10,7 @@ from msmlp.model.backends.memory import failures
 from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.parts import Crew, part_of
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 # Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

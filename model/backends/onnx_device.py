@@ -16,7 +16,7 @@ from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
 from msmlp.model.backends.providers import Provider, open_session
 from msmlp.model.backends.slotted import ROWS, slotted_stages
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 # See onnx.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -17,7 +17,7 @@ from msmlp.model.backends.memory import failures
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
-from msmlp.model.served import ServedStage, served_stages
+from msmlp.model.nn.served import ServedStage, served_stages
 from msmlp.model.weights import Weights
 
 ARRIVING = 1024

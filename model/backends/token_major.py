@@ -1,11 +1,11 @@
-"""A stage as a CPU serves it: the numbers of `ServedStage` (model/served.py), in fewer and larger operations.
+"""A stage as a CPU serves it: the numbers of `ServedStage` (model/nn/served.py), in fewer and larger operations.
 
 Tensors lie token by token, [S, n, C]. Token mixing over a whole batch is then one matrix product, W [D_S, S] by
 [S, n·C], and so is channel mixing, [S·n, C] by W: nothing is transposed. Besides:
 
 - GELU and the residual are part of the products (linear.py).
 - The bias of token mixing's first layer is one more column of its weight, which meets a row of ones.
-- The biases of its second layers are added at once, after the patch embedding (model/folding.py).
+- The biases of its second layers are added at once, after the patch embedding (model/nn/served.py).
 - Pixels are normalised by the patch embedding's weight, logits are tempered by the head's.
 - E's norm standardises upstream features alike for every block, so that is done once.
 
@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msmlp.model.backends.linear import Linear, mix, mix_added, mix_gelu
-from msmlp.model.blocks import MixerBlock
-from msmlp.model.config import CascadeConfig
-from msmlp.model.folding import embedding_after_norm, late_bias, token_weight
-from msmlp.model.reuse import Reuse
-from msmlp.model.served import ServedStage
+from msmlp.model.nn.blocks import MixerBlock, Reuse
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
 
 Op = Callable[[Tensor], Tensor]
 

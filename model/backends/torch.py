@@ -15,7 +15,7 @@ from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.backends.threads import set_threads
 from msmlp.model.backends.token_major import TokenMajorStages
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import Weights
 
 

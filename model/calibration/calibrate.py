@@ -15,8 +15,8 @@ from msmlp.model.calibration.risk import RiskLimit, risk_limit
 from msmlp.model.calibration.settings import Setting, Table, thinned
 from msmlp.model.calibration.temperature import fit_temperatures
 from msmlp.model.calibration.timing import measure_stage_ms
-from msmlp.model.datasets import Split, load_dataset
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import Split, load_dataset
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from msmlp.model.backends.onnx import OnnxBackend
 from msmlp.model.backends.torch import TorchBackend
 from msmlp.model.calibration.held_out import validation_images
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.export.graph_stage import GraphStage
 from msmlp.model.export.quantize import Ranges
 from msmlp.model.export.trace import OPSET, serialized, traced
-from msmlp.model.graph_stage import GraphStage
+from msmlp.model.nn.served import served_stages
 from msmlp.model.offline import run_every_exit
-from msmlp.model.served import served_stages
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
 

@@ -1,6 +1,6 @@
 """A stage → an ONNX graph that stands alone.
 
-A graph holds all that model/served.py computes: normalisation, the folded stage, temperature and exit policy. Its
+A graph holds all that model/nn/served.py computes: normalisation, the folded stage, temperature and exit policy. Its
 inputs are pixels uint8 [n, H, W, 3] and, after stage 1, upstream features [n, S, C]; its outputs are features,
 probabilities and score.
 """
@@ -11,9 +11,9 @@ import warnings
 import onnx
 import torch
 
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import WeightsError
-from msmlp.model.graph_stage import GraphStage
+from msmlp.model.export.graph_stage import GraphStage
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights.graphs import Origin
 
 OPSET = 20

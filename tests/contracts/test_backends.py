@@ -21,10 +21,10 @@ from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, 
 from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
-from msmlp.model.cascade import Cascade
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import exit_of
 from msmlp.model.export import export
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
 from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights

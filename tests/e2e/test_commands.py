@@ -13,7 +13,7 @@ import typer.main
 
 from msmlp import main as command_line
 from msmlp.main import app
-from msmlp.model.training.options import network_presets
+from msmlp.model.training.recipes import network_presets
 from msmlp.service.settings import Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 

@@ -14,8 +14,8 @@ from msmlp.model.backends.memory import (
     slot_bytes,
     slots_that_fit,
 )
-from msmlp.model.config import preset
 from msmlp.model.errors import DeviceError, OptionError, OutOfMemoryError
+from msmlp.model.nn.config import preset
 
 GIB = 2**30
 

@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from msmlp.bench.bodies import form_bytes, thumbnails
 from msmlp.bench.generator import Load, Seen, offer, request_bytes
-from msmlp.bench.offer import SIZES
+from msmlp.bench.images import form_bytes, thumbnails
+from msmlp.bench.load import SIZES
 from msmlp.bench.processes import Server, family, image_size, server_process
 
 CAPACITY_SECONDS = 10.0

@@ -1,10 +1,11 @@
-"""The images a caller hands over → encoded files and arrays of pixels."""
+"""What a caller hands over: images, and options by the names they have over HTTP."""
 
 import io
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,15 @@ def read_images(images: Images) -> list[Source]:
 
     Raises:
         OSError: a file that cannot be read.
-        TypeError, ValueError: what is no image.
+        TypeError, ValueError: the wrong type or shape.
     """
     if isinstance(images, _ONE) or _is_pillow(images) or (isinstance(images, np.ndarray) and images.ndim != 4):
         return [_read(images, "the image")]
     if not isinstance(images, Iterable):
-        raise TypeError(f"images: a {type(images).__name__} is none, and no sequence of them")
+        raise TypeError(f"images: expected one image or a sequence of them, got {type(images).__name__}")
     sources = [_read(image, f"images[{index}]") for index, image in enumerate(images)]
     if not sources:
-        raise ValueError("images: there is none")
+        raise ValueError("images: expected at least one")
     return sources
 
 
@@ -75,3 +76,37 @@ def _is_pillow(image: Any) -> bool:
     from PIL.Image import Image
 
     return isinstance(image, Image)
+
+
+class Options(TypedDict, total=False):
+    """Section 3 of the contract; None is not given. docs/http.md says what each means."""
+
+    thresholds: Sequence[float] | str | None
+    policy: str | None
+    budget_gflops: float | None
+    min_accuracy: float | None
+    accuracy_floor: float | None
+    max_gflops: float | None
+    deadline_ms: float | None
+    min_exit: int | None
+    max_exit: int | None
+    top_k: int | None
+    degrade: bool | None
+
+
+def as_text(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options as form fields: what a service reads, and a model in-process too, so that both say the same of them."""
+    if "stream" in options:
+        raise TypeError("stream is not an option here; call .stream(images, ...)")
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=_plain)
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's arrays and scalars."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"an option cannot be a {type(value).__name__}")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import msmlp
-from msmlp.local import Model
+from msmlp.client.local import Model
 from msmlp.model.errors import CallerError, DeviceError
 from msmlp.service.engine.messages import Cancelled
 from tests.fakes import FakeBackend, picture, pictures
@@ -134,9 +134,9 @@ def test_several_are_answered_in_their_order(model: msmlp.Model, digits: Any, di
         (np.zeros((32, 32), np.uint8), ValueError, r"the image is uint8 \[32, 32\]; allowed: uint8 \[H, W, 3\]"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))], ValueError, r"images\[1\] is float64"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, "uint8"),
-        (7, TypeError, "a int is none"),
+        (7, TypeError, "images: expected one image or a sequence of them, got int"),
         ([None], TypeError, r"images\[0\] is a NoneType"),
-        ([], ValueError, "there is none"),
+        ([], ValueError, "expected at least one"),
     ],
 )
 def test_what_is_no_image_is_said_alike_by_both(

@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from msmlp.bench.engine import BenchOptions, bench_engine
-from msmlp.bench.images import pick_images
-from msmlp.bench.report import engine_lines
+from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
 from msmlp.model.errors import OptionError
 from tests.e2e.conftest import Call
 
@@ -29,7 +26,7 @@ def result(tiny_weights: Path, digits_folder: Path) -> dict[str, Any]:
         loads=(0.5, 4.0),
     )
     document = bench_engine(options, told.append)
-    assert len(told) == options.steps
+    assert "round 1 of 1, batches up to 4" in told
     return document
 
 
@@ -50,17 +47,17 @@ def test_every_cap_is_measured_and_the_first_one_described(result: dict[str, Any
     described = result["caps"][0]
     assert {name: result[name] for name in described} == described
     for cap in result["caps"]:
-        for name, ratio in cap["measured_over_predicted"].items():
-            assert ratio == pytest.approx(cap["engine_over"][name] / cap["predicted_over"][name])
+        for name, speed in cap["baselines"].items():  # of one round
+            assert cap["engine_over"][name] == pytest.approx(cap["engine_images_per_second"] / speed)
         assert cap["full_batch"] <= cap["max_batch"]
         assert all(size <= cap["max_batch"] for sizes in cap["mean_batch"].values() for size in sizes)
         assert cap["mean_batch"]["masked"] == [cap["max_batch"]] * 3
 
 
 def test_the_hosts_own_work_is_timed(result: dict[str, Any]) -> None:
-    host = result["host"]
-    assert host["scheduler_us_per_image_and_stage"].keys() == {"1024", "256"}
-    assert 0 < host["scheduler_us_single_ticket"] < host["facade_us_single_image"]
+    scheduler = result["host"]["scheduler_us_per_image_and_stage"]
+    assert scheduler.keys() == {"1", "256", "1024"}
+    assert all(us > 0 for us in scheduler.values())
 
 
 def test_the_document_is_said_in_lines(result: dict[str, Any]) -> None:
@@ -72,7 +69,6 @@ def test_the_document_is_said_in_lines(result: dict[str, Any]) -> None:
 def test_every_offered_load_is_accounted_for(result: dict[str, Any]) -> None:
     assert [row["load"] for row in result["load"]] == [0.5, 4.0]
     wanted = {"offered", "achieved", "p50_ms", "p95_ms", "p99_ms", "mean_gflops", "degraded", "shed"}
-    wanted |= {"slowdown", "ideal", "queue_ms", "mean_batch", "late", "brownout_at_first_shed"}
     for row in result["load"]:
         assert wanted <= row.keys()
         assert 0 <= row["achieved"] <= row["offered"]
@@ -82,18 +78,14 @@ def test_every_offered_load_is_accounted_for(result: dict[str, Any]) -> None:
             assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
 
 
-def test_the_picture_is_drawn(result: dict[str, Any], tmp_path: Path) -> None:
-    from PIL import Image
-
-    from msmlp.bench.plot import draw_engine
-
-    draw_engine(result, tmp_path / "bench.png")
-    with Image.open(tmp_path / "bench.png") as picture:
-        assert picture.width > picture.height > 100
+def test_a_plot_is_refused(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bench", "engine", "--plot", "bench.png") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "removed in 0.2" in line
 
 
 def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
-    with pytest.raises(OptionError, match="'best' is no operating point; there are"):
+    with pytest.raises(OptionError, match="'best' is not an operating point; expected one of"):
         bench_engine(BenchOptions(tiny_weights, policy="best"))
 
 
@@ -101,10 +93,4 @@ def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
 def test_caps_that_are_no_numbers_are_one_line(call: Call, capsys: pytest.CaptureFixture[str], caps: str) -> None:
     assert call("bench", "engine", "--max-batch", caps) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert f"{caps!r} is no list of numbers 1 to 4096" in line
-
-
-def test_without_data_images_are_cut_from_a_photograph() -> None:
-    images = pick_images(None, 5, 32)
-    assert images.shape == (5, 32, 32, 3)
-    assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
+    assert f"{caps!r} is not a list of numbers from 1 to 4096" in line

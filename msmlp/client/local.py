@@ -11,11 +11,10 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from msmlp.answer import Answer, StreamLine
-from msmlp.errors import ServiceError
-from msmlp.images import Images, read_images
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, Options, as_text, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
-from msmlp.options import Options, as_text
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.errors import RetryableError, TooManyImagesError, problem
 from msmlp.service.inference import Call, classify, stream
@@ -33,12 +32,12 @@ def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Mod
     Args:
         weights: a weights folder.
         settings: those of `msmlp serve`, by the same names (docs/settings.md): `device`, `dtype`, `max_batch`,
-            `policy`, ... Brown-out and shadows are off: nobody else's requests are to be protected or watched.
+            `policy`, ... Brown-out and shadows are off: there are no other callers to protect.
 
     Raises:
         MsmlpError: weights, settings or a device that do not fit.
     """
-    # No process: it would import the caller's script anew.
+    # No process: it would import the caller's script again.
     alone = {
         "engine": "thread",
         "brownout_ms": 0,
@@ -69,7 +68,7 @@ class Model:
 
         Raises:
             ServiceError: with the status and the code that a service would have answered.
-            OSError, TypeError, ValueError: what is given as an image is none.
+            OSError, TypeError, ValueError: an image cannot be read or has the wrong type or shape.
         """
         request = _Request(images, request_id, as_text(options))
         with request.errors():
@@ -122,7 +121,7 @@ class Model:
         self._service.decoders.shutdown()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work` on the model's loop; whoever is interrupted while waiting cancels it."""
+        """The result of `work` on the model's loop; an interrupted caller cancels it."""
         with self._lock:
             if self._closed:
                 work.close()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msmlp.bench.costs import reach_of
 from msmlp.bench.null_server import NullBackend
-from msmlp.bench.strategies import Saturated, full, masked, shrinking
+from msmlp.bench.saturation import Saturated, full, masked, shrinking
+from msmlp.bench.stages import reach_of
 from msmlp.model.backends.protocol import Slots, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import exit_of
@@ -37,12 +37,12 @@ REACHED = reach_of(EXITS, 3) * len(EXITS)
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_without_a_device_the_engine_makes_the_very_decisions_that_calibration_makes(in_flight: int) -> None:
     engine = Saturated(null(in_flight), warm_up(null()))
-    engine.run(NOTHING, THRESHOLDS)
+    batches = engine.run(NOTHING, THRESHOLDS)
     assert Counter(engine.exits.tolist()) == Counter(EXITS.tolist())
-    assert entered(engine.batches) == pytest.approx(REACHED)
-    engine.run(NOTHING, np.ones(2))
+    assert entered(batches) == pytest.approx(REACHED)
+    batches = engine.run(NOTHING, np.ones(2))
     assert set(engine.exits.tolist()) == {3}
-    assert entered(engine.batches) == [200] * 3
+    assert entered(batches) == [200] * 3
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

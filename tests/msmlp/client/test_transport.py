@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.errors import ServiceError
-from msmlp.retry import FIRST_WAIT, LONGEST_WAIT, Attempts
+from msmlp.client.errors import ServiceError
+from msmlp.client.transport import FIRST_WAIT, LONGEST_WAIT, Attempts
 
 REFUSED = ServiceError("no answer", code="unreachable")
 

@@ -1,29 +1,33 @@
-"""Requests and responses as both clients write and read them; nothing here sends anything."""
+"""Requests and responses as both clients write and read them, when a call is tried again, and for how long it reads."""
 
 import json
-from collections.abc import Mapping
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from msmlp.answer import Answer, StreamLine
-from msmlp.errors import ServiceError
-from msmlp.images import Images, encoded, read_images
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, as_text, encoded, read_images
 from msmlp.model.errors import OptionError
-from msmlp.options import as_text
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+"""Seconds; without Retry-After a wait doubles from the first to the longest, and is shortened by a random part."""
 
 
 def checked_url(url: str) -> str:
-    """A service's address; OptionError when it is none."""
+    """A service's address; OptionError when it is not valid."""
     try:
         parts = httpx.URL(url)
         sound = parts.scheme in ("http", "https") and parts.host
     except httpx.InvalidURL:
         sound = False
     if not sound:
-        raise OptionError("url", f"{url!r} is no address of a service; an example: http://127.0.0.1:8000")
+        raise OptionError("url", f"{url!r} is not the address of a service; expected one like http://127.0.0.1:8000")
     return url
 
 
@@ -118,3 +122,79 @@ def _seconds(retry_after: str) -> float | None:
 def _not_understood(response: httpx.Response) -> ServiceError:
     text = f"{response.request.url} answers, but not as msmlp does"
     return ServiceError(text, status=response.status_code, code="not_understood")
+
+
+class Attempts:
+    """The attempts of one call: at most `retries` after the first, none begun later than `timeout` seconds after it.
+
+    `clock` gives seconds, `chance` numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        retries: int,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._retries, self._made = retries, 0
+        self._clock, self._chance = clock, chance
+        self._end = clock() + timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds until the call's end, never less than a millisecond."""
+        return max(0.001, self._end - self._clock())
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has taken all its time."""
+        return self._clock() >= self._end
+
+    def wait_after(self, error: ServiceError) -> float:
+        """Seconds to wait before the next attempt; raises `error` when there is to be none."""
+        again = error.code == "unreachable" or error.status in (429, 503)
+        wait = self._backoff() if error.retry_after is None else error.retry_after
+        if not again or self._made >= self._retries or wait >= self._end - self._clock():
+            raise error
+        self._made += 1
+        return wait
+
+    def _backoff(self) -> float:
+        return min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
+
+
+class TimedStream(httpx.SyncByteStream):
+    """Reads on from `stream`; raises ReadTimeout at the first bytes that come after the call's end."""
+
+    def __init__(self, stream: httpx.SyncByteStream, attempts: Attempts) -> None:
+        self._stream, self._attempts = stream, attempts
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            if self._attempts.over:
+                self.close()
+                raise httpx.ReadTimeout("the answer took too long")
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._stream.close()
+
+
+class AsyncTimedStream(httpx.AsyncByteStream):
+    """`TimedStream` for asyncio."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, attempts: Attempts) -> None:
+        self._stream, self._attempts = stream, attempts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            if self._attempts.over:
+                await self.aclose()
+                raise httpx.ReadTimeout("the answer took too long")
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        await self._stream.aclose()

@@ -39,7 +39,7 @@ class ClassProbability(Document):
 
 
 class Stage(Document):
-    """What one stage said of an image, and what it took."""
+    """One stage's answer for an image, and what it took."""
 
     stage: int
     score: float

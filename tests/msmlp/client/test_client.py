@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import msmlp
-from msmlp.retry import FIRST_WAIT
+from msmlp.client.transport import FIRST_WAIT
 from tests.msmlp.scripted import ANSWER, DROPPED, SILENT, TRICKLE, Reply, refusal, scripted
 
 LINE = {"request_id": "theirs", "index": 0, "reason": "goes_on", "final": False}
@@ -317,7 +317,7 @@ def test_a_service_may_stand_below_a_path(ask: Driver) -> None:
     "url", ["localhost:8000", "127.0.0.1", "ftp://here", "http://", "", "http://[::1", "http://h:x"]
 )
 def test_what_is_no_address_is_refused_at_once(kind: Callable[[str], Any], url: str) -> None:
-    with pytest.raises(msmlp.MsmlpError, match="is no address of a service"):
+    with pytest.raises(msmlp.MsmlpError, match="is not the address of a service"):
         kind(url)
 
 

@@ -7,13 +7,21 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from msmlp.answer import Answer, StreamLine
-from msmlp.deadline import AsyncTimedStream, TimedStream
-from msmlp.errors import ServiceError
-from msmlp.images import Images
-from msmlp.options import Options
-from msmlp.retry import Attempts
-from msmlp.wire import answer, checked_url, classify_request, document, failure, stream_line, unanswered
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, Options
+from msmlp.client.transport import (
+    AsyncTimedStream,
+    Attempts,
+    TimedStream,
+    answer,
+    checked_url,
+    classify_request,
+    document,
+    failure,
+    stream_line,
+    unanswered,
+)
 
 _MODEL = {"method": "GET", "url": "model"}
 _READY = {"method": "GET", "url": "readyz"}
@@ -50,7 +58,7 @@ class Client:
 
         Raises:
             ServiceError: the service refused, or could not be reached in time.
-            OSError, TypeError, ValueError: what is given as an image is none.
+            OSError, TypeError, ValueError: an image cannot be read or has the wrong type or shape.
         """
         return answer(self._send(classify_request(images, options, request_id)))
 

@@ -1,6 +1,6 @@
 # Every verb does its own set-up in .venv. EXTRA=cpu|gpu chooses the build by hand.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system check fix bench image-test chaos docs clean
+.PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos docs clean
 
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
@@ -29,6 +29,12 @@ test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
 
 test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER); nothing is skipped
 	$(BIN)/python -m pytest -m system $(ARGS)
+
+test-gpu: gpu-here $(DEV) ## every CUDA test; fails where there is no GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-here:
+	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: there is no GPU here (nvidia-smi finds none)" >&2; exit 1; }
 
 chaos: $(DEV) ## the property tests at length
 	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/http/test_openapi.py $(ARGS)

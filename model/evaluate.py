@@ -18,7 +18,7 @@ from msmlp.model.weights.calibration import expectation
 def evaluate(
     folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> dict[str, Any]:
-    """The document of the contract's section 2, through the backend and dtype that serve.
+    """What `msmlp evaluate --json` prints, measured with the backend and dtype that serve.
 
     Args:
         folder: a calibrated weights folder.

@@ -1,4 +1,4 @@
-"""What comes back from a service and from a model in-process: the contract's documents, with attributes."""
+"""What comes back from a service and from a model in-process: the JSON documents, with attributes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar

@@ -12,7 +12,7 @@ class ServiceError(MsmlpError):
     Args:
         detail: one clear line.
         status: the HTTP status; None when no answer came.
-        code: the contract's word for it (`bad_option`, `overloaded`, ...); `unreachable` or `timeout` when no answer
+        code: the service's name for it (`bad_option`, `overloaded`, ...); `unreachable` or `timeout` when no answer
             came, `not_sent` when nothing could be sent, `not_understood` when the answer is not the service's.
         request_id: as the service logged it.
         errors: one `{"index", "code", "detail"}` for each image at fault.

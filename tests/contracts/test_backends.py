@@ -18,7 +18,7 @@ from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.drivers import EagerDriver, Step
 from msmlp.model.backends.onnx_device import OnnxDeviceBackend
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
+from msmlp.model.backends.providers import CPU
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import DeviceError
@@ -96,11 +96,6 @@ ACROSS_BUCKETS = {
 }
 """ε between the buckets of one backend; docs/backends.md says what was measured."""
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-ORT_CUDA = pytest.mark.skipif(
-    not (torch.cuda.is_available() and has_provider(BY_NAME["cuda"])), reason="no GPU here, or no ONNX Runtime for it"
-)
-
 
 @pytest.fixture(scope="module")
 def scored(
@@ -144,10 +139,10 @@ def lowered(
         # The backend of a GPU, on a CPU: all of it but CUDA.
         "device-cpu-float32",
         "device-cpu-float16",
-        pytest.param("onnx-cuda-float32", marks=ORT_CUDA),
-        pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
-        pytest.param("torch-cuda-float32", marks=CUDA),
-        pytest.param("torch-cuda-bfloat16", marks=CUDA),
+        pytest.param("onnx-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("onnx-cuda-float16", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-bfloat16", marks=pytest.mark.gpu),
         "repeated-cpu-float32",
         *(
             f"{backend}-cpu-float32-{policy}"

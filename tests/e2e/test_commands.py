@@ -14,7 +14,7 @@ import typer.main
 from msmlp import main as command_line
 from msmlp.main import app
 from msmlp.model.training.recipes import network_presets
-from msmlp.service.settings import Settings
+from msmlp.service.settings import REMOVED, Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 
 ROOT = typer.main.get_command(app)
@@ -179,8 +179,20 @@ def test_a_fault_of_ours_can_be_traced(failing_info: Any, monkeypatch: pytest.Mo
 
 def test_serve_has_an_option_for_every_setting_and_no_other() -> None:
     serve: Any = ROOT.commands["serve"]  # type: ignore[attr-defined]
-    options = {option.opts[0] for option in serve.params}
+    options = {option.opts[0] for option in serve.params if not option.hidden}
     assert options == {"--" + name.replace("_", "-") for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_option_is_one_line(
+    call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    option, variable = "--" + name.replace("_", "-"), f"MSMLP_{name.upper()}"
+    assert call("serve", option) == 2
+    assert capsys.readouterr().err == f"msmlp: {option}: {REMOVED[name]}\n"
+    monkeypatch.setenv(variable, "1")
+    assert call("serve") == 2
+    assert capsys.readouterr().err == f"msmlp: {variable}: {REMOVED[name]}\n"
 
 
 def test_serve_says_each_settings_meaning_and_default(call: Call, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.environment import PeersError, versions
-from benchmarks.peers.rounds import Entry, measure
+from benchmarks.peers.measure import Entry, measure
+from benchmarks.peers.prepare import PeersError, first_scores, half_threshold, right_answers, versions
 from benchmarks.peers.servers import OURS, PEERS, Case, our_server, pause, peer_server, resume
-from benchmarks.peers.truth import first_scores, half_threshold, right_answers
 from msmlp.bench.generator import offer
 from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import Server, family

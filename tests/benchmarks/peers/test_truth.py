@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers.graphs import Graphs, decode
-from benchmarks.peers.truth import half_threshold, look, right_answers
+from benchmarks.peers.measure import look
+from benchmarks.peers.prepare import half_threshold, right_answers
+from benchmarks.peers.programs import Graphs, decode
 from msmlp.bench.generator import Seen
 from msmlp.bench.images import thumbnails
 from msmlp.model.backends.onnx import OnnxBackend

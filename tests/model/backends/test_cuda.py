@@ -10,7 +10,7 @@ from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend, warm_up
 from msmlp.model.weights import load_calibration, load_weights
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture

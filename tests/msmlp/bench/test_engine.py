@@ -1,4 +1,4 @@
-"""`msmlp bench`: the documents the contract promises, from real runs at small size; no number is judged here."""
+"""`msmlp bench`: its documents, from real runs at small size; no number is judged here."""
 
 import json
 from pathlib import Path

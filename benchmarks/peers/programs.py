@@ -1,10 +1,18 @@
-"""What every peer runs: pixels from bytes, and the exported graphs, stage by stage over whoever is left.
+"""The programs of the peers, run with the Python of their own environment.
 
-The peers' environment has no msmlp: numpy, Pillow and ONNX Runtime are all that is imported.
+    python -m benchmarks.peers.programs fastapi '{"folder": ..., "thresholds": [...], "port": ..., "processes": 1, ...}'
+    python -m benchmarks.peers.programs litserve '{..., "workers": 1, ...}'
+
+Both run the exported graphs stage by stage, over the images that have not left yet. There is no msmlp in the peers'
+environment; ours, which also runs the graphs, has no LitServe: each server's packages are imported where it starts.
 """
 
+import asyncio
 import io
+import json
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +26,8 @@ import onnxruntime
 
 Pixels = NDArray[np.uint8]
 Answer = dict[str, Any]
+GIVEN = "MSMLP_PEER"
+"""How uvicorn's worker processes receive the command line."""
 
 
 def decode(data: bytes, size: int) -> Pixels:
@@ -55,7 +65,7 @@ class Graphs:
                 break
             rest, last = rest[on], k == len(self._thresholds)
             inputs = {"pixels": pixels[rest], "upstream": features[on]}
-            # The last stage's features are nobody's.
+            # Nothing reads the last stage's features.
             *more, answers, score = self._sessions[k].run(wanted[1:] if last else wanted, inputs)
             features = more[0] if more else features
             probabilities[rest], exits[rest] = answers, k + 1
@@ -68,3 +78,60 @@ def _answers(probabilities: NDArray[np.float32], exits: NDArray[np.int_]) -> lis
         {"class_id": class_id, "confidence": confidence, "exit": exit}
         for class_id, confidence, exit in zip(classes, confidences, exits.tolist(), strict=True)
     ]
+
+
+def fastapi_app() -> Any:
+    """Plain FastAPI in one process: each request is decoded and run alone, on a thread of a small pool."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    given = json.loads(os.environ[GIVEN])
+    graphs = Graphs(Path(given["folder"]), given["thresholds"], given["threads"], given["spinning"])
+    pool = ThreadPoolExecutor(given["pool"])
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    def work(data: bytes) -> Answer:
+        return graphs.classify(decode(data, graphs.size)[None])[0]
+
+    @app.get("/readyz")
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
+
+    @app.post("/predict")
+    async def predict(request: Request) -> JSONResponse:
+        data = await request.body()
+        return JSONResponse(await asyncio.get_running_loop().run_in_executor(pool, work, data))
+
+    return app
+
+
+def serve_fastapi(given: dict[str, Any]) -> None:
+    """With uvicorn, which uses uvloop and httptools where they are installed."""
+    import uvicorn
+
+    os.environ[GIVEN] = json.dumps(given)
+    uvicorn.run(
+        "benchmarks.peers.programs:fastapi_app",
+        factory=True,
+        host="127.0.0.1",
+        port=given["port"],
+        workers=given["processes"],
+        log_level="warning",
+        access_log=False,
+    )
+
+
+def main(name: str, text: str) -> None:
+    """Serve until SIGTERM."""
+    given = json.loads(text)
+    print(f"serving {name} on http://127.0.0.1:{given['port']}", flush=True)
+    if name == "litserve":
+        from benchmarks.peers.litserve_peer import serve_litserve
+
+        serve_litserve(given)
+    else:
+        serve_fastapi(given)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from benchmarks.backends.agreement import agreement
-from benchmarks.backends.stages import stage_times
+from benchmarks.backends import agreement, stage_times
 from msmlp.model.data import Split
 from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
@@ -28,7 +27,7 @@ def test_images_that_leave_elsewhere_or_with_another_label_are_counted() -> None
     assert a["accuracy"] == [1 / 3, 1]
 
 
-def test_every_bucket_has_a_time_a_stage_for_every_backend() -> None:
+def test_every_bucket_has_a_time_per_stage_for_every_backend() -> None:
     fakes = {name: FakeBackend(capacity=8, max_batch=8) for name in ("a", "b")}
     images = np.zeros((8, fakes["a"].size, fakes["a"].size, 3), dtype=np.uint8)
     rows = stage_times(fakes, images, rounds=2, buckets=(1, 8))

@@ -5,13 +5,13 @@ import os
 import platform
 import socket
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
+import msmlp
 from msmlp.machine import Section, machine, packages, torch_and_gpus
 from msmlp.model.errors import MsmlpError
 
@@ -52,7 +52,7 @@ def examine(weights: Path | None) -> list[Section]:
     found, settings = _settings(weights)
     return [
         Section("python", f"{platform.python_version()} ({sys.executable})", platform.python_version()),
-        Section("msmlp", metadata.version("msmlp"), metadata.version("msmlp")),
+        Section("msmlp", msmlp.__version__, msmlp.__version__),
         packages(),
         machine(),
         *torch_and_gpus(),

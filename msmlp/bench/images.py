@@ -1,5 +1,6 @@
 """What benchmarks classify: test images of a data set, or squares cut from photographs."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def _squares(count: int, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    with Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg") as photograph:
+    with (files("msmlp.service") / "ui" / "cat.jpg").open("rb") as file, Image.open(file) as photograph:
         whole = photograph.convert("RGB")
     squares = []
     for _ in range(count):

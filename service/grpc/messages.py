@@ -5,7 +5,7 @@ And no Python is generated: code that one protoc has written runs under no older
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from google.protobuf import message_factory
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from msmlp.service.errors import MalformedBodyError
 
-DESCRIPTION = Path(__file__).with_name("inference.binpb")
+DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
 SERVICE = "inference.GRPCInferenceService"
 
 

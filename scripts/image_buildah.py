@@ -20,7 +20,7 @@ from scripts.pip_settings import pip_volumes
 BASE = "localhost/msmlp-base:bookworm"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 CHROOT = ("--isolation", "chroot")
-STAGES = {"packages": "-packages", "app": "-app", "service": ""}
+STAGES = {"packages": "-packages", "wheel": "-wheel", "service": ""}
 """The Dockerfile's stages, and how the tags of their images end: a tag keeps what the next build can use again, and no
 more than that."""
 

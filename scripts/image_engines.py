@@ -1,7 +1,7 @@
-"""One container of the image, with buildah: for machines where no Docker engine runs.
+"""What builds the image and runs one container of it: Docker, or buildah where no Docker engine runs.
 
-Nothing is pulled: Debian's own python on a base made with debootstrap stands for the official Python image. In the
-chroot isolation a container has the machine's network, so the service listens on the port itself.
+With buildah nothing is pulled: a base made with debootstrap, with Debian's own Python, stands for the official Python
+image. In its chroot isolation a container has the machine's network, so the service listens on the port itself.
 """
 
 import contextlib
@@ -17,12 +17,15 @@ from typing import IO, Any
 from scripts.commands import call, flags, output, succeeds
 from scripts.pip_settings import pip_volumes
 
+DOCKER_PORT = 8000
+"""The port the service listens on in a container of Docker's."""
+
 BASE = "localhost/msmlp-base:bookworm"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 CHROOT = ("--isolation", "chroot")
 STAGES = {"packages": "-packages", "wheel": "-wheel", "service": ""}
-"""The Dockerfile's stages, and how the tags of their images end: a tag keeps what the next build can use again, and no
-more than that."""
+"""The Dockerfile's stages, each with the ending of its image's tag. A tag keeps what the next build can use again, and
+nothing more."""
 
 READ_ONLY = """
 mount --bind "$0" "$0"
@@ -30,11 +33,62 @@ mount -o remount,bind,ro "$0"
 mount -t tmpfs -o mode=755 tmpfs "$0/run"
 exec "$@"
 """
-"""Runs a command that sees the folder $0 read-only; but buildah keeps a file of its own in its /run."""
+"""Runs a command that sees the folder $0 read-only, except /run, where buildah keeps a file of its own."""
+
+
+class Docker:
+    """Runs the container on a read-only root file system and without capabilities."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        self._container = f"msmlp-image-test-{os.getpid()}"
+
+    @staticmethod
+    def usable() -> bool:
+        """Whether an engine answers."""
+        return bool(shutil.which("docker")) and succeeds("docker", "info")
+
+    def build(self, image: str, arguments: list[str]) -> None:
+        """Build this folder's Dockerfile with build arguments NAME=VALUE."""
+        call("docker", "build", *flags("--build-arg", arguments), "--tag", image, ".")
+
+    def inspect(self, image: str) -> tuple[int, dict[str, Any]]:
+        """The bytes of the image's layers, and its configuration."""
+        # The size that `docker image inspect` reports may be compressed.
+        sizes = output("docker", "history", "--human=false", "--format", "{{.Size}}", image).split()
+        (found,) = json.loads(output("docker", "image", "inspect", image))
+        return sum(map(int, sizes)), found["Config"]
+
+    def start(self, image: str, port: int, log: IO[bytes], weights: Path | None) -> "subprocess.Popen[bytes]":
+        """The image's entrypoint at 127.0.0.1:`port`; the process ends with its status."""
+        options = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        options += ["--name", self._container, "--publish", f"127.0.0.1:{port}:{DOCKER_PORT}"]
+        if image.endswith(":gpu") and shutil.which("nvidia-smi"):
+            options += ["--gpus", "all"]
+        if weights:
+            options += ["--volume", f"{weights.resolve()}:/weights:ro", "--env", "MSMLP_WEIGHTS=/weights"]
+        return subprocess.Popen(["docker", "run", *options, image], stdout=log, stderr=log)
+
+    def proc(self, file: str) -> str:
+        """The service's own /proc/self/`file`."""
+        return output("docker", "exec", self._container, "cat", f"/proc/1/{file}")
+
+    def inside(self, command: list[str]) -> str:
+        """What a command prints in the container; CalledProcessError when it fails."""
+        return output("docker", "exec", self._container, *command)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the service."""
+        output("docker", "kill", "--signal", "TERM", self._container)
+
+    def remove(self) -> None:
+        """End and remove the container; the image stays."""
+        succeeds("docker", "rm", "--force", self._container)
 
 
 class Buildah:
-    """Builds the image; runs one container of it, on a read-only root file system."""
+    """Runs the container on a read-only root file system."""
 
     name = "buildah"
 
@@ -49,16 +103,16 @@ class Buildah:
 
     def build(self, image: str, arguments: list[str]) -> None:
         """Build this folder's Dockerfile with build arguments NAME=VALUE; the base too, the first time."""
-        if not _id(BASE):
+        if not _image_id(BASE):
             _make_base()
         with tempfile.TemporaryDirectory() as scratch:
             volumes = flags("--volume", pip_volumes(Path(scratch)))
             given = flags("--build-arg", [f"BASE={BASE}", *arguments])
             for stage, ending in STAGES.items():
                 kept = ("--layers", "--format", "docker", "--pull=never", "--target", stage, "--tag", image + ending)
-                before = _id(image + ending)
+                before = _image_id(image + ending)
                 call("buildah", "build", *CHROOT, *kept, *given, *volumes, ".")
-                if before and before != _id(image + ending):
+                if before and before != _image_id(image + ending):
                     succeeds("buildah", "rmi", before)
 
     def inspect(self, image: str) -> tuple[int, dict[str, Any]]:
@@ -67,19 +121,16 @@ class Buildah:
         self._entrypoint = found["Docker"]["config"]["Entrypoint"]
         return sum(layer["size"] for layer in json.loads(found["Manifest"])["layers"]), found["Docker"]["config"]
 
-    def create(self, image: str) -> None:
-        """A container of the image, not yet running."""
+    def start(self, image: str, port: int, log: IO[bytes], weights: Path | None) -> "subprocess.Popen[bytes]":
+        """The image's entrypoint at 127.0.0.1:`port`; the process ends with its status."""
         self._container = output("buildah", "from", "--pull=never", image)
-        self._root = output("buildah", "mount", self._container)
-
-    def start(self, port: int, log: IO[bytes], weights: Path | None) -> subprocess.Popen[bytes]:
-        """The image's entrypoint, reached at 127.0.0.1:`port`; the process ends with its status."""
+        root = output("buildah", "mount", self._container)
         self._options = [*CHROOT, "--env", f"MSMLP_PORT={port}"]
         options = list(self._options)
         if weights:
-            Path(self._root, "weights").mkdir()  # as an engine does before the root file system is read-only
+            Path(root, "weights").mkdir()  # as an engine does before the root file system is read-only
             options += ["--volume", f"{weights.resolve()}:/weights:ro", "--env", "MSMLP_WEIGHTS=/weights"]
-        read_only = ["unshare", "--mount", "sh", "-ec", READ_ONLY, self._root]
+        read_only = ["unshare", "--mount", "sh", "-ec", READ_ONLY, root]
         command = [*read_only, "buildah", "run", *options, self._container, "--", *self._entrypoint]
         self._process = subprocess.Popen(command, stdout=log, stderr=log)
         return self._process
@@ -99,7 +150,7 @@ class Buildah:
     def remove(self) -> None:
         """End and remove the container; the image stays."""
         if self._process and self._process.poll() is None:
-            for pid in _family(self._process.pid):
+            for pid in _descendants(self._process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
@@ -108,26 +159,25 @@ class Buildah:
         self._container, self._process = "", None
 
     def _service(self) -> int:
-        """The first Python of the processes that buildah starts one in the other."""
+        """buildah starts several processes, each the parent of the next; the service is the first Python."""
         assert self._process
-        return next(
-            pid for pid in _family(self._process.pid) if Path(f"/proc/{pid}/exe").readlink().name.startswith("python")
-        )
+        pids = _descendants(self._process.pid)
+        return next(pid for pid in pids if Path(f"/proc/{pid}/exe").readlink().name.startswith("python"))
 
 
-def _family(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     """A process and those below it, parents first."""
     children = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
-    return [pid, *(member for child in children for member in _family(int(child)))]
+    return [pid, *(below for child in children for below in _descendants(int(child)))]
 
 
-def _id(tag: str) -> str:
-    """Of the image with that tag; nothing where there is none."""
+def _image_id(tag: str) -> str:
+    """Empty where no image has that tag."""
     return output("buildah", "images", "--quiet", "--no-trunc", "--filter", f"reference={tag}")
 
 
 def _make_base() -> None:
-    """Debian with its python as an image; takes minutes, once a machine."""
+    """Debian with its Python as an image: takes minutes, once per machine."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "root"
         call(*DEBOOTSTRAP, str(root))

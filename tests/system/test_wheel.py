@@ -35,6 +35,12 @@ with msmlp.load() as model:
 print(msmlp.__version__)
 """
 
+CALLING = """
+import sys
+import msmlp
+print(msmlp.Client(sys.argv[1]).classify(sys.argv[2]).results[0].label)
+"""
+
 TYPED = """
 import msmlp
 
@@ -81,6 +87,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment with the wheel and what serving on a CPU needs."""
     programs = make_environment(tmp_path_factory.mktemp("installed") / "venv")
     run(programs / "pip", "install", "--quiet", f"{wheel}[cpu,serve]", cwd=programs)
+    return programs
+
+
+@pytest.fixture(scope="module")
+def client(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the wheel and what a client needs."""
+    programs = make_environment(tmp_path_factory.mktemp("client") / "venv")
+    run(programs / "pip", "install", "--quiet", f"{wheel}[client]", cwd=programs)
     return programs
 
 
@@ -133,7 +147,7 @@ def test_a_model_in_process_answers_in_a_folder_with_a_model_py(installed: Path,
     assert run(installed / "msmlp", "--version", cwd=desk) == f"msmlp {version}\n"
 
 
-def test_the_service_answers_in_a_folder_with_a_service_py(installed: Path, desk: Path) -> None:
+def test_the_service_answers_in_a_folder_with_a_service_py(installed: Path, client: Path, desk: Path) -> None:
     command = [installed / "msmlp", "serve", "--port", "0"]
     served = Served(subprocess.Popen(command, cwd=desk, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
     try:
@@ -143,6 +157,7 @@ def test_the_service_answers_in_a_folder_with_a_service_py(installed: Path, desk
         assert answer.status_code == 200, answer.text
         assert answer.json()["model"]["name"] == "cifar10-s"
         assert answer.json()["results"][0]["label"] == "cat"
+        assert run(client / "python", "-c", CALLING, served.url, PHOTO, cwd=desk) == "cat\n"
         assert httpx.get(f"{served.url}/ui/cat.jpg", timeout=60).content == PHOTO.read_bytes()
     finally:
         served.kill()

@@ -1,6 +1,6 @@
 """A real server under 80 % load for minutes: memory stays flat, every request is answered, every place is given back.
 
-    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-xs > docs/results/cifar10-xs.soak.json
+    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-s
     python -m benchmarks.soak --minutes 1 -- --engine process
 
 What follows `--` are options of `msmlp serve`. What the server can take is measured first, in a closed loop; then

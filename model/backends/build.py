@@ -1,12 +1,9 @@
 """Building a backend on a device, with as many slots as fit."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from msmlp.model.backends.gpu import free_gpu_memory
 from msmlp.model.backends.memory import free_host_memory, slot_bytes, slots_that_fit
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights import Weights
 
 
@@ -15,7 +12,6 @@ def torch_backend(
     *,
     temperatures: tuple[float, ...] | None = None,
     exit_policy: str = "max-probability",
-    policy_parameters: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     capacity: int | None = None,
@@ -46,7 +42,6 @@ def torch_backend(
             CudaDriver(where) if where.type == "cuda" else EagerDriver(),
             temperatures=temperatures or (1.0,) * len(cascade.stages),
             exit_policy=exit_policy,
-            policy_parameters=policy_parameters,
             dtype=kind,
             capacity=slots,
             max_batch=max_batch,
@@ -58,7 +53,6 @@ def torch_backend(
         weights,
         temperatures=temperatures,
         exit_policy=exit_policy,
-        policy_parameters=policy_parameters,
         capacity=slots,
         max_batch=max_batch,
     )

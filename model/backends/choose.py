@@ -120,7 +120,6 @@ def _torch(
         weights,
         temperatures=calibration.file.temperatures,
         exit_policy=calibration.file.exit_policy,
-        policy_parameters=calibration.file.exit_policy_parameters,
         device=device,
         dtype=dtype,
         **slots,  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels
 from msmlp.model.backends.slots import SlotPool
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 
 class OnnxSlots:

@@ -1,11 +1,11 @@
-"""A stage as a CPU serves it: the numbers of `ServedStage` (model/served.py), in fewer and larger operations.
+"""A stage as a CPU serves it: the numbers of `ServedStage` (model/nn/served.py), in fewer and larger operations.
 
 Tensors lie token by token, [S, n, C]. Token mixing over a whole batch is then one matrix product, W [D_S, S] by
 [S, n·C], and so is channel mixing, [S·n, C] by W: nothing is transposed. Besides:
 
 - GELU and the residual are part of the products (linear.py).
 - The bias of token mixing's first layer is one more column of its weight, which meets a row of ones.
-- The biases of its second layers are added at once, after the patch embedding (model/folding.py).
+- The biases of its second layers are added at once, after the patch embedding (model/nn/served.py).
 - Pixels are normalised by the patch embedding's weight, logits are tempered by the head's.
 - E's norm standardises upstream features alike for every block, so that is done once.
 
@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msmlp.model.backends.linear import Linear, mix, mix_added, mix_gelu
-from msmlp.model.blocks import MixerBlock
-from msmlp.model.config import CascadeConfig
-from msmlp.model.folding import embedding_after_norm, late_bias, token_weight
-from msmlp.model.reuse import Reuse
-from msmlp.model.served import ServedStage
+from msmlp.model.nn.blocks import MixerBlock, Reuse
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
 
 Op = Callable[[Tensor], Tensor]
 
@@ -57,9 +55,6 @@ class TokenMajorStages:
         self._features = [
             torch.zeros(cascade.tokens(k), slots, stage.width) for k, stage in enumerate(cascade.stages[:-1])
         ]
-        self._reads_previous = [each.policy.reads_previous for each in served]
-        # What the exit before answered, for stages whose policy reads it.
-        self._previous = [torch.zeros(slots if reads else 0, cascade.classes) for reads in self._reads_previous]
         self._gathered = torch.zeros(largest * patches, dtype=torch.uint8)
         self._upstream = torch.zeros(largest * tokens * widest)
 
@@ -72,12 +67,9 @@ class TokenMajorStages:
             slab = self._features[stage - 1]
             shape = (len(slab), len(rows), slab.shape[2])
             upstream = torch.index_select(slab, 1, rows, out=self._upstream[: math.prod(shape)].view(shape))
-        previous = self._previous[stage].index_select(0, rows) if self._reads_previous[stage] else None
-        features, probabilities, score = self._stages[stage](images, upstream, previous)
+        features, probabilities, score = self._stages[stage](images, upstream)
         if stage < len(self._features):
             self._features[stage].index_copy_(1, rows, features)
-            if self._reads_previous[stage + 1]:
-                self._previous[stage + 1].index_copy_(0, rows, probabilities)
         return probabilities, score
 
 
@@ -106,11 +98,8 @@ class TokenMajorStage:
         self._mean = torch.full((1, len(late)), 1 / len(late))
         self._head = Linear(*(_single(_exact(each) / served.temperature) for each in stage.head.parameters()))
 
-    def __call__(
-        self, pixels: Tensor, upstream: Tensor | None, previous: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 [n, H, W, 3], upstream features [S_up, n, C_up], what the exit before answered [n, classes] → features
-        [S, n, C], probabilities, score."""
+    def __call__(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, H, W, 3], upstream features [S_up, n, C_up] → features [S, n, C], probabilities, score."""
         z = self._tokens(pixels)
         embedding = self._standardise(upstream) if self._standardise and upstream is not None else None
         for block in self._blocks:
@@ -118,7 +107,7 @@ class TokenMajorStage:
         # torch's own mean over tokens rounds an image at the end of a batch otherwise than one in the middle.
         pooled = mix(self._mean, self._norm(z))[0]
         probabilities = torch.softmax(self._head(pooled), dim=1)
-        return z, *self._policy(probabilities, previous, torch)
+        return z, probabilities, self._policy(probabilities, torch)
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         """The patch embedding, [S, n, C]."""

@@ -3,9 +3,7 @@
 For other dtypes and for a GPU see staged.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.backends.threads import set_threads
 from msmlp.model.backends.token_major import TokenMajorStages
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import Weights
 
 
@@ -39,7 +37,6 @@ class TorchBackend:
         *,
         temperatures: tuple[float, ...] | None = None,
         exit_policy: str = "max-probability",
-        policy_parameters: Mapping[str, Any] | None = None,
         capacity: int = 1024,
         max_batch: int = 64,
     ) -> None:
@@ -48,8 +45,7 @@ class TorchBackend:
         Args:
             weights: a loaded weights folder.
             temperatures: one an exit; all 1 without.
-            exit_policy: what an exit answers and what its score is (model/policies.py).
-            policy_parameters: of a fitted exit policy.
+            exit_policy: what an exit's score is (model/scores.py).
             capacity: slots.
             max_batch: the largest batch.
         """
@@ -57,7 +53,7 @@ class TorchBackend:
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
         self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
         set_threads()
-        served = served_stages(weights, temperatures or (1.0,) * self.stages, exit_policy, policy_parameters)
+        served = served_stages(weights, temperatures or (1.0,) * self.stages, exit_policy)
         self._pool = SlotPool(capacity)
         self._host_pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
         self._pixels = torch.from_numpy(self._host_pixels)  # the same memory: numpy writes it three times as fast

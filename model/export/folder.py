@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from msmlp.model.backends.onnx import OnnxBackend
 from msmlp.model.backends.torch import TorchBackend
 from msmlp.model.calibration.held_out import validation_images
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.export.graph_stage import GraphStage
 from msmlp.model.export.quantize import Ranges
 from msmlp.model.export.trace import OPSET, serialized, traced
-from msmlp.model.graph_stage import GraphStage
+from msmlp.model.nn.served import served_stages
 from msmlp.model.offline import run_every_exit
-from msmlp.model.served import served_stages
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
 
@@ -82,7 +82,7 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
 def _traces(
     weights: Weights, made_from: Origin, dtype: torch.dtype, *, quantizable: bool = False
 ) -> list[onnx.ModelProto]:
-    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy, made_from.exit_policy_parameters)
+    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy)
     return [
         traced(GraphStage(stage, dtype, quantizable=quantizable), k, weights.manifest.cascade)
         for k, stage in enumerate(stages)
@@ -100,7 +100,6 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
         weights,
         temperatures=file.temperatures,
         exit_policy=file.exit_policy,
-        policy_parameters=file.exit_policy_parameters,
         capacity=COMPARED,
         max_batch=COMPARED,
     )

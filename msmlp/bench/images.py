@@ -20,7 +20,7 @@ def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
 
 
 def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
-    from msmlp.model.datasets import load_dataset
+    from msmlp.model.data import load_dataset
 
     test = load_dataset(data, size).test
     if test is None:

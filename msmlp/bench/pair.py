@@ -89,7 +89,6 @@ class _Served:
             weights,
             temperatures=file.temperatures,
             exit_policy=file.exit_policy,
-            policy_parameters=file.exit_policy_parameters,
             device=options.device,
             dtype=options.dtype,
             capacity=options.images,

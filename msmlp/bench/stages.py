@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from msmlp.bench.costs import StageCosts
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import Weights
 
 Pixels = NDArray[np.uint8]

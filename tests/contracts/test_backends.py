@@ -21,12 +21,12 @@ from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, 
 from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
-from msmlp.model.cascade import Cascade
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import exit_of
 from msmlp.model.export import export
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.policies import FITTED, run_policies, stage_policies
+from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
@@ -36,14 +36,11 @@ CAPACITY, MAX_BATCH = 40, 24
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets.
-
-    `gated` says the scores [N, K] where they are not the largest probabilities.
-    """
+    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets."""
 
     backend: StageBackend
     expected: Callable[[Pixels], NDArray[np.float64]]
-    gated: Callable[[Pixels], NDArray[np.float64]] | None
+    policy: ExitPolicy | None
     to_expected: float
     across_buckets: float
 
@@ -106,16 +103,15 @@ ORT_CUDA = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fitted(
+def scored(
     exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """`fitted("gate")`: the exported weights with another exit policy, calibrated and exported again."""
+    """`scored("margin")`: the exported weights with another exit policy, calibrated and exported again."""
 
     @functools.cache
     def make(policy: str) -> Path:
         folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / policy))
-        made = calibrate(folder, digits_folder, "cpu", exit_policy=policy)
-        assert made.exit_policy_parameters
+        calibrate(folder, digits_folder, "cpu", exit_policy=policy)
         export(folder)
         return folder
 
@@ -152,20 +148,12 @@ def lowered(
         pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
         pytest.param("torch-cuda-float32", marks=CUDA),
         pytest.param("torch-cuda-bfloat16", marks=CUDA),
-        # Policies that are fitted read what the exit before answered, which a slot keeps.
+        "repeated-cpu-float32",
         *(
-            f"{backend}-{policy}"
-            for policy in FITTED
-            for backend in (
-                "torch-cpu-float32",
-                "staged-cpu-float32",
-                "staged-cpu-bfloat16",
-                "onnx-cpu-float32",
-                "device-cpu-float32",
-            )
+            f"{backend}-cpu-float32-{policy}"
+            for policy in ("margin", "entropy")
+            for backend in ("torch", "staged", "onnx", "device")
         ),
-        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
-        *(f"repeated-cpu-float32-{policy}" for policy in FITTED),
         "fake",
     ]
 )
@@ -173,16 +161,16 @@ def case(
     request: pytest.FixtureRequest,
     exported_weights: Path,
     lowered: Callable[[str], Path],
-    fitted: Callable[[str], Path],
+    scored: Callable[[str], Path],
 ) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
     name, device, dtype, *policy = request.param.split("-")
     folder = lowered(dtype) if dtype in ("float16", "int8") else exported_weights
-    weights = load_weights(fitted(policy[0]) if policy else folder)
+    weights = load_weights(scored(policy[0]) if policy else folder)
     calibration = load_calibration(weights)
-    temperatures, parameters = calibration.file.temperatures, calibration.file.exit_policy_parameters
+    temperatures = calibration.file.temperatures
     backend: StageBackend
     if name in ("staged", "repeated"):
         backend = StagedBackend(
@@ -190,7 +178,6 @@ def case(
             EagerDriver() if name == "staged" else RepeatingDriver(),
             temperatures=temperatures,
             exit_policy=calibration.file.exit_policy,
-            policy_parameters=parameters,
             dtype=getattr(torch, dtype),
             capacity=CAPACITY,
             max_batch=MAX_BATCH,
@@ -204,16 +191,10 @@ def case(
         backend = choose_backend(
             weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
         )()
-    policies = stage_policies(calibration.file.exit_policy, parameters, len(temperatures))
-
-    def says(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        answers, scores = run_policies(policies, whole_cascade(weights, temperatures, pixels))
-        return answers, scores
-
     return Case(
         backend,
-        lambda pixels: says(pixels)[0],
-        (lambda pixels: says(pixels)[1]) if policy == ["gate"] else None,
+        lambda pixels: whole_cascade(weights, temperatures, pixels),
+        exit_policy(calibration.file.exit_policy),
         TO_EXPECTED[dtype],
         ACROSS_BUCKETS[device, dtype],
     )
@@ -343,10 +324,10 @@ def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> 
     expected = case.expected(images)
     for stage, output in enumerate(through_all_stages(backend, images)):
         assert np.abs(output.probabilities - expected[:, stage]).max() <= case.to_expected
-        if case.gated is not None:
-            assert np.abs(output.score - case.gated(images)[:, stage]).max() <= case.to_expected
-        elif not isinstance(backend, FakeBackend):
-            assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
+        if case.policy is not None:
+            # The largest probability is itself, to the bit.
+            rounding = 0 if case.policy is max_probability else 1e-6
+            assert np.abs(output.score - case.policy(output.probabilities)).max() <= rounding
 
 
 def test_outputs_follow_the_order_of_the_slots(backend: StageBackend, pixels: Pixels) -> None:

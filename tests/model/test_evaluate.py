@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.backends.torch import TorchBackend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DataError, OptionError, WeightsError
 from msmlp.model.evaluate import calibration_error, evaluate
 from msmlp.model.offline import Outputs, run_every_exit

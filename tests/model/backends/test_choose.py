@@ -116,7 +116,7 @@ def test_capacity_comes_from_free_memory_unless_it_is_set(
     weights = load_weights(exported_weights)
     bytes_a_slot = slot_bytes(weights.manifest.cascade, 4)
     for module in ("build", "devices"):
-        monkeypatch.setattr(f"model.backends.{module}.free_host_memory", lambda: 4 * 501 * bytes_a_slot)
+        monkeypatch.setattr(f"msmlp.model.backends.{module}.free_host_memory", lambda: 4 * 501 * bytes_a_slot)
     calibration = load_calibration(weights)
 
     def built(**options: int) -> StageBackend:

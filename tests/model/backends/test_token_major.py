@@ -11,10 +11,9 @@ from torch import Tensor
 
 from msmlp.model.backends import linear
 from msmlp.model.backends.token_major import TokenMajorStages
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, StageConfig, preset
-from msmlp.model.folding import fold
-from msmlp.model.served import ServedStage
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, StageConfig, preset
+from msmlp.model.nn.served import ServedStage, fold
 
 Build = Callable[..., Cascade]
 MEAN, STD, TEMPERATURE = (0.5, 0.4, 0.6), (0.25, 0.2, 0.3), 1.7

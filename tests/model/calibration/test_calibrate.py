@@ -11,7 +11,7 @@ from msmlp.model.calibration.calibrate import Cost, calibrate
 from msmlp.model.calibration.crossfit import folds_of
 from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.temperature import fit_temperatures
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, OptionError
 from msmlp.model.offline import run_every_exit
 from msmlp.model.scores import EXIT_POLICIES, exit_policy

@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import override, preset
-from msmlp.model.datasets import load_dataset
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import load_dataset
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
-from msmlp.model.training import provenance, trainer
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import override, preset
+from msmlp.model.training import run_log as provenance
+from msmlp.model.training import trainer
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_weights
@@ -236,7 +237,7 @@ def test_a_resumed_run_names_the_commit_it_began_with(
 def test_the_commit_of_a_repository_around_the_package_is_not_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "site-packages" / "msmlp" / "model" / "training" / "provenance.py"
+    file = tmp_path / "site-packages" / "msmlp" / "model" / "training" / "run_log.py"
     for command in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", tmp_path, *command], capture_output=True, check=True)
     file.parent.mkdir(parents=True)

@@ -59,4 +59,4 @@ image-test: ## build the container with Docker or buildah, and call it
 	python3 -m scripts.image_test $(EXTRA)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

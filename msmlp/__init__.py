@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from msmlp.client.local import Model, load
     from msmlp.model.errors import MsmlpError
 
+    __version__: str
+
 _HOMES = {
     "Answer": "msmlp.client.answer",
     "AsyncClient": "msmlp.client.client",
@@ -41,11 +43,14 @@ __all__ = [
     "ServiceError",
     "Stage",
     "StreamLine",
+    "__version__",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("msmlp")
     if name not in _HOMES:
         raise AttributeError(f"module 'msmlp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

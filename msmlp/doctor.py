@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+import msmlp
 from msmlp.model.cores import cores
 from msmlp.model.errors import MsmlpError
 
@@ -68,7 +69,7 @@ def examine(weights: Path | None) -> list[Section]:
     found, settings = _settings(weights)
     return [
         Section("python", f"{platform.python_version()} ({sys.executable})", platform.python_version()),
-        Section("msmlp", metadata.version("msmlp"), metadata.version("msmlp")),
+        Section("msmlp", msmlp.__version__, msmlp.__version__),
         packages(),
         machine(),
         *torch_and_gpus(),

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import shutil
+import signal
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -36,6 +37,14 @@ def _no_settings_from_outside() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("MSMLP_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts again, here and in the processes a test starts: a script's background job has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ def device_name(device: torch.device) -> str:
 def git_commit() -> str | None:
     """The commit of this code, `+` when the tree differs from it; outside a clone what COMMIT says, if anything."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # git would look further up: a virtual environment may lie in another repository
+        return os.environ.get(COMMIT)
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
@@ -45,7 +47,6 @@ def git_commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        # A copy without its history: whoever made it may say.
         return os.environ.get(COMMIT)
     return described.stdout.strip()
 

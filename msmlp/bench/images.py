@@ -5,6 +5,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
 
 def _squares(count: int, size: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(0)
-    with Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg") as photograph:
+    with (files("msmlp.service") / "ui" / "cat.jpg").open("rb") as file, Image.open(file) as photograph:
         whole = photograph.convert("RGB")
     squares = []
     for _ in range(count):

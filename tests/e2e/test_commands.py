@@ -5,12 +5,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+import msmlp
 from msmlp import main as command_line
 from msmlp.main import app
 from msmlp.model.training.recipes import network_presets
@@ -95,6 +97,13 @@ def test_without_a_command_the_help_is_printed(call: Call, capsys: pytest.Captur
     printed = capsys.readouterr()
     assert printed.err == ""
     assert all(path[0] in printed.out for path in COMMANDS.values())
+
+
+def test_the_version_is_the_packages(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"msmlp {metadata.version('msmlp')}\n", "")
+    assert msmlp.__version__ == metadata.version("msmlp")
 
 
 # --- exit statuses -----------------------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ def test_a_signal_during_a_request_waits_for_its_answer(tiny_weights: Path, cat_
         assert "Traceback" not in running.log
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_ends_an_idle_server_in_order(tiny_weights: Path) -> None:
     with msmlp_serve(tiny_weights) as running:
         running.wait_for("engine: ready")

@@ -234,6 +234,18 @@ def test_a_resumed_run_names_the_commit_it_began_with(
     assert load_weights(train(interrupted)).manifest.training["git_commit"] == began
 
 
+def test_the_commit_of_a_repository_around_the_package_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site-packages" / "msmlp" / "model" / "training" / "run_log.py"
+    for command in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *command], capture_output=True, check=True)
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    assert provenance.git_commit() is None
+
+
 def test_a_copy_that_is_no_clone_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError
@@ -332,6 +344,7 @@ def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[i
     return process.returncode, said
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupted_run(
     whole: Callable[[str], Path], short_run: Run
 ) -> None:

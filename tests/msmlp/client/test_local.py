@@ -346,6 +346,7 @@ def test_threads_share_batches(fake: Callable[..., tuple[Model, FakeBackend]]) -
     assert [other.result().results[0].stages[0].batch_size for other in others] == [3, 3, 3]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_gives_the_places_back(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
     model, backend = fake(capacity=1)
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.backends.build import torch_backend
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.crossfit import folds_of, held_out, refitted
 from msmlp.model.calibration.fit import Fit
-from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.joint import joint_frontier
 from msmlp.model.calibration.settings import best_within
 from msmlp.model.datasets import load_dataset
+from msmlp.model.held_out import validation_images
 from msmlp.model.offline import run_every_exit
 from msmlp.model.policies import FITTED
 from msmlp.model.scores import EXIT_POLICIES
@@ -47,7 +48,7 @@ def compare(folder: Path, data: Path, device: str) -> dict[str, Any]:
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size))
-    backend = torch_backend(weights, device=device, capacity=256, max_batch=256)
+    backend = StagedBackend(weights, BackendSettings(device, capacity=256, max_batch=256))
     probabilities = run_every_exit(backend, images.pixels).probabilities
     gflops = np.array(weights.manifest.gflops_cumulative)
     dearest = max(point.mean_gflops for point in calibration.points if point.risk is None)

@@ -15,8 +15,9 @@ from typing import Any
 from benchmarks.backends.agreement import agreement
 from benchmarks.backends.services import started
 from benchmarks.backends.stages import BUCKETS, stage_times
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.datasets import load_dataset
 from msmlp.model.evaluate import split_images
 from msmlp.model.offline import run_every_exit
@@ -65,7 +66,8 @@ def main() -> None:
 
 def _built(weights: Weights, calibration: Calibration, choice: dict[str, str]) -> StageBackend:
     largest = BUCKETS[-1]
-    return choose_backend(weights, calibration, device="cpu", capacity=largest, max_batch=largest, **choice)()
+    settings = BackendSettings("cpu", choice.get("dtype", "auto"), capacity=largest, max_batch=largest)
+    return select_backend(weights, calibration, settings, choice["backend"]).build()
 
 
 def _options() -> argparse.Namespace:

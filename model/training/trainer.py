@@ -17,6 +17,7 @@ from msmlp.model.config import CascadeConfig, override
 from msmlp.model.datasets import Split, load_dataset
 from msmlp.model.datasets.dataset import split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
+from msmlp.model.export import refresh_graphs
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.augment import augmentation, normalizer
 from msmlp.model.training.batches import Arrays
@@ -89,8 +90,9 @@ def train(options: TrainOptions) -> Path:
     # What an untrained teacher left in the same folder would say that these are no weights.
     (options.out / TEACHER).unlink(missing_ok=True)
     write_weights(options.out, config=network, **left)
-    # The frontier comes with the weights, so that what training leaves can be served.
+    # The frontier and the graphs come with the weights, so that what training leaves can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
+    refresh_graphs(options.out, validation)
     return options.out
 
 

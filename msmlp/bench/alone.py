@@ -11,7 +11,7 @@ from typing import Any
 
 from msmlp.bench.bodies import pixels
 from msmlp.bench.images import pick_images
-from msmlp.bench.null_server import choose_null
+from msmlp.bench.null_server import select_null
 from msmlp.service.engine.messages import Terms
 from msmlp.service.options import NO_OPTIONS
 from msmlp.service.settings import load_settings
@@ -24,8 +24,8 @@ _SERVICES: list[Service] = []
 def start(weights: Path | None, capacity: int, null: bool) -> None:
     """Build the service and wait until its engine is ready."""
     more: dict[str, Any] = {} if weights is None else {"weights": weights}
-    choose: dict[str, Callable[..., Any]] = {"choose": choose_null} if null else {}
-    service = build_service(load_settings(capacity=capacity, max_wait_ms=0, **more), **choose)
+    select: dict[str, Callable[..., Any]] = {"select": select_null} if null else {}
+    service = build_service(load_settings(capacity=capacity, max_wait_ms=0, **more), **select)
     _SERVICES.append(service)
     _RUNNER.run(_begin(service))
 

@@ -18,8 +18,9 @@ from msmlp.bench.loads import LoadOptions, offered_loads
 from msmlp.bench.offer import named_point, named_points
 from msmlp.bench.saturation import Saturation
 from msmlp.bench.stages import PlainStages
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
@@ -169,12 +170,6 @@ class _Bench:
         return reach_of(self._exits(point), self.scores.shape[1])
 
     def _backend(self, cap: int) -> StageBackend:
-        return choose_backend(
-            self._weights,
-            self._calibration,
-            backend=self._options.backend,
-            device=self._options.device,
-            dtype=self._options.dtype,
-            capacity=len(self._images),
-            max_batch=cap,
-        )()
+        options = self._options
+        settings = BackendSettings(options.device, options.dtype, capacity=len(self._images), max_batch=cap)
+        return select_backend(self._weights, self._calibration, settings, options.backend).build()

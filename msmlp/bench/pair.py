@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from msmlp.bench.images import pick_images
 from msmlp.bench.offer import named_point
 from msmlp.bench.strategies import Saturated
-from msmlp.model.backends.build import torch_backend
 from msmlp.model.backends.protocol import warm_up
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 
@@ -84,17 +85,8 @@ class _Served:
 
     def __init__(self, weights: Weights, options: PairOptions) -> None:
         self.folder, self.calibration = weights.folder, load_calibration(weights)
-        file = self.calibration.file
-        backend = torch_backend(
-            weights,
-            temperatures=file.temperatures,
-            exit_policy=file.exit_policy,
-            policy_parameters=file.exit_policy_parameters,
-            device=options.device,
-            dtype=options.dtype,
-            capacity=options.images,
-            max_batch=options.max_batch,
-        )
+        settings = BackendSettings(options.device, options.dtype, capacity=options.images, max_batch=options.max_batch)
+        backend = select_backend(weights, self.calibration, settings, "torch").build()
         self.device, self.dtype = backend.device, backend.dtype
         self._engine = Saturated(backend, warm_up(backend))
 

@@ -41,7 +41,7 @@ def test_the_import_contracts_hold() -> None:
         # Serving over HTTP needs no gRPC.
         (("grpc", "google.protobuf"), "import msmlp.service.server; print('exits')"),
         # Serving needs nothing that only training needs.
-        (("kornia", "matplotlib", "tqdm"), "import msmlp.service.server, msmlp.model.backends.torch; print('exits')"),
+        (("kornia", "matplotlib", "tqdm"), "import msmlp.service.server, msmlp.model.backends.staged; print('exits')"),
     ],
 )
 def test_it_works_without(missing: tuple[str, ...], program: str) -> None:

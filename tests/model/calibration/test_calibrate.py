@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import Cost, calibrate
 from msmlp.model.calibration.crossfit import folds_of
-from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.temperature import fit_temperatures
 from msmlp.model.datasets import load_dataset
 from msmlp.model.errors import DataError, OptionError
+from msmlp.model.held_out import validation_images
 from msmlp.model.offline import run_every_exit
 from msmlp.model.scores import EXIT_POLICIES, exit_policy
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_weights
@@ -30,14 +31,9 @@ def without_times(points: tuple[OperatingPoint, ...]) -> list[dict[str, object]]
     return [point.model_dump(exclude={"mean_ms"}) for point in points]
 
 
-def backend_of(weights: Weights, file: CalibrationFile) -> TorchBackend:
-    return TorchBackend(
-        weights,
-        temperatures=file.temperatures,
-        exit_policy=file.exit_policy,
-        capacity=64,
-        max_batch=64,
-    )
+def backend_of(weights: Weights, file: CalibrationFile) -> StagedBackend:
+    exits = Exits(file.temperatures, file.exit_policy)
+    return StagedBackend(weights, BackendSettings("cpu", capacity=64, exits=exits))
 
 
 def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder: Path) -> None:
@@ -76,7 +72,7 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     target = (count * np.eye(10)[images.labels][:, None] + 1 / 10) / (count + 1)
 
     def loss(temperatures: tuple[float, ...]) -> np.ndarray:
-        backend = TorchBackend(weights, temperatures=temperatures, capacity=64, max_batch=64)
+        backend = StagedBackend(weights, BackendSettings("cpu", capacity=64, exits=Exits(temperatures)))
         probabilities = run_every_exit(backend, images.pixels).probabilities
         return -(target * np.log(np.maximum(probabilities, 1e-38))).sum(axis=2).mean(axis=0)
 
@@ -94,7 +90,7 @@ def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     weights = load_weights(own_weights)
     images = validation_images(weights, load_dataset(cifar10_folder, 32))
     untempered = run_every_exit(
-        TorchBackend(weights, temperatures=(1.0, 1.0, 1.0), capacity=64, max_batch=64), images.pixels
+        StagedBackend(weights, BackendSettings("cpu", capacity=64)), images.pixels
     ).probabilities
     half = folds_of(images.identities, 2) == 0
     assert half.sum() == 20

@@ -64,6 +64,17 @@ def test_weights_are_served_where_no_torch_is_installed(tiny_weights: Path, digi
     assert 'backend="onnx"' in metrics
 
 
+def test_calibrate_says_what_to_install_where_graphs_cannot_be_written(tiny_weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    program = "import sys; sys.modules['onnx'] = None; from msmlp.main import main; main()"
+    command = [sys.executable, "-c", program, "calibrate", "--weights", str(folder), "--data", str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "msmlp: this command needs the package onnx; scripts/install.sh cpu serve,train brings all\n"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_graphs_that_are_missing_or_stale_are_said_before_anything_starts(
     call: Call, capsys: pytest.CaptureFixture[str], weights_without_graphs: Path
 ) -> None:

@@ -12,12 +12,14 @@ from msmlp.model.calibration.calibrate import Cost, calibrate
 from msmlp.model.calibration.crossfit import folds_of
 from msmlp.model.calibration.temperature import fit_temperatures
 from msmlp.model.datasets import load_dataset
-from msmlp.model.errors import DataError, OptionError
+from msmlp.model.errors import DataError, DeviceError, OptionError
+from msmlp.model.export import TOLERANCES, export
 from msmlp.model.held_out import validation_images
 from msmlp.model.offline import run_every_exit
 from msmlp.model.scores import EXIT_POLICIES, exit_policy
-from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
 from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.graphs import has_graphs
 
 
 @pytest.fixture
@@ -178,6 +180,29 @@ def test_every_layout_of_the_data_calibrates_alike_and_leaves_the_model_alone(
     again = calibrate(own_weights, cifar10_folder, "cpu")
     assert without_times(again.operating_points) == without_times(on_archive.operating_points)
     assert (own_weights / "calibration.safetensors").read_bytes() == table
+
+
+def test_graphs_that_no_longer_match_are_exported_again(own_weights: Path, cifar10_folder: Path) -> None:
+    """Those of every format in the folder, and no others; graphs that still match stay as they are."""
+    export(own_weights, "float16")
+    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin")
+    weights = load_weights(own_weights)
+    for dtype in ("float32", "float16"):
+        assert len(load_graphs(weights, load_calibration(weights), dtype)) == 3
+    assert not has_graphs(own_weights, "int8")
+    before = {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")}
+    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin", cost="ms")
+    assert {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")} == before
+
+
+def test_no_stale_graphs_are_left_where_the_export_fails(
+    own_weights: Path, cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOLERANCES, "float32", -1.0)
+    with pytest.raises(DeviceError, match="differs from torch"):
+        calibrate(own_weights, cifar10_folder, "cpu", exit_policy="entropy")
+    assert not has_graphs(own_weights)
+    assert not list(own_weights.glob("*.onnx"))
 
 
 def test_other_validation_images_are_refused(own_weights: Path, digits_folder: Path, tmp_path: Path) -> None:

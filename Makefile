@@ -31,7 +31,7 @@ test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLD
 	$(BIN)/python -m pytest -m system $(ARGS)
 
 chaos: $(DEV) ## the property tests at length
-	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/routes/test_openapi.py $(ARGS)
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/http/test_openapi.py $(ARGS)
 
 check: $(DEV) ## lint, format, types, import layers
 	$(BIN)/ruff check .

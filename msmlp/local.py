@@ -16,13 +16,13 @@ from msmlp.errors import ServiceError
 from msmlp.images import Images, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
 from msmlp.options import Options, as_text
-from msmlp.service.account import Account
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.errors import RetryableError, TooManyImagesError, problem
 from msmlp.service.inference import Call, classify, stream
 from msmlp.service.options import parse_options
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
-from msmlp.service.state import Service, build_service
+from msmlp.service.telemetry.record import Account
 
 T = TypeVar("T")
 

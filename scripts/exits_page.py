@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
-from msmlp.service.engine.policy import Policy
+from msmlp.service.operating_points import Policy
 from msmlp.service.options import parse_options
 from msmlp.service.settings import DEFAULT_WEIGHTS
 

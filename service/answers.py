@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.policy import Plan
 from msmlp.service.engine.result import Result
+from msmlp.service.operating_points import Plan
 
 REASONS = {int(r): r.name.lower() for r in Reason}
 NO_ANSWER: dict[str, Any] = {

@@ -35,7 +35,7 @@ def serve(**given: Any) -> None:
       msmlp serve --weights weights/mine --host 0.0.0.0 --policy fast
       MSMLP_PORT=9000 msmlp serve --device cpu --log-level debug
     """
-    from msmlp.service.server import serve as run
+    from msmlp.service.http.server import serve as run
     from msmlp.service.settings import load_settings
 
     run(load_settings(**given))

@@ -116,6 +116,9 @@ class EngineDownError(RetryableError):
     """The engine failed."""
 
 
+CLIENT_CLOSED_REQUEST = 499
+"""The client left before its answer: nginx's status, which dashboards know."""
+
 PROBLEM_TYPE = "application/problem+json"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits import Reason
-from msmlp.service.account import Account
 from msmlp.service.answers import Inquiry, answer_document, image_answers, operating_point
 from msmlp.service.decoding import Sources, decode_images
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import ExpiredError
 from msmlp.service.options import RequestOptions
-from msmlp.service.state import Service
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import Account
 
 TOP_K = 5
 

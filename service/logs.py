@@ -1,14 +1,15 @@
 """How every process of the service logs: to stderr, as text or as JSON, with the request's id."""
 
 import logging
+import random
+import re
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
-
-from msmlp.service.request_id import request_id_of_this_task
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
@@ -64,3 +65,18 @@ def _name_request(record: logging.LogRecord) -> bool:
     if request_id and not hasattr(record, "request_id"):
         record.request_id = request_id
     return True
+
+
+# FROM service/logs.py:
+# What a request is called in answers and in the log.
+
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+request_id_of_this_task: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being answered, if any: for whatever is logged meanwhile."""
+
+
+def sane_id(given: str) -> str:
+    """The client's own id if it is sane, else a new one."""
+    # Not uuid4, which asks the system: whoever does gives the interpreter away and has to wait for it.
+    return given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from msmlp.service.statistics import OTHER, REASONS, Statistics
+from msmlp.service.telemetry.statistics import OTHER, REASONS, Statistics
 
 Labels = dict[str, str]
 

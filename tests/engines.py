@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.messages import Outbound, Submit, Terms
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.seam import BackendFactory, Handle, Send
-from msmlp.service.engine.worker import Worker
+from msmlp.service.engine.transport import BackendFactory, Handle, Send, Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")

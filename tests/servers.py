@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.weights import Calibration, OperatingPoint
-from msmlp.service.app import create_app
-from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.messages import Outbound
-from msmlp.service.engine.policy import Policy
-from msmlp.service.engine.seam import BackendFactory
-from msmlp.service.server import UVICORN, listen
+from msmlp.service.engine.transport import BackendFactory
+from msmlp.service.http.app import create_app
+from msmlp.service.http.server import UVICORN, listen
+from msmlp.service.operating_points import Policy
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import Service, build_service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 
 

@@ -11,10 +11,10 @@ import typer
 
 from msmlp.main import app
 from msmlp.service.errors import STATUS
-from msmlp.service.metrics import Metrics
+from msmlp.service.http.schemas import Answer, ImageAnswer, OperatingPointAnswer, Problem, StageReport
 from msmlp.service.options import RequestOptions
-from msmlp.service.schemas import Answer, ImageAnswer, OperatingPointAnswer, Problem, StageReport
 from msmlp.service.settings import Settings
+from msmlp.service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = (ROOT / "tests" / "contract.md").read_text()

@@ -14,8 +14,8 @@ from msmlp.bench.images import pick_images
 from msmlp.bench.null_server import select_null
 from msmlp.service.engine.messages import Terms
 from msmlp.service.options import NO_OPTIONS
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
-from msmlp.service.state import Service, build_service
 
 _RUNNER = asyncio.Runner()
 _SERVICES: list[Service] = []

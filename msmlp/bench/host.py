@@ -13,10 +13,10 @@ from msmlp.bench.null_server import NullBackend
 from msmlp.bench.strategies import Floats, Saturated
 from msmlp.model.backends.protocol import warm_up
 from msmlp.model.errors import DeviceError
-from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.latency import StageTimes
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Scheduler
-from msmlp.service.engine.times import StageTimes
 
 Scores = NDArray[np.float32]
 

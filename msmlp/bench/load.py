@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.bench.offer import SIZES, Offer, named_points
-from msmlp.service.account import Account
 from msmlp.service.engine.messages import Outbound, Ran
 from msmlp.service.errors import OverloadedError
 from msmlp.service.inference import Call, Outcome, run
 from msmlp.service.options import RequestOptions
-from msmlp.service.state import Service
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import Account
 
 UNLOADED_SAMPLES = 10
 Pixels = NDArray[np.uint8]

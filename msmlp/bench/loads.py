@@ -15,9 +15,9 @@ from msmlp.bench.load import offer_load, unloaded_seconds
 from msmlp.bench.loadrow import Context, Judged
 from msmlp.bench.offer import SIZES, draw, named_points
 from msmlp.model.errors import DeviceError
-from msmlp.service.collector import leave_what_is_there
+from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings, load_settings
-from msmlp.service.state import Service, build_service
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
             if service.engine.down:
                 raise DeviceError("the engine could not be started")
             await asyncio.sleep(0.05)
-        leave_what_is_there()  # as the app does
+        freeze_gc()  # as the app does
         yield service
     finally:
         await service.engine.stop()

@@ -19,9 +19,9 @@ from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.weights import Calibration, Weights
 from msmlp.model.weights.calibration import TABLE
-from msmlp.service.server import serve
+from msmlp.service.http.server import serve
+from msmlp.service.service import build_service
 from msmlp.service.settings import load_settings
-from msmlp.service.state import build_service
 
 CAPACITY = 1024
 """Images in flight where none are asked for."""

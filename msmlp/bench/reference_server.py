@@ -19,9 +19,9 @@ from fastapi.responses import Response
 
 from msmlp.bench.bodies import HEADER_LENGTH
 from msmlp.model.preprocess import MAX_PIXELS
-from msmlp.service.body import read_body
 from msmlp.service.decoding import decode_images
-from msmlp.service.server import UVICORN, listen
+from msmlp.service.http.body import read_body
+from msmlp.service.http.server import UVICORN, listen
 
 
 @lru_cache

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason, decide
-from msmlp.service.engine.loop import Loop
+from msmlp.service.engine.core import Loop
 from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 
 Pixels = NDArray[np.uint8]

@@ -28,11 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits import CONFIDENT, GOES_ON, Reason, decide
-from msmlp.service.engine.fifo import Fifo, Slots
+from msmlp.service.engine.latency import PATIENCE, StageTimes, Turns
 from msmlp.service.engine.messages import Terms
-from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Tickets
-from msmlp.service.engine.times import StageTimes
-from msmlp.service.engine.turns import PATIENCE, Turns
+from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
 
 NOBODY = np.zeros(0, dtype=np.int64)
 NO_REASONS = np.zeros(0, dtype=np.int8)

@@ -7,15 +7,14 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.account import Account
-from msmlp.service.grpc.calls import accounted, new_account
+from msmlp.service.grpc.calls import Refusal, accounted, new_account, refuse
 from msmlp.service.grpc.inferences import infer_once
 from msmlp.service.grpc.intake import Context, Intake
 from msmlp.service.grpc.messages import METHODS, Method, parse
-from msmlp.service.grpc.refusals import Refusal, refuse
 from msmlp.service.oip.model import server_metadata
-from msmlp.service.oip_service import check_model, configuration, metadata, repository_index, statistics
-from msmlp.service.state import Service
+from msmlp.service.oip.service import check_model, configuration, metadata, repository_index, statistics
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import Account
 
 Answer = Callable[[Service, bytes, Account], Awaitable[Any]]
 """From a request's bytes to the response, with the account that is kept of it."""

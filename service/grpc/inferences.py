@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from msmlp.model.errors import OptionError
-from msmlp.service.account import Account
 from msmlp.service.grpc.calls import unhurried
-from msmlp.service.grpc.messages import ModelInferRequest, parse
-from msmlp.service.grpc.requests import read_inference
-from msmlp.service.grpc.responses import write_response
+from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
 from msmlp.service.inference import Call, run
 from msmlp.service.oip.request import Inference
-from msmlp.service.oip_service import answer_head, answer_tensors, check_model, limits
+from msmlp.service.oip.service import answer_head, answer_tensors, check_model, limits
 from msmlp.service.options import parse_options
-from msmlp.service.state import Service
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import Account
 
 
 @dataclass(frozen=True)

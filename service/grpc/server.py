@@ -11,7 +11,7 @@ from msmlp.service.grpc.handlers import unary_handlers
 from msmlp.service.grpc.intake import Intake
 from msmlp.service.grpc.messages import SERVICE
 from msmlp.service.grpc.streams import METHOD, stream_handler
-from msmlp.service.state import Service
+from msmlp.service.service import Service
 
 log = logging.getLogger("msmlp.grpc")
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 
 from msmlp.model.errors import OptionError
-from msmlp.service.state import Service
+from msmlp.service.service import Service
 
 
 def check_installed() -> None:

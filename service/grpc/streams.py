@@ -10,18 +10,23 @@ import grpc
 import numpy as np
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.account import STREAM, Account
 from msmlp.service.answers import REASONS
 from msmlp.service.errors import OverloadedError
-from msmlp.service.grpc.calls import accounted, new_account, unhurried
+from msmlp.service.grpc.calls import Refusal, accounted, new_account, refusal_of, refuse, unhurried
 from msmlp.service.grpc.inferences import Question, answer, understood
 from msmlp.service.grpc.intake import Context, Intake
-from msmlp.service.grpc.messages import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, parse
-from msmlp.service.grpc.refusals import Refusal, refusal_of, refuse
-from msmlp.service.grpc.responses import set_parameters, write_response
+from msmlp.service.grpc.messages import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+    parse,
+    set_parameters,
+    write_response,
+)
 from msmlp.service.inference import Landing, landings
-from msmlp.service.oip_service import answer_head, answer_tensors
-from msmlp.service.state import Service
+from msmlp.service.oip.service import answer_head, answer_tensors
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import STREAM, Account
 
 METHOD = "ModelStreamInfer"
 

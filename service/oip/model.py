@@ -1,6 +1,8 @@
 """What the protocol says of the server and of the model: names, datatypes, shapes."""
 
+import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 ALIAS = "msmlp"
@@ -70,3 +72,34 @@ def model_configuration(name: str, max_batch: int, shapes: Shapes) -> dict[str, 
 
 
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
+
+
+# FROM service/oip/model.py:
+# Errors as the protocol has them.
+
+_BAD_REQUEST = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def oip_error(status: int, detail: str) -> tuple[int, dict[str, Any]]:
+    """The status and body of an error: what is wrong with a request's content is 400, all else as everywhere."""
+    return HTTPStatus.BAD_REQUEST if status in _BAD_REQUEST else status, {"error": detail}
+
+
+# FROM service/oip/model.py:
+# The protocol's paths: which requests are its, and how metrics call them.
+
+_MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(/ready|/config|/stats|/infer)?")
+_SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index")
+
+
+def is_oip(path: str) -> bool:
+    """Whether errors under this path take the protocol's form."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def route_label(path: str) -> str | None:
+    """One of a bounded set of names; None for what the protocol does not know."""
+    if path in _SERVER:
+        return path
+    model = _MODEL.fullmatch(path)
+    return f"/v2/models/{{name}}{model[1] or ''}" if model else None

@@ -1,5 +1,6 @@
 """An inference request, however it came → images, options, and the outputs asked for."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import ImageTooLargeError, OptionError
-from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from msmlp.service.errors import (
+    BadImagesError,
+    BodyTooLargeError,
+    MalformedBodyError,
+    NoImagesError,
+    TooManyImagesError,
+    UnsupportedMediaTypeError,
+)
 from msmlp.service.oip.model import INPUTS, OUTPUTS
-from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor
+from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor, parse_json
 from msmlp.service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
 
 Data = memoryview | Sequence[Any] | NDArray[Any]
@@ -142,3 +150,74 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if timeout and "deadline_ms" not in options:
         options["deadline_ms"] = timeout / 1e3
     return options
+
+
+# FROM service/oip/request.py:
+# The body of an inference request over REST: JSON, and the bytes that may follow it.
+
+
+def read_inference(body: bytes | bytearray, header_length: str | None, limits: Limits) -> Inference:
+    """Take a body apart; `header_length` is the text of Inference-Header-Content-Length, None without one.
+
+    Raises:
+        MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError
+    """
+    length = _length(header_length, len(body))
+    if length == 0:  # the whole body is one image
+        return Inference([bytes(body)], [Wanted(name, binary=True) for name in OUTPUTS])
+    content = memoryview(body)
+    request = parse_json(bytes(content[:length]))
+    return take_apart(request, lambda tensor: _data(tensor, content[length:]), limits)
+
+
+def _length(given: str | None, size: int) -> int:
+    if given is None:
+        return size or 1  # an empty body is bad JSON, not a raw image
+    if not (given.isascii() and given.isdigit() and len(given) < 20) or int(given) > size:
+        raise MalformedBodyError(
+            f"Inference-Header-Content-Length is {given[:40]!a}; allowed: 0 to {size}, the size of the body"
+        )
+    return int(given)
+
+
+def _data(tensor: InputTensor, binary: memoryview) -> Data:
+    if (tensor.binary_size is None) == (tensor.data is None):
+        raise MalformedBodyError(f"{tensor.name}: send its data in the JSON, or after it with binary_data_size")
+    if len(binary) != (tensor.binary_size or 0):
+        raise MalformedBodyError(
+            f"{len(binary)} bytes follow the JSON, binary_data_size says {tensor.binary_size or 0}"
+        )
+    return binary if tensor.data is None else tensor.data
+
+
+# FROM service/oip/request.py:
+# Compressed request bodies.
+
+_WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+"""As zlib counts them; deflate is RFC 9110's, which wraps it in zlib's own format."""
+
+
+def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
+    """A body by its Content-Encoding (empty: as it is), never holding more than `max_bytes` of what comes out.
+
+    Raises:
+        UnsupportedMediaTypeError: an encoding that is not read here.
+        BodyTooLargeError, MalformedBodyError
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return content
+    if encoding not in _WINDOW_BITS:
+        raise UnsupportedMediaTypeError(
+            f"content encoding {encoding[:40]!a} is not read here; allowed: {', '.join(_WINDOW_BITS)}"
+        )
+    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = stream.decompress(content, max_bytes + 1)
+    except zlib.error:
+        raise MalformedBodyError(f"the body is not {encoding}") from None
+    if len(plain) > max_bytes:
+        raise BodyTooLargeError(f"the body has more than {max_bytes} bytes once decompressed")
+    if not stream.eof or stream.unused_data:
+        raise MalformedBodyError(f"the body is not one whole {encoding} stream")
+    return plain

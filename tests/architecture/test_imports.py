@@ -36,12 +36,15 @@ def test_the_import_contracts_hold() -> None:
         # What a service knows of a model needs no torch.
         (
             ("torch",),
-            "import msmlp.service.state, msmlp.model.weights, msmlp.model.preprocess; print('exits')",
+            "import msmlp.service.service, msmlp.model.weights, msmlp.model.preprocess; print('exits')",
         ),
         # Serving over HTTP needs no gRPC.
-        (("grpc", "google.protobuf"), "import msmlp.service.server; print('exits')"),
+        (("grpc", "google.protobuf"), "import msmlp.service.http.server; print('exits')"),
         # Serving needs nothing that only training needs.
-        (("kornia", "matplotlib", "tqdm"), "import msmlp.service.server, msmlp.model.backends.staged; print('exits')"),
+        (
+            ("kornia", "matplotlib", "tqdm"),
+            "import msmlp.service.http.server, msmlp.model.backends.staged; print('exits')",
+        ),
     ],
 )
 def test_it_works_without(missing: tuple[str, ...], program: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.docs.test_readme import ROOT
 from tests.servers import serving
 

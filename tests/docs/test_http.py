@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from msmlp.service.errors import STATUS
+from msmlp.service.http.schemas import Answer, ImageAnswer, Problem, StreamLine
 from msmlp.service.options import RequestOptions
-from msmlp.service.schemas import Answer, ImageAnswer, Problem, StreamLine
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "http.md").read_text()

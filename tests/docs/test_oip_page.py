@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from msmlp.service.grpc.calls import CODES
 from msmlp.service.grpc.messages import METHODS
-from msmlp.service.grpc.refusals import CODES
 from msmlp.service.oip.model import INPUTS, OUTPUTS
 from tests.docs.test_readme import ROOT
 from tests.e2e.conftest import Served, msmlp_serve

@@ -11,8 +11,8 @@ import typer
 import yaml
 
 from msmlp.main import app
-from msmlp.service.metrics import Metrics
 from msmlp.service.settings import Settings
+from msmlp.service.telemetry.metrics import Metrics
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.servers import serving
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text()

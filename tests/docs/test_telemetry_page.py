@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from msmlp.service.access_log import PROBES, log_access
-from msmlp.service.traces import Traces
+from msmlp.service.telemetry.access_log import PROBES, log_access
+from msmlp.service.telemetry.traces import Traces
 from tests.docs.test_readme import ROOT
 from tests.fakes import picture
 from tests.servers import encoded, fake_backend, fake_service, serving

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import msmlp
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.e2e.conftest import call  # noqa: F401  (a fixture)
 from tests.servers import encoded, serving
 

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from msmlp.service.metrics import Metrics
+from msmlp.service.telemetry.metrics import Metrics
 from scripts.dashboard.__main__ import FILE
 from scripts.dashboard.build import page
 

@@ -13,8 +13,8 @@ from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.solvers import survivor_conditional
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
+from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import Service, build_service
 from tests.servers import encoded, serving
 
 

@@ -4,9 +4,9 @@ import pytest
 from msmlp.model.exits import Reason
 from msmlp.service.answers import Facts, Inquiry, answer_document
 from msmlp.service.engine.messages import History
-from msmlp.service.engine.policy import Plan
 from msmlp.service.engine.result import Result
-from msmlp.service.schemas import Answer
+from msmlp.service.http.schemas import Answer
+from msmlp.service.operating_points import Plan
 
 CLASSES = ("cat", "dog", "frog", "ship")
 

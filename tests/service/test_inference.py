@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msmlp.service.account import Account
 from msmlp.service.errors import BadImagesError, ExpiredError, OverloadedError
 from msmlp.service.inference import Call, classify, stream
 from msmlp.service.options import RequestOptions
-from msmlp.service.state import Service
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import Account
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import encoded, fake_backend, fake_service
 

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import logging
 from msmlp.service.logs import Logging, in_force
-from msmlp.service.request_id import request_id_of_this_task
+from msmlp.service.logs import request_id_of_this_task
 
 assert in_force() is None
 Logging("info", "{format}").begin()

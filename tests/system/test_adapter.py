@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from msmlp.service.metrics import Metrics
+from msmlp.service.telemetry.metrics import Metrics
 from tests.system.helm import EVERYTHING, ROOT, of_kind, render
 
 pytestmark = pytest.mark.system

@@ -1,22 +1,71 @@
-"""The child's side: the process that owns the device.
+"""Ends the engine's process when its thread never comes back, from a kernel or a driver that hangs.
 
-Deadlines and arrivals cross as they are: the monotonic clock is one for the whole system (CLOCK_MONOTONIC).
+A thread here sees that if whatever hangs has let go of Python's lock, as libraries do that wait for a device.
 """
 
+import logging
 import os
 import select
 import signal
 import threading
+import time
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-from msmlp.service.collector import leave_what_is_there
 from msmlp.service.engine.messages import Inbound, Load, Outbound, Ready, Submit
-from msmlp.service.engine.process.memory import Memory
-from msmlp.service.engine.process.watchdog import Watchdog
-from msmlp.service.engine.process.wire import Placed, pack, unpack
-from msmlp.service.engine.seam import BackendFactory, run
+from msmlp.service.engine.process.wire import Memory, Placed, pack, unpack
+from msmlp.service.engine.transport import BackendFactory, freeze_gc, run
 from msmlp.service.logs import Logging
+
+log = logging.getLogger("msmlp.engine")
+
+HANG_SECONDS = 30.0
+"""Longer than this the engine's thread is never away from a healthy device: between two signs of life lies a batch or
+two, and batches that honestly take so long make no service. Building and warming up may, and are not watched."""
+
+LOOKS = 30
+"""So many looks in a row that see no sign of life mean a hang. They are counted, not timed: a process that was frozen
+for an hour (a paused container, a moved machine) has missed that hour's looks too."""
+
+
+class Watchdog:
+    """`alive` and `rest` are for the engine's thread, which is at rest until it is first alive."""
+
+    def __init__(self, seconds: float = HANG_SECONDS) -> None:
+        self._seconds = seconds
+        self._signs = self._seen = self._looks = 0
+        self._resting = True
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._watch, name="msmlp-watchdog", daemon=True).start()
+
+    def alive(self) -> None:
+        """The engine's thread has come round, and goes on with something that must end."""
+        self._signs += 1
+        self._resting = False
+
+    def rest(self) -> None:
+        """It waits for others now, however long that takes."""
+        self._resting = True
+
+    def hangs(self) -> bool:
+        """Look once more → whether it has been away too long."""
+        if self._resting or self._signs != self._seen:
+            self._seen, self._looks = self._signs, 0
+        else:
+            self._looks += 1
+        return self._looks >= LOOKS
+
+    def _watch(self) -> None:
+        while not self.hangs():
+            time.sleep(self._seconds / LOOKS)
+        log.error("the device has not come back for %g s: the engine's process ends", self._seconds)
+        os._exit(1)
+
+
+# FROM service/engine/process/child.py:
+# The child's side: the process that owns the device.
 
 
 def main(
@@ -85,7 +134,7 @@ class ChildPort:
     def send(self, messages: list[Outbound]) -> None:
         """Hand messages over, and how many submits were taken in."""
         if messages and isinstance(messages[-1], Ready):
-            leave_what_is_there()
+            freeze_gc()
         self._said = self._submits
         self._watchdog.rest()
         try:

@@ -10,11 +10,9 @@ from typing import Any
 
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.messages import Inbound, Load, Outbound, Submit
-from msmlp.service.engine.process.child import main
-from msmlp.service.engine.process.memory import Memory
-from msmlp.service.engine.process.watchdog import HANG_SECONDS
-from msmlp.service.engine.process.wire import Placed, pack, unpack
-from msmlp.service.engine.seam import BackendFactory, Underway
+from msmlp.service.engine.process.child import HANG_SECONDS, main
+from msmlp.service.engine.process.wire import Memory, Placed, pack, unpack
+from msmlp.service.engine.transport import BackendFactory, Underway
 from msmlp.service.logs import in_force
 
 FRAME = 8

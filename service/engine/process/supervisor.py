@@ -10,9 +10,9 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 
 from msmlp.service.engine.messages import Died, Inbound, Load, Ready, Stop
+from msmlp.service.engine.process.child import HANG_SECONDS
 from msmlp.service.engine.process.link import Child, Link
-from msmlp.service.engine.process.watchdog import HANG_SECONDS
-from msmlp.service.engine.seam import BackendFactory, Send
+from msmlp.service.engine.transport import BackendFactory, Send
 
 log = logging.getLogger("msmlp.engine")
 

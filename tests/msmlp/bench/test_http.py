@@ -10,8 +10,8 @@ import pytest
 from msmlp.bench.bodies import BODIES, TENSOR
 from msmlp.bench.http import UnreachableError, bench_http
 from msmlp.bench.runs import HttpOptions, Progress
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.e2e.conftest import Call
 from tests.servers import serving
 

@@ -7,8 +7,8 @@ import numpy as np
 from msmlp.bench.null_server import select_null
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import load_calibration, load_weights
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from msmlp.service.state import build_service
 from tests.servers import encoded, serving
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
-from msmlp.service.engine.policy import Policy
+from msmlp.service.operating_points import Policy
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.service.engine.overload import Look, Server
 

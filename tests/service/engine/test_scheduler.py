@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import buckets_up_to
 from msmlp.model.exits import Reason
-from msmlp.service.engine.fifo import Slots
+from msmlp.service.engine.latency import PATIENCE, StageTimes
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
-from msmlp.service.engine.times import StageTimes
-from msmlp.service.engine.turns import PATIENCE
+from msmlp.service.engine.tickets import Slots
 
 
 def slots(*numbers: int) -> Slots:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import OptionError
 from msmlp.model.exits import Reason
-from msmlp.service.engine.loop import MAX_FAILURES
+from msmlp.service.engine.core import MAX_FAILURES
 from msmlp.service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
-from msmlp.service.engine.worker import Worker
+from msmlp.service.engine.transport import Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]

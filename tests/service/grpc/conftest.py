@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from msmlp.service.grpc.messages import METHODS, SERVICE, InferParameter, ModelInferRequest
-from msmlp.service.state import Service
+from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 from tests.servers import fake_backend, fake_service, serving
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
-from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse
-from msmlp.service.grpc.requests import read_inference
+from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse, read_inference
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Inference, Limits, Wanted
 from msmlp.service.oip.tensors import join_bytes

@@ -181,7 +181,7 @@ def test_a_failure_of_the_server_is_named_and_not_explained(
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
-    monkeypatch.setattr("msmlp.service.oip_service.output_tensors", broken)
+    monkeypatch.setattr("msmlp.service.oip.service.output_tensors", broken)
     with serve() as served:
         assert served.call.refused("ModelInfer", infer_request(ONE)) == ("INTERNAL", "the server failed", {})
         assert served.rows("ModelInfer") == {"500"}
@@ -204,7 +204,7 @@ def test_a_port_that_is_taken_and_a_package_that_is_missing(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from msmlp.model.errors import OptionError
-    from msmlp.service.server import serve as run
+    from msmlp.service.http.server import serve as run
     from msmlp.service.settings import Settings
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

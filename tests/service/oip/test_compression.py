@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
-from msmlp.service.oip.compression import decompress
+from msmlp.service.oip.request import decompress
 
 PACK = {"gzip": gzip.compress, "deflate": zlib.compress}
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
-from msmlp.service.oip.body import read_inference
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Inference, Limits, Wanted, take_apart
+from msmlp.service.oip.request import Inference, Limits, Wanted, read_inference, take_apart
 from msmlp.service.oip.schema import parse_json
 from msmlp.service.oip.tensors import join_bytes
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from msmlp.service.engine.messages import Load
-from msmlp.service.engine.process.memory import Memory
+from msmlp.service.engine.process.wire import Memory
 
 
 def images(count: int, first: int) -> np.ndarray:

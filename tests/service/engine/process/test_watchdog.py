@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.facade import Engine
+from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
-from msmlp.service.engine.process.child import ChildPort
-from msmlp.service.engine.process.memory import Memory
-from msmlp.service.engine.process.watchdog import LOOKS, Watchdog
-from msmlp.service.engine.process.wire import pack
+from msmlp.service.engine.process.child import LOOKS, ChildPort, Watchdog
+from msmlp.service.engine.process.wire import Memory, pack
 from msmlp.service.errors import EngineDownError
 from tests.engines import Build, process
 from tests.fakes import PATIENCE_SECONDS, pictures

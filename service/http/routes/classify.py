@@ -1,0 +1,77 @@
+"""`POST /classify`."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import problem
+from msmlp.service.http.body import read_body
+from msmlp.service.http.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
+from msmlp.service.http.routes.responses import Sent, while_connected
+from msmlp.service.http.schemas import Answer
+from msmlp.service.inference import Call, classify, stream
+from msmlp.service.options import parse_options
+from msmlp.service.service import service_of
+
+NDJSON = "application/x-ndjson"
+Documents = AsyncGenerator[dict[str, Any], None]
+
+PATH = re.compile("/classify")
+
+router = APIRouter()
+
+
+@router.post(PATH.pattern, response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
+async def post_classify(request: Request) -> Response:
+    """Classify one image or several; options go into the query, form fields or the JSON body."""
+    service = await service_of(request)  # as a dependency it would cost more than the answer's JSON
+    service.check_ready()  # before a body is read for nothing
+    settings = service.settings
+    body = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
+    options = parse_options(body.options)
+    call = Call(body.images, options, request.scope["msmlp_account"])
+    if options.stream:
+        documents = stream(service, call)
+        # What fails before anything has landed is an error with its own status.
+        first = await while_connected(request, _next(documents))
+        return _Streaming(first, documents, call)
+    document = await while_connected(request, classify(service, call))
+    return Sent(orjson.dumps(document), "application/json", call.account)
+
+
+async def _next(documents: Documents) -> dict[str, Any]:
+    return await anext(documents)
+
+
+class _Streaming(StreamingResponse):
+    """Lines; the documents are closed with the response, wherever it ends: a client may leave before the second one."""
+
+    def __init__(self, first: dict[str, Any], more: Documents, call: Call) -> None:
+        super().__init__(_lines(first, more, call), media_type=NDJSON)
+        self._more = more
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._more):
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIterator[bytes]:
+    yield _line(first)
+    try:
+        async for document in more:
+            yield _line(document)
+    except MsmlpError as error:
+        # The status is sent; the line says what the status would have.
+        call.account.status, document = problem(error, call.account.request_id)
+        yield _line({**document, "final": True})
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)

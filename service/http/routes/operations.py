@@ -1,0 +1,65 @@
+"""`/livez`, `/readyz`, `/metrics`, `/model`, `/docs`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from msmlp.service.engine.async_engine import DOWN
+from msmlp.service.errors import EngineDownError
+from msmlp.service.http.openapi import PROBLEMS
+from msmlp.service.http.schemas import Live, ModelDescription, Ready
+from msmlp.service.service import Service, service_of
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+router = APIRouter()
+ServiceDep = Annotated[Service, Depends(service_of)]
+_NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Every metric with its help",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}, "example": 'msmlp_images_total{exit="1",reason="confident"} 7'}
+        },
+    }
+}
+
+
+# Load balancers probe with HEAD. The first route of a path answers and tells its methods, the second describes it:
+# one route of two methods would stand in the description twice.
+@router.get("/livez", response_model=Live, responses=_NOT_NOW)
+@router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
+async def livez(service: ServiceDep) -> dict[str, bool]:
+    """Whether the process is worth keeping: 503 once the engine has died."""
+    if service.engine.down:
+        raise EngineDownError(DOWN)
+    return {"live": True}
+
+
+@router.get("/readyz", response_model=Ready, responses=_NOT_NOW)
+@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+async def readyz(service: ServiceDep) -> dict[str, bool]:
+    """Whether requests are served now; 503 says why not."""
+    service.check_ready()
+    return {"ready": True}
+
+
+@router.get("/model", response_model=ModelDescription)
+async def model(service: ServiceDep) -> Response:
+    """The model served: cascade, costs, frontier, provenance."""
+    return JSONResponse(service.describe())
+
+
+@router.get("/metrics", response_class=Response, responses=_METRICS)
+async def metrics(service: ServiceDep) -> Response:
+    """Prometheus text."""
+    return Response(service.metrics.render(), media_type=METRICS_TYPE)
+
+
+@router.get("/docs", response_class=HTMLResponse)
+async def docs() -> HTMLResponse:
+    """This description, for people; /openapi.json has it for programs."""
+    # An empty icon: none is fetched from anywhere.
+    return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")

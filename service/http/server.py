@@ -1,0 +1,96 @@
+"""A real server process: uvicorn around the app, ended when the engine cannot start."""
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from msmlp.model.errors import DeviceError, OptionError
+from msmlp.service.engine.messages import Died, Outbound
+from msmlp.service.grpc.start import check_installed
+from msmlp.service.http.app import create_app
+from msmlp.service.http.protocol import Protocol
+from msmlp.service.logs import Logging
+from msmlp.service.service import Service, build_service
+from msmlp.service.settings import Settings
+from msmlp.service.telemetry.observers import trace_provider, traces_of
+
+log = logging.getLogger("msmlp.server")
+
+UVICORN: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,  # service/telemetry/access_log.py writes ours
+    "http": Protocol,
+    "server_header": False,
+    "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
+    "timeout_graceful_shutdown": 30,  # seconds
+}
+"""How uvicorn runs, here and under what is compared with us."""
+
+
+class _Server(uvicorn.Server):
+    """Readiness goes first on a signal, and an orderly end is exit status 0 (uvicorn would raise the signal again)."""
+
+    def __init__(self, service: Service, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second SIGINT does not wait for anyone."""
+        self._service.draining = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def serve(settings: Settings, build: Callable[[Settings], Service] = build_service) -> None:
+    """Serve what `build` puts together until SIGINT or SIGTERM; what is in flight is answered first.
+
+    Raises:
+        CallerError: weights, settings, device or address that do not fit; said before anything is started.
+        DeviceError: the engine could not be built or warmed up, or has died.
+    """
+    Logging(settings.log_level, settings.log_format).begin()
+    if settings.grpc_port is not None:
+        check_installed()
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()  # gRPC, which listens later, would not say why
+    provider = trace_provider() if settings.traces else None
+    service = build(settings)
+    if provider is not None:
+        service.traces = traces_of(provider, service)
+    with listen(settings.host, settings.port) as listener:
+        config = uvicorn.Config(
+            create_app(service),
+            **UVICORN,
+        )
+        server = _Server(service, config)
+        failures: list[str] = []
+
+        def watch(message: Outbound) -> None:
+            if isinstance(message, Died) and not message.restarting and not server.should_exit:
+                # A process without an engine is of no use: let whoever runs it start another.
+                failures.append(message.detail)
+                server.should_exit = True
+
+        service.engine.watch(watch)
+        host, port = listener.getsockname()[:2]
+        log.info("serving %s on http://%s:%d", service.facts.model["name"], host, port)
+        server.run(sockets=[listener])
+    if failures:
+        raise DeviceError(f"the engine ended: {failures[0]}")
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens there, port 0 for a free one; OptionError, of `option`, when it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OptionError(option, f"cannot listen on {host}:{port} ({error.strerror or error})") from None
+    # Connections inherit it. asyncio sets it only where a socket names its protocol, and without it the body of an
+    # answer waits for the client's delayed acknowledgement of the headers: 40 ms on a connection that is kept.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -1,1 +1,0 @@
-"""HTTP routes, thin over the service's own functions."""

@@ -1,0 +1,1 @@
+"""Who watches requests: metrics, statistics, the access log and traces."""

@@ -1,0 +1,70 @@
+"""Sums over the requests that were to classify something, as Triton keeps them: for `GET .../stats` and its metrics."""
+
+import time
+from collections import Counter, defaultdict
+from http import HTTPStatus
+from typing import Any
+
+from msmlp.service.errors import CLIENT_CLOSED_REQUEST
+from msmlp.service.telemetry.record import Account
+
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+REASONS = {
+    HTTPStatus.TOO_MANY_REQUESTS: "REJECTED",
+    HTTPStatus.GATEWAY_TIMEOUT: "REJECTED",
+    CLIENT_CLOSED_REQUEST: "CANCELED",
+    HTTPStatus.SERVICE_UNAVAILABLE: "BACKEND",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "BACKEND",
+}
+"""Triton's words for what came of requests that failed; all others are OTHER."""
+
+OTHER = "OTHER"
+
+
+class Statistics:
+    """Counts requests; times are seconds. One request is one count of each duration, whatever its number of images.
+
+    `queue` and `compute_infer` are those of its slowest image; writing the answer, `compute_output`, is not measured.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.counts: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.failures: Counter[str] = Counter()
+        self._last_ms = 0
+
+    def ended(self, account: Account) -> None:
+        """A request is over."""
+        if not account.inference:
+            return
+        if account.status != HTTPStatus.OK:
+            self._add("fail", account.seconds)
+            self.failures[REASONS.get(account.status, OTHER)] += 1
+            return
+        self.images += account.answered
+        self._last_ms = round(time.time() * 1e3)
+        self._add("success", account.seconds)
+        self._add("compute_input", account.decode_seconds)
+        self._add("queue", account.queue_seconds)
+        self._add("compute_infer", account.compute_seconds)
+        self._add("compute_output", 0.0)
+
+    def document(self, name: str, version: str, executions: int) -> dict[str, Any]:
+        """One model's entry; `executions` is the number of batches its first stage has run."""
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": self._last_ms,
+            "inference_count": self.images,
+            "execution_count": executions,
+            "inference_stats": {
+                duration: {"count": self.counts[duration], "ns": round(self.seconds[duration] * 1e9)}
+                for duration in (*DURATIONS, "cache_hit", "cache_miss")
+            },
+            "batch_stats": [],
+        }
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.counts[name] += 1
+        self.seconds[name] += seconds

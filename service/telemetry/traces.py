@@ -1,0 +1,182 @@
+"""Requests as OpenTelemetry traces: one span a request, and under it one for decoding and one for every stage.
+
+Spans are made when a request has ended, from the times that were taken anyway.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from msmlp.model.errors import OptionError
+from msmlp.service.telemetry.background import CLOSE_SECONDS
+from msmlp.service.telemetry.record import Account, Landed
+
+RPC_SERVICE = "inference.GRPCInferenceService"
+
+FAILED = 500
+"""Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
+
+# It would warn of whatever a client writes into its header.
+logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
+
+
+class Traces:
+    """Of a service that serves `model` (name and version), sent where `provider` says."""
+
+    def __init__(self, provider: TracerProvider, model: dict[str, str]) -> None:
+        self._provider, self._tracer = provider, provider.get_tracer("msmlp")
+        self._model = {f"msmlp.model.{key}": value for key, value in model.items()}
+        self._propagator = TraceContextTextMapPropagator()
+
+    def ended(self, account: Account) -> None:
+        """A request is over; only those that classify are traced."""
+        if not account.inference:
+            return
+        since = time.time_ns() - time.monotonic_ns()  # monotonic clock to wall clock
+
+        def at(seconds: float) -> int:
+            return since + round(1e9 * seconds)
+
+        parent = self._propagator.extract(account.headers())
+        request = self._tracer.start_span(_name(account), parent, SpanKind.SERVER, start_time=at(account.arrival))
+        if not request.is_recording():
+            return
+        account.trace_id = format_trace_id(request.get_span_context().trace_id)
+        request.set_attributes({**_of_request(account), **self._model})
+        if account.status >= FAILED:
+            request.set_status(Status(StatusCode.ERROR))
+        began, decoded = account.decoding
+        if decoded:
+            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
+        for stage, span in enumerate(stage_spans(account.landed), start=1):
+            self._child(request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes)
+        request.end(at(account.ended))
+
+    def close(self) -> bool:
+        """Send what has not been sent; False when that took longer than CLOSE_SECONDS and is given up."""
+        # The library itself would wait for thirty.
+        sending = threading.Thread(target=self._provider.shutdown, name="msmlp-traces", daemon=True)
+        sending.start()
+        sending.join(CLOSE_SECONDS)
+        return not sending.is_alive()
+
+    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
+        span = self._tracer.start_span(
+            name, set_span_in_context(request), attributes=dict(attributes), start_time=begins
+        )
+        span.end(ends)
+
+
+def _name(account: Account) -> str:
+    method = _rpc_method(account)
+    return f"{RPC_SERVICE}/{method}" if method else f"{account.method} {account.route}"
+
+
+def _rpc_method(account: Account) -> str:
+    """The method of gRPC, empty for HTTP."""
+    return account.route.removeprefix("grpc/") if account.route.startswith("grpc/") else ""
+
+
+def _of_request(account: Account) -> dict[str, Any]:
+    status = int(account.status)
+    attributes: dict[str, Any] = {
+        "msmlp.request_id": account.request_id,
+        "msmlp.status": status,
+        "msmlp.images": account.images,
+    }
+    if method := _rpc_method(account):
+        attributes |= {"rpc.system": "grpc", "rpc.service": RPC_SERVICE, "rpc.method": method}
+    else:
+        attributes |= {"http.request.method": account.method, "http.route": account.route}
+        attributes["http.response.status_code"] = status
+    if account.plan:
+        attributes |= {
+            "msmlp.operating_point.name": account.plan.name or "",
+            "msmlp.operating_point.source": account.plan.source,
+        }
+    if account.landed:
+        attributes["msmlp.gflops"] = account.gflops
+    return attributes
+
+
+# FROM service/telemetry/traces.py:
+# What each stage did for a request, and when: from the times that the engine took of every image.
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """What one stage did for a request; seconds from the moment its images were decoded."""
+
+    begins: float
+    ends: float
+    attributes: Mapping[str, Any]
+
+
+def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
+    """The stages that images of a request have passed: from the first that waited for it to the last that it answered.
+
+    An image waits for a stage from the end of the one before, so its times add up.
+    """
+    if not landed:
+        return
+    exits = np.concatenate([part.exit for part in landed])
+    queue, compute = np.moveaxis(np.concatenate([part.history.seconds for part in landed]).astype(float), -1, 0)
+    batches = np.concatenate([part.history.batch_size for part in landed])
+    for stage in range(exits.max(initial=0)):
+        here = exits > stage
+        ends = (queue + compute)[here, : stage + 1].sum(axis=1)
+        begins = ends - queue[here, stage] - compute[here, stage]
+        yield StageSpan(
+            float(begins.min()),
+            float(ends.max()),
+            {
+                "msmlp.stage": stage + 1,
+                "msmlp.images": int(here.sum()),
+                "msmlp.exited": int((exits == stage + 1).sum()),
+                "msmlp.queue_ms": _ms(queue[here, stage].max()),
+                "msmlp.compute_ms": _ms(compute[here, stage].max()),
+                "msmlp.batch_size": int(batches[here, stage].max()),
+            },
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * float(seconds), 3)
+
+
+# FROM service/telemetry/traces.py:
+# Where traces go: to a collector over OTLP, as OpenTelemetry's own variables in the environment say.
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+def otlp_provider() -> TracerProvider:
+    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says.
+
+    Raises:
+        OptionError: what it says cannot be.
+    """
+    for name in ENDPOINTS:
+        parts = urlsplit(os.environ.get(name) or "http://localhost")
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise OptionError(name, f"{os.environ[name]!r} is no http:// or https:// address")
+    try:
+        resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise OptionError("--traces", f"OpenTelemetry refuses a variable OTEL_...: {error}") from None
+    return provider

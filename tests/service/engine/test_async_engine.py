@@ -1,0 +1,633 @@
+"""The engine as routes see it, on an event loop of its own in every test."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits import Reason
+from msmlp.service.engine import async_engine as facade
+from msmlp.service.engine.async_engine import Engine, Throughput
+from msmlp.service.engine.brownout import LEVELS
+from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
+from msmlp.service.engine.result import Result
+from msmlp.service.engine.transport import Worker
+from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
+from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
+
+Scenario = Callable[[Engine], Awaitable[None]]
+
+
+def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = None) -> None:
+    """Run a scenario on a ready engine; at its end nothing may be left in flight anywhere."""
+
+    async def main() -> None:
+        limit = backend.capacity if capacity is None else capacity
+        engine = Engine(lambda: backend, capacity=limit, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        backend.batches.clear()  # of the warm-up
+        try:
+            await scenario(engine)
+        finally:
+            await engine.stop()
+        assert backend.taken == 0
+
+    asyncio.run(main())
+
+
+async def classify(
+    engine: Engine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
+) -> Result:
+    return await engine.classify(pixels, Terms(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds}))
+
+
+async def started(*tasks: "asyncio.Task[Result]") -> None:
+    """Until each task has handed its images over: they do so in their first step."""
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def test_answers_come_in_the_order_of_the_images() -> None:
+    async def scenario(engine: Engine) -> None:
+        images = np.stack([picture(0.2, 0.2, 0.6, label=1), picture(1.0, label=2), picture(0.2, 0.8, label=3)])
+        result = await classify(engine, images)
+        assert result.exit.tolist() == [3, 1, 2]
+        assert result.reason.tolist() == [Reason.FINAL, Reason.CONFIDENT, Reason.CONFIDENT]
+        assert result.probabilities.argmax(axis=1).tolist() == [1, 2, 3]
+        assert result.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.6])
+        assert result.history.batch_size[0].tolist() == [3, 2, 1]
+        assert (result.landed > 0).all()
+        assert result.landed[1] <= result.landed[2] <= result.landed[0]
+
+    play(FakeBackend(), scenario)
+
+
+def test_bounds_are_kept() -> None:
+    async def scenario(engine: Engine) -> None:
+        late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
+        assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
+        early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
+        assert (early.exit[0], early.reason[0]) == (2, Reason.MAX_EXIT)
+
+    play(FakeBackend(), scenario)
+
+
+def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            waiting = [asyncio.create_task(classify(engine, pictures(1, 1.0, label=i % 4))) for i in range(64)]
+            await started(*waiting)
+        results = await asyncio.gather(*waiting)
+        await first
+        assert backend.batches == [(0, 1), (0, 64)]
+        assert {int(result.history.batch_size[0, 0]) for result in results} == {64}
+        assert [int(result.probabilities[0].argmax()) for result in results] == [i % 4 for i in range(64)]
+
+    play(backend, scenario)
+
+
+def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
+    backend = FakeBackend(max_batch=2)
+
+    def broken_by_label_3(stage: int, pixels: NDArray[np.uint8]) -> None:
+        if (pixels[:, 1, 0, 1] == 3).any():
+            raise DeviceError("secret: illegal memory access in kernel 7")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken_by_label_3
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            good = asyncio.create_task(classify(engine, pictures(2, 1.0, label=1)))
+            bad = asyncio.create_task(classify(engine, pictures(4, 1.0, label=3)))
+            after = asyncio.create_task(classify(engine, pictures(2, 0.2, 1.0, label=2)))
+            await started(good, bad, after)
+        assert (await first).exit.tolist() == [1]
+        assert (await good).exit.tolist() == [1, 1]
+        assert (await after).exit.tolist() == [2, 2]
+        with pytest.raises(EngineDownError) as caught:
+            await bad
+        assert "secret" not in str(caught.value)
+        assert engine.up
+        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
+
+    play(backend, scenario)
+
+
+def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: Engine) -> None:
+        put = engine.worker.put
+
+        def put_but_no_two(message: Inbound) -> None:
+            if isinstance(message, Submit) and len(message.pixels) == 2:
+                raise OSError("secret: no space left on device")
+            put(message)
+
+        monkeypatch.setattr(engine.worker, "put", put_but_no_two)
+        calls = [asyncio.create_task(classify(engine, pictures(n, 1.0))) for n in (1, 2, 3)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            first, failed, last = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(first, Result)
+        assert isinstance(last, Result)
+        assert isinstance(failed, EngineDownError)
+        assert "secret" not in str(failed)
+
+    play(FakeBackend(), scenario)
+
+
+def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
+            stays = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await started(gone, stays)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        await asyncio.gather(first, stays)
+        assert backend.batches == [(0, 1), (0, 3)]
+
+    play(backend, scenario)
+
+
+def test_a_caller_cancelled_while_its_batch_runs() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
+        assert (1, 5) not in backend.batches
+
+    play(backend, scenario)
+
+
+def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            together = asyncio.gather(*(classify(engine, pictures(1, 1.0)) for _ in range(5)))
+            await asyncio.sleep(0)
+            assert engine.worker.load is not None
+            assert engine.worker.load.queued[0] == 0, "they wait for the turn's end"
+            await asyncio.sleep(0)
+            assert engine.worker.load.queued[0] == 5
+        await asyncio.gather(first, together)
+        assert backend.batches == [(0, 1), (0, 5)]
+
+    play(backend, scenario)
+
+
+def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Worker, message: Inbound) -> None:
+        raise DeviceError("no places")
+
+    async def scenario(engine: Engine) -> None:
+        engine.admit(8)
+        before = engine._admission.share
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "put", refuse)
+            with pytest.raises(DeviceError):
+                await classify(engine, pictures(8, 1.0))
+        assert engine._admission.share == before
+        assert not engine._pending
+
+    play(FakeBackend(), scenario)
+
+
+def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
+    backend = FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            gone = asyncio.create_task(classify(engine, pictures(5, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            stays = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await started(stays)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        await stays
+        assert engine.throughput.per_second(time.monotonic()) == 3
+
+    play(backend, scenario)
+
+
+def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
+    async def main() -> Engine:
+        engine = Engine(FakeBackend, capacity=8, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        return engine
+
+    worker = asyncio.run(main()).worker
+    worker.put(Stop())  # what its thread says now, nobody hears
+    worker.join(PATIENCE_SECONDS)
+    assert not worker.ready.is_set()
+
+
+def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
+    async def scenario(engine: Engine) -> None:
+        for _ in range(3):
+            engine.admit(1)
+        engine.admit(5)
+        assert engine.inflight == 8
+        for images in (3, 1000):
+            with pytest.raises(OverloadedError):
+                engine.admit(images)
+        engine.admit(2)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+        engine.release(5)
+        engine.admit(4)
+        engine.admit(1)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+        assert engine.inflight == 10
+
+    play(FakeBackend(), scenario, capacity=10)
+
+
+def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: Engine) -> None:
+        engine.admit(10)
+        with pytest.raises(OverloadedError) as unknown_pace:
+            engine.admit(1)
+        assert (unknown_pace.value.reason, unknown_pace.value.retry_after) == ("capacity", 1)
+        assert "10 of 10 places are taken, 1 wanted" in str(unknown_pace.value)
+        seen = replace(Load.none(3), seconds_per_image=1.5)
+        monkeypatch.setattr(type(engine.worker), "load", seen)
+        with pytest.raises(OverloadedError) as known:
+            engine.admit(3)
+        assert known.value.retry_after == 5
+
+    play(FakeBackend(), scenario, capacity=10)
+
+
+def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+
+    async def main() -> None:
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        monkeypatch.setattr(
+            type(engine.worker), "load", replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
+        )
+        engine.admit(30)  # who finds the engine empty is always let in
+        with pytest.raises(OverloadedError) as caught:
+            engine.admit(5)
+        assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
+        assert "the answer is predicted to take 7500 ms, allowed: 2000 ms" in str(caught.value)
+        assert engine.inflight == 30
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_how_many_places_there_are_is_what_the_engine_says() -> None:
+    """Which may be fewer than were asked for."""
+
+    async def scenario(engine: Engine) -> None:
+        assert engine.capacity == 12
+        engine.admit(12)
+        with pytest.raises(OverloadedError):
+            engine.admit(1)
+
+    play(FakeBackend(capacity=12), scenario, capacity=1000)
+
+
+def test_stopping_answers_what_is_in_flight() -> None:
+    backend = FakeBackend(max_batch=2)
+
+    async def scenario(engine: Engine) -> None:
+        with backend.gate.held():
+            pending = asyncio.create_task(classify(engine, pictures(7, 0.2, 0.2, 0.2)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            stopping = asyncio.create_task(engine.stop())
+            await asyncio.sleep(0)
+        await stopping
+        assert (await pending).exit.tolist() == [3] * 7
+        with pytest.raises(EngineDownError):
+            engine.admit(1)
+        with pytest.raises(EngineDownError):
+            await classify(engine, pictures(1, 1.0))
+
+    play(backend, scenario)
+
+
+def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
+    """A scenario on an engine that has just been started; it ends when the scenario does."""
+
+    async def main() -> None:
+        engine = Engine(build, capacity=8, observe=lambda message: None)
+        engine.start()
+        await scenario(engine)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_until_it_is_warm_it_is_starting() -> None:
+    may_build = threading.Event()
+
+    def build() -> StageBackend:
+        assert may_build.wait(PATIENCE_SECONDS)
+        return FakeBackend()
+
+    async def scenario(engine: Engine) -> None:
+        assert not engine.up
+        assert not engine.down
+        with pytest.raises(StartingError) as caught:
+            engine.admit(1)
+        assert caught.value.retry_after >= 1
+        may_build.set()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        assert engine.up
+        engine.admit(1)
+
+    unready(build, scenario)
+
+
+def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() -> None:
+    def build() -> StageBackend:
+        raise DeviceError("no kernel image at /home/someone/secret.so")
+
+    async def scenario(engine: Engine) -> None:
+        died = asyncio.Event()
+        details = []
+
+        def watch(message: Outbound) -> None:
+            if isinstance(message, Died):
+                details.append(message.detail)
+                died.set()
+
+        engine.watch(watch)
+        await asyncio.wait_for(died.wait(), PATIENCE_SECONDS)
+        assert engine.down
+        assert not engine.up
+        assert "secret" in details[0], "its owner is told"
+        with pytest.raises(EngineDownError) as caught:
+            engine.admit(1)
+        assert "secret" not in str(caught.value)
+
+    unready(build, scenario)
+
+
+def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
+    backend = FakeBackend(max_batch=1)
+
+    def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
+        raise DeviceError("secret")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken
+        with backend.gate.held():
+            tasks = [asyncio.create_task(classify(engine, pictures(1, 1.0))) for _ in range(10)]
+            await started(*tasks)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [EngineDownError] * 10
+        assert not any("secret" in str(outcome) for outcome in outcomes)
+        assert engine.down
+
+    async def main() -> None:
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        await scenario(engine)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_throughput_is_over_the_window() -> None:
+    throughput = Throughput(window=10.0)
+    assert throughput.per_second(now=100.0) == 0
+    throughput.count(50, now=100.0)
+    assert throughput.per_second(now=100.1) == 50, "the first second counts as one"
+    throughput.count(150, now=104.0)
+    assert throughput.per_second(now=105.0) == pytest.approx(200 / 5)
+    assert throughput.per_second(now=110.0) == pytest.approx(200 / 10)
+    assert throughput.per_second(now=112.0) == pytest.approx(150 / 8), "the first ones are forgotten"
+    assert throughput.per_second(now=1000.0) == 0
+
+
+async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
+    """A stream to its end: index, exit and reason of everything that lands."""
+    given = Terms(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **terms})
+    landed = [part async for part in engine.stream(pixels, given)]
+    return [
+        (int(part.index[i]), int(part.exit[i]), Reason(part.reason[i]))
+        for part in landed
+        for i in range(len(part.index))
+    ]
+
+
+def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
+    async def scenario(engine: Engine) -> None:
+        told = await lines(engine, np.stack([picture(0.2, 0.2, 0.6), picture(1.0), picture(0.2, 0.8)]))
+        assert sorted(told, key=lambda line: line[1]) == told, "one batch a stage"
+        by_image = {index: [(exit, reason) for i, exit, reason in told if i == index] for index in range(3)}
+        assert by_image == {
+            0: [(1, Reason.GOES_ON), (2, Reason.GOES_ON), (3, Reason.FINAL)],
+            1: [(1, Reason.CONFIDENT)],
+            2: [(1, Reason.GOES_ON), (2, Reason.CONFIDENT)],
+        }
+
+    play(FakeBackend(), scenario)
+
+
+def test_a_stream_of_what_has_expired_ends_too() -> None:
+    async def scenario(engine: Engine) -> None:
+        assert await lines(engine, pictures(1, 1.0), deadline=0.0) == [(0, 0, Reason.EXPIRED)]
+        assert await lines(engine, pictures(1, 0.2), deadline=0.0, min_exit=1) == [
+            (0, 1, Reason.GOES_ON),
+            (0, 1, Reason.DEADLINE),
+        ]
+
+    play(FakeBackend(), scenario)
+
+
+def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
+    backend = FakeBackend()
+
+    def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
+        if stage == 1:
+            raise DeviceError("secret")
+
+    async def scenario(engine: Engine) -> None:
+        backend.fail = broken
+        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        part = await anext(stream)
+        landed = zip(part.index.tolist(), part.reason.tolist(), strict=True)
+        assert sorted(landed) == [(0, Reason.GOES_ON), (1, Reason.CONFIDENT)]
+        with pytest.raises(EngineDownError):
+            await anext(stream)
+        assert engine.up
+
+    play(backend, scenario)
+
+
+def cancelled_images(engine: Engine) -> dict[str, int]:
+    """Filled while the engine runs: images by where they were cancelled."""
+    counts: dict[str, int] = {}
+
+    def observe(message: Outbound) -> None:
+        if isinstance(message, Cancelled):
+            counts[message.where] = counts.get(message.where, 0) + message.images
+
+    engine.watch(observe)
+    return counts
+
+
+def test_who_leaves_a_stream_frees_what_still_waits() -> None:
+    backend, left = FakeBackend(), threading.Event()
+
+    def second_stage_waits(stage: int, pixels: NDArray[np.uint8]) -> None:
+        assert stage == 0 or left.wait(PATIENCE_SECONDS)
+
+    async def scenario(engine: Engine) -> None:
+        counts = cancelled_images(engine)
+        backend.fail = second_stage_waits
+        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        first = await anext(stream)
+        assert sorted(first.index.tolist()) == [0, 1]
+        await stream.aclose()
+        await asyncio.sleep(0)  # it is told to the engine with all else of this turn of the loop
+        left.set()
+        await classify(engine, pictures(1, 1.0))
+        assert 2 not in {stage for stage, _ in backend.batches}
+        assert counts["queue"] == 1
+        assert counts.get("batch", 0) == 0, "the other had been told"
+
+    play(backend, scenario)
+
+
+def test_everyone_who_is_cancelled_is_counted_once() -> None:
+    """Those who wait leave the queue; those aboard are counted when the batch ends, wherever they were to go."""
+    backend = FakeBackend(max_batch=4)
+
+    async def scenario(engine: Engine) -> None:
+        counts = cancelled_images(engine)
+        with backend.gate.held():
+            aboard = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            waiting = asyncio.create_task(classify(engine, pictures(7, 0.2)))
+            await started(waiting)
+            for task in (aboard, waiting):
+                task.cancel()
+            await asyncio.gather(aboard, waiting, return_exceptions=True)
+        await classify(engine, pictures(1, 1.0))
+        assert counts == {"batch": 2, "queue": 1 + 7}
+
+    play(backend, scenario)
+
+
+def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
+    backend = FakeBackend(capacity=12)
+
+    async def main() -> None:
+        checked = asyncio.Event()
+
+        def observe(message: Outbound) -> None:
+            if isinstance(message, Shadowed):
+                checked.set()
+
+        engine = Engine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        engine.admit(8)
+        await classify(engine, pictures(8, 1.0))
+        engine.release(8)
+        await asyncio.wait_for(checked.wait(), PATIENCE_SECONDS)
+        with pytest.raises(OverloadedError):
+            engine.admit(9)
+        await asyncio.gather(classify(engine, pictures(8, 1.0)), engine.stop())
+        assert engine.down
+        assert not engine.worker.ready.is_set()
+
+    asyncio.run(main())
+
+
+async def until_level(engine: Engine, clock: Clock, wanted: Callable[[int], bool]) -> None:
+    """Until the brown-out level is as wanted, on a clock that hurries."""
+    for _ in range(1000):
+        if wanted(engine.brownout_level):
+            return
+        clock.ahead += 5.0
+        await asyncio.sleep(facade.TICK_SECONDS / 10)
+    raise AssertionError("the level does not move")
+
+
+def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast engine's places are all taken before anyone has waited for long."""
+    backend, clock = FakeBackend(), Clock()
+    monkeypatch.setattr(facade, "time", clock)
+    monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+
+    async def main() -> None:
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        engine.admit(60)
+        await asyncio.sleep(3 * facade.TICK_SECONDS)
+        assert engine.brownout_level == 0, "to have images decoded faster, no cheaper point helps"
+        with backend.gate.held():
+            inside = asyncio.create_task(classify(engine, pictures(60, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            engine.admit(4)
+            assert engine.brownout_level == 7, "at once, however seldom it is looked at"
+        await inside
+        engine.release(64)
+        await until_level(engine, clock, lambda level: level == 0)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(max_batch=1), Clock()
+    monkeypatch.setattr(facade, "time", clock)
+
+    async def main() -> None:
+        monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        step = threading.Semaphore(0)
+        backend.fail = lambda stage, pixels: (step.acquire(timeout=PATIENCE_SECONDS), None)[1]
+        waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+        step.release()  # the second batch is on its way, and the third image waits in sight
+        await until_level(engine, clock, lambda level: level == LEVELS)
+        for _ in range(2):
+            step.release()
+        await waiting
+        await until_level(engine, clock, lambda level: level == 0)
+        await engine.stop()
+
+    asyncio.run(main())

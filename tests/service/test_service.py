@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from msmlp.model.backends.memory import slot_bytes
+from msmlp.model.backends.select import Selection
+from msmlp.model.weights import load_weights
+from msmlp.service.engine.transport import SHADOW_SLOTS, Worker
+from msmlp.service.service import build_service, pick_engine
+from msmlp.service.settings import Settings
+from tests.fakes import pictures
+from tests.servers import encoded, fake_backend, fake_service, serving
+
+
+@pytest.mark.parametrize(("shadow", "reserve"), [(0.0, 0), (0.01, SHADOW_SLOTS)])
+def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, shadow: float, reserve: int
+) -> None:
+    free = 4 * 501 * slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
+    monkeypatch.setattr("msmlp.model.backends.onnx.free_host_memory", lambda: free)
+    service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", shadow=shadow))
+    with serving(service) as client:
+        assert f"msmlp_capacity_images {500 - reserve}.0" in client.get("/metrics").text
+
+
+def test_too_little_memory_ends_the_start_with_a_line_that_says_so(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("msmlp.model.backends.onnx.free_host_memory", lambda: 1000)
+    service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))
+    with serving(service, wait=False):
+        service.engine.worker.join(60)
+    assert "engine stopped: 96 slots need" in caplog.text
+
+
+def test_no_request_has_more_images_than_there_are_places(tiny_weights: Path) -> None:
+    service = fake_service(tiny_weights, lambda: fake_backend(capacity=3))
+    assert service.max_images == service.settings.max_images  # nobody knows better yet
+    image = encoded(pictures(1, 1.0, size=32)[0])
+    with serving(service) as client:
+        assert service.max_images == 3
+        for count, status in ((3, 200), (4, 413)):
+            files = [("images", image)] * count
+            assert client.post("/classify", files=files).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backend", "device", "engine"),
+    [
+        ("auto", "onnx", "cpu", "thread"),
+        ("auto", "onnx", "cuda", "process"),
+        ("auto", "torch", "cpu", "process"),
+        ("auto", "torch", "cuda", "process"),
+        ("process", "onnx", "cpu", "process"),
+        ("thread", "torch", "cpu", "thread"),
+    ],
+)
+def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, backend: str, device: str, engine: str) -> None:
+    assert pick_engine(Settings(engine=wanted), Selection(backend, device, "", fake_backend)) == engine
+
+
+def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:
+    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, Worker)

@@ -46,12 +46,8 @@ fix: $(DEV) ## mend what the linter can mend
 bench: $(DEV) ## the engine against its bound and its baselines, in one run
 	$(BIN)/msmlp bench engine $(ARGS)
 
-docs: $(DEV) ## write the generated pages and the dashboard
-	$(BIN)/python -m scripts.settings_page > docs/settings.md
-	$(BIN)/python -m scripts.chart_schema
-	$(BIN)/python -m scripts.exits_page
-	$(BIN)/python -m scripts.results_page > docs/results.md
-	$(BIN)/python -m scripts.dashboard
+docs: $(DEV) ## write the generated pages
+	$(BIN)/python -m scripts.docs
 
 image-test: ## build the container with Docker or buildah, and call it
 	python3 -m scripts.image_test $(EXTRA)

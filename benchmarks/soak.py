@@ -1,6 +1,6 @@
 """A real server under 80 % load for minutes: memory stays flat, every request is answered, every place is given back.
 
-    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-xs > docs/results/cifar10-xs.soak.json
+    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-s
     python -m benchmarks.soak --minutes 1 -- --engine process
 
 What follows `--` are options of `msmlp serve`. What the server can take is measured first, in a closed loop; then
@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from msmlp.bench.bodies import form_bytes, thumbnails
 from msmlp.bench.generator import Load, Seen, offer, request_bytes
-from msmlp.bench.offer import SIZES
+from msmlp.bench.images import form_bytes, thumbnails
+from msmlp.bench.load import SIZES
 from msmlp.bench.processes import Server, family, image_size, server_process
 
 CAPACITY_SECONDS = 10.0

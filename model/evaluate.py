@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.datasets import Dataset, Split, load_dataset
+from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.errors import DataError, OptionError
 from msmlp.model.held_out import check_classes, validation_images
 from msmlp.model.offline import Outputs, run_every_exit

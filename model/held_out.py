@@ -1,7 +1,7 @@
 """Which images may calibrate and evaluate: those that training held out."""
 
-from msmlp.model.datasets import Dataset, Split
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import Dataset, Split
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import DataError, WeightsError
 from msmlp.model.weights import Weights
 

@@ -8,25 +8,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msmlp.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
-    from msmlp.client import AsyncClient, Client
-    from msmlp.errors import ServiceError
-    from msmlp.local import Model, load
+    from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
+    from msmlp.client.client import AsyncClient, Client
+    from msmlp.client.errors import ServiceError
+    from msmlp.client.local import Model, load
     from msmlp.model.errors import MsmlpError
 
 _HOMES = {
-    "Answer": "msmlp.answer",
-    "AsyncClient": "msmlp.client",
-    "ClassProbability": "msmlp.answer",
-    "Client": "msmlp.client",
-    "Model": "msmlp.local",
+    "Answer": "msmlp.client.answer",
+    "AsyncClient": "msmlp.client.client",
+    "ClassProbability": "msmlp.client.answer",
+    "Client": "msmlp.client.client",
+    "Model": "msmlp.client.local",
     "MsmlpError": "msmlp.model.errors",
-    "OperatingPoint": "msmlp.answer",
-    "Result": "msmlp.answer",
-    "ServiceError": "msmlp.errors",
-    "Stage": "msmlp.answer",
-    "StreamLine": "msmlp.answer",
-    "load": "msmlp.local",
+    "OperatingPoint": "msmlp.client.answer",
+    "Result": "msmlp.client.answer",
+    "ServiceError": "msmlp.client.errors",
+    "Stage": "msmlp.client.answer",
+    "StreamLine": "msmlp.client.answer",
+    "load": "msmlp.client.local",
 }
 
 __all__ = [

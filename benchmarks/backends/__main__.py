@@ -18,7 +18,7 @@ from benchmarks.backends.stages import BUCKETS, stage_times
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.evaluate import split_images
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights

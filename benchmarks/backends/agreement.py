@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.datasets import Split
+from msmlp.model.data import Split
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import Outputs
 

@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def _commit() -> str | None:
-    from msmlp.model.training.provenance import git_commit  # brings torch, which takes seconds
+    from msmlp.model.training.run_log import git_commit  # brings torch, which takes seconds
 
     return git_commit()
 

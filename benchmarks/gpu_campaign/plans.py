@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from msmlp.model.config import PRESETS
+from msmlp.model.nn.config import PRESETS
 
 Follow = Literal["calibrate", "report", "evaluate", "bench"]
 FOLLOWS: tuple[Follow, ...] = ("calibrate", "report", "evaluate", "bench")

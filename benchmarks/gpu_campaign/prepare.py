@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.gpu_campaign.archive import INDEX, MIB, ArchiveError, checked_shards
 from benchmarks.gpu_campaign.calls import COMMAND_CHARACTERS, SETS, Call, Lease, describe
 from benchmarks.gpu_campaign.wheels import download, missing
-from msmlp.model.training.provenance import git_commit
+from msmlp.model.training.run_log import git_commit
 
 CARRIED = 64 * MIB
 SPARE = 2 * MIB

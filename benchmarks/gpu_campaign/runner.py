@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu_campaign.gpu import Busy
 from benchmarks.gpu_campaign.records import Records, Run, State, speed
 from benchmarks.gpu_campaign.steps import Command, Step
-from msmlp.model.training.journal import METRICS, read_metrics
+from msmlp.model.training.run_log import METRICS, read_metrics
 
 STOPPING_SECONDS = 25
 """How long a command may take to stop before it is killed; its last checkpoint is safe either way."""

@@ -21,8 +21,8 @@ from benchmarks.peers.rounds import TUNED_AT, WARM_SECONDS, Entry, measure, near
 from benchmarks.peers.servers import PEERS, Case, Peer, Say, Tuning, our_server, pause, peer_server, resume
 from benchmarks.peers.truth import first_scores, half_threshold, right_answers
 from benchmarks.peers.tuning import tune
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import Load, Seen, offer
+from msmlp.bench.images import thumbnails
 from msmlp.model.errors import DeviceError
 
 

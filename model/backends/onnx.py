@@ -11,7 +11,7 @@ from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.parts import Crew, part_of
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 # Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -42,13 +42,6 @@ class OnnxBackend(OnnxSlots):
         super().__init__(cascade, settings, free_host_memory)
         self._crew = Crew(threads)
         self._sessions = [_session(graph) for graph in graphs]
-        names = [{each.name for each in session.get_inputs()} for session in self._sessions]
-        self._reads_previous = ["previous" in each for each in names]
-        # What the exit before answered, for stages whose policy reads it.
-        self._previous = [
-            np.zeros((self.capacity + 1 if reads else 0, self.classes), dtype=np.float32)
-            for reads in self._reads_previous
-        ]
         self._features = [
             np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))
             for k, stage in enumerate(cascade.stages[:-1])
@@ -75,14 +68,10 @@ class OnnxBackend(OnnxSlots):
         inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels[rows]}
         if stage:
             inputs["upstream"] = self._features[stage - 1][rows]
-        if self._reads_previous[stage]:
-            inputs["previous"] = self._previous[stage][rows]
         wanted = ["probabilities", "score"] + (["features"] if stage + 1 < self.stages else [])
         probabilities, score, *features = self._sessions[stage].run(wanted, inputs)
         if features:
             self._features[stage][rows] = features[0]
-            if self._reads_previous[stage + 1]:
-                self._previous[stage + 1][rows] = probabilities
         return probabilities, score
 
 

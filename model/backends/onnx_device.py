@@ -18,7 +18,7 @@ from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
 from msmlp.model.backends.providers import BY_NAME, Provider, open_session
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slotted import ROWS, slotted_stages
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 # See onnx.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -59,15 +59,11 @@ class OnnxDeviceBackend(OnnxSlots):
         self.device, self._provider = provider.device, provider
         self._graphs = slotted_stages(graphs)
         self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
-        # By stage that writes them, and tensor.
+        # By stage that writes them.
         self._slabs = {
-            (k, name): self._zeros((self.capacity + 1, *shape), kind)
-            for k, stage in enumerate(cascade.stages[:-1])
-            for name, shape, kind in (
-                ("features", (cascade.tokens(k), stage.width), features_dtype(self.dtype)),
-                ("probabilities", (self.classes,), np.float32),
-            )
-            if name in self._graphs[k].writes
+            k: self._zeros((self.capacity + 1, cascade.tokens(k), stage.width), features_dtype(self.dtype))
+            for k, stage in enumerate(cascade.stages)
+            if self._graphs[k].writes
         }
         self._bound: dict[tuple[int, int], _Bound] = {}
 
@@ -114,12 +110,11 @@ class OnnxDeviceBackend(OnnxSlots):
             binding.bind_ortvalue_input(ROWS, bound.rows)
         binding.bind_ortvalue_output("score", bound.score)
         binding.bind_ortvalue_output("probabilities", bound.probabilities)
-        for name, written in (("upstream", "features"), ("previous", "probabilities")):
-            if name in graph.reads:
-                binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage - 1, written])
-        for name in graph.writes:
-            binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage, name])
-            binding.bind_ortvalue_output(f"{name}_slab_out", self._slabs[stage, name])
+        if graph.reads:
+            binding.bind_ortvalue_input("upstream_slab", self._slabs[stage - 1])
+        if graph.writes:
+            binding.bind_ortvalue_input("features_slab", self._slabs[stage])
+            binding.bind_ortvalue_output("features_slab_out", self._slabs[stage])
         self._bound[stage, bucket] = bound
         return bound
 

@@ -9,7 +9,7 @@ from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 
 class OnnxSlots:

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from msmlp.model.backends.gpu import gpu_present
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import CallerError, OptionError
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 
@@ -115,7 +115,7 @@ def _select_torch(weights: Weights, calibration: Calibration, settings: BackendS
         allowed = ", ".join(TORCH_DTYPES)
         raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; allowed: auto, {allowed}")
     file = calibration.file
-    exits = settings.exits or Exits(file.temperatures, file.exit_policy, file.exit_policy_parameters)
+    exits = settings.exits or Exits(file.temperatures, file.exit_policy)
     gpu = settings.device != "cpu" and gpu_present() and _torch_has_gpus()
     return Selection(
         "torch",

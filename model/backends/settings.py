@@ -1,19 +1,17 @@
 """What a backend is built with: one object from the options of a command to the backend itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from msmlp.model.backends.memory import slots_that_fit
 
 
 @dataclass(frozen=True)
 class Exits:
-    """What turns logits into answers: one temperature per exit, and the exit policy (model/policies.py)."""
+    """What turns logits into answers: one temperature per exit, and the exit policy (model/scores.py)."""
 
     temperatures: tuple[float, ...]
     policy: str = "max-probability"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
-from msmlp.model.served import ServedStage, served_stages
+from msmlp.model.nn.served import ServedStage, served_stages
 from msmlp.model.weights import Weights
 
 ARRIVING = 1024
@@ -63,20 +63,13 @@ class StagedBackend:
         self.in_flight, self._pool = driver.in_flight, SlotPool(capacity)
         largest = self.buckets[-1]
         with failures():
-            modules = served_stages(weights, exits.temperatures, exits.policy, exits.parameters)
+            modules = served_stages(weights, exits.temperatures, exits.policy)
             self._modules = [_lowered(module, dtype).to(device) for module in modules]
             # One row more than slots: padding reads and writes there.
             self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=device)
             self._features = [
                 torch.zeros(capacity + 1, cascade.tokens(k), stage.width, dtype=dtype, device=device)
                 for k, stage in enumerate(cascade.stages[:-1])
-            ]
-            self._reads_previous = [module.policy.reads_previous for module in self._modules]
-            # What the exit before answered, for stages whose policy reads it. One slab a stage, as a step may be run
-            # again (cuda.py): what it reads must not be what it writes.
-            self._previous = [
-                torch.zeros(capacity + 1 if reads else 0, self.classes, dtype=torch.float32, device=device)
-                for reads in self._reads_previous
             ]
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
@@ -116,12 +109,9 @@ class StagedBackend:
     def _step(self, stage: int, bucket: int) -> None:
         rows = self._rows[:bucket]
         upstream = self._features[stage - 1].index_select(0, rows) if stage else None
-        previous = self._previous[stage].index_select(0, rows) if self._reads_previous[stage] else None
-        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream, previous)
+        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream)
         if stage + 1 < self.stages:
             self._features[stage].index_copy_(0, rows, features)
-            if self._reads_previous[stage + 1]:
-                self._previous[stage + 1].index_copy_(0, rows, probabilities)
         torch.cat([score[:, None], probabilities], dim=1, out=self._answers[:bucket])
 
     @failures()

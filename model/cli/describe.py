@@ -9,7 +9,7 @@ from msmlp.model.cli.common import AsJson, GraphDtype, WeightsFolder, numbers, p
 
 
 def _presets(incomplete: str) -> list[str]:
-    from msmlp.model.config import PRESETS
+    from msmlp.model.nn.config import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from msmlp.model.backends.onnx import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.staged import StagedBackend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.export.graph_stage import GraphStage
 from msmlp.model.export.quantize import Ranges
 from msmlp.model.export.trace import OPSET, serialized, traced
-from msmlp.model.graph_stage import GraphStage
 from msmlp.model.held_out import validation_images
+from msmlp.model.nn.served import served_stages
 from msmlp.model.offline import run_every_exit
-from msmlp.model.served import served_stages
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.model.weights.graphs import (
     GRAPH_DTYPES,
@@ -119,7 +119,7 @@ def _export(weights: Weights, calibration: Calibration, dtype: str, images: Spli
 def _traces(
     weights: Weights, made_from: Origin, dtype: torch.dtype, *, quantizable: bool = False
 ) -> list[onnx.ModelProto]:
-    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy, made_from.exit_policy_parameters)
+    stages = served_stages(weights, made_from.temperatures, made_from.exit_policy)
     return [
         traced(GraphStage(stage, dtype, quantizable=quantizable), k, weights.manifest.cascade)
         for k, stage in enumerate(stages)
@@ -133,7 +133,7 @@ def _graphs(weights: Weights, made_from: Origin, dtype: torch.dtype) -> list[byt
 def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[float]:
     """The largest difference of scores and probabilities from torch's, one a stage; DeviceError beyond TOLERANCES."""
     file, cascade = calibration.file, weights.manifest.cascade
-    exits = Exits(file.temperatures, file.exit_policy, file.exit_policy_parameters)
+    exits = Exits(file.temperatures, file.exit_policy)
     few = BackendSettings("cpu", capacity=COMPARED, max_batch=COMPARED)
     reference = StagedBackend(weights, replace(few, exits=exits))
     exported = OnnxBackend(cascade, graphs, replace(few, dtype=dtype))

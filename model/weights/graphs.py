@@ -27,7 +27,6 @@ class Origin(BaseModel):
     model_sha256: str
     manifest_sha256: str
     exit_policy: str
-    exit_policy_parameters: dict[str, Any] = {}
     temperatures: tuple[float, ...]
 
 
@@ -53,7 +52,6 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
         model_sha256=weights.sha256,
         manifest_sha256=weights.manifest_sha256,
         exit_policy=file.exit_policy,
-        exit_policy_parameters=file.exit_policy_parameters,
         temperatures=file.temperatures,
     )
 

@@ -2,8 +2,8 @@
 
     python -m msmlp.bench.null_server [--port=0] [--capacity=1024] ...
 
-For `msmlp bench http` alone: nothing of the product leads here. Images are answered with the scores that the
-calibration recorded, one after the other, so that exits fire as they do on the validation images.
+For benchmarks only. Images are answered with the scores that the calibration recorded, one after the other, so that
+exits fire as they do on the validation images.
 """
 
 import sys
@@ -28,7 +28,7 @@ CAPACITY = 1024
 
 
 class NullBackend:
-    """No device. `scores` float32 [N, K]: the n-th image that comes has row n mod N, for a class of its own."""
+    """No device. `scores` float32 [N, K]: the n-th image that arrives has row n mod N, for a class of its own."""
 
     name, device, dtype, in_flight = "null", "none", "float32", 1
 

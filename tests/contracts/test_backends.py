@@ -22,12 +22,12 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
-from msmlp.model.cascade import Cascade
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import exit_of
 from msmlp.model.export import export
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.policies import FITTED, run_policies, stage_policies
+from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
@@ -37,14 +37,11 @@ CAPACITY, MAX_BATCH = 40, 24
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets.
-
-    `gated` says the scores [N, K] where they are not the largest probabilities.
-    """
+    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets."""
 
     backend: StageBackend
     expected: Callable[[Pixels], NDArray[np.float64]]
-    gated: Callable[[Pixels], NDArray[np.float64]] | None
+    policy: ExitPolicy | None
     to_expected: float
     across_buckets: float
 
@@ -110,15 +107,13 @@ ORT_CUDA = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`fitted("gate")`: the exported weights with another exit policy, calibrated and exported again."""
+def scored(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`scored("margin")`: the exported weights with another exit policy, calibrated and so exported again."""
 
     @functools.cache
     def make(policy: str) -> Path:
         folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / policy))
-        made = calibrate(folder, digits_folder, "cpu", exit_policy=policy)
-        assert made.exit_policy_parameters
-        export(folder)
+        calibrate(folder, digits_folder, "cpu", exit_policy=policy)
         return folder
 
     return make
@@ -152,19 +147,12 @@ def lowered(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.Te
         pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
         pytest.param("torch-cuda-float32", marks=CUDA),
         pytest.param("torch-cuda-bfloat16", marks=CUDA),
-        # Policies that are fitted read what the exit before answered, which a slot keeps.
+        "repeated-cpu-float32",
         *(
-            f"{backend}-{policy}"
-            for policy in FITTED
-            for backend in (
-                "torch-cpu-float32",
-                "torch-cpu-bfloat16",
-                "onnx-cpu-float32",
-                "device-cpu-float32",
-            )
+            f"{backend}-cpu-float32-{policy}"
+            for policy in ("margin", "entropy")
+            for backend in ("torch", "onnx", "device")
         ),
-        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
-        *(f"repeated-cpu-float32-{policy}" for policy in FITTED),
         "fake",
     ]
 )
@@ -172,36 +160,30 @@ def case(
     request: pytest.FixtureRequest,
     tiny_weights: Path,
     lowered: Callable[[str], Path],
-    fitted: Callable[[str], Path],
+    scored: Callable[[str], Path],
 ) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
     name, device, dtype, *policy = request.param.split("-")
     folder = lowered(dtype) if dtype in ("float16", "int8") else tiny_weights
-    weights = load_weights(fitted(policy[0]) if policy else folder)
+    weights = load_weights(scored(policy[0]) if policy else folder)
     calibration = load_calibration(weights)
-    temperatures, parameters = calibration.file.temperatures, calibration.file.exit_policy_parameters
+    temperatures = calibration.file.temperatures
     backend: StageBackend
     settings = BackendSettings(device, dtype, capacity=CAPACITY, max_batch=MAX_BATCH)
     if name == "repeated":
-        exits = Exits(temperatures, calibration.file.exit_policy, parameters)
+        exits = Exits(temperatures, calibration.file.exit_policy)
         backend = StagedBackend(weights, replace(settings, exits=exits), RepeatingDriver())
     elif name == "device":
         graphs = load_graphs(weights, calibration, dtype)
         backend = OnnxDeviceBackend(weights.manifest.cascade, graphs, settings, CPU)
     else:
         backend = select_backend(weights, calibration, settings, name).build()
-    policies = stage_policies(calibration.file.exit_policy, parameters, len(temperatures))
-
-    def says(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        answers, scores = run_policies(policies, whole_cascade(weights, temperatures, pixels))
-        return answers, scores
-
     return Case(
         backend,
-        lambda pixels: says(pixels)[0],
-        (lambda pixels: says(pixels)[1]) if policy == ["gate"] else None,
+        lambda pixels: whole_cascade(weights, temperatures, pixels),
+        exit_policy(calibration.file.exit_policy),
         TO_EXPECTED[dtype],
         ACROSS_BUCKETS[device, dtype],
     )
@@ -331,10 +313,10 @@ def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> 
     expected = case.expected(images)
     for stage, output in enumerate(through_all_stages(backend, images)):
         assert np.abs(output.probabilities - expected[:, stage]).max() <= case.to_expected
-        if case.gated is not None:
-            assert np.abs(output.score - case.gated(images)[:, stage]).max() <= case.to_expected
-        elif not isinstance(backend, FakeBackend):
-            assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
+        if case.policy is not None:
+            # The largest probability is itself, to the bit.
+            rounding = 0 if case.policy is max_probability else 1e-6
+            assert np.abs(output.score - case.policy(output.probabilities)).max() <= rounding
 
 
 def test_outputs_follow_the_order_of_the_slots(backend: StageBackend, pixels: Pixels) -> None:

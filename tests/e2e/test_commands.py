@@ -13,7 +13,7 @@ import typer.main
 
 from msmlp import main as command_line
 from msmlp.main import app
-from msmlp.model.training.options import network_presets
+from msmlp.model.training.recipes import network_presets
 from msmlp.service.settings import Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 
@@ -119,6 +119,11 @@ def test_an_unknown_option_is_one_line_and_status_2(name: str, call: Call, capsy
         (["serve", "--port", "70000"], "less than or equal to 65535"),
         (["serve", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["info", "weights/x"], "unexpected extra argument"),
+        # Removed in 0.2.
+        (
+            ["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "gate"],
+            "'gate' is not one of 'max-probability', 'margin', 'entropy'",
+        ),
     ],
 )
 def test_a_wrong_word_is_one_line_and_status_2(

@@ -8,7 +8,7 @@ import pytest
 
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.staged import StagedBackend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DataError, OptionError, WeightsError
 from msmlp.model.evaluate import calibration_error, evaluate
 from msmlp.model.offline import Outputs, run_every_exit

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from msmlp import machine
+from msmlp import doctor
 from msmlp.doctor import examine
 from msmlp.model.weights import load_calibration, load_weights, model_version
 from tests.e2e.conftest import run_msmlp
@@ -126,14 +126,14 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_problem(
 
 
 def test_a_missing_serving_package_is_a_problem(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = machine.metadata.version
+    real = doctor.metadata.version
 
     def version(package: str) -> str:
         if package == "uvicorn":
-            raise machine.metadata.PackageNotFoundError(package)
+            raise doctor.metadata.PackageNotFoundError(package)
         return real(package)
 
-    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setattr(doctor.metadata, "version", version)
     found = look(tiny_weights)
     assert found["packages"]["serve"]["uvicorn"] is None
     assert found["problems"].startswith("serving needs uvicorn: scripts/install.sh")

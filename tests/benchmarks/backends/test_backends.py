@@ -1,18 +1,12 @@
-"""What the comparison of backends works out, and its page."""
-
-import json
-from pathlib import Path
+"""What the comparison of backends works out."""
 
 import numpy as np
 
 from benchmarks.backends.agreement import agreement
-from benchmarks.backends.page import RESULTS, page
 from benchmarks.backends.stages import stage_times
-from msmlp.model.datasets import Split
+from msmlp.model.data import Split
 from msmlp.model.offline import Outputs
 from tests.fakes import FakeBackend
-
-PAGE = Path(__file__).resolve().parents[3] / "benchmarks" / "backends.md"
 
 
 def outputs(*probabilities: list[list[float]]) -> Outputs:
@@ -41,7 +35,3 @@ def test_every_bucket_has_a_time_a_stage_for_every_backend() -> None:
     assert [row["bucket"] for row in rows] == [1, 8]
     assert all(len(row[name]) == fakes[name].stages and min(row[name]) >= 0 for row in rows for name in fakes)
     assert len(fakes["a"].admit(images)) == 8
-
-
-def test_the_page_is_what_was_measured() -> None:
-    assert PAGE.read_text() == page(json.loads(RESULTS.read_text()))

@@ -15,7 +15,7 @@ from benchmarks.gpu_campaign.parcels import CHECKPOINT, parcels
 from benchmarks.gpu_campaign.records import Records, Run, State, Where
 from benchmarks.gpu_campaign.schedule import Schedule
 from benchmarks.gpu_campaign.steps import Command, Step
-from msmlp.model.training.checkpoint import FILE
+from msmlp.model.training.trainer import FILE
 
 SMALL = 4 * BLOCK
 """A shard in these tests; a fetch is four of them, sixteen blocks."""

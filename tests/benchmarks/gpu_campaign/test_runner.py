@@ -18,8 +18,8 @@ from benchmarks.gpu_campaign.records import Records, Where, speed
 from benchmarks.gpu_campaign.runner import run_step
 from benchmarks.gpu_campaign.schedule import Schedule
 from benchmarks.gpu_campaign.steps import MSMLP, Command, Step
-from msmlp.model.training.checkpoint import FILE
-from msmlp.model.training.journal import METRICS, read_metrics
+from msmlp.model.training.run_log import METRICS, read_metrics
+from msmlp.model.training.trainer import FILE
 
 
 def records_in(work: Path) -> Records:

@@ -11,7 +11,7 @@ from benchmarks.gpu_campaign.__main__ import MORE_TO_DO, RESERVE_SECONDS
 from benchmarks.gpu_campaign.archive import INDEX, PREFIX
 from benchmarks.gpu_campaign.plans import PLANS, TINY_PLANS, Plan
 from benchmarks.gpu_campaign.steps import TINY_SECONDS, Place, steps
-from msmlp.model.training.options import TrainOptions, configure
+from msmlp.model.training.recipes import TrainOptions, configure
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = [

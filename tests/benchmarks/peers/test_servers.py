@@ -11,8 +11,8 @@ from benchmarks.peers.environment import PeersError, versions
 from benchmarks.peers.rounds import Entry, measure
 from benchmarks.peers.servers import OURS, PEERS, Case, our_server, pause, peer_server, resume
 from benchmarks.peers.truth import first_scores, half_threshold, right_answers
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import offer
+from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import Server, family
 from tests.servers import wait_until
 

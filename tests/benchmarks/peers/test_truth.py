@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.peers.graphs import Graphs, decode
 from benchmarks.peers.truth import half_threshold, look, right_answers
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import Seen
+from msmlp.bench.images import thumbnails
 from msmlp.model.backends.onnx import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.offline import run_every_exit

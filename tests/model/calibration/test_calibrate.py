@@ -11,7 +11,7 @@ from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import Cost, calibrate
 from msmlp.model.calibration.crossfit import folds_of
 from msmlp.model.calibration.temperature import fit_temperatures
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.held_out import validation_images

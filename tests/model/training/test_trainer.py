@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import override, preset
-from msmlp.model.datasets import load_dataset
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import load_dataset
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
-from msmlp.model.training import provenance, trainer
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import override, preset
+from msmlp.model.training import run_log as provenance
+from msmlp.model.training import trainer
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.memory import failures
+from msmlp.model.backends.memory import failures, free_host_memory
 from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.parts import Crew, part_of
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.nn.config import CascadeConfig
 
 # Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
@@ -26,27 +27,23 @@ class OnnxBackend(OnnxSlots):
         self,
         cascade: CascadeConfig,
         graphs: Sequence[bytes],
+        settings: BackendSettings,
         *,
-        dtype: str = "float32",
-        capacity: int = 1024,
-        max_batch: int = 64,
         threads: int | None = None,
     ) -> None:
         """Build the sessions and the slabs.
 
         Args:
             cascade: what the graphs were exported from.
-            graphs: one a stage (model/weights/graphs.py).
-            dtype: the graphs' number format.
-            capacity: slots.
-            max_batch: the largest batch.
-            threads: that run parts of a batch; without it as many as the process has cores.
+            graphs: one per stage (model/weights/graphs.py).
+            settings: their dtype is that of the graphs.
+            threads: that run parts of a batch; None for as many as the process has cores.
         """
-        super().__init__(cascade, dtype, capacity, max_batch)
+        super().__init__(cascade, settings, free_host_memory)
         self._crew = Crew(threads)
         self._sessions = [_session(graph) for graph in graphs]
         self._features = [
-            np.zeros((capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(dtype))
+            np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))
             for k, stage in enumerate(cascade.stages[:-1])
         ]
 

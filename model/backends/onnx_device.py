@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from msmlp.model.backends.gpu import free_gpu_memory
 from msmlp.model.backends.memory import failures
 from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
-from msmlp.model.backends.providers import Provider, open_session
+from msmlp.model.backends.providers import BY_NAME, Provider, open_session
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slotted import ROWS, slotted_stages
 from msmlp.model.nn.config import CascadeConfig
 
@@ -41,29 +43,25 @@ class OnnxDeviceBackend(OnnxSlots):
         self,
         cascade: CascadeConfig,
         graphs: Sequence[bytes],
-        provider: Provider,
-        *,
-        dtype: str = "float16",
-        capacity: int = 1024,
-        max_batch: int = 64,
+        settings: BackendSettings,
+        provider: Provider | None = None,
     ) -> None:
         """Build the sessions and the slabs.
 
         Args:
             cascade: what the graphs were exported from.
-            graphs: one a stage (model/weights/graphs.py).
-            provider: what runs them.
-            dtype: the graphs' number format.
-            capacity: slots.
-            max_batch: the largest batch.
+            graphs: one per stage (model/weights/graphs.py).
+            settings: their dtype is that of the graphs.
+            provider: what runs them, instead of the one that the settings name.
         """
-        super().__init__(cascade, dtype, capacity, max_batch)
+        provider = provider or BY_NAME[settings.provider]
+        super().__init__(cascade, settings, free_gpu_memory)
         self.device, self._provider = provider.device, provider
         self._graphs = slotted_stages(graphs)
-        self._sessions = [open_session(each.graph, provider, dtype) for each in self._graphs]
+        self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
         # By stage that writes them.
         self._slabs = {
-            k: self._zeros((capacity + 1, cascade.tokens(k), stage.width), features_dtype(dtype))
+            k: self._zeros((self.capacity + 1, cascade.tokens(k), stage.width), features_dtype(self.dtype))
             for k, stage in enumerate(cascade.stages)
             if self._graphs[k].writes
         }

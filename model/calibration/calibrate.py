@@ -1,4 +1,7 @@
-"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
+"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
+
+Graphs contain temperatures and the exit policy, so those that no longer match are exported again.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -6,17 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.build import torch_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.crossfit import folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
-from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
 from msmlp.model.calibration.settings import Setting, Table, thinned
 from msmlp.model.calibration.temperature import fit_temperatures
 from msmlp.model.calibration.timing import measure_stage_ms
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
+from msmlp.model.export import refresh_graphs
+from msmlp.model.held_out import validation_images
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation
@@ -37,7 +42,7 @@ def calibrate(
     risk: float | None = None,
     confidence: float | None = None,
 ) -> CalibrationFile:
-    """Measure the validation images of `data` and write the calibration.
+    """Measure the validation images of `data`, write the calibration, and export the graphs that no longer match it.
 
     Args:
         folder: a weights folder.
@@ -58,7 +63,9 @@ def calibrate(
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    file = calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    refresh_graphs(folder, validation)
+    return file
 
 
 def calibrate_on(
@@ -71,18 +78,11 @@ def calibrate_on(
     cost: Cost = "gflops",
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
-    """The same on images already at hand."""
+    """The calibration alone, on images already at hand."""
 
     def build(temperatures: tuple[float, ...] | None) -> StageBackend:
-        return torch_backend(
-            weights,
-            temperatures=temperatures,
-            exit_policy=exit_policy,
-            device=device,
-            dtype=dtype,
-            capacity=BATCH,
-            max_batch=BATCH,
-        )
+        exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
+        return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
 
     halves = folds_of(validation.identities, 2)
     # A half that certifies a risk has no say in the scores either.

@@ -2,7 +2,7 @@
 
 Nearest upsampling followed by a token-linear layer is one linear map: the columns of the layer that read copies of the
 same upstream token are summed. LN works token by token, so it commutes with the copying. The E half of fc1 shrinks
-from D_S x S_down to D_S x S_up, exactly. Below it, what the leaner forms of a stage (token_major.py, graph_stage.py)
+from D_S x S_down to D_S x S_up, exactly. Below it, what the leaner form of a stage (graph_stage.py)
 take from a block.
 """
 

@@ -15,6 +15,7 @@ from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import ConfigError, DataError, OptionError, TrainingStoppedError
+from msmlp.model.export import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
@@ -130,8 +131,9 @@ def train(options: TrainOptions) -> Path:
     # What an untrained teacher left in the same folder would say that these are no weights.
     (options.out / TEACHER).unlink(missing_ok=True)
     write_weights(options.out, config=network, **left)
-    # The frontier comes with the weights, so that what training leaves can be served.
+    # The frontier and the graphs come with the weights, so that what training leaves can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
+    refresh_graphs(options.out, validation)
     return options.out
 
 

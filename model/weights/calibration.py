@@ -199,11 +199,9 @@ def _refuse_removed_policy(folder: Path, document: Any) -> None:
     policy = document.get("exit_policy") if isinstance(document, dict) else None
     if policy not in REMOVED_POLICIES:
         return
-    # Graphs hold the exit policy.
-    export = f", then msmlp export --weights {folder}" if any(folder.glob("export*.json")) else ""
     raise WeightsError(
         f"{folder}: calibration uses the exit policy {policy!r}, removed in 0.2; "
-        f"run msmlp calibrate --weights {folder} --data DATA{export}"
+        f"run msmlp calibrate --weights {folder} --data DATA"
     )
 
 

@@ -13,8 +13,8 @@ SLOTS, ROWS = 9, [7, 2, 4]
 
 
 @pytest.fixture
-def graphs(exported_weights: Path) -> tuple[bytes, ...]:
-    weights = load_weights(exported_weights)
+def graphs(tiny_weights: Path) -> tuple[bytes, ...]:
+    weights = load_weights(tiny_weights)
     return load_graphs(weights, load_calibration(weights))
 
 

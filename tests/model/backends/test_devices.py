@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from msmlp.model.backends.threads import threads_for
+from msmlp.model.backends.devices import threads_for
 
 SCRIPT = """
 import torch
-from msmlp.model.backends.threads import set_threads
+from msmlp.model.backends.devices import set_threads
 torch.set_num_threads(4)
 set_threads()
 set_threads()

@@ -128,9 +128,3 @@ def assert_kept_or_refused(answer: httpx.Response, name: str, accuracy: float, m
         return
     assert answer.status_code == 422, answer.text
     assert re.search(rf"{name}: .*allowed: 0 to 0\.\d+", answer.json()["detail"])
-
-
-def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
-    assert links
-    assert not [link for link in links if not (ROOT / "docs" / link).exists()]

@@ -2,9 +2,9 @@
 ARG BASE=docker.io/library/python:3.11.13-slim-bookworm
 ARG EXTRA=cpu
 
-# The packages without the source, so that a change of the source reinstalls none of them. pip stays in this stage. triton,
-# which torch requires, is removed: it needs a C compiler, which the image lacks, and it contains the libraries of another
-# CUDA, some of them three times. Remaining duplicate files are hard-linked.
+# The packages without the source, so that a change of the source reinstalls none of them. pip stays in this stage.
+# triton, which torch requires, is removed: it needs a C compiler, which the image lacks, and it contains the libraries
+# of another CUDA, some of them three times. Remaining duplicate files are hard-linked.
 FROM ${BASE} AS packages
 ARG EXTRA
 ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -19,8 +19,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && if [ "$EXTRA" = gpu ]; then /pip/bin/pip --python .venv/bin/python uninstall --quiet --yes triton; fi \
     && hardlink --quiet --ignore-time --minimum-size 1M .venv
 
-# The wheel, unpacked into its own folder, so that it becomes one layer. Compiled here, because the service writes no files;
-# made readable for the service's user, whatever the umask of the checkout.
+# The wheel, unpacked into its own folder, so that it becomes one layer. Compiled here, because the service writes no
+# files; made readable for the service's user, whatever the umask of the checkout.
 FROM packages AS wheel
 COPY LICENSE README.md pyproject.toml setup.py ./
 COPY model/ model/

@@ -13,8 +13,8 @@ from msmlp.bench.null_server import NullBackend
 from msmlp.bench.strategies import Floats, Saturated
 from msmlp.model.backends.protocol import warm_up
 from msmlp.model.errors import DeviceError
-from msmlp.service.engine.async_engine import Engine
-from msmlp.service.engine.latency import StageTimes
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.latency import LatencyModel
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Scheduler
 
@@ -69,7 +69,7 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
 
 def single_ticket_us(stages: int) -> float:
     """Microseconds of scheduler for one image that goes through all stages alone: every call that the loop makes."""
-    times = StageTimes((1,), np.ones((stages, 1)))
+    times = LatencyModel((1,), np.ones((stages, 1)))
     scheduler, costs = Scheduler(1024, stages, times), []
     slots, terms, score = np.zeros(1, dtype=np.int64), Terms(np.ones(stages - 1), 1, stages), np.zeros(1, np.float32)
     for request in range(SINGLES):
@@ -86,12 +86,12 @@ def single_ticket_us(stages: int) -> float:
 
 
 async def facade_us(stages: int, threshold: float) -> float:
-    """Microseconds from `Engine.classify` to its result, one image alone, engine on a thread.
+    """Microseconds from `AsyncEngine.classify` to its result, one image alone, engine on a thread.
 
     With `threshold` 1 it goes through all stages, with 0 it leaves at the first exit.
     """
     scores = np.zeros((1024, stages), dtype=np.float32)
-    engine = Engine(lambda: _null(scores, 64), capacity=len(scores), observe=lambda message: None)
+    engine = AsyncEngine(lambda: _null(scores, 64), capacity=len(scores), observe=lambda message: None)
     engine.start()
     while not engine.up:
         if engine.down:

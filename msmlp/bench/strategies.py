@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason, decide
-from msmlp.service.engine.core import Loop
+from msmlp.service.engine.core import EngineCore
 from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 
 Pixels = NDArray[np.uint8]
@@ -29,14 +29,14 @@ REQUEST = 16
 
 
 class Saturated:
-    """Loop, scheduler and backend, handed everything at once in requests of `request` images.
+    """EngineCore, scheduler and backend, handed everything at once in requests of `request` images.
 
     `seconds` [K, buckets] is what warm-up measured.
     """
 
     def __init__(self, backend: StageBackend, seconds: Floats, request: int = REQUEST) -> None:
         self._landed: list[Outbound] = []
-        self.loop = Loop(backend, self._landed.append, seconds=seconds)
+        self.loop = EngineCore(backend, self._landed.append, seconds=seconds)
         self._size, self._requests = request, 0
 
     def run(self, images: Pixels, thresholds: Floats) -> None:

@@ -14,9 +14,9 @@ from msmlp.model.backends.gpu import gpu_present
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.answers import Facts
 from msmlp.service.byte_budget import Memory
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import SHADOW_SLOTS, Handle, Worker
+from msmlp.service.engine.transport import SHADOW_SLOTS, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import Policy
 from msmlp.service.settings import Settings
@@ -37,7 +37,7 @@ class Service:
     calibration: Calibration
     policy: Policy
     metrics: Metrics
-    engine: Engine
+    engine: AsyncEngine
     decoders: ThreadPoolExecutor
     statistics: Statistics
     accounts: Accounts
@@ -74,7 +74,7 @@ class Service:
         `degraded` when brown-out chose their operating point.
 
         Raises:
-            OverloadedError, StartingError, EngineDownError: what `Engine.admit` raises.
+            OverloadedError, StartingError, EngineDownError: what `AsyncEngine.admit` raises.
         """
         try:
             self.engine.admit(images, degraded=degraded)
@@ -141,11 +141,11 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
         reserve=SHADOW_SLOTS if settings.shadow else 0,
         max_batch=settings.max_batch,
     )
-    start: Callable[..., Handle] = Worker
+    start: Callable[..., Worker] = ThreadWorker
     if pick_engine(settings, found.builds) == "process":
         size, places = manifest.cascade.image_size, 2 * settings.max_images
         start = partial(ProcessWorker, stages=stages, size=size, places=places)
-    engine = Engine(
+    engine = AsyncEngine(
         found.build,
         capacity=settings.capacity,
         observe=metrics.observe,

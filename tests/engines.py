@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.messages import Outbound, Submit, Terms
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import BackendFactory, Handle, Send, Worker
+from msmlp.service.engine.transport import BackendFactory, Send, ThreadWorker, Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")
@@ -85,9 +85,9 @@ def ends_at_once() -> FakeBackend:
     os._exit(7)
 
 
-def thread(build: BackendFactory, send: Send, **options: Any) -> Handle:
+def thread(build: BackendFactory, send: Send, **options: Any) -> Worker:
     """An engine in a thread."""
-    return Worker(build, send, **options)
+    return ThreadWorker(build, send, **options)
 
 
 def process(build: BackendFactory, send: Send, **options: Any) -> ProcessWorker:
@@ -98,7 +98,7 @@ def process(build: BackendFactory, send: Send, **options: Any) -> ProcessWorker:
 class Talk:
     """A running engine and all it says."""
 
-    def __init__(self, make: Callable[..., Handle], build: BackendFactory, **options: Any) -> None:
+    def __init__(self, make: Callable[..., Worker], build: BackendFactory, **options: Any) -> None:
         self._said: queue.SimpleQueue[Outbound] = queue.SimpleQueue()
         self.worker = make(build, lambda said: [self._said.put(message) for message in said], **options)
         self.worker.start()

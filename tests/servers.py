@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.weights import Calibration, OperatingPoint
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Outbound
 from msmlp.service.engine.transport import BackendFactory
 from msmlp.service.http.app import create_app
@@ -41,7 +41,7 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
     Without brown-out, a longest wait and shadows unless `settings` have them: a device that is held is no overload.
     """
     service = build_service(Settings(**{"weights": weights, "device": "cpu", "engine": "thread", **settings}))
-    service.engine = Engine(
+    service.engine = AsyncEngine(
         build,
         capacity=service.settings.capacity,
         observe=service.metrics.observe,
@@ -80,7 +80,7 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
 class Told:
     """An observer of an engine that can be waited on."""
 
-    def __init__(self, engine: Engine, kind: type[Outbound]) -> None:
+    def __init__(self, engine: AsyncEngine, kind: type[Outbound]) -> None:
         self._kind, self._told = kind, threading.Event()
         engine.watch(self._observe)
 
@@ -96,7 +96,7 @@ class Told:
 class Submissions:
     """Counts what requests hand to an engine, so that a test can wait until so many stand before a held device."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._count = threading.Semaphore(0)
         put = engine.worker.put
 

@@ -31,7 +31,7 @@ from msmlp.service.engine.messages import (
     Terms,
 )
 from msmlp.service.engine.result import Pending, Result
-from msmlp.service.engine.transport import BackendFactory, Handle, Worker
+from msmlp.service.engine.transport import BackendFactory, ThreadWorker, Worker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 
 log = logging.getLogger("msmlp.engine")
@@ -50,7 +50,7 @@ TICK_SECONDS = 0.1
 Observer = Callable[[Outbound], None]
 
 
-class Engine:
+class AsyncEngine:
     """Façade of one worker. Use from one event loop; `observe` is told every outbound message, on that loop.
 
     `max_wait_seconds` is the longest predicted time to an answer at which images are let in (0: any),
@@ -68,7 +68,7 @@ class Engine:
         brownout_seconds: float = 0,
         costs: Sequence[float] = (1.0,) * (LEVELS + 1),
         shadow_every: int = 0,
-        worker: Callable[..., Handle] = Worker,
+        worker: Callable[..., Worker] = ThreadWorker,
     ) -> None:
         self._admission = Admission(max_wait_seconds)
         self._brownout = Brownout(brownout_seconds, max_wait_seconds, costs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend, StageOutput
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import GOES_ON
-from msmlp.service.engine.latency import Backlog, StageTimes
+from msmlp.service.engine.latency import LatencyModel, LoadEstimate
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
@@ -47,7 +47,7 @@ class _Flight:
     ends: float
 
 
-class Loop:
+class EngineCore:
     """Runs batches, as many at a time as the backend takes, and keeps the columns that only answers need.
 
     `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured;
@@ -67,9 +67,9 @@ class Loop:
         self.backend, self._send, self._publish = backend, send, publish
         stages, capacity = backend.stages, backend.capacity
         unknown = np.zeros((stages, len(backend.buckets)))
-        self.times = StageTimes(backend.buckets, unknown if seconds is None else seconds)
+        self.times = LatencyModel(backend.buckets, unknown if seconds is None else seconds)
         self.scheduler = Scheduler(capacity, stages, self.times, shadow_every=shadow_every, reserve=reserve)
-        self._backlog = Backlog(stages, self.times)
+        self._backlog = LoadEstimate(stages, self.times)
         self._history = History.empty(capacity, stages)
         self._probabilities = np.zeros((capacity, backend.classes), dtype=np.float32)
         self._stream = np.zeros(capacity, dtype=bool)

@@ -32,7 +32,7 @@ LEAST = 1e-9
 """Seconds; nothing takes less, not even what was never measured."""
 
 
-class StageTimes:
+class LatencyModel:
     """t_k(b), seconds of a batch of stage k (0-based) in bucket b. `seconds` [K, len(buckets)] is where it begins.
 
     `margin` is the factor on predictions that are promised to somebody; it settles where COVERED of the batches end in
@@ -127,7 +127,7 @@ MEMORY = 1000
 class Backlog:
     """Of a cascade of `stages`, from the shares that went on of late and the device's best times (`times.best`)."""
 
-    def __init__(self, stages: int, times: StageTimes) -> None:
+    def __init__(self, stages: int, times: LatencyModel) -> None:
         self._times = times
         self._survive = [1.0] * stages  # before anything is known, everything goes to the end
         self._survive[-1] = 0.0
@@ -169,7 +169,7 @@ ALIKE = 0.1
 class Turns:
     """Counts how often each of `stages` stages has been passed over."""
 
-    def __init__(self, stages: int, times: StageTimes, patience: int = PATIENCE) -> None:
+    def __init__(self, stages: int, times: LatencyModel, patience: int = PATIENCE) -> None:
         self._times = times
         # With everything waiting, round and round is the best there is.
         self.patience = max(patience, stages - 1)

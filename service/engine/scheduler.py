@@ -10,7 +10,7 @@ Rules
    largest that ends in time for the tightest deadline aboard.
 6. Else full batches, the deepest stage of those: their tickets are nearest to an answer.
 7. Else the stage whose batch wastes the least of the device now, the deeper where they are alike; the others gather
-   company meanwhile. How many of the waiting run is `StageTimes.take`.
+   company meanwhile. How many of the waiting run is `LatencyModel.take`.
 8. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
 9. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
 10. A ticket with an exit leaves with it when its next stage cannot end by its deadline any more (`overdue`). One that
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits import CONFIDENT, GOES_ON, Reason, decide
-from msmlp.service.engine.latency import PATIENCE, StageTimes, Turns
+from msmlp.service.engine.latency import PATIENCE, LatencyModel, StageSelector
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
 
@@ -89,7 +89,7 @@ class Scheduler:
         self,
         capacity: int,
         stages: int,
-        times: StageTimes,
+        times: LatencyModel,
         *,
         shadow_every: int = 0,
         reserve: int = 0,
@@ -97,7 +97,7 @@ class Scheduler:
     ) -> None:
         self.stages, self._times = stages, times
         self.tickets = Tickets(capacity, stages)
-        self._turns = Turns(stages, times, patience)
+        self._turns = StageSelector(stages, times, patience)
         self._queues = [Fifo(capacity) for _ in range(stages)]
         self._shadows = [Fifo(capacity) for _ in range(stages)]
         self._overtaken = [0] * stages  # batches of its own stage that went without the oldest ticket

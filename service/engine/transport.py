@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msmlp.model.backends.protocol import StageBackend, warm_up
 from msmlp.model.errors import CallerError, MsmlpError
-from msmlp.service.engine.core import Loop
+from msmlp.service.engine.core import EngineCore
 from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ran, Ready, Stop, Submit
 
 log = logging.getLogger("msmlp.engine")
@@ -28,7 +28,7 @@ Send = Callable[[list[Outbound]], None]
 handed over. Ready and Died come last in their list."""
 
 
-class Handle(Protocol):
+class Worker(Protocol):
     """Whoever owns the device, as the façade sees it. One thread calls."""
 
     @property
@@ -82,7 +82,7 @@ def run(build: BackendFactory, port: Port, *, capacity: int | None, shadow_every
             port.publish(load)
             flush()  # who gives up waiting hears of it before the batch runs
 
-        loop = Loop(
+        loop = EngineCore(
             backend, outbox.append, seconds=seconds, shadow_every=shadow_every, reserve=reserve, publish=publish
         )
         port.publish(loop.load())
@@ -113,7 +113,7 @@ def _flush(port: Port, outbox: list[Outbound]) -> None:
         outbox.clear()
 
 
-def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
+def _serve(loop: EngineCore, port: Port, flush: Callable[[], None]) -> None:
     stopping = False
     while True:
         messages = port.take(block=loop.idle and not stopping)
@@ -127,7 +127,7 @@ def _serve(loop: Loop, port: Port, flush: Callable[[], None]) -> None:
         flush()
 
 
-class Underway:
+class InTransit:
     """Submits on their way to the engine, until it shows a load that has them: they wait too. One thread calls."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class Underway:
 # The engine as a thread of this process.
 
 
-class Worker:
+class ThreadWorker:
     """Runs `build()` and everything after it on a thread of its own: the device belongs to that thread.
 
     `send` is called on that thread. For `capacity` and `shadow_every` see `seam.run`.
@@ -166,7 +166,7 @@ class Worker:
     def __init__(self, build: BackendFactory, send: Send, *, capacity: int | None, shadow_every: int = 0) -> None:
         self._send = send
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
-        self._underway = Underway()
+        self._underway = InTransit()
         self._submits = self._images = 0  # that the engine has taken in
         self._thread = threading.Thread(
             target=run,

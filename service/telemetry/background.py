@@ -17,7 +17,7 @@ CLOSE_SECONDS = 2
 for what is in flight and a little more."""
 
 
-class Beside:
+class BackgroundWorker:
     """Tells `observers`, in their order, later."""
 
     def __init__(self, observers: list[Observer]) -> None:

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from msmlp.service.engine.async_engine import Engine
-from msmlp.service.engine.transport import Handle
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.transport import Worker
 from msmlp.service.operating_points import Policy
 from msmlp.service.options import RequestOptions
 
@@ -49,7 +49,7 @@ class Gauges:
         for exit, spent in enumerate(gflops, start=1):
             cost.labels(exit).set(spent)
 
-    def watch(self, engine: Engine, policy: Policy) -> None:
+    def watch(self, engine: AsyncEngine, policy: Policy) -> None:
         """Show this engine, and the thresholds of this policy."""
         worker = engine.worker
         self._capacity.set_function(lambda: engine.capacity)
@@ -79,16 +79,16 @@ class _Work(Collector):
         yield CounterMetricFamily("msmlp_work_seconds", text, self.seconds())
 
 
-def _effective_threshold(engine: Engine, policy: Policy, exit: int) -> float:
+def _effective_threshold(engine: AsyncEngine, policy: Policy, exit: int) -> float:
     return float(policy.plan(RequestOptions(), engine.brownout_level).thresholds[exit])
 
 
-def _queued(worker: Handle, stage: int) -> float:
+def _queued(worker: Worker, stage: int) -> float:
     load = worker.load
     return 0.0 if load is None else float(load.queued[stage])
 
 
-def _age(worker: Handle, stage: int) -> float:
+def _age(worker: Worker, stage: int) -> float:
     load = worker.load
     since = math.inf if load is None else load.oldest[stage]
     return max(0.0, time.monotonic() - since) if math.isfinite(since) else 0.0

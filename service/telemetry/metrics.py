@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import Policy
@@ -153,7 +153,7 @@ class Metrics:
         for outcome in ("met", "late", "cut_short", "expired"):
             self.deadline.labels(outcome)
 
-    def watch(self, engine: Engine, policy: Policy) -> None:
+    def watch(self, engine: AsyncEngine, policy: Policy) -> None:
         """Tie the gauges to what they show; read when scraped."""
         self._gauges.watch(engine, policy)
 

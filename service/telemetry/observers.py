@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msmlp.model.errors import OptionError
 from msmlp.service.service import Service
 from msmlp.service.telemetry.access_log import log_access
-from msmlp.service.telemetry.background import Beside
+from msmlp.service.telemetry.background import BackgroundWorker
 from msmlp.service.telemetry.record import Observer
 from msmlp.service.triton_metrics import TritonMetrics
 
@@ -61,7 +61,7 @@ async def watched(service: Service) -> AsyncIterator[None]:
     if not observers:
         yield
         return
-    beside = Beside(observers)
+    beside = BackgroundWorker(observers)
     service.accounts.observers.append(beside.ended)
     try:
         yield

@@ -4,7 +4,7 @@ import pytest
 
 from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.weights import load_weights
-from msmlp.service.engine.transport import SHADOW_SLOTS, Worker
+from msmlp.service.engine.transport import SHADOW_SLOTS, ThreadWorker
 from msmlp.service.service import build_service, pick_engine
 from msmlp.service.settings import Settings
 from tests.fakes import pictures
@@ -59,4 +59,4 @@ def test_the_engine_is_a_process_where_torch_can_serve(
 
 
 def test_where_only_graphs_fit_it_is_a_thread_though_torch_is_installed() -> None:
-    assert isinstance(build_service(Settings(device="cpu", dtype="int8")).engine.worker, Worker)
+    assert isinstance(build_service(Settings(device="cpu", dtype="int8")).engine.worker, ThreadWorker)

@@ -13,7 +13,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
 from msmlp.service.engine.messages import Inbound, Load, Outbound, Ready, Submit
-from msmlp.service.engine.process.wire import Memory, Placed, pack, unpack
+from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
 from msmlp.service.engine.transport import BackendFactory, freeze_gc, run
 from msmlp.service.logs import Logging
 
@@ -70,7 +70,7 @@ class Watchdog:
 
 def main(
     build: BackendFactory,
-    memory: Memory,
+    memory: SharedMemory,
     inbound: Connection,
     outbound: Connection,
     capacity: int | None,
@@ -98,7 +98,7 @@ class ChildPort:
     Every call is a sign of life; while the pipes are waited for, which is the parent's time, the engine is at rest.
     """
 
-    def __init__(self, memory: Memory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
+    def __init__(self, memory: SharedMemory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
         self._memory, self._inbound, self._outbound, self._watchdog = memory, inbound, outbound, watchdog
         self._poll = select.poll()
         self._poll.register(inbound.fileno(), select.POLLIN)
@@ -118,8 +118,8 @@ class ChildPort:
         self._watchdog.alive()
         return messages
 
-    def _read(self, message: Inbound | Placed) -> Inbound:
-        if not isinstance(message, Placed):
+    def _read(self, message: Inbound | SharedSubmit) -> Inbound:
+        if not isinstance(message, SharedSubmit):
             return message
         pixels = self._memory.read(message.start, message.images)
         return Submit(message.request, pixels, message.terms, message.arrival)

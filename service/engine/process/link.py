@@ -11,8 +11,8 @@ from typing import Any
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.messages import Inbound, Load, Outbound, Submit
 from msmlp.service.engine.process.child import HANG_SECONDS, main
-from msmlp.service.engine.process.wire import Memory, Placed, pack, unpack
-from msmlp.service.engine.transport import BackendFactory, Underway
+from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
+from msmlp.service.engine.transport import BackendFactory, InTransit
 from msmlp.service.logs import in_force
 
 FRAME = 8
@@ -20,7 +20,7 @@ FRAME = 8
 
 
 @dataclass(frozen=True)
-class Child:
+class ChildSpec:
     """What a child is started with; `build` crosses pickled.
 
     `places` is how many images can be on their way to it at once, and the most of one request; images are uint8
@@ -36,12 +36,12 @@ class Child:
     hang_seconds: float = HANG_SECONDS
 
 
-class Link:
+class ChildProcess:
     """`put` and `load` are for one thread, `receive` and `close` for another."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: ChildSpec) -> None:
         context = get_context("spawn")
-        self._memory = Memory(places=child.places, size=child.size, stages=child.stages)
+        self._memory = SharedMemory(places=child.places, size=child.size, stages=child.stages)
         inbound, self._to = context.Pipe(duplex=False)
         self._from, outbound = context.Pipe(duplex=False)
         self._process = context.Process(
@@ -64,7 +64,7 @@ class Link:
         self._next_place, self._free = 0, child.places
         self._aboard: deque[int] = deque()  # images of each submit whose places are in use, oldest first
         self._returned = 0  # submits whose places are free again
-        self._underway = Underway()
+        self._underway = InTransit()
 
     @property
     def pid(self) -> int | None:
@@ -140,4 +140,4 @@ class Link:
         self._next_place = (start + images) % self._memory.places
         self._free -= images
         self._aboard.append(images)
-        return Placed(message.request, start, images, message.terms, message.arrival)
+        return SharedSubmit(message.request, start, images, message.terms, message.arrival)

@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 
 from msmlp.service.engine.messages import Died, Inbound, Load, Ready, Stop
 from msmlp.service.engine.process.child import HANG_SECONDS
-from msmlp.service.engine.process.link import Child, Link
+from msmlp.service.engine.process.link import ChildProcess, ChildSpec
 from msmlp.service.engine.transport import BackendFactory, Send
 
 log = logging.getLogger("msmlp.engine")
@@ -38,7 +38,7 @@ class ProcessWorker:
     `build` must be picklable; `send` is called on the supervisor's thread. A child that dies having been ready is
     followed by another; one that dies before it ever was, or of what only the caller can mend, is the end.
     `places` is the most images of one request; one that does not come back from the device for `hang_seconds` ends
-    itself. For the rest see `link.Child`.
+    itself. For the rest see `link.ChildSpec`.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class ProcessWorker:
         shadow_every: int = 0,
         hang_seconds: float = HANG_SECONDS,
     ) -> None:
-        self._child = Child(build, capacity, shadow_every, stages, size, places, hang_seconds)
+        self._child = ChildSpec(build, capacity, shadow_every, stages, size, places, hang_seconds)
         self._send, self._backoff = send, Backoff()
         self._lock = threading.Lock()
-        self._link: Link | None = None
+        self._link: ChildProcess | None = None
         self._stopping = threading.Event()
         self._ready_since = math.inf  # never
         self._served = False
@@ -130,7 +130,7 @@ class ProcessWorker:
 
     def _live(self) -> Died:
         """One child's life → how it ended, and whether another is to follow."""
-        link = Link(self._child)
+        link = ChildProcess(self._child)
         self._ready_since = math.inf
         with self._lock:
             self._link = link

@@ -15,7 +15,7 @@ from msmlp.service.engine.messages import Load, Terms
 
 
 @dataclass(frozen=True)
-class Placed:
+class SharedSubmit:
     """A `Submit` whose `images` pixels lie in shared memory, from place `start` on."""
 
     request: int
@@ -57,7 +57,7 @@ _TABLE: dict[type, Callable[[Any], tuple[Any, ...]]] = {np.ndarray: _reduce}
 SCALARS = 6  # submits and images the child has taken in, then Load's four numbers
 
 
-class Memory:
+class SharedMemory:
     """`places` images, uint8 [size, size, 3]. It can be sent to a child while that is being started, and only then."""
 
     def __init__(self, *, places: int, size: int, stages: int) -> None:

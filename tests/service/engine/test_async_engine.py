@@ -15,15 +15,15 @@ from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason
 from msmlp.service.engine import async_engine as facade
-from msmlp.service.engine.async_engine import Engine, Throughput
+from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
 from msmlp.service.engine.result import Result
-from msmlp.service.engine.transport import Worker
+from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 
-Scenario = Callable[[Engine], Awaitable[None]]
+Scenario = Callable[[AsyncEngine], Awaitable[None]]
 
 
 def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = None) -> None:
@@ -31,7 +31,7 @@ def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = Non
 
     async def main() -> None:
         limit = backend.capacity if capacity is None else capacity
-        engine = Engine(lambda: backend, capacity=limit, observe=lambda message: None)
+        engine = AsyncEngine(lambda: backend, capacity=limit, observe=lambda message: None)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -45,7 +45,7 @@ def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = Non
 
 
 async def classify(
-    engine: Engine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
+    engine: AsyncEngine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
 ) -> Result:
     return await engine.classify(pixels, Terms(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds}))
 
@@ -57,7 +57,7 @@ async def started(*tasks: "asyncio.Task[Result]") -> None:
 
 
 def test_answers_come_in_the_order_of_the_images() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         images = np.stack([picture(0.2, 0.2, 0.6, label=1), picture(1.0, label=2), picture(0.2, 0.8, label=3)])
         result = await classify(engine, images)
         assert result.exit.tolist() == [3, 1, 2]
@@ -72,7 +72,7 @@ def test_answers_come_in_the_order_of_the_images() -> None:
 
 
 def test_bounds_are_kept() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
         assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
         early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
@@ -84,7 +84,7 @@ def test_bounds_are_kept() -> None:
 def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -106,7 +106,7 @@ def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
         if (pixels[:, 1, 0, 1] == 3).any():
             raise DeviceError("secret: illegal memory access in kernel 7")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken_by_label_3
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
@@ -128,7 +128,7 @@ def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
 
 
 def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         put = engine.worker.put
 
         def put_but_no_two(message: Inbound) -> None:
@@ -151,7 +151,7 @@ def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.Mo
 def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -170,7 +170,7 @@ def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None
 def test_a_caller_cancelled_while_its_batch_runs() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -186,7 +186,7 @@ def test_a_caller_cancelled_while_its_batch_runs() -> None:
 def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -203,14 +203,14 @@ def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
 
 
 def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Worker, message: Inbound) -> None:
+    def refuse(self: ThreadWorker, message: Inbound) -> None:
         raise DeviceError("no places")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         engine.admit(8)
         before = engine._admission.share
         with monkeypatch.context() as patch:
-            patch.setattr(Worker, "put", refuse)
+            patch.setattr(ThreadWorker, "put", refuse)
             with pytest.raises(DeviceError):
                 await classify(engine, pictures(8, 1.0))
         assert engine._admission.share == before
@@ -222,7 +222,7 @@ def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monkey
 def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             gone = asyncio.create_task(classify(engine, pictures(5, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -237,8 +237,8 @@ def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
 
 
 def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
-    async def main() -> Engine:
-        engine = Engine(FakeBackend, capacity=8, observe=lambda message: None)
+    async def main() -> AsyncEngine:
+        engine = AsyncEngine(FakeBackend, capacity=8, observe=lambda message: None)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         return engine
@@ -250,7 +250,7 @@ def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
 
 
 def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         for _ in range(3):
             engine.admit(1)
         engine.admit(5)
@@ -272,7 +272,7 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
 
 
 def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         engine.admit(10)
         with pytest.raises(OverloadedError) as unknown_pace:
             engine.admit(1)
@@ -291,7 +291,7 @@ def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch:
     backend = FakeBackend()
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
+        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         monkeypatch.setattr(
@@ -311,7 +311,7 @@ def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch:
 def test_how_many_places_there_are_is_what_the_engine_says() -> None:
     """Which may be fewer than were asked for."""
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         assert engine.capacity == 12
         engine.admit(12)
         with pytest.raises(OverloadedError):
@@ -323,7 +323,7 @@ def test_how_many_places_there_are_is_what_the_engine_says() -> None:
 def test_stopping_answers_what_is_in_flight() -> None:
     backend = FakeBackend(max_batch=2)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             pending = asyncio.create_task(classify(engine, pictures(7, 0.2, 0.2, 0.2)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -343,7 +343,7 @@ def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
     """A scenario on an engine that has just been started; it ends when the scenario does."""
 
     async def main() -> None:
-        engine = Engine(build, capacity=8, observe=lambda message: None)
+        engine = AsyncEngine(build, capacity=8, observe=lambda message: None)
         engine.start()
         await scenario(engine)
         await engine.stop()
@@ -358,7 +358,7 @@ def test_until_it_is_warm_it_is_starting() -> None:
         assert may_build.wait(PATIENCE_SECONDS)
         return FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         assert not engine.up
         assert not engine.down
         with pytest.raises(StartingError) as caught:
@@ -376,7 +376,7 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
     def build() -> StageBackend:
         raise DeviceError("no kernel image at /home/someone/secret.so")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         died = asyncio.Event()
         details = []
 
@@ -403,7 +403,7 @@ def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
     def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
         raise DeviceError("secret")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
         with backend.gate.held():
             tasks = [asyncio.create_task(classify(engine, pictures(1, 1.0))) for _ in range(10)]
@@ -414,7 +414,7 @@ def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
         assert engine.down
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None)
+        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         await scenario(engine)
@@ -435,7 +435,7 @@ def test_throughput_is_over_the_window() -> None:
     assert throughput.per_second(now=1000.0) == 0
 
 
-async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
+async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
     """A stream to its end: index, exit and reason of everything that lands."""
     given = Terms(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **terms})
     landed = [part async for part in engine.stream(pixels, given)]
@@ -447,7 +447,7 @@ async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list
 
 
 def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         told = await lines(engine, np.stack([picture(0.2, 0.2, 0.6), picture(1.0), picture(0.2, 0.8)]))
         assert sorted(told, key=lambda line: line[1]) == told, "one batch a stage"
         by_image = {index: [(exit, reason) for i, exit, reason in told if i == index] for index in range(3)}
@@ -461,7 +461,7 @@ def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
 
 
 def test_a_stream_of_what_has_expired_ends_too() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         assert await lines(engine, pictures(1, 1.0), deadline=0.0) == [(0, 0, Reason.EXPIRED)]
         assert await lines(engine, pictures(1, 0.2), deadline=0.0, min_exit=1) == [
             (0, 1, Reason.GOES_ON),
@@ -478,7 +478,7 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
         if stage == 1:
             raise DeviceError("secret")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
         terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
         stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
@@ -492,7 +492,7 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
     play(backend, scenario)
 
 
-def cancelled_images(engine: Engine) -> dict[str, int]:
+def cancelled_images(engine: AsyncEngine) -> dict[str, int]:
     """Filled while the engine runs: images by where they were cancelled."""
     counts: dict[str, int] = {}
 
@@ -510,7 +510,7 @@ def test_who_leaves_a_stream_frees_what_still_waits() -> None:
     def second_stage_waits(stage: int, pixels: NDArray[np.uint8]) -> None:
         assert stage == 0 or left.wait(PATIENCE_SECONDS)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         backend.fail = second_stage_waits
         terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
@@ -532,7 +532,7 @@ def test_everyone_who_is_cancelled_is_counted_once() -> None:
     """Those who wait leave the queue; those aboard are counted when the batch ends, wherever they were to go."""
     backend = FakeBackend(max_batch=4)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         with backend.gate.held():
             aboard = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
@@ -558,7 +558,7 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
             if isinstance(message, Shadowed):
                 checked.set()
 
-        engine = Engine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
+        engine = AsyncEngine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(8)
@@ -574,7 +574,7 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
     asyncio.run(main())
 
 
-async def until_level(engine: Engine, clock: Clock, wanted: Callable[[int], bool]) -> None:
+async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int], bool]) -> None:
     """Until the brown-out level is as wanted, on a clock that hurries."""
     for _ in range(1000):
         if wanted(engine.brownout_level):
@@ -591,7 +591,7 @@ def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: p
     monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
+        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(60)
@@ -616,7 +616,7 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
 
     async def main() -> None:
         monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
+        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         step = threading.Semaphore(0)

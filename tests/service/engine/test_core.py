@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason
-from msmlp.service.engine.core import MAX_FAILURES, Loop
+from msmlp.service.engine.core import MAX_FAILURES, EngineCore
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
@@ -41,7 +41,7 @@ class ByHand:
         self.backend = FakeBackend(capacity=capacity + reserve, max_batch=max_batch, in_flight=self.in_flight)
         self.said: list[Outbound] = []
         known = np.full((3, len(self.backend.buckets)), seconds)
-        self.loop = Loop(self.backend, self.said.append, seconds=known, reserve=reserve, **options)
+        self.loop = EngineCore(self.backend, self.said.append, seconds=known, reserve=reserve, **options)
 
     def submit(
         self, request: int, pixels: Pixels, *, after: float = np.inf, low: int = 0, stream: bool = False

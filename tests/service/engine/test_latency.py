@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.service.engine.latency import REFRESH, StageTimes
+from msmlp.service.engine.latency import REFRESH, LatencyModel
 
 BUCKETS = (1, 2, 4)
 
 
-def times() -> StageTimes:
-    return StageTimes(BUCKETS, np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]))
+def times() -> LatencyModel:
+    return LatencyModel(BUCKETS, np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]))
 
 
 def test_a_batch_takes_what_its_bucket_takes() -> None:
@@ -81,13 +81,13 @@ def test_stray_batches_do_not_make_the_best_bucket_look_worse_than_its_neighbour
 
 def test_the_warm_ups_measurements_stay_as_they_are() -> None:
     measured = np.ones((1, 3))
-    StageTimes(BUCKETS, measured).learn(0, 1, 100.0)
+    LatencyModel(BUCKETS, measured).learn(0, 1, 100.0)
     assert (measured == 1).all()
 
 
-def sizes(*seconds: float, buckets: tuple[int, ...] = (1, 2, 4, 8)) -> StageTimes:
+def sizes(*seconds: float, buckets: tuple[int, ...] = (1, 2, 4, 8)) -> LatencyModel:
     """One stage."""
-    return StageTimes(buckets, np.array([seconds]))
+    return LatencyModel(buckets, np.array([seconds]))
 
 
 def test_where_a_batch_takes_the_same_whatever_its_size_all_go_together() -> None:
@@ -112,7 +112,7 @@ def test_the_cheapest_batch_is_taken() -> None:
 
 
 def test_full_batches_of_all_stages_are_multiples_of_each_other() -> None:
-    times = StageTimes((1, 2, 3, 4, 6), np.array([[1.0, 1.5, 1.6, 3.0, 6.0], [1.0] * 5]))
+    times = LatencyModel((1, 2, 3, 4, 6), np.array([[1.0, 1.5, 1.6, 3.0, 6.0], [1.0] * 5]))
     assert (times.full(0), times.full(1)) == (2, 6)
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from msmlp.service.engine.latency import MEMORY, Backlog, StageTimes
+from msmlp.service.engine.latency import MEMORY, LatencyModel, LoadEstimate
 
 
 def backlog() -> Backlog:
     """An image takes 1, 10 and 100 seconds in the best batches."""
-    return Backlog(3, StageTimes((1, 2), np.array([[3.0, 2.0], [30.0, 20.0], [100.0, 300.0]])))
+    return LoadEstimate(3, LatencyModel((1, 2), np.array([[3.0, 2.0], [30.0, 20.0], [100.0, 300.0]])))
 
 
 def test_before_anything_is_known_everything_goes_to_the_end() -> None:
@@ -43,7 +43,7 @@ def test_who_is_aboard_needs_the_later_stages_still() -> None:
 
 
 def test_one_stage() -> None:
-    mine = Backlog(1, StageTimes((4,), np.array([[8.0]])))
+    mine = LoadEstimate(1, LatencyModel((4,), np.array([[8.0]])))
     assert mine.an_image() == [2.0]
     mine.ran(0, 4, 0)
     assert mine.seconds([3]) == 6.0

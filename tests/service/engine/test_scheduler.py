@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import buckets_up_to
 from msmlp.model.exits import Reason
-from msmlp.service.engine.latency import PATIENCE, StageTimes
+from msmlp.service.engine.latency import PATIENCE, LatencyModel
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
 from msmlp.service.engine.tickets import Slots
@@ -29,7 +29,7 @@ def scheduler_of(
     """Every batch of a stage takes its `seconds` (1), whatever its size: the fuller the better."""
     buckets = buckets_up_to(max_batch)
     each = np.array(seconds if seconds is not None else [1.0] * stages)
-    times = StageTimes(buckets, np.repeat(each[:, None], len(buckets), axis=1))
+    times = LatencyModel(buckets, np.repeat(each[:, None], len(buckets), axis=1))
     times.margin = 1.0
     return Scheduler(capacity, stages, times, **options)
 
@@ -307,7 +307,7 @@ def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
 
 def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
     """Stages that take so long in buckets of 1, 2 and 4."""
-    times = StageTimes((1, 2, 4), np.array(seconds))
+    times = LatencyModel((1, 2, 4), np.array(seconds))
     times.margin = 1.0
     return Scheduler(capacity, len(seconds), times)
 
@@ -342,7 +342,7 @@ def test_a_batch_is_sized_to_the_tightest_deadline_aboard() -> None:
 
 
 def test_the_margin_is_part_of_every_prediction() -> None:
-    times = StageTimes((1, 2, 4), np.array([(1.0, 2.0, 4.0)]))
+    times = LatencyModel((1, 2, 4), np.array([(1.0, 2.0, 4.0)]))
     times.margin = 1.5
     scheduler = Scheduler(16, 1, times)
     enter(scheduler, slots(0, 1, 2), thresholds=())
@@ -530,7 +530,7 @@ class Replay(RuleBasedStateMachine):
         buckets = buckets_up_to(max_batch)
         steps = data.draw(st.lists(st.integers(0, 4), min_size=len(buckets) * stages, max_size=len(buckets) * stages))
         seconds = np.cumsum(np.array(steps, dtype=float).reshape(stages, len(buckets)), axis=1)
-        self.times = StageTimes(buckets, seconds)
+        self.times = LatencyModel(buckets, seconds)
         self.times.margin = data.draw(st.sampled_from((1.0, 1.5)))
         self.scheduler = Scheduler(
             capacity + reserve, stages, self.times, shadow_every=shadow_every, reserve=reserve, patience=patience

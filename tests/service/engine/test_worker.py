@@ -14,7 +14,7 @@ from msmlp.model.errors import OptionError
 from msmlp.model.exits import Reason
 from msmlp.service.engine.core import MAX_FAILURES
 from msmlp.service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
-from msmlp.service.engine.transport import Worker
+from msmlp.service.engine.transport import ThreadWorker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture, pictures
 
 Pixels = NDArray[np.uint8]
@@ -26,7 +26,7 @@ class Talk:
     def __init__(self, backend: FakeBackend) -> None:
         self.backend = backend
         self._said: queue.SimpleQueue[list[Outbound]] = queue.SimpleQueue()
-        self.worker = Worker(lambda: backend, self._said.put, capacity=backend.capacity)
+        self.worker = ThreadWorker(lambda: backend, self._said.put, capacity=backend.capacity)
         self.worker.start()
         assert self.worker.ready.wait(PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -253,7 +253,7 @@ def test_cancelling_what_has_been_answered_is_nothing() -> None:
 
 def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
     backend, ready_at_batch = FakeBackend(max_batch=8, every_bucket=True), []
-    worker = Worker(lambda: backend, lambda messages: None, capacity=8)
+    worker = ThreadWorker(lambda: backend, lambda messages: None, capacity=8)
     backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
     worker.start()
     assert worker.ready.wait(PATIENCE_SECONDS)
@@ -271,7 +271,7 @@ def cannot(error: Exception) -> list[Outbound]:
     def build() -> StageBackend:
         raise error
 
-    worker = Worker(build, said.extend, capacity=8)
+    worker = ThreadWorker(build, said.extend, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
@@ -295,7 +295,7 @@ def test_a_backend_that_cannot_be_warmed_up_is_the_workers_end() -> None:
             raise MemoryError
 
     backend.fail = broken
-    worker = Worker(lambda: backend, said.extend, capacity=8)
+    worker = ThreadWorker(lambda: backend, said.extend, capacity=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert [type(message) for message in said] == [Died]
@@ -306,7 +306,9 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
     threads = set()
     backend = FakeBackend()
     backend.fail = lambda stage, pixels: threads.add(threading.current_thread().name)
-    worker = Worker(lambda: threads.add(threading.current_thread().name) or backend, lambda messages: None, capacity=8)
+    worker = ThreadWorker(
+        lambda: threads.add(threading.current_thread().name) or backend, lambda messages: None, capacity=8
+    )
     worker.start()
     worker.ready.wait(PATIENCE_SECONDS)
     worker.put(Stop())
@@ -369,7 +371,7 @@ def test_gauges_of_a_worker_that_died_count_nobody() -> None:
 
 def test_who_is_taken_in_is_counted_until_the_next_load_is_shown() -> None:
     """Between the two, the engine's own count does not have them yet."""
-    worker = Worker(FakeBackend, lambda messages: None, capacity=8)
+    worker = ThreadWorker(FakeBackend, lambda messages: None, capacity=8)
     worker.ready.set()
     worker.publish(Load.none(3))
     for arrival in (1.0, 2.0):

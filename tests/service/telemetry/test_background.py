@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from msmlp.service.telemetry import background as beside
-from msmlp.service.telemetry.background import Beside
+from msmlp.service.telemetry.background import BackgroundWorker
 from msmlp.service.telemetry.record import Account
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import wait_until
@@ -19,7 +19,9 @@ def account(number: int) -> Account:
 def test_all_that_wait_are_told_of_in_their_order_before_the_end() -> None:
     first: list[str] = []
     second: list[str] = []
-    watching = Beside([lambda each: first.append(each.request_id), lambda each: second.append(each.request_id)])
+    watching = BackgroundWorker(
+        [lambda each: first.append(each.request_id), lambda each: second.append(each.request_id)]
+    )
     for number in range(100):
         watching.ended(account(number))
     assert watching.close()
@@ -40,7 +42,7 @@ def test_who_is_slow_holds_nobody_up_and_what_is_dropped_is_counted(
         assert may_go.wait(PATIENCE_SECONDS)
         seen.append(each.request_id)
 
-    watching = Beside([slow])
+    watching = BackgroundWorker([slow])
     watching.ended(account(0))
     assert begun.wait(PATIENCE_SECONDS)
     for number in range(1, 8):
@@ -59,7 +61,7 @@ def test_one_that_fails_is_logged_and_the_others_hear(caplog: pytest.LogCaptureF
     def fail(each: Account) -> None:
         raise ValueError("broken")
 
-    watching = Beside([fail, lambda each: seen.append(each.request_id)])
+    watching = BackgroundWorker([fail, lambda each: seen.append(each.request_id)])
     watching.ended(account(0))
     assert watching.close()
     assert seen == ["r-0"]

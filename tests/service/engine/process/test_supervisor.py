@@ -16,7 +16,7 @@ import pytest
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
 from msmlp.service.engine.process import supervisor
-from msmlp.service.engine.process.link import Child
+from msmlp.service.engine.process.link import ChildSpec
 from msmlp.service.engine.process.supervisor import Backoff, ProcessWorker
 from tests.engines import BROKEN, FATAL, Build, Talk, ends_at_once, process
 from tests.fakes import PATIENCE_SECONDS, pictures
@@ -145,7 +145,7 @@ class FakeLink:
     def __init__(self, lives: list[list[Outbound] | Exception]) -> None:
         self._lives = lives
 
-    def __call__(self, child: Child) -> "FakeLink":
+    def __call__(self, child: ChildSpec) -> "FakeLink":
         life = self._lives.pop(0)
         if isinstance(life, Exception):
             raise life
@@ -177,7 +177,7 @@ READY = Ready("fake", "none", 8)
 def of_fakes(monkeypatch: pytest.MonkeyPatch, *lives: list[Outbound] | Exception) -> tuple[Patience, list[Outbound]]:
     """A supervisor's life over those of its children → its patience, and what it said."""
     said: list[Outbound] = []
-    monkeypatch.setattr(supervisor, "Link", FakeLink(list(lives)))
+    monkeypatch.setattr(supervisor, "ChildProcess", FakeLink(list(lives)))
     worker = ProcessWorker(Build(), said.extend, capacity=8, stages=3, size=8, places=8)
     worker._backoff = patience = Patience()
     worker.start()

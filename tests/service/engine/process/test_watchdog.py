@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
 from msmlp.service.engine.process.child import LOOKS, ChildPort, Watchdog
-from msmlp.service.engine.process.wire import Memory, pack
+from msmlp.service.engine.process.wire import SharedMemory, pack
 from msmlp.service.errors import EngineDownError
 from tests.engines import Build, process
 from tests.fakes import PATIENCE_SECONDS, pictures
@@ -60,7 +60,7 @@ def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
     """Whose pipes may be empty or full for hours."""
     watchdog, (inbound, to), (out_of, outbound) = Watchdog(), Pipe(duplex=False), Pipe(duplex=False)
     slow: list[Any] = [Slow(end, watchdog) for end in (inbound, outbound)]
-    port = ChildPort(Memory(places=1, size=8, stages=3), *slow, watchdog)
+    port = ChildPort(SharedMemory(places=1, size=8, stages=3), *slow, watchdog)
     with inbound, to, out_of, outbound:
         to.send_bytes(pack([Cancel(1)]))
         for call in (
@@ -81,7 +81,7 @@ def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytes
     async def main() -> None:
         heard: asyncio.Queue[Outbound] = asyncio.Queue()
         make = partial(process, hang_seconds=0.3)
-        engine = Engine(build, capacity=8, observe=heard.put_nowait, worker=make)
+        engine = AsyncEngine(build, capacity=8, observe=heard.put_nowait, worker=make)
         engine.start()
 
         async def hear(kind: type[Outbound]) -> Outbound:

@@ -20,7 +20,7 @@ from msmlp.service.engine.messages import (
     Stop,
     Terms,
 )
-from msmlp.service.engine.process.wire import Placed, pack, unpack
+from msmlp.service.engine.process.wire import SharedSubmit, pack, unpack
 
 ANSWERS = Answers(
     request=np.array([7, 8]),
@@ -38,7 +38,7 @@ MESSAGES: list[Any] = [
     Shadowed(np.array([1]), np.array([True])),
     Ran(1, 5, 0.25),
     Died("how", restarting=True),
-    Placed(5, 1, 2, Terms(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
+    SharedSubmit(5, 1, 2, Terms(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
     Cancel(4),
     Stop(),
 ]

@@ -91,7 +91,7 @@ async def facade_us(stages: int, threshold: float) -> float:
     With `threshold` 1 it goes through all stages, with 0 it leaves at the first exit.
     """
     scores = np.zeros((1024, stages), dtype=np.float32)
-    engine = AsyncEngine(lambda: _null(scores, 64), capacity=len(scores), observe=lambda message: None)
+    engine = AsyncEngine(lambda: _null(scores, 64), permits=len(scores))
     engine.start()
     while not engine.up:
         if engine.down:

@@ -92,7 +92,7 @@ class Judged:
         """Milliseconds an image waited before all its stages together."""
         waits = []
         for i, exits in zip(self.accepted, self.exits, strict=True):
-            queue = self.seen.outcomes[i].result.history.queue_seconds
+            queue = self.seen.outcomes[i].result.history["queue_seconds"]
             waits.append((queue * (np.arange(queue.shape[1]) < exits[:, None])).sum(axis=1))
         return _quantiles(1e3 * np.concatenate(waits), (50, 99)) if waits else None
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import OptionError
+from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound, Submit, Terms
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import BackendFactory, Send, ThreadWorker, Worker
+from msmlp.service.engine.transport import Send, ThreadWorker, Worker
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")
@@ -92,7 +93,7 @@ def thread(build: BackendFactory, send: Send, **options: Any) -> Worker:
 
 def process(build: BackendFactory, send: Send, **options: Any) -> ProcessWorker:
     """An engine in a process, for the pictures of `fakes`."""
-    return ProcessWorker(build, send, stages=3, size=8, **{"places": 256, **options})
+    return ProcessWorker(build, send, stages=3, size=8, **{"ring_images": 256, **options})
 
 
 class Talk:

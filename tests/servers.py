@@ -18,8 +18,8 @@ from PIL import Image
 
 from msmlp.model.weights import Calibration, OperatingPoint
 from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
-from msmlp.service.engine.transport import BackendFactory
 from msmlp.service.http.app import create_app
 from msmlp.service.http.server import UVICORN, listen
 from msmlp.service.operating_points import Policy
@@ -43,12 +43,12 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
     service = build_service(Settings(**{"weights": weights, "device": "cpu", "engine": "thread", **settings}))
     service.engine = AsyncEngine(
         build,
-        capacity=service.settings.capacity,
-        observe=service.metrics.observe,
+        permits=service.settings.capacity,
         max_wait_seconds=settings.get("max_wait_ms", 0) / 1e3,
         brownout_seconds=settings.get("brownout_ms", 0) / 1e3,
         shadow_every=round(1 / settings["shadow"]) if "shadow" in settings else 0,
     )
+    service.engine.watch(service.metrics.observe)
     service.metrics.watch(service.engine, service.policy)
     return service
 

@@ -1,4 +1,4 @@
-"""Sums over the requests that were to classify something, as Triton keeps them: for `GET .../stats` and its metrics."""
+"""Sums over the requests that classify, in the form of `GET .../stats`."""
 
 import time
 from collections import Counter, defaultdict
@@ -16,15 +16,15 @@ REASONS = {
     HTTPStatus.SERVICE_UNAVAILABLE: "BACKEND",
     HTTPStatus.INTERNAL_SERVER_ERROR: "BACKEND",
 }
-"""Triton's words for what came of requests that failed; all others are OTHER."""
+"""Triton's words for how requests failed; the rest is OTHER."""
 
 OTHER = "OTHER"
 
 
 class Statistics:
-    """Counts requests; times are seconds. One request is one count of each duration, whatever its number of images.
+    """Counts requests, in seconds. A request counts once for each duration, however many images it has.
 
-    `queue` and `compute_infer` are those of its slowest image; writing the answer, `compute_output`, is not measured.
+    `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.weights import load_weights
-from msmlp.service.engine.transport import SHADOW_SLOTS, ThreadWorker
+from msmlp.service.engine.core import SHADOW_SLOTS
+from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.service import build_service, pick_engine
 from msmlp.service.settings import Settings
 from tests.fakes import pictures

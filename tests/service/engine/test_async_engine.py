@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import Reason
-from msmlp.service.engine import async_engine as facade
+from msmlp.service.engine import async_engine
 from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
@@ -26,12 +26,12 @@ from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 Scenario = Callable[[AsyncEngine], Awaitable[None]]
 
 
-def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = None) -> None:
+def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None) -> None:
     """Run a scenario on a ready engine; at its end nothing may be left in flight anywhere."""
 
     async def main() -> None:
-        limit = backend.capacity if capacity is None else capacity
-        engine = AsyncEngine(lambda: backend, capacity=limit, observe=lambda message: None)
+        limit = backend.capacity if permits is None else permits
+        engine = AsyncEngine(lambda: backend, permits=limit)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -63,8 +63,8 @@ def test_answers_come_in_the_order_of_the_images() -> None:
         assert result.exit.tolist() == [3, 1, 2]
         assert result.reason.tolist() == [Reason.FINAL, Reason.CONFIDENT, Reason.CONFIDENT]
         assert result.probabilities.argmax(axis=1).tolist() == [1, 2, 3]
-        assert result.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.6])
-        assert result.history.batch_size[0].tolist() == [3, 2, 1]
+        assert result.history["score"][0].tolist() == pytest.approx([0.2, 0.2, 0.6])
+        assert result.history["batch_size"][0].tolist() == [3, 2, 1]
         assert (result.landed > 0).all()
         assert result.landed[1] <= result.landed[2] <= result.landed[0]
 
@@ -93,7 +93,7 @@ def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
         results = await asyncio.gather(*waiting)
         await first
         assert backend.batches == [(0, 1), (0, 64)]
-        assert {int(result.history.batch_size[0, 0]) for result in results} == {64}
+        assert {int(result.history["batch_size"][0, 0]) for result in results} == {64}
         assert [int(result.probabilities[0].argmax()) for result in results] == [i % 4 for i in range(64)]
 
     play(backend, scenario)
@@ -238,7 +238,7 @@ def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
 
 def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
     async def main() -> AsyncEngine:
-        engine = AsyncEngine(FakeBackend, capacity=8, observe=lambda message: None)
+        engine = AsyncEngine(FakeBackend, permits=8)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         return engine
@@ -268,7 +268,7 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
             engine.admit(1)
         assert engine.inflight == 10
 
-    play(FakeBackend(), scenario, capacity=10)
+    play(FakeBackend(), scenario, permits=10)
 
 
 def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,21 +277,21 @@ def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatc
         with pytest.raises(OverloadedError) as unknown_pace:
             engine.admit(1)
         assert (unknown_pace.value.reason, unknown_pace.value.retry_after) == ("capacity", 1)
-        assert "10 of 10 places are taken, 1 wanted" in str(unknown_pace.value)
+        assert "10 of 10 images in flight, 1 more requested" in str(unknown_pace.value)
         seen = replace(Load.none(3), seconds_per_image=1.5)
         monkeypatch.setattr(type(engine.worker), "load", seen)
         with pytest.raises(OverloadedError) as known:
             engine.admit(3)
         assert known.value.retry_after == 5
 
-    play(FakeBackend(), scenario, capacity=10)
+    play(FakeBackend(), scenario, permits=10)
 
 
 def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()
 
     async def main() -> None:
-        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
+        engine = AsyncEngine(lambda: backend, permits=64, max_wait_seconds=2)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         monkeypatch.setattr(
@@ -301,7 +301,7 @@ def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch:
         with pytest.raises(OverloadedError) as caught:
             engine.admit(5)
         assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
-        assert "the answer is predicted to take 7500 ms, allowed: 2000 ms" in str(caught.value)
+        assert "the predicted wait is 7500 ms, the limit 2000 ms" in str(caught.value)
         assert engine.inflight == 30
         await engine.stop()
 
@@ -312,12 +312,12 @@ def test_how_many_places_there_are_is_what_the_engine_says() -> None:
     """Which may be fewer than were asked for."""
 
     async def scenario(engine: AsyncEngine) -> None:
-        assert engine.capacity == 12
+        assert engine.permits == 12
         engine.admit(12)
         with pytest.raises(OverloadedError):
             engine.admit(1)
 
-    play(FakeBackend(capacity=12), scenario, capacity=1000)
+    play(FakeBackend(capacity=12), scenario, permits=1000)
 
 
 def test_stopping_answers_what_is_in_flight() -> None:
@@ -343,7 +343,7 @@ def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
     """A scenario on an engine that has just been started; it ends when the scenario does."""
 
     async def main() -> None:
-        engine = AsyncEngine(build, capacity=8, observe=lambda message: None)
+        engine = AsyncEngine(build, permits=8)
         engine.start()
         await scenario(engine)
         await engine.stop()
@@ -414,7 +414,7 @@ def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
         assert engine.down
 
     async def main() -> None:
-        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None)
+        engine = AsyncEngine(lambda: backend, permits=64)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         await scenario(engine)
@@ -558,7 +558,8 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
             if isinstance(message, Shadowed):
                 checked.set()
 
-        engine = AsyncEngine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
+        engine = AsyncEngine(lambda: backend, permits=8, shadow_every=1)
+        engine.watch(observe)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(8)
@@ -580,22 +581,22 @@ async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int],
         if wanted(engine.brownout_level):
             return
         clock.ahead += 5.0
-        await asyncio.sleep(facade.TICK_SECONDS / 10)
+        await asyncio.sleep(async_engine.TICK_SECONDS / 10)
     raise AssertionError("the level does not move")
 
 
 def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fast engine's places are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
-    monkeypatch.setattr(facade, "time", clock)
-    monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(async_engine, "time", clock)
+    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
 
     async def main() -> None:
-        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
+        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=1e6)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(60)
-        await asyncio.sleep(3 * facade.TICK_SECONDS)
+        await asyncio.sleep(3 * async_engine.TICK_SECONDS)
         assert engine.brownout_level == 0, "to have images decoded faster, no cheaper point helps"
         with backend.gate.held():
             inside = asyncio.create_task(classify(engine, pictures(60, 1.0)))
@@ -612,11 +613,11 @@ def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: p
 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
-    monkeypatch.setattr(facade, "time", clock)
+    monkeypatch.setattr(async_engine, "time", clock)
 
     async def main() -> None:
-        monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
-        engine = AsyncEngine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
+        monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=60)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         step = threading.Semaphore(0)

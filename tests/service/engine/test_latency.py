@@ -1,9 +1,11 @@
+"""Latency model, load estimate and stage selector."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.service.engine.latency import REFRESH, LatencyModel
+from msmlp.service.engine.latency import MEMORY, REFRESH, LatencyModel, LoadEstimate
 
 BUCKETS = (1, 2, 4)
 
@@ -172,3 +174,48 @@ def test_without_measurements_the_fuller_the_better() -> None:
     unknown = sizes(0.0, 0.0, 0.0, 0.0)
     assert (unknown.full(0), unknown.take(0, 5)) == (8, 5)
     assert unknown.predict(0, 8) < 1e-6
+
+
+def estimate() -> LoadEstimate:
+    """An image takes 1, 10 and 100 seconds in the best batches."""
+    return LoadEstimate(3, LatencyModel((1, 2), np.array([[3.0, 2.0], [30.0, 20.0], [100.0, 300.0]])))
+
+
+def test_before_anything_is_known_everything_goes_to_the_end() -> None:
+    assert estimate().per_image() == [111.0, 110.0, 100.0]
+    assert estimate().seconds([2, 0, 1]) == 322.0
+
+
+def test_what_leaves_early_needs_no_more() -> None:
+    mine = estimate()
+    for _ in range(40):
+        mine.ran(0, MEMORY, MEMORY // 2)
+        mine.ran(1, MEMORY, 0)
+    assert mine.per_image() == pytest.approx([6.0, 10.0, 100.0], rel=1e-3)
+
+
+def test_the_newest_thousand_outweigh_what_was_before() -> None:
+    mine = estimate()
+    for _ in range(40):
+        mine.ran(0, MEMORY, 0)
+    mine.ran(0, MEMORY, MEMORY)
+    assert mine.per_image()[0] == pytest.approx(1 + 110 / 2, rel=1e-3)
+
+
+def test_work_is_counted_at_the_best_rates_whatever_the_batches() -> None:
+    mine = estimate()
+    mine.ran(0, 1, 1)
+    mine.ran(1, 2, 1)
+    mine.ran(2, 1, 0)
+    assert mine.work_seconds == 1 + 20 + 100
+
+
+def test_who_is_aboard_needs_the_later_stages_still() -> None:
+    assert [estimate().later(stage, 2) for stage in (0, 1, 2)] == [220.0, 200.0, 0.0]
+
+
+def test_one_stage() -> None:
+    mine = LoadEstimate(1, LatencyModel((4,), np.array([[8.0]])))
+    assert mine.per_image() == [2.0]
+    mine.ran(0, 4, 0)
+    assert mine.seconds([3]) == 6.0

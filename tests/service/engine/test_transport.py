@@ -1,5 +1,7 @@
 """What holds for the engine as a thread and as a process alike."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 
 from msmlp.model.errors import OutOfMemoryError
 from msmlp.model.exits import Reason
+from msmlp.service.engine.core import SHADOW_SLOTS, run
 from msmlp.service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Inbound, Load, Outbound, Ready, Stop
-from msmlp.service.engine.transport import SHADOW_SLOTS, run
 from tests.engines import BROKEN, Build, Talk, no_device, process, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 
@@ -17,12 +19,12 @@ MAKERS = {"thread": thread, "process": process}
 
 @pytest.fixture(scope="module", params=MAKERS)
 def engine(request: pytest.FixtureRequest) -> Iterator[tuple[Talk, Build]]:
-    """One of each for all tests here: the process has 12 places for pixels on their way, fewer than the tests send."""
+    """One of each for all tests here: the process has room for 12 images in its ring, fewer than the tests send."""
     build = Build(capacity=64)
-    more = {"places": 12} if request.param == "process" else {}
-    talk = Talk(MAKERS[request.param], build, capacity=64, **more)
+    more = {"ring_images": 12} if request.param == "process" else {}
+    talk = Talk(MAKERS[request.param], build, permits=64, **more)
     ready = talk.hear(Ready)
-    assert (ready.backend, ready.capacity) == ("fake", 64)
+    assert (ready.backend, ready.permits) == ("fake", 64)
     assert talk.worker.ready.is_set()
     yield talk, build
     talk.worker.put(Stop())
@@ -41,9 +43,9 @@ def test_an_answer_says_where_why_and_what_every_stage_said(engine: tuple[Talk, 
         answer = talk.hear(Answers)
         assert (answer.request.tolist(), answer.index.tolist()) == ([7], [index])
         assert (answer.exit[0], answer.reason[0]) == (exit, reason)
-        assert answer.probabilities[0].argmax() == answer.history.class_id[0, exit - 1] == label
-    assert answer.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.4])
-    assert answer.history.batch_size[0].tolist() == [3, 2, 1]
+        assert answer.probabilities[0].argmax() == answer.history["class_id"][0, exit - 1] == label
+    assert answer.history["score"][0].tolist() == pytest.approx([0.2, 0.2, 0.4])
+    assert answer.history["batch_size"][0].tolist() == [3, 2, 1]
 
 
 def test_who_waits_together_leaves_together(engine: tuple[Talk, Build]) -> None:
@@ -55,7 +57,7 @@ def test_who_waits_together_leaves_together(engine: tuple[Talk, Build]) -> None:
     assert talk.hear(Answers).request.tolist() == list(range(10))
 
 
-def test_pixels_are_those_of_their_request_when_the_places_are_used_again_and_again(engine: tuple[Talk, Build]) -> None:
+def test_pixels_are_those_of_their_request_when_the_ring_is_used_again_and_again(engine: tuple[Talk, Build]) -> None:
     talk, _ = engine
     sizes, labels = [5, 12, 1, 7, 12, 3, 10, 8], [0, 1, 0, 1, 1, 0, 0, 1]
     for request, (images, label) in enumerate(zip(sizes, labels, strict=True)):
@@ -65,7 +67,7 @@ def test_pixels_are_those_of_their_request_when_the_places_are_used_again_and_ag
         answer = talk.hear(Answers)
         for row, request in enumerate(answer.request.tolist()):
             seen[request] += 1
-            assert answer.history.score[row, 0] == pytest.approx(0.6 + 0.04 * request, abs=0.002)
+            assert answer.history["score"][row, 0] == pytest.approx(0.6 + 0.04 * request, abs=0.002)
             assert answer.probabilities[row].argmax() == labels[request]
 
 
@@ -109,7 +111,7 @@ def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_what_only_the_caller_can_mend_is_the_end(make: type) -> None:
-    talk = Talk(make, no_device, capacity=8)
+    talk = Talk(make, no_device, permits=8)
     assert talk.hear(Died) == Died("device: cuda is not available here")
     talk.worker.join(PATIENCE_SECONDS)
     assert talk.worker.load is None
@@ -124,9 +126,6 @@ class StoppingPort:
     def take(self, *, block: bool) -> list[Inbound]:
         return [Stop()] if block else []
 
-    def taken(self, message: Inbound) -> None:
-        pass
-
     def send(self, messages: list[Outbound]) -> None:
         self.said += messages
 
@@ -134,14 +133,14 @@ class StoppingPort:
         pass
 
 
-def said_by(backend: FakeBackend, capacity: int | None, shadow_every: int) -> list[Outbound]:
+def said_by(backend: FakeBackend, permits: int | None, shadow_every: int) -> list[Outbound]:
     port = StoppingPort()
-    run(lambda: backend, port, capacity=capacity, shadow_every=shadow_every)
+    run(lambda: backend, port, permits=permits, shadow_every=shadow_every)
     return port.said
 
 
 @pytest.mark.parametrize(
-    ("capacity", "shadow_every", "said"),
+    ("permits", "shadow_every", "said"),
     [
         (None, 0, 100),
         (None, 100, 100 - SHADOW_SLOTS),
@@ -150,8 +149,8 @@ def said_by(backend: FakeBackend, capacity: int | None, shadow_every: int) -> li
         (120, 0, 100),
     ],
 )
-def test_ready_says_how_many_images_may_be_in_flight(capacity: int | None, shadow_every: int, said: int) -> None:
-    ready, _died = said_by(FakeBackend(capacity=100), capacity, shadow_every)
+def test_ready_says_how_many_images_may_be_in_flight(permits: int | None, shadow_every: int, said: int) -> None:
+    ready, _died = said_by(FakeBackend(capacity=100), permits, shadow_every)
     assert ready == Ready("fake", "none", said)
 
 
@@ -177,3 +176,21 @@ def test_one_for_which_nothing_fits_never_is_ready() -> None:
     (died,) = said_by(backend, 200, 0)
     assert isinstance(died, Died)
     assert died.detail == "no room on none for a batch of 1: no room"
+
+
+FREEZE = """
+import gc
+from msmlp.service.engine.transport import freeze_gc
+kept = [[] for _ in range(1000)]
+freeze_gc()
+count = gc.get_freeze_count()
+assert count > 1000
+assert not any(each is kept[0] for each in gc.get_objects())
+kept += [[] for _ in range(1000)]
+freeze_gc()
+assert gc.get_freeze_count() == count, "what came since is looked through as ever"
+"""
+
+
+def test_what_is_there_is_left_alone_and_what_comes_is_not() -> None:
+    subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)

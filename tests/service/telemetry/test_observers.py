@@ -11,7 +11,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from msmlp.model.errors import OptionError
-from msmlp.service.telemetry import traces
 from msmlp.service.telemetry.observers import trace_provider
 from msmlp.service.telemetry.traces import Traces
 from tests.fakes import picture
@@ -62,8 +61,16 @@ def test_there_is_no_line_unless_asked_for(tiny_weights: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "garbage", "OTEL_EXPORTER_OTLP_ENDPOINT: 'garbage' is no http:// or https://"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://x:4317", "'grpc://x:4317' is no http:// or https:// address"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "garbage",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: 'garbage' is not an http://",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "grpc://x:4317",
+            "'grpc://x:4317' is not an http:// or https:// address",
+        ),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "--traces: OpenTelemetry refuses a variable OTEL_...: "),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000", "--traces: OpenTelemetry refuses a variable OTEL_...: "),
     ],
@@ -88,12 +95,11 @@ class Stuck(TracerProvider):
         self.may_end.wait()
 
 
-def test_a_collector_that_does_not_come_back_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "CLOSE_SECONDS", 0.05)
+def test_a_collector_that_does_not_respond_is_given_up() -> None:
     stuck = Stuck()
-    assert not Traces(stuck, {}).close()
+    assert not Traces(stuck, {}).close(0.05)
     stuck.may_end.set()
-    assert Traces(stuck, {}).close()
+    assert Traces(stuck, {}).close(0.05)
 
 
 def test_a_wild_header_is_not_logged(tiny_weights: Path, caplog: pytest.LogCaptureFixture) -> None:

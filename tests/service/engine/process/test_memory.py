@@ -15,7 +15,7 @@ def images(count: int, first: int) -> np.ndarray:
 @pytest.mark.parametrize("start", range(5))
 @pytest.mark.parametrize("count", range(1, 6))
 def test_images_come_back_from_any_places_and_touch_no_other(start: int, count: int) -> None:
-    memory = SharedMemory(places=5, size=4, stages=2)
+    memory = SharedMemory(ring_images=5, size=4, stages=2)
     memory.write(0, images(5, 100))
     memory.write(start, images(count, 1))
     assert np.array_equal(memory.read(start, count), images(count, 1))
@@ -27,11 +27,11 @@ def test_images_come_back_from_any_places_and_touch_no_other(start: int, count: 
 
 
 def test_what_waits_comes_back_with_its_types() -> None:
-    memory = SharedMemory(places=1, size=4, stages=2)
-    memory.publish(Load((3, 4), (1.5, np.inf), 0.25, 0.5, 0.75, 1.25), submits=6, images=7)
-    load, submits, taken = memory.published()
-    assert (submits, taken) == (6, 7)
-    assert all(type(images) is int for images in load.queued)
+    memory = SharedMemory(ring_images=1, size=4, stages=2)
+    memory.publish(Load((3, 4), (1.5, np.inf), 0.25, 0.5, 0.75, 1.25, submits=6, images=7))
+    load = memory.published()
+    assert (load.submits, load.images) == (6, 7)
+    assert all(type(number) is int for number in (*load.queued, load.submits, load.images))
     assert list(load.queued) == [3, 4]
     assert list(load.oldest) == [1.5, np.inf]
     assert (load.backlog_seconds, load.seconds_per_image, load.work_seconds) == (0.25, 0.5, 0.75)

@@ -60,7 +60,7 @@ def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
     """Whose pipes may be empty or full for hours."""
     watchdog, (inbound, to), (out_of, outbound) = Watchdog(), Pipe(duplex=False), Pipe(duplex=False)
     slow: list[Any] = [Slow(end, watchdog) for end in (inbound, outbound)]
-    port = ChildPort(SharedMemory(places=1, size=8, stages=3), *slow, watchdog)
+    port = ChildPort(SharedMemory(ring_images=1, size=8, stages=3), *slow, watchdog)
     with inbound, to, out_of, outbound:
         to.send_bytes(pack([Cancel(1)]))
         for call in (
@@ -68,7 +68,6 @@ def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
             partial(port.send, [Ready("fake", "none", 8)]),
             partial(port.take, block=True),
             partial(port.take, block=False),
-            partial(port.taken, Cancel(1)),
         ):
             call()
             assert not hangs(watchdog, LOOKS)
@@ -81,7 +80,8 @@ def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytes
     async def main() -> None:
         heard: asyncio.Queue[Outbound] = asyncio.Queue()
         make = partial(process, hang_seconds=0.3)
-        engine = AsyncEngine(build, capacity=8, observe=heard.put_nowait, worker=make)
+        engine = AsyncEngine(build, permits=8, worker=make)
+        engine.watch(heard.put_nowait)
         engine.start()
 
         async def hear(kind: type[Outbound]) -> Outbound:
@@ -100,4 +100,4 @@ def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytes
         await engine.stop()
 
     asyncio.run(main())
-    assert "the device has not come back for 0.3 s" in capfd.readouterr().err
+    assert "the device has not responded for 0.3 s" in capfd.readouterr().err

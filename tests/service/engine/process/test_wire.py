@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from msmlp.service.engine.messages import (
+    HISTORY,
     Answers,
     Cancel,
     Cancelled,
     Died,
     Failed,
-    History,
     Outbound,
     Ran,
     Ready,
@@ -28,7 +28,7 @@ ANSWERS = Answers(
     exit=np.array([1, 2]),
     reason=np.array([1, 2], dtype=np.int8),
     probabilities=np.arange(8, dtype=np.float32).reshape(2, 4)[:, ::2],  # not contiguous
-    history=History.empty(2, 3),
+    history=np.zeros((2, 3), dtype=HISTORY),
 )
 MESSAGES: list[Any] = [
     ANSWERS,

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.core import BackendFactory
-from msmlp.service.engine.messages import Outbound, Submit, Terms
+from msmlp.service.engine.messages import Outbound, Stop, Submit, Terms
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import Send, ThreadWorker, Worker
+from tests import fakes
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")
@@ -114,9 +115,18 @@ class Talk:
             if isinstance(message, kind):
                 return message
 
+    def stop(self) -> list[Outbound]:
+        """End the engine → what it said that was not heard yet, in order."""
+        self.worker.put(Stop())
+        self.worker.join(PATIENCE_SECONDS)
+        said = []
+        while not self._said.empty():
+            said.append(self._said.get())
+        return said
+
     @contextmanager
-    def device_held(self, gate: Gate) -> Iterator[None]:
-        """While this lasts, the device is busy with a request of its own (number -1) and everyone else waits."""
+    def device_held(self, gate: Gate | fakes.Gate) -> Iterator[None]:
+        """While this lasts, the device is busy with a request of its own (number -1) and all others wait."""
         with gate.held():
             self.submit(-1, pictures(1, 1.0))
             gate.wait_until_reached()

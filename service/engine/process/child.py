@@ -6,6 +6,7 @@ import select
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
@@ -24,6 +25,23 @@ this long make no service. Building and warming up may take longer, and are not 
 LOOKS = 30
 """Looks in a row without a sign of life that mean a hang. They are counted, not timed: a process that was frozen for an
 hour (a paused container, a migrated machine) has missed that hour's looks too."""
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """What a child is started with; `build` crosses pickled.
+
+    `ring_images` is how many images can be on their way to it at once, and the most of one request; images are uint8
+    [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `Watchdog` for `hang_seconds`.
+    """
+
+    build: BackendFactory
+    permits: int | None
+    shadow_every: int
+    stages: int
+    size: int
+    ring_images: int
+    hang_seconds: float = HANG_SECONDS
 
 
 class Watchdog:
@@ -67,16 +85,9 @@ class Watchdog:
 
 
 def main(
-    build: BackendFactory,
-    memory: SharedMemory,
-    inbound: Connection,
-    outbound: Connection,
-    permits: int | None,
-    shadow_every: int,
-    hang_seconds: float,
-    logs: Logging | None,
+    spec: ChildSpec, memory: SharedMemory, inbound: Connection, outbound: Connection, logs: Logging | None
 ) -> None:
-    """The process's life: see `core.run`, and `Watchdog` for `hang_seconds`."""
+    """The process's life; `logs` is how the parent logs."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group, but images in flight are answered first:
     # the end comes as a message, or at once when the parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,9 +95,10 @@ def main(
     threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
     if logs is not None:
         logs.begin()
-    watchdog = Watchdog(hang_seconds)
+    watchdog = Watchdog(spec.hang_seconds)
     watchdog.start()
-    run(build, ChildPort(memory, inbound, outbound, watchdog), permits=permits, shadow_every=shadow_every)
+    port = ChildPort(memory, inbound, outbound, watchdog)
+    run(spec.build, port, permits=spec.permits, shadow_every=spec.shadow_every)
     os._exit(0)  # all messages are sent, and tearing torch down may take seconds
 
 

@@ -9,14 +9,14 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop, Submit
-from msmlp.service.engine.process.child import HANG_SECONDS, main
+from msmlp.service.engine.process.child import HANG_SECONDS, ChildSpec, main
 from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
 from msmlp.service.engine.transport import InTransit, Send
 from msmlp.service.logs import in_force
@@ -25,23 +25,6 @@ log = logging.getLogger("msmlp.engine")
 
 FRAME = 8
 """Messages per frame: it stays well under PIPE_BUF, so that a pipe with room takes it without blocking."""
-
-
-@dataclass(frozen=True)
-class ChildSpec:
-    """What a child is started with; `build` crosses pickled.
-
-    `ring_images` is how many images can be on their way to it at once, and the most of one request; images are uint8
-    [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `child.Watchdog` for `hang_seconds`.
-    """
-
-    build: BackendFactory
-    permits: int | None
-    shadow_every: int
-    stages: int
-    size: int
-    ring_images: int
-    hang_seconds: float = HANG_SECONDS
 
 
 class ChildProcess:
@@ -54,10 +37,7 @@ class ChildProcess:
         self._from, outbound = context.Pipe(duplex=False)
         self._process = context.Process(
             target=main,
-            args=(
-                *(spec.build, self._memory, inbound, outbound),
-                *(spec.permits, spec.shadow_every, spec.hang_seconds, in_force()),
-            ),
+            args=(spec, self._memory, inbound, outbound, in_force()),
             name="msmlp-engine",
             daemon=True,
         )

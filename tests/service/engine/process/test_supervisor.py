@@ -16,7 +16,8 @@ import pytest
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
 from msmlp.service.engine.process import supervisor
-from msmlp.service.engine.process.supervisor import Backoff, ChildSpec, ProcessWorker
+from msmlp.service.engine.process.child import ChildSpec
+from msmlp.service.engine.process.supervisor import Backoff, ProcessWorker
 from tests.engines import BROKEN, FATAL, Build, Talk, ends_at_once, process
 from tests.fakes import PATIENCE_SECONDS, pictures
 from tests.servers import wait_until

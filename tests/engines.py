@@ -26,7 +26,7 @@ BROKEN, FATAL = 200, 201
 
 
 class Gate:
-    """`fakes.Gate` across processes. It is looked at again and again: who waits at it may be killed there."""
+    """`fakes.Gate` across processes. It is polled, because a process that waits at it may be killed there."""
 
     def __init__(self) -> None:
         context = get_context("spawn")

@@ -99,7 +99,7 @@ def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
     play(backend, scenario)
 
 
-def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
+def test_a_device_failure_fails_the_requests_of_its_batch_only() -> None:
     backend = FakeBackend(max_batch=2)
 
     def broken_by_label_3(stage: int, pixels: NDArray[np.uint8]) -> None:
@@ -148,7 +148,7 @@ def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.Mo
     play(FakeBackend(), scenario)
 
 
-def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:
+def test_a_cancelled_request_frees_its_slots_and_leaves_the_queue() -> None:
     backend = FakeBackend()
 
     async def scenario(engine: AsyncEngine) -> None:
@@ -244,7 +244,7 @@ def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
         return engine
 
     worker = asyncio.run(main()).worker
-    worker.put(Stop())  # what its thread says now, nobody hears
+    worker.put(Stop())  # the loop is closed: its messages are lost
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
 
@@ -271,7 +271,7 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
     play(FakeBackend(), scenario, permits=10)
 
 
-def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_for_lack_of_permits_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(engine: AsyncEngine) -> None:
         engine.admit(10)
         with pytest.raises(OverloadedError) as unknown_pace:
@@ -287,7 +287,7 @@ def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatc
     play(FakeBackend(), scenario, permits=10)
 
 
-def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_for_lack_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()
 
     async def main() -> None:
@@ -297,7 +297,7 @@ def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch:
         monkeypatch.setattr(
             type(engine.worker), "load", replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
         )
-        engine.admit(30)  # who finds the engine empty is always let in
+        engine.admit(30)  # always admitted while nothing is in flight
         with pytest.raises(OverloadedError) as caught:
             engine.admit(5)
         assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
@@ -308,7 +308,7 @@ def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch:
     asyncio.run(main())
 
 
-def test_how_many_places_there_are_is_what_the_engine_says() -> None:
+def test_the_engine_says_how_many_permits_there_are() -> None:
     """Which may be fewer than were asked for."""
 
     async def scenario(engine: AsyncEngine) -> None:
@@ -389,7 +389,7 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
         await asyncio.wait_for(died.wait(), PATIENCE_SECONDS)
         assert engine.down
         assert not engine.up
-        assert "secret" in details[0], "its owner is told"
+        assert "secret" in details[0], "its owner gets the cause"
         with pytest.raises(EngineDownError) as caught:
             engine.admit(1)
         assert "secret" not in str(caught.value)
@@ -397,7 +397,7 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
     unready(build, scenario)
 
 
-def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
+def test_an_engine_that_dies_fails_every_request() -> None:
     backend = FakeBackend(max_batch=1)
 
     def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
@@ -449,7 +449,7 @@ async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **terms: Any) ->
 def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
     async def scenario(engine: AsyncEngine) -> None:
         told = await lines(engine, np.stack([picture(0.2, 0.2, 0.6), picture(1.0), picture(0.2, 0.8)]))
-        assert sorted(told, key=lambda line: line[1]) == told, "one batch a stage"
+        assert sorted(told, key=lambda line: line[1]) == told, "one batch per stage"
         by_image = {index: [(exit, reason) for i, exit, reason in told if i == index] for index in range(3)}
         assert by_image == {
             0: [(1, Reason.GOES_ON), (2, Reason.GOES_ON), (3, Reason.FINAL)],
@@ -504,7 +504,7 @@ def cancelled_images(engine: AsyncEngine) -> dict[str, int]:
     return counts
 
 
-def test_who_leaves_a_stream_frees_what_still_waits() -> None:
+def test_leaving_a_stream_frees_the_images_that_still_wait() -> None:
     backend, left = FakeBackend(), threading.Event()
 
     def second_stage_waits(stage: int, pixels: NDArray[np.uint8]) -> None:
@@ -518,18 +518,18 @@ def test_who_leaves_a_stream_frees_what_still_waits() -> None:
         first = await anext(stream)
         assert sorted(first.index.tolist()) == [0, 1]
         await stream.aclose()
-        await asyncio.sleep(0)  # it is told to the engine with all else of this turn of the loop
+        await asyncio.sleep(0)  # it is sent at the end of this turn of the loop
         left.set()
         await classify(engine, pictures(1, 1.0))
         assert 2 not in {stage for stage, _ in backend.batches}
         assert counts["queue"] == 1
-        assert counts.get("batch", 0) == 0, "the other had been told"
+        assert counts.get("batch", 0) == 0, "the other had been answered"
 
     play(backend, scenario)
 
 
-def test_everyone_who_is_cancelled_is_counted_once() -> None:
-    """Those who wait leave the queue; those aboard are counted when the batch ends, wherever they were to go."""
+def test_every_cancelled_image_is_counted_once() -> None:
+    """Waiting images leave the queue; running ones are counted when the batch ends, wherever they would go."""
     backend = FakeBackend(max_batch=4)
 
     async def scenario(engine: AsyncEngine) -> None:
@@ -585,8 +585,8 @@ async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int],
     raise AssertionError("the level does not move")
 
 
-def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fast engine's places are all taken before anyone has waited for long."""
+def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast engine's permits are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
     monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)

@@ -125,7 +125,7 @@ def test_a_short_peak_and_a_short_calm_change_nothing() -> None:
         clock.see(LOW, TICK)
 
 
-def test_nought_is_never() -> None:
+def test_zero_turns_it_off() -> None:
     assert set(Clock(high=0).see(1e9, 60)) == {0}
 
 
@@ -187,7 +187,7 @@ def test_a_step_in_load_is_met_and_kept_and_left_again(costs: tuple[float, ...],
     before, during, after = (server.run(seconds, share) for seconds, share in ((4, 0.5), (40, load), (30, 0.5)))
     assert set(levels_of(before)) == {0}
     assert max(look.wait for look in during) < MAX_WAIT
-    assert server.shed == 0, "the cheapest point is enough, so nobody is refused"
+    assert server.shed == 0, "the cheapest point is enough, so no image is refused"
     assert turns(levels_of(before + during + after)) <= 1, "up, then down for good"
     settled = levels_of(during[len(during) // 2 :])
     assert len(set(settled)) == 1, "and at rest between"
@@ -201,7 +201,7 @@ def test_more_than_the_cheapest_point_can_do_is_shed_from_the_last_level_only(co
     looks = server.run(20, 1.3 * costs[0] / costs[-1])
     assert server.shed > 0
     assert {look.level for look in looks if look.shed} == {LEVELS}
-    assert max(look.wait for look in looks) <= MAX_WAIT + TICK, "and who is let in is answered in time"
+    assert max(look.wait for look in looks) <= MAX_WAIT + TICK, "and admitted images are answered in time"
 
 
 def test_where_half_cannot_be_degraded_the_others_are_and_the_rest_is_shed(costs: tuple[float, ...]) -> None:

@@ -74,7 +74,7 @@ def in_flight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return int(request.param)
 
 
-def test_an_expired_ticket_is_told_so_and_runs_nowhere() -> None:
+def test_an_expired_ticket_is_answered_and_never_run() -> None:
     hand = ByHand()
     hand.submit(1, pictures(2, 1.0), after=-1.0)
     hand.submit(2, pictures(1, 1.0), after=-1.0, low=1)
@@ -98,7 +98,7 @@ def test_between_stages_the_best_exit_so_far_is_the_answer() -> None:
     assert hand.backend.taken == 0
 
 
-def test_what_was_measured_decides_who_waits() -> None:
+def test_measured_times_decide_which_tickets_wait() -> None:
     """Stages that turn out quick are waited for after a while, though they were thought to be slow."""
     hand = ByHand(seconds=LONG)
     for request in range(200):
@@ -109,7 +109,7 @@ def test_what_was_measured_decides_who_waits() -> None:
     assert hand.core.latency.predict(1, 1) < 1.0
 
 
-def test_streams_are_told_of_every_exit_and_the_others_of_the_last() -> None:
+def test_streams_get_every_exit_and_the_others_the_last() -> None:
     hand = ByHand()
     hand.submit(1, np.stack([picture(0.2, 0.2, 0.2), picture(1.0)]), stream=True)
     hand.submit(2, pictures(1, 0.2, 0.9))
@@ -130,7 +130,7 @@ def test_a_streams_deadline_says_its_last_exit_again_with_the_reason() -> None:
     assert hand.told() == [(1, 0, 1, Reason.GOES_ON), (1, 0, 1, Reason.DEADLINE)]
 
 
-def test_the_cancelled_are_counted_in_the_queue_and_in_the_batch() -> None:
+def test_cancelled_images_are_counted_in_the_queue_and_in_the_batch() -> None:
     hand = ByHand()
     hand.submit(1, pictures(5, 0.2))
     hand.core.receive(Cancel(1))
@@ -182,7 +182,7 @@ def test_shadows_leave_the_whole_capacity_to_requests() -> None:
     assert hand.backend.taken == 0
 
 
-def test_a_shadows_failure_is_nobodys() -> None:
+def test_a_shadows_failure_fails_no_request() -> None:
     hand = ByHand(shadow_every=1, reserve=2)
     hand.submit(1, pictures(1, 1.0))
     hand.core.run_once()
@@ -204,7 +204,7 @@ def test_shadow_batches_are_reported_as_the_others_are() -> None:
     assert [(ran.stage, ran.images) for ran in hand.of(Ran)] == hand.backend.batches == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
+def test_the_load_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
     published: list[list[int]] = []
     ran: list[tuple[int, int]] = []
     hand = ByHand(capacity=66, publish=lambda load: published.append(list(load.queued)))
@@ -295,7 +295,7 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the core was idle"
 
 
-def test_what_flies_already_counts_for_a_deadline(in_flight: int) -> None:
+def test_batches_in_flight_count_for_a_deadline(in_flight: int) -> None:
     """The second request's batch is on the device and thought to be long when the first might go on."""
     hand = ByHand(seconds=LONG, max_batch=1)
     hand.submit(1, pictures(1, 0.2, 1.0), after=1.5 * LONG)
@@ -316,7 +316,7 @@ def test_a_device_that_takes_no_image_ends_the_engine(monkeypatch: pytest.Monkey
         hand.submit(request, pictures(1, 1.0))
     with pytest.raises(DeviceError, match="in a row"):
         hand.submit(MAX_FAILURES, pictures(1, 1.0))
-    assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each is told"
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each request fails"
 
 
 def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
@@ -329,7 +329,7 @@ def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
     assert hand.backend.taken == 0
 
 
-def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_in_flight(in_flight: int) -> None:
+def test_the_permits_of_cancelled_images_are_free_for_others_though_their_batch_is_in_flight(in_flight: int) -> None:
     hand = ByHand(capacity=4, max_batch=2)
     hand.submit(1, pictures(4, 0.2, 0.2, 0.2))
     hand.core.run_once()
@@ -342,7 +342,7 @@ def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_i
     assert hand.backend.taken == 0
 
 
-def test_what_is_aboard_is_backlog_until_it_has_landed() -> None:
+def test_a_running_batch_is_backlog_until_it_ends() -> None:
     loads: list[Load] = []
     hand = ByHand(seconds=6.4, publish=loads.append)
     hand.submit(1, pictures(2, 0.2, 1.0))

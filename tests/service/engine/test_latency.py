@@ -30,7 +30,7 @@ def test_what_is_measured_is_learnt() -> None:
     assert learning.predict(1, 4) == pytest.approx(60.0, rel=1e-2)
 
 
-def test_a_bucket_that_is_slower_than_the_others_is_told_apart() -> None:
+def test_a_bucket_that_is_slower_than_the_others_is_learnt_as_such() -> None:
     learning = times()
     for _ in range(1000):
         learning.learn(0, 1, 1.0)
@@ -99,7 +99,7 @@ def test_where_a_batch_takes_the_same_whatever_its_size_all_go_together() -> Non
     assert [alike.worth(0, waiting) for waiting in (1, 4, 6, 100)] == [1 / 8, 0.5, 0.75, 1.0]
 
 
-def test_where_every_image_costs_the_same_nobody_is_padded_for() -> None:
+def test_where_every_image_costs_the_same_no_batch_is_padded() -> None:
     linear = sizes(1.0, 2.0, 4.0, 8.0)
     assert [linear.take(0, waiting) for waiting in (1, 2, 3, 5, 6, 7, 8, 9)] == [1, 2, 2, 4, 4, 4, 8, 8]
     assert linear.full(0) == 1, "any batch is worth going first"
@@ -210,7 +210,7 @@ def test_work_is_counted_at_the_best_rates_whatever_the_batches() -> None:
     assert mine.work_seconds == 1 + 20 + 100
 
 
-def test_who_is_aboard_needs_the_later_stages_still() -> None:
+def test_running_images_still_need_the_later_stages() -> None:
     assert [estimate().later(stage, 2) for stage in (0, 1, 2)] == [220.0, 200.0, 0.0]
 
 

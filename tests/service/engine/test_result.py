@@ -56,7 +56,7 @@ def test_whatever_way_they_land_they_come_out_in_order(parts: list[list[int]]) -
     assert whole.landed.tolist() == [came[image] for image in range(images)]
 
 
-def test_a_request_is_done_when_the_last_has_left_and_each_is_told_of_once() -> None:
+def test_a_request_is_done_when_its_last_image_has_left_and_each_is_counted_once() -> None:
     async def main() -> None:
         left: list[int] = []
         pending = Pending(3, stream=False, left=left.append)
@@ -70,7 +70,7 @@ def test_a_request_is_done_when_the_last_has_left_and_each_is_told_of_once() -> 
     asyncio.run(main())
 
 
-def test_in_a_stream_who_goes_on_has_not_left() -> None:
+def test_in_a_stream_an_image_that_goes_on_has_not_left() -> None:
     async def main() -> None:
         left: list[int] = []
         pending = Pending(2, stream=True, left=left.append)

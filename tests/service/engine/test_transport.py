@@ -70,7 +70,7 @@ def test_an_answer_says_where_why_and_what_every_stage_said(engine: tuple[Talk, 
         assert (answer.history[name] >= 0).all()
 
 
-def test_who_waits_together_leaves_together(engine: tuple[Talk, Build]) -> None:
+def test_requests_that_wait_together_leave_together(engine: tuple[Talk, Build]) -> None:
     talk, build = engine
     with talk.device_held(build.gate):
         for request in range(10):
@@ -115,7 +115,7 @@ def test_a_failed_batch_fails_its_requests_and_says_no_secret(engine: tuple[Talk
     assert talk.hear(Answers).request.tolist() == [3]
 
 
-def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build]) -> None:
+def test_gauges_count_images_that_came_while_the_device_was_busy(engine: tuple[Talk, Build]) -> None:
     talk, build = engine
     with talk.device_held(build.gate):
         talk.submit(1, pictures(12, 1.0))
@@ -132,7 +132,7 @@ def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_what_only_the_caller_can_mend_is_the_end(make: type) -> None:
+def test_an_error_that_only_the_caller_can_mend_is_final(make: type) -> None:
     talk = Talk(make, no_device, permits=8)
     assert talk.hear(Died) == Died("device: cuda is not available here")
     talk.worker.join(PATIENCE_SECONDS)
@@ -192,7 +192,7 @@ def test_an_engine_whose_largest_batches_do_not_fit_serves_with_smaller_ones() -
     assert backend.buckets == (1, 2, 4, 8)
 
 
-def test_one_for_which_nothing_fits_never_is_ready() -> None:
+def test_an_engine_for_which_nothing_fits_is_never_ready() -> None:
     backend = FakeBackend(every_bucket=True)
     backend.fail = failing_above(0)
     (died,) = said_by(backend, 200, 0)
@@ -210,11 +210,11 @@ assert count > 1000
 assert not any(each is kept[0] for each in gc.get_objects())
 kept += [[] for _ in range(1000)]
 freeze_gc()
-assert gc.get_freeze_count() == count, "what came since is looked through as ever"
+assert gc.get_freeze_count() == count, "later objects are collected as ever"
 """
 
 
-def test_what_is_there_is_left_alone_and_what_comes_is_not() -> None:
+def test_freeze_gc_exempts_what_exists_and_nothing_later() -> None:
     subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
 
 
@@ -280,7 +280,7 @@ def test_a_failed_batch_fails_its_requests_and_only_them() -> None:
         backend.fail = broken_by_label_3
         with talk.device_held(backend.gate):
             talk.submit(1, pictures(4, 1.0, label=1))
-            # Its first image is aboard the batch that fails, the others would come later.
+            # Its first image is in the batch that fails, the others would come later.
             talk.submit(2, np.concatenate([pictures(1, 1.0, label=3), pictures(5, 1.0)]))
             talk.submit(3, pictures(3, 0.2, 1.0, label=2))
         said = talk.stop()
@@ -378,8 +378,8 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
     assert threads == {"msmlp-engine"}
 
 
-def test_gauges_see_who_waits() -> None:
-    """While the second batch is held, the rest of the request waits, and those aboard do not."""
+def test_gauges_count_waiting_images() -> None:
+    """While the second batch is held, the rest of the request waits, and the images in the batch do not."""
     backend = FakeBackend(max_batch=4)
     with on_thread(backend) as talk:
         backend_reached = threading.Semaphore(0)
@@ -406,7 +406,7 @@ def test_gauges_see_who_waits() -> None:
     assert talk.worker.load is None
 
 
-def test_gauges_of_a_worker_that_died_count_nobody() -> None:
+def test_a_dead_worker_has_no_load() -> None:
     backend = FakeBackend(max_batch=1)
     with on_thread(backend) as talk:
         backend.fail = broken_by_label_3
@@ -418,7 +418,7 @@ def test_gauges_of_a_worker_that_died_count_nobody() -> None:
         assert talk.worker.load is None
 
 
-def test_who_is_taken_in_is_counted_until_the_next_load_is_shown() -> None:
+def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:
     """Between the two, the engine's own count does not have them yet."""
     worker = ThreadWorker(FakeBackend, lambda messages: None, permits=8)
     worker.ready.set()

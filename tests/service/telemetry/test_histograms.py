@@ -21,7 +21,7 @@ def both() -> tuple[LabelledHistogram, CollectorRegistry, Histogram, CollectorRe
     return ours, mine, library, theirs
 
 
-def test_before_anything_is_observed_every_value_counts_nought() -> None:
+def test_before_any_observation_every_count_is_zero() -> None:
     _, mine, _, theirs = both()
     assert generate_latest(mine) == generate_latest(theirs)
     assert b'some_seconds_bucket{exit="none",le="+Inf"} 0.0' in generate_latest(mine)

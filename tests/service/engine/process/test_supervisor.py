@@ -23,7 +23,7 @@ from tests.fakes import PATIENCE_SECONDS, pictures
 from tests.servers import wait_until
 
 
-def test_waits_double_up_to_the_longest_and_begin_anew_after_health() -> None:
+def test_waits_double_up_to_the_longest_and_start_over_after_health() -> None:
     backoff = Backoff(first=0.5, longest=4, healthy=60)
     assert [backoff.after(1) for _ in range(5)] == [0.5, 1, 2, 4, 4]
     assert backoff.after(60) == 0.5
@@ -102,7 +102,7 @@ def test_signals_to_the_whole_group_do_not_end_it(running: tuple[Talk, Build]) -
     assert pid_of(talk) == before
 
 
-def test_a_request_larger_than_all_places_is_refused(running: tuple[Talk, Build]) -> None:
+def test_a_request_larger_than_the_ring_is_refused(running: tuple[Talk, Build]) -> None:
     talk, _ = running
     with pytest.raises(DeviceError, match="257 images in a request, at most 256 fit"):
         talk.submit(1, pictures(257, 1.0))
@@ -110,7 +110,7 @@ def test_a_request_larger_than_all_places_is_refused(running: tuple[Talk, Build]
     assert talk.hear(Answers).request.tolist() == [2]
 
 
-def test_one_that_dies_before_it_ever_was_ready_is_the_end() -> None:
+def test_a_child_that_dies_before_it_was_ready_is_not_restarted() -> None:
     talk = Talk(process, ends_at_once, permits=8)
     assert talk.hear(Died) == Died("the engine's process ended with status 7")
     talk.worker.join(PATIENCE_SECONDS)
@@ -138,7 +138,7 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
 
 
 class FakeChild:
-    """Children that say what they are told to, in turn; an exception for one that cannot even be started."""
+    """Children with scripted messages, one life after the other; an exception for one that cannot be started."""
 
     pid = 1
 
@@ -218,7 +218,7 @@ PARENT = """
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""From an engine's result to the contract's answer."""
+"""From an engine's result to the JSON answer."""
 
 import math
 import time

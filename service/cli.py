@@ -7,9 +7,10 @@ import typer
 from pydantic.fields import FieldInfo
 
 try:
-    from msmlp.service.settings import Settings
+    from msmlp.service.settings import REMOVED, Settings
 except ModuleNotFoundError:  # without the serving packages the offline commands work; serve says what it misses
     FIELDS: dict[str, FieldInfo] = {}
+    REMOVED = {}
 else:
     FIELDS = Settings.model_fields
 
@@ -64,6 +65,13 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _removed_parameter(name: str) -> inspect.Parameter:
+    """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
+    annotation = Annotated[bool | None, typer.Option(help="Removed.", hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 # The options are the settings: a new setting is an option, with its help, without a word here.
-serve.__signature__ = inspect.Signature([_parameter(*item) for item in FIELDS.items()])  # type: ignore[attr-defined]
+_PARAMETERS = [*(_parameter(*item) for item in FIELDS.items()), *map(_removed_parameter, REMOVED)]
+serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

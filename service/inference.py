@@ -60,7 +60,7 @@ class _Prepared:
 
 
 async def classify(service: Service, call: Call) -> dict[str, Any]:
-    """Classify the images of a call → the contract's answer; raises what `run` raises."""
+    """Classify the images of a call → the JSON answer; raises what `run` raises."""
     outcome = await run(service, call)
     throughput = service.engine.throughput.per_second(time.monotonic())
     return answer_document(service.facts, outcome.inquiry, outcome.result, throughput)

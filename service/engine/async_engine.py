@@ -124,11 +124,6 @@ class AsyncEngine:
         return self._admission.inflight
 
     @property
-    def requests(self) -> int:
-        """Requests in the engine."""
-        return len(self._pending)
-
-    @property
     def brownout_level(self) -> int:
         """0 to `brownout.LEVELS`."""
         return self._brownout.level

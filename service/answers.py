@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.messages import history_floats
+from msmlp.service.engine.messages import history_floats, history_ints
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import Plan
 
@@ -83,7 +83,7 @@ def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[s
         best.tolist(),
         top.tolist(),
         ((history_floats(result.history) * _FINE).round() / _COARSE).tolist(),
-        result.history[["class_id", "batch_size"]].tolist(),
+        history_ints(result.history).tolist(),
         result.landed.tolist(),
         strict=True,
     )
@@ -99,7 +99,7 @@ def _image_answer(
     best: list[int],
     top: list[float],
     measured: list[list[float]],
-    counted: list[tuple[int, int]],
+    counted: list[list[int]],
     landed: float,
 ) -> dict[str, Any]:
     stages = _stages(facts.classes, measured[:exit], counted[:exit])
@@ -131,9 +131,7 @@ def _image_answer(
     return answer
 
 
-def _stages(
-    classes: tuple[str, ...], measured: list[list[float]], counted: list[tuple[int, int]]
-) -> list[dict[str, Any]]:
+def _stages(classes: tuple[str, ...], measured: list[list[float]], counted: list[list[int]]) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage,

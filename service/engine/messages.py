@@ -26,6 +26,11 @@ def history_floats(history: History) -> NDArray[np.float32]:
     return history.view(np.float32).reshape(*history.shape, 6)[..., :4]
 
 
+def history_ints(history: History) -> NDArray[np.int32]:
+    """The two integer columns of a history [m, K], as a view [m, K, 2]."""
+    return history.view(np.int32).reshape(*history.shape, 6)[..., 4:]
+
+
 @dataclass(frozen=True)
 class Terms:
     """Exit parameters of a request.

@@ -20,15 +20,18 @@ HISTORY: np.dtype[np.void] = np.dtype(
 
 History = NDArray[np.void]
 
+_FLOATS: np.dtype[np.float32] = np.dtype((np.float32, 6))  # type: ignore[assignment]
+_INTS: np.dtype[np.int32] = np.dtype((np.int32, 6))  # type: ignore[assignment]
+
 
 def history_floats(history: History) -> NDArray[np.float32]:
     """The four float columns of a history [m, K], as a view [m, K, 4]."""
-    return history.view(np.float32).reshape(*history.shape, 6)[..., :4]
+    return history.view(_FLOATS)[..., :4]
 
 
 def history_ints(history: History) -> NDArray[np.int32]:
     """The two integer columns of a history [m, K], as a view [m, K, 2]."""
-    return history.view(np.int32).reshape(*history.shape, 6)[..., 4:]
+    return history.view(_INTS)[..., 4:]
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_an_error_that_only_the_caller_can_mend_is_final(make: type) -> None:
 
 
 class StoppingPort:
-    """A façade that wants nothing but the end."""
+    """A port whose only message is Stop."""
 
     def __init__(self) -> None:
         self.said: list[Outbound] = []

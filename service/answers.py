@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.messages import history_floats, history_ints
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import Plan
 
@@ -75,15 +76,14 @@ def image_answers(facts: Facts, inquiry: Inquiry, result: Result) -> list[dict[s
     """One entry an image of `result`."""
     best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : inquiry.top_k]
     top = result.probabilities[np.arange(len(best))[:, None], best].astype(np.float64).round(DIGITS)
-    history = result.history
     rows = zip(
         result.index.tolist(),
         result.exit.tolist(),
         result.reason.tolist(),
         best.tolist(),
         top.tolist(),
-        ((history.measured * _FINE).round() / _COARSE).tolist(),
-        history.counted.tolist(),
+        ((history_floats(result.history) * _FINE).round() / _COARSE).tolist(),
+        history_ints(result.history).tolist(),
         result.landed.tolist(),
         strict=True,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import parse_options
 from msmlp.service.settings import DEFAULT_WEIGHTS
 
@@ -68,13 +68,13 @@ def _shares(point: OperatingPoint) -> str:
 
 
 def _requests(weights: Weights, calibration: Calibration) -> Iterable[str]:
-    policy = Policy(calibration, weights.manifest.gflops_cumulative, "balanced")
+    points = OperatingPoints(calibration, weights.manifest.gflops_cumulative, "balanced")
     yield from ("| request | takes | expected accuracy | expected GFLOPs |", "|---|---|---|---|")
     for options in REQUESTS:
-        plan = policy.plan(parse_options(options))
+        point = points.resolve(parse_options(options))
         asked = " ".join(f"`{name}={value}`" for name, value in options.items()) or "(nothing)"
-        taken = f"`{plan.name}`" if plan.name else "its own thresholds"
-        yield f"| {asked} | {taken} | {plan.expected_accuracy:.2%} | {plan.expected_gflops:.4f} |"
+        taken = f"`{point.name}`" if point.name else "its own thresholds"
+        yield f"| {asked} | {taken} | {point.expected_accuracy:.2%} | {point.expected_gflops:.4f} |"
 
 
 if __name__ == "__main__":

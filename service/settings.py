@@ -1,4 +1,4 @@
-"""Every setting of the service: one frozen object, from options and `MSMLP_...` in the environment."""
+"""All settings of the service: one frozen object, from options and `MSMLP_...` environment variables."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"
 
 
 class Settings(BaseSettings):
-    """Field names are the option names (`max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`)."""
+    """Fields are options and variables: `max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`."""
 
     model_config = SettingsConfigDict(env_prefix="MSMLP_", env_ignore_empty=True, frozen=True, extra="forbid")
 

@@ -12,7 +12,6 @@ from typing import Any
 from msmlp.bench.bodies import pixels
 from msmlp.bench.images import pick_images
 from msmlp.bench.null_server import choose_null
-from msmlp.service.engine.messages import Terms
 from msmlp.service.options import NO_OPTIONS
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
@@ -44,16 +43,15 @@ def images_per_second(submissions: int, seconds: float) -> float:
 
 
 async def _run(service: Service, submissions: int, seconds: float) -> float:
-    plan = service.policy.plan(NO_OPTIONS)
-    terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit)
+    exits = service.operating_points.resolve(NO_OPTIONS).exits
     images = pixels(list(pick_images(None, 64, service.weights.manifest.cascade.image_size)))
     start, done = time.perf_counter(), 0
 
     async def submit_on() -> None:
         nonlocal done
         while time.perf_counter() < start + seconds:
-            with service.places(len(images)):
-                await service.engine.classify(images, terms)
+            with service.permits(len(images)):
+                await service.engine.classify(images, exits)
             done += len(images)
 
     await asyncio.gather(*(submit_on() for _ in range(submissions)))

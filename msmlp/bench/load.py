@@ -16,14 +16,23 @@ from numpy.typing import NDArray
 
 from msmlp.bench.offer import SIZES, Offer, named_points
 from msmlp.service.engine.messages import Outbound, Ran
+from msmlp.service.engine.result import Result
 from msmlp.service.errors import OverloadedError
-from msmlp.service.inference import Call, Outcome, run
+from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import Account
 
 UNLOADED_SAMPLES = 10
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answers to a request, and where its operating point came from."""
+
+    result: Result
+    source: str
 
 
 @dataclass
@@ -64,7 +73,7 @@ async def offer_load(service: Service, images: Pixels, offer: Offer) -> Seen:
         began = time.thread_time()
         arrival = time.monotonic()
         seen.lag.append(arrival - seen.start - due)
-        call = Call(doubled[first : first + size], options[point], Account("bench", arrival))
+        call = ClassifyRequest(doubled[first : first + size], options[point], Account("bench", arrival))
         task = asyncio.create_task(_send(service, call, number, seen))
         sending.add(task)
         task.add_done_callback(sending.discard)
@@ -75,21 +84,23 @@ async def offer_load(service: Service, images: Pixels, offer: Offer) -> Seen:
     return seen
 
 
-async def _send(service: Service, call: Call, number: int, seen: Seen) -> None:
+async def _send(service: Service, call: ClassifyRequest, number: int, seen: Seen) -> None:
     try:
-        seen.outcomes[number] = await run(service, call)
+        result = await run(service, call)
+        assert call.record.point is not None
+        seen.outcomes[number] = Outcome(result, call.record.point.source)
     except OverloadedError as error:
         seen.shed.append((error.reason, len(call.images), service.engine.brownout_level))
 
 
 async def unloaded_seconds(service: Service, images: Pixels) -> Mapping[int, float]:
     """Seconds that a request of each size takes alone, every image through the full cascade; medians."""
-    exits = service.policy.exits
+    exits = service.operating_points.exits
     options, rng = RequestOptions(thresholds=(1.0,) * (exits - 1)), np.random.default_rng(0)
     samples: dict[int, list[float]] = {size: [] for size in SIZES}
     for _ in range(UNLOADED_SAMPLES):
         for size in rng.permutation(SIZES).tolist():
             pixels, start = images[np.arange(size) % len(images)], time.monotonic()
-            outcome = await run(service, Call(pixels, options, Account("bench", start)))
-            samples[size].append(float(outcome.result.landed.max()) - start)
+            result = await run(service, ClassifyRequest(pixels, options, Account("bench", start)))
+            samples[size].append(float(result.landed.max()) - start)
     return {size: float(np.median(seconds)) for size, seconds in samples.items()}

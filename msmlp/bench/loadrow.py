@@ -108,7 +108,7 @@ class Judged:
     def _degraded(self) -> float:
         """The share of images answered from a cheaper operating point than they asked for."""
         outcomes = (self.seen.outcomes[i] for i in self.accepted)
-        browned_out = sum(len(o.result.exit) for o in outcomes if o.inquiry.plan.source == "brownout")
+        browned_out = sum(len(o.result.exit) for o in outcomes if o.source == "brownout")
         return browned_out / max(1, len(self.latencies))
 
     def _shedding(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def reference_app(size: int) -> FastAPI:
     @app.post("/")
     async def answer(request: Request) -> Response:
         if request.headers["content-type"].startswith("multipart/"):
-            images = (await read_body(request, max_bytes=2**26, max_images=1024)).images
+            images, _ = await read_body(request, max_bytes=2**26, max_images=1024)
         else:
             images = [await request.body()]
         if HEADER_LENGTH in request.headers:  # pixels, which are not decoded

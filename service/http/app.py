@@ -1,4 +1,4 @@
-"""The ASGI application: routes, errors as problem+json, and the life of the engine and of gRPC's server."""
+"""The ASGI application: routes, error handlers, and the lifespan of the engine and the gRPC server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,23 +17,23 @@ from msmlp.service.engine.messages import Outbound, Ready
 from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.errors import problem_document
 from msmlp.service.grpc.start import grpc_beside
-from msmlp.service.http.middleware import BodyMemory, Direct, RequestMiddleware
+from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
-from msmlp.service.http.problems import error_response, gone_response, internal_error, problem_response
+from msmlp.service.http.responses import error_response, gone_response, internal_error, problem_response
 from msmlp.service.http.routes import classify, oip, operations, playground
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import watched
 
 _HTTP_DETAILS = {
-    HTTPStatus.NOT_FOUND: "there is nothing here",
-    HTTPStatus.METHOD_NOT_ALLOWED: "not a method of this path; allowed: {allowed}",
+    HTTPStatus.NOT_FOUND: "no such path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method not allowed; expected one of {allowed}",
 }
 
 
 def create_app(service: Service) -> ASGIApp:
-    """The application around a service; the engine starts and ends with the app's lifespan."""
-    direct = Direct(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
-    return RequestMiddleware(BodyMemory(direct, service.memory), service.accounts)
+    """The application of a service; the engine starts and stops with its lifespan."""
+    app = FastPath(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
+    return RequestMiddleware(BodyLimit(app, service.body_budget), service.accounts)
 
 
 def _framework(service: Service) -> FastAPI:
@@ -79,8 +79,7 @@ async def _known_error(request: Request, error: Exception) -> Response:
 
 
 async def _unknown_error(request: Request, error: Exception) -> Response:
-    """The middleware logs it: Starlette raises it again."""
-    return internal_error(request.scope)
+    return internal_error(request.scope)  # Starlette raises the error again, and the middleware logs it
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

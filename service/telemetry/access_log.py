@@ -41,8 +41,8 @@ def _fields(account: Account) -> dict[str, Any]:
     }
     if account.images:
         told |= {"images": account.images, "exits": _exits(account), "gflops": round(account.gflops, 9)}
-    if account.plan:
-        told |= {"operating_point": account.plan.name, "source": account.plan.source}
+    if account.point:
+        told |= {"operating_point": account.point.name, "source": account.point.source}
     if account.trace_id:
         told["trace_id"] = account.trace_id
     return told

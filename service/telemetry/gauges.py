@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 
 from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.transport import Handle
-from msmlp.service.operating_points import Policy
-from msmlp.service.options import RequestOptions
+from msmlp.service.operating_points import OperatingPoints
+from msmlp.service.options import NO_OPTIONS
 
 
 class Gauges:
@@ -49,8 +49,8 @@ class Gauges:
         for exit, spent in enumerate(gflops, start=1):
             cost.labels(exit).set(spent)
 
-    def watch(self, engine: Engine, policy: Policy) -> None:
-        """Show this engine, and the thresholds of this policy."""
+    def watch(self, engine: Engine, points: OperatingPoints) -> None:
+        """Show this engine, and the thresholds that these operating points give."""
         worker = engine.worker
         self._capacity.set_function(lambda: engine.capacity)
         self._inflight.set_function(lambda: engine.inflight)
@@ -64,7 +64,7 @@ class Gauges:
             self._queued.labels(k + 1).set_function(partial(_queued, worker, k))
             self._oldest.labels(k + 1).set_function(partial(_age, worker, k))
         for k in range(self._stages - 1):
-            self._threshold.labels(k + 1).set_function(partial(_effective_threshold, engine, policy, k))
+            self._threshold.labels(k + 1).set_function(partial(_effective_threshold, engine, points, k))
 
 
 class _Work(Collector):
@@ -79,8 +79,8 @@ class _Work(Collector):
         yield CounterMetricFamily("msmlp_work_seconds", text, self.seconds())
 
 
-def _effective_threshold(engine: Engine, policy: Policy, exit: int) -> float:
-    return float(policy.plan(RequestOptions(), engine.brownout_level).thresholds[exit])
+def _effective_threshold(engine: Engine, points: OperatingPoints, exit: int) -> float:
+    return float(points.resolve(NO_OPTIONS, engine.brownout_level).exits.thresholds[exit])
 
 
 def _queued(worker: Handle, stage: int) -> float:

@@ -30,7 +30,7 @@ from msmlp.model.exits import Reason
 from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.telemetry.gauges import Gauges
 from msmlp.service.telemetry.record import INFERENCES, Account
 
@@ -153,9 +153,9 @@ class Metrics:
         for outcome in ("met", "late", "cut_short", "expired"):
             self.deadline.labels(outcome)
 
-    def watch(self, engine: Engine, policy: Policy) -> None:
+    def watch(self, engine: Engine, points: OperatingPoints) -> None:
         """Tie the gauges to what they show; read when scraped."""
-        self._gauges.watch(engine, policy)
+        self._gauges.watch(engine, points)
 
     def watch_process(self, pid: Callable[[], int | None]) -> None:
         """Show what the engine's own process uses, as `msmlp_engine_process_...`; nothing while there is none."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from msmlp.service.engine.messages import History
 from msmlp.service.engine.result import Result
 from msmlp.service.logs import request_id_of_this_task, sane_id
-from msmlp.service.operating_points import Plan
+from msmlp.service.operating_points import ResolvedPoint
 
 log = logging.getLogger("msmlp.http")
 
@@ -52,7 +52,7 @@ class Account:
     route: str = ""
     headers: Callable[[], Mapping[str, str]] = dict
     images: int = 0
-    plan: Plan | None = None
+    point: ResolvedPoint | None = None
     decoding: tuple[float, float] = (0.0, 0.0)
     landed: list[Landed] = field(default_factory=list)
     gflops: float = 0.0

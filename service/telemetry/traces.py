@@ -102,10 +102,10 @@ def _of_request(account: Account) -> dict[str, Any]:
     else:
         attributes |= {"http.request.method": account.method, "http.route": account.route}
         attributes["http.response.status_code"] = status
-    if account.plan:
+    if account.point:
         attributes |= {
-            "msmlp.operating_point.name": account.plan.name or "",
-            "msmlp.operating_point.source": account.plan.source,
+            "msmlp.operating_point.name": account.point.name or "",
+            "msmlp.operating_point.source": account.point.source,
         }
     if account.landed:
         attributes["msmlp.gflops"] = account.gflops

@@ -121,7 +121,7 @@ def test_statistics_count(caller: triton.InferenceServerClient, digits: Any) -> 
 @pytest.mark.parametrize(
     ("name", "parameters", "code", "said"),
     [
-        ("other", {}, "NOT_FOUND", "there is no model 'other'"),
+        ("other", {}, "NOT_FOUND", "no model 'other'"),
         ("msmlp", {"colour": 1}, "INVALID_ARGUMENT", "'colour': no such option"),
         ("msmlp", {"min_exit": 7}, "INVALID_ARGUMENT", "min_exit: "),
         ("msmlp", {"stream": True}, "INVALID_ARGUMENT", "stream: ModelInfer answers once"),
@@ -281,4 +281,4 @@ def test_without_the_extra_it_is_one_clear_line(tiny_weights: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
-    assert line.startswith("msmlp: --grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc brings it")
+    assert line.startswith("msmlp: --grpc-port: needs the package grpc: scripts/install.sh cpu serve,grpc brings it")

@@ -93,7 +93,7 @@ def test_the_picture_is_drawn(result: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
-    with pytest.raises(OptionError, match="'best' is no operating point; there are"):
+    with pytest.raises(OptionError, match="'best' is not an operating point; there are"):
         bench_engine(BenchOptions(tiny_weights, policy="best"))
 
 

@@ -64,4 +64,4 @@ def test_an_unknown_operating_point_is_one_line(
 ) -> None:
     folder = str(tiny_weights)
     assert call("bench", "pair", "--weights", folder, "--against", folder, "--policy", "best", "--images", "4") == 2
-    assert "'best' is no operating point; there are" in capsys.readouterr().err.splitlines()[-1]
+    assert "'best' is not an operating point; there are" in capsys.readouterr().err.splitlines()[-1]

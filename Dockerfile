@@ -2,45 +2,44 @@
 ARG BASE=docker.io/library/python:3.11.13-slim-bookworm
 ARG EXTRA=cpu
 
-# Names of the packages without their source: a change of source then installs nothing anew.
-FROM ${BASE} AS project
+# The packages, without the source: a change of the source installs none of them again. pip itself stays here. torch
+# requires triton, which compiles kernels with a C compiler; the image has none, and torch would try where it finds
+# triton. triton also holds the libraries of another CUDA, some of them three times. Files that are still there twice are
+# linked, as the packages themselves cannot do that.
+FROM ${BASE} AS packages
+ARG EXTRA
 ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
-COPY LICENSE pyproject.toml setup.py ./
-COPY docker/constraints.txt docker/
-COPY service/grpc/inference.proto service/grpc/
-RUN mkdir model msmlp && touch README.md model/__init__.py msmlp/__init__.py service/__init__.py
-
-# The pip that installs stays here. torch brings triton, which compiles kernels with a C compiler: none is in the image,
-# and where triton is, torch would try. It also holds the libraries of another CUDA, some of them three times. What is
-# still there twice is linked, as the packages themselves cannot.
-FROM project AS packages
-ARG EXTRA
+COPY pyproject.toml ./
+COPY docker/constraints.txt docker/requirements.py docker/
 RUN --mount=type=cache,target=/root/.cache/pip \
     case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
+    && python3 docker/requirements.py "$EXTRA" serve grpc telemetry > requirements.txt \
     && python3 -m venv /pip && python3 -m venv --without-pip .venv \
-    && /pip/bin/pip --python .venv/bin/python install --quiet --editable ".[$EXTRA,serve,grpc,telemetry]" \
+    && /pip/bin/pip --python .venv/bin/python install --quiet --requirement requirements.txt \
     && if [ "$EXTRA" = gpu ]; then /pip/bin/pip --python .venv/bin/python uninstall --quiet --yes triton; fi \
     && hardlink --quiet --ignore-time --minimum-size 1M .venv
 
-# Put together here and copied as one layer, so that nothing lies in two. Compiled, as the service writes nothing;
-# readable by its user whatever the umask of the checkout was.
-FROM ${BASE} AS app
-WORKDIR /app
-COPY LICENSE ./
-COPY weights/ weights/
+# The wheel, unpacked into a folder of its own, so that it becomes one layer and no file lies in two. Compiled, as the
+# service writes nothing; readable by its user whatever the umask of the checkout was.
+FROM packages AS wheel
+COPY LICENSE README.md pyproject.toml setup.py ./
 COPY model/ model/
-COPY msmlp/ msmlp/
 COPY service/ service/
-COPY --from=packages /app/service/grpc/inference.binpb service/grpc/
-COPY docker/healthy.py docker/
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash model msmlp service && chmod -R a+rX .
+COPY weights/ weights/
+COPY msmlp/ msmlp/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /pip/bin/pip wheel --quiet --no-deps --wheel-dir /dist . \
+    && /pip/bin/pip --python .venv/bin/python install --quiet --no-deps --no-compile --prefix /wheel /dist/msmlp-*.whl \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash -s /wheel -p /app/.venv /wheel \
+    && chmod -R a+rX /wheel
 
 FROM ${BASE} AS service
 RUN useradd --no-log-init --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin msmlp
 WORKDIR /app
 COPY --from=packages /app/.venv/ .venv/
-COPY --from=app /app/ ./
+COPY --from=wheel /wheel/ .venv/
+COPY --chmod=644 docker/healthy.py docker/
 # ONNX Runtime would send usage events out of the container, and write a device id for them.
 ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
@@ -52,5 +51,5 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.title="msmlp" \
       org.opencontainers.image.description="Image classification that spends compute only where an image needs it" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}"

@@ -1,6 +1,6 @@
 # Every verb does its own set-up in .venv. EXTRA=cpu|gpu chooses the build by hand.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system check fix bench image-test chaos docs clean
+.PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos docs clean
 
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
@@ -30,6 +30,12 @@ test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
 test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER); nothing is skipped
 	$(BIN)/python -m pytest -m system $(ARGS)
 
+test-gpu: gpu-here $(DEV) ## every CUDA test; fails where there is no GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+gpu-here:
+	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: there is no GPU here (nvidia-smi finds none)" >&2; exit 1; }
+
 chaos: $(DEV) ## the property tests at length
 	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/http/test_openapi.py $(ARGS)
 
@@ -46,15 +52,11 @@ fix: $(DEV) ## mend what the linter can mend
 bench: $(DEV) ## the engine against its bound and its baselines, in one run
 	$(BIN)/msmlp bench engine $(ARGS)
 
-docs: $(DEV) ## write the generated pages and the dashboard
-	$(BIN)/python -m scripts.settings_page > docs/settings.md
-	$(BIN)/python -m scripts.chart_schema
-	$(BIN)/python -m scripts.exits_page
-	$(BIN)/python -m scripts.results_page > docs/results.md
-	$(BIN)/python -m scripts.dashboard
+docs: $(DEV) ## write the generated pages
+	$(BIN)/python -m scripts.docs
 
 image-test: ## build the container with Docker or buildah, and call it
 	python3 -m scripts.image_test $(EXTRA)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the description of the gRPC messages is written when the package is built."""
+"""What pyproject.toml cannot say: the links are checked, and the build writes the description of the gRPC messages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PROTOCOL = "msmlp/service/grpc/inference"  # in a source distribution there is no service/ but the package's own
+PROTOCOL = "msmlp/service/grpc/inference"  # a source distribution has no service/ beside msmlp/
 
 
 class BuildPy(build_py):
@@ -14,10 +14,6 @@ class BuildPy(build_py):
 
     def run(self) -> None:
         """Write it first, as it is package data. A build without protoc (and without isolation) has no gRPC."""
-        if not Path("msmlp/model/__init__.py").exists():
-            raise SystemExit(
-                "msmlp/model is not a link to model/: clone with symbolic links (git config core.symlinks true)"
-            )
         if find_spec("grpc_tools"):
             from grpc_tools import protoc
 
@@ -26,4 +22,7 @@ class BuildPy(build_py):
         super().run()
 
 
+for link in ("model", "service", "weights"):
+    if not Path("msmlp", link).is_dir():
+        raise SystemExit(f"msmlp/{link} is not a link to {link}/: git clone -c core.symlinks=true makes it one")
 setup(cmdclass={"build_py": BuildPy})

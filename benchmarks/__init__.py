@@ -1,1 +1,1 @@
-"""What the numbers in docs/results.md come from."""
+"""The programs behind benchmarks/README.md."""

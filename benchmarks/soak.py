@@ -1,11 +1,11 @@
-"""A real server under 80 % load for minutes: memory stays flat, every request is answered, every place is given back.
+"""A real server under 80 % load for minutes: memory stays flat, every request is answered, every permit is returned.
 
-    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-xs > docs/results/cifar10-xs.soak.json
+    python -m benchmarks.soak --minutes 10 -- --weights weights/cifar10-s
     python -m benchmarks.soak --minutes 1 -- --engine process
 
-What follows `--` are options of `msmlp serve`. What the server can take is measured first, in a closed loop; then
-requests of 1 to 64 images come at random times (Poisson), while its memory and gauges are looked at every few seconds.
-Prints one JSON document; exit status 1 when something was wrong. Linux only: memory is read from /proc.
+What follows `--` are options of `msmlp serve`. The server's capacity is measured first, in a closed loop; then requests
+of 1 to 64 images arrive at random times (Poisson) while its memory and gauges are sampled. Prints one JSON document;
+exit status 1 when something was wrong. Linux only: memory is read from /proc.
 """
 
 import argparse
@@ -14,117 +14,93 @@ import re
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from msmlp.bench.bodies import form_bytes, thumbnails
 from msmlp.bench.generator import Load, Seen, offer, request_bytes
-from msmlp.bench.offer import SIZES
+from msmlp.bench.images import form_bytes, thumbnails
+from msmlp.bench.load import SIZES
 from msmlp.bench.processes import Server, family, image_size, server_process
 
 CAPACITY_SECONDS = 10.0
-CAPACITY_CONNECTIONS = 8
-OPEN_CONNECTIONS = 256
+CAPACITY_CONNECTIONS, OPEN_CONNECTIONS = 8, 256
 SETTLE_SECONDS = 60.0
-"""Of the run, or a third of a short one: what the server takes once and keeps is no leak."""
-LEAK_MIB_PER_MINUTE = 1.0
-LEAK_MIB = 8.0
-TELLING_MINUTES = 2.0
-"""Memory leaks when it grows faster than the first and by more than the second; for less than the third none can tell
-a leak from a new peak of what is in flight."""
+"""Of the run, or a third of a short one: memory that the server takes once and keeps is no leak."""
+LEAK_MIB_PER_MINUTE, LEAK_MIB, LEAK_MINUTES = 1.0, 8.0, 2.0
+"""A leak grows faster than the first and by more than the second. In less time than the third, it cannot be told from a
+new peak of what is in flight."""
 DRAIN_SECONDS = 30.0
 GAUGES = {"inflight": "msmlp_inflight_images", "queue": "msmlp_queue_images", "brownout": "msmlp_brownout_level"}
 ANSWERED = {"200", "429"}
-
-
-@dataclass(frozen=True)
-class SoakOptions:
-    """How long and how hard; `serve` are options of `msmlp serve`."""
-
-    minutes: float = 10.0
-    load: float = 0.8
-    every: float = 2.0
-    capacity_seconds: float = CAPACITY_SECONDS
-    serve: tuple[str, ...] = ()
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--load", type=float, default=0.8, help="of what the server takes in a closed loop")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks at the server")
+    parser.add_argument("--load", type=float, default=0.8, help="share of the capacity measured in a closed loop")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two samples")
     parser.add_argument("serve", nargs="*", help="options of `msmlp serve`, after --")
-    given = parser.parse_args()
-    options = SoakOptions(given.minutes, given.load, given.every, serve=tuple(given.serve))
-    document = soak(options)
+    document = soak(**vars(parser.parse_args()))
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
     return 0 if document["ok"] else 1
 
 
-def soak(options: SoakOptions) -> dict[str, Any]:
-    """Run it; the document."""
-    arguments = ["-c", "from msmlp.main import main; main()", "serve", "--port", "0", *options.serve]
+def soak(
+    serve: list[str], minutes: float, load: float, every: float, capacity_seconds: float = CAPACITY_SECONDS
+) -> dict[str, Any]:
+    """Run it → the document."""
+    arguments = ["-c", "from msmlp.main import main; main()", "serve", "--port", "0", *serve]
     with server_process("soak", arguments, _say) as server:
-        assert server.process is not None
         requests, images = _requests(server.url)
-        closed = offer(Load(server.url, requests, CAPACITY_CONNECTIONS, options.capacity_seconds))
-        rate = options.load * closed.statuses["200"] / closed.seconds
-        _say(f"offering {rate:.1f} requests/s of {images:.1f} images for {options.minutes:g} minutes")
-        watcher = _Watcher(server, options.every)
+        closed = offer(Load(server.url, requests, CAPACITY_CONNECTIONS, capacity_seconds))
+        rate = load * closed.statuses["200"] / closed.seconds
+        _say(f"offering {rate:.1f} requests/s of {images:.1f} images for {minutes:g} minutes")
+        watcher = _Watcher(server, every)
         watcher.start()
-        seen = offer(Load(server.url, requests, OPEN_CONNECTIONS, 60 * options.minutes, rate))
+        seen = offer(Load(server.url, requests, OPEN_CONNECTIONS, 60 * minutes, rate))
         watcher.stop()
         left = _drained(server.url)
-    return _document(options, rate, images, seen, watcher.samples, left)
-
-
-def _document(
-    options: SoakOptions,
-    rate: float,
-    images: float,
-    seen: Seen,
-    samples: list[dict[str, float]],
-    left: dict[str, float],
-) -> dict[str, Any]:
-    memory = memory_growth(samples)
-    leaks = memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB
-    wrong = {status: count for status, count in seen.statuses.items() if status not in ANSWERED}
-    faults = [f"{count} requests ended with {status}" for status, count in wrong.items()]
-    faults += [f"{name} is {value:g} at the end" for name, value in left.items() if value and name != "brownout"]
-    if leaks and memory["settled_minutes"] >= TELLING_MINUTES:
-        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB a minute")
-    percentiles = seen.percentiles_ms().tolist() if seen.latencies else [None] * 3
+    memory = memory_growth(watcher.samples)
+    faults = _faults(seen, left, memory)
     return {
-        "minutes": options.minutes,
-        "load": options.load,
-        "serve": list(options.serve),
+        "minutes": minutes,
+        "load": load,
+        "serve": serve,
         "requests_per_second": rate,
         "images_per_second": rate * images,
         "requests": sum(seen.statuses.values()),
         "statuses": dict(seen.statuses),
-        **dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True)),
+        "p50_p95_p99_ms": seen.percentiles_ms().tolist() if seen.latencies else None,
         "memory": memory,
         "at_the_end": left,
         "faults": faults,
         "ok": not faults,
-        "samples": samples,
+        "samples": watcher.samples,
     }
 
 
+def _faults(seen: Seen, left: dict[str, float], memory: dict[str, float]) -> list[str]:
+    wrong = {status: count for status, count in seen.statuses.items() if status not in ANSWERED}
+    faults = [f"{count} requests ended with {status}" for status, count in wrong.items()]
+    faults += [f"{name} is {value:g} at the end" for name, value in left.items() if value and name != "brownout"]
+    leaks = memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB
+    if leaks and memory["settled_minutes"] >= LEAK_MINUTES:
+        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB a minute")
+    return faults
+
+
 def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """The line through the server's memory once it had settled: MiB a minute, and by how much from end to end."""
+    """The line through the server's memory after it has settled: MiB a minute, and the growth from end to end."""
     times = np.array([sample["seconds"] for sample in samples])
     rss = np.array([sample["rss_mib"] for sample in samples])
     settled = times >= min(SETTLE_SECONDS, times[-1] / 3)
     slope = float(np.polyfit(times[settled] / 60, rss[settled], 1)[0]) if settled.sum() > 1 else 0.0
     span = float(np.ptp(times[settled])) / 60
     return {
-        "first_mib": float(rss[0]),
         "settled_mib": float(rss[settled][0]),
         "last_mib": float(rss[-1]),
         "most_mib": float(rss.max()),
@@ -135,7 +111,7 @@ def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 class _Watcher(threading.Thread):
-    """Looks at a server's memory and gauges, beside the load."""
+    """Samples a server's memory and gauges while the load runs."""
 
     def __init__(self, server: Server, every: float) -> None:
         super().__init__(name="soak-watcher")
@@ -143,22 +119,23 @@ class _Watcher(threading.Thread):
         self._server, self._every, self._end = server, every, threading.Event()
 
     def run(self) -> None:
-        """One sample at least."""
+        """At least one sample."""
         start = time.monotonic()
         while True:
-            look = {"seconds": time.monotonic() - start, "rss_mib": _rss_mib(self._server), **_gauges(self._server.url)}
-            self.samples.append({name: round(value, 3) for name, value in look.items()})
+            sample = {"seconds": time.monotonic() - start, "rss_mib": _rss_mib(self._server)}
+            sample |= _gauges(self._server.url)
+            self.samples.append({name: round(value, 3) for name, value in sample.items()})
             if self._end.wait(self._every):
                 return
 
     def stop(self) -> None:
-        """And wait for the last."""
+        """Wait for the last sample too."""
         self._end.set()
         self.join()
 
 
 def _rss_mib(server: Server) -> float:
-    """Resident memory of the server and its processes; what they share counts once for each."""
+    """Resident memory of the server and its processes; memory that they share counts once for each."""
     assert server.process is not None
     total = 0
     for pid in family(server.process):
@@ -168,7 +145,6 @@ def _rss_mib(server: Server) -> float:
 
 
 def _gauges(url: str) -> dict[str, float]:
-    """In flight, waiting for any stage, brown-out level."""
     text = httpx.get(f"{url}/metrics", timeout=60).text
     return {
         name: sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
@@ -177,7 +153,7 @@ def _gauges(url: str) -> dict[str, float]:
 
 
 def _drained(url: str) -> dict[str, float]:
-    """The gauges once nothing is in flight any more, or what they are after DRAIN_SECONDS."""
+    """The gauges when nothing is in flight any more, or after DRAIN_SECONDS."""
     until = time.monotonic() + DRAIN_SECONDS
     while (gauges := _gauges(url))["inflight"] + gauges["queue"] and time.monotonic() < until:
         time.sleep(0.1)
@@ -185,7 +161,7 @@ def _drained(url: str) -> dict[str, float]:
 
 
 def _requests(url: str) -> tuple[tuple[bytes, ...], float]:
-    """Forms of 1 to 64 images in mixed order, and how many images one has on average."""
+    """Forms of 1 to 64 images in mixed order, and the mean number of images."""
     files, requests = thumbnails(image_size(url)), []
     sizes = np.random.default_rng(0).permutation(np.tile(SIZES, 4)).tolist()
     for number, size in enumerate(sizes):

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 class Reason(IntEnum):
-    """Why an image left, or that it goes on. The names are the contract's, in capitals."""
+    """Why an image left, or that it goes on. Answers have the names in lower case."""
 
     GOES_ON = 0
     CONFIDENT = 1

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from msmlp.model.config import preset
+from msmlp.model.nn.config import preset
 from msmlp.model.weights import describe, exit_costs, load_calibration, load_weights
 
 

@@ -8,25 +8,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msmlp.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
-    from msmlp.client import AsyncClient, Client
-    from msmlp.errors import ServiceError
-    from msmlp.local import Model, load
+    from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
+    from msmlp.client.client import AsyncClient, Client
+    from msmlp.client.errors import ServiceError
+    from msmlp.client.local import Model, load
     from msmlp.model.errors import MsmlpError
 
+    __version__: str
+
 _HOMES = {
-    "Answer": "msmlp.answer",
-    "AsyncClient": "msmlp.client",
-    "ClassProbability": "msmlp.answer",
-    "Client": "msmlp.client",
-    "Model": "msmlp.local",
+    "Answer": "msmlp.client.answer",
+    "AsyncClient": "msmlp.client.client",
+    "ClassProbability": "msmlp.client.answer",
+    "Client": "msmlp.client.client",
+    "Model": "msmlp.client.local",
     "MsmlpError": "msmlp.model.errors",
-    "OperatingPoint": "msmlp.answer",
-    "Result": "msmlp.answer",
-    "ServiceError": "msmlp.errors",
-    "Stage": "msmlp.answer",
-    "StreamLine": "msmlp.answer",
-    "load": "msmlp.local",
+    "OperatingPoint": "msmlp.client.answer",
+    "Result": "msmlp.client.answer",
+    "ServiceError": "msmlp.client.errors",
+    "Stage": "msmlp.client.answer",
+    "StreamLine": "msmlp.client.answer",
+    "load": "msmlp.client.local",
 }
 
 __all__ = [
@@ -41,11 +43,14 @@ __all__ = [
     "ServiceError",
     "Stage",
     "StreamLine",
+    "__version__",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("msmlp")
     if name not in _HOMES:
         raise AttributeError(f"module 'msmlp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

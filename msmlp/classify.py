@@ -3,25 +3,52 @@
 import json
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
-from msmlp.model.errors import OptionError
-from msmlp.requests import File, in_requests
+from msmlp.client.answer import Answer, OperatingPoint, Result
+from msmlp.client.errors import ServiceError
+from msmlp.model.errors import CallerError, MsmlpError, OptionError
 
 if TYPE_CHECKING:
-    from msmlp.answer import Answer, OperatingPoint, Result
-    from msmlp.client import Client
-    from msmlp.local import Model
-    from msmlp.options import Options
+    from msmlp.client.client import Client
+    from msmlp.client.local import Model
+    from msmlp.client.request import Options
 
 Caller: TypeAlias = "Client | Model"
 Row: TypeAlias = "tuple[int, Result, OperatingPoint | None]"
-"""Which file, what was said of it, and with which thresholds, once that is known."""
+"""The file's index, its result, and the operating point, once that is known."""
+
+T = TypeVar("T")
+
+AT_ONCE = 128
+"""Files of one request, at most; half as many, and half of that, where a service takes fewer."""
+BAR = 10
+"""Width of a bar that means certainty."""
+LONGEST_NAME = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass(frozen=True)
+class File:
+    """A name to show, and where its bytes are, or the bytes."""
+
+    name: str
+    source: Path | bytes
+
+    def read(self) -> bytes:
+        """The bytes; OptionError when they cannot be read."""
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self.source.read_bytes()
+        except OSError as error:
+            raise OptionError(self.name, error.strerror or "cannot be read") from None
 
 
 def classify(
@@ -51,12 +78,12 @@ def classify(
         float | None, typer.Option(help="Enter no stage that would cost an image more than this.")
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(help="Answer within so many milliseconds, with the best exit reached.")
+        float | None, typer.Option(help="Aim to answer within this many milliseconds, with the best exit reached.")
     ] = None,
     min_exit: Annotated[int | None, typer.Option(help="Leave at no exit before this.")] = None,
     max_exit: Annotated[int | None, typer.Option(help="Leave at this exit at the latest.")] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="List so many classes an image. Default: 1; with --json: 5.")
+        int | None, typer.Option(help="How many classes to list per image. Default: 1; with --json: 5.")
     ] = None,
     degrade: Annotated[
         bool | None, typer.Option("--degrade/--no-degrade", help="Whether overload may change the thresholds.")
@@ -115,10 +142,10 @@ def _file(path: Path) -> File:
 
 def _caller(url: str | None, weights: Path | None) -> "Caller":
     if url is not None:
-        from msmlp.client import Client
+        from msmlp.client.client import Client
 
         return Client(url)
-    from msmlp.local import load
+    from msmlp.client.local import load
 
     return load(weights)
 
@@ -127,7 +154,7 @@ def _document(caller: "Caller", files: Sequence[File], options: "Options") -> di
     """The answer to one request; to several, the first's with all results and the sum of the latencies."""
     request_id = uuid.uuid4().hex
 
-    def ask(images: list[bytes]) -> list["Answer"]:
+    def ask(images: list[bytes]) -> list[Answer]:
         return [caller.classify(images, request_id=request_id, **options)]
 
     answers = list(in_requests(ask, files))
@@ -151,8 +178,6 @@ def _rows(caller: "Caller", files: Sequence[File], options: "Options", stream: b
 
 
 def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"], *, top: bool) -> None:
-    from msmlp.table import Table
-
     table: Table | None = None
     point: OperatingPoint | None = None
     last: list[Result] = []
@@ -166,3 +191,111 @@ def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"],
         point = chosen or point
     if table is not None and point is not None:
         typer.echo(table.summary(last, point))
+
+
+def in_requests(ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File]) -> Iterator[tuple[int, T]]:
+    """What `ask` gives for all files, each with the number of the file that was its request's first.
+
+    Raises:
+        CallerError, MsmlpError: with the name of the file at fault.
+    """
+    for start in range(0, len(files), AT_ONCE):
+        yield from _ask(ask, files, start, min(start + AT_ONCE, len(files)))
+
+
+def _ask(
+    ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File], start: int, end: int
+) -> Iterator[tuple[int, T]]:
+    part = files[start:end]
+    try:
+        for answer in ask([file.read() for file in part]):
+            yield start, answer
+    except ServiceError as error:
+        if error.code not in ("too_many_images", "body_too_large") or len(part) == 1:
+            raise _for_terminal(error, part) from error
+        middle = (start + end) // 2
+        yield from _ask(ask, files, start, middle)
+        yield from _ask(ask, files, middle, end)
+
+
+def _for_terminal(error: ServiceError, files: Sequence[File]) -> MsmlpError:
+    """The error as a person at a terminal needs it."""
+    if error.code == "unreachable":
+        return MsmlpError(f"{error.detail}; is the address right? msmlp serve starts a service")
+    text = error.detail
+    if error.errors:
+        text = "; ".join(f"{files[each['index']].name}: {each['detail']}" for each in error.errors[:3])
+        text += f"; and {len(error.errors) - 3} more" if len(error.errors) > 3 else ""
+    mistake = error.status is not None and 400 <= error.status < 500 and error.status != 429
+    return CallerError(text) if mistake else MsmlpError(text)
+
+
+class Table:
+    """Lines of text: a header, a row a result, a summary.
+
+    Args:
+        names: the files' names, by the results' index.
+        model: what `GET /model` says.
+        encoding: the terminal's; what it cannot show is replaced.
+        top: list further classes below each image.
+    """
+
+    def __init__(self, names: list[str], model: Mapping[str, Any], encoding: str, *, top: bool) -> None:
+        self._names = [_shortened(name) for name in names]
+        self._widths = max(map(len, [*self._names, "file"])), max(map(len, [*model["classes"], "label"]))
+        self._full: float = model["exits"][-1]["gflops"]
+        self._encoding, self._top = encoding, top
+        self._bars = self._can(_EIGHTHS)
+
+    def header(self) -> str:
+        """The names of the columns."""
+        what = self._what("file", "label", "confidence")
+        return f"{what:{len(self._what('', '', '')) + 8 + BAR}} exit    why         GFLOPs  of full       ms"
+
+    def row(self, index: int, result: Result) -> str:
+        """The image that is `index` of the names: what it is, which exit said so and why, what it cost."""
+        exit = f"{result.exit or '-'} of {result.exits}"
+        why = result.reason.replace("_", " ")
+        cost = f"{result.gflops:8.3g}  {self._share(result.gflops):>7}"
+        first = self._what(self._names[index], result.label or "-", self._bar(result.confidence))
+        rows = [f"{first} {exit:<7} {why:<9} {cost} {result.latency_ms:8.1f}"]
+        if self._top:
+            rows += [self._what("", each.label, self._bar(each.probability)).rstrip() for each in result.top_k[1:]]
+        return self._shown("\n".join(rows))
+
+    def summary(self, results: Iterable[Result], point: OperatingPoint) -> str:
+        """What it all cost on average, and with which thresholds."""
+        costs = [result.gflops for result in results]
+        mean = sum(costs) / len(costs)
+        counted = "1 image" if len(costs) == 1 else f"{len(costs)} images"
+        name = point.name or ", ".join(f"{t:g}" for t in point.thresholds)
+        return self._shown(
+            f"{counted}: {mean:.3g} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.3g}; "
+            f"operating point {name} ({point.source}), expected accuracy {100 * point.expected_accuracy:.1f} %"
+        )
+
+    def _what(self, name: str, label: str, confidence: str) -> str:
+        return f"{name:<{self._widths[0]}}  {label:<{self._widths[1]}}  {confidence}"
+
+    def _share(self, gflops: float) -> str:
+        return f"{100 * gflops / self._full:.0f} %"
+
+    def _bar(self, share: float | None) -> str:
+        if share is None:
+            return " " * (8 + BAR)
+        eighths = round(share * BAR * 8)
+        bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip() if self._bars else "#" * round(share * BAR)
+        return f"{100 * share:5.1f} % {bar:<{BAR}}"
+
+    def _can(self, text: str) -> bool:
+        return self._shown(text) == text
+
+    def _shown(self, text: str) -> str:
+        # A file's name may hold bytes that are no text.
+        return text.encode(self._encoding, "replace").decode(self._encoding, "replace")
+
+
+def _shortened(name: str) -> str:
+    """The end of a long name, where files differ, without control characters."""
+    plain = "".join(c if c.isprintable() else "?" for c in name)
+    return plain if len(plain) <= LONGEST_NAME else "..." + plain[3 - LONGEST_NAME :]

@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
+import msmlp
 from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
 from msmlp.model.errors import CallerError, MsmlpError
 from msmlp.service.cli import app as serving
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"msmlp {msmlp.__version__}")
+        raise typer.Exit
+
 
 # Plain help: it wraps well and can be copied from.
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -20,6 +28,9 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 def _msmlp(
     context: typer.Context,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """An image classifier that spends compute only where an image needs it.
 

@@ -9,9 +9,10 @@ from pydantic.fields import FieldInfo
 from msmlp.service.options import schemas
 
 try:
-    from msmlp.service.settings import Settings
+    from msmlp.service.settings import REMOVED, Settings
 except ModuleNotFoundError:  # without the serving packages offline commands work; serve says what it needs
     FIELDS: dict[str, FieldInfo] = {}
+    REMOVED = {}
 else:
     FIELDS = Settings.model_fields
 
@@ -71,11 +72,18 @@ def _parameter(name: str, kind: Any, text: str, **limits: Any) -> inspect.Parame
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _removed(name: str) -> inspect.Parameter:
+    """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
+    annotation = Annotated[bool | None, typer.Option(help="Removed.", hidden=True)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 def request_parameters() -> list[inspect.Parameter]:
     """The options of a request as command-line options; the service checks the ranges."""
     return [_parameter(name, _KINDS[schema["type"]], schema["description"]) for name, schema in schemas().items()]
 
 
 # A new setting is an option, with its help, without a word here.
-serve.__signature__ = inspect.Signature([_setting(*item) for item in FIELDS.items()])  # type: ignore[attr-defined]
+_PARAMETERS = [*(_setting(*item) for item in FIELDS.items()), *map(_removed, REMOVED)]
+serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

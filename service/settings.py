@@ -33,8 +33,8 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
-        description="What runs the stages: torch, or ONNX Runtime, which needs the graphs of msmlp export; auto "
-        "measures which is faster here, where both can.",
+        description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
+        "folder has graphs that match, else torch.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "thread", "process"] = Field(
         default="auto",
         description="Where the stages run: in a thread of the server, or in a process of their own that is started "
-        "anew when it dies; auto: a process where torch can serve or there is a GPU, else a thread.",
+        "anew when it dies; auto: a process for torch and on a GPU, else a thread.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int | None = Field(
@@ -100,10 +100,12 @@ class Settings(BaseSettings):
         description="Send OpenTelemetry traces, with a span for every stage; the variables OTEL_... say where and how "
         "many. Needs the extra `telemetry`.",
     )
-    triton_metrics: bool = Field(
-        default=False,
-        description="Show Triton's nv_inference_... among the metrics, for its dashboards and queries.",
-    )
+
+
+REMOVED = {
+    "triton_metrics": "removed in 0.2; use msmlp_requests_total and the other msmlp_ metrics (docs/operations.md)",
+}
+"""Settings of earlier versions, and what to use instead. They are refused as options and as variables."""
 
 
 def option(name: str) -> str:
@@ -111,30 +113,40 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def variable(name: str) -> str:
+    """A setting as the environment writes it."""
+    return f"MSMLP_{name.upper()}"
+
+
 def load_settings(written: Callable[[str], str] = option, /, **given: Any) -> Settings:
     """Settings from the environment and `given` (None means not given).
 
     Args:
-        written: a name of a setting → how whoever gave it has written it.
+        written: the name of a setting → how the caller writes it, for messages.
         given: settings that go before the environment.
 
     Raises:
         OptionError: names the first bad one.
     """
-    for name in given:
-        if name not in Settings.model_fields:
-            raise OptionError(
-                written(name), f"no such setting; there are {', '.join(map(written, Settings.model_fields))}"
-            )
-    known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
-    for name in sorted(os.environ):
-        if name.startswith("MSMLP_") and name not in known:
-            raise OptionError(name, f"no such setting; there are {', '.join(sorted(known))}")
+    for name, value in given.items():
+        if value is not None or name not in REMOVED:
+            _check_known(name, written(name), written)
+    names = {variable(name): name for name in (*Settings.model_fields, *REMOVED)}
+    for key, value in sorted(os.environ.items()):
+        if key.startswith("MSMLP_") and (value or names.get(key) not in REMOVED):
+            _check_known(names.get(key), key, variable)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        # Said as the one who set it would.
-        setting = f"MSMLP_{name.upper()}" if given.get(name) is None else written(name)
+        setting = variable(name) if given.get(name) is None else written(name)
         raise OptionError(setting, first["msg"]) from None
+
+
+def _check_known(name: str | None, shown: str, written: Callable[[str], str]) -> None:
+    """Raise for a setting that was removed or never existed; `shown` is what the caller wrote."""
+    if name in REMOVED:
+        raise OptionError(shown, REMOVED[name])
+    if name not in Settings.model_fields:
+        raise OptionError(shown, f"no such setting; there are {', '.join(map(written, Settings.model_fields))}")

@@ -1,5 +1,6 @@
 """The verbs of the Makefile, without running them."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,10 +16,22 @@ def dry_run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "verb", ["serve", "test", "test-system", "check", "fix", "bench", "image-test", "chaos", "docs"]
+    "verb", ["serve", "test", "test-system", "test-gpu", "check", "fix", "bench", "image-test", "chaos", "docs"]
 )
 def test_make_has_the_contracts_verbs(verb: str) -> None:
     assert dry_run(verb, "EXTRA=cpu")
+
+
+def test_without_a_gpu_test_gpu_fails_with_one_line(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    assert make is not None
+    # nvidia-smi is not on this path, wherever the test runs.
+    done = subprocess.run([make, "test-gpu"], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode != 0
+    first, *rest = done.stderr.splitlines()
+    assert first == "make test-gpu: there is no GPU here (nvidia-smi finds none)"
+    assert all(line.startswith("make") and "Error" in line for line in rest)
+    assert not done.stdout
 
 
 def test_port_and_arguments_reach_the_server(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
-"""LitServe: decoding in `decode_request`, its own batching around ONNX Runtime.
+"""The LitServe peer: decoding in `decode_request`, and LitServe's own batching around the graphs.
 
-python -m benchmarks.peers.litserve_peer '{"folder": …, "thresholds": […], "port": …, "workers": 1, …}'
+A module of its own, as LitServe pickles the class for its workers, and our environment has no LitServe to import.
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +10,11 @@ import litserve
 import numpy as np
 from fastapi import Body
 
-from benchmarks.peers.graphs import Answer, Graphs, Pixels, decode
+from benchmarks.peers.programs import Answer, Graphs, Pixels, decode
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]
-    """The graphs as LitServe wants them."""
+    """The graphs in the form that LitServe expects."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         super().__init__(max_batch_size=given["batch"], batch_timeout=given["timeout"])
@@ -33,35 +31,29 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
         return decode(request, self._graphs.size)
 
     def batch(self, inputs: list[Pixels]) -> Pixels:
-        """Those that came together."""
+        """Images [n, size, size, 3]."""
         return np.stack(inputs)
 
     def predict(self, x: Pixels) -> list[Answer]:
-        """All of them."""
+        """One answer per image."""
         return self._graphs.classify(x)
 
     def unbatch(self, output: list[Answer]) -> list[Answer]:
-        """One each."""
+        """Already one per image."""
         return output
 
     def encode_response(self, output: Answer):  # type: ignore[no-untyped-def]  # LitServe reads the annotation
-        """As JSON."""
+        """FastAPI writes it as JSON."""
         return output
 
 
-def main(given: str) -> None:
+def serve_litserve(given: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
-    options = json.loads(given)
     server = litserve.LitServer(
-        Classifier(options),
+        Classifier(given),
         accelerator="cpu",
-        workers_per_device=options["workers"],
+        workers_per_device=given["workers"],
         healthcheck_path="/readyz",
-        fast_queue=options["fast_queue"],
+        fast_queue=given["fast_queue"],
     )
-    print(f"serving litserve on http://127.0.0.1:{options['port']}", flush=True)
-    server.run(host="127.0.0.1", port=options["port"], log_level="warning", generate_client_file=False)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    server.run(host="127.0.0.1", port=given["port"], log_level="warning", generate_client_file=False)

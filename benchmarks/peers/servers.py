@@ -1,27 +1,30 @@
-"""The servers that are compared, how each is started, and how those that wait for their turn are kept still."""
+"""The servers that are compared: how each is started, paused between its turns, and tuned."""
 
 import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.graphs import Answer
+from benchmarks.peers.programs import Answer
 from msmlp.bench.http import SERVE
 from msmlp.bench.processes import Server, family, server_process
 
 OURS = "msmlp"
+PLAIN, CASCADE = "exits off", "cascade"
 Say = Callable[[str], None]
 Tuning = dict[str, Any]
+BETTER = 1.03
+"""A change is kept when it is faster by this factor; less is noise."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked: a net, its thresholds (none: exits off), encoded images and the right answers."""
+    """What is requested: a network, its thresholds (none: exits off), encoded images and the right answers."""
 
     name: str
     folder: Path
@@ -30,7 +33,7 @@ class Case:
     right: tuple[Answer, ...]
 
     def path(self, server: str) -> str:
-        """Where a server takes an image."""
+        """Where a server accepts an image."""
         if server != OURS:
             return "/predict"
         return "/classify" + (f"?thresholds={','.join(map(repr, self.thresholds))}" if self.thresholds else "")
@@ -38,10 +41,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another server: its module here, how it is set to begin with, and what is tried in turn (tuning.py)."""
+    """Another server: its program, the settings it starts with, and what `tune` tries in turn."""
 
     name: str
-    module: str
+    program: str
     start: Tuning
     steps: tuple[tuple[Tuning, ...], ...]
 
@@ -49,13 +52,13 @@ class Peer:
 def _fastapi(name: str, processes: int) -> Peer:
     start = {"processes": processes, "threads": 1, "spinning": False, "pool": 2}
     steps = (({"threads": 2}, {"threads": 2, "spinning": True}), ({"pool": 1}, {"pool": 8}))
-    return Peer(name, "benchmarks.peers.fastapi_peer", start, steps)
+    return Peer(name, "fastapi", start, steps)
 
 
 PEERS = (
     Peer(
         "LitServe",
-        "benchmarks.peers.litserve_peer",
+        "litserve",
         {"workers": 1, "threads": 1, "spinning": False, "batch": 16, "timeout": 0.001, "fast_queue": False},
         (
             ({"threads": 2}, {"threads": 2, "spinning": True}, {"workers": 2}),
@@ -81,7 +84,7 @@ def our_server(case: Case, say: Say) -> Iterator[Server]:
 def peer_server(peer: Peer, tuning: Tuning, case: Case, python: str, say: Say) -> Iterator[Server]:
     """One of PEERS, under its own Python."""
     given = {"folder": str(case.folder), "thresholds": case.thresholds, "port": _free_port(), **tuning}
-    arguments = ["-m", peer.module, json.dumps(given)]
+    arguments = ["-m", "benchmarks.peers.programs", peer.program, json.dumps(given)]
     with server_process(peer.name, arguments, say, python=python) as server:
         yield server
 
@@ -92,12 +95,12 @@ def _free_port() -> int:
 
 
 def pause(server: Server) -> None:
-    """Stop its processes where they are: some poll while nobody asks, at the cost of the one that is measured."""
+    """Stop its processes where they are: some poll while idle, at the expense of the one that is measured."""
     _signal(server, signal.SIGSTOP, parents_first=True)
 
 
 def resume(server: Server) -> None:
-    """Let them go on, children first: a parent that looks after them finds them well."""
+    """Continue them, children first: a parent that watches them finds them running."""
     _signal(server, signal.SIGCONT, parents_first=False)
 
 
@@ -105,5 +108,25 @@ def _signal(server: Server, number: signal.Signals, *, parents_first: bool) -> N
     assert server.process is not None
     processes = list(family(server.process))
     for process in processes if parents_first else reversed(processes):
-        with suppress(ProcessLookupError):  # one that has died is seen by what it does not answer
+        with suppress(ProcessLookupError):  # a dead one shows in what it does not answer
             os.kill(process, number)
+
+
+def tune(
+    start: Tuning, steps: Iterable[Iterable[Tuning]], measure: Callable[[Tuning], float]
+) -> tuple[Tuning, list[dict[str, Any]]]:
+    """The best settings, and everything that was tried with its requests/s.
+
+    Each step has alternatives to the best settings so far; the fastest of them is kept.
+    """
+    best, speed = start, measure(start)
+    tried = [{"settings": start, "requests_per_second": round(speed, 1)}]
+    for alternatives in steps:
+        before = best
+        for change in alternatives:
+            settings = {**before, **change}
+            found = measure(settings)
+            tried.append({"settings": settings, "requests_per_second": round(found, 1)})
+            if found > BETTER * speed:
+                best, speed = settings, found
+    return best, tried

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msmlp.model.backends.drivers import Driver, Event
+from msmlp.model.backends.devices import Driver, Event
 from msmlp.model.backends.protocol import Slots
 
 

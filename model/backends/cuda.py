@@ -6,7 +6,7 @@ Not yet measured: needs a GPU.
 import torch
 from torch import Tensor
 
-from msmlp.model.backends.drivers import Event, Step
+from msmlp.model.backends.devices import Event, Step
 
 BEFORE_CAPTURE = 2
 """Runs before a capture: in the first, libraries make handles and workspaces, which no graph can hold."""
@@ -14,6 +14,8 @@ BEFORE_CAPTURE = 2
 
 class CudaDriver:
     """One GPU, by the current stream of the thread that owns it."""
+
+    in_flight = 2
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msmlp.model.cgroups import groups
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import DeviceError, MsmlpError, OutOfMemoryError
+from msmlp.model.nn.config import CascadeConfig
 
 SHARE = 0.25
 """What slots may take of the memory that is free before the weights are loaded: those and batches need the rest."""
@@ -33,13 +33,9 @@ _NO_ROOM = (
 
 
 def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
-    """A slot's image and its features at every stage boundary, of `itemsize` bytes a number.
-
-    With what the exits before the last answered, which fitted exit policies read: 4 bytes a class.
-    """
+    """A slot's image and its features at every stage boundary, of `itemsize` bytes a number."""
     features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
-    answers = cascade.classes * (len(cascade.stages) - 1)
-    return 3 * cascade.image_size**2 + itemsize * features + 4 * answers
+    return 3 * cascade.image_size**2 + itemsize * features
 
 
 def slots_that_fit(bytes_a_slot: int, free: int, *, max_batch: int, reserve: int = 0) -> int:

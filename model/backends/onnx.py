@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.memory import failures
+from msmlp.model.backends.memory import failures, free_host_memory
 from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.parts import Crew, part_of
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
-from msmlp.model.config import CascadeConfig
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.nn.config import CascadeConfig
 
 # Read when ONNX Runtime is imported, which would else send usage events and write a device id for them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -26,33 +27,23 @@ class OnnxBackend(OnnxSlots):
         self,
         cascade: CascadeConfig,
         graphs: Sequence[bytes],
+        settings: BackendSettings,
         *,
-        dtype: str = "float32",
-        capacity: int = 1024,
-        max_batch: int = 64,
         threads: int | None = None,
     ) -> None:
         """Build the sessions and the slabs.
 
         Args:
             cascade: what the graphs were exported from.
-            graphs: one a stage (model/weights/graphs.py).
-            dtype: the graphs' number format.
-            capacity: slots.
-            max_batch: the largest batch.
-            threads: that run parts of a batch; without it as many as the process has cores.
+            graphs: one per stage (model/weights/graphs.py).
+            settings: their dtype is that of the graphs.
+            threads: that run parts of a batch; None for as many as the process has cores.
         """
-        super().__init__(cascade, dtype, capacity, max_batch)
+        super().__init__(cascade, settings, free_host_memory)
         self._crew = Crew(threads)
         self._sessions = [_session(graph) for graph in graphs]
-        names = [{each.name for each in session.get_inputs()} for session in self._sessions]
-        self._reads_previous = ["previous" in each for each in names]
-        # What the exit before answered, for stages whose policy reads it.
-        self._previous = [
-            np.zeros((capacity + 1 if reads else 0, self.classes), dtype=np.float32) for reads in self._reads_previous
-        ]
         self._features = [
-            np.zeros((capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(dtype))
+            np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))
             for k, stage in enumerate(cascade.stages[:-1])
         ]
 
@@ -77,14 +68,10 @@ class OnnxBackend(OnnxSlots):
         inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels[rows]}
         if stage:
             inputs["upstream"] = self._features[stage - 1][rows]
-        if self._reads_previous[stage]:
-            inputs["previous"] = self._previous[stage][rows]
         wanted = ["probabilities", "score"] + (["features"] if stage + 1 < self.stages else [])
         probabilities, score, *features = self._sessions[stage].run(wanted, inputs)
         if features:
             self._features[stage][rows] = features[0]
-            if self._reads_previous[stage + 1]:
-                self._previous[stage + 1][rows] = probabilities
         return probabilities, score
 
 

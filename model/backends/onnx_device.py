@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from msmlp.model.backends.gpu import free_gpu_memory
 from msmlp.model.backends.memory import failures
 from msmlp.model.backends.onnx_slots import OnnxSlots, features_dtype
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
-from msmlp.model.backends.providers import Provider, open_session
+from msmlp.model.backends.providers import BY_NAME, Provider, open_session
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slotted import ROWS, slotted_stages
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 # See onnx.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -41,35 +43,27 @@ class OnnxDeviceBackend(OnnxSlots):
         self,
         cascade: CascadeConfig,
         graphs: Sequence[bytes],
-        provider: Provider,
-        *,
-        dtype: str = "float16",
-        capacity: int = 1024,
-        max_batch: int = 64,
+        settings: BackendSettings,
+        provider: Provider | None = None,
     ) -> None:
         """Build the sessions and the slabs.
 
         Args:
             cascade: what the graphs were exported from.
-            graphs: one a stage (model/weights/graphs.py).
-            provider: what runs them.
-            dtype: the graphs' number format.
-            capacity: slots.
-            max_batch: the largest batch.
+            graphs: one per stage (model/weights/graphs.py).
+            settings: their dtype is that of the graphs.
+            provider: what runs them, instead of the one that the settings name.
         """
-        super().__init__(cascade, dtype, capacity, max_batch)
+        provider = provider or BY_NAME[settings.provider]
+        super().__init__(cascade, settings, free_gpu_memory)
         self.device, self._provider = provider.device, provider
         self._graphs = slotted_stages(graphs)
-        self._sessions = [open_session(each.graph, provider, dtype) for each in self._graphs]
-        # By stage that writes them, and tensor.
+        self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
+        # By stage that writes them.
         self._slabs = {
-            (k, name): self._zeros((capacity + 1, *shape), kind)
-            for k, stage in enumerate(cascade.stages[:-1])
-            for name, shape, kind in (
-                ("features", (cascade.tokens(k), stage.width), features_dtype(dtype)),
-                ("probabilities", (self.classes,), np.float32),
-            )
-            if name in self._graphs[k].writes
+            k: self._zeros((self.capacity + 1, cascade.tokens(k), stage.width), features_dtype(self.dtype))
+            for k, stage in enumerate(cascade.stages)
+            if self._graphs[k].writes
         }
         self._bound: dict[tuple[int, int], _Bound] = {}
 
@@ -116,12 +110,11 @@ class OnnxDeviceBackend(OnnxSlots):
             binding.bind_ortvalue_input(ROWS, bound.rows)
         binding.bind_ortvalue_output("score", bound.score)
         binding.bind_ortvalue_output("probabilities", bound.probabilities)
-        for name, written in (("upstream", "features"), ("previous", "probabilities")):
-            if name in graph.reads:
-                binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage - 1, written])
-        for name in graph.writes:
-            binding.bind_ortvalue_input(f"{name}_slab", self._slabs[stage, name])
-            binding.bind_ortvalue_output(f"{name}_slab_out", self._slabs[stage, name])
+        if graph.reads:
+            binding.bind_ortvalue_input("upstream_slab", self._slabs[stage - 1])
+        if graph.writes:
+            binding.bind_ortvalue_input("features_slab", self._slabs[stage])
+            binding.bind_ortvalue_output("features_slab_out", self._slabs[stage])
         self._bound[stage, bucket] = bound
         return bound
 

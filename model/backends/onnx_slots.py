@@ -1,11 +1,15 @@
 """What both ONNX Runtime backends have: slots, images in the host's memory, answers that are there after `launch`."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 
 class OnnxSlots:
@@ -13,10 +17,12 @@ class OnnxSlots:
 
     name, in_flight = "onnx", 1
 
-    def __init__(self, cascade: CascadeConfig, dtype: str, capacity: int, max_batch: int) -> None:
-        self.dtype = dtype
+    def __init__(self, cascade: CascadeConfig, settings: BackendSettings, free: Callable[[], int]) -> None:
+        """As many slots as the settings say, or as fit into `free()` bytes."""
+        self.dtype = "float32" if settings.dtype == "auto" else settings.dtype
+        capacity = settings.slots(slot_bytes(cascade, np.dtype(features_dtype(self.dtype)).itemsize), free)
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
-        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
+        self.capacity, self.buckets = capacity, buckets_up_to(settings.largest_batch)
         self._pool = SlotPool(capacity)
         self._pixels = np.zeros((capacity + 1, self.size, self.size, 3), dtype=np.uint8)
 

@@ -1,4 +1,4 @@
-"""The torch backend for a device that works on its own while the host decides.
+"""The torch backend. A GPU works on its own while the host decides; on a CPU the host waits for each batch.
 
 All work is queued on one stream, in order, so one set of device buffers is enough: a batch's indices are written, its
 stage runs, its answers are copied back, and only then does the next batch touch them. The device reads and writes the
@@ -6,21 +6,19 @@ host's buffers later than the host asks it to, so each batch in flight has its o
 same addresses every time: a CUDA graph can replay it (cuda.py).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msmlp.model.backends.arrivals import Arrivals
-from msmlp.model.backends.drivers import Driver
-from msmlp.model.backends.memory import failures
+from msmlp.model.backends.devices import Driver, driver_of, free_memory, pick_device, pick_dtype
+from msmlp.model.backends.memory import failures, slot_bytes
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels
+from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
-from msmlp.model.served import ServedStage, served_stages
+from msmlp.model.nn.served import ServedStage, served_stages
 from msmlp.model.weights import Weights
 
 ARRIVING = 1024
@@ -38,47 +36,34 @@ class _Batch:
 
 
 class StagedBackend:
-    """Stages behind buffers that never move; `in_flight` batches at once."""
+    """Stages behind buffers that never move."""
 
     name = "torch"
 
-    def __init__(
-        self,
-        weights: Weights,
-        driver: Driver,
-        *,
-        temperatures: tuple[float, ...],
-        exit_policy: str,
-        policy_parameters: Mapping[str, Any] | None = None,
-        dtype: torch.dtype,
-        capacity: int,
-        max_batch: int,
-        in_flight: int = 2,
-    ) -> None:
-        """Build the folded stages, the slabs and the buffers.
+    def __init__(self, weights: Weights, settings: BackendSettings, driver: Driver | None = None) -> None:
+        """Build the folded stages, the slabs and the buffers, on the thread that will run them.
 
         Args:
             weights: a loaded weights folder.
-            driver: the device.
-            temperatures: one an exit.
-            exit_policy: what an exit answers and what its score is (model/policies.py).
-            policy_parameters: of a fitted exit policy.
-            dtype: of the features and all layers but the head, which is fp32.
-            capacity: slots.
-            max_batch: the largest batch.
-            in_flight: batches launched before one is collected.
+            settings: without `exits` all temperatures are 1, and scores are the largest probabilities.
+            driver: the device, instead of the one that the settings name.
 
         Raises:
+            OptionError: a device or dtype that is not there.
             DeviceError: the device failed or has no room.
         """
+        driver = driver or driver_of(pick_device(settings.device))
         cascade, device = weights.manifest.cascade, driver.device
+        dtype = pick_dtype(settings.dtype, device)
+        exits = settings.exits or Exits((1.0,) * len(cascade.stages))
+        capacity = settings.slots(slot_bytes(cascade, dtype.itemsize), lambda: free_memory(device))
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
         self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
-        self.capacity, self.buckets = capacity, buckets_up_to(min(max_batch, capacity))
-        self.in_flight, self._pool = in_flight, SlotPool(capacity)
+        self.capacity, self.buckets = capacity, buckets_up_to(settings.largest_batch)
+        self.in_flight, self._pool = driver.in_flight, SlotPool(capacity)
         largest = self.buckets[-1]
         with failures():
-            modules = served_stages(weights, temperatures, exit_policy, policy_parameters)
+            modules = served_stages(weights, exits.temperatures, exits.policy)
             self._modules = [_lowered(module, dtype).to(device) for module in modules]
             # One row more than slots: padding reads and writes there.
             self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=device)
@@ -86,16 +71,9 @@ class StagedBackend:
                 torch.zeros(capacity + 1, cascade.tokens(k), stage.width, dtype=dtype, device=device)
                 for k, stage in enumerate(cascade.stages[:-1])
             ]
-            self._reads_previous = [module.policy.reads_previous for module in self._modules]
-            # What the exit before answered, for stages whose policy reads it. One slab a stage, as a step may be run
-            # again (cuda.py): what it reads must not be what it writes.
-            self._previous = [
-                torch.zeros(capacity + 1 if reads else 0, self.classes, dtype=torch.float32, device=device)
-                for reads in self._reads_previous
-            ]
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
-            self._free = [_Batch(driver, largest, self.classes) for _ in range(in_flight)]
+            self._free = [_Batch(driver, largest, self.classes) for _ in range(self.in_flight)]
             self._arrivals = Arrivals(driver, self._pixels, min(capacity, max(ARRIVING, 2 * largest)))
             self._run = driver.replaying(self._step)
 
@@ -131,12 +109,9 @@ class StagedBackend:
     def _step(self, stage: int, bucket: int) -> None:
         rows = self._rows[:bucket]
         upstream = self._features[stage - 1].index_select(0, rows) if stage else None
-        previous = self._previous[stage].index_select(0, rows) if self._reads_previous[stage] else None
-        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream, previous)
+        features, probabilities, score = self._modules[stage](self._pixels.index_select(0, rows), upstream)
         if stage + 1 < self.stages:
             self._features[stage].index_copy_(0, rows, features)
-            if self._reads_previous[stage + 1]:
-                self._previous[stage + 1].index_copy_(0, rows, probabilities)
         torch.cat([score[:, None], probabilities], dim=1, out=self._answers[:bucket])
 
     @failures()

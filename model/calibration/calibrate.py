@@ -1,37 +1,34 @@
-"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
+"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
 
-from collections.abc import Callable
+Graphs contain temperatures and the exit policy, so those that no longer match are exported again.
+"""
+
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.build import torch_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.crossfit import folds_of, refitted
-from msmlp.model.calibration.fitting import fit_policy
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
-from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
 from msmlp.model.calibration.settings import Setting, Table, thinned
 from msmlp.model.calibration.temperature import fit_temperatures
 from msmlp.model.calibration.timing import measure_stage_ms
-from msmlp.model.datasets import Split, load_dataset
-from msmlp.model.datasets.dataset import split_digest
-from msmlp.model.offline import Outputs, run_every_exit
-from msmlp.model.policies import FITTED
+from msmlp.model.data import Split, load_dataset
+from msmlp.model.data.dataset import split_digest
+from msmlp.model.export import refresh_graphs
+from msmlp.model.held_out import validation_images
+from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation
 
 BATCH = 256
 
-PLAIN = "max-probability"
-"""With it every exit answers its own probabilities, to which the parameters of a fitted policy are fitted."""
-
 Cost = Literal["gflops", "ms"]
-Build = Callable[[tuple[float, ...] | None, str, dict[str, Any]], StageBackend]
-"""Temperatures, exit policy and its parameters → a backend."""
 
 
 def calibrate(
@@ -45,14 +42,14 @@ def calibrate(
     risk: float | None = None,
     confidence: float | None = None,
 ) -> CalibrationFile:
-    """Measure the validation images of `data` and write the calibration.
+    """Measure the validation images of `data`, write the calibration, and export the graphs that no longer match it.
 
     Args:
         folder: a weights folder.
         data: the data set of the training.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit answers and what its score is (model/policies.py); its parameters are fitted here.
+        exit_policy: what an exit's score is (model/scores.py).
         cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
         risk: adds an operating point that loses at most so much (model/calibration/risk.py).
         confidence: the probability with which it does, 0.95 where a risk is given alone.
@@ -66,7 +63,9 @@ def calibrate(
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    file = calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    refresh_graphs(folder, validation)
+    return file
 
 
 def calibrate_on(
@@ -79,32 +78,27 @@ def calibrate_on(
     cost: Cost = "gflops",
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
-    """The same on images already at hand."""
+    """The calibration alone, on images already at hand."""
 
-    def build(temperatures: tuple[float, ...] | None, policy: str, parameters: dict[str, Any]) -> StageBackend:
-        return torch_backend(
-            weights,
-            temperatures=temperatures,
-            exit_policy=policy,
-            policy_parameters=parameters,
-            device=device,
-            dtype=dtype,
-            capacity=BATCH,
-            max_batch=BATCH,
-        )
+    def build(temperatures: tuple[float, ...] | None) -> StageBackend:
+        exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
+        return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
 
     halves = folds_of(validation.identities, 2)
     # A half that certifies a risk has no say in the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
-    untempered = run_every_exit(build(None, PLAIN, {}), validation.pixels).probabilities
-    backend, temperatures, parameters, outputs = _fitted(build, untempered, validation, fitting, exit_policy)
+    untempered = run_every_exit(build(None), validation.pixels).probabilities
+    temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
+    # To the bit what serving computes.
+    backend = build(temperatures)
+    outputs = run_every_exit(backend, validation.pixels)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.predictions == validation.labels[:, None]
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
-    folds = refitted(exit_policy, untempered, validation.labels, table.costs, folds_of(validation.identities), fitting)
+    folds = refitted(exit_policy, untempered, validation.labels, table, folds_of(validation.identities), fitting)
     points = operating_points(table, frontiers[JOINT], folds, gflops, ms)
     if limit:
         points.append(risk_point(table, halves, limit, gflops, ms))
@@ -113,7 +107,6 @@ def calibrate_on(
         format=1,
         model_sha256=weights.sha256,
         exit_policy=exit_policy,
-        exit_policy_parameters=parameters,
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),
@@ -128,25 +121,6 @@ def calibrate_on(
     )
     write_calibration(weights.folder, file, outputs.scores, correct)
     return file
-
-
-def _fitted(
-    build: Build,
-    untempered: NDArray[np.float32],
-    validation: Split,
-    fitting: NDArray[np.bool_],
-    exit_policy: str,
-) -> tuple[StageBackend, tuple[float, ...], dict[str, Any], Outputs]:
-    """Temperatures and policy parameters from the images `fitting` → the backend that serves with them, both, and what
-    it says of all images: to the bit what serving computes."""
-    temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
-    backend = build(temperatures, PLAIN if exit_policy in FITTED else exit_policy, {})
-    outputs = run_every_exit(backend, validation.pixels)
-    parameters = fit_policy(exit_policy, outputs.probabilities[fitting], validation.labels[fitting])
-    if parameters:
-        backend = build(temperatures, exit_policy, parameters)
-        outputs = run_every_exit(backend, validation.pixels)
-    return backend, temperatures, parameters, outputs
 
 
 def _for_the_record(

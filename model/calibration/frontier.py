@@ -5,7 +5,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.crossfit import Fold, HeldOut, held_out
+from msmlp.model.calibration.crossfit import Fold, held_out
 from msmlp.model.calibration.joint import joint_frontier
 from msmlp.model.calibration.risk import RiskLimit, risk_controlled
 from msmlp.model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
@@ -59,10 +59,10 @@ def operating_points(
     """
     settings = thinned(frontier)
     points: dict[Setting, OperatingPoint] = {}
-    elsewhere = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
-    for setting, left in zip(settings, elsewhere.left, strict=True):
+    left = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
+    for setting, exits in zip(settings, left, strict=True):
         # Choosing flatters the accuracy; the cost is that of these very thresholds, which a budget is held against.
-        there = measured(left, elsewhere.correct, gflops)
+        there = measured(exits, table.correct, gflops)
         here = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
         points[Setting(setting.cost, there.accuracy, setting.thresholds)] = _point(
             "", setting.thresholds, there, here, ms
@@ -70,9 +70,8 @@ def operating_points(
     return named([points[setting] for setting in pareto(points)])
 
 
-def _as_it_is(table: Table, settings: list[Setting]) -> HeldOut:
-    left = [exit_of(table.scores, np.array(setting.thresholds)) for setting in settings]
-    return HeldOut(np.stack(left), table.correct)
+def _as_it_is(table: Table, settings: list[Setting]) -> NDArray[np.int64]:
+    return np.stack([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
 
 
 def risk_point(

@@ -9,7 +9,7 @@ from msmlp.model.cli.common import AsJson, GraphDtype, WeightsFolder, numbers, p
 
 
 def _presets(incomplete: str) -> list[str]:
-    from msmlp.model.config import PRESETS
+    from msmlp.model.nn.config import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]
 
@@ -22,9 +22,10 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one ONNX graph a stage into a calibrated weights folder, compared with torch first.
+    """Write one ONNX graph per stage into a calibrated weights folder, compared with torch first.
 
-    The graphs hold the temperatures and the exit policy: export again after each msmlp calibrate.
+    msmlp train and msmlp calibrate leave float32 graphs that match; this adds other formats. The graphs contain the
+    temperatures and the exit policy: msmlp calibrate exports those in the folder again when it changes either.
 
     \b
     Examples:

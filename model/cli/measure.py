@@ -65,7 +65,7 @@ def calibrate(
     weights: WeightsFolder,
     data: Data,
     exit_policy: Annotated[
-        Literal["max-probability", "margin", "entropy", "ensemble", "gate"],
+        Literal["max-probability", "margin", "entropy"],
         typer.Option(help="What is compared with the thresholds."),
     ] = "max-probability",
     cost: Annotated[

@@ -9,7 +9,7 @@ from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say,
 
 
 def _trainable(incomplete: str) -> list[str]:
-    from msmlp.model.training.options import network_presets
+    from msmlp.model.training.recipes import network_presets
 
     return [name for name in network_presets() if name.startswith(incomplete)]
 
@@ -65,8 +65,8 @@ def train(
       msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
           --teacher runs/teacher --out weights/y
     """
-    from msmlp.model.config import parse_assignments
-    from msmlp.model.training.options import TrainOptions
+    from msmlp.model.nn.config import parse_assignments
+    from msmlp.model.training.recipes import TrainOptions
     from msmlp.model.training.trainer import train as run
 
     folder = run(
@@ -92,7 +92,7 @@ def train(
 
 
 def _say_trained(folder: Path, as_json: bool) -> None:
-    from msmlp.model.training.teacher_folder import read_teacher
+    from msmlp.model.training.teacher import read_teacher
     from msmlp.model.weights import load_calibration, load_weights
 
     found = read_teacher(folder)

@@ -57,9 +57,8 @@ class Ranges:
         """Run a stage's float32 graph, whose features the next one reads."""
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         batches = self._batches({each.name for each in session.get_inputs()})
-        parts = [session.run(["features", "probabilities"], batch) for batch in batches]
-        features, probabilities = (np.concatenate(each) for each in zip(*parts, strict=True))
-        self._inputs = {"pixels": self._inputs["pixels"], "upstream": features, "previous": probabilities}
+        features = np.concatenate([session.run(["features"], batch)[0] for batch in batches])
+        self._inputs = {"pixels": self._inputs["pixels"], "upstream": features}
 
     def _batches(self, names: set[str]) -> Iterator[Inputs]:
         wanted = {name: each for name, each in self._inputs.items() if name in names}

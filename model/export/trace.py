@@ -1,8 +1,8 @@
 """A stage → an ONNX graph that stands alone.
 
-A graph holds all that model/served.py computes: normalisation, the folded stage, temperature and exit policy. Its
-inputs are pixels uint8 [n, H, W, 3], after stage 1 also upstream features [n, S, C] and, where the exit policy reads
-it, what the exit before answered (`previous`, [n, classes]); its outputs are features, probabilities and score.
+A graph holds all that model/nn/served.py computes: normalisation, the folded stage, temperature and exit policy. Its
+inputs are pixels uint8 [n, H, W, 3] and, after stage 1, upstream features [n, S, C]; its outputs are features,
+probabilities and score.
 """
 
 import logging
@@ -11,9 +11,9 @@ import warnings
 import onnx
 import torch
 
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import WeightsError
-from msmlp.model.graph_stage import GraphStage
+from msmlp.model.export.graph_stage import GraphStage
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights.graphs import Origin
 
 OPSET = 20
@@ -29,17 +29,16 @@ def traced(stage: GraphStage, k: int, cascade: CascadeConfig) -> onnx.ModelProto
     # A batch of 1 would be taken for a constant.
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     upstream = torch.zeros(2, cascade.tokens(k - 1), cascade.stages[k - 1].width, dtype=stage.dtype) if k else None
-    previous = [torch.full((2, cascade.classes), 1 / cascade.classes)] * stage.policy.reads_previous
     # The exporter warns of torchvision, which nothing here needs, and of its own calls within torch.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             stage.eval(),
-            (pixels, upstream, *previous),
-            input_names=["pixels", *["upstream"] * bool(k), *["previous"] * len(previous)],
+            (pixels, upstream),
+            input_names=["pixels", *["upstream"] * bool(k)],
             output_names=["features", "probabilities", "score"],
-            dynamic_shapes=({0: batch}, {0: batch} if k else None, *[{0: batch}] * len(previous)),
+            dynamic_shapes=({0: batch}, {0: batch} if k else None),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

@@ -1,5 +1,7 @@
-"""The model card: the numbers of a weights folder on one split, with three pictures beside them."""
+"""The model card: the numbers of a weights folder on one split, with three pictures."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +10,20 @@ import numpy as np
 from msmlp.model.calibration.plot import plot_frontier
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import calibration_error
-from msmlp.model.report.card_text import card_lines
-from msmlp.model.report.confusion import confusion_matrix, most_confused, plot_confusion
+from msmlp.model.nn.config import CascadeConfig, StageConfig
 from msmlp.model.report.measure import Measured
-from msmlp.model.report.reliability import plot_reliability
-from msmlp.model.report.runs import writing_into
-from msmlp.model.training.provenance import command_line
+from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_reliability
+from msmlp.model.training.run_log import command_line
 from msmlp.model.weights.calibration import expectation
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"
 START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"
+SIZES = {"patch", "width", "depth", "token_hidden", "channel_hidden"}
+"""A stage's sizes, which `architecture` prints by themselves or leaves out."""
 
 
 def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
-    """Write the card and its pictures into `out` → what stands on the card.
+    """Write the card and its pictures into `out` → the numbers on the card.
 
     Raises:
         OptionError: an unknown policy, or a card.md in `out` without a place for the numbers.
@@ -31,7 +33,7 @@ def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     answers = measured.answers(measured.point(policy).thresholds)
     matrix = confusion_matrix(measured.images.labels, answers, len(measured.classes))
     of = f"{measured.weights.manifest.name}: {len(measured.images)} {measured.split} images"
-    with writing_into(out):
+    with _writing_into(out):
         plot_confusion(matrix, measured.classes, f"{of}, operating point {policy}", out / CONFUSION)
         plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
         plot_frontier(measured.weights.folder, out / FRONTIER)
@@ -97,18 +99,127 @@ def _point(measured: Measured, name: str, gflops: Any) -> dict[str, Any]:
 
 
 def filled(path: Path, name: str, lines: list[str]) -> str:
-    """The card with `lines` as its measured part; what people wrote around it is kept."""
+    """The card at `path` with `lines` as its measured part; the rest of an existing card is kept."""
+    measured = START + "\n".join(lines) + "\n" + END
     if not path.exists():
-        return f"# `{name}`\n\n{START}{_joined(lines)}{END}"
+        return f"# `{name}`\n\n{measured}"
     before, start, rest = path.read_text().partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise OptionError(
-            "out",
-            f"{path} has no place for the numbers between {START.strip()} and {END.strip()}; move it away",
+            "out", f"{path} has no place for the numbers between {START.strip()} and {END.strip()}; move it away"
         )
-    return before + START + _joined(lines) + END + after
+    return before + measured + after
 
 
-def _joined(lines: list[str]) -> str:
-    return "\n".join(lines) + "\n"
+@contextmanager
+def _writing_into(path: Path) -> Iterator[None]:
+    """Make a folder and write into it; OptionError when either fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None
+    try:
+        yield
+    except OSError as error:
+        raise OptionError("out", f"{path} cannot be written to ({error.strerror})") from None
+
+
+# --- Markdown ----------------------------------------------------------------------------------------------------
+
+
+def card_lines(card: dict[str, Any]) -> list[str]:
+    """The lines of the measured part."""
+    return [
+        *_facts(card),
+        "",
+        "| exit | GFLOPs | accuracy | temperature | calibration error (ECE) |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['exit']} | {_gflops(row['gflops'])} | {_percent(row['accuracy'])} | {row['temperature']:.2f} "
+            f"| {row['ece']:.3f} |"
+            for row in card["exits"]
+        ),
+        "",
+        "| operating point | accuracy ± s.e. | expected | mean GFLOPs | leave at each exit |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{point['name']}` | {_percent(point['accuracy'])} ± {100 * point['standard_error']:.2f} "
+            f"| {_percent(point['expected_accuracy'])} | {_gflops(point['mean_gflops'])} "
+            f"| {' / '.join(f'{100 * share:.0f} %' for share in point['exit_share'])} |"
+            for point in card["operating_points"]
+        ),
+        "",
+        *_by_class(card),
+        "",
+        f"![confusion]({CONFUSION})",
+        "",
+        f"![reliability of each exit]({RELIABILITY})",
+        "",
+        f"![frontier]({FRONTIER})",
+    ]
+
+
+def _facts(card: dict[str, Any]) -> list[str]:
+    training = card["training"]
+    teacher, start = (training.get("teacher") or {}).get("name"), training.get("init")
+    commit = f" (commit {training['git_commit']})" if training.get("git_commit") else ""
+    lines = [
+        f"- **Network**: {architecture(card['network'])}; {card['parameters']:,} parameters, "
+        f"at most {_gflops(card['exits'][-1]['gflops'])} GFLOPs (multiply-adds) per image.",
+        f"- **Trained** on {training.get('images', '?')} images of {training.get('data', '?')}, "
+        f"{training.get('epochs', '?')} epochs on {training.get('device', '?')}, seed {training.get('seed', '?')}, "
+        + (f"with the teacher `{teacher}`" if teacher else "without distillation")
+        + (f", started from `{start['name']}` (sha256 {start['sha256'][:12]})." if start else "."),
+    ]
+    if training.get("command"):
+        lines.append(f"- **Command**{commit}: `{training['command']}`")
+    lines.append(
+        f"- **Measured** on {card['images']} {card['split']} images of {card['data']}, on {card['device']} in "
+        f"{card['dtype']}, exit policy `{card['exit_policy']}`: `{card['command']}`"
+    )
+    names = ", ".join(row["class"] for row in card["classes"])
+    lines.append(f"- **Classes** ({len(card['classes'])}): {names}. Every image gets one of these labels.")
+    return lines
+
+
+def _by_class(card: dict[str, Any]) -> list[str]:
+    ranked = sorted(card["classes"], key=lambda row: -row["accuracy"])
+    best, worst = ranked[0], ranked[-1]
+    lines = [
+        f"By class, at `{card['policy']}`: best {best['class']} ({_percent(best['accuracy'])} of {best['images']}), "
+        f"worst {worst['class']} ({_percent(worst['accuracy'])} of {worst['images']})."
+    ]
+    if card["confused"]:
+        said = ", ".join(f"{row['class']} for {row['taken_for']} ({row['images']})" for row in card["confused"])
+        lines.append(f"Most frequent mistakes: {said}.")
+    return lines
+
+
+def architecture(network: dict[str, Any]) -> str:
+    """A cascade's configuration in brief: sizes, and whatever differs from the defaults."""
+    cascade = CascadeConfig.model_validate(network)
+    stages = cascade.stages
+    parts = [f"{_slashed(cascade.tokens(k) for k in range(len(stages)))} tokens"]
+    parts.append(f"width {_slashed(stage.width for stage in stages)}")
+    parts.append(f"{_slashed(stage.depth for stage in stages)} blocks")
+    parts += [f"reuse {cascade.reuse}"] if len(stages) > 1 else []
+    changed = cascade.model_dump(exclude_defaults=True, exclude={"image_size", "classes", "stages", "reuse"})
+    parts += [f"{name} {value}" for name, value in changed.items()]
+    for name, field in StageConfig.model_fields.items():
+        values = [getattr(stage, name) for stage in stages]
+        if name not in SIZES and any(value != field.default for value in values):
+            parts.append(f"{name} {_slashed(values)}")
+    return ", ".join(parts)
+
+
+def _slashed(values: Iterable[Any]) -> str:
+    return "/".join(str(value) for value in values)
+
+
+def _gflops(cost: float) -> str:
+    return f"{cost:.4f}" if cost < 1 else f"{cost:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -1,6 +1,6 @@
 """Easy and hard images of several classes, as in the paper's Figure 5, from the user's own data.
 
-Easy is what left at exit 1; hard what needed the last exit, or the latest that any image needed.
+Easy images left at exit 1; hard ones needed the last exit, or the latest exit that any image needed.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import DataError, OptionError
-from msmlp.model.report.figures import paper, save
 from msmlp.model.report.measure import Measured
+from msmlp.model.report.plots import paper, save
 
 LEAST_SURE = 0.1
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Thresholds [K-1], and what they are called."""
+    """Named thresholds [K-1]."""
 
     name: str
     thresholds: tuple[float, ...]
@@ -27,7 +27,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image: its place in the split, what it was called, where it left, its score there."""
+    """One image: its index in the split, its answer, its exit and the score there."""
 
     index: int
     answer: str
@@ -38,7 +38,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """A class: what left at exit 1, the surest first, and what needed the last exit, the least sure of exit 1 first."""
+    """A class: easy images, highest score first, and hard ones, lowest score at exit 1 first."""
 
     label: str
     easy: tuple[Shown, ...]
@@ -50,9 +50,9 @@ class GalleryRow:
 
 
 def telling_cut(measured: Measured, policy: str | None) -> Cut:
-    """The thresholds of an operating point; without a name, of `balanced` or of another that has both kinds.
+    """The thresholds of an operating point; without a name, of `balanced` or another point with both kinds of images.
 
-    Where no operating point has both, every image would leave at the same exit: then the least sure tenth goes on.
+    If no operating point has both kinds, the tenth of the images with the lowest score at exit 1 goes on.
     """
     if policy is not None:
         return Cut(policy, measured.point(policy).thresholds)
@@ -61,24 +61,24 @@ def telling_cut(measured: Measured, policy: str | None) -> Cut:
     both = [cut for point in points if _rows(measured, cut := Cut(point.name, point.thresholds), 1)]
     if not both:
         limit = float(np.quantile(measured.outputs.scores[:, 0], LEAST_SURE))
-        return Cut("the least sure tenth goes on", (limit,) + (1.0,) * (exits - 2))
+        return Cut("the lowest tenth of scores goes on", (limit,) + (1.0,) * (exits - 2))
     return next((cut for cut in both if measured.left(cut.thresholds).max() == exits), both[0])
 
 
 def choose(measured: Measured, cut: Cut, classes: int, each: int) -> list[GalleryRow]:
-    """At most `classes` rows of at most `each` images a kind; those with most of both kinds, in label order.
+    """At most `classes` rows of at most `each` images per kind: the fullest rows, in label order.
 
     Raises:
         OptionError: a cascade with one exit.
         DataError: no class has images of both kinds with these thresholds.
     """
     if measured.correct.shape[1] == 1:
-        raise OptionError("weights", f"{measured.weights.folder} has one exit: no image is easier than another")
+        raise OptionError("weights", f"{measured.weights.folder} has one exit, so no image is easier than another")
     rows = _rows(measured, cut, each)
     if not rows:
         raise DataError(
-            f"{cut.name}: no class has images that leave at exit 1 and others that need a later one; "
-            "another --policy may have"
+            f"{cut.name}: no class has both images that leave at exit 1 and images that need a later exit; "
+            "try another --policy"
         )
     fullest = sorted(rows, key=lambda row: -len(row.easy) - len(row.hard))[:classes]
     return [row for row in rows if row in fullest]
@@ -109,7 +109,7 @@ def _row(measured: Measured, left: NDArray[np.int64], label: int, each: int) -> 
 
 
 def draw(rows: list[GalleryRow], measured: Measured, cut: Cut, path: Path) -> None:
-    """Draw a row a class, easy images left, hard ones right, wrong answers in red; images as the network sees them."""
+    """Draw one row per class, easy images left, hard ones right, wrong answers in red, at the size the network sees."""
     each = max(max(len(row.easy), len(row.hard)) for row in rows)
     figure = paper(1.25 * (2 * each) + 1.4, 1.6 * len(rows) + 0.7)
     grid = figure.subplots(len(rows), 2 * each + 1, squeeze=False, width_ratios=[1] * each + [0.15] + [1] * each)

@@ -1,4 +1,4 @@
-"""A data set sent through a weights folder, for cards and galleries: what every exit says of every image."""
+"""The outputs of every exit for every image of a split, for cards and galleries."""
 
 import re
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.choose import choose_backend
-from msmlp.model.datasets import Split, load_dataset
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import split_images
 from msmlp.model.exits import exit_of
@@ -32,32 +33,34 @@ class Measured:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, by label."""
+        """Class names, by label."""
         return self.weights.manifest.classes
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which exit is right about which image, [N, K]."""
+        """Whether each exit is right about each image, [N, K]."""
         right: NDArray[np.bool_] = self.outputs.predictions == self.images.labels[:, None]
         return right
 
     def point(self, name: str) -> OperatingPoint:
-        """An operating point; OptionError names those there are."""
+        """An operating point by name; OptionError lists the known ones."""
         for point in self.calibration.points:
             if point.name == name:
                 return point
-        raise OptionError("policy", f"{name!r} is none of {', '.join(p.name for p in self.calibration.points)}")
+        known = ", ".join(point.name for point in self.calibration.points)
+        known = ", ".join(point.name for point in self.calibration.points)
+        raise OptionError("policy", f"{name!r} is not an operating point; expected one of {known}")
 
     def named_points(self) -> list[OperatingPoint]:
-        """The operating points that have a name of their own."""
+        """The operating points with a name, such as `fast`, not a number."""
         return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
 
     def left(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
-        """Where each image leaves with these thresholds, 1...K [N]."""
+        """The exit each image leaves at with these thresholds, 1...K [N]."""
         return exit_of(self.outputs.scores, np.array(thresholds, dtype=float))
 
     def answers(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
-        """The label each image is given with these thresholds [N]."""
+        """The label of each image with these thresholds [N]."""
         answers: NDArray[np.int64] = self.outputs.predictions[np.arange(len(self.images)), self.left(thresholds) - 1]
         return answers
 
@@ -65,7 +68,7 @@ class Measured:
 def measure(
     folder: Path, data: Path, split: Literal["val", "test"] | None, device: str = "auto", dtype: str = "auto"
 ) -> Measured:
-    """Run a split through every exit; None takes the test images where there are any, else the validation images.
+    """Run a split through every exit; None takes the test images if there are any, else the validation images.
 
     Raises:
         CallerError: a split, data or weights that do not fit.
@@ -75,9 +78,7 @@ def measure(
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     chosen = split or ("val" if dataset.test is None else "test")
     images = split_images(weights, dataset, chosen)
-    build = choose_backend(
-        weights, calibration, backend="torch", device=device, dtype=dtype, capacity=256, max_batch=256
-    )
-    backend = build()
+    settings = BackendSettings(device=device, dtype=dtype, capacity=256, max_batch=256)
+    backend = select_backend(weights, calibration, settings, "torch").build()
     outputs = run_every_exit(backend, images.pixels)
     return Measured(weights, calibration, dataset.source, chosen, images, outputs, backend.device, backend.dtype)

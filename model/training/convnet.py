@@ -5,7 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msmlp.model.training.teachers import TeacherConfig
+from msmlp.model.training.recipes import TeacherConfig
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -1,24 +1,127 @@
-"""One epoch of training and one pass of validation."""
+"""Starting a cascade from trained weights instead of from random ones."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.errors import TrainingStoppedError
+from msmlp.model.errors import OptionError, TrainingStoppedError
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.training.batches import Arrays, Batches
 from msmlp.model.training.capture import on_cuda, plainly
-from msmlp.model.training.compiled import Compiled
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.imitation import Imitator
+from msmlp.model.training.losses import Imitator
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.start import Start
 from msmlp.model.training.step import Objective, TrainStep
 from msmlp.model.training.teacher import Teacher
+from msmlp.model.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to start from, with the name and the sha256 that the manifest and a checkpoint record."""
+
+    name: str
+    sha256: str
+    cascade: CascadeConfig
+    classes: tuple[str, ...]
+    validation_digest: str | None
+    state: dict[str, torch.Tensor]
+
+    def check(self, classes: tuple[str, ...], validation_digest: str) -> None:
+        """Raise OptionError when they know other classes, or may have seen the images that are held out now."""
+        if self.classes != classes:
+            raise OptionError("init", f"{self.name} knows other classes than the data")
+        if self.validation_digest != validation_digest:
+            raise OptionError(
+                "init",
+                f"{self.name} was trained with other validation images, so it may have seen ours; "
+                "train both on the same data with the same --seed",
+            )
+
+    def into(self, model: Cascade) -> None:
+        """Put them into `model`.
+
+        Raises:
+            OptionError: they are of another cascade.
+        """
+        ours, theirs = model.config.model_dump(), self.cascade.model_dump()
+        different = sorted(key for key in ours if ours[key] != theirs[key])
+        if different:
+            raise OptionError("init", f"{self.name} is another cascade: its {', '.join(different)} differ")
+        model.load_state_dict(self.state)
+
+
+def load_start(folder: Path) -> Start:
+    """A weights folder as a start.
+
+    Raises:
+        WeightsError: damaged, or no weights folder.
+    """
+    weights = load_weights(folder)
+    manifest = weights.manifest
+    digest: str | None = manifest.training.get("validation", {}).get("digest")
+    state = {name: torch.from_numpy(array) for name, array in weights.state.items()}
+    return Start(manifest.name, weights.sha256, manifest.cascade, manifest.classes, digest, state)
+
+
+# FROM model/training/loop.py:
+# A compiled objective, believed when it says what the plain one says.
+
+TOLERANCE = 0.05
+"""Relative difference of the two losses that bf16 explains."""
+
+log = logging.getLogger(__name__)
+
+
+class Compiled(nn.Module):
+    """`plain`, compiled; compared on the first batch with and without imitation, and given up where they differ."""
+
+    def __init__(self, plain: nn.Module, compiled: nn.Module | None = None) -> None:
+        super().__init__()
+        self.plain = plain
+        self._fast = cast(nn.Module, torch.compile(plain)) if compiled is None else compiled
+        self._checked: set[bool] = set()
+
+    def forward(self, tensors: list[Tensor], imitates: bool) -> Tensor:
+        """See Objective."""
+        if imitates not in self._checked:
+            self._checked.add(imitates)
+            return self._compared(tensors, imitates)
+        loss: Tensor = self._fast(tensors, imitates)
+        return loss
+
+    def _compared(self, tensors: list[Tensor], imitates: bool) -> Tensor:
+        # The statistics of batch norms move once for a batch, whoever looks at it.
+        before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
+        copies = {name: buffer.clone() for name, buffer in before.items()}
+        with torch.no_grad():
+            expected: Tensor = torch.func.functional_call(self.plain, copies, (tensors, imitates))
+        try:
+            loss: Tensor = self._fast(tensors, imitates)
+        except Exception as error:  # compilers, and those that miss one, raise nearly anything
+            what = f"could not be compiled ({type(error).__name__})"
+        else:
+            if torch.isclose(loss.detach(), expected, rtol=TOLERANCE, atol=TOLERANCE).item():
+                return loss
+            what = f"compiled, gives a loss of {loss.item():.4g} instead of {expected.item():.4g}"
+        log.warning("the training step %s; it goes on uncompiled", what)
+        self._fast, self._checked = self.plain, {False, True}
+        for name, buffer in self.plain.named_buffers():
+            buffer.copy_(before[name])
+        again: Tensor = self.plain(tensors, imitates)
+        return again
+
+
+# FROM model/training/loop.py:
+# One epoch of training and one pass of validation.
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss: each look waits for a GPU to finish its queue."""

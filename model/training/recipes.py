@@ -1,10 +1,13 @@
 """Training recipes as data. `msmlp train --set key=value` changes any field."""
 
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from msmlp.model.errors import ConfigError
+from msmlp.model.nn.config import PRESETS, CascadeConfig, override, preset
 
 
 class Recipe(BaseModel):
@@ -72,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
         epochs=300, batch_size=64, optimizer="sgd", lr=0.03, weight_decay=1e-4, schedule="step", augment="crop-flip"
     ),
-    # What small MLPs need from scratch: see docs/results.md for what it gave.
+    # What small MLPs need from scratch.
     "best": Recipe(
         epochs=300,
         batch_size=512,
@@ -145,3 +148,122 @@ def recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise ConfigError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}") from None
+
+
+# FROM model/training/recipes.py:
+# What a teacher is made of, as plain data: convolutional networks that only ever train cascades, never serve.
+
+
+class TeacherConfig(BaseModel):
+    """A convolutional network: `widths` channels in each group, `blocks` blocks a group.
+
+    A block is one convolution of a `vgg`, two of a `resnet`. Every group of a `vgg` halves the resolution, of a
+    `resnet` every group but the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["vgg", "resnet"]
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    blocks: int = Field(ge=1)
+    stem: int = Field(ge=1, description="channels of the first convolution")
+    image_size: int = Field(default=32, ge=1)
+    classes: int = Field(default=10, ge=2)
+
+    @model_validator(mode="after")
+    def _pixels_are_left(self) -> Self:
+        if self.image_size >> len(self.widths) < 1:
+            raise ValueError(f"{len(self.widths)} groups leave nothing of {self.image_size} pixels")
+        return self
+
+
+TEACHERS: dict[str, TeacherConfig] = {
+    # Two minutes on digits; tests train it in a second.
+    "teacher-tiny": TeacherConfig(kind="vgg", stem=8, widths=(16, 32), blocks=1),
+    # What a CPU trains in half an hour.
+    "teacher-s": TeacherConfig(kind="vgg", stem=24, widths=(64, 128, 256), blocks=2),
+    # For a GPU.
+    "teacher-resnet18": TeacherConfig(kind="resnet", stem=64, widths=(64, 128, 256, 512), blocks=2),
+    "teacher-wrn28-10": TeacherConfig(kind="resnet", stem=16, widths=(160, 320, 640), blocks=4),
+}
+
+
+def teacher_gflops(config: TeacherConfig) -> float:
+    """Multiply-adds / 1e9 of the convolutions and the head, for one image."""
+    size, channels, total = config.image_size, config.stem, 27 * config.stem * config.image_size**2
+    for group, width in enumerate(config.widths):
+        for block in range(config.blocks):
+            if config.kind == "vgg":
+                total += 9 * channels * width * size**2  # the group's first convolution comes before its pooling
+                size //= 2 if block == 0 else 1
+            else:
+                size //= 2 if block == 0 and group else 1
+                total += 9 * (channels + width) * width * size**2
+                total += channels * width * size**2 * (channels != width)
+            channels = width
+    return (total + channels * config.classes) / 1e9
+
+
+# FROM model/training/recipes.py:
+# The command line of `msmlp train`: which network, which recipe.
+
+NetworkConfig = CascadeConfig | TeacherConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The command line of `msmlp train`, checked by the recipe's and the network's own rules."""
+
+    data: Path
+    preset: str
+    out: Path
+    recipe: str | None = None
+    """None: `teacher` for a teacher's preset, else `best`."""
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    teacher: Path | None = None
+    init: Path | None = None
+    """Weights to start from; None: random ones."""
+    compile: bool | None = None
+    """torch.compile; None: on a GPU."""
+    resume: bool = False
+    limit_per_class: int | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe that is taken."""
+        return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
+
+
+def network_presets() -> list[str]:
+    """All that can be trained."""
+    return [*PRESETS, *TEACHERS]
+
+
+def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
+    """The network and the recipe that the options describe; each `--set` key belongs to one of the two."""
+    network: NetworkConfig = TEACHERS[options.preset] if options.preset in TEACHERS else _cascade(options.preset)
+    plan = recipe(options.recipe_name)
+    named = {"epochs": options.epochs, "batch_size": options.batch_size}
+    changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
+    if "classes" in changes:
+        raise ConfigError("classes: is taken from the data")
+    kind = type(network)
+    ours = {k: v for k, v in changes.items() if k.split(".")[0] in kind.model_fields}
+    rest = {k: v for k, v in changes.items() if k not in ours}
+    unknown = [k for k in rest if k not in Recipe.model_fields]
+    if unknown:
+        fields = sorted({*Recipe.model_fields, *kind.model_fields} - {"classes"})
+        raise ConfigError(f"--set: no field is called {unknown[0]!r}; there are {', '.join(fields)}")
+    return override(network, ours), override(plan, rest)
+
+
+def _cascade(name: str) -> CascadeConfig:
+    try:
+        return preset(name)
+    except ConfigError:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(network_presets())}") from None

@@ -9,12 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msmlp.model.cascade import Cascade
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.batches import Batch
 from msmlp.model.training.capture import Function, plainly
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.imitation import Imitator, imitation_loss
-from msmlp.model.training.losses import cascade_loss
+from msmlp.model.training.losses import Imitator, cascade_loss, imitation_loss
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe
 

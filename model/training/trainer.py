@@ -1,4 +1,4 @@
-"""`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
+"""What an interrupted run resumes from: written whole or not at all."""
 
 import copy
 import math
@@ -12,30 +12,72 @@ import torch
 
 from msmlp.model.backends.devices import pick_device
 from msmlp.model.calibration.calibrate import calibrate_on
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, override
-from msmlp.model.datasets import Split, load_dataset
-from msmlp.model.datasets.dataset import split_digest
-from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
+from msmlp.model.data import Split, load_dataset
+from msmlp.model.data.dataset import split_digest
+from msmlp.model.errors import ConfigError, DataError, OptionError, TrainingStoppedError
+from msmlp.model.export import refresh_graphs
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
-from msmlp.model.training.augment import augmentation, normalizer
-from msmlp.model.training.batches import Arrays
-from msmlp.model.training.checkpoint import FILE as CHECKPOINT
-from msmlp.model.training.checkpoint import load_checkpoint, save_checkpoint
+from msmlp.model.training.batches import Arrays, augmentation, normalizer
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.imitation import Imitator
-from msmlp.model.training.journal import Journal, plot_curves
-from msmlp.model.training.loop import Learner, exit_accuracies, steps_per_epoch, train_epoch
+from msmlp.model.training.loop import Learner, Start, exit_accuracies, load_start, steps_per_epoch, train_epoch
+from msmlp.model.training.losses import Imitator
 from msmlp.model.training.optim import Optimizers
-from msmlp.model.training.options import NetworkConfig, TrainOptions, configure
-from msmlp.model.training.provenance import git_commit
-from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.record import results_of, setup_of, training_record
-from msmlp.model.training.start import Start, load_start
-from msmlp.model.training.teacher import Teacher, load_teacher
-from msmlp.model.training.teacher_folder import write_teacher
+from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
+from msmlp.model.training.run_log import Journal, git_commit, plot_curves, results_of, setup_of, training_record
+from msmlp.model.training.teacher import Teacher, load_teacher, write_teacher
 from msmlp.model.weights import load_weights, write_weights
 from msmlp.model.weights.manifest import MANIFEST, TEACHER
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dict[str, Any]) -> None:
+    """Write the state after `epochs_done` epochs; `setup` must be equal on resuming."""
+    state = {
+        "epochs_done": epochs_done,
+        "setup": setup,
+        "model": learner.model.state_dict(),
+        "average": learner.average.state_dict() if learner.average is not None else None,
+        "optimizers": learner.optimizers.state_dict(),
+        "git_commit": learner.commit,
+        "imitator": learner.imitator.state_dict() if learner.imitator is not None else None,
+    }
+    partial = folder / (CHECKPOINT + ".partial")
+    torch.save(state, partial)
+    partial.replace(folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> int:
+    """Bring `learner` to where the run stopped → epochs done, 0 without a checkpoint.
+
+    Raises:
+        DataError: the checkpoint is of another run (the differing settings are named) or cannot be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=learner.device, weights_only=True)
+        theirs = state["setup"]
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise DataError(f"{path} cannot be read ({type(error).__name__}); start afresh without --resume") from None
+    different = [key for key in {**setup, **theirs} if theirs.get(key) != setup.get(key)]
+    if different:
+        raise DataError(f"{path} is of a run with another {', '.join(different)}; resume with the same options")
+    learner.model.load_state_dict(state["model"])
+    if learner.average is not None:
+        learner.average.load_state_dict(state["average"])
+    if learner.imitator is not None:
+        learner.imitator.load_state_dict(state["imitator"])
+    learner.optimizers.load_state_dict(state["optimizers"])
+    learner.commit = state.get("git_commit", learner.commit)
+    return int(state["epochs_done"])
+
+
+# FROM model/training/trainer.py:
+# `msmlp train`: data and a preset in, a weights folder (or a teacher's) out.
 
 CHECKPOINT_SECONDS = 10.0
 """The least time between two checkpoints: a GPU does small epochs faster than a disk takes them."""
@@ -89,8 +131,9 @@ def train(options: TrainOptions) -> Path:
     # What an untrained teacher left in the same folder would say that these are no weights.
     (options.out / TEACHER).unlink(missing_ok=True)
     write_weights(options.out, config=network, **left)
-    # The frontier comes with the weights, so that what training leaves can be served.
+    # The frontier and the graphs come with the weights, so that what training leaves can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
+    refresh_graphs(options.out, validation)
     return options.out
 
 

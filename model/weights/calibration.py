@@ -14,12 +14,15 @@ from safetensors.numpy import load, save
 
 from msmlp.model.errors import OptionError, WeightsError
 from msmlp.model.exits import exit_of
-from msmlp.model.policies import stage_policies
+from msmlp.model.scores import exit_policy
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"
+
+REMOVED_POLICIES = ("ensemble", "gate")
+"""Exit policies of 0.1. They read the exit before as well, which no stage does now."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,7 +57,7 @@ class CalibrationFile(BaseModel):
     format: Literal[1]
     model_sha256: str
     exit_policy: str
-    exit_policy_parameters: dict[str, Any] = {}
+    exit_policy_parameters: dict[str, Any] = Field(default={}, description="empty: no exit policy has any")
     temperatures: tuple[Positive, ...]
     cost: Literal["gflops", "ms"] = Field(default="gflops", description="what the frontier was solved in")
     operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
@@ -75,9 +78,12 @@ class CalibrationFile(BaseModel):
     @model_validator(mode="after")
     def _policy_fits(self) -> Self:
         try:
-            stage_policies(self.exit_policy, self.exit_policy_parameters, len(self.temperatures))
+            exit_policy(self.exit_policy)
         except OptionError as error:
             raise ValueError(str(error)) from None
+        if self.exit_policy_parameters:
+            found = ", ".join(self.exit_policy_parameters)
+            raise ValueError(f"exit policy parameters: {self.exit_policy} takes no parameters, found {found}")
         return self
 
 
@@ -178,6 +184,7 @@ def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
     read = read_json(path)
     if read is None:
         raise WeightsError(f"{path.parent} is not calibrated; run msmlp calibrate --weights {path.parent}")
+    _refuse_removed_policy(path.parent, read[1])
     try:
         return read[0], CalibrationFile.model_validate(read[1])
     except ValidationError as error:
@@ -186,6 +193,16 @@ def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
         reason = first["msg"].removeprefix("Value error, ")
         # What is wrong with the file as a whole has no place.
         raise WeightsError(": ".join(part for part in (str(path), place, reason) if part)) from None
+
+
+def _refuse_removed_policy(folder: Path, document: Any) -> None:
+    policy = document.get("exit_policy") if isinstance(document, dict) else None
+    if policy not in REMOVED_POLICIES:
+        return
+    raise WeightsError(
+        f"{folder}: calibration uses the exit policy {policy!r}, removed in 0.2; "
+        f"run msmlp calibrate --weights {folder} --data DATA"
+    )
 
 
 def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from msmlp.model.config import CascadeConfig
-from msmlp.model.flops import cumulative_gflops
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.nn.flops import cumulative_gflops
 from msmlp.model.weights.calibration import Calibration, model_version
 from msmlp.model.weights.manifest import Weights
 

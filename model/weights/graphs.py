@@ -27,7 +27,6 @@ class Origin(BaseModel):
     model_sha256: str
     manifest_sha256: str
     exit_policy: str
-    exit_policy_parameters: dict[str, Any] = {}
     temperatures: tuple[float, ...]
 
 
@@ -53,7 +52,6 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
         model_sha256=weights.sha256,
         manifest_sha256=weights.manifest_sha256,
         exit_policy=file.exit_policy,
-        exit_policy_parameters=file.exit_policy_parameters,
         temperatures=file.temperatures,
     )
 
@@ -94,6 +92,15 @@ def write_graphs(
 def has_graphs(folder: Path, dtype: str = "float32") -> bool:
     """Whether graphs were written there; they may not fit any more."""
     return (folder / export_name(dtype)).is_file()
+
+
+def remove_graphs(folder: Path, dtype: str = "float32") -> None:
+    """Delete the graphs of a format, export.json first: without it nothing reads the others."""
+    (folder / export_name(dtype)).unlink(missing_ok=True)
+    for path in folder.glob(f"stage-*{_infix(dtype)}.onnx"):
+        # Those of other formats have a name between the number and the suffix.
+        if path.name.removeprefix("stage-").removesuffix(f"{_infix(dtype)}.onnx").isdigit():
+            path.unlink()
 
 
 def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:

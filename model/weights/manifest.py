@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from msmlp.model.config import CascadeConfig
 from msmlp.model.errors import WeightsError
-from msmlp.model.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.shapes import Shapes, parameter_shapes
@@ -21,7 +21,7 @@ from msmlp.model.weights.shapes import Shapes, parameter_shapes
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 TEACHER = "teacher.json"
-"""What stands in a teacher's folder instead (model/training/teacher_folder.py)."""
+"""What stands in a teacher's folder instead (model/training/teacher.py)."""
 FORMAT = 1
 
 

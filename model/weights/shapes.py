@@ -1,6 +1,6 @@
 """The parameters a cascade has, by name and shape; what a weights file is held against before torch is asked."""
 
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 
 Shapes = dict[str, tuple[int, ...]]
 

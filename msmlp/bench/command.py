@@ -2,20 +2,24 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from msmlp.model.errors import DataError, OptionError
+
 app = typer.Typer(
     name="bench", no_args_is_help=True, rich_markup_mode=None, help="Measure throughput and latency, with baselines."
 )
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Weights = Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")]
 
 
 @app.command()
 def engine(
-    weights: Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")] = None,
+    weights: Weights = None,
     data: Annotated[Path | None, typer.Option(help="A data set; its test images are used.")] = None,
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2048,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 5,
@@ -26,87 +30,37 @@ def engine(
     dtype: Annotated[str, typer.Option(help="auto, or one that the backend knows.")] = "auto",
     engine: Annotated[str, typer.Option(help="Of the service under load: auto, thread or process.")] = "auto",
     load_seconds: Annotated[float, typer.Option(min=0, help="Seconds of each offered load; 0: none.")] = 10.0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the result into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(hidden=True, help="Removed in 0.2.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The engine at saturation and under load, against its device's bound and what is done elsewhere, in one run.
+    """The engine at saturation and under load, against its device's bound and other ways to serve, in one run.
 
-    What the JSON document says outside its list of caps is of batches up to 64, or of the first cap given.
+    The JSON document's own fields, outside its list of caps, are for batches up to 64, or for the first cap given.
 
     \b
     Example: msmlp bench engine --data .data/cifar-10-batches-py
     Example: msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
-    from itertools import count
-
-    from msmlp.bench.bar import Bar
-    from msmlp.bench.engine import BenchOptions, bench_engine
-    from msmlp.bench.report import engine_lines
+    from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
     from msmlp.service.settings import DEFAULT_WEIGHTS
 
-    caps = _numbers("--max-batch", max_batch, 4096)
-    options = BenchOptions(
-        weights or DEFAULT_WEIGHTS,
-        data,
-        images,
-        rounds,
-        caps,
-        policy,
-        device,
-        dtype,
-        engine,
-        load_seconds,
-        backend=backend,
-    )
-    numbers = count(1)
-    with Bar() as bar:
-        result = bench_engine(options, lambda what: bar.step(what, next(numbers), options.steps))
     if plot is not None:
-        from msmlp.bench.plot import draw_engine
-
-        draw_engine(result, plot)
-    if as_json:
-        _print_json(result)
-        return
-    for line in engine_lines(result):
-        _say(line)
-
-
-@app.command()
-def pair(
-    weights: Annotated[Path, typer.Option(help="A weights folder: the cascade.")],
-    against: Annotated[Path, typer.Option(help="Another, of a plain Mixer for instance.")],
-    data: Annotated[Path | None, typer.Option(help="A data set; its test images are used.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2048,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 7,
-    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Largest batch of both.")] = 16,
-    policy: Annotated[
-        str | None, typer.Option(help="The cascade's operating point.", show_default="the cheapest as accurate")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """A cascade against another network at that one's accuracy: multiply-adds and images/s, in one run.
-
-    \b
-    Example: msmlp bench pair --weights weights/cascade --against weights/plain \\
-          --data .data/cifar-10-batches-py
-    """
-    from itertools import count
-
-    from msmlp.bench.bar import Bar
-    from msmlp.bench.pair import PairOptions, bench_pair, pair_lines
-
-    options = PairOptions(weights, against, data, images, rounds, max_batch, policy, device, dtype)
-    numbers = count(1)
-    with Bar() as bar:
-        result = bench_pair(options, lambda what: bar.step(what, next(numbers), rounds + 1))
-    if as_json:
-        _print_json(result)
-        return
-    for line in pair_lines(result):
-        _say(line)
+        raise OptionError("--plot", "removed in 0.2; --json has every figure")
+    options = BenchOptions(
+        weights=weights or DEFAULT_WEIGHTS,
+        data=data,
+        images=images,
+        rounds=rounds,
+        caps=_numbers("--max-batch", max_batch, 4096),
+        policy=policy,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        load_seconds=load_seconds,
+    )
+    result = bench_engine(options, _progress)
+    _print(result, [] if as_json else engine_lines(result))
 
 
 @app.command()
@@ -115,68 +69,82 @@ def http(
         list[Path] | None, typer.Argument(help="Images to send, in turn.", show_default="squares of a photograph")
     ] = None,
     url: Annotated[str | None, typer.Option(help="A running service, to be measured alone.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")] = None,
-    connections: Annotated[str, typer.Option(help="Closed loops of so many connections.")] = "1,8,32,128",
+    weights: Weights = None,
+    connections: Annotated[str, typer.Option(help="Closed loops, by their number of connections.")] = "1,8,32,128",
     rates: Annotated[
-        str, typer.Option(help="Open loops: requests a second, or shares of the closed loop's best; empty: none.")
+        str, typer.Option(help="Open loops: requests per second, or shares of the closed loop's best; empty: none.")
     ] = "50%,80%",
-    bodies: Annotated[str, typer.Option(help="One image a request, a form of 64, a tensor of 1,024 images.")] = (
-        "image,multipart-64,oip-1024"
-    ),
+    bodies: Annotated[
+        str, typer.Option(help="One image per request, a form of 64, a tensor of 1,024 images.")
+    ] = "image,multipart-64,oip-1024",
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Requests a second, latency and CPU time, over real sockets; one image a request, 64, and 1,024 as pixels.
+    """Requests per second, latency and CPU time over real sockets.
 
-    Starts three servers and stops them at the end: `msmlp serve`; the same with a device that computes nothing (null);
-    and the least that a server does, reading, decoding and answering as many bytes (reference). They take turns.
-    With --url it measures that service alone. `msmlp serve`'s settings come from the environment.
+    Starts two servers and stops them at the end: `msmlp serve`, and the same with a device that computes nothing
+    (null). They take turns. With --url it measures that service alone. `msmlp serve`'s settings come from the
+    environment.
 
     \b
     Example: msmlp bench http
     Example: msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --json
     """
-    from msmlp.bench.bar import Bar
-    from msmlp.bench.http import bench_http
-    from msmlp.bench.http_options import read_options
-    from msmlp.bench.http_report import http_lines
+    from msmlp.bench.http import HttpOptions, bench_http, http_lines
+    from msmlp.bench.images import IMAGES_OF
+    from msmlp.client.transport import checked_url
 
-    options = read_options(
-        files or [],
-        url=url,
+    kinds, shares = _items(bodies), _items(rates)
+    if not kinds or not set(kinds) <= IMAGES_OF.keys():
+        raise OptionError("--bodies", f"{bodies!r} is not a list of {', '.join(IMAGES_OF)}")
+    if not all(map(_is_rate, shares)):
+        raise OptionError("--rates", f"{rates!r} is not a list of requests per second or shares, as in 200 or 50%,80%")
+    if url is not None and weights is not None:
+        raise OptionError("--weights", "a running service has its own; give --url or --weights, not both")
+    options = HttpOptions(
+        url=None if url is None else checked_url(url),
         weights=weights,
-        connections=connections,
-        rates=rates,
-        bodies=bodies,
+        files=_read(files or []),
+        connections=_numbers("--connections", connections, 1024),
+        rates=shares,
+        bodies=kinds,
         seconds=seconds,
         rounds=rounds,
     )
-    with Bar() as bar:
-        result = bench_http(options, bar)
-    if as_json:
-        _print_json(result)
-        return
-    for line in http_lines(result):
-        _say(line)
+    result = bench_http(options, _progress)
+    _print(result, [] if as_json else http_lines(result))
 
 
 def _progress(line: str) -> None:
     sys.stderr.write(f"msmlp bench: {line}\n")
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+def _print(document: dict[str, Any], lines: Iterable[str]) -> None:
+    """The lines, or the document where there are none."""
+    typer.echo("\n".join(lines) or json.dumps(document, indent=1))
 
 
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",")) if text.strip() else ()
 
 
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
-    from msmlp.model.errors import OptionError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):
-        raise OptionError(option, f"{text!r} is no list of numbers 1 to {most}, as in 16,64")
+    parts = _items(text)
+    if not parts or not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):
+        raise OptionError(option, f"{text!r} is not a list of numbers from 1 to {most}, as in 16,64")
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text.removesuffix("%")) <= 1e6
+    except ValueError:
+        return False
+
+
+def _read(files: list[Path]) -> tuple[bytes, ...]:
+    try:
+        return tuple(path.read_bytes() for path in files)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None

@@ -2,7 +2,9 @@
 
 import asyncio
 import platform
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +13,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msmlp.bench.costs import Floats, StageCosts, reach_of
-from msmlp.bench.host import host_costs, loop_us_per_image
 from msmlp.bench.images import pick_images
-from msmlp.bench.loads import LoadOptions, offered_loads
-from msmlp.bench.offer import named_point, named_points
-from msmlp.bench.saturation import Saturation
-from msmlp.bench.stages import PlainStages
-from msmlp.model.backends.choose import choose_backend
-from msmlp.model.backends.protocol import StageBackend
+from msmlp.bench.load import named_point, named_points, offered_loads
+from msmlp.bench.null_server import NullBackend
+from msmlp.bench.saturation import BASELINES, Saturated, Saturation
+from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
+from msmlp.model.backends.protocol import buckets_up_to, warm_up
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import run_every_exit
-from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
+from msmlp.service.engine.latency import StageTimes
+from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.scheduler import Scheduler
+from msmlp.service.settings import load_settings
 
-CAPS = (16, 64, 256)
 DESCRIBED = 64
 """The cap that the document's own fields describe, where it is among those measured."""
 SAMPLES = 20
 """Runs of every stage and bucket at least, spread over the rounds."""
-OTHER_STEPS = 2
+HOST_RUNS = 20
+SCHEDULER_BATCHES = 1, 256, 1024
+SCHEDULER_REQUEST = 64
+"""Images per request while the scheduler alone is timed."""
 Progress = Callable[[str], None]
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,14 @@ class BenchOptions:
     data: Path | None = None
     images: int = 2048
     rounds: int = 5
-    caps: tuple[int, ...] = CAPS
+    caps: tuple[int, ...] = (16, 64, 256)
     policy: str = "balanced"
+    backend: str = "torch"
     device: str = "auto"
     dtype: str = "auto"
     engine: str = "auto"
     load_seconds: float = 10.0
     loads: tuple[float, ...] = (0.5, 0.8, 0.95, 1.5)
-    backend: str = "torch"
 
     @property
     def cap(self) -> int:
@@ -56,13 +64,13 @@ class BenchOptions:
         return DESCRIBED if DESCRIBED in self.caps else self.caps[0]
 
     @property
-    def steps(self) -> int:
-        """How often progress is told."""
-        return len(self.caps) * (self.rounds + 1) + OTHER_STEPS + (len(self.loads) if self.load_seconds else 0)
+    def backend_settings(self) -> dict[str, Any]:
+        """Those that the backend measured and the service under load have in common."""
+        return {"backend": self.backend, "device": self.device, "dtype": self.dtype}
 
 
 def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) -> dict[str, Any]:
-    """Measure; the document of the contract's section 2, and what it was made from.
+    """Measure, and return the `--json` document.
 
     Raises:
         CallerError: weights, data, policy or device that do not fit.
@@ -71,110 +79,131 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     calibration = load_calibration(weights)
     point = named_point(calibration.points, options.policy)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
-    bench = _Bench(options, weights, calibration, point, images)
-    bench.saturate(progress)
-    document = bench.document()
-    progress("host")
     thresholds = np.array(point.thresholds)
-    document["host_us_per_image"] = loop_us_per_image(bench.scores, thresholds, options.cap)
-    document["host"] = host_costs(bench.scores, thresholds)
-    document["load"] = []
-    if options.load_seconds:
-        document |= asyncio.run(offered_loads(bench.load_options(document), images, progress))
+    caps = _saturate(options, weights, calibration, images, thresholds, progress)
+    described = caps[options.cap]
+    scores = run_every_exit(described.backend, images).scores
+    exits, stages = exit_of(scores, thresholds), described.backend.stages
+    documents = {cap: saturation.document(reach_of(exits, stages)) for cap, saturation in caps.items()}
+    document = {
+        "weights": str(options.weights),
+        "data": None if options.data is None else options.data.name,
+        "images": len(images),
+        "rounds": options.rounds,
+        "policy": point.name,
+        **{name: getattr(described.backend, name) for name in ("device", "dtype", "in_flight")},
+        "backend": described.backend.name,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "exit_share": [round(float((exits == exit).mean()), 4) for exit in range(1, stages + 1)],
+        **documents[options.cap],
+        "caps": list(documents.values()),
+    }
+    progress("host")
+    document["host_us_per_image"] = host_us_per_image(scores, thresholds, options.cap)
+    document["host"] = {
+        "scheduler_us_per_image_and_stage": {
+            str(batch): scheduler_us(scores, thresholds, batch) for batch in SCHEDULER_BATCHES
+        }
+    }
+    document["load_capacity_images_per_second"] = capacity = _capacity(described, calibration, scores, document)
+    document["load"] = _loads(options, images, capacity, progress) if options.load_seconds else []
     return document
 
 
-class _Bench:
-    """Saturation at every cap, and the scores of every image, from which exits are known for any thresholds."""
+def _saturate(
+    options: BenchOptions,
+    weights: Weights,
+    calibration: Calibration,
+    images: Pixels,
+    thresholds: Floats,
+    progress: Progress,
+) -> dict[int, Saturation]:
+    """All rounds, cap after cap in each."""
+    caps, rng = {}, np.random.default_rng(0)
+    for cap in options.caps:
+        progress(f"warm-up, batches up to {cap}")
+        settings = BackendSettings(options.device, options.dtype, capacity=len(images), max_batch=cap)
+        backend = select_backend(weights, calibration, settings, options.backend).build()
+        caps[cap] = Saturation(backend, PlainStages(weights, backend), images, thresholds)
+    for number in range(options.rounds):
+        for cap, saturation in caps.items():
+            progress(f"round {number + 1} of {options.rounds}, batches up to {cap}")
+            saturation.round(-(-SAMPLES // options.rounds), rng)
+    return caps
 
-    def __init__(
-        self,
-        options: BenchOptions,
-        weights: Weights,
-        calibration: Calibration,
-        point: OperatingPoint,
-        images: NDArray[np.uint8],
-    ) -> None:
-        self._options, self._weights, self._calibration = options, weights, calibration
-        self._point, self._images = point, images
-        self._caps: dict[int, Saturation] = {}
 
-    def saturate(self, progress: Progress) -> None:
-        """All rounds, cap after cap in each."""
-        options, rng = self._options, np.random.default_rng(0)
-        for cap in options.caps:
-            progress(f"warm-up, batches up to {cap}")
-            backend = self._backend(cap)
-            plain = PlainStages(self._weights, backend)
-            self._caps[cap] = Saturation(backend, plain, self._images, np.array(self._point.thresholds))
-            if cap == options.cap:
-                self._device = {
-                    "backend": backend.name,
-                    "device": backend.device,
-                    "dtype": backend.dtype,
-                    "in_flight": backend.in_flight,
-                }
-                self.scores = run_every_exit(backend, self._images).scores
-        for number in range(options.rounds):
-            for cap, saturation in self._caps.items():
-                progress(f"round {number + 1} of {options.rounds}, batches up to {cap}")
-                saturation.round(-(-SAMPLES // options.rounds), rng)
+def _capacity(described: Saturation, calibration: Calibration, scores: Scores, document: dict[str, Any]) -> float:
+    """The engine's images/s, were it saturated with the mix of operating points that is offered."""
+    mix = [exit_of(scores, np.array(point.thresholds)) for point in named_points(calibration.points)]
+    reach = [reach_of(exits, scores.shape[1]) for exits in mix]
+    bound = described.costs().images_per_second(np.mean(reach, axis=0))
+    return float(document["efficiency"] * bound)
 
-    def document(self) -> dict[str, Any]:
-        """Everything about saturation."""
-        options, exits = self._options, self._exits(self._point)
-        caps = {cap: saturation.document(self._reach(self._point)) for cap, saturation in self._caps.items()}
-        return {
-            "weights": str(options.weights),
-            "data": None if options.data is None else options.data.name,
-            "images": len(self._images),
-            "rounds": options.rounds,
-            "policy": self._point.name,
-            **self._device,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "exit_share": (np.bincount(exits - 1, minlength=self.scores.shape[1]) / len(exits)).round(4).tolist(),
-            **caps[options.cap],
-            "caps": list(caps.values()),
-        }
 
-    def load_options(self, document: dict[str, Any]) -> LoadOptions:
-        """Loads relative to the engine's images/s, were it saturated with the mix of thresholds that is offered."""
-        options, costs = self._options, self._costs
-        points = named_points(self._calibration.points)
-        mix = np.mean([self._reach(point) for point in points], axis=0)
-        ratio = costs.images_per_second(mix) / costs.images_per_second(self._reach(self._point))
-        return LoadOptions(
-            weights=options.weights,
-            backend=options.backend,
-            device=options.device,
-            dtype=options.dtype,
-            engine=options.engine,
-            max_batch=options.cap,
-            capacity=document["engine_images_per_second"] * ratio,
-            seconds=options.load_seconds,
-            loads=options.loads,
-            costs=costs,
+def host_us_per_image(scores: Scores, thresholds: Floats, max_batch: int) -> float:
+    """Microseconds of scheduler and loop per image, over all its stages; `scores` [N, K] say where images exit."""
+    backend = NullBackend(scores, classes=2, size=1, capacity=len(scores), max_batch=max_batch)
+    engine, times = Saturated(backend, warm_up(backend)), []
+    pixels = np.zeros((len(scores), 1, 1, 3), dtype=np.uint8)
+    for _ in range(HOST_RUNS):
+        start = time.perf_counter()
+        engine.run(pixels, thresholds)
+        times.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(times) / len(scores)
+
+
+def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
+    """Microseconds of scheduler per image and stage, in batches of up to `batch`: every call that the loop makes."""
+    scores = scores[np.arange(4 * batch) % len(scores)]
+    (images, stages), buckets = scores.shape, buckets_up_to(batch)
+    scheduler = Scheduler(images, stages, StageTimes(buckets, np.ones((stages, len(buckets)))))
+    slots, terms, times = np.arange(images), Terms(thresholds, 1, stages), []
+    for _ in range(HOST_RUNS):
+        ran, start = 0, time.perf_counter()
+        for request, first in enumerate(range(0, images, SCHEDULER_REQUEST)):
+            scheduler.add(slots[first : first + SCHEDULER_REQUEST], request, terms, 0.0)
+        while not scheduler.idle():
+            scheduler.overdue(0.0, 0.0)
+            chosen = scheduler.next_batch(0.0)
+            assert chosen is not None
+            scheduler.overdue(0.0, chosen.seconds)
+            scheduler.settle(chosen, scores[chosen.slots, chosen.stage], 0.0)
+            ran += len(chosen.slots)
+        times.append((time.perf_counter() - start) / ran)
+    return 1e6 * statistics.median(times)
+
+
+def _loads(options: BenchOptions, images: Pixels, capacity: float, progress: Progress) -> list[dict[str, Any]]:
+    settings = load_settings(
+        weights=options.weights, engine=options.engine, max_batch=options.cap, **options.backend_settings
+    )
+    return asyncio.run(offered_loads(settings, images, capacity, options.loads, options.load_seconds, progress))
+
+
+def engine_lines(result: dict[str, Any]) -> Iterator[str]:
+    """The document for a terminal, shortened."""
+    shares = " / ".join(f"{100 * share:.0f} %" for share in result["exit_share"])
+    yield f"{result['images']} images on {result['device']}; {result['policy']} sends {shares} to each exit"
+    for cap in result["caps"]:
+        yield f"batches up to {cap['max_batch']}:"
+        for name in ("plain", "bound", "engine"):
+            yield f"  {name:10} {cap[name + '_images_per_second']:9.0f} images/s"
+        for name in BASELINES:
+            speed, over = cap["baselines"][name], cap["engine_over"][name]
+            yield f"  {name:10} {speed:9.0f} images/s; the engine is {over:.2f} times as fast"
+        yield f"  engine / bound {cap['efficiency']:.3f}"
+    scheduler = result["host"]["scheduler_us_per_image_and_stage"]
+    alone = ", ".join(f"{us:.2f} at {batch}" for batch, us in scheduler.items())
+    yield f"host: {result['host_us_per_image']:.1f} us per image; scheduler alone, us per image and stage: {alone}"
+    for row in result["load"]:
+        latency = ", ".join(f"{p} {_ms(row[f'{p}_ms'])}" for p in ("p50", "p95", "p99"))
+        yield (
+            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, {latency}, "
+            f"degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
         )
 
-    @property
-    def _costs(self) -> StageCosts:
-        return self._caps[self._options.cap].costs()
 
-    def _exits(self, point: OperatingPoint) -> NDArray[np.int64]:
-        return exit_of(self.scores, np.array(point.thresholds))
-
-    def _reach(self, point: OperatingPoint) -> Floats:
-        return reach_of(self._exits(point), self.scores.shape[1])
-
-    def _backend(self, cap: int) -> StageBackend:
-        return choose_backend(
-            self._weights,
-            self._calibration,
-            backend=self._options.backend,
-            device=self._options.device,
-            dtype=self._options.dtype,
-            capacity=len(self._images),
-            max_batch=cap,
-        )()
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"

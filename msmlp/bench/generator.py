@@ -1,7 +1,7 @@
-"""Requests over HTTP/1.1, as many as a server takes or at a given rate: a client so lean that the server is measured.
+"""HTTP/1.1 requests in a closed loop or at a given rate, from a client lean enough that the server is measured.
 
-Runs in a process of its own. Requests are bytes prepared beforehand, connections are kept, an answer is read by its
-Content-Length and only some are kept, to be parsed afterwards.
+Requests are bytes prepared beforehand, connections are kept, an answer is read by its Content-Length, and only a few
+answers are kept, to be parsed afterwards.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import re
 import ssl
 import time
 from collections import Counter
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT = 200
-"""Answers that are kept at most, of one in EVERY."""
+"""Answers kept at most, one in EVERY."""
 EVERY = 9
-"""Odd, so that of 64 images sent in turn all are seen."""
+"""Odd, so that all of 64 images sent in turn are seen."""
 PATIENCE_SECONDS = 60
 PAUSE_SECONDS = 0.02
 """Before a connection is tried again."""
@@ -27,9 +28,9 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent where: whole requests, in turn, over `connections` for `seconds`.
+    """Whole requests, sent in turn over `connections` for `seconds`.
 
-    Without a `rate` each connection sends as soon as it was answered (closed loop). With one (requests a second),
+    Without a `rate` each connection sends as soon as it was answered (closed loop). With one (requests per second),
     requests go out at the times of a Poisson process, whatever came back (open loop); `connections` bounds how many
     wait for their answer at once.
     """
@@ -46,8 +47,8 @@ class Load:
 class Seen:
     """What came back: seconds of each request that went well (in an open loop, from the time it was due), and more.
 
-    `asked` says which request each of the answers that were kept belongs to. `seconds` is how long it all took, `cpu`
-    what this process spent.
+    `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
+    time of this process.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Seen:
         return 1e3 * np.percentile(self.latencies, (50, 95, 99))
 
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
-        """An answer came to that request of the load."""
+        """Record the answer to a request, given by its place in the load."""
         self.statuses[status] += 1
         if status == "200":
             if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
@@ -85,7 +86,7 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
 
 
 def offer(load: Load, seen: Seen | None = None) -> Seen:
-    """Send it, and wait for the last answer; who wants to note more of them gives a `seen` that does."""
+    """Send it, and wait for the last answer; a subclass of Seen may record more."""
     seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
     asyncio.run((_closed if load.rate is None else _open)(load, seen))
     seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -96,58 +97,54 @@ async def _closed(load: Load, seen: Seen) -> None:
     until = time.perf_counter() + load.seconds
 
     async def send_on(number: int) -> None:
-        connection = _Connection(load)
-        while (now := time.perf_counter()) < until:
-            await connection.ask(number % len(load.requests), now, seen)
-            number += 1
-        connection.close()
+        with closing(_Connection(load, seen)) as connection:
+            while (now := time.perf_counter()) < until:
+                await connection.ask(number, now)
+                number += 1
 
     await asyncio.gather(*(send_on(number) for number in range(load.connections)))
 
 
 async def _open(load: Load, seen: Seen) -> None:
     assert load.rate is not None
-    rng = np.random.default_rng(load.seed)
-    free = [_Connection(load) for _ in range(load.connections)]
-    places, sending = asyncio.Semaphore(load.connections), set[asyncio.Task[None]]()
-
-    async def send(number: int, due: float) -> None:
-        async with places:
-            connection = free.pop()
-            await connection.ask(number % len(load.requests), due, seen)
-            free.append(connection)
-
-    number, due = 0, time.perf_counter()
+    rng, number, due = np.random.default_rng(load.seed), 0, time.perf_counter()
     until = due + load.seconds
-    while (due := due + rng.exponential(1 / load.rate)) < until:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(send(number, due))
-        sending.add(task)
-        task.add_done_callback(sending.discard)
-        number += 1
-    await asyncio.gather(*sending)
-    for connection in free:
-        connection.close()
+    with ExitStack() as stack:
+        free = [stack.enter_context(closing(_Connection(load, seen))) for _ in range(load.connections)]
+        waiting = asyncio.Semaphore(load.connections)
+
+        async def send(number: int, due: float) -> None:
+            async with waiting:
+                connection = free.pop()
+                await connection.ask(number, due)
+                free.append(connection)
+
+        async with asyncio.TaskGroup() as sending:
+            while (due := due + rng.exponential(1 / load.rate)) < until:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                sending.create_task(send(number, due))
+                number += 1
 
 
 class _Connection:
-    """One that is kept, and made anew when the server has ended it."""
+    """A kept connection, opened again when the server has closed it."""
 
-    def __init__(self, load: Load) -> None:
-        self._parts, self._requests = urlsplit(load.url), load.requests
+    def __init__(self, load: Load, seen: Seen) -> None:
+        self._parts, self._requests, self._seen = urlsplit(load.url), load.requests, seen
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: int, since: float, seen: Seen) -> None:
-        """One request of the load, by its number, and its answer; what fails is counted under its name."""
+    async def ask(self, number: int, since: float) -> None:
+        """Send one of the requests, in turn, and record its answer; an exception counts under its name."""
+        request = number % len(self._requests)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 status, body = await self._exchange(self._requests[request])
         except (OSError, EOFError, ValueError) as error:  # TimeoutError is an OSError
-            seen.statuses[type(error).__name__] += 1
+            self._seen.statuses[type(error).__name__] += 1
             self.close()
             await asyncio.sleep(PAUSE_SECONDS)
             return
-        seen.note(request, status, body, time.perf_counter() - since)
+        self._seen.note(request, status, body, time.perf_counter() - since)
 
     async def _exchange(self, request: bytes) -> tuple[str, bytes]:
         if self._streams is not None and self._streams[0].at_eof():
@@ -168,7 +165,6 @@ class _Connection:
         return head[9:12].decode("ascii"), body
 
     def close(self) -> None:
-        """End it."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None

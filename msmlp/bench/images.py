@@ -1,25 +1,42 @@
-"""What benchmarks classify: test images of a data set, or squares cut from photographs."""
+"""What benchmarks send: images of a data set or squares of a photograph, and whole HTTP requests made of them."""
 
+import io
+import json
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from msmlp.bench.generator import request_bytes
 from msmlp.model.errors import DataError
+from msmlp.model.preprocess import load_image
+
+FORM_IMAGES = 64
+TENSOR_IMAGES = 1024
+FORM, TENSOR = f"multipart-{FORM_IMAGES}", f"oip-{TENSOR_IMAGES}"
+IMAGES_OF = {"image": 1, FORM: FORM_IMAGES, TENSOR: TENSOR_IMAGES}
+"""Images per request, by the kind of body."""
+PICTURES = 64
+"""Different images, where none are given."""
 
 
 def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
     """`count` images uint8 [count, size, size, 3], repeated where there are fewer.
 
-    Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so that exits fire
-    as they do there and not as they would on the data.
+    Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so exits fire
+    differently than they would on the data.
     """
     images = _squares(count, size) if data is None else _test_images(data, size)
     return images[np.arange(count) % len(images)]
 
 
 def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
-    from msmlp.model.datasets import load_dataset
+    from msmlp.model.data import load_dataset
 
     test = load_dataset(data, size).test
     if test is None:
@@ -28,10 +45,8 @@ def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _squares(count: int, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
     rng = np.random.default_rng(0)
-    with Image.open(Path(__file__).parents[2] / "examples" / "cat.jpg") as photograph:
+    with (files("msmlp.service") / "ui" / "cat.jpg").open("rb") as file, Image.open(file) as photograph:
         whole = photograph.convert("RGB")
     squares = []
     for _ in range(count):
@@ -39,3 +54,60 @@ def _squares(count: int, size: int) -> NDArray[np.uint8]:
         x, y = (int(rng.integers(0, full - side + 1)) for full in whole.size)
         squares.append(np.asarray(whole.resize((size, size), box=(x, y, x + side, y + side)), dtype=np.uint8))
     return np.stack(squares)
+
+
+def thumbnails(size: int) -> list[bytes]:
+    """Squares of a photograph as PNG files of the model's size: cheap to decode, so that the rest shows."""
+    files = []
+    for pixels in pick_images(None, PICTURES, size):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        files.append(stream.getvalue())
+    return files
+
+
+def requests(url: str, body: str, files: Sequence[bytes], size: int) -> tuple[bytes, ...]:
+    """Whole requests of one kind of body; a form or a tensor holds the files in turn."""
+    if body == "image":
+        return tuple(request_bytes(url, "/classify", file, "application/octet-stream") for file in files)
+    if body == FORM:
+        content, content_type = form_bytes([files[n % len(files)] for n in range(FORM_IMAGES)])
+        return (request_bytes(url, "/classify", content, content_type),)
+    content, head_length = _tensor_bytes([load_image(file, size) for file in files])
+    headers = {"Inference-Header-Content-Length": str(head_length)}
+    return (request_bytes(url, "/v2/models/msmlp/infer", content, "application/octet-stream", **headers),)
+
+
+def form_bytes(files: Sequence[bytes]) -> tuple[bytes, str]:
+    """Files as `multipart/form-data`: the body and its content type."""
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{n}"\r\n'
+        f"Content-Type: application/octet-stream\r\n\r\n".encode()
+        + file
+        + b"\r\n"
+        for n, file in enumerate(files)
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _tensor_bytes(pictures: Sequence[NDArray[np.uint8]]) -> tuple[bytes, int]:
+    """An Open Inference Protocol request: its JSON and then the pixels, and the length of the JSON."""
+    pixels = np.stack([pictures[n % len(pictures)] for n in range(TENSOR_IMAGES)])
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": pixels.shape}
+    binary = {"binary_data": True}
+    head = {
+        "inputs": [{**tensor, "parameters": {"binary_data_size": pixels.nbytes}}],
+        "parameters": {"degrade": False},  # brown-out would change how much work an image is
+        "outputs": [*({"name": name, "parameters": binary} for name in ("class_id", "confidence")), {"name": "exit"}],
+    }
+    text = json.dumps(head).encode()
+    return text + pixels.tobytes(), len(text)
+
+
+def exits_of(body: str, answer: bytes) -> Counter[str]:
+    """Where the images of an answer left."""
+    document, _ = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
+    if body != TENSOR:
+        return Counter(str(result["exit"]) for result in document["results"])
+    return Counter(str(exit) for output in document["outputs"] for exit in output.get("data", ()))

@@ -1,106 +1,149 @@
 """Latency under an offered load: Poisson arrivals of mixed requests at a running service, without HTTP.
 
 The generator shares process, cores and interpreter lock with the service. So everything is drawn beforehand, a request
-is a view of the images, nothing is done an image, and its numbers are put together when the last answer is there. A
-latency runs from when its request was due: a generator that comes too late makes the service look slower, not faster.
+is a view of the images, no work is done per image, and results are put together after the last answer. A latency runs
+from when its request was due: a generator that comes too late makes the service look slower, not faster.
 """
 
 import asyncio
+import re
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from msmlp.bench.offer import SIZES, Offer, named_points
-from msmlp.service.engine.messages import Outbound, Ran
+from msmlp.bench.stages import Pixels
+from msmlp.model.errors import DeviceError, OptionError
+from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
+from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.errors import OverloadedError
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.options import RequestOptions
-from msmlp.service.service import Service
+from msmlp.service.service import Service, build_service
+from msmlp.service.settings import Settings
 from msmlp.service.telemetry.record import Account
 
-UNLOADED_SAMPLES = 10
-Pixels = NDArray[np.uint8]
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""Images per request."""
+MEAN_SIZE = sum(SIZES) / len(SIZES)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The answers to a request, and where its operating point came from."""
+class Request(NamedTuple):
+    """When it is `due` (seconds from the start), its `size`, the place of its operating point, and its first image."""
+
+    due: float
+    size: int
+    point: int
+    first: int
+
+
+def draw(rng: np.random.Generator, images_per_second: float, seconds: float, points: int, images: int) -> list[Request]:
+    """Requests for `seconds`: exponential gaps, sizes from SIZES and operating points with equal chances."""
+    rate = images_per_second / MEAN_SIZE
+    gaps = rng.exponential(1 / rate, size=int(2 * rate * seconds) + 64)
+    due = np.cumsum(gaps) - gaps[0]
+    due = due[due < seconds]
+    drawn = due, rng.choice(SIZES, len(due)), rng.integers(0, points, len(due)), rng.integers(0, images, len(due))
+    return [Request(*row) for row in zip(*(column.tolist() for column in drawn), strict=True)]
+
+
+def named_points(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    """The operating points that requests name: all but the numbered ones between."""
+    return [point for point in points if not re.fullmatch(r"p\d+", point.name)]
+
+
+def named_point(points: Sequence[OperatingPoint], name: str) -> OperatingPoint:
+    """The operating point that `--policy` names; OptionError when there is none."""
+    found = {point.name: point for point in points}
+    if name not in found:
+        raise OptionError("--policy", f"{name!r} is not an operating point; expected one of {', '.join(found)}")
+    return found[name]
+
+
+async def offered_loads(
+    settings: Settings,
+    images: Pixels,
+    capacity: float,
+    loads: Sequence[float],
+    seconds: float,
+    progress: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """A row per load, as a share of `capacity` images/s; each has a fresh service, so that none inherits a backlog."""
+    rows = []
+    for seed, load in enumerate(loads):
+        progress(f"offering {100 * load:.0f} % of {capacity:.0f} images/s for {seconds:.0f} s")
+        async with started(settings) as service:
+            points = len(named_points(service.calibration.points))
+            requests = draw(np.random.default_rng(seed), load * capacity, seconds, points, len(images))
+            row = await offer_load(service, images, requests, seconds)
+            rows.append({"load": load, **row})
+    return rows
+
+
+@asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[Service]:
+    """A running service, stopped at the end."""
+    service = build_service(settings)
+    service.engine.start()
+    try:
+        while not service.engine.up:
+            if service.engine.down:
+                raise DeviceError("the engine could not be started")
+            await asyncio.sleep(0.05)
+        freeze_gc()  # as the app does
+        yield service
+    finally:
+        await service.engine.stop()
+        service.decoders.shutdown()
+
+
+async def offer_load(service: Service, images: Pixels, requests: Sequence[Request], seconds: float) -> dict[str, Any]:
+    """Send every request when it is due, whatever became of those before, and wait for the last answer."""
+    doubled = images[np.arange(len(images) + max(SIZES)) % len(images)]
+    options = [RequestOptions(policy=point.name) for point in named_points(service.calibration.points)]
+    sent, start = [], time.monotonic()
+    for request in requests:
+        await asyncio.sleep(max(0.0, start + request.due - time.monotonic()))
+        pixels = doubled[request.first : request.first + request.size]
+        call = ClassifyRequest(pixels, options[request.point], Account("bench", time.monotonic()))
+        sent.append(asyncio.create_task(_send(service, call)))
+    outcomes = await asyncio.gather(*sent)
+    ran = max(seconds, time.monotonic() - start)
+    return _row([(start + r.due, r.size, o) for r, o in zip(requests, outcomes, strict=True)], service, seconds, ran)
+
+
+class Outcome(NamedTuple):
+    """What came of a request: its result, and its record, which has the operating point."""
 
     result: Result
-    source: str
+    record: Account
 
 
-@dataclass
-class Seen:
-    """What came of an offer: `outcomes` by request; `shed` as (reason, images, brown-out level); CPU seconds."""
-
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    shed: list[tuple[str, int, int]] = field(default_factory=list)
-    start: float = 0.0
-    seconds: float = 0.0
-    lag: list[float] = field(default_factory=list)
-    generator_cpu: float = 0.0
-    front_cpu: float = 0.0
-    process_cpu: float = 0.0
-    batches: Counter[int] = field(default_factory=Counter)
-    batch_images: Counter[int] = field(default_factory=Counter)
-
-    def watch(self, message: Outbound) -> None:
-        """Count what ran."""
-        if isinstance(message, Ran):
-            self.batches[message.stage] += 1
-            self.batch_images[message.stage] += message.images
-
-
-async def offer_load(service: Service, images: Pixels, offer: Offer) -> Seen:
-    """Send every request when it is due, whatever became of those before, and wait for the last answer."""
-    seen, doubled = Seen(), images[np.arange(len(images) + max(SIZES)) % len(images)]
-    service.engine.watch(seen.watch)
-    options = [RequestOptions(policy=point.name) for point in named_points(service.calibration.points)]
-    sending: set[asyncio.Task[None]] = set()
-    cpu = time.thread_time(), time.process_time()
-    seen.start = time.monotonic()
-    rows = zip(*(column.tolist() for column in (offer.due, offer.sizes, offer.points, offer.first)), strict=True)
-    for number, (due, size, point, first) in enumerate(rows):
-        wait = seen.start + due - time.monotonic()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        began = time.thread_time()
-        arrival = time.monotonic()
-        seen.lag.append(arrival - seen.start - due)
-        call = ClassifyRequest(doubled[first : first + size], options[point], Account("bench", arrival))
-        task = asyncio.create_task(_send(service, call, number, seen))
-        sending.add(task)
-        task.add_done_callback(sending.discard)
-        seen.generator_cpu += time.thread_time() - began
-    await asyncio.gather(*sending)
-    seen.seconds = time.monotonic() - seen.start
-    seen.front_cpu, seen.process_cpu = time.thread_time() - cpu[0], time.process_time() - cpu[1]
-    return seen
-
-
-async def _send(service: Service, call: ClassifyRequest, number: int, seen: Seen) -> None:
+async def _send(service: Service, call: ClassifyRequest) -> Outcome | None:
+    """None where it is shed."""
     try:
-        result = await run(service, call)
-        assert call.record.point is not None
-        seen.outcomes[number] = Outcome(result, call.record.point.source)
-    except OverloadedError as error:
-        seen.shed.append((error.reason, len(call.images), service.engine.brownout_level))
+        return Outcome(await run(service, call), call.record)
+    except OverloadedError:
+        return None
 
 
-async def unloaded_seconds(service: Service, images: Pixels) -> Mapping[int, float]:
-    """Seconds that a request of each size takes alone, every image through the full cascade; medians."""
-    exits = service.operating_points.exits
-    options, rng = RequestOptions(thresholds=(1.0,) * (exits - 1)), np.random.default_rng(0)
-    samples: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _ in range(UNLOADED_SAMPLES):
-        for size in rng.permutation(SIZES).tolist():
-            pixels, start = images[np.arange(size) % len(images)], time.monotonic()
-            result = await run(service, ClassifyRequest(pixels, options, Account("bench", start)))
-            samples[size].append(float(result.landed.max()) - start)
-    return {size: float(np.median(seconds)) for size, seconds in samples.items()}
+def _row(
+    requests: list[tuple[float, int, Outcome | None]], service: Service, seconds: float, ran: float
+) -> dict[str, Any]:
+    """Of requests with the time they were due and their images; `degraded` and `shed` are shares of images."""
+    answered = [(due, outcome) for due, _, outcome in requests if outcome is not None]
+    offered, done = sum(size for _, size, _ in requests), sum(len(outcome.result.exit) for _, outcome in answered)
+    latencies = np.concatenate([np.zeros(0), *(outcome.result.landed - due for due, outcome in answered)])
+    exits = np.concatenate([np.zeros(0, np.int64), *(outcome.result.exit for _, outcome in answered)])
+    browned_out = sum(len(o.result.exit) for _, o in answered if o.record.point and o.record.point.source == "brownout")
+    return {
+        "offered": offered / seconds,
+        "achieved": done / ran,
+        **{f"p{p}_ms": float(1e3 * np.percentile(latencies, p)) if done else None for p in (50, 95, 99)},
+        "mean_gflops": float(np.array([0.0, *service.facts.gflops])[exits].mean()) if done else None,
+        "degraded": browned_out / max(1, done),
+        "shed": (offered - done) / max(1, offered),
+    }

@@ -1,4 +1,4 @@
-"""Server processes of a benchmark: started on a free port, ended with SIGTERM, their CPU time read from /proc."""
+"""Server processes of a benchmark: started on a free port, ended with SIGTERM, CPU time read from /proc."""
 
 import os
 import re
@@ -24,14 +24,14 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server answers, and its process (None for one that somebody else runs)."""
+    """Where a server answers, and its process (None for one that others run)."""
 
     name: str
     url: str
     process: int | None
 
     def cpu_seconds(self) -> float | None:
-        """CPU time so far, child processes included; None where the system does not tell."""
+        """CPU time so far, child processes included; None where it is not known."""
         if self.process is None or not _PROC.is_dir():
             return None
         return sum(_ticks(pid) for pid in family(self.process)) / os.sysconf("SC_CLK_TCK")
@@ -44,7 +44,7 @@ def _ticks(pid: int) -> int:
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process and those it has started, as far as /proc tells."""
+    """A process and those it has started, by /proc."""
     yield pid
     for children in (_PROC / str(pid) / "task").glob("*/children"):
         for child in children.read_text().split():
@@ -55,10 +55,10 @@ def family(pid: int) -> Iterator[int]:
 def server_process(
     name: str, arguments: list[str], say: Callable[[str], None], *, python: str = sys.executable
 ) -> Iterator[Server]:
-    """`python` with these arguments, which logs "serving ... on URL"; ready when handed over, ended afterwards.
+    """`python` with these arguments, which logs "serving ... on URL"; ready inside the block, ended after it.
 
     Raises:
-        DeviceError: it ended, or did not become ready; with its last words.
+        DeviceError: it ended or did not become ready; with the last line of its log.
     """
     with tempfile.NamedTemporaryFile(prefix=f"msmlp-{name}-", suffix=".log") as log:
         process = subprocess.Popen([python, *arguments], stdout=log, stderr=log)
@@ -82,7 +82,7 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) 
 
 
 def is_ready(url: str) -> bool:
-    """Whether `GET /readyz` is 200; false also where nothing answers."""
+    """Whether `GET /readyz` answers 200."""
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:
@@ -104,7 +104,7 @@ def _end(process: "subprocess.Popen[bytes]") -> str:
         process.kill()
         process.wait()
         end = "killed"
-    for child in children:  # not every server takes its own along
+    for child in children:  # not every server ends its own
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     return end

@@ -1,25 +1,54 @@
-"""How long a stage takes for a batch: through the backend, and as a plain module on a contiguous batch."""
+"""Stage times t_k(b): how they are measured, and the bound that follows from them."""
 
 import time
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msmlp.bench.costs import StageCosts
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import Weights
 
 Pixels = NDArray[np.uint8]
-Seconds = NDArray[np.float64]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """`seconds` [K, len(buckets)] is t_k(b): how long stage k (0-based) takes for a batch in bucket b."""
+
+    buckets: tuple[int, ...]
+    seconds: Floats
+
+    @cached_property
+    def per_image(self) -> Floats:
+        """t_k(b) / b, [K, len(buckets)]."""
+        each: Floats = self.seconds / np.array(self.buckets)
+        return each
+
+    def images_per_second(self, reach: Floats) -> float:
+        """The bound: 1 / Σ_k reach_k · min_b t_k(b) / b, where reach_k is the share of images that enter stage k."""
+        return float(1 / (reach * self.per_image.min(axis=1)).sum())
+
+    def best_batch(self) -> int:
+        """The bucket in which all stages together cost least per image: argmin_b Σ_k t_k(b) / b."""
+        return self.buckets[int(self.per_image.sum(axis=0).argmin())]
+
+
+def reach_of(exits: Ints, stages: int) -> Floats:
+    """The share of images that enter each stage, [K], from the exits (1...K) at which they leave."""
+    return np.array([(exits > k).mean() for k in range(stages)])
 
 
 class PlainStages:
     """The folded stages without slots: contiguous batches in, features kept as tensors."""
 
     def __init__(self, weights: Weights, backend: StageBackend) -> None:
-        # Of int8 graphs only weights and products have 8 bits: the modules run in float32 beside them.
+        # int8 graphs have 8 bits in weights and products only: the modules beside them run in float32.
         kind = "float32" if backend.dtype == "int8" else backend.dtype
         self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
         self._stages = served_stages(weights, (1.0,) * backend.stages)
@@ -28,8 +57,8 @@ class PlainStages:
             stage.stage.to(self._dtype)
 
     @torch.inference_mode()
-    def times(self, pixels: Pixels) -> Seconds:
-        """Seconds of every stage over one batch, [K]; what comes back is the score, as in the backend."""
+    def times(self, pixels: Pixels) -> Floats:
+        """Seconds of every stage over one batch, [K]; scores and probabilities come back, as from the backend."""
         batch = torch.from_numpy(pixels).to(self._device)
         upstream, seconds = None, []
         for stage in self._stages:
@@ -41,7 +70,7 @@ class PlainStages:
         return np.array(seconds)
 
 
-def backend_times(backend: StageBackend, pixels: Pixels) -> Seconds:
+def backend_times(backend: StageBackend, pixels: Pixels) -> Floats:
     """The same through the backend, with gather, scatter and copy-back, [K]."""
     slots = backend.admit(pixels)
     seconds = []
@@ -54,29 +83,22 @@ def backend_times(backend: StageBackend, pixels: Pixels) -> Seconds:
 
 
 class StageSamples:
-    """Samples of t_k(b), through the backend and plain, taken one right after the other."""
+    """Samples of t_k(b), through the backend and plain, one right after the other."""
 
     def __init__(self, backend: StageBackend, plain: PlainStages, images: Pixels) -> None:
         self._backend, self._plain, self._images = backend, plain, images
-        self._samples: dict[int, list[Seconds]] = {bucket: [] for bucket in backend.buckets}
+        self._samples: dict[int, list[Floats]] = {bucket: [] for bucket in backend.buckets}
 
-    def sample(self, bucket: int, *, plain_first: bool) -> None:
-        """Both once more in this bucket."""
-        pixels = self._images[:bucket]
-        if plain_first:
-            plain = self._plain.times(pixels)
-            backend = backend_times(self._backend, pixels)
+    def sample(self, bucket: int) -> None:
+        """One more of both in this bucket; they take turns in going first."""
+        pixels, samples = self._images[:bucket], self._samples[bucket]
+        if len(samples) % 2:
+            plain, backend = self._plain.times(pixels), backend_times(self._backend, pixels)
         else:
-            backend = backend_times(self._backend, pixels)
-            plain = self._plain.times(pixels)
-        self._samples[bucket].append(np.stack([backend, plain]))
+            backend, plain = backend_times(self._backend, pixels), self._plain.times(pixels)
+        samples.append(np.stack([backend, plain]))
 
     def costs(self) -> tuple[StageCosts, StageCosts]:
         """Medians: through the backend, and plain."""
         medians = np.stack([np.median(samples, axis=0) for samples in self._samples.values()], axis=-1)
         return StageCosts(self._backend.buckets, medians[0]), StageCosts(self._backend.buckets, medians[1])
-
-    def least(self) -> StageCosts:
-        """The shortest times through the backend: of few samples they say more than medians."""
-        least = np.stack([np.min(samples, axis=0)[0] for samples in self._samples.values()], axis=-1)
-        return StageCosts(self._backend.buckets, least)

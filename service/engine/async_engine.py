@@ -127,11 +127,6 @@ class Engine:
         return self._admission.inflight
 
     @property
-    def requests(self) -> int:
-        """How many requests are inside, not yet answered."""
-        return len(self._pending)
-
-    @property
     def brownout_level(self) -> int:
         """The brown-out level now, 0 to `brownout.LEVELS`."""
         return self._brownout.level

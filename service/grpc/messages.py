@@ -6,7 +6,7 @@ Python code is generated, as it would not run with a protobuf older than the one
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from msmlp.service.oip.request import Data, Inference, Limits, to_inference
 from msmlp.service.oip.response import Tensor, tensor_bytes
 from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_request
 
-DESCRIPTION = Path(__file__).with_name("inference.binpb")
+DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
 SERVICE = "inference.GRPCInferenceService"
 
 

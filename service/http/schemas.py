@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights import OperatingPoint
 

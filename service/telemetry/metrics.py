@@ -1,4 +1,4 @@
-"""Prometheus metrics: section 5 of the contract."""
+"""Prometheus metrics."""
 
 import math
 from bisect import bisect_left

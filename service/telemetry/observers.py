@@ -11,7 +11,6 @@ from msmlp.service.service import Service
 from msmlp.service.telemetry.access_log import log_access
 from msmlp.service.telemetry.background import Beside
 from msmlp.service.telemetry.record import Observer
-from msmlp.service.triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -47,14 +46,6 @@ def traces_of(provider: "TracerProvider", service: Service) -> "Traces":
 async def watched(service: Service) -> AsyncIterator[None]:
     """They are told of the requests inside."""
     settings, traces = service.settings, service.traces
-    if settings.triton_metrics:
-        counted = TritonMetrics(
-            service.facts.model,
-            service.statistics,
-            executions=lambda: service.metrics.executions,
-            pending=lambda: service.engine.requests,
-        )
-        service.metrics.registry.register(counted)
     observers: list[Observer] = [traces.ended] if traces is not None else []
     if settings.access_log or settings.log_level == "debug":
         observers.append(log_access)  # after the traces, whose ids it names

@@ -1,24 +1,13 @@
-"""Sums over the requests that were to classify something, as Triton keeps them: for `GET .../stats` and its metrics."""
+"""Sums over classification requests, as the Open Inference Protocol's `GET .../stats` reports them."""
 
 import time
 from collections import Counter, defaultdict
 from http import HTTPStatus
 from typing import Any
 
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.telemetry.record import Account
 
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-REASONS = {
-    HTTPStatus.TOO_MANY_REQUESTS: "REJECTED",
-    HTTPStatus.GATEWAY_TIMEOUT: "REJECTED",
-    CLIENT_CLOSED_REQUEST: "CANCELED",
-    HTTPStatus.SERVICE_UNAVAILABLE: "BACKEND",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "BACKEND",
-}
-"""Triton's words for what came of requests that failed; all others are OTHER."""
-
-OTHER = "OTHER"
 
 
 class Statistics:
@@ -31,7 +20,6 @@ class Statistics:
         self.images = 0
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.failures: Counter[str] = Counter()
         self._last_ms = 0
 
     def ended(self, account: Account) -> None:
@@ -40,7 +28,6 @@ class Statistics:
             return
         if account.status != HTTPStatus.OK:
             self._add("fail", account.seconds)
-            self.failures[REASONS.get(account.status, OTHER)] += 1
             return
         self.images += account.answered
         self._last_ms = round(time.time() * 1e3)

@@ -4,18 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import SoakOptions, memory_growth, soak
+from benchmarks.soak import memory_growth, soak
 
 
-def test_a_real_server_answers_everything_and_gives_every_place_back(tiny_weights: Path) -> None:
-    options = SoakOptions(
-        minutes=0.02,
-        load=0.3,
-        every=0.2,
-        capacity_seconds=0.3,
-        serve=("--weights", str(tiny_weights), "--device", "cpu", "--max-batch", "8"),
-    )
-    document = soak(options)
+def test_a_real_server_answers_everything_and_returns_every_permit(tiny_weights: Path) -> None:
+    serve = ["--weights", str(tiny_weights), "--device", "cpu", "--max-batch", "8"]
+    document = soak(serve, minutes=0.02, load=0.3, every=0.2, capacity_seconds=0.3)
     assert document["faults"] == []
     assert document["ok"]
     assert document["requests"] == sum(document["statuses"].values()) > 0

@@ -3,7 +3,7 @@
 import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msmlp.model.backends.choose import choose_backend
-from msmlp.model.backends.drivers import EagerDriver, Step
+from msmlp.model.backends.devices import EagerDriver, Step
 from msmlp.model.backends.onnx_device import OnnxDeviceBackend
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from msmlp.model.backends.providers import BY_NAME, CPU, has_provider
+from msmlp.model.backends.providers import CPU
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.calibrate import calibrate
-from msmlp.model.cascade import Cascade
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits import exit_of
 from msmlp.model.export import export
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.policies import FITTED, run_policies, stage_policies
+from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
@@ -36,20 +37,20 @@ CAPACITY, MAX_BATCH = 40, 24
 
 @dataclass(frozen=True)
 class Case:
-    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets.
-
-    `gated` says the scores [N, K] where they are not the largest probabilities.
-    """
+    """A backend, what its stages must say of images [N, K, classes], and how near: to that, and across buckets."""
 
     backend: StageBackend
     expected: Callable[[Pixels], NDArray[np.float64]]
-    gated: Callable[[Pixels], NDArray[np.float64]] | None
+    policy: ExitPolicy | None
     to_expected: float
     across_buckets: float
 
 
 class RepeatingDriver(EagerDriver):
-    """Runs a step three times where it is first wanted, as a GPU does: twice before its capture, then the replay."""
+    """A CPU that does what a GPU does: two batches in flight, and three runs of a step when it is first wanted, two
+    before its capture and the replay."""
+
+    in_flight = 2
 
     def replaying(self, step: Step) -> Step:
         seen: set[tuple[int, int]] = set()
@@ -99,38 +100,27 @@ ACROSS_BUCKETS = {
 }
 """ε between the buckets of one backend; docs/backends.md says what was measured."""
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-ORT_CUDA = pytest.mark.skipif(
-    not (torch.cuda.is_available() and has_provider(BY_NAME["cuda"])), reason="no GPU here, or no ONNX Runtime for it"
-)
-
 
 @pytest.fixture(scope="module")
-def fitted(
-    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """`fitted("gate")`: the exported weights with another exit policy, calibrated and exported again."""
+def scored(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`scored("margin")`: the exported weights with another exit policy, calibrated and so exported again."""
 
     @functools.cache
     def make(policy: str) -> Path:
-        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / policy))
-        made = calibrate(folder, digits_folder, "cpu", exit_policy=policy)
-        assert made.exit_policy_parameters
-        export(folder)
+        folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / policy))
+        calibrate(folder, digits_folder, "cpu", exit_policy=policy)
         return folder
 
     return make
 
 
 @pytest.fixture(scope="module")
-def lowered(
-    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def lowered(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`lowered("int8")`: the exported weights with graphs in that format too."""
 
     @functools.cache
     def make(dtype: str) -> Path:
-        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / dtype))
+        folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / dtype))
         export(folder, dtype, digits_folder if dtype == "int8" else None)
         return folder
 
@@ -140,80 +130,55 @@ def lowered(
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
-        "staged-cpu-float32",
-        "staged-cpu-bfloat16",
+        "torch-cpu-bfloat16",
+        "repeated-cpu-float32",
         "onnx-cpu-float32",
         "onnx-cpu-float16",
         "onnx-cpu-int8",
         # The backend of a GPU, on a CPU: all of it but CUDA.
         "device-cpu-float32",
         "device-cpu-float16",
-        pytest.param("onnx-cuda-float32", marks=ORT_CUDA),
-        pytest.param("onnx-cuda-float16", marks=ORT_CUDA),
-        pytest.param("torch-cuda-float32", marks=CUDA),
-        pytest.param("torch-cuda-bfloat16", marks=CUDA),
-        # Policies that are fitted read what the exit before answered, which a slot keeps.
+        pytest.param("onnx-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("onnx-cuda-float16", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-float32", marks=pytest.mark.gpu),
+        pytest.param("torch-cuda-bfloat16", marks=pytest.mark.gpu),
+        "repeated-cpu-float32",
         *(
-            f"{backend}-{policy}"
-            for policy in FITTED
-            for backend in (
-                "torch-cpu-float32",
-                "staged-cpu-float32",
-                "staged-cpu-bfloat16",
-                "onnx-cpu-float32",
-                "device-cpu-float32",
-            )
+            f"{backend}-cpu-float32-{policy}"
+            for policy in ("margin", "entropy")
+            for backend in ("torch", "onnx", "device")
         ),
-        *(pytest.param(f"torch-cuda-bfloat16-{policy}", marks=CUDA) for policy in FITTED),
-        *(f"repeated-cpu-float32-{policy}" for policy in FITTED),
         "fake",
     ]
 )
 def case(
     request: pytest.FixtureRequest,
-    exported_weights: Path,
+    tiny_weights: Path,
     lowered: Callable[[str], Path],
-    fitted: Callable[[str], Path],
+    scored: Callable[[str], Path],
 ) -> Case:
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
     name, device, dtype, *policy = request.param.split("-")
-    folder = lowered(dtype) if dtype in ("float16", "int8") else exported_weights
-    weights = load_weights(fitted(policy[0]) if policy else folder)
+    folder = lowered(dtype) if dtype in ("float16", "int8") else tiny_weights
+    weights = load_weights(scored(policy[0]) if policy else folder)
     calibration = load_calibration(weights)
-    temperatures, parameters = calibration.file.temperatures, calibration.file.exit_policy_parameters
+    temperatures = calibration.file.temperatures
     backend: StageBackend
-    if name in ("staged", "repeated"):
-        backend = StagedBackend(
-            weights,
-            EagerDriver() if name == "staged" else RepeatingDriver(),
-            temperatures=temperatures,
-            exit_policy=calibration.file.exit_policy,
-            policy_parameters=parameters,
-            dtype=getattr(torch, dtype),
-            capacity=CAPACITY,
-            max_batch=MAX_BATCH,
-        )
+    settings = BackendSettings(device, dtype, capacity=CAPACITY, max_batch=MAX_BATCH)
+    if name == "repeated":
+        exits = Exits(temperatures, calibration.file.exit_policy)
+        backend = StagedBackend(weights, replace(settings, exits=exits), RepeatingDriver())
     elif name == "device":
         graphs = load_graphs(weights, calibration, dtype)
-        backend = OnnxDeviceBackend(
-            weights.manifest.cascade, graphs, CPU, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
-        )
+        backend = OnnxDeviceBackend(weights.manifest.cascade, graphs, settings, CPU)
     else:
-        backend = choose_backend(
-            weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
-        )()
-    policies = stage_policies(calibration.file.exit_policy, parameters, len(temperatures))
-
-    def says(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        answers, scores = run_policies(policies, whole_cascade(weights, temperatures, pixels))
-        return answers, scores
-
+        backend = select_backend(weights, calibration, settings, name).build()
     return Case(
         backend,
-        lambda pixels: says(pixels)[0],
-        (lambda pixels: says(pixels)[1]) if policy == ["gate"] else None,
+        lambda pixels: whole_cascade(weights, temperatures, pixels),
+        exit_policy(calibration.file.exit_policy),
         TO_EXPECTED[dtype],
         ACROSS_BUCKETS[device, dtype],
     )
@@ -343,10 +308,10 @@ def test_stage_by_stage_is_the_cascade_run_whole(case: Case, pixels: Pixels) -> 
     expected = case.expected(images)
     for stage, output in enumerate(through_all_stages(backend, images)):
         assert np.abs(output.probabilities - expected[:, stage]).max() <= case.to_expected
-        if case.gated is not None:
-            assert np.abs(output.score - case.gated(images)[:, stage]).max() <= case.to_expected
-        elif not isinstance(backend, FakeBackend):
-            assert output.score.tolist() == output.probabilities.max(axis=1).tolist()
+        if case.policy is not None:
+            # The largest probability is itself, to the bit.
+            rounding = 0 if case.policy is max_probability else 1e-6
+            assert np.abs(output.score - case.policy(output.probabilities)).max() <= rounding
 
 
 def test_outputs_follow_the_order_of_the_slots(backend: StageBackend, pixels: Pixels) -> None:
@@ -420,13 +385,13 @@ def test_a_reused_slot_keeps_nothing_of_the_ticket_before(case: Case, pixels: Pi
         assert [bits(before, row) for row in range(8)] == [bits(after, row) for row in range(8)]
 
 
-def test_two_batches_may_be_in_flight(backend: StageBackend, pixels: Pixels) -> None:
-    one, two = backend.admit(pixels[:4]), backend.admit(pixels[4:8])
-    handles = backend.launch(0, one), backend.launch(0, two)
-    second, first = backend.collect(handles[1]), backend.collect(handles[0])
-    for row in range(4):
-        assert bits(first, row) == in_company(backend, pixels, row, 4, row, 4)[0]
-        assert bits(second, row) == in_company(backend, pixels, 4 + row, 4, row, 4)[0]
+def test_as_many_batches_as_it_says_may_be_in_flight(backend: StageBackend, pixels: Pixels) -> None:
+    starts = range(0, 4 * backend.in_flight, 4)
+    handles = [backend.launch(0, backend.admit(pixels[start : start + 4])) for start in starts]
+    for start, handle in reversed(list(zip(starts, handles, strict=True))):
+        output = backend.collect(handle)
+        for row in range(4):
+            assert bits(output, row) == in_company(backend, pixels, start + row, 4, row, 4)[0]
 
 
 def test_warming_up_leaves_every_slot_free(backend: StageBackend, pixels: Pixels) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from scripts.chart_schema import BY_OTHER_VALUES
+from scripts.docs import SET_BY_OTHER_VALUES
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -36,7 +36,7 @@ def test_every_value_is_listed_with_its_default() -> None:
 
 def test_settings_that_are_other_values_are_named() -> None:
     [row] = re.findall(r"^\| `settings` \|.*$", PAGE, flags=re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", row)) == {"settings"} | BY_OTHER_VALUES
+    assert set(re.findall(r"`(\w+)`", row)) == {"settings"} | SET_BY_OTHER_VALUES
 
 
 def test_every_link_and_file_is_there() -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,9 @@ def test_the_answer_shown_is_one_of_the_default_weights() -> None:
     manifest = json.loads((ROOT / "weights" / answer["model"]["name"] / "manifest.json").read_text())
     assert answer["results"][0]["exits"] == len(manifest["cascade"]["stages"])
     assert answer["results"][0]["label"] in manifest["classes"]
+
+
+def test_the_wheel_is_the_one_that_a_build_writes() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for page in (README, (ROOT / "docs" / "python.md").read_text()):
+        assert re.findall(r"dist/(.+?)\[", page) == [f"msmlp-{version}-py3-none-any.whl"]

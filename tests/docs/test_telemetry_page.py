@@ -1,4 +1,4 @@
-"""docs/telemetry.md names what is really logged, traced and counted."""
+"""docs/telemetry.md names what is really logged and traced."""
 
 import json
 import logging
@@ -29,10 +29,10 @@ def names_in(row: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def told(tiny_weights: Path) -> tuple[logging.LogRecord, dict[str, ReadableSpan], str]:
-    """The access log's line, the spans and the metrics of a request that took the default operating point."""
+def told(tiny_weights: Path) -> tuple[logging.LogRecord, dict[str, ReadableSpan]]:
+    """The access log's line and the spans of a request that took the default operating point."""
     memory, lines = InMemorySpanExporter(), []
-    service = fake_service(tiny_weights, fake_backend, triton_metrics=True)
+    service = fake_service(tiny_weights, fake_backend)
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
     service.accounts.observers += [Traces(provider, service.facts.model).ended, log_access]
@@ -44,11 +44,10 @@ def told(tiny_weights: Path) -> tuple[logging.LogRecord, dict[str, ReadableSpan]
     try:
         with serving(service) as client:
             assert client.post("/classify", files=[("images", encoded(picture(0, 0, 0, size=32)))]).status_code == 200
-            metrics = client.get("/metrics").text
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
-    return lines[0], {span.name: span for span in memory.get_finished_spans()}, metrics
+    return lines[0], {span.name: span for span in memory.get_finished_spans()}
 
 
 def test_the_line_shown_has_the_fields_of_a_real_one(told: Any) -> None:
@@ -74,11 +73,6 @@ def test_every_variable_is_one_that_the_library_reads() -> None:
     named = set(re.findall(r"`(OTEL_[A-Z_]+)`", PAGE))
     assert len(named) == 6
     assert named <= set(vars(sdk_variables)) | set(vars(api_variables))
-
-
-def test_every_metric_of_tritons_is_named(told: Any) -> None:
-    served = set(re.findall(r"^# TYPE (nv_\w+) ", told[2], flags=re.MULTILINE))
-    assert set(re.findall(r"`(nv_\w+)`", PAGE)) == served
 
 
 def test_the_probes_that_are_named_are_probes() -> None:

@@ -94,14 +94,11 @@ def test_training_calibrating_and_evaluating_go_as_the_page_says(followed: Follo
     assert student["training"]["teacher"]["name"] == "mine"
 
 
-def test_the_pictures_and_the_table_that_the_page_speaks_of_are_there(followed: Followed) -> None:
+def test_the_gallery_and_the_card_are_written(followed: Followed) -> None:
     assert (followed.folder / "gallery.png").stat().st_size > 1000
     assert {"card.md", "confusion.png", "reliability.png", "frontier.png"} <= {
         path.name for path in (followed.folder / "weights" / "mine").iterdir()
     }
-    table = (followed.folder / "report" / "report.md").read_text()
-    [student] = [line for line in table.splitlines() if line.startswith("| `student` |")]
-    assert "| `mine` |" in student
 
 
 def test_a_floor_and_a_budget_are_kept_over_http(followed: Followed) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.config import preset
 from msmlp.model.evaluate import evaluate
-from msmlp.model.flops import cumulative_gflops
+from msmlp.model.nn.config import preset
+from msmlp.model.nn.flops import cumulative_gflops
 from tests.e2e.conftest import Call, run_msmlp
 
 

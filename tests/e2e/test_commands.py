@@ -5,16 +5,18 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+import msmlp
 from msmlp import main as command_line
 from msmlp.main import app
-from msmlp.model.training.options import network_presets
-from msmlp.service.settings import Settings
+from msmlp.model.training.recipes import network_presets
+from msmlp.service.settings import REMOVED, Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 
 ROOT = typer.main.get_command(app)
@@ -97,6 +99,13 @@ def test_without_a_command_the_help_is_printed(call: Call, capsys: pytest.Captur
     assert all(path[0] in printed.out for path in COMMANDS.values())
 
 
+def test_the_version_is_the_packages(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"msmlp {metadata.version('msmlp')}\n", "")
+    assert msmlp.__version__ == metadata.version("msmlp")
+
+
 # --- exit statuses -----------------------------------------------------------------------------------------------
 
 
@@ -119,6 +128,11 @@ def test_an_unknown_option_is_one_line_and_status_2(name: str, call: Call, capsy
         (["serve", "--port", "70000"], "less than or equal to 65535"),
         (["serve", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["info", "weights/x"], "unexpected extra argument"),
+        # Removed in 0.2.
+        (
+            ["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "gate"],
+            "'gate' is not one of 'max-probability', 'margin', 'entropy'",
+        ),
     ],
 )
 def test_a_wrong_word_is_one_line_and_status_2(
@@ -174,8 +188,20 @@ def test_a_fault_of_ours_can_be_traced(failing_info: Any, monkeypatch: pytest.Mo
 
 def test_serve_has_an_option_for_every_setting_and_no_other() -> None:
     serve: Any = ROOT.commands["serve"]  # type: ignore[attr-defined]
-    options = {option.opts[0] for option in serve.params}
+    options = {option.opts[0] for option in serve.params if not option.hidden}
     assert options == {"--" + name.replace("_", "-") for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_option_is_one_line(
+    call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    option, variable = "--" + name.replace("_", "-"), f"MSMLP_{name.upper()}"
+    assert call("serve", option) == 2
+    assert capsys.readouterr().err == f"msmlp: {option}: {REMOVED[name]}\n"
+    monkeypatch.setenv(variable, "1")
+    assert call("serve") == 2
+    assert capsys.readouterr().err == f"msmlp: {variable}: {REMOVED[name]}\n"
 
 
 def test_serve_says_each_settings_meaning_and_default(call: Call, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.exits import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
@@ -31,7 +32,7 @@ def test_a_photograph_gets_the_label_and_exit_of_the_model_in_process(
 ) -> None:
     weights = load_weights(tiny_weights)
     calibration = load_calibration(weights)
-    backend = TorchBackend(weights, temperatures=calibration.file.temperatures, capacity=1, max_batch=1)
+    backend = StagedBackend(weights, BackendSettings("cpu", capacity=1, exits=Exits(calibration.file.temperatures)))
     outputs = run_every_exit(backend, load_image(cat_photo, backend.size)[None])
     for point in calibration.points:
         answer = httpx.post(
@@ -115,6 +116,7 @@ def test_a_signal_during_a_request_waits_for_its_answer(tiny_weights: Path, cat_
         assert "Traceback" not in running.log
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_ends_an_idle_server_in_order(tiny_weights: Path) -> None:
     with msmlp_serve(tiny_weights) as running:
         running.wait_for("engine: ready")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig
 
 
 def _pattern(shape: tuple[int, ...], phase: float) -> Tensor:

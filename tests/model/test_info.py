@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.config import PRESETS
 from msmlp.model.errors import ConfigError, WeightsError
-from msmlp.model.flops import cumulative_gflops
 from msmlp.model.info import preset_info, weights_info
+from msmlp.model.nn.config import PRESETS
+from msmlp.model.nn.flops import cumulative_gflops
 
 
 @pytest.mark.parametrize("name", PRESETS)

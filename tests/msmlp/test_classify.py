@@ -11,10 +11,10 @@ import pytest
 import typer.main
 
 import msmlp
-from msmlp import requests
+from msmlp import classify
+from msmlp.classify import Table
 from msmlp.main import app
 from msmlp.service.options import RequestOptions
-from msmlp.table import Table
 from tests.e2e.conftest import Call, run_msmlp
 from tests.msmlp.scripted import Reply, refusal, scripted
 
@@ -119,7 +119,7 @@ def test_more_files_than_a_request_may_hold(
     files: list[Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(requests, "AT_ONCE", 60)
+    monkeypatch.setattr(classify, "AT_ONCE", 60)
     many = (files * 9)[:101]  # 60 and 41, where the service takes 40
     printed = document(*many, "--policy", "fast")
     assert [result["index"] for result in printed["results"]] == list(range(101))
@@ -232,13 +232,13 @@ def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url:
         ([*files, text], f"{text}: not a readable image"),
         ([*files, text, "--stream"], f"{text}: not a readable image"),
         ([files[0], "--top-k", "0"], "top_k: expected a whole number from 1 to 1e9"),
-        ([files[0], "--thresholds", "0.5"], "thresholds: 1 numbers given, allowed: 2"),
+        ([files[0], "--thresholds", "0.5"], "thresholds: 1 numbers given; expected 2"),
         ([files[0], "--policy", "fast", "--min-accuracy", "0.2"], "give only one of"),
-        ([files[0], "--min-accuracy", "1"], "allowed: 0 to "),
+        ([files[0], "--min-accuracy", "1"], "expected 0 to "),
         ([files[0], "--weights", "weights"], "--weights"),
         ([files[0], "--stream", "--json"], "--stream"),
         ([files[0], "--url", f"{url}/x"], f"{url}/x/classify: no such path"),
-        ([files[0], "--url", "localhost:8000"], "'localhost:8000' is no address"),
+        ([files[0], "--url", "localhost:8000"], "'localhost:8000' is not the address"),
         ([], "Missing argument"),
     ):
         assert call("classify", "--url", url, *words) == 2, words
@@ -248,7 +248,7 @@ def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url:
 def test_the_file_is_named_whichever_request_it_was_in(
     call: Call, capsys: Captured, url: str, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "AT_ONCE", 5)
+    monkeypatch.setattr(classify, "AT_ONCE", 5)
     files[7].write_bytes(files[7].read_bytes()[:40])
     for number in (8, 9):
         files[number].write_text("no image")

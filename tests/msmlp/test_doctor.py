@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from msmlp import machine
+from msmlp import doctor
 from msmlp.doctor import examine
 from msmlp.model.weights import load_calibration, load_weights, model_version
 from tests.e2e.conftest import run_msmlp
@@ -46,7 +46,8 @@ def test_a_machine_that_can_serve(tiny_weights: Path) -> None:
     assert document["weights"]["version"] == model_version(weights, load_calibration(weights))
     assert document["weights"]["calibrated_on"]["images"] == 40
     choice = document["choice"]
-    assert (choice["backend"], choice["device"], choice["dtype"]) == ("torch", "cpu", "float32")
+    assert (choice["backend"], choice["device"], choice["dtype"]) == ("onnx", "cpu", "float32")
+    assert choice["why"]["backend"] == "the float32 graphs match, on a CPU"
     assert choice["why"]["device"] == "set to cpu"
     assert choice["why"]["dtype"] == "half precision on a GPU, float32 on a CPU"
     assert document["settings"] == {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu"}
@@ -125,24 +126,24 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_problem(
 
 
 def test_a_missing_serving_package_is_a_problem(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = machine.metadata.version
+    real = doctor.metadata.version
 
     def version(package: str) -> str:
         if package == "uvicorn":
-            raise machine.metadata.PackageNotFoundError(package)
+            raise doctor.metadata.PackageNotFoundError(package)
         return real(package)
 
-    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setattr(doctor.metadata, "version", version)
     found = look(tiny_weights)
     assert found["packages"]["serve"]["uvicorn"] is None
     assert found["problems"].startswith("serving needs uvicorn: scripts/install.sh")
 
 
-def test_without_torch_it_says_so_and_looks_at_the_rest(tiny_weights: Path) -> None:
+def test_without_torch_it_says_so_and_looks_at_the_rest(weights_without_graphs: Path) -> None:
     program = f"""
 import sys
 sys.modules["torch"] = None
-sys.argv = ["msmlp", "doctor", "--weights", {str(tiny_weights)!r}, "--json"]
+sys.argv = ["msmlp", "doctor", "--weights", {str(weights_without_graphs)!r}, "--json"]
 from msmlp.main import main
 main()
 """

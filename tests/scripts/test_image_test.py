@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from scripts.image_checks import constraints
 from scripts.image_contents import doubles
+from scripts.image_test import constraints
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "docker" / "constraints.txt"

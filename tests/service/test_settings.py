@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from msmlp.model.errors import OptionError
 from msmlp.service.cli import serve
-from msmlp.service.settings import Settings, load_settings
+from msmlp.service.settings import REMOVED, Settings, load_settings
 
 
 @pytest.mark.parametrize("name", ["MSMLP_CAPACITY", "MSMLP_POLICY", "MSMLP_GRPC_PORT"])
@@ -29,7 +29,7 @@ def test_options_go_before_the_environment_and_that_before_the_defaults(monkeypa
 
 
 def test_every_setting_is_an_option_of_serve_and_the_other_way_round() -> None:
-    assert set(inspect.signature(serve).parameters) == set(Settings.model_fields)
+    assert set(inspect.signature(serve).parameters) - set(REMOVED) == set(Settings.model_fields)
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -48,6 +48,17 @@ def test_an_unknown_setting_in_the_environment_is_refused_by_name(monkeypatch: p
     monkeypatch.setenv("MSMLP_PROT", "9000")
     with pytest.raises(OptionError, match=r"MSMLP_PROT: no such setting; there are .*MSMLP_PORT"):
         load_settings()
+
+
+def test_a_removed_setting_is_refused_with_what_to_use_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = "removed in 0.2; use msmlp_requests_total"
+    with pytest.raises(OptionError, match=f"^--triton-metrics: {advice}"):
+        load_settings(triton_metrics=False)
+    monkeypatch.setenv("MSMLP_TRITON_METRICS", "1")
+    with pytest.raises(OptionError, match=f"^MSMLP_TRITON_METRICS: {advice}"):
+        load_settings()
+    monkeypatch.setenv("MSMLP_TRITON_METRICS", "")
+    assert load_settings() == load_settings(triton_metrics=None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ EVERYTHING: Object = {
         "pullPolicy": "Always",
         "pullSecrets": [{"name": "x"}],
     },
-    "settings": {"policy": "fast", "max_bodies_bytes": 10**9, "shadow": 0.0001, "triton_metrics": True, "traces": True},
+    "settings": {"policy": "fast", "max_bodies_bytes": 10**9, "shadow": 0.0001, "access_log": True, "traces": True},
     "env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}],
     "weights": {"claim": "weights", "path": "/weights/mine"},
     "gpu": {"enabled": True, "runtimeClassName": "nvidia"},

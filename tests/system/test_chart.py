@@ -9,7 +9,7 @@ import yaml
 from msmlp.service.http.routes import operations
 from msmlp.service.http.server import UVICORN
 from msmlp.service.settings import Settings, load_settings
-from scripts.chart_schema import BY_OTHER_VALUES
+from scripts.docs import SET_BY_OTHER_VALUES
 from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render
 
 pytestmark = pytest.mark.system
@@ -39,7 +39,7 @@ def test_the_services_settings_are_those_of_the_values(tmp_path: Path, monkeypat
 
 
 def test_every_setting_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {name: field for name, field in Settings.model_fields.items() if name not in BY_OTHER_VALUES}
+    fields = {name: field for name, field in Settings.model_fields.items() if name not in SET_BY_OTHER_VALUES}
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     given = {name: 1 if default is None else default for name, default in defaults.items()}
     [container] = pod_of(render({"settings": given}, tmp_path))["containers"]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from tests.servers import encoded
 from tests.system.conftest import make_serve
 from tests.system.prometheus import CONFIGURATION, Prometheus, Values, prometheus, promtool

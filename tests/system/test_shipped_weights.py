@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.datasets import load_dataset
+from msmlp.model.data import load_dataset
 from msmlp.model.weights import load_calibration, load_weights
 
 pytestmark = pytest.mark.system

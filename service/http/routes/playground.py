@@ -1,12 +1,9 @@
 """`GET /`: the playground, a static page that asks the service it came from."""
 
-from pathlib import Path
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.staticfiles import StaticFiles
 
-UI = Path(__file__).resolve().parents[2] / "ui"
 HEADERS = {
     # Pictures are shown from `blob:`; everything else comes from this server, and nobody frames the page.
     "Content-Security-Policy": (
@@ -18,7 +15,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-_files = StaticFiles(directory=UI)
+_files = StaticFiles(packages=[("msmlp.service", "ui")])
 router = APIRouter(include_in_schema=False)
 
 

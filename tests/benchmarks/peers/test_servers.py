@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.environment import PeersError, versions
-from benchmarks.peers.rounds import Entry, measure
+from benchmarks.peers.measure import Entry, measure
+from benchmarks.peers.prepare import PeersError, first_scores, half_threshold, right_answers, versions
 from benchmarks.peers.servers import OURS, PEERS, Case, our_server, pause, peer_server, resume
-from benchmarks.peers.truth import first_scores, half_threshold, right_answers
-from msmlp.bench.bodies import thumbnails
 from msmlp.bench.generator import offer
+from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import Server, family
 from tests.servers import wait_until
 
@@ -24,11 +23,11 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture
-def case(exported_weights: Path) -> Case:
+def case(tiny_weights: Path) -> Case:
     files = thumbnails(32)
-    thresholds = (half_threshold(first_scores(exported_weights, files)), 0.5)
-    right = right_answers(exported_weights, list(thresholds), files)
-    return Case("cascade", exported_weights, thresholds, tuple(files), tuple(right))
+    thresholds = (half_threshold(first_scores(tiny_weights, files)), 0.5)
+    right = right_answers(tiny_weights, list(thresholds), files)
+    return Case("cascade", tiny_weights, thresholds, tuple(files), tuple(right))
 
 
 @pytest.fixture(params=[FASTAPI.name, OURS])

@@ -1,5 +1,4 @@
-from benchmarks.peers.servers import Tuning
-from benchmarks.peers.tuning import tune
+from benchmarks.peers.servers import Tuning, tune
 
 
 def test_what_brings_more_than_noise_is_kept_and_built_upon() -> None:

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend, warm_up
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import load_calibration, load_weights
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
 def backend(tiny_weights: Path) -> StageBackend:
     weights = load_weights(tiny_weights)
-    return choose_backend(weights, load_calibration(weights), device="cuda", capacity=64, max_batch=16)()
+    settings = BackendSettings("cuda", capacity=64, max_batch=16)
+    return select_backend(weights, load_calibration(weights), settings, "torch").build()
 
 
 def test_a_gpu_runs_bf16_with_two_batches_in_flight(backend: StageBackend) -> None:

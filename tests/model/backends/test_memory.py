@@ -14,16 +14,16 @@ from msmlp.model.backends.memory import (
     slot_bytes,
     slots_that_fit,
 )
-from msmlp.model.config import preset
 from msmlp.model.errors import DeviceError, OptionError, OutOfMemoryError
+from msmlp.model.nn.config import preset
 
 GIB = 2**30
 
 
-def test_a_slot_holds_the_image_and_features_and_answers_of_all_stages_but_the_last() -> None:
-    # tiny: 32 x 32 images; 4 tokens of 32 channels after stage 1, 16 after stage 2; ten answers after each.
-    assert slot_bytes(preset("tiny"), 4) == 3 * 32 * 32 + 4 * (4 * 32 + 16 * 32) + 4 * 20
-    assert slot_bytes(preset("tiny"), 2) == 3 * 32 * 32 + 2 * (4 * 32 + 16 * 32) + 4 * 20
+def test_a_slot_holds_the_image_and_the_features_of_all_stages_but_the_last() -> None:
+    # tiny: 32 x 32 images; 4 tokens of 32 channels after stage 1, 16 after stage 2.
+    assert slot_bytes(preset("tiny"), 4) == 3 * 32 * 32 + 4 * (4 * 32 + 16 * 32)
+    assert slot_bytes(preset("tiny"), 2) == 3 * 32 * 32 + 2 * (4 * 32 + 16 * 32)
     assert slot_bytes(preset("mixer-s"), 4) == 3 * 32 * 32
 
 

@@ -6,24 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from msmlp.model.backends.drivers import EagerDriver, Step
+from msmlp.model.backends.devices import EagerDriver, Step
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.staged import ARRIVING, StagedBackend
 from msmlp.model.errors import DeviceError, OutOfMemoryError
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_weights
+from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.late_device import LateDriver
 
 
-def staged(weights: Path, driver: EagerDriver | None = None, **options: int) -> StagedBackend:
-    loaded = load_weights(weights)
-    return StagedBackend(
-        loaded,
-        driver or EagerDriver(),
-        temperatures=(1.0,) * len(loaded.manifest.cascade.stages),
-        exit_policy="max-probability",
-        dtype=torch.float32,
-        **{"capacity": 200, "max_batch": 16, **options},
-    )
+class Overlapping(EagerDriver):
+    """A CPU that may have several batches in flight, as a GPU does."""
+
+    def __init__(self, in_flight: int) -> None:
+        super().__init__()
+        self.in_flight = in_flight
+
+
+def staged(weights: Path, driver: EagerDriver | None = None, capacity: int = 200) -> StagedBackend:
+    settings = BackendSettings("cpu", capacity=capacity, max_batch=16)
+    return StagedBackend(load_weights(weights), settings, driver or Overlapping(2))
 
 
 def images(count: int) -> np.ndarray:
@@ -32,7 +35,7 @@ def images(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 def test_batches_in_flight_are_counted(tiny_weights: Path, in_flight: int) -> None:
-    backend = staged(tiny_weights, in_flight=in_flight)
+    backend = staged(tiny_weights, Overlapping(in_flight))
     slots = backend.admit(images(8)).reshape(4, 2)
     handles = [backend.launch(0, slots[i]) for i in range(in_flight)]
     with pytest.raises(DeviceError, match=f"{in_flight} batches are in flight already"):
@@ -57,7 +60,7 @@ def test_a_batch_that_could_not_start_is_not_in_flight(tiny_weights: Path) -> No
 
 
 def test_answers_stay_what_they_were_when_their_buffer_serves_another_batch(tiny_weights: Path) -> None:
-    backend = staged(tiny_weights, in_flight=1)
+    backend = staged(tiny_weights, Overlapping(1))
     slots = backend.admit(images(8))
     first = backend.collect(backend.launch(0, slots[:4]))
     before = first.probabilities.copy()
@@ -121,18 +124,25 @@ def test_a_slot_given_back_unused_and_taken_again_has_its_new_image(tiny_weights
     assert output.score.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("bucket", [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])
+def test_on_a_cpu_an_image_says_the_same_bits_in_every_place(bucket: int) -> None:
+    """In real sizes: libraries may compute the edge of a large matrix otherwise than its middle."""
+    backend = StagedBackend(load_weights(DEFAULT_WEIGHTS), BackendSettings("cpu", capacity=bucket))
+    pixels, said = images(65), set()
+    for place in {0, 1, bucket // 3, bucket // 2, bucket - 2, bucket - 1} & set(range(bucket)):
+        order = np.random.default_rng(place).permutation(64)[:bucket]
+        order[place] = 64
+        slots = backend.admit(pixels[order])
+        outputs = [backend.collect(backend.launch(stage, slots)) for stage in range(backend.stages)]
+        said.add(b"".join(output.probabilities[place].tobytes() for output in outputs))
+        backend.release(slots)
+    assert len(said) == 1
+
+
 def test_the_head_is_fp32_and_the_rest_is_not(tiny_weights: Path) -> None:
     """In bf16 alone a score would be one of few: those near 1 are 1/256 apart."""
-    loaded = load_weights(tiny_weights)
-    backend = StagedBackend(
-        loaded,
-        EagerDriver(),
-        temperatures=(1.0, 1.0, 1.0),
-        exit_policy="max-probability",
-        dtype=torch.bfloat16,
-        capacity=64,
-        max_batch=16,
-    )
+    settings = BackendSettings("cpu", "bfloat16", capacity=64, max_batch=16)
+    backend = StagedBackend(load_weights(tiny_weights), settings)
     scores = run_every_exit(backend, images(64)).scores
     coarse = torch.from_numpy(scores).to(torch.bfloat16).float().numpy()
     assert (scores != coarse).mean() > 0.9

@@ -42,9 +42,14 @@ def folds(measured: Table) -> np.ndarray:
     return np.arange(len(measured.scores)) % 5
 
 
+def right(measured: Table, left: np.ndarray) -> np.ndarray:
+    """Whether each image is right where it leaves, exits 1...K [costs, N]."""
+    return measured.correct[np.arange(len(measured.correct)), left - 1]
+
+
 def held_apart(measured: Table) -> list[Fold]:
     """These folds, of a table whose scores nothing was fitted for; none where there is one image."""
     parts = folds(measured)
     if len(set(parts.tolist())) < 2:
         return []
-    return [Fold(parts == f, measured.take(parts == f), measured.take(parts != f)) for f in np.unique(parts)]
+    return [Fold(parts == f, measured) for f in np.unique(parts)]

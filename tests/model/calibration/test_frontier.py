@@ -10,7 +10,7 @@ from msmlp.model.calibration.settings import LEVELS, Setting, Table, thinned
 from msmlp.model.calibration.solvers import SOLVERS
 from msmlp.model.exits import exit_of
 from msmlp.model.weights import OperatingPoint
-from tests.model.calibration.tables import held_apart, over_many_tables, table
+from tests.model.calibration.tables import held_apart, over_many_tables, right, table
 
 
 def points_of(measured: Table) -> list[OperatingPoint]:
@@ -43,11 +43,10 @@ def test_expectations_are_of_held_out_images(measured: Table) -> None:
     settings = thinned(joint_frontier(measured))
     folds = held_apart(measured)
     if folds:
-        right = held_out(folds, [setting.cost for setting in settings]).right()
+        left = held_out(folds, [setting.cost for setting in settings])
     else:
-        exits = [exit_of(measured.scores, np.array(setting.thresholds)) - 1 for setting in settings]
-        right = np.stack([measured.correct[np.arange(len(left)), left] for left in exits])
-    found = dict(zip(settings, right, strict=True))
+        left = np.stack([exit_of(measured.scores, np.array(setting.thresholds)) for setting in settings])
+    found = dict(zip(settings, right(measured, left), strict=True))
     for point in points_of(measured):
         [setting] = [s for s in settings if s.thresholds == point.thresholds]
         assert point.expected_accuracy == pytest.approx(found[setting].mean())

@@ -2,14 +2,15 @@ from pathlib import Path
 
 import numpy as np
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.backends.staged import StagedBackend
 from msmlp.model.calibration.timing import measure_stage_ms
 from msmlp.model.weights import load_weights
 
 
 def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
     """Fewer images than the bucket are repeated to fill it."""
-    backend = TorchBackend(load_weights(tiny_weights), capacity=8, max_batch=8)
+    backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
     stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
     assert len(stage_ms) == backend.stages
     assert all(ms > 0 for ms in stage_ms)

@@ -6,7 +6,8 @@ from PIL import Image
 
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import evaluate
-from msmlp.model.report.card import card, write_card
+from msmlp.model.nn.config import PRESETS
+from msmlp.model.report.card import architecture, card, write_card
 from msmlp.model.report.measure import Measured, measure
 
 
@@ -65,7 +66,7 @@ def test_a_card_without_a_place_for_the_numbers_is_left_as_it_is(measured: Measu
 
 
 def test_an_unknown_operating_point_names_those_there_are(measured: Measured, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"'slow' is none of .*balanced"):
+    with pytest.raises(OptionError, match=r"'slow' is not an operating point; expected one of .*balanced"):
         write_card(measured, "slow", tmp_path / "card")
     assert not (tmp_path / "card").exists()
 
@@ -78,3 +79,20 @@ def test_without_a_split_the_test_images_are_taken_where_there_are_any(
     (tmp_path / "digits" / "train").symlink_to(digits_folder / "train")
     held_out = measure(tiny_weights, tmp_path / "digits", None, "cpu")
     assert (held_out.split, len(held_out.images)) == ("val", 40)
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_refused(measured: Measured, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"out: .* cannot be made a folder"):
+        write_card(measured, "balanced", tmp_path / "file")
+    (tmp_path / "out" / "confusion.png").mkdir(parents=True)
+    with pytest.raises(OptionError, match=r"out: .* cannot be written to"):
+        write_card(measured, "balanced", tmp_path / "out")
+
+
+def test_a_network_is_named_by_its_sizes_and_by_what_is_unusual() -> None:
+    network = PRESETS["tiny"].model_dump(mode="json")
+    assert architecture(network) == "4/16/64 tokens, width 32/32/32, 2/2/2 blocks, reuse all"
+    unusual = {**network, "reuse": "first", "reuse_norm": False}
+    assert architecture(unusual).endswith("reuse first, reuse_norm False")
+    assert architecture({**network, "stages": network["stages"][-1:]}) == "64 tokens, width 32, 2 blocks"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, StageConfig
-from msmlp.model.training.augment import augmentation
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, StageConfig
+from msmlp.model.training.batches import augmentation
 from msmlp.model.training.loop import Arrays, Learner, steps_per_epoch
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.training.augment import PiecewiseTrivialAugment, augmentation, mix
+from msmlp.model.training.batches import PiecewiseTrivialAugment, augmentation, mix
 from msmlp.model.training.recipes import RECIPES, Recipe
 
 PLAIN = RECIPES["best"].model_copy(update={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0})

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from msmlp.model.training.capture import BEFORE_CAPTURE, Captured, Function, Work
-from msmlp.model.training.imitation import Imitator
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
+from msmlp.model.training.losses import Imitator
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.step import TrainStep

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msmlp.model.training.compiled import Compiled
+from msmlp.model.training.loop import Compiled
 
 
 class Counts(nn.Module):

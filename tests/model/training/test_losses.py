@@ -7,8 +7,7 @@ import torch
 
 from msmlp.model.errors import ConfigError
 from msmlp.model.training.losses import cascade_loss, divergence, exit_loss
-from msmlp.model.training.options import TrainOptions
-from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.recipes import Recipe, TrainOptions
 from msmlp.model.training.trainer import train
 
 LOGITS = [torch.tensor([[1.0, -0.5, 0.2], [0.1, 0.4, -0.3]]) * (k + 1) for k in range(3)]

@@ -1,7 +1,7 @@
 import pytest
 
-from msmlp.model.config import override
 from msmlp.model.errors import ConfigError
+from msmlp.model.nn.config import override
 from msmlp.model.training.recipes import RECIPES, recipe
 
 

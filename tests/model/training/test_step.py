@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from msmlp.model.training.batches import Arrays, Batch
-from msmlp.model.training.imitation import Imitator
 from msmlp.model.training.loop import Learner
-from msmlp.model.training.losses import Lesson
+from msmlp.model.training.losses import Imitator, Lesson
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.step import Objective
 

@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from msmlp.model.errors import ConfigError, WeightsError
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.teacher import load_teacher
-from msmlp.model.training.teacher_folder import read_teacher
-from msmlp.model.training.teachers import TEACHERS, TeacherConfig, teacher_gflops
+from msmlp.model.training.recipes import TEACHERS, TeacherConfig, teacher_gflops
+from msmlp.model.training.teacher import load_teacher, read_teacher
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_weights
 

@@ -17,15 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import override, preset
-from msmlp.model.datasets import load_dataset
-from msmlp.model.datasets.dataset import split_digest
+from msmlp.model.data import load_dataset
+from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
-from msmlp.model.training import provenance, trainer
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import override, preset
+from msmlp.model.training import run_log as provenance
+from msmlp.model.training import trainer
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
-from msmlp.model.weights import load_weights
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 Run = Callable[..., TrainOptions]
 
@@ -65,6 +66,11 @@ def test_a_run_learns_and_leaves_a_weights_folder(tiny_weights: Path, digits_fol
     assert manifest.preprocess.std == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
     assert manifest.training["recipe"]["lr"] == 0.01
     assert {"data", "recipe_name", "seed", "epochs", "device", "command", "git_commit"} <= manifest.training.keys()
+
+
+def test_a_run_leaves_graphs_that_match(tiny_weights: Path) -> None:
+    weights = load_weights(tiny_weights)
+    assert len(load_graphs(weights, load_calibration(weights))) == len(weights.manifest.cascade.stages)
 
 
 def test_a_run_leaves_metrics_and_curves(tiny_weights: Path) -> None:
@@ -233,6 +239,18 @@ def test_a_resumed_run_names_the_commit_it_began_with(
     assert load_weights(train(interrupted)).manifest.training["git_commit"] == began
 
 
+def test_the_commit_of_a_repository_around_the_package_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site-packages" / "msmlp" / "model" / "training" / "run_log.py"
+    for command in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *command], capture_output=True, check=True)
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    assert provenance.git_commit() is None
+
+
 def test_a_copy_that_is_no_clone_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError
@@ -331,6 +349,7 @@ def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[i
     return process.returncode, said
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupted_run(
     whole: Callable[[str], Path], short_run: Run
 ) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import WeightsError
-from msmlp.model.weights import describe, load_calibration, load_weights, model_version
+from msmlp.model.weights import describe, load_calibration, load_graphs, load_weights, model_version
 from msmlp.model.weights.calibration import expectation
 
 
@@ -113,6 +114,32 @@ def test_a_calibration_that_does_not_fit_is_refused(own_weights: Path, changes: 
         load_calibration(load_weights(own_weights))
     assert next(iter(changes)) in str(caught.value).replace(" ", "_")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "parameters"),
+    [("gate", {"coefficients": [[0.0] * 4, [0.0] * 6]}), ("ensemble", {"weights": [[1.0, 0.0], [1.0, 0.0]]})],
+)
+def test_a_removed_exit_policy_names_the_command_that_mends_it(
+    own_weights: Path, policy: str, parameters: dict[str, object]
+) -> None:
+    rewrite(own_weights, exit_policy=policy, exit_policy_parameters=parameters)
+    said = (
+        f"{own_weights}: calibration uses the exit policy '{policy}', removed in 0.2; "
+        f"run msmlp calibrate --weights {own_weights} --data DATA"
+    )
+    with pytest.raises(WeightsError) as caught:
+        load_calibration(load_weights(own_weights))
+    assert str(caught.value) == said
+
+
+def test_calibrating_again_mends_a_removed_exit_policy(own_weights: Path, cifar10_folder: Path) -> None:
+    rewrite(own_weights, exit_policy="gate", exit_policy_parameters={"coefficients": []})
+    calibrate(own_weights, cifar10_folder, "cpu")
+    weights = load_weights(own_weights)
+    calibration = load_calibration(weights)
+    assert calibration.file.exit_policy == "max-probability"
+    assert len(load_graphs(weights, calibration)) == 3
 
 
 @pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.5], [-0.1, 0.5]])

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import CascadeConfig, StageConfig
 from msmlp.model.errors import WeightsError
-from msmlp.model.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import CascadeConfig, StageConfig
+from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights import load_manifest, load_weights, write_weights
 

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from msmlp.main import main
 from msmlp.model.errors import WeightsError
-from msmlp.model.served import served_stages
+from msmlp.model.nn.served import served_stages
 from msmlp.model.weights import describe, load_calibration, load_graphs, load_weights, model_version
 from msmlp.model.weights.graphs import origin, write_graphs
 

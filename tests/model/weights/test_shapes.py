@@ -2,8 +2,8 @@
 
 import pytest
 
-from msmlp.model.cascade import Cascade
-from msmlp.model.config import PRESETS, CascadeConfig, StageConfig, override
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override
 from msmlp.model.weights.shapes import parameter_shapes
 
 UNEQUAL = CascadeConfig(

@@ -187,7 +187,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "engine_up": ("gauge", ()),
     "model_info": ("gauge", ("name", "version", "backend", "device")),
 }
-"""Section 5 of the contract."""
+"""Every metric with its type and labels: names that dashboards rely on."""
 
 EXITS = ("1", "2", "3")
 STATUSES = ("200", "429", "499", "500", "503", "504")

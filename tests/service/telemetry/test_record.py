@@ -68,7 +68,7 @@ def test_a_client_that_leaves_its_stream_was_not_answered(running: Any) -> None:
     (account,) = ended
     assert account.status == 499
     assert (account.images, account.answered) == (4, 1)
-    assert (service.statistics.counts["success"], service.statistics.failures) == (0, {"CANCELED": 1})
+    assert service.statistics.counts == {"fail": 1}
 
 
 def test_a_stream_whose_device_fails_has_failed(running: Any) -> None:
@@ -85,7 +85,7 @@ def test_a_stream_whose_device_fails_has_failed(running: Any) -> None:
     assert '"status":503' in answer.text.splitlines()[-1]
     (account,) = ended
     assert (account.status, account.images, account.answered) == (503, 2, 1)
-    assert (service.statistics.counts["success"], service.statistics.failures) == (0, {"BACKEND": 1})
+    assert service.statistics.counts == {"fail": 1}
 
 
 def test_half_an_upload_has_an_end_too(running: Any) -> None:

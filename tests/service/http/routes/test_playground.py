@@ -3,13 +3,14 @@
 import re
 import socket
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from msmlp.service.http.routes.playground import UI
-
+UI = Path(str(files("msmlp.service"))) / "ui"
 TYPES = {
     "index.html": "text/html",
     "style.css": "text/css",
@@ -158,5 +159,5 @@ def test_its_files_are_one_route_in_the_metrics_whatever_is_asked_for(client: ht
 
 
 def test_the_sample_is_the_readmes_picture() -> None:
-    examples = UI.parents[1] / "examples"
-    assert (UI / "cat.jpg").read_bytes() == (examples / "cat.jpg").read_bytes()
+    root = Path(__file__).resolve().parents[4]
+    assert (UI / "cat.jpg").read_bytes() == (root / "examples" / "cat.jpg").read_bytes()

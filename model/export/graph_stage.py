@@ -1,0 +1,98 @@
+"""A stage as it is exported: the numbers of `ServedStage` (model/nn/served.py) in operations that suit ONNX Runtime.
+
+Beside what model/nn/served.py folds:
+
+- Token mixing multiplies from the left, W [D_S, S] by [n, S, C], so that nothing is transposed.
+- The residual of channel mixing goes into its second product, which adds to what is there (Gemm's C).
+- Pixels are divided by the patch embedding's weight, logits are tempered by the head's.
+- E's norm standardises upstream features alike for every block, so that is done once.
+
+In float16 the head stays float32, as it decides exits.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msmlp.model.nn.blocks import MixerBlock
+from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
+
+
+class GraphStage(nn.Module):
+    """What a folded `ServedStage` computes; same inputs and outputs, features and upstream in `dtype`."""
+
+    def __init__(self, served: ServedStage, dtype: torch.dtype = torch.float32, *, quantizable: bool = False) -> None:
+        """Take the numbers of `served`.
+
+        Args:
+            served: the stage.
+            dtype: of features, and of all but the head.
+            quantizable: leaves channel mixing's products alone, for tools that replace a MatMul with a constant.
+        """
+        super().__init__()
+        stage = copy.deepcopy(served.stage)  # what is taken over is cast in place
+        blocks = [block for block in stage.blocks if isinstance(block, MixerBlock)]
+        self.dtype, self.policy, self.mean = dtype, served.policy, served.mean
+        self.embed = stage.embed.project
+        self.embed.weight.data = self.embed.weight.detach() / served.std
+        self.late = nn.Parameter(late_bias(blocks)[:, None])
+        reuse = next((block.reuse for block in blocks if block.reuse), None)
+        self.standardises = reuse is not None and isinstance(reuse.norm, nn.LayerNorm)
+        self.blocks = nn.ModuleList(_Block(block, quantizable) for block in blocks)
+        self.to(dtype)
+        self.norm = stage.norm
+        self.head_weight = nn.Parameter((stage.head.weight.detach() / served.temperature).T.contiguous())
+        self.head_bias = nn.Parameter(stage.head.bias.detach() / served.temperature)
+
+    def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `ServedStage.forward`."""
+        images = (pixels.permute(0, 3, 1, 2).float() - self.mean).to(self.dtype)
+        z = self.embed(images).flatten(2).transpose(1, 2) + self.late
+        if self.standardises and upstream is not None:
+            upstream = F.layer_norm(upstream, upstream.shape[2:])
+        for block in self.blocks:
+            z = block(z, upstream)
+        pooled = self.norm(z.float()).mean(dim=1)
+        probabilities = torch.softmax(torch.addmm(self.head_bias, pooled, self.head_weight), dim=1)
+        return z, probabilities, self.policy(probabilities, torch)
+
+
+class _Block(nn.Module):
+    """`MixerBlock`, folded."""
+
+    def __init__(self, block: MixerBlock, quantizable: bool) -> None:
+        super().__init__()
+        token, channel = block.token_mlp, block.channel_mlp
+        self.quantizable = quantizable
+        self.token_norm, self.channel_norm = block.token_norm, block.channel_norm
+        self.token1 = nn.Parameter(token_weight(block))
+        self.token2 = nn.Parameter(token.fc2.weight.detach())
+        self.channel1 = nn.Parameter(channel.fc1.weight.detach().T.contiguous())
+        self.channel2 = nn.Parameter(channel.fc2.weight.detach().T.contiguous())
+        self.bias1, self.bias2 = channel.fc1.bias, channel.fc2.bias
+        self.reads = block.reuse is not None
+        after = embedding_after_norm(block.reuse) if block.reuse is not None else None
+        self.scale = nn.Parameter(after[0].mT.contiguous() if after[0].dim() == 2 else after[0]) if after else None
+        self.shift = nn.Parameter(after[1]) if after else None
+
+    def forward(self, z: Tensor, upstream: Tensor | None) -> Tensor:
+        """z [n, S, C], standardised upstream [n, S_up, C_up] where the block reuses → [n, S, C]."""
+        read = [self.token_norm(z)]
+        if self.reads and upstream is not None:
+            read.append(self.token_norm(self._embedding(upstream)))
+        inputs = torch.cat([*read, torch.ones_like(z[:, :1])], dim=1)
+        z = z + torch.matmul(self.token2, F.gelu(torch.matmul(self.token1, inputs)))
+        normed = self.channel_norm(z)
+        if self.quantizable:
+            hidden = F.gelu(torch.matmul(normed, self.channel1) + self.bias1)
+            return z + (torch.matmul(hidden, self.channel2) + self.bias2)
+        hidden = F.gelu(torch.addmm(self.bias1, normed.flatten(0, 1), self.channel1))
+        return torch.addmm((z + self.bias2).flatten(0, 1), hidden, self.channel2).reshape(z.shape)
+
+    def _embedding(self, upstream: Tensor) -> Tensor:
+        if self.scale is None or self.shift is None:
+            return upstream
+        mapped = upstream * self.scale if self.scale.dim() == 1 else torch.matmul(upstream, self.scale)
+        return mapped + self.shift

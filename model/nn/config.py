@@ -1,0 +1,157 @@
+"""What a cascade is made of, as plain data; no torch here.
+
+A cascade is a row of stages with one exit each. Stage k cuts the image into S_k = (size / patch)² tokens.
+"""
+
+import json
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from msmlp.model.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class StageConfig(BaseModel):
+    """One Mixer: patch size p_k, C channels, L blocks, hidden widths D_S (tokens) and D_C (channels).
+
+    The patch embedding reads `overlap` pixels beyond the patch on every side: still one linear map a patch, which sees
+    how the patch goes on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch: int = Field(ge=1)
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    token_hidden: int = Field(ge=1)
+    channel_hidden: int = Field(ge=1)
+    overlap: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_stays_near(self) -> Self:
+        if self.overlap > self.patch:
+            raise ValueError(f"overlap {self.overlap} is more than the patch, {self.patch}")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Pixels a side that the patch embedding reads for one patch."""
+        return self.patch + 2 * self.overlap
+
+
+class CascadeConfig(BaseModel):
+    """A whole cascade: `image_size` pixels square, `classes` outputs at every exit.
+
+    `reuse` says which blocks of a downstream stage read the upstream features (the paper's Tables 3 and 4),
+    `reuse_norm` whether f begins with a LayerNorm (Table 5).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(default=32, ge=1)
+    classes: int = Field(default=10, ge=2)
+    reuse: Literal["none", "first", "all"] = "all"
+    reuse_norm: bool = True
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        for k, stage in enumerate(self.stages, 1):
+            if self.image_size % stage.patch:
+                raise ValueError(f"stage {k}: patch {stage.patch} does not divide image_size {self.image_size}")
+        patches = [stage.patch for stage in self.stages]
+        if patches != sorted(patches, reverse=True):
+            raise ValueError(f"patch sizes must not grow along the cascade, got {patches}")
+        return self
+
+    def grid(self, stage: int) -> int:
+        """Tokens along one side of the image at stage `stage` (0-based)."""
+        return self.image_size // self.stages[stage].patch
+
+    def tokens(self, stage: int) -> int:
+        """S_k, the number of tokens of stage `stage` (0-based)."""
+        return self.grid(stage) ** 2
+
+    def reuses(self, stage: int, block: int) -> bool:
+        """Whether block `block` of stage `stage` (both 0-based) reads upstream features."""
+        return stage > 0 and (self.reuse == "all" or (self.reuse == "first" and block == 0))
+
+
+def _stages(*rows: tuple[int, ...]) -> tuple[StageConfig, ...]:
+    names = ("patch", "width", "depth", "token_hidden", "channel_hidden", "overlap")
+    return tuple(StageConfig(**dict(zip(names, row, strict=False))) for row in rows)
+
+
+def _paper(depth: int, *patches: int) -> CascadeConfig:
+    return CascadeConfig(stages=_stages(*((p, 512, depth, 256, 2048) for p in patches)))
+
+
+PRESETS: dict[str, CascadeConfig] = {
+    # The paper's cascade and the single Mixer it is compared with (sections 4 and 4.1).
+    "paper-s": _paper(8, 16, 8, 4),
+    "paper-b": _paper(12, 16, 8, 4),
+    "mixer-s": _paper(8, 4),
+    "mixer-b": _paper(12, 4),
+    # The smallest that still learns; tests train it in seconds.
+    "tiny": CascadeConfig(stages=_stages((16, 32, 2, 16, 64), (8, 32, 2, 32, 64), (4, 32, 2, 32, 64))),
+    # The frontier's own: many tokens, few channels (shared research: tokens beat width at equal cost).
+    "xs": CascadeConfig(stages=_stages((8, 64, 3, 32, 256), (4, 64, 3, 64, 256), (4, 64, 3, 64, 256))),
+    # At most 0.03 GFLOPs, what a CPU trains in an hour; chosen on validation images.
+    "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 2), (4, 64, 3, 64, 192, 2), (4, 96, 4, 64, 256, 2))),
+    # For a GPU: mean costs around 0.08 and 0.2 GFLOPs, and beyond.
+    "m": CascadeConfig(stages=_stages((8, 96, 3, 32, 384, 2), (4, 128, 4, 64, 384, 2), (4, 192, 6, 64, 576, 2))),
+    "l": CascadeConfig(stages=_stages((8, 128, 4, 64, 512, 2), (4, 192, 6, 64, 576, 2), (4, 320, 8, 128, 960, 2))),
+}
+
+
+def preset(name: str) -> CascadeConfig:
+    """The cascade of that name; ConfigError lists the names there are."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}") from None
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`key=value` strings to a dict; values are JSON where they parse as JSON, else text."""
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set wants key=value, got {text!r}")
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def override(config: M, changes: dict[str, Any]) -> M:
+    """A copy of `config` with dotted keys replaced, e.g. `stages.0.width`; ConfigError names a wrong key."""
+    data: Any = config.model_dump()
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        node = data
+        try:
+            for part in path:
+                node = node[int(part) if isinstance(node, list | tuple) else part]
+            if not isinstance(node, dict) or last not in node:
+                raise KeyError(last)
+        except (KeyError, IndexError, ValueError, TypeError):
+            fields = ", ".join(type(config).model_fields)
+            raise ConfigError(f"no field is called {key!r}; there are {fields}") from None
+        node[last] = value
+    return validate(type(config), data)
+
+
+def validate(kind: type[M], data: Any) -> M:
+    """Build a config from plain data; one clear line instead of pydantic's page."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{place}: {reason}" if place else reason) from None

@@ -1,0 +1,45 @@
+"""Multiply-adds of a stage, analytic, by fvcore's rules (its unit is the paper's).
+
+A linear layer or convolution costs its multiply-adds, a LayerNorm 5 per element, nearest upsampling 1 per output
+element; activations, additions and means cost nothing. Tests hold this against fvcore's own count.
+"""
+
+from msmlp.model.nn.config import CascadeConfig
+
+LAYER_NORM = 5
+
+
+def stage_multiply_adds(config: CascadeConfig, index: int, *, folded: bool = True) -> int:
+    """Multiply-adds of stage `index` (0-based) for one image, its own cost only.
+
+    `folded` counts what serving computes (model/nn/served.py), else the paper's form.
+    """
+    stage = config.stages[index]
+    tokens, width = config.tokens(index), stage.width
+    total = tokens * width * 3 * stage.window**2
+    for block in range(stage.depth):
+        extra = 0
+        if config.reuses(index, block):
+            tokens_up, width_up = config.tokens(index - 1), config.stages[index - 1].width
+            extra = tokens_up if folded else tokens
+            total += LAYER_NORM * tokens_up * width_up * config.reuse_norm
+            total += tokens_up * width_up * width * (width_up != width)
+            total += tokens * width * (not folded and tokens_up != tokens)
+        total += LAYER_NORM * (2 * tokens + extra) * width
+        total += width * stage.token_hidden * (2 * tokens + extra)
+        total += 2 * tokens * width * stage.channel_hidden
+    return total + LAYER_NORM * tokens * width + width * config.classes
+
+
+def incremental_gflops(config: CascadeConfig, *, folded: bool = True) -> list[float]:
+    """GFLOPs (multiply-adds / 1e9) each stage adds, in order."""
+    return [stage_multiply_adds(config, k, folded=folded) / 1e9 for k in range(len(config.stages))]
+
+
+def cumulative_gflops(config: CascadeConfig, *, folded: bool = True) -> list[float]:
+    """GFLOPs an image has cost when it leaves at exit 1, 2, ... K."""
+    total, sums = 0, []
+    for k in range(len(config.stages)):
+        total += stage_multiply_adds(config, k, folded=folded)
+        sums.append(total / 1e9)
+    return sums

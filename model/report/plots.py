@@ -1,0 +1,132 @@
+"""Confusion matrix and reliability diagrams. matplotlib is imported only when something is drawn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmlp.model.evaluate import calibration_error
+from msmlp.model.offline import Outputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 110
+COUNTS_UP_TO = 20
+"""With more classes than this, numbers in the cells would be too small to read."""
+BINS = 15
+
+
+def paper(width: float, height: float) -> "Figure":
+    """An empty figure, in inches, that needs no window system."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG with the same bytes every time it is drawn."""
+    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+# --- confusion ---------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(labels: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """How many images of class i were answered with class j, [classes, classes]."""
+    counts = np.bincount(labels * classes + answers, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def most_confused(matrix: NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:
+    """At most `count` mistakes as (class, answer, images), the most frequent first."""
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    pairs = [(int(place // len(matrix)), int(place % len(matrix))) for place in order]
+    return [(i, j, int(mistakes[i, j])) for i, j in pairs if mistakes[i, j]]
+
+
+def plot_confusion(matrix: NDArray[np.int64], classes: tuple[str, ...], title: str, path: Path) -> None:
+    """Draw each row as shares of its class; small shares are darkened so that mistakes stay visible."""
+    from matplotlib.colors import PowerNorm
+
+    many = len(classes) > COUNTS_UP_TO
+    side = 13 if many else 2.2 + 0.55 * len(classes)
+    figure = paper(side, side)
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    ticks, size = range(len(classes)), 5 if many else 9
+    axes.set_xticks(ticks, classes, rotation=90, fontsize=size)
+    axes.set_yticks(ticks, classes, fontsize=size)
+    axes.set(xlabel="answer", ylabel="label", title=title)
+    if not many:
+        for i, j in np.argwhere(matrix):
+            ink = "white" if shares[i, j] > 0.3 else "black"
+            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", color=ink, fontsize=8)
+    save(figure, path)
+
+
+# --- reliability -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose confidence lies in [low, high): their share of all, mean confidence, accuracy."""
+
+    low: float
+    high: float
+    share: float
+    confidence: float
+    accuracy: float
+
+
+def bins_of(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """The bins that hold images, for confidences [N] and correctness [N]; confidence 1 belongs to the last bin."""
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        Bin(
+            low=b / bins,
+            high=(b + 1) / bins,
+            share=float((place == b).mean()),
+            confidence=float(confidence[place == b].mean()),
+            accuracy=float(correct[place == b].mean()),
+        )
+        for b in np.unique(place).tolist()
+    ]
+
+
+def plot_reliability(outputs: Outputs, correct: NDArray[np.bool_], title: str, path: Path) -> None:
+    """Draw the accuracy of each confidence bin next to the diagonal, and below it the bin's share of images."""
+    exits = correct.shape[1]
+    figure = paper(4 * exits + 0.4, 4.6)
+    upper, lower = figure.subplots(
+        2, exits, squeeze=False, sharex=True, sharey="row", gridspec_kw={"height_ratios": [3, 1]}
+    )
+    for k in range(exits):
+        _draw_bins(upper[k], lower[k], bins_of(outputs.probabilities[:, k].max(axis=1), correct[:, k]))
+        upper[k].set_title(f"exit {k + 1}: ECE {calibration_error(outputs, correct, k, BINS):.3f}")
+        lower[k].set_xlabel("confidence")
+    upper[0].set_ylabel("accuracy")
+    lower[0].set_ylabel("share of images")
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def _draw_bins(upper: Any, lower: Any, bins: list[Bin]) -> None:
+    centres = [(each.low + each.high) / 2 for each in bins]
+    widths = [0.92 * (each.high - each.low) for each in bins]
+    accuracies = [each.accuracy for each in bins]
+    upper.bar(centres, accuracies, widths, color="tab:blue")
+    upper.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    upper.plot([each.confidence for each in bins], accuracies, "o", color="magenta", markersize=3)
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.grid(alpha=0.3)
+    lower.bar(centres, [each.share for each in bins], widths, color="tab:gray")
+    lower.grid(alpha=0.3)

@@ -1,0 +1,115 @@
+"""What comes back from a service and from a model in-process: the JSON documents, with attributes."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+
+class Document(dict[str, Any]):
+    """A JSON object whose fields are attributes too: `answer.results[0].label` is `answer["results"][0]["label"]`.
+
+    It is the document as it came, so a field that a newer service adds is there as well.
+    """
+
+    _kinds: ClassVar[dict[str, type["Document"]]] = {}
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        for name, kind in self._kinds.items():
+            part = self.get(name)
+            if isinstance(part, list):
+                self[name] = [kind(each) for each in part]
+            elif part is not None:
+                self[name] = kind(part)
+
+    if not TYPE_CHECKING:  # a type checker knows the fields below, and no others
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self[name]
+            except KeyError:
+                raise AttributeError(f"this {type(self).__name__} has no field {name!r}") from None
+
+
+class ClassProbability(Document):
+    """One class of the top k."""
+
+    label: str
+    class_id: int
+    probability: float
+
+
+class Stage(Document):
+    """One stage's answer for an image, and what it took."""
+
+    stage: int
+    score: float
+    confidence: float
+    label: str
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+class Result(Document):
+    """One image: which exit fired, why, and what it cost. An image that expired has no label."""
+
+    index: int
+    label: str | None
+    class_id: int | None
+    confidence: float | None
+    score: float | None
+    top_k: list[ClassProbability]
+    exit: int | None
+    exits: int
+    reason: str
+    gflops: float
+    degraded: bool
+    stages: list[Stage]
+    latency_ms: float
+    deadline_margin_ms: float  # only with deadline_ms
+
+    _kinds: ClassVar[dict[str, type[Document]]] = {"top_k": ClassProbability, "stages": Stage}
+
+
+class OperatingPoint(Document):
+    """The thresholds used, where they came from, and what they are expected to give."""
+
+    name: str | None
+    source: str
+    thresholds: list[float]
+    expected_accuracy: float
+    expected_gflops: float
+
+
+class ModelName(Document):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class Answer(Document):
+    """The answer to one request, `results` in the order of its images."""
+
+    request_id: str
+    model: ModelName
+    operating_point: OperatingPoint
+    results: list[Result]
+    latency_ms: float
+    throughput_images_per_second: float
+
+    _kinds: ClassVar[dict[str, type[Document]]] = {
+        "model": ModelName,
+        "operating_point": OperatingPoint,
+        "results": Result,
+    }
+
+
+class StreamLine(Result):
+    """An image at an exit; `reason` is `goes_on` until its last, which is `final` and has the operating point."""
+
+    request_id: str
+    final: bool
+    operating_point: OperatingPoint
+
+    _kinds: ClassVar[dict[str, type[Document]]] = {**Result._kinds, "operating_point": OperatingPoint}

@@ -1,0 +1,205 @@
+"""`msmlp.Client` and `msmlp.AsyncClient`: a running service, called from Python."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import Any, Self, Unpack
+
+import httpx
+
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, Options
+from msmlp.client.transport import (
+    AsyncTimedStream,
+    Attempts,
+    TimedStream,
+    answer,
+    checked_url,
+    classify_request,
+    document,
+    failure,
+    stream_line,
+    unanswered,
+)
+
+_MODEL = {"method": "GET", "url": "model"}
+_READY = {"method": "GET", "url": "readyz"}
+
+
+class Client:
+    """A running service. Use it from any number of threads; close it, or use it in `with`.
+
+    Refused connections, 429 and 503 are tried again, after as long as the service asks for.
+
+    Args:
+        url: where the service is, as `http://127.0.0.1:8000`.
+        timeout: seconds a call may take, all its attempts, waits and reading together; of a stream, to its last line.
+            The clock is looked at whenever bytes come, so a call may last longer by one silence of the service.
+        retries: attempts after the first.
+        sleep, clock: what waits and what tells the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60,
+        retries: int = 3,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = checked_url(url)
+        self._timeout, self._retries, self._sleep, self._clock = timeout, retries, sleep, clock
+        self._http = httpx.Client(base_url=url)
+
+    def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
+        """Classify one image or several: paths, encoded files, Pillow images, uint8 arrays [H, W, 3] or [n, H, W, 3].
+
+        Raises:
+            ServiceError: the service refused, or could not be reached in time.
+            OSError, TypeError, ValueError: an image cannot be read or has the wrong type or shape.
+        """
+        return answer(self._send(classify_request(images, options, request_id)))
+
+    def stream(
+        self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
+    ) -> Iterator[StreamLine]:
+        """The same, line by line: every image at every exit, as it lands. The first `next` sends the request."""
+        return self._lines(classify_request(images, options, request_id, stream=True))
+
+    def model(self) -> dict[str, Any]:
+        """What the service says of its model: exits, costs, operating points."""
+        return document(self._send(_MODEL))
+
+    def ready(self) -> bool:
+        """Whether the service is there and takes images now; asks once."""
+        try:
+            self._send(_READY, retries=0)
+        except ServiceError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lines(self, request: dict[str, Any]) -> Iterator[StreamLine]:
+        response = self._send(request, stream=True)
+        try:
+            for line in response.iter_lines():
+                yield stream_line(line, response)
+        except httpx.RequestError as error:
+            raise unanswered(error, self.url) from error
+        finally:
+            response.close()
+
+    def _send(self, request: dict[str, Any], *, stream: bool = False, retries: int | None = None) -> httpx.Response:
+        attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
+        while True:
+            try:
+                return self._attempt(self._http.build_request(**request, timeout=attempts.left), stream, attempts)
+            except ServiceError as error:
+                self._sleep(attempts.wait_after(error))
+
+    def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
+        try:
+            response = self._http.send(request, stream=True)
+            assert isinstance(response.stream, httpx.SyncByteStream)
+            response.stream = TimedStream(response.stream, attempts)
+            if not (stream and response.is_success):
+                response.read()
+        except httpx.RequestError as error:
+            raise unanswered(error, self.url) from error
+        if not response.is_success:
+            raise failure(response)
+        return response
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods and errors, to be awaited; one event loop each."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60,
+        retries: int = 3,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = checked_url(url)
+        self._timeout, self._retries, self._sleep, self._clock = timeout, retries, sleep, clock
+        self._http = httpx.AsyncClient(base_url=url)
+
+    async def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
+        """See `Client.classify`."""
+        # Files are read and pixels compressed beside the event loop.
+        request = await asyncio.to_thread(classify_request, images, options, request_id)
+        return answer(await self._send(request))
+
+    async def stream(
+        self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
+    ) -> AsyncGenerator[StreamLine, None]:
+        """See `Client.stream`; for `async for`."""
+        request = await asyncio.to_thread(classify_request, images, options, request_id, stream=True)
+        response = await self._send(request, stream=True)
+        try:
+            async for line in response.aiter_lines():
+                yield stream_line(line, response)
+        except httpx.RequestError as error:
+            raise unanswered(error, self.url) from error
+        finally:
+            await response.aclose()
+
+    async def model(self) -> dict[str, Any]:
+        """See `Client.model`."""
+        return document(await self._send(_MODEL))
+
+    async def ready(self) -> bool:
+        """See `Client.ready`."""
+        try:
+            await self._send(_READY, retries=0)
+        except ServiceError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _send(
+        self, request: dict[str, Any], *, stream: bool = False, retries: int | None = None
+    ) -> httpx.Response:
+        attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
+        while True:
+            try:
+                built = self._http.build_request(**request, timeout=attempts.left)
+                return await self._attempt(built, stream, attempts)
+            except ServiceError as error:
+                await self._sleep(attempts.wait_after(error))
+
+    async def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
+        try:
+            response = await self._http.send(request, stream=True)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = AsyncTimedStream(response.stream, attempts)
+            if not (stream and response.is_success):
+                await response.aread()
+        except httpx.RequestError as error:
+            raise unanswered(error, self.url) from error
+        if not response.is_success:
+            raise failure(response)
+        return response

@@ -1,0 +1,200 @@
+"""Requests and responses as both clients write and read them, when a call is tried again, and for how long it reads."""
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from msmlp.client.answer import Answer, StreamLine
+from msmlp.client.errors import ServiceError
+from msmlp.client.request import Images, as_text, encoded, read_images
+from msmlp.model.errors import OptionError
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+"""Seconds; without Retry-After a wait doubles from the first to the longest, and is shortened by a random part."""
+
+
+def checked_url(url: str) -> str:
+    """A service's address; OptionError when it is not valid."""
+    try:
+        parts = httpx.URL(url)
+        sound = parts.scheme in ("http", "https") and parts.host
+    except httpx.InvalidURL:
+        sound = False
+    if not sound:
+        raise OptionError("url", f"{url!r} is not the address of a service; expected one like http://127.0.0.1:8000")
+    return url
+
+
+def classify_request(
+    images: Images, options: Mapping[str, Any], request_id: str | None, *, stream: bool = False
+) -> dict[str, Any]:
+    """What httpx needs to build a `POST /classify`: one multipart form of images and options."""
+    fields = as_text(options)
+    if request_id is not None and not (request_id.isascii() and request_id.isprintable()):
+        raise ServiceError(f"this cannot be sent: the request id {request_id!a}; allowed: ASCII text", code="not_sent")
+    # The service asks for at least one part to see a form.
+    files = [("images", (f"{i}", encoded(image))) for i, image in enumerate(read_images(images))]
+    return {
+        "method": "POST",
+        "url": "classify",
+        "data": {**fields, **({"stream": "true"} if stream else {})},
+        "files": files,
+        "headers": {} if request_id is None else {"X-Request-ID": request_id},
+    }
+
+
+def answer(response: httpx.Response) -> Answer:
+    """The answer in a response that went well."""
+    return Answer(document(response))
+
+
+def document(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object in a response that went well."""
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise _not_understood(response)
+    return found
+
+
+def stream_line(text: str, response: httpx.Response) -> StreamLine:
+    """One line of a stream; raises ServiceError when it tells of one."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise _not_understood(response) from None
+    if not isinstance(found, dict):
+        raise _not_understood(response)
+    if "code" in found and "detail" in found:
+        raise ServiceError.of_problem(found)
+    return StreamLine(found)
+
+
+def failure(response: httpx.Response) -> ServiceError:
+    """The error in a response, whose body was read."""
+    seconds = _seconds(response.headers.get("retry-after", ""))
+    try:
+        problem = response.json()
+        if response.status_code in (404, 405):  # the address is at fault, and only the caller knows it
+            problem = {**problem, "detail": f"{response.request.url}: {problem['detail']}"}
+        return ServiceError.of_problem(problem, seconds)
+    except (ValueError, KeyError, TypeError):  # a proxy's page, or another service
+        return ServiceError(
+            f"{response.request.url} answers {response.status_code} {response.reason_phrase}",
+            status=response.status_code,
+            code="not_understood",
+            retry_after=seconds,
+        )
+
+
+def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
+    """No answer came: the connection was refused or lost, or it took too long."""
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        return ServiceError(f"{url} took too long to answer", code="timeout")
+    if isinstance(error, httpx.LocalProtocolError):
+        return ServiceError(f"this cannot be sent: {error}", code="not_sent")
+    if isinstance(error, httpx.TransportError):
+        return ServiceError(f"no answer from {url} ({error})", code="unreachable")
+    return ServiceError(f"{url} answers, but not as msmlp does ({error})", code="not_understood")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """From now on; RFC 9110 has whole seconds or a date. None for anything else."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return None
+    # Of the three forms of a date one names no zone; all are UTC.
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def _not_understood(response: httpx.Response) -> ServiceError:
+    text = f"{response.request.url} answers, but not as msmlp does"
+    return ServiceError(text, status=response.status_code, code="not_understood")
+
+
+class Attempts:
+    """The attempts of one call: at most `retries` after the first, none begun later than `timeout` seconds after it.
+
+    `clock` gives seconds, `chance` numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        retries: int,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._retries, self._made = retries, 0
+        self._clock, self._chance = clock, chance
+        self._end = clock() + timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds until the call's end, never less than a millisecond."""
+        return max(0.001, self._end - self._clock())
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has taken all its time."""
+        return self._clock() >= self._end
+
+    def wait_after(self, error: ServiceError) -> float:
+        """Seconds to wait before the next attempt; raises `error` when there is to be none."""
+        again = error.code == "unreachable" or error.status in (429, 503)
+        wait = self._backoff() if error.retry_after is None else error.retry_after
+        if not again or self._made >= self._retries or wait >= self._end - self._clock():
+            raise error
+        self._made += 1
+        return wait
+
+    def _backoff(self) -> float:
+        return min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
+
+
+class TimedStream(httpx.SyncByteStream):
+    """Reads on from `stream`; raises ReadTimeout at the first bytes that come after the call's end."""
+
+    def __init__(self, stream: httpx.SyncByteStream, attempts: Attempts) -> None:
+        self._stream, self._attempts = stream, attempts
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            if self._attempts.over:
+                self.close()
+                raise httpx.ReadTimeout("the answer took too long")
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._stream.close()
+
+
+class AsyncTimedStream(httpx.AsyncByteStream):
+    """`TimedStream` for asyncio."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, attempts: Attempts) -> None:
+        self._stream, self._attempts = stream, attempts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            if self._attempts.over:
+                await self.aclose()
+                raise httpx.ReadTimeout("the answer took too long")
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        await self._stream.aclose()

@@ -1,0 +1,192 @@
+"""Distillation: what a teacher adds to the loss, whom it may teach, and runs with one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msmlp.model.errors import DataError, OptionError, TrainingStoppedError, WeightsError
+from msmlp.model.training.loop import Arrays, Learner, train_epoch
+from msmlp.model.training.losses import Lesson, exit_loss
+from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.teacher import Teacher, load_teacher
+from msmlp.model.training.trainer import TrainOptions, train
+from msmlp.model.weights import load_weights
+from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
+
+Build = Callable[[Recipe], Learner]
+Run = Callable[..., TrainOptions]
+
+
+def ignore(images: int, loss: float) -> None:
+    """A tick nobody watches."""
+
+
+def teacher_of(logits: Callable[[Tensor], Tensor]) -> Teacher:
+    def teach(images: Tensor) -> Lesson:
+        return Lesson(logits(images), torch.zeros(len(images), 5, 2, 2))
+
+    return Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 5, teach)
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weight", "tau"), [(0.9, 2.0), (0.3, 1.0), (1.0, 4.0), (0.0, 2.0)])
+def test_the_loss_of_an_exit_is_the_mixture_by_hand(weight: float, tau: float, plain: Recipe) -> None:
+    recipe = plain.model_copy(update={"distill_weight": weight, "distill_temperature": tau})
+    generator = torch.Generator().manual_seed(0)
+    logits, taught = torch.randn(2, 5, 3, generator=generator).unbind()
+    # Soft targets, as mixup and CutMix make them.
+    targets = torch.softmax(torch.randn(5, 3, generator=generator), dim=1)
+    ours, theirs = (torch.softmax(z / tau, dim=1) for z in (logits, taught))
+    divergence = (theirs * (theirs / ours).log()).sum(1).mean()
+    entropy = -(targets * torch.softmax(logits, dim=1).log()).sum(1).mean()
+    expected = (1 - weight) * entropy + weight * tau**2 * divergence
+    assert exit_loss(recipe, logits, targets, taught).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_exit_that_agrees_with_the_teacher_has_nothing_left_to_learn_from_it(plain: Recipe) -> None:
+    recipe = plain.model_copy(update={"distill_weight": 1.0})
+    logits = torch.randn(4, 3)
+    # Logits are known up to a constant an image.
+    taught = logits + torch.randn(4, 1)
+    assert exit_loss(recipe, logits, torch.eye(4, 3), taught).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_epoch_sums_the_losses_of_all_exits(plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    recipe = plain.model_copy(update={"batch_size": 30})
+    images = arrays.pixels.float() / 255
+    made = replace(learner(recipe), teacher=teacher_of(lambda seen: 5 * seen.mean((2, 3))))
+    with torch.no_grad():
+        exits = made.model(made.normalize(images))
+    targets, taught = F.one_hot(arrays.labels, 3).float(), 5 * images.mean((2, 3))
+    expected = sum(exit_loss(recipe, z, targets, taught).item() for z in exits)
+    loss = train_epoch(made, arrays, 0, ignore)[0]
+    assert loss == pytest.approx(expected, rel=1e-3)  # lessons are kept in half precision
+    assert loss != pytest.approx(train_epoch(learner(recipe), arrays, 0, ignore)[0], rel=1e-2)
+
+
+def test_a_teacher_alone_moves_every_exit_and_every_stage(plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    made = learner(plain.model_copy(update={"distill_weight": 1.0}))
+    before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
+    train_epoch(replace(made, teacher=teacher_of(lambda seen: 5 * seen.mean((2, 3)))), arrays, 0, ignore)
+    after = made.model.state_dict()
+    assert any("stages.1.head" in name for name in after)
+    still = [name for name in after if torch.equal(before[name], after[name])]
+    assert not still
+
+
+def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, arrays: Arrays) -> None:
+    """After augmentation and mixing, before the student's own normalisation."""
+    made = learner(plain.model_copy(update={"augment": "crop-flip", "mixup": 1.0, "cutmix": 1.0}))
+    seen: dict[str, list[Tensor]] = {"teacher": [], "student": []}
+
+    def teach(images: Tensor) -> Tensor:
+        seen["teacher"].append(images)
+        return images.mean((2, 3))
+
+    def look(images: Tensor) -> Tensor:
+        seen["student"].append(images)
+        return images - 0.5
+
+    train_epoch(replace(made, teacher=teacher_of(teach), normalize=look), arrays, 0, ignore)
+    theirs, ours = ({image.numpy().tobytes() for images in seen[who] for image in images} for who in seen)
+    assert len(ours) == 24  # whole batches only
+    assert ours < theirs
+    assert len(theirs) == 30
+    assert all(0 <= images.min() < images.max() <= 1 for images in seen["teacher"])
+
+
+# --- whom it teaches ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught_by(short_run: Run) -> Path:
+    """A weights folder of the few digits: the teacher of the tests."""
+    return train(short_run(epochs=2))
+
+
+def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
+    weights = load_weights(taught_by)
+    teacher = load_teacher(taught_by, torch.device("cpu"))
+    preprocess = weights.manifest.preprocess
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    from msmlp.model.nn.cascade import Cascade
+
+    model = Cascade(weights.manifest.cascade).eval()
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    lesson = teacher.teach(images)
+    logits = lesson.logits
+    assert lesson.features.shape == (4, teacher.width, 2, 2)
+    assert torch.allclose(logits, model((images - mean) / std)[-1], atol=1e-6)
+    assert not logits.requires_grad
+    assert (teacher.name, teacher.sha256) == (weights.manifest.name, weights.sha256)
+
+
+def test_other_classes_are_refused_by_name(short_run: Run, tiny_weights: Path) -> None:
+    options = short_run(changes={"image_size": 32}, teacher=tiny_weights)
+    with pytest.raises(OptionError, match=r"teacher: tiny-digits knows other classes than the data: 0, 1, 2"):
+        train(options)
+    assert list(options.out.iterdir()) == []
+
+
+def test_another_image_size_is_refused(short_run: Run, taught_by: Path) -> None:
+    with pytest.raises(OptionError, match="sees 16 pixels, the cascade 32"):
+        train(short_run(changes={"image_size": 32}, teacher=taught_by))
+
+
+def test_a_teacher_that_may_have_seen_the_validation_images_is_refused(short_run: Run, taught_by: Path) -> None:
+    with pytest.raises(OptionError, match=r"other validation images.*--seed"):
+        train(short_run(seed=1, teacher=taught_by))
+
+
+def test_a_teacher_that_is_no_weights_folder_is_refused(short_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is no weights folder"):
+        train(short_run(teacher=tmp_path / "nobody"))
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_teacher_records_it_and_resumes_to_the_same_weights(
+    short_run: Run, taught_by: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(short_run(teacher=taught_by))
+    teacher = load_weights(taught_by)
+    record = load_weights(whole).manifest.training["teacher"]
+    assert record == {"name": teacher.manifest.name, "sha256": teacher.sha256}
+    alone = train(short_run())
+    assert load_weights(alone).manifest.training["teacher"] is None
+    assert metrics(whole)[0]["loss"] != pytest.approx(metrics(alone)[0]["loss"], rel=1e-2)
+
+    options = short_run(teacher=taught_by)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    for changed in (replace(options, teacher=None), replace(options, teacher=train(short_run(epochs=0)))):
+        with pytest.raises(DataError, match=r"a run with another .*teacher"):
+            train(replace(changed, resume=True))
+    assert_same_run(whole, train(replace(options, resume=True)))
+
+
+def test_a_run_begun_before_there_were_teachers_goes_on(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = short_run()
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    path = options.out / "checkpoint.pt"
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    assert "distill" not in state["setup"]["recipe"]
+    del state["setup"]["teacher"]
+    torch.save(state, path)
+    assert len(metrics(train(replace(options, resume=True)))) == 4

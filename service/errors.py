@@ -122,6 +122,7 @@ CLIENT_CLOSED_REQUEST = 499
 """The client left before its answer; nginx's status, which dashboards know."""
 
 PROBLEM_TYPE = "application/problem+json"
+SERVER_FAILED = "the server failed"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
@@ -153,7 +154,7 @@ def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, A
     """The status and the problem+json document (RFC 9457) of an error."""
     leaf = error.errors[0][1] if isinstance(error, BadImagesError) else error
     status, code = STATUS[type(leaf)]
-    detail = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else "the server failed"
+    detail = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else SERVER_FAILED
     document = problem_document(status, code, detail, request_id)
     if isinstance(error, BadImagesError):
         document["errors"] = [

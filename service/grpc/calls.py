@@ -12,7 +12,7 @@ import grpc
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.result import Result
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST, RetryableError, problem
+from msmlp.service.errors import CLIENT_CLOSED_REQUEST, SERVER_FAILED, RetryableError, problem
 from msmlp.service.grpc.intake import Context
 from msmlp.service.grpc.messages import read_inference, write_response
 from msmlp.service.inference import ClassifyRequest
@@ -56,7 +56,7 @@ class Refusal:
         return () if self.retry_after is None else (("retry-pushback-ms", str(self.retry_after * 1000)),)
 
 
-INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed")
+INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, SERVER_FAILED)
 
 
 def refusal_of(error: MsmlpError) -> Refusal:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from msmlp.model.errors import MsmlpError
 from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
-from msmlp.service.http.responses import error_response, gone_response, internal_error
+from msmlp.service.http.responses import error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
 from msmlp.service.telemetry.record import Account, Accounts
@@ -55,11 +55,11 @@ class RequestMiddleware:
             except asyncio.CancelledError:
                 account.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
-            except Exception:
+            except Exception as error:
                 # Whatever fails below still has a response, an id and a row in the metrics.
                 log.exception("request failed")
                 if not account.status:
-                    await internal_error(scope)(scope, receive, send_and_note)
+                    await error_response(scope, error)(scope, receive, send_and_note)
             if math.isnan(account.ended):
                 account.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
@@ -127,16 +127,10 @@ class FastPath:
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
-                    response = await _answered(endpoint, Request(scope, receive))
+                    try:
+                        response = await endpoint(Request(scope, receive))
+                    except (MsmlpError, ClientDisconnect) as error:
+                        response = error_response(scope, error)
                     await response(scope, receive, send)
                     return
         await self._app(scope, receive, send)
-
-
-async def _answered(endpoint: Endpoint, request: Request) -> Response:
-    try:
-        return await endpoint(request)
-    except MsmlpError as error:
-        return error_response(request, error)
-    except ClientDisconnect:
-        return gone_response()

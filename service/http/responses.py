@@ -1,16 +1,24 @@
 """How the routes answer: results with their headers, errors in the form that the path's clients read."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST, PROBLEM_TYPE, RetryableError, problem, problem_document
+from msmlp.service.errors import (
+    CLIENT_CLOSED_REQUEST,
+    PROBLEM_TYPE,
+    SERVER_FAILED,
+    RetryableError,
+    problem,
+    problem_document,
+)
 from msmlp.service.http.protocol import departure
 from msmlp.service.oip.model import is_oip, oip_error
 from msmlp.service.service import Service
@@ -19,6 +27,10 @@ from msmlp.service.telemetry.record import Account
 T = TypeVar("T")
 
 NO_HEADERS: dict[str, str] = {}
+_HTTP_DETAILS = {
+    HTTPStatus.NOT_FOUND: "no such path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method not allowed; expected one of {allowed}",
+}
 
 
 async def service_of(request: Request) -> Service:
@@ -70,30 +82,24 @@ def _timing(record: Account) -> str:
     return "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
 
 
-def error_response(request: Request, error: MsmlpError) -> Response:
-    """A known error."""
-    status, document = problem(error, request.scope["msmlp_account"].request_id)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, RetryableError) else None
-    return problem_response(request.scope["path"], status, document, headers)
-
-
-def gone_response() -> Response:
-    """For a client that has left: only the metrics see its status, which is not a client's mistake there."""
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-def internal_error(scope: Scope) -> Response:
-    """The server's own fault; the client learns nothing more."""
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    document = problem_document(status, "internal", "the server failed", scope["msmlp_account"].request_id)
-    return problem_response(scope["path"], status, document)
-
-
-def problem_response(
-    path: str, status: int, document: dict[str, Any], headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """A problem document as problem+json; under /v2 as the Open Inference Protocol's `{"error"}`."""
-    if is_oip(path):
-        status, error = oip_error(status, document["detail"])
-        return JSONResponse(error, status_code=status, headers=headers)
+def error_response(scope: Scope, error: Exception) -> Response:
+    """Any error, in the form that the path's clients read; of the server's own faults they learn nothing."""
+    if isinstance(error, ClientDisconnect):
+        # Only the metrics see this status, which is not a client's mistake there.
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    request_id, headers = scope["msmlp_account"].request_id, {}
+    if isinstance(error, MsmlpError):
+        status, document = problem(error, request_id)
+        if isinstance(error, RetryableError):
+            headers = {"Retry-After": str(error.retry_after)}
+    elif isinstance(error, HTTPException):
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
+        document = problem_document(status, status.phrase.lower().replace(" ", "_"), detail, request_id)
+    else:
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        document = problem_document(status, "internal", SERVER_FAILED, request_id)
+    if is_oip(scope["path"]):
+        oip_status, body = oip_error(status, document["detail"])
+        return JSONResponse(body, status_code=oip_status, headers=headers)
     return JSONResponse(document, status_code=status, headers=headers, media_type=PROBLEM_TYPE)

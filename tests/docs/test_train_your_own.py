@@ -127,7 +127,7 @@ def assert_kept_or_refused(answer: httpx.Response, name: str, accuracy: float, m
         assert answer.json()["operating_point"]["expected_accuracy"] >= accuracy
         return
     assert answer.status_code == 422, answer.text
-    assert re.search(rf"{name}: .*allowed: 0 to 0\.\d+", answer.json()["detail"])
+    assert re.search(rf"{name}: .*expected 0 to 0\.\d+", answer.json()["detail"])
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.exits import Reason
 from msmlp.service.decoding import Sources, decode_images
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import Terms, history_floats, history_ints
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import ExpiredError
 from msmlp.service.operating_points import ResolvedPoint
@@ -171,8 +171,8 @@ def image_answers(facts: Facts, request: ClassifyRequest, result: Result) -> lis
         result.reason.tolist(),
         best.tolist(),
         top.tolist(),
-        ((history.measured * _FINE).round() / _COARSE).tolist(),
-        history.counted.tolist(),
+        ((history_floats(history) * _FINE).round() / _COARSE).tolist(),
+        history_ints(history).tolist(),
         result.landed.tolist(),
         strict=True,
     ):

@@ -11,9 +11,10 @@ from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.byte_budget import ByteBudget
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import SHADOW_SLOTS, Handle, Worker
+from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
@@ -43,7 +44,7 @@ class Service:
     calibration: Calibration
     operating_points: OperatingPoints
     metrics: Metrics
-    engine: Engine
+    engine: AsyncEngine
     decoders: ThreadPoolExecutor
     statistics: Statistics
     accounts: Accounts
@@ -70,8 +71,8 @@ class Service:
 
     @property
     def max_images(self) -> int:
-        """The most images of one request: at most the engine's permits, once it has said how many there are."""
-        return min(self.settings.max_images, self.engine.capacity or self.settings.max_images)
+        """The most images of one request: at most the engine's permits, once it is ready."""
+        return min(self.settings.max_images, self.engine.permits or self.settings.max_images)
 
     @contextmanager
     def permits(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
@@ -80,7 +81,7 @@ class Service:
         `degraded`: brown-out chose their operating point.
 
         Raises:
-            OverloadedError, StartingError, EngineDownError: what `Engine.admit` raises.
+            OverloadedError, StartingError, EngineDownError: what `AsyncEngine.admit` raises.
         """
         try:
             self.engine.admit(images, degraded=degraded)
@@ -144,20 +145,20 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         max_batch=settings.max_batch,
     )
     selected = select(weights, calibration, wanted, settings.backend)
-    start: Callable[..., Handle] = Worker
+    start: Callable[..., Worker] = ThreadWorker
     if pick_engine(settings, selected) == "process":
-        size, places = manifest.cascade.image_size, 2 * settings.max_images
-        start = partial(ProcessWorker, stages=stages, size=size, places=places)
-    engine = Engine(
+        size, ring_images = manifest.cascade.image_size, 2 * settings.max_images
+        start = partial(ProcessWorker, stages=stages, size=size, ring_images=ring_images)
+    engine = AsyncEngine(
         selected.build,
-        capacity=settings.capacity,
-        observe=metrics.observe,
+        permits=settings.capacity,
         max_wait_seconds=settings.max_wait_ms / 1e3,
         costs=points.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
         shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
         worker=start,
     )
+    engine.watch(metrics.observe)
     metrics.watch(engine, points)
     worker = engine.worker
     if isinstance(worker, ProcessWorker):

@@ -102,7 +102,7 @@ _ERRORS: tuple[MsmlpError, ...] = (
     BadImagesError([(1, UndecodableImageError("not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"))]),
     OptionError("max_exit", "4 is out of range; expected 1 to 3"),
     NoImagesError("the request has no image"),
-    OverloadedError("1020 of 1024 permits are taken, 8 needed", retry_after=2),
+    OverloadedError("the service is full: 1020 of 1024 images in flight, 8 more requested", retry_after=2),
     DeviceError("never shown"),
     StartingError("the service is starting: stages are being warmed up"),
     DrainingError("the service is shutting down"),

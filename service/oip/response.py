@@ -44,7 +44,7 @@ def _tensor(result: Result, wanted: Wanted, classes: tuple[str, ...], gflops: li
     elif name == "class_id":
         data = _class_id(result)
     elif name == "confidence":
-        data = _at_exit(result, result.history.confidence, 0)
+        data = _at_exit(result, result.history["confidence"], 0)
     elif name == "exit":
         data = result.exit.astype("<i4")
     elif name == "gflops":
@@ -61,7 +61,7 @@ def _at_exit(result: Result, stages: NDArray[Any], otherwise: float) -> NDArray[
 
 
 def _class_id(result: Result) -> NDArray[Any]:
-    return _at_exit(result, result.history.class_id, NO_CLASS)
+    return _at_exit(result, result.history["class_id"], NO_CLASS)
 
 
 def _best_classes(result: Result, best: int, classes: tuple[str, ...]) -> list[str]:

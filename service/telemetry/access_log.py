@@ -1,4 +1,4 @@
-"""A line in the log for every request."""
+"""The access log: one line per request."""
 
 import logging
 from collections import Counter
@@ -21,31 +21,31 @@ PROBES = {
     "grpc/ServerReady",
     "grpc/ModelReady",
 }
-"""What asks every few seconds, and would bury the rest."""
+"""Routes that are asked every few seconds and would bury the rest; logged at level debug."""
 
 
 def log_access(account: Account) -> None:
-    """Write a request's line: in words, and by fields for a log of JSON."""
+    """Log a request: as text, and as fields for a JSON log."""
     level = logging.DEBUG if account.route in PROBES else logging.INFO
     if log.isEnabledFor(level):
-        told = _fields(account)
-        log.log(level, _words(account, told), extra={"request_id": account.request_id, **told})
+        fields = _fields(account)
+        log.log(level, _text(account, fields), extra={"request_id": account.request_id, **fields})
 
 
 def _fields(account: Account) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "method": account.method,
         "route": account.route,
         "status": int(account.status),
         "duration_ms": round(1e3 * account.seconds, 3),
     }
     if account.images:
-        told |= {"images": account.images, "exits": _exits(account), "gflops": round(account.gflops, 9)}
+        fields |= {"images": account.images, "exits": _exits(account), "gflops": round(account.gflops, 9)}
     if account.point:
-        told |= {"operating_point": account.point.name, "source": account.point.source}
+        fields |= {"operating_point": account.point.name, "source": account.point.source}
     if account.trace_id:
-        told["trace_id"] = account.trace_id
-    return told
+        fields["trace_id"] = account.trace_id
+    return fields
 
 
 def _exits(account: Account) -> dict[str, int]:
@@ -54,10 +54,10 @@ def _exits(account: Account) -> dict[str, int]:
     return {str(exit) if exit else "none": left[exit] for exit in sorted(left)}
 
 
-def _words(account: Account, told: dict[str, Any]) -> str:
-    words = f"{account.method} {account.route} {account.status:d} in {told['duration_ms']:.1f} ms"
-    if not told.get("exits"):
-        return words
-    exits = ", ".join(f"{number} at exit {exit}" for exit, number in told["exits"].items())
+def _text(account: Account, fields: dict[str, Any]) -> str:
+    text = f"{account.method} {account.route} {account.status:d} in {fields['duration_ms']:.1f} ms"
+    if not fields.get("exits"):
+        return text
+    exits = ", ".join(f"{number} at exit {exit}" for exit, number in fields["exits"].items())
     images = f"{account.images} image{'s' * (account.images > 1)}"
-    return f"{words}: {images}, {exits}, {account.gflops:.4g} GFLOPs"
+    return f"{text}: {images}, {exits}, {account.gflops:.4g} GFLOPs"

@@ -11,9 +11,9 @@ DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "comp
 
 
 class Statistics:
-    """Counts requests; times are seconds. One request is one count of each duration, whatever its number of images.
+    """Counts requests, in seconds. A request counts once for each duration, however many images it has.
 
-    `queue` and `compute_infer` are those of its slowest image; writing the answer, `compute_output`, is not measured.
+    `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
     """
 
     def __init__(self) -> None:

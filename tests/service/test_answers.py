@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.messages import History, Terms
+from msmlp.service.engine.messages import HISTORY, Terms
 from msmlp.service.engine.result import Result
 from msmlp.service.http.schemas import Answer
 from msmlp.service.inference import ClassifyRequest, answer_document
@@ -22,13 +22,13 @@ def point() -> ResolvedPoint:
 @pytest.fixture
 def result() -> Result:
     """Two images: one left at exit 1 as a frog, one at exit 3 as a cat, after having looked like a dog twice."""
-    history = History.empty(2, 3)
-    history.score[:] = [[0.95, 0, 0], [0.4, 0.5, 0.61]]
-    history.confidence[:] = history.score
-    history.class_id[:] = [[2, 0, 0], [1, 1, 0]]
-    history.queue_seconds[:] = [[0.001, 9, 9], [0.002, 0.003, 0.004]]
-    history.compute_seconds[:] = [[0.01, 9, 9], [0.01, 0.02, 0.03]]
-    history.batch_size[:] = [[2, 9, 9], [2, 1, 5]]
+    history = np.zeros((2, 3), dtype=HISTORY)
+    history["score"][:] = [[0.95, 0, 0], [0.4, 0.5, 0.61]]
+    history["confidence"][:] = history["score"]
+    history["class_id"][:] = [[2, 0, 0], [1, 1, 0]]
+    history["queue_seconds"][:] = [[0.001, 9, 9], [0.002, 0.003, 0.004]]
+    history["compute_seconds"][:] = [[0.01, 9, 9], [0.01, 0.02, 0.03]]
+    history["batch_size"][:] = [[2, 9, 9], [2, 1, 5]]
     probabilities = np.array([[0.01, 0.02, 0.95, 0.02], [0.61, 0.2, 0.19, 0.0]], dtype=np.float32)
     reasons = np.array([Reason.CONFIDENT, Reason.FINAL], dtype=np.int8)
     return Result(np.array([0, 1]), np.array([1, 3]), reasons, probabilities, history, np.array([100.012, 100.07]))
@@ -120,5 +120,5 @@ def test_a_tie_goes_to_the_class_that_the_stage_named(point: ResolvedPoint, resu
 def test_a_score_just_under_its_threshold_is_not_rounded_onto_it(point: ResolvedPoint, result: Result) -> None:
     """Who checks the rule by the answer must come to the same exit: float32 numbers near 0.9 are 6e-8 apart."""
     below = np.nextafter(np.float32(0.9), np.float32(0))
-    result.history.score[1, 0] = below
+    result.history["score"][1, 0] = below
     assert answer(point, result)["results"][1]["stages"][0]["score"] < 0.9

@@ -60,7 +60,7 @@ def test_full(serve: Serve) -> None:
             first = served.call.start("ModelInfer", infer_request(pictures(4, 0.9, size=32)))
             submissions.wait_for(1)
             code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
-            assert (code, "4 of 4 places are taken" in detail) == ("RESOURCE_EXHAUSTED", True)
+            assert (code, "4 of 4 images in flight" in detail) == ("RESOURCE_EXHAUSTED", True)
             assert int(metadata["retry-pushback-ms"]) >= 1000
         assert column(first.result(), "exit") == [1] * 4
         assert served.rows("ModelInfer") == {"200", "429"}

@@ -282,7 +282,7 @@ def test_places_are_counted_in_images_for_singles_and_batches_alike(
             inside = [pool.submit(send, image) for _ in range(3)]
             submissions.wait_for(3)
             document = check_problem(send(image, image), 429, "overloaded")
-            assert "3 of 4 places are taken, 2 wanted" in document["detail"]
+            assert "3 of 4 images in flight, 2 more requested" in document["detail"]
             inside.append(pool.submit(send, image))
             submissions.wait_for(1)
             check_problem(send(image), 429, "overloaded")

@@ -345,7 +345,7 @@ def test_before_it_is_ready_and_when_it_is_full(tiny_weights: Any) -> None:
             first = threading.Thread(target=client.post, args=(INFER,), kwargs=full)
             first.start()
             submissions.wait_for(1)
-            assert "4 of 4 places are taken" in check_error(client.post(INFER, **full), 429)
+            assert "4 of 4 images in flight" in check_error(client.post(INFER, **full), 429)
         first.join()
         service.draining = True
         for path in ("/v2/health/ready", "/v2/models/msmlp/ready"):

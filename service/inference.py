@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.exits import Reason
 from msmlp.service.decoding import Sources, decode_images
-from msmlp.service.engine.messages import Terms, history_floats, history_ints
+from msmlp.service.engine.messages import ExitParameters, history_floats, history_ints
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import ExpiredError
 from msmlp.service.operating_points import ResolvedPoint
@@ -58,8 +58,8 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    async with _decoded(service, request) as (pixels, exits, _):
-        result = await service.engine.classify(pixels, exits)
+    async with _decoded(service, request) as (pixels, parameters, _):
+        result = await service.engine.classify(pixels, parameters)
     _count(service, request, result)
     _check_expired(request, result)
     return result
@@ -87,8 +87,8 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
         what `stream` raises.
     """
     async with (
-        _decoded(service, request) as (pixels, exits, release),
-        aclosing(service.engine.stream(pixels, exits, release)) as results,
+        _decoded(service, request) as (pixels, parameters, release),
+        aclosing(service.engine.stream(pixels, parameters, release)) as results,
     ):
         async for result in results:
             _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
@@ -99,14 +99,14 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
 @asynccontextmanager
 async def _decoded(
     service: Service, request: ClassifyRequest
-) -> AsyncIterator[tuple[NDArray[np.uint8], Terms, Callable[[int], None]]]:
+) -> AsyncIterator[tuple[NDArray[np.uint8], ExitParameters, Callable[[int], None]]]:
     """Pixels with permits for the engine, the exit parameters, and what gives permits back early."""
     options, record, images = request.options, request.record, len(request.images)
     record.images = images
     point = record.point = service.operating_points.resolve(options, service.engine.brownout_level)
-    exits = point.exits
+    parameters = point.parameters
     if options.deadline_ms is not None or options.stream:
-        exits = replace(exits, deadline=request.deadline, stream=bool(options.stream))
+        parameters = replace(parameters, deadline=request.deadline, stream=bool(options.stream))
     with service.permits(images, degraded=point.source == "brownout") as release:
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         began = time.monotonic()
@@ -117,7 +117,7 @@ async def _decoded(
             raise
         finally:
             record.decoding = began, time.monotonic()
-        yield pixels, exits, release
+        yield pixels, parameters, release
 
 
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:
@@ -152,7 +152,7 @@ def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
     return {
         "name": point.name,
         "source": point.source,
-        "thresholds": point.exits.thresholds.tolist(),
+        "thresholds": point.parameters.thresholds.tolist(),
         "expected_accuracy": point.expected_accuracy,
         "expected_gflops": point.expected_gflops,
     }

@@ -10,7 +10,7 @@ import numpy as np
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration
 from msmlp.service.engine.brownout import LEVELS
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.options import NO_OPTIONS, RequestOptions
 
 Source = Literal["request", "default", "brownout"]
@@ -20,13 +20,13 @@ Source = Literal["request", "default", "brownout"]
 class ResolvedPoint:
     """An operating point under a request's exit bounds, or the request's own thresholds (without a name).
 
-    `exits` is what the engine needs of it; `expected_accuracy` and `expected_gflops` are the means over the
+    `parameters` is what the engine needs of it; `expected_accuracy` and `expected_gflops` are the means over the
     calibration images. `by_name_only`: budgets, accuracies and brown-out do not choose it.
     """
 
     name: str | None
     source: Source
-    exits: Terms
+    parameters: ExitParameters
     expected_accuracy: float
     expected_gflops: float
     by_name_only: bool = False
@@ -149,7 +149,7 @@ def _point(
 ) -> ResolvedPoint:
     array = np.array(thresholds, dtype=np.float64)
     array.flags.writeable = False  # many requests share it
-    return ResolvedPoint(name, "request", Terms(array, low, high), accuracy, gflops)
+    return ResolvedPoint(name, "request", ExitParameters(array, low, high), accuracy, gflops)
 
 
 def _frontier(candidates: list[ResolvedPoint]) -> list[ResolvedPoint]:

@@ -32,7 +32,7 @@ class Gauges(Collector):
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:
             engine, points = self._watched
-            thresholds = points.resolve(NO_OPTIONS, engine.brownout_level).exits.thresholds.tolist()
+            thresholds = points.resolve(NO_OPTIONS, engine.brownout_level).parameters.thresholds.tolist()
             load = engine.worker.load
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")

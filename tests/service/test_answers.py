@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.exits import Reason
-from msmlp.service.engine.messages import HISTORY, Terms
+from msmlp.service.engine.messages import HISTORY, ExitParameters
 from msmlp.service.engine.result import Result
 from msmlp.service.http.schemas import Answer
 from msmlp.service.inference import ClassifyRequest, answer_document
@@ -16,7 +16,7 @@ CLASSES = ("cat", "dog", "frog", "ship")
 
 @pytest.fixture
 def point() -> ResolvedPoint:
-    return ResolvedPoint("fast", "request", Terms(np.array([0.9, 0.8]), 1, 3), 0.75, 0.2)
+    return ResolvedPoint("fast", "request", ExitParameters(np.array([0.9, 0.8]), 1, 3), 0.75, 0.2)
 
 
 @pytest.fixture

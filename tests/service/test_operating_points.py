@@ -81,8 +81,8 @@ def point(calibration: Calibration) -> Callable[[str], OperatingPoint]:
 def test_no_selector_is_the_default(table: OperatingPoints) -> None:
     found = table.resolve(RequestOptions())
     assert (found.name, found.source) == ("balanced", "default")
-    assert tuple(found.exits.thresholds) == THRESHOLDS["balanced"]
-    assert (found.exits.min_exit, found.exits.max_exit) == (0, 3)
+    assert tuple(found.parameters.thresholds) == THRESHOLDS["balanced"]
+    assert (found.parameters.min_exit, found.parameters.max_exit) == (0, 3)
     bounded = table.resolve(RequestOptions(min_exit=2, top_k=3))
     assert (bounded.name, bounded.source) == ("balanced", "default")
 
@@ -90,7 +90,7 @@ def test_no_selector_is_the_default(table: OperatingPoints) -> None:
 def test_a_policy_by_name(table: OperatingPoints, point: Callable[[str], OperatingPoint]) -> None:
     for name, thresholds in THRESHOLDS.items():
         found = table.resolve(RequestOptions(policy=name))
-        assert (found.name, found.source, tuple(found.exits.thresholds)) == (name, "request", thresholds)
+        assert (found.name, found.source, tuple(found.parameters.thresholds)) == (name, "request", thresholds)
         assert found.expected_accuracy == pytest.approx(point(name).expected_accuracy)
         assert found.expected_gflops == pytest.approx(point(name).mean_gflops)
 
@@ -106,7 +106,7 @@ def test_explicit_thresholds_have_no_name_and_their_own_expectation(
     table: OperatingPoints, scores: np.ndarray, correct: np.ndarray
 ) -> None:
     found = table.resolve(RequestOptions(thresholds=(0.7, 0.1)))
-    assert (found.name, found.source, found.exits.thresholds.tolist()) == (None, "request", [0.7, 0.1])
+    assert (found.name, found.source, found.parameters.thresholds.tolist()) == (None, "request", [0.7, 0.1])
     left = exit_of(scores, np.array([0.7, 0.1])) - 1
     assert found.expected_gflops == pytest.approx(np.array(GFLOPS)[left].mean())
     assert found.expected_accuracy == pytest.approx(correct[np.arange(len(left)), left].mean())
@@ -176,7 +176,7 @@ def test_an_accuracy_takes_the_cheapest_point_that_reaches_it(
 
 def test_exit_bounds(table: OperatingPoints, scores: np.ndarray) -> None:
     found = table.resolve(RequestOptions(min_exit=2, max_exit=2))
-    assert (found.exits.min_exit, found.exits.max_exit) == (2, 2)
+    assert (found.parameters.min_exit, found.parameters.max_exit) == (2, 2)
     assert found.expected_gflops == pytest.approx(0.3), "the expectation is under the bounds"
     for options, allowed in [
         (RequestOptions(min_exit=4), "1 to 3"),
@@ -188,11 +188,11 @@ def test_exit_bounds(table: OperatingPoints, scores: np.ndarray) -> None:
 
 
 def test_a_hard_cap_is_an_exit_bound(table: OperatingPoints) -> None:
-    assert table.resolve(RequestOptions(max_gflops=0.1)).exits.max_exit == 1
-    assert table.resolve(RequestOptions(max_gflops=0.299)).exits.max_exit == 1
-    assert table.resolve(RequestOptions(max_gflops=0.3)).exits.max_exit == 2
-    assert table.resolve(RequestOptions(max_gflops=5.0)).exits.max_exit == 3
-    assert table.resolve(RequestOptions(max_gflops=5.0, max_exit=1)).exits.max_exit == 1
+    assert table.resolve(RequestOptions(max_gflops=0.1)).parameters.max_exit == 1
+    assert table.resolve(RequestOptions(max_gflops=0.299)).parameters.max_exit == 1
+    assert table.resolve(RequestOptions(max_gflops=0.3)).parameters.max_exit == 2
+    assert table.resolve(RequestOptions(max_gflops=5.0)).parameters.max_exit == 3
+    assert table.resolve(RequestOptions(max_gflops=5.0, max_exit=1)).parameters.max_exit == 1
     with pytest.raises(OptionError, match=r"max_gflops: .*expected 0\.100000 or more"):
         table.resolve(RequestOptions(max_gflops=0.09))
     with pytest.raises(OptionError, match="min_exit"):
@@ -203,8 +203,8 @@ def test_one_exit_needs_no_thresholds() -> None:
     scores, correct = np.ones((4, 1), np.float32), np.ones((4, 1), dtype=bool)
     calibration = made_of([a_point("fast", (), 1.0, 0.1)], scores, correct, [0.1])
     table = OperatingPoints(calibration, [0.1], "fast")
-    assert table.resolve(RequestOptions(thresholds=())).exits.thresholds.tolist() == []
-    assert table.resolve(RequestOptions()).exits.max_exit == 1
+    assert table.resolve(RequestOptions(thresholds=())).parameters.thresholds.tolist() == []
+    assert table.resolve(RequestOptions()).parameters.max_exit == 1
 
 
 def browned(table: OperatingPoints, /, **options: Any) -> list[ResolvedPoint]:
@@ -221,7 +221,7 @@ def test_brown_out_walks_to_ever_cheaper_points_and_says_so(table: OperatingPoin
         for found in by_level:
             degraded = found.expected_gflops < by_level[0].expected_gflops
             assert (found.source == "brownout") == degraded
-            assert tuple(found.exits.thresholds) == THRESHOLDS[str(found.name)]
+            assert tuple(found.parameters.thresholds) == THRESHOLDS[str(found.name)]
     assert {found.source for found in browned(table, policy="fast")} == {"request"}, "there is nothing cheaper"
 
 
@@ -242,8 +242,8 @@ def test_a_level_is_a_share_of_the_way_to_the_cheapest(scores: np.ndarray, corre
 def test_brown_out_never_changes_explicit_thresholds_nor_who_refuses(table: OperatingPoints) -> None:
     for options in ({"thresholds": (0.9, 0.8)}, {"degrade": False}, {"policy": "accurate", "degrade": False}):
         by_level = browned(table, **options)
-        assert {(tuple(found.exits.thresholds), found.source) for found in by_level} == {
-            (tuple(by_level[0].exits.thresholds), by_level[0].source)
+        assert {(tuple(found.parameters.thresholds), found.source) for found in by_level} == {
+            (tuple(by_level[0].parameters.thresholds), by_level[0].source)
         }
     assert browned(table, degrade=True)[-1].source == "brownout"
 

@@ -130,7 +130,7 @@ def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
     assert [now[key("oldest_wait_seconds", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
     assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.operating_points.resolve(
         RequestOptions()
-    ).exits.thresholds.tolist()
+    ).parameters.thresholds.tolist()
     assert now[key("throughput_images_per_second")] >= 0
     assert 1 <= now[key("prediction_margin_ratio")] <= 3
     assert now[key("model_info", **service.facts.model, backend="fake", device="none")] == 1

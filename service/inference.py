@@ -19,7 +19,7 @@ from msmlp.service.errors import ExpiredError
 from msmlp.service.operating_points import ResolvedPoint
 from msmlp.service.options import DEFAULT_TOP_K, RequestOptions
 from msmlp.service.service import Facts, Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 REASONS = {int(r): r.name.lower() for r in Reason}
 DIGITS = 8
@@ -34,7 +34,7 @@ class ClassifyRequest:
 
     images: Sources
     options: RequestOptions
-    record: Account
+    record: RequestRecord
 
     @property
     def deadline(self) -> float:

@@ -19,7 +19,7 @@ from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
-from msmlp.service.telemetry.record import Accounts
+from msmlp.service.telemetry.record import RequestRecords
 from msmlp.service.telemetry.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Service:
     engine: AsyncEngine
     decoders: ThreadPoolExecutor
     statistics: Statistics
-    accounts: Accounts
+    records: RequestRecords
     traces: "Traces | None" = None
     draining: bool = field(default=False)
 
@@ -165,5 +165,5 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         metrics.watch_process(lambda: worker.pid)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
-    accounts = Accounts(metrics.ended, statistics.ended)
-    return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, accounts)
+    records = RequestRecords(metrics.ended, statistics.ended)
+    return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records)

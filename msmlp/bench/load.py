@@ -24,7 +24,7 @@ from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Images per request."""
@@ -108,7 +108,7 @@ async def offer_load(service: Service, images: Pixels, requests: Sequence[Reques
     for request in requests:
         await asyncio.sleep(max(0.0, start + request.due - time.monotonic()))
         pixels = doubled[request.first : request.first + request.size]
-        call = ClassifyRequest(pixels, options[request.point], Account("bench", time.monotonic()))
+        call = ClassifyRequest(pixels, options[request.point], RequestRecord("bench", time.monotonic()))
         sent.append(asyncio.create_task(_send(service, call)))
     outcomes = await asyncio.gather(*sent)
     ran = max(seconds, time.monotonic() - start)
@@ -119,7 +119,7 @@ class Outcome(NamedTuple):
     """What came of a request: its result, and its record, which has the operating point."""
 
     result: Result
-    record: Account
+    record: RequestRecord
 
 
 async def _send(service: Service, call: ClassifyRequest) -> Outcome | None:

@@ -21,7 +21,7 @@ from msmlp.service.inference import ClassifyRequest, classify, stream
 from msmlp.service.options import parse_options
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
@@ -177,7 +177,7 @@ class _Request:
         count, most = len(self._images), service.max_images
         if count > most:
             raise TooManyImagesError(f"{count} images in one request; at most {most} are allowed")
-        return ClassifyRequest(self._images, parse_options(self._options), Account(self._id, arrival))
+        return ClassifyRequest(self._images, parse_options(self._options), RequestRecord(self._id, arrival))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

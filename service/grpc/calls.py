@@ -21,7 +21,7 @@ from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import RPC, Account, Accounts
+from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
 
 T = TypeVar("T")
 log = logging.getLogger("msmlp.grpc")
@@ -72,16 +72,16 @@ async def refuse(context: Context, refusal: Refusal) -> None:
     await context.abort(CODES[HTTPStatus(refusal.status)], refusal.detail, refusal.metadata)
 
 
-def new_record(method: str, context: Context) -> Account:
+def new_record(method: str, context: Context) -> RequestRecord:
     """The record of a request that has just arrived; its id is a new one until the client's is read."""
 
     def headers() -> Mapping[str, str]:
         return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
-    return Account(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
+    return RequestRecord(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
 
 
-async def recorded(records: Accounts, record: Account, work: Awaitable[T]) -> T | Refusal:
+async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitable[T]) -> T | Refusal:
     """The outcome of a request; the status in its record is what it would be over HTTP."""
     with records.open(record):
         record.status = CLIENT_CLOSED_REQUEST
@@ -105,7 +105,9 @@ async def unhurried(size: int, work: Callable[[], T]) -> T:
     return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
 
 
-async def read_request(service: Service, message: Any, size: int, record: Account) -> tuple[Inference, ClassifyRequest]:
+async def read_request(
+    service: Service, message: Any, size: int, record: RequestRecord
+) -> tuple[Inference, ClassifyRequest]:
     """A ModelInferRequest of `size` bytes: what it asks of the protocol, and what it asks to classify."""
     record.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
@@ -115,7 +117,7 @@ async def read_request(service: Service, message: Any, size: int, record: Accoun
 
 
 def response_to(
-    service: Service, name: str, inference: Inference, record: Account, result: Result, **parameters: Any
+    service: Service, name: str, inference: Inference, record: RequestRecord, result: Result, **parameters: Any
 ) -> Any:
     """The ModelInferResponse for a result; `name` is the model's as the request had it."""
     head = response_head(service, name, inference.id, record)

@@ -20,9 +20,9 @@ from msmlp.service.oip.model import (
     server_metadata,
 )
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
-Answer = Callable[[Service, bytes, Account], Awaitable[Any]]
+Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 """From a request's bytes and its record to the response."""
 
 
@@ -32,7 +32,7 @@ def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
     return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
 
 
-async def _infer(service: Service, content: bytes, record: Account) -> Any:
+async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
     message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
@@ -57,7 +57,7 @@ def _handler(
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await recorded(service.accounts, record, work())
+        answered = await recorded(service.records, record, work())
         if isinstance(answered, Refusal):
             await refuse(context, answered)
             return b""
@@ -68,7 +68,7 @@ def _handler(
 
 
 def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
-    async def answer(service: Service, content: bytes, record: Account) -> Any:
+    async def answer(service: Service, content: bytes, record: RequestRecord) -> Any:
         return method.response(**say(service, parse(method.request, content)))
 
     return answer

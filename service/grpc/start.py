@@ -15,11 +15,11 @@ def check_installed() -> None:
     except ModuleNotFoundError as error:
         raise OptionError(
             "--grpc-port",
-            f"needs the package {error.name}: scripts/install.sh cpu serve,grpc (or gpu ...)",
+            f"needs the package {error.name}; scripts/install.sh cpu serve,grpc installs it (or gpu ...)",
         ) from None
     except FileNotFoundError as error:
         raise OptionError(
-            "--grpc-port", f"{error.filename} is missing: scripts/install.sh cpu serve,grpc (or gpu ...)"
+            "--grpc-port", f"{error.filename} is missing; scripts/install.sh cpu serve,grpc writes it (or gpu ...)"
         ) from None
 
 

@@ -33,7 +33,7 @@ from msmlp.service.grpc.messages import (
 from msmlp.service.inference import REASONS, ClassifyRequest, run, run_stream
 from msmlp.service.oip.request import Inference
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import STREAM, Account
+from msmlp.service.telemetry.record import STREAM, RequestRecord
 
 METHOD = "ModelStreamInfer"
 
@@ -58,7 +58,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         except MsmlpError as error:
             refusal = refusal_of(error)
             record.status = refusal.status
-            service.accounts.close(record)
+            service.records.close(record)
             await refuse(context, refusal)
 
     return grpc.stream_stream_rpc_method_handler(handle)
@@ -69,7 +69,7 @@ class _Request:
     """A request of a stream; its id is known once it was read."""
 
     content: bytes
-    record: Account
+    record: RequestRecord
     id: str = ""
 
 
@@ -124,7 +124,7 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
-        answered = await recorded(self._service.accounts, request.record, self._answer(request))
+        answered = await recorded(self._service.records, request.record, self._answer(request))
         if before is not None:
             await asyncio.wait([before])
         if isinstance(answered, Refusal):

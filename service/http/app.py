@@ -25,7 +25,7 @@ from msmlp.service.telemetry.observers import watched
 def create_app(service: Service) -> ASGIApp:
     """The application of a service; the engine starts and stops with its lifespan."""
     app = FastPath(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
-    return RequestMiddleware(BodyLimit(app, service.body_budget), service.accounts)
+    return RequestMiddleware(BodyLimit(app, service.body_budget), service.records)
 
 
 def _framework(service: Service) -> FastAPI:
@@ -34,7 +34,9 @@ def _framework(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.watch(_when_ready)
         service.engine.start()
-        async with watched(service):
+        settings = service.settings
+        access_log = settings.access_log or settings.log_level == "debug"
+        async with watched(service.records, service.traces, access_log=access_log):
             async with grpc_beside(service):
                 yield
                 service.draining = True

@@ -18,7 +18,7 @@ from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.responses import error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
-from msmlp.service.telemetry.record import Account, Accounts
+from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 
 log = logging.getLogger("msmlp.http")
 
@@ -29,42 +29,42 @@ ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.j
 
 
 class RequestMiddleware:
-    """Keeps the record of each request, `msmlp_account` in the scope, and sets `X-Request-ID` in the response."""
+    """Keeps the record of each request, `msmlp_record` in the scope, and sets `X-Request-ID` in the response."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
-        self._app, self._accounts = app, accounts
+    def __init__(self, app: ASGIApp, records: RequestRecords) -> None:
+        self._app, self._records = app, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event stream."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        account = scope["msmlp_account"] = _account(scope)
+        record = scope["msmlp_record"] = _record(scope)
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
-                account.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", account.request_id.encode())]
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
             elif not message.get("more_body"):
-                self._accounts.close(account)  # before the client has it all, and may ask for the metrics
+                self._records.close(record)  # before the client has it all, and may ask for the metrics
             await send(message)
 
-        with self._accounts.open(account):
+        with self._records.open(record):
             try:
                 await self._app(scope, receive, send_and_note)
             except asyncio.CancelledError:
-                account.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
+                record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
             except Exception as error:
                 # Whatever fails below still has a response, an id and a row in the metrics.
                 log.exception("request failed")
-                if not account.status:
+                if not record.status:
                     await error_response(scope, error)(scope, receive, send_and_note)
-            if math.isnan(account.ended):
-                account.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
+            if math.isnan(record.ended):
+                record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
 
-def _account(scope: Scope) -> Account:
+def _record(scope: Scope) -> RequestRecord:
     arrival = time.monotonic()
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
 
@@ -72,7 +72,7 @@ def _account(scope: Scope) -> Account:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
     method = scope["method"] if scope["method"] in METHODS else "other"
-    return Account(sane_id(given), arrival, method, _route(scope["path"]), headers)
+    return RequestRecord(sane_id(given), arrival, method, _route(scope["path"]), headers)
 
 
 def _route(path: str) -> str:

@@ -22,7 +22,7 @@ from msmlp.service.errors import (
 from msmlp.service.http.protocol import departure
 from msmlp.service.oip.model import is_oip, oip_error
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
@@ -71,13 +71,15 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 class Sent(Response):
     """An answer with its headers as they are sent: building them Starlette's way costs as much as the answer."""
 
-    def __init__(self, body: bytes, media_type: str, record: Account, headers: dict[str, str] = NO_HEADERS) -> None:
+    def __init__(
+        self, body: bytes, media_type: str, record: RequestRecord, headers: dict[str, str] = NO_HEADERS
+    ) -> None:
         self.status_code, self.body, self.background = 200, body, None
         given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": _timing(record)}
         self.raw_headers = [(name.encode(), value.encode()) for name, value in (given | headers).items()]
 
 
-def _timing(record: Account) -> str:
+def _timing(record: RequestRecord) -> str:
     seconds = record.decode_seconds, record.queue_seconds, record.compute_seconds
     return "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
 
@@ -87,7 +89,7 @@ def error_response(scope: Scope, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         # Only the metrics see this status, which is not a client's mistake there.
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    request_id, headers = scope["msmlp_account"].request_id, {}
+    request_id, headers = scope["msmlp_record"].request_id, {}
     if isinstance(error, MsmlpError):
         status, document = problem(error, request_id)
         if isinstance(error, RetryableError):

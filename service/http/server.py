@@ -62,7 +62,7 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
     provider = trace_provider() if settings.traces else None
     service = build(settings)
     if provider is not None:
-        service.traces = traces_of(provider, service)
+        service.traces = traces_of(provider, service.facts.model)
     with listen(settings.host, settings.port) as listener:
         server = _Server(service, uvicorn.Config(create_app(service), **UVICORN))
         failures: list[str] = []

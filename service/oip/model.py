@@ -7,7 +7,7 @@ from typing import Any
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import UnknownModelError
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 ALIAS = "msmlp"
 """A second name of the model, whatever its manifest calls it."""
@@ -115,7 +115,7 @@ def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, An
     return [{**service.facts.model, "state": "READY"}]
 
 
-def response_head(service: Service, name: str, inference_id: str | None, record: Account) -> dict[str, Any]:
+def response_head(service: Service, name: str, inference_id: str | None, record: RequestRecord) -> dict[str, Any]:
     """What an inference response says besides its outputs; `name` is the model's as the request had it."""
     point = record.point
     assert point is not None  # since it was admitted

@@ -32,7 +32,7 @@ from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready,
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.telemetry.gauges import Gauges
-from msmlp.service.telemetry.record import INFERENCES, Account
+from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -159,10 +159,10 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over, whatever came of it."""
-        self._child(self.requests, account.route, account.status).inc()
-        self._child(self.request_seconds, account.route).observe(account.seconds)
+        self._child(self.requests, record.route, record.status).inc()
+        self._child(self.request_seconds, record.route).observe(record.seconds)
 
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> float:
         """Images of a request were answered → the GFLOPs they cost.

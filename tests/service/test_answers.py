@@ -9,7 +9,7 @@ from msmlp.service.inference import ClassifyRequest, answer_document
 from msmlp.service.operating_points import ResolvedPoint
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Facts
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 CLASSES = ("cat", "dog", "frog", "ship")
 
@@ -37,7 +37,7 @@ def result() -> Result:
 def answer(point: ResolvedPoint, result: Result, top_k: int = 2, deadline_ms: float | None = None) -> dict:
     facts = Facts({"name": "tiny", "version": "abc"}, CLASSES, [0.1, 0.3, 1.0])
     options = RequestOptions(top_k=top_k, deadline_ms=deadline_ms)
-    request = ClassifyRequest([b"", b""], options, Account("id-1", 100.0, point=point))
+    request = ClassifyRequest([b"", b""], options, RequestRecord("id-1", 100.0, point=point))
     document = answer_document(facts, request, result, throughput=812.04)
     assert Answer.model_validate(document).model_dump(exclude_unset=True) == document, (
         "the OpenAPI document says the same"

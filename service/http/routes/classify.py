@@ -17,7 +17,7 @@ from msmlp.service.http.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from msmlp.service.http.responses import Sent, service_of, while_connected
 from msmlp.service.http.schemas import Answer
 from msmlp.service.inference import ClassifyRequest, classify, stream
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]
@@ -34,7 +34,7 @@ async def post_classify(request: Request) -> Response:
     service.check_ready()  # before reading a body in vain
     settings = service.settings
     images, options = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
-    asked = ClassifyRequest(images, options, request.scope["msmlp_account"])
+    asked = ClassifyRequest(images, options, request.scope["msmlp_record"])
     if options.stream:
         documents = stream(service, asked)
         # What fails before the first line is an error with its own status.
@@ -51,7 +51,7 @@ async def _next(documents: Documents) -> dict[str, Any]:
 class _Streaming(StreamingResponse):
     """Closes the documents with the response, wherever it ends: a client may leave before the second line."""
 
-    def __init__(self, first: dict[str, Any], more: Documents, record: Account) -> None:
+    def __init__(self, first: dict[str, Any], more: Documents, record: RequestRecord) -> None:
         super().__init__(_lines(first, more, record), media_type=NDJSON)
         self._more = more
 
@@ -60,7 +60,7 @@ class _Streaming(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(first: dict[str, Any], more: Documents, record: Account) -> AsyncIterator[bytes]:
+async def _lines(first: dict[str, Any], more: Documents, record: RequestRecord) -> AsyncIterator[bytes]:
     yield _line(first)
     try:
         async for document in more:

@@ -116,7 +116,7 @@ async def infer(request: Request) -> Response:
     inference = await _read(request, service)
     if inference.options.stream:
         raise OptionError("stream", "expected false: over HTTP this protocol has no streams, POST /classify has")
-    asked = ClassifyRequest(inference.images, inference.options, request.scope["msmlp_account"])
+    asked = ClassifyRequest(inference.images, inference.options, request.scope["msmlp_record"])
     result = await while_connected(request, run(service, asked))
     tensors = output_tensors(result, inference.outputs, service.facts)
     body, header_length = write_response(

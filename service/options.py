@@ -70,7 +70,7 @@ class RequestOptions(BaseModel):
         "at least that exit's threshold; 0 always leaves, 1 never. Brown-out does not change them.",
     )
     policy: str | _Null = Field(
-        default=None, description="An operating point by name: fast, balanced, accurate, or any in GET /model."
+        default=None, description="An operating point by name: fast, balanced, accurate, or another of the model's."
     )
     budget_gflops: _Amount | _Null = Field(
         default=None,
@@ -98,12 +98,12 @@ class RequestOptions(BaseModel):
     max_exit: _Count | _Null = Field(default=None, description="The last exit an image may reach, 1 to K.")
     top_k: _Count | _Null = Field(default=None, description=f"Classes listed per image. Default: {DEFAULT_TOP_K}.")
     degrade: _Flag | _Null = Field(
-        default=None, description="false: brown-out may not change this request's operating point. Default: true."
+        default=None, description="Whether brown-out may change this request's operating point. Default: true."
     )
     stream: _Flag | _Null = Field(
         default=None,
-        description="true: one line of JSON per image and exit (application/x-ndjson), as soon as it is reached. "
-        "Default: false.",
+        description="Whether to report each exit of each image as soon as it is reached; over HTTP one line of JSON each "
+        "(application/x-ndjson). Default: false.",
     )
 
 

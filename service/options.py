@@ -102,8 +102,8 @@ class RequestOptions(BaseModel):
     )
     stream: _Flag | _Null = Field(
         default=None,
-        description="Whether to report each exit of each image as soon as it is reached; over HTTP one line of JSON each "
-        "(application/x-ndjson). Default: false.",
+        description="Whether to report each exit of each image as soon as it is reached; over HTTP one line of JSON "
+        "each (application/x-ndjson). Default: false.",
     )
 
 

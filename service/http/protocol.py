@@ -90,7 +90,7 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class _Ours:
+class _Connection:
     """Common to both parsers' connections: the departure, and refusals in the form of all other errors."""
 
     app_state: dict[str, Any]
@@ -123,7 +123,7 @@ class _Ours:
         self.transport.close()
 
 
-class _Patient(_Ours, H11Protocol):
+class _H11Connection(_Connection, H11Protocol):
     """A connection on which httptools refused a head."""
 
     def send_400_response(self, msg: str) -> None:
@@ -137,7 +137,7 @@ class _Patient(_Ours, H11Protocol):
         return False  # quietly
 
 
-class Protocol(_Ours, HttpToolsProtocol):
+class Protocol(_Connection, HttpToolsProtocol):
     """A connection read with httptools."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -203,12 +203,12 @@ class Protocol(_Ours, HttpToolsProtocol):
         self._refusing = False
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
-        patient = _Patient(self.config, self.server_state, self.app_state, self.loop)
+        connection = _H11Connection(self.config, self.server_state, self.app_state, self.loop)
         self.connections.discard(self)
-        self.transport.set_protocol(patient)
-        patient.connection_made(self.transport)
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
         # Outside the context of the request whose response led here.
-        Context().run(patient.data_received, bytes(self._head))
+        Context().run(connection.data_received, bytes(self._head))
 
     def on_response_complete(self) -> None:
         """A response was sent in full."""

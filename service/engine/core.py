@@ -141,15 +141,14 @@ class EngineCore:
         backend: StageBackend,
         send: Callable[[Outbound], None],
         *,
-        seconds: NDArray[np.float64] | None = None,
+        seconds: NDArray[np.float64],
         shadow_every: int = 0,
         reserve: int = 0,
         publish: Callable[[Load], None] = lambda load: None,
     ) -> None:
         self.backend, self._send, self._publish = backend, send, publish
         self._stages = stages = backend.stages
-        unknown = np.zeros((stages, len(backend.buckets)))
-        self.latency = LatencyModel(backend.buckets, unknown if seconds is None else seconds)
+        self.latency = LatencyModel(backend.buckets, seconds)
         self.scheduler = Scheduler(backend.capacity, stages, self.latency, shadow_every=shadow_every, reserve=reserve)
         self._estimate = LoadEstimate(stages, self.latency)
         self._history = np.zeros((backend.capacity, stages), dtype=HISTORY)

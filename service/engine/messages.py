@@ -1,7 +1,7 @@
 """What the web side and the engine core send each other: flat arrays and plain numbers that can cross to a process."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ HISTORY: np.dtype[np.void] = np.dtype(
 
 History = NDArray[np.void]
 
-_FLOATS: np.dtype[np.float32] = np.dtype((np.float32, 6))  # type: ignore[assignment]
-_INTS: np.dtype[np.int32] = np.dtype((np.int32, 6))  # type: ignore[assignment]
+_FLOATS = cast("np.dtype[np.float32]", np.dtype((np.float32, 6)))
+_INTS = cast("np.dtype[np.int32]", np.dtype((np.int32, 6)))
 
 
 def history_floats(history: History) -> NDArray[np.float32]:

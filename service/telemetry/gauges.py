@@ -27,7 +27,7 @@ class Gauges(Collector):
         self._watched = engine, points
 
     def collect(self) -> Iterator[Metric]:
-        """The families of one scrape, from one reading of the engine's load."""
+        """The families of one scrape."""
         yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:

@@ -140,7 +140,7 @@ def test_an_error_that_only_the_caller_can_mend_is_final(make: type) -> None:
 
 
 class StoppingPort:
-    """A façade that wants nothing but the end."""
+    """A port whose only message is Stop."""
 
     def __init__(self) -> None:
         self.said: list[Outbound] = []
@@ -292,7 +292,7 @@ def test_a_failed_batch_fails_its_requests_and_only_them() -> None:
     assert backend.taken == 0
 
 
-def test_a_device_that_fails_again_and_again_is_the_workers_end() -> None:
+def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
     backend = FakeBackend(max_batch=1)
     with on_thread(backend) as talk:
         backend.fail = broken_by_label_3
@@ -307,7 +307,7 @@ def test_a_device_that_fails_again_and_again_is_the_workers_end() -> None:
     assert 99 not in [int(request) for answer in of(Answers, said) for request in answer.request]
 
 
-def test_one_batch_that_succeeds_forgives_those_that_failed() -> None:
+def test_a_successful_batch_resets_the_count_of_failures() -> None:
     backend = FakeBackend(max_batch=1)
     with on_thread(backend) as talk:
         backend.fail = broken_by_label_3
@@ -319,7 +319,7 @@ def test_one_batch_that_succeeds_forgives_those_that_failed() -> None:
     assert answered == [-1, *range(0, 3 * MAX_FAILURES, MAX_FAILURES)]
 
 
-def test_cancelling_what_has_been_answered_is_nothing() -> None:
+def test_cancelling_an_answered_request_does_nothing() -> None:
     backend = FakeBackend()
     with on_thread(backend) as talk:
         talk.submit(1, pictures(1, 1.0))
@@ -344,24 +344,16 @@ def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
     assert not any(ready_at_batch)
 
 
-def cannot(error: Exception) -> list[Outbound]:
-    """What a worker says whose backend cannot be built."""
-    said: list[Outbound] = []
-
+def test_a_backend_that_cannot_be_built_is_the_end_and_tells_no_secret() -> None:
     def build() -> StageBackend:
-        raise error
+        raise ZeroDivisionError("line 7 of some file")
 
+    said: list[Outbound] = []
     worker = ThreadWorker(build, said.extend, permits=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
+    assert said == [Died("engine failed")]
     assert not worker.ready.is_set()
-    return said
-
-
-def test_a_backend_that_cannot_be_built_is_the_end_and_tells_no_secret() -> None:
-    (died,) = cannot(ZeroDivisionError("line 7 of some file"))
-    assert isinstance(died, Died)
-    assert "line 7" not in died.detail
 
 
 def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:

@@ -29,7 +29,7 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.evaluate import split_images
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.settings import DEFAULT_WEIGHTS

@@ -10,8 +10,7 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.errors import DataError, OptionError
-from msmlp.model.held_out import check_classes, validation_images
-from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.offline import Outputs, check_classes, run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_calibration, load_weights
 from msmlp.model.weights.calibration import expectation
 

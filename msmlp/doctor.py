@@ -17,8 +17,8 @@ import numpy as np
 import typer
 
 import msmlp
-from msmlp.model.cores import cores
 from msmlp.model.errors import MsmlpError
+from msmlp.model.platform.cores import cores
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.decoding import Sources, decode_images
 from msmlp.service.engine.messages import ExitParameters, history_floats, history_ints
 from msmlp.service.engine.result import Result

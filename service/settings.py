@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from msmlp.model.cores import cores
 from msmlp.model.errors import OptionError, first_mistake
+from msmlp.model.platform.cores import cores
 from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"

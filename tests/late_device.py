@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msmlp.model.backends.devices import EagerDriver, Event, Step
+from msmlp.model.backends.torch.devices import EagerDriver, Event, Step
 
 QUEUED = ("copy_", "index_copy_")
 

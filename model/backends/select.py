@@ -16,11 +16,11 @@ from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 
-from msmlp.model.backends.gpu import gpu_present
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.errors import CallerError, OptionError
 from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.platform.gpu import gpu_present
 from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 
@@ -158,7 +158,7 @@ def _provider(settings: BackendSettings) -> str | None:
         if settings.provider != "auto":
             raise OptionError("provider", f"{name} needs a GPU; the device is cpu")
         return None
-    from msmlp.model.backends.providers import BY_NAME, has_provider
+    from msmlp.model.backends.onnx.providers import BY_NAME, has_provider
 
     if has_provider(BY_NAME[name]):
         return name
@@ -171,16 +171,16 @@ def _provider(settings: BackendSettings) -> str | None:
 
 
 def _build_torch(weights: Weights, settings: BackendSettings) -> StageBackend:
-    from msmlp.model.backends.staged import StagedBackend
+    from msmlp.model.backends.torch.backend import StagedBackend
 
     return StagedBackend(weights, settings)
 
 
 def _build_onnx(cascade: CascadeConfig, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
     if settings.device == "cpu":
-        from msmlp.model.backends.onnx import OnnxBackend
+        from msmlp.model.backends.onnx.cpu import OnnxBackend
 
         return OnnxBackend(cascade, graphs, settings)
-    from msmlp.model.backends.onnx_device import OnnxDeviceBackend
+    from msmlp.model.backends.onnx.device import OnnxDeviceBackend
 
     return OnnxDeviceBackend(cascade, graphs, settings)

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msmlp.model.backends.memory import slots_that_fit
+from msmlp.model.platform.memory import slots_that_fit
 
 
 @dataclass(frozen=True)
 class Exits:
-    """What turns logits into answers: one temperature per exit, and the exit policy (model/scores.py)."""
+    """What turns logits into answers: one temperature per exit, and the exit policy (model/exits/policies.py)."""
 
     temperatures: tuple[float, ...]
     policy: str = "max-probability"

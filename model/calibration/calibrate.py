@@ -1,8 +1,7 @@
-"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
+"""What each stage costs in time, on the backend and the device that calibrate."""
 
-Graphs contain temperatures and the exit policy, so those that no longer match are exported again.
-"""
-
+import statistics
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -11,20 +10,43 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
-from msmlp.model.calibration.crossfit import folds_of, refitted
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.settings import Setting, Table, thinned
-from msmlp.model.calibration.temperature import fit_temperatures
-from msmlp.model.calibration.timing import measure_stage_ms
+from msmlp.model.calibration.solvers import Setting, Table, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export import refresh_graphs
-from msmlp.model.held_out import validation_images
-from msmlp.model.offline import run_every_exit
+from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation
+
+RUNS = 9
+
+
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    """Each stage's own milliseconds an image: the median of RUNS runs of the largest bucket.
+
+    `pixels` [N, size, size, 3] are repeated to fill the bucket. Every run goes through all stages, so that a slow
+    moment of the machine does not fall on one stage alone.
+    """
+    batch = backend.buckets[-1]
+    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
+    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(RUNS + 1)]
+    backend.release(slots)
+    # The first run warms up.
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+
+
+def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
+    start = time.perf_counter()
+    backend.collect(backend.launch(stage, slots))
+    return 1000 * (time.perf_counter() - start)
+
+
+# FROM model/calibration/calibrate.py:
+# `msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
 
 BATCH = 256
 
@@ -49,7 +71,7 @@ def calibrate(
         data: the data set of the training.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit's score is (model/scores.py).
+        exit_policy: what an exit's score is (model/exits/policies.py).
         cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
         risk: adds an operating point that loses at most so much (model/calibration/risk.py).
         confidence: the probability with which it does, 0.95 where a risk is given alone.

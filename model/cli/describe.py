@@ -64,7 +64,7 @@ def info(
       msmlp info --weights weights/cifar10-s --json
     """
     from msmlp.model.errors import OptionError
-    from msmlp.model.info import preset_info, weights_info
+    from msmlp.model.weights.info import preset_info, weights_info
 
     if (weights is None) == (preset is None):
         raise OptionError("info", "give one of --weights and --preset")

@@ -14,17 +14,15 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from msmlp.model.backends.onnx import OnnxBackend
+from msmlp.model.backends.onnx.cpu import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
-from msmlp.model.export.graph_stage import GraphStage
+from msmlp.model.export.graph_stage import OPSET, GraphStage, serialized, traced
 from msmlp.model.export.quantize import Ranges
-from msmlp.model.export.trace import OPSET, serialized, traced
-from msmlp.model.held_out import validation_images
 from msmlp.model.nn.served import served_stages
-from msmlp.model.offline import run_every_exit
+from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.model.weights.graphs import (
     GRAPH_DTYPES,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from msmlp.model.backends.devices import pick_device
+from msmlp.model.backends.torch.devices import pick_device
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from msmlp.model.errors import OptionError, WeightsError, one_line
-from msmlp.model.exits import exit_of
-from msmlp.model.scores import exit_policy
+from msmlp.model.exits.policies import exit_policy
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.manifest import Weights
 

@@ -21,7 +21,7 @@ from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel

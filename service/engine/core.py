@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
-from msmlp.model.exits import GOES_ON
+from msmlp.model.exits.rule import GOES_ON
 from msmlp.service.engine.latency import LatencyModel, LoadEstimate
 from msmlp.service.engine.messages import (
     HISTORY,

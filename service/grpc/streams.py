@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from msmlp.model.errors import MsmlpError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.errors import OverloadedError
 from msmlp.service.grpc.calls import (
     Refusal,

@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msmlp.model.backends.devices import EagerDriver, Step
-from msmlp.model.backends.onnx_device import OnnxDeviceBackend
+from msmlp.model.backends.onnx.device import OnnxDeviceBackend
+from msmlp.model.backends.onnx.providers import CPU
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from msmlp.model.backends.providers import CPU
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.backends.torch.devices import EagerDriver, Step
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.export import export
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 

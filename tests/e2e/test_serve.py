@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
-from msmlp.model.exits import exit_of
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
 from msmlp.model.weights import load_calibration, load_weights
@@ -205,7 +205,9 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
         port = taken.getsockname()[1]
         done = run_msmlp("serve", "--weights", tiny_weights, "--port", str(port), "--device", "cpu")
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in one_line(done.stderr)
+    *logged, said = done.stderr.splitlines()
+    assert said.startswith(f"msmlp: --port: cannot listen on 127.0.0.1:{port}")
+    assert all(" INFO " in line for line in logged)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DataError, OptionError, WeightsError
 from msmlp.model.evaluate import calibration_error, evaluate

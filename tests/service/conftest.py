@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.solvers import survivor_conditional
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_weights

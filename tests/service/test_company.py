@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.evaluate import evaluate
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs
 from msmlp.model.weights import load_calibration, load_weights
 from tests.fakes import FakeBackend, Gated, picture

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.backends.select import Selection
+from msmlp.model.platform.memory import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import ThreadWorker
@@ -18,7 +18,7 @@ def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, shadow: float, reserve: int
 ) -> None:
     free = 4 * 501 * slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
-    monkeypatch.setattr("msmlp.model.backends.onnx.free_host_memory", lambda: free)
+    monkeypatch.setattr("msmlp.model.backends.onnx.cpu.free_host_memory", lambda: free)
     service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", shadow=shadow))
     with serving(service) as client:
         assert f"msmlp_capacity_images {500 - reserve}.0" in client.get("/metrics").text
@@ -27,7 +27,7 @@ def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
 def test_too_little_memory_ends_the_start_with_a_line_that_says_so(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("msmlp.model.backends.onnx.free_host_memory", lambda: 1000)
+    monkeypatch.setattr("msmlp.model.backends.onnx.cpu.free_host_memory", lambda: 1000)
     service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))
     with serving(service, wait=False):
         service.engine.worker.join(60)

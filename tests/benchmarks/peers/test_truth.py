@@ -9,7 +9,7 @@ from benchmarks.peers.prepare import half_threshold, right_answers
 from benchmarks.peers.programs import Graphs, decode
 from msmlp.bench.generator import Seen
 from msmlp.bench.images import thumbnails
-from msmlp.model.backends.onnx import OnnxBackend
+from msmlp.model.backends.onnx.cpu import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_weights

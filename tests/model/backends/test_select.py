@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from msmlp.model.backends.memory import slot_bytes
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
+from msmlp.model.platform.memory import slot_bytes
 from msmlp.model.weights import load_calibration, load_weights
 
 
@@ -148,7 +148,7 @@ def test_a_gpu_that_is_not_there_is_refused_at_once(tiny_weights: Path, monkeypa
         selected(tiny_weights, device="cuda")
 
 
-@pytest.mark.parametrize(("backend", "module"), [("torch", "devices"), ("onnx", "onnx")])
+@pytest.mark.parametrize(("backend", "module"), [("torch", "torch.devices"), ("onnx", "onnx.cpu")])
 def test_capacity_comes_from_free_memory_unless_it_is_set(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, backend: str, module: str
 ) -> None:

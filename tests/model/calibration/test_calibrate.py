@@ -7,16 +7,14 @@ import pytest
 from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.calibrate import Cost, calibrate
-from msmlp.model.calibration.crossfit import folds_of
-from msmlp.model.calibration.temperature import fit_temperatures
+from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
+from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
 from msmlp.model.export import TOLERANCES, export
-from msmlp.model.held_out import validation_images
-from msmlp.model.offline import run_every_exit
-from msmlp.model.scores import EXIT_POLICIES, exit_policy
+from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
 from msmlp.model.weights.calibration import CalibrationFile, expectation
 from msmlp.model.weights.graphs import has_graphs

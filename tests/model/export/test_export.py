@@ -22,10 +22,10 @@ from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.calibration.solvers import survivor_conditional
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
 from msmlp.model.evaluate import evaluate
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.policies import EXIT_POLICIES
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import Outputs, run_every_exit
-from msmlp.model.scores import EXIT_POLICIES
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
 from msmlp.model.weights.graphs import load_export
@@ -188,7 +188,7 @@ def test_nothing_is_written_when_onnx_runtime_says_something_else(
 
 
 def test_a_stage_too_large_for_one_file_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("msmlp.model.export.trace.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr("msmlp.model.export.graph_stage.MAX_GRAPH_BYTES", 1000)
     monkeypatch.setattr("msmlp.model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
     with pytest.raises(WeightsError, match=r"stage 1 takes \d+ bytes, an ONNX file holds 1000"):
         export(copied)

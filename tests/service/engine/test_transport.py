@@ -13,7 +13,7 @@ import pytest
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import OutOfMemoryError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.core import MAX_FAILURES, SHADOW_SLOTS, run
 from msmlp.service.engine.messages import (
     Answers,

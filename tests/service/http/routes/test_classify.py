@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
 from msmlp.model.weights import load_calibration, load_weights

@@ -140,12 +140,10 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
     # These do not occur while serving; if one does, it is the server's fault.
-    ConfigError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    DataError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    WeightsError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    TrainingStoppedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    DeviceError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    OutOfMemoryError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    **dict.fromkeys(
+        (ConfigError, DataError, WeightsError, TrainingStoppedError, DeviceError, OutOfMemoryError),
+        (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    ),
 }
 """Every error class that is raised, except BadImagesError: that takes the status of its first image."""
 

@@ -33,9 +33,14 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
     "anytime": {"value": {"images": [PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
 }
 
+
+def _stage(stage: int, label: str, score: float, **times: float) -> dict[str, Any]:
+    return {"stage": stage, "score": score, "confidence": score, "label": label, **times, "batch_size": 1}
+
+
 # Of weights/cifar10-s and examples/cat.jpg with top_k=2.
 ANSWER: dict[str, Any] = {
-    "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
+    "request_id": REQUEST_ID,
     "model": {"name": "cifar10-s", "version": "a65518dd7c93"},
     "operating_point": {
         "name": "balanced",
@@ -61,24 +66,8 @@ ANSWER: dict[str, Any] = {
             "gflops": 0.009097472,
             "degraded": False,
             "stages": [
-                {
-                    "stage": 1,
-                    "score": 0.38472801,
-                    "confidence": 0.38472801,
-                    "label": "deer",
-                    "queue_ms": 0.531,
-                    "compute_ms": 1.48,
-                    "batch_size": 1,
-                },
-                {
-                    "stage": 2,
-                    "score": 0.8128975,
-                    "confidence": 0.8128975,
-                    "label": "cat",
-                    "queue_ms": 0.276,
-                    "compute_ms": 1.942,
-                    "batch_size": 1,
-                },
+                _stage(1, "deer", 0.38472801, queue_ms=0.531, compute_ms=1.48),
+                _stage(2, "cat", 0.8128975, queue_ms=0.276, compute_ms=1.942),
             ],
             "latency_ms": 7.206,
         }

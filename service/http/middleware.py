@@ -35,7 +35,7 @@ class RequestMiddleware:
         self._app, self._records = app, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -92,7 +92,7 @@ class BodyLimit:
         self._app, self._budget = app, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         mine = 0
 
         async def counted() -> Message:
@@ -122,7 +122,7 @@ class FastPath:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):

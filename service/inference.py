@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.decoding import Sources, decode_images
+from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import ExitParameters, history_floats, history_ints
 from msmlp.service.engine.result import Result
-from msmlp.service.errors import ExpiredError
+from msmlp.service.errors import ExpiredError, OverloadedError
 from msmlp.service.operating_points import ResolvedPoint
 from msmlp.service.options import DEFAULT_TOP_K, RequestOptions
 from msmlp.service.service import Facts, Service
@@ -58,8 +59,8 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    async with _decoded(service, request) as (pixels, parameters, _):
-        result = await service.engine.classify(pixels, parameters)
+    async with _decoded(service, request) as admitted:
+        result = await service.engine.classify(*admitted)
     _count(service, request, result)
     _check_expired(request, result)
     return result
@@ -87,8 +88,8 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
         what `stream` raises.
     """
     async with (
-        _decoded(service, request) as (pixels, parameters, release),
-        aclosing(service.engine.stream(pixels, parameters, release)) as results,
+        _decoded(service, request) as admitted,
+        aclosing(service.engine.stream(*admitted)) as results,
     ):
         async for result in results:
             _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
@@ -99,15 +100,20 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
 @asynccontextmanager
 async def _decoded(
     service: Service, request: ClassifyRequest
-) -> AsyncIterator[tuple[NDArray[np.uint8], ExitParameters, Callable[[int], None]]]:
-    """Pixels with permits for the engine, the exit parameters, and what gives permits back early."""
+) -> AsyncIterator[tuple[NDArray[np.uint8], ExitParameters, Permits]]:
+    """What the engine needs: pixels, exit parameters and permits."""
     options, record, images = request.options, request.record, len(request.images)
     record.images = images
-    point = record.point = service.operating_points.resolve(options, service.engine.brownout_level)
+    point = record.point = service.operating_points.resolve(options, service.engine.brownout.level)
     parameters = point.parameters
     if options.deadline_ms is not None or options.stream:
         parameters = replace(parameters, deadline=request.deadline, stream=bool(options.stream))
-    with service.permits(images, degraded=point.source == "brownout") as release:
+    try:
+        permits = service.engine.admit(images, degraded=point.source == "brownout")
+    except OverloadedError as error:
+        service.metrics.shed.labels(error.reason).inc(images)
+        raise
+    with permits:
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         began = time.monotonic()
         try:
@@ -117,7 +123,7 @@ async def _decoded(
             raise
         finally:
             record.decoding = began, time.monotonic()
-        yield pixels, parameters, release
+        yield pixels, parameters, permits
 
 
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:

@@ -1,8 +1,7 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import ThreadWorker, Worker
-from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.errors import DrainingError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
@@ -72,33 +71,7 @@ class Service:
     @property
     def max_images(self) -> int:
         """The most images of one request: at most the engine's permits, once it is ready."""
-        return min(self.settings.max_images, self.engine.permits or self.settings.max_images)
-
-    @contextmanager
-    def permits(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
-        """Permits for `images` images while they are decoded and run; what is yielded releases some of them early.
-
-        `degraded`: brown-out chose their operating point.
-
-        Raises:
-            OverloadedError, StartingError, EngineDownError: what `AsyncEngine.admit` raises.
-        """
-        try:
-            self.engine.admit(images, degraded=degraded)
-        except OverloadedError as error:
-            self.metrics.shed.labels(error.reason).inc(images)
-            raise
-        held = images
-
-        def release(some: int) -> None:
-            nonlocal held
-            held -= some
-            self.engine.release(some)
-
-        try:
-            yield release
-        finally:
-            self.engine.release(held)
+        return min(self.settings.max_images, self.engine.admission.permits or self.settings.max_images)
 
     def describe(self) -> dict[str, Any]:
         """The document of `GET /model`: that of `msmlp info`, less what concerns the machine that trained it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.admission import Admission, Permits
 from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import (
@@ -33,7 +33,7 @@ from msmlp.service.engine.messages import (
 )
 from msmlp.service.engine.result import Pending, Result
 from msmlp.service.engine.transport import ThreadWorker, Worker
-from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
+from msmlp.service.errors import EngineDownError, StartingError
 
 log = logging.getLogger("msmlp.engine")
 
@@ -69,8 +69,8 @@ class AsyncEngine:
         shadow_every: int = 0,
         worker: Callable[..., Worker] = ThreadWorker,
     ) -> None:
-        self._admission = Admission(max_wait_seconds)
-        self._brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
+        self.admission = Admission(max_wait_seconds)
+        self.brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
         self.throughput = Throughput()
         self._observers: list[Observer] = []
         self._numbers = itertools.count()
@@ -106,36 +106,15 @@ class AsyncEngine:
     @property
     def up(self) -> bool:
         """Whether the engine takes images."""
-        return self.permits > 0
+        return self.admission.permits > 0
 
     @property
     def down(self) -> bool:
         """Whether the worker has ended for good."""
         return self._died is not None and not self._died.restarting
 
-    @property
-    def permits(self) -> int:
-        """How many images may be in flight; 0 while the engine is not ready."""
-        return self._admission.permits
-
-    @property
-    def inflight(self) -> int:
-        """Images that hold a permit."""
-        return self._admission.inflight
-
-    @property
-    def brownout_level(self) -> int:
-        """0 to `brownout.LEVELS`."""
-        return self._brownout.level
-
-    @property
-    def backlog_seconds(self) -> float:
-        """Predicted seconds of device time until all images in flight are answered."""
-        load = self.worker.load
-        return 0.0 if load is None else self._admission.backlog(load)
-
-    def admit(self, images: int, *, degraded: bool = False) -> None:
-        """Take `images` permits, which `release` returns; `degraded` if brown-out chose the operating point.
+    def admit(self, images: int, *, degraded: bool = False) -> Permits:
+        """Permits to classify `images` images; `degraded` if brown-out chose the operating point.
 
         Raises:
             StartingError, EngineDownError: not serving.
@@ -143,54 +122,39 @@ class AsyncEngine:
         """
         self.check()
         load = self.worker.load or Load.none(1)  # the worker may have died just now
-        refusal = self._admission.refusal(images, load)
-        if refusal is not None:
-            raise OverloadedError(refusal.detail, refusal.retry_after, refusal.reason)
-        self._admission.acquire(images, degraded=degraded)
+        permits = self.admission.admit(images, load, degraded=degraded)
         self._update_brownout(load)
+        return permits
 
-    def release(self, images: int) -> None:
-        """Return permits."""
-        self._admission.release(images)
-
-    async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters) -> Result:
+    async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Result:
         """Run admitted images [n, size, size, 3]; cancelling the awaiting task cancels them.
 
         Raises:
             EngineDownError: the device failed under this request.
         """
-        with self._submitted(pixels, parameters) as pending:
+        with self._submitted(pixels, parameters, permits) as pending:
             return await pending.done
 
     async def stream(
-        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
+        self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits
     ) -> AsyncGenerator[Result, None]:
         """The same, but yields every exit of every image as it comes; `parameters.stream` must be set.
-
-        `left` is called with the number of images that leave, however slowly the results are consumed.
 
         Raises:
             EngineDownError: the device failed under this request; earlier results were yielded.
         """
-
-        def count(images: int) -> None:
-            self._admission.leave(images)
-            left(images)
-
-        with self._submitted(pixels, parameters, count) as pending:
+        with self._submitted(pixels, parameters, permits) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
             await pending.done
 
     @contextmanager
-    def _submitted(
-        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
-    ) -> Iterator[Pending]:
+    def _submitted(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Iterator[Pending]:
         """A request in the engine, cancelled if the block is left early."""
         self.check()
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(len(pixels), stream=parameters.stream, left=left)
+        pending = self._pending[number] = Pending(len(pixels), permits, stream=parameters.stream)
         try:
             self._put(Submit(number, pixels, parameters, time.monotonic()))
             yield pending
@@ -199,8 +163,7 @@ class AsyncEngine:
             raise
         finally:
             del self._pending[number]
-            # A stream has counted the others already; without one all leave now, with their permits.
-            self._admission.leave(pending.missing if parameters.stream else len(pixels))
+            permits.leave(pending.missing)
             if pending.done.done() and not pending.done.cancelled():
                 pending.done.exception()  # retrieved, or asyncio would complain
 
@@ -217,7 +180,7 @@ class AsyncEngine:
         messages, self._outbox = self._outbox, []
         for message in messages:
             if isinstance(message, Submit):
-                self._admission.enter(len(message.pixels))
+                self.admission.inside += len(message.pixels)
             try:
                 self.worker.put(message)
             except Exception as error:  # any: the messages behind it belong to other requests
@@ -236,10 +199,10 @@ class AsyncEngine:
             asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     def _update_brownout(self, load: Load) -> None:
-        now, admission = time.monotonic(), self._admission
+        now, admission = time.monotonic(), self.admission
         wait = max(now - min(load.oldest), admission.backlog(load))
         totals = Totals(load.work_seconds, admission.admitted, admission.degraded)
-        self._brownout.update(now, wait, totals, admission.share)
+        self.brownout.update(now, wait, totals, admission.share)
 
     def _send(self, messages: list[Outbound]) -> None:
         """The worker calls this, on its thread."""
@@ -252,12 +215,12 @@ class AsyncEngine:
             if isinstance(message, Answers):
                 self._land(message)
             elif isinstance(message, Ready):
-                self._died, self._admission.permits = None, message.permits
+                self._died, self.admission.permits = None, message.permits
             elif isinstance(message, Failed):
                 for number in message.requests.tolist():
                     self._fail(number, EngineDownError(message.detail))
             elif isinstance(message, Died):
-                self._died, self._admission.permits = message, 0
+                self._died, self.admission.permits = message, 0
                 for number in list(self._pending):
                     self._fail(number, EngineDownError(DOWN))
             self._notify(message)

@@ -1,13 +1,14 @@
 """A request's answers, collected until its last image has left."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import Answers, History, history_floats
 
 
@@ -64,14 +65,14 @@ class Result:
 class Pending:
     """A request in the engine: `done` is its result once every image has left.
 
-    For a stream, `landings` yields a Result for every message and ends with None. `left` is called with the number of
-    images that leave; `missing` counts those that have not.
+    For a stream, `landings` yields a Result for every message and ends with None. `missing` counts the images that
+    have not left; the permits of the others are returned, however slowly a stream is read.
     """
 
-    def __init__(self, images: int, *, stream: bool, left: Callable[[int], None]) -> None:
+    def __init__(self, images: int, permits: Permits, *, stream: bool) -> None:
         self.done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.landings: asyncio.Queue[Result | None] | None = asyncio.Queue() if stream else None
-        self.missing, self._left = images, left
+        self.missing, self._permits = images, permits
         self._parts: list[Result] = []
 
     def land(self, landed: Result) -> None:
@@ -82,7 +83,7 @@ class Pending:
         self._parts.append(landed)
         left = len(landed.index)
         self.missing -= left
-        self._left(left)
+        self._permits.leave(left)
         if self.missing == 0:
             self._end()
             if not self.done.done():

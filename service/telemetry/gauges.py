@@ -32,21 +32,21 @@ class Gauges(Collector):
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:
             engine, points = self._watched
-            thresholds = points.resolve(NO_OPTIONS, engine.brownout_level).parameters.thresholds.tolist()
+            thresholds = points.resolve(NO_OPTIONS, engine.brownout.level).parameters.thresholds.tolist()
             load = engine.worker.load
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
-        yield from _of_engine(engine)
+        yield from _of_engine(engine, load)
         yield from _of_load(load or Load.none(len(self._gflops)))
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
 
 
-def _of_engine(engine: AsyncEngine | None) -> Iterator[Metric]:
+def _of_engine(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
     up = inflight = permits = backlog = level = rate = 0.0
     if engine is not None:
-        up, inflight, permits = float(engine.up), engine.inflight, engine.permits
-        backlog, level = engine.backlog_seconds, engine.brownout_level
+        up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
+        backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
         rate = engine.throughput.per_second(time.monotonic())
     yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
     yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)

@@ -31,7 +31,7 @@ def play(weights: Path, scenario: Callable[[Service], Awaitable[None]]) -> None:
         finally:
             await service.engine.stop()
             service.decoders.shutdown()
-        assert service.engine.inflight == backend.taken == 0
+        assert service.engine.admission.inflight == backend.taken == 0
 
     asyncio.run(main())
 
@@ -95,9 +95,9 @@ def test_whatever_goes_wrong_the_places_come_back(tiny_weights: Path, streamed: 
             await ask(service, call(pictures(17, 1.0, size=32), **flag))
         with pytest.raises(ExpiredError):
             await ask(service, call(pictures(2, 1.0, size=32), deadline_ms=0, **flag))
-        assert service.engine.inflight == 0
+        assert service.engine.admission.inflight == 0
         await ask(service, call(pictures(16, 1.0, size=32), **flag))
-        assert service.engine.inflight == 0
+        assert service.engine.admission.inflight == 0
 
     play(tiny_weights, scenario)
 
@@ -107,7 +107,7 @@ def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path) -> None
         lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
         assert (await anext(lines))["exit"] == 1
         await lines.aclose()
-        assert service.engine.inflight == 0
+        assert service.engine.admission.inflight == 0
 
     play(tiny_weights, scenario)
 
@@ -117,10 +117,10 @@ def test_who_reads_a_stream_slowly_holds_no_places(tiny_weights: Path) -> None:
         lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
         seen = [await anext(lines)]
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while service.engine.inflight:  # nothing more is read meanwhile
+            while service.engine.admission.inflight:  # nothing more is read meanwhile
                 await asyncio.sleep(0.01)
         seen += [line async for line in lines]
         assert sum(line["final"] for line in seen) == 4
-        assert service.engine.inflight == 0
+        assert service.engine.admission.inflight == 0
 
     play(tiny_weights, scenario)

@@ -284,7 +284,7 @@ def test_a_model_is_closed_quietly_whatever_is_still_open(
             next(stream)
     # An earlier test of the same process may have asked for what is said when all is well.
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
-    assert model._service.engine.inflight == 0
+    assert model._service.engine.admission.inflight == 0
     for stream in streams:
         with pytest.raises(RuntimeError, match="the model is closed"):
             next(stream)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.admission import Admission, Permits
 from msmlp.service.engine.brownout import Brownout, Totals
 from msmlp.service.engine.messages import Load
+from msmlp.service.errors import OverloadedError
 
 STEP = 1 / 64  # seconds; sums of it are exact
 STEPS_A_LOOK = 8
@@ -18,9 +19,10 @@ PACE = 1000.0
 
 @dataclass
 class Waiting:
-    """A request in the queue: when it came, its images, and the device seconds it still needs."""
+    """A request in the queue: when it came, its permits, and the device seconds it still needs."""
 
     since: float
+    permits: Permits
     images: int
     seconds: float
 
@@ -74,12 +76,14 @@ class Server:
     def _arrive(self, images: int) -> None:
         can_be = self._random.random() < self._degradable
         seconds = images * float(self._seconds[self._brownout.level if can_be else 0])
-        if self._admission.refusal(images, self._load(seconds / images)) is not None:
+        degraded = can_be and self._brownout.level > 0
+        try:
+            permits = self._admission.admit(images, self._load(seconds / images), degraded=degraded)
+        except OverloadedError:
             self.shed += images
             return
-        self._admission.acquire(images, degraded=can_be and self._brownout.level > 0)
-        self._admission.enter(images)
-        self._queue.append(Waiting(self.now, images, seconds))
+        self._admission.inside += images
+        self._queue.append(Waiting(self.now, permits, images, seconds))
         self._backlog += seconds
         self._look()
 
@@ -92,8 +96,7 @@ class Server:
             self._backlog, self._work = self._backlog - done, self._work + done
             if not first.seconds:
                 self._queue.popleft()
-                self._admission.leave(first.images)
-                self._admission.release(first.images)
+                first.permits.leave(first.images)
 
     def _load(self, seconds_per_image: float = 0.0) -> Load:
         return replace(Load.none(1), backlog_seconds=self._backlog, seconds_per_image=seconds_per_image)

@@ -36,12 +36,11 @@ from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 Scenario = Callable[[AsyncEngine], Awaitable[None]]
 
 
-def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None) -> None:
-    """Run a scenario on a ready engine; at its end nothing may be left in flight anywhere."""
+def play(backend: FakeBackend, scenario: Scenario, *, all_released: bool = True, **options: Any) -> None:
+    """Run a scenario on a ready engine; at its end nothing may be in flight and, by default, all slots are free."""
 
     async def main() -> None:
-        limit = backend.capacity if permits is None else permits
-        engine = AsyncEngine(lambda: backend, permits=limit)
+        engine = AsyncEngine(lambda: backend, **{"permits": backend.capacity, **options})
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -49,7 +48,8 @@ def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None
             await scenario(engine)
         finally:
             await engine.stop()
-        assert backend.taken == 0
+        assert engine.admission.inside == 0
+        assert backend.taken == 0 or not all_released
 
     asyncio.run(main())
 
@@ -57,9 +57,9 @@ def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None
 async def classify(
     engine: AsyncEngine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
 ) -> Result:
-    return await engine.classify(
-        pixels, ExitParameters(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds})
-    )
+    parameters = ExitParameters(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds})
+    with engine.admit(len(pixels)) as permits:
+        return await engine.classify(pixels, parameters, permits)
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:
@@ -219,13 +219,11 @@ def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monkey
         raise DeviceError("no places")
 
     async def scenario(engine: AsyncEngine) -> None:
-        engine.admit(8)
-        before = engine._admission.share
         with monkeypatch.context() as patch:
             patch.setattr(ThreadWorker, "put", refuse)
             with pytest.raises(DeviceError):
                 await classify(engine, pictures(8, 1.0))
-        assert engine._admission.share == before
+        assert engine.admission.inflight == engine.admission.inside == 0
         assert not engine._pending
 
     play(FakeBackend(), scenario)
@@ -265,20 +263,21 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
     async def scenario(engine: AsyncEngine) -> None:
         for _ in range(3):
             engine.admit(1)
-        engine.admit(5)
-        assert engine.inflight == 8
+        five = engine.admit(5)
+        assert engine.admission.inflight == 8
         for images in (3, 1000):
             with pytest.raises(OverloadedError):
                 engine.admit(images)
         engine.admit(2)
         with pytest.raises(OverloadedError):
             engine.admit(1)
-        engine.release(5)
+        with five:
+            pass
         engine.admit(4)
         engine.admit(1)
         with pytest.raises(OverloadedError):
             engine.admit(1)
-        assert engine.inflight == 10
+        assert engine.admission.inflight == 10
 
     play(FakeBackend(), scenario, permits=10)
 
@@ -300,31 +299,24 @@ def test_a_refusal_for_lack_of_permits_says_so_and_when_to_come_again(monkeypatc
 
 
 def test_a_refusal_for_lack_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = FakeBackend()
-
-    async def main() -> None:
-        engine = AsyncEngine(lambda: backend, permits=64, max_wait_seconds=2)
-        engine.start()
-        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
-        monkeypatch.setattr(
-            type(engine.worker), "load", replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
-        )
+    async def scenario(engine: AsyncEngine) -> None:
+        load = replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
+        monkeypatch.setattr(type(engine.worker), "load", load)
         engine.admit(30)  # always admitted while nothing is in flight
         with pytest.raises(OverloadedError) as caught:
             engine.admit(5)
         assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
         assert "the predicted wait is 7500 ms, the limit 2000 ms" in str(caught.value)
-        assert engine.inflight == 30
-        await engine.stop()
+        assert engine.admission.inflight == 30
 
-    asyncio.run(main())
+    play(FakeBackend(), scenario, permits=64, max_wait_seconds=2)
 
 
 def test_the_engine_says_how_many_permits_there_are() -> None:
     """Which may be fewer than were asked for."""
 
     async def scenario(engine: AsyncEngine) -> None:
-        assert engine.permits == 12
+        assert engine.admission.permits == 12
         engine.admit(12)
         with pytest.raises(OverloadedError):
             engine.admit(1)
@@ -425,14 +417,7 @@ def test_an_engine_that_dies_fails_every_request() -> None:
         assert not any("secret" in str(outcome) for outcome in outcomes)
         assert engine.down
 
-    async def main() -> None:
-        engine = AsyncEngine(lambda: backend, permits=64)
-        engine.start()
-        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
-        await scenario(engine)
-        await engine.stop()
-
-    asyncio.run(main())
+    play(backend, scenario, all_released=False)
 
 
 def test_throughput_is_over_the_window() -> None:
@@ -450,7 +435,8 @@ def test_throughput_is_over_the_window() -> None:
 async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **parameters: Any) -> list[tuple[int, int, Reason]]:
     """A stream to its end: index, exit and reason of everything that lands."""
     given = ExitParameters(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **parameters})
-    landed = [part async for part in engine.stream(pixels, given)]
+    with engine.admit(len(pixels)) as permits:
+        landed = [part async for part in engine.stream(pixels, given, permits)]
     return [
         (int(part.index[i]), int(part.exit[i]), Reason(part.reason[i]))
         for part in landed
@@ -493,7 +479,7 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
     async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
         parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters, engine.admit(2))
         part = await anext(stream)
         landed = zip(part.index.tolist(), part.reason.tolist(), strict=True)
         assert sorted(landed) == [(0, Reason.GOES_ON), (1, Reason.CONFIDENT)]
@@ -526,9 +512,10 @@ def test_leaving_a_stream_frees_the_images_that_still_wait() -> None:
         counts = cancelled_images(engine)
         backend.fail = second_stage_waits
         parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters, engine.admit(2))
         first = await anext(stream)
         assert sorted(first.index.tolist()) == [0, 1]
+        assert engine.admission.inflight == 1, "an answered image's permit is returned while the stream goes on"
         await stream.aclose()
         await asyncio.sleep(0)  # it is sent at the end of this turn of the loop
         left.set()
@@ -563,20 +550,15 @@ def test_every_cancelled_image_is_counted_once() -> None:
 def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
     backend = FakeBackend(capacity=12)
 
-    async def main() -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         checked = asyncio.Event()
 
         def observe(message: Outbound) -> None:
             if isinstance(message, Shadowed):
                 checked.set()
 
-        engine = AsyncEngine(lambda: backend, permits=8, shadow_every=1)
         engine.watch(observe)
-        engine.start()
-        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
-        engine.admit(8)
         await classify(engine, pictures(8, 1.0))
-        engine.release(8)
         await asyncio.wait_for(checked.wait(), PATIENCE_SECONDS)
         with pytest.raises(OverloadedError):
             engine.admit(9)
@@ -584,13 +566,13 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
         assert engine.down
         assert not engine.worker.ready.is_set()
 
-    asyncio.run(main())
+    play(backend, scenario, all_released=False, permits=8, shadow_every=1)
 
 
 async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int], bool]) -> None:
     """Until the brown-out level is as wanted, on a clock that hurries."""
     for _ in range(1000):
-        if wanted(engine.brownout_level):
+        if wanted(engine.brownout.level):
             return
         clock.ahead += 5.0
         await asyncio.sleep(async_engine.TICK_SECONDS / 10)
@@ -603,35 +585,29 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
     monkeypatch.setattr(async_engine, "time", clock)
     monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
 
-    async def main() -> None:
-        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=1e6)
-        engine.start()
-        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
-        engine.admit(60)
+    async def scenario(engine: AsyncEngine) -> None:
+        permits = engine.admit(60)
         await asyncio.sleep(3 * async_engine.TICK_SECONDS)
-        assert engine.brownout_level == 0, "to have images decoded faster, no cheaper point helps"
+        assert engine.brownout.level == 0, "to have images decoded faster, no cheaper point helps"
         with backend.gate.held():
-            inside = asyncio.create_task(classify(engine, pictures(60, 1.0)))
+            parameters = ExitParameters(np.array([0.5, 0.5]), 1, 3)
+            inside = asyncio.create_task(engine.classify(pictures(60, 1.0), parameters, permits))
             await asyncio.to_thread(backend.gate.wait_until_reached)
-            engine.admit(4)
-            assert engine.brownout_level == 7, "at once, however seldom it is looked at"
+            with engine.admit(4):
+                assert engine.brownout.level == 7, "at once, however seldom it is looked at"
         await inside
-        engine.release(64)
         await until_level(engine, clock, lambda level: level == 0)
-        await engine.stop()
 
-    asyncio.run(main())
+    play(backend, scenario, permits=64, brownout_seconds=1e6)
 
 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
 
-    async def main() -> None:
-        monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
-        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=60)
-        engine.start()
-        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+
+    async def scenario(engine: AsyncEngine) -> None:
         step = threading.Semaphore(0)
         backend.fail = lambda stage, pixels: (step.acquire(timeout=PATIENCE_SECONDS), None)[1]
         waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
@@ -641,6 +617,5 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
             step.release()
         await waiting
         await until_level(engine, clock, lambda level: level == 0)
-        await engine.stop()
 
-    asyncio.run(main())
+    play(backend, scenario, permits=64, brownout_seconds=60)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.messages import HISTORY, Answers
+from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.messages import HISTORY, Answers, Load
 from msmlp.service.engine.result import Pending, Result
 
 STAGES, CLASSES = 3, 4
@@ -32,6 +33,13 @@ def answers(index: list[int], reason: Reason = Reason.CONFIDENT) -> Answers:
 
 def landed(index: list[int], now: float, reason: Reason = Reason.CONFIDENT) -> Result:
     return Result.of(answers(index, reason), now)
+
+
+def submitted(images: int, *, stream: bool = False) -> tuple[Admission, Pending]:
+    """A request in an engine."""
+    admission = Admission(0)
+    admission.permits = admission.inside = images
+    return admission, Pending(images, admission.admit(images, Load.none(STAGES)), stream=stream)
 
 
 @st.composite
@@ -58,29 +66,28 @@ def test_whatever_way_they_land_they_come_out_in_order(parts: list[list[int]]) -
 
 def test_a_request_is_done_when_its_last_image_has_left_and_each_is_counted_once() -> None:
     async def main() -> None:
-        left: list[int] = []
-        pending = Pending(3, stream=False, left=left.append)
+        admission, pending = submitted(3)
         pending.land(landed([2, 0], 1.0))
         assert not pending.done.done()
-        assert pending.missing == 1
+        assert pending.missing == admission.inflight == 1
         pending.land(landed([1], 2.0))
         assert (await pending.done).index.tolist() == [0, 1, 2]
-        assert left == [2, 1]
+        assert admission.inflight == admission.inside == 0
 
     asyncio.run(main())
 
 
 def test_in_a_stream_an_image_that_goes_on_has_not_left() -> None:
     async def main() -> None:
-        left: list[int] = []
-        pending = Pending(2, stream=True, left=left.append)
+        admission, pending = submitted(2, stream=True)
         pending.land(landed([0, 1], 1.0, Reason.GOES_ON))
+        assert admission.inflight == 2
         pending.land(landed([1, 0], 2.0))
         assert pending.landings is not None
         lines = [pending.landings.get_nowait() for _ in range(3)]
         assert [line.index.tolist() for line in lines[:2] if line] == [[0, 1], [1, 0]]
         assert lines[2] is None, "which ends it"
-        assert left == [0, 2]
+        assert admission.inflight == 0
         assert (await pending.done).landed.tolist() == [2.0, 2.0]
 
     asyncio.run(main())
@@ -88,7 +95,7 @@ def test_in_a_stream_an_image_that_goes_on_has_not_left() -> None:
 
 def test_what_fails_later_takes_nothing_back() -> None:
     async def main() -> None:
-        pending = Pending(2, stream=True, left=lambda images: None)
+        _, pending = submitted(2, stream=True)
         pending.land(landed([1], 1.0))
         pending.fail(ValueError("gone"))
         assert pending.landings is not None

@@ -78,7 +78,7 @@ def test_a_client_that_leaves_cancels_its_images(serve: Serve, timeout: float | 
             submissions.wait_for(2)
             if timeout is None:
                 second.cancel()
-            wait_until(lambda: served.service.engine.inflight == 1)
+            wait_until(lambda: served.service.engine.admission.inflight == 1)
         assert column(first.result(), "exit") == [3]
         wait_until(lambda: served.rows("ModelInfer") == {"200", "499"})
 

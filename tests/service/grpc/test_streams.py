@@ -129,10 +129,10 @@ def test_a_client_that_leaves_cancels_all_its_images(serve: Serve) -> None:
             requests = Requests(*[infer_request(ONE, stream=streamed) for streamed in (False, True)])
             responses = served.call.stream(iter(requests))
             submissions.wait_for(2)
-            assert served.service.engine.inflight == 2
+            assert served.service.engine.admission.inflight == 2
             responses.cancel()
             requests.send(None)
-            wait_until(lambda: served.service.engine.inflight == 0)
+            wait_until(lambda: served.service.engine.admission.inflight == 0)
         wait_until(lambda: served.rows("ModelStreamInfer") == {"499"})
 
 

@@ -329,7 +329,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
         rest(service, backend)
 
         traffic.classify(picture(1.0, label=BROKEN, size=32), expected=503)
-        with service.permits(96):
+        with service.engine.admit(96):
             for _ in range(3):
                 traffic.classify(EASY, EASY, expected=429)
         leave(client, traffic, service, backend)
@@ -343,7 +343,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
 
 def rest(service: Service, backend: FakeBackend) -> None:
     """Until nothing is in flight, shadows included."""
-    wait_until(lambda: service.engine.inflight == backend.taken == 0)
+    wait_until(lambda: service.engine.admission.inflight == backend.taken == 0)
 
 
 def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: FakeBackend) -> None:
@@ -356,12 +356,12 @@ def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: Fak
             assert held[key("inflight_images")] == 7
             assert [held[key("queue_images", stage=k)] for k in (1, 2, 3)] == [3, 0, 0]
             assert held[key("oldest_wait_seconds", stage=1)] > 0 == held[key("oldest_wait_seconds", stage=2)]
-        wait_until(lambda: service.engine.inflight == 0)
+        wait_until(lambda: service.engine.admission.inflight == 0)
     may_decode = threading.Event()
     blocked = [service.decoders.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
     with knock(client, files=files[:2]):
-        wait_until(lambda: service.engine.inflight == 2)
-    wait_until(lambda: service.engine.inflight == 0)
+        wait_until(lambda: service.engine.admission.inflight == 2)
+    wait_until(lambda: service.engine.admission.inflight == 0)
     may_decode.set()
     assert all(future.result() for future in blocked)
     traffic.requests["/classify", 499] += 2  # whose clients had left

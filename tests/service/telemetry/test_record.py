@@ -64,7 +64,7 @@ def test_a_client_that_leaves_its_stream_was_not_answered(running: Any) -> None:
         connection.recv(65536)
     wait_until(lambda: bool(ended))
     go_on.set()
-    wait_until(lambda: service.engine.inflight == 0)
+    wait_until(lambda: service.engine.admission.inflight == 0)
     (record,) = ended
     assert record.status == 499
     assert (record.images, record.answered) == (4, 1)

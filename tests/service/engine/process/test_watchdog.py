@@ -92,10 +92,10 @@ def test_a_device_that_hangs_fails_its_requests_and_gets_a_new_process(capfd: py
         await hear(Ready)
         with build.gate.held():
             with pytest.raises(EngineDownError):
-                await engine.classify(pictures(1, 1.0), parameters)
+                await engine.classify(pictures(1, 1.0), parameters, engine.admit(1))
             assert await hear(Died) == Died("the engine's process ended with status 1", restarting=True)
         await hear(Ready)
-        result = await engine.classify(pictures(1, 1.0), parameters)
+        result = await engine.classify(pictures(1, 1.0), parameters, engine.admit(1))
         assert result.reason.tolist() == [Reason.CONFIDENT]
         await engine.stop()
 

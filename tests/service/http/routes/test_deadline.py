@@ -121,7 +121,7 @@ def test_brown_out_takes_the_cheapest_point_that_is_allowed_and_says_so(
         return client.post("/classify", files=[("images", encoded(picture(1.0, size=32)))], params=options)
 
     assert point(ask()) == ("balanced", "default", False)
-    service.engine._brownout.level = LEVELS
+    service.engine.brownout.level = LEVELS
     degraded = {"policy": "accurate"}
     assert point(ask()) == point(ask(**degraded)) == ("fast", "brownout", True)
     assert point(ask(**degraded, degrade="true")) == point(ask(**degraded, accuracy_floor=0.6))
@@ -153,7 +153,7 @@ def test_the_level_holds_for_all_of_a_request(tiny_weights: Path) -> None:
             files = [("images", encoded(picture(1.0, size=32)))]
             asked = pool.submit(client.post, "/classify", files=files, params={"policy": "accurate"})
             submissions.wait_for(1)
-            service.engine._brownout.level = LEVELS
+            service.engine.brownout.level = LEVELS
         assert point(asked.result()) == ("accurate", "request", False)
 
 
@@ -168,7 +168,7 @@ def test_a_held_device_is_overload_and_browns_out_what_comes_next(tiny_weights: 
             waiting = pool.submit(post, client, (1.0,), (1.0,), (1.0,))
             submissions.wait_for(1)
             backend.gate.wait_until_reached()
-            wait_until(lambda: service.engine.brownout_level == LEVELS)
+            wait_until(lambda: service.engine.brownout.level == LEVELS)
             degraded = pool.submit(
                 client.post,
                 "/classify",

@@ -108,10 +108,10 @@ def test_what_fails_before_the_first_line_has_its_own_status(fake: tuple[httpx.C
     assert (dear.status_code, dear.json()["code"]) == (422, "bad_option")
     late = client.post("/classify", files=files(EASY), params={**OPTIONS, "deadline_ms": 0})
     assert (late.status_code, late.json()["code"]) == (504, "expired")
-    with service.permits(1024):
+    with service.engine.admit(1024):
         shed = client.post("/classify", files=files(EASY), params=OPTIONS)
     assert (shed.status_code, shed.json()["code"]) == (429, "overloaded")
-    assert service.engine.inflight == 0
+    assert service.engine.admission.inflight == 0
 
 
 def test_what_fails_later_is_the_last_line(fake: tuple[httpx.Client, Service, FakeBackend]) -> None:
@@ -131,7 +131,7 @@ def test_what_fails_later_is_the_last_line(fake: tuple[httpx.Client, Service, Fa
     assert (last["code"], last["status"], last["final"]) == ("engine_down", 503, True)
     assert last["request_id"] == answer.headers["X-Request-ID"]
     assert "secret" not in answer.text
-    assert service.engine.inflight == 0
+    assert service.engine.admission.inflight == 0
 
 
 @pytest.mark.parametrize("lines_read", [0, 1])
@@ -149,9 +149,9 @@ def test_who_leaves_frees_its_places(fake: tuple[httpx.Client, Service, FakeBack
             submissions.wait_for(1)
             if lines_read:
                 assert b"HTTP/1.1 200" in leaving.recv(2**16)
-        wait_until(lambda: service.engine.inflight == 0)  # while the device is held
+        wait_until(lambda: service.engine.admission.inflight == 0)  # while the device is held
     finally:
         gone.set()
         backend.fail = lambda stage, pixels: None
-    wait_until(lambda: service.engine.inflight == backend.taken == 0)
+    wait_until(lambda: service.engine.admission.inflight == backend.taken == 0)
     assert client.post("/classify", files=files(EASY), params=OPTIONS).status_code == 200

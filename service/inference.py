@@ -129,7 +129,7 @@ async def _decoded(
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:
     record = request.record
     assert record.point is not None
-    spent = service.metrics.answered(result, service.facts.gflops, record.arrival, request.deadline)
+    spent = service.metrics.answered(result, record.arrival, request.deadline)
     service.metrics.gflops_expected.inc(len(result.index) * record.point.expected_gflops)
     record.land(result, spent)
 

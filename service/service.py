@@ -18,8 +18,7 @@ from msmlp.service.errors import DrainingError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
-from msmlp.service.telemetry.record import RequestRecords
-from msmlp.service.telemetry.statistics import Statistics
+from msmlp.service.telemetry.record import RequestRecords, Statistics
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra

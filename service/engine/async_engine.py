@@ -105,7 +105,6 @@ class AsyncEngine:
 
     @property
     def up(self) -> bool:
-        """Whether the engine takes images."""
         return self.admission.permits > 0
 
     @property
@@ -264,7 +263,6 @@ class Throughput:
         self._sum = 0
 
     def count(self, images: int, now: float) -> None:
-        """`images` were answered."""
         self._answered.append((now, images))
         self._sum += images
         self._forget(now)

@@ -57,11 +57,9 @@ class Port(Protocol):
         Their pixels stay valid until the next call of this port, whichever.
         """
 
-    def send(self, messages: list[Outbound]) -> None:
-        """Send messages."""
+    def send(self, messages: list[Outbound]) -> None: ...
 
-    def publish(self, load: Load) -> None:
-        """Show what waits."""
+    def publish(self, load: Load) -> None: ...
 
 
 def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every: int) -> None:
@@ -160,7 +158,6 @@ class EngineCore:
         self._submits = self._images = 0
 
     def receive(self, message: Inbound) -> None:
-        """Handle one message."""
         if isinstance(message, Submit):
             self._submit(message)
         elif isinstance(message, Cancel):
@@ -175,7 +172,6 @@ class EngineCore:
             slots = self._admit(message.pixels)
         except Exception as error:
             self._fail(np.array([message.request]), error)
-            self._count_failure(error)
             return
         self._stream[slots] = message.parameters.stream
         if self.idle:
@@ -268,12 +264,6 @@ class EngineCore:
         requests, slots = self.scheduler.abandon(batch)
         self.backend.release(slots)
         self._fail(requests, error)
-        self._count_failure(error)
-
-    def _count_failure(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
-            raise DeviceError(f"the device failed {self._failures} times in a row") from error
 
     def _give_up(self, overdue: Overdue) -> None:
         if len(overdue.slots):
@@ -339,3 +329,6 @@ class EngineCore:
     def _fail(self, requests: NDArray[np.int64], error: Exception) -> None:
         log.error("a batch failed", exc_info=error)
         self._send(Failed(requests, f"the device failed ({type(error).__name__})"))
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise DeviceError(f"the device failed {self._failures} times in a row") from error

@@ -60,7 +60,6 @@ class LatencyModel:
         self._refresh()
 
     def learn(self, stage: int, images: int, seconds: float) -> None:
-        """A batch of `images` took `seconds`."""
         ratio = min(OUTLIER, seconds / self.predict(stage, images))
         # The quantile in small steps: up by nineteen, down by one, so that one batch in twenty may be late.
         self.margin = min(OUTLIER, max(1.0, self.margin + 0.01 * (COVERED - (ratio <= self.margin))))
@@ -187,6 +186,5 @@ class StageSelector:
         return max(k for k, each in enumerate(worth) if each >= most - ALIKE and waiting[k])
 
     def taken(self, stage: int, waiting: list[int]) -> None:
-        """`stage` runs; the others that wait are passed over."""
         for k, waits in enumerate(waiting):
             self._passed_over[k] = self._passed_over[k] + 1 if waits and k != stage else 0

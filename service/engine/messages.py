@@ -145,7 +145,6 @@ class Load:
 
     @classmethod
     def none(cls, stages: int) -> "Load":
-        """Nothing waits."""
         return cls((0,) * stages, (float("inf"),) * stages)
 
 

@@ -28,7 +28,6 @@ class Result:
 
     @classmethod
     def of(cls, answers: Answers, now: float) -> "Result":
-        """All rows of `answers`, landed at `now`."""
         return cls(
             answers.index,
             answers.exit,
@@ -47,11 +46,9 @@ class Result:
         return whole if len(whole.index) == 1 else whole.take(np.argsort(whole.index, kind="stable"))
 
     def take(self, rows: NDArray[np.int64]) -> "Result":
-        """A copy of some rows."""
         return Result(*(column.take(rows, axis=0) for column in vars(self).values()))
 
     def part(self, rows: slice) -> "Result":
-        """A view of neighbouring rows."""
         return Result(*(column[rows] for column in vars(self).values()))
 
     def longest_seconds(self) -> tuple[float, float]:
@@ -76,7 +73,6 @@ class Pending:
         self._parts: list[Result] = []
 
     def land(self, landed: Result) -> None:
-        """More of this request's images have reached an exit."""
         if self.landings is not None:
             self.landings.put_nowait(landed)
             landed = landed.take(np.flatnonzero(landed.reason != Reason.GOES_ON))
@@ -90,7 +86,6 @@ class Pending:
                 self.done.set_result(Result.joined(self._parts))
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come."""
         self._end()
         if not self.done.done():
             self.done.set_exception(error)

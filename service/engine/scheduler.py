@@ -105,7 +105,6 @@ class Scheduler:
         self._confident = 0  # tickets that left confident, for the sample of shadows
 
     def add(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
-        """Tickets of one request enter and wait for the first stage."""
         self.tickets.enter(slots, request, parameters, now)
         self._queues[0].push(slots)
 
@@ -220,7 +219,6 @@ class Scheduler:
         return queue.keep(staying)
 
     def _shortest(self, stage: int) -> float:
-        """Seconds of the shortest batch of a stage, margin included."""
         return self._latency.predict(stage, 1) * self._latency.margin
 
     def _batch(self, stage: int, slots: Slots, now: float, *, shadows: bool = False) -> Batch:
@@ -229,7 +227,6 @@ class Scheduler:
         return Batch(stage, slots, now - self.tickets.since.take(slots), seconds, shadows)
 
     def _shadow_batch(self, now: float) -> Batch | None:
-        """Shadows of the deepest stage with any."""
         for stage in reversed(range(self.stages)):
             if waits := len(self._shadows[stage]):
                 slots = self._shadows[stage].pop(min(waits, self._latency.buckets[-1]))

@@ -41,7 +41,6 @@ class Fifo:
         return self._array.item(self._head)
 
     def push(self, slots: Slots) -> None:
-        """Append slots in their order."""
         count = len(slots)
         if self._tail + count > len(self._array):
             waiting = self.slots.copy()
@@ -51,7 +50,6 @@ class Fifo:
         self._tail += count
 
     def pop(self, count: int) -> Slots:
-        """Remove the `count` oldest."""
         slots = self._array[self._head : self._head + count].copy()
         self._head += count
         return slots

@@ -46,7 +46,6 @@ class InTransit:
         self._images = self._received = 0
 
     def put(self, message: Submit) -> None:
-        """One more submit is sent."""
         self._images += len(message.pixels)
         self._arrivals.append(message.arrival)
 
@@ -85,29 +84,24 @@ class ThreadWorker:
         )
 
     def start(self) -> None:
-        """Begin to build and warm the backend."""
         self._thread.start()
 
     def put(self, message: Inbound) -> None:
-        """Send the engine a message; never blocks."""
         if isinstance(message, Submit):
             self._in_transit.put(message)
         self._inbox.put(message)
 
     @property
     def load(self) -> Load | None:
-        """What waits, the inbox included; None while the engine is not ready."""
         published = self._published
         return self._in_transit.added_to(published) if published and self.ready.is_set() else None
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the thread to end."""
         self._thread.join(timeout)
 
     # The core's end (core.Port), called on the engine's thread.
 
     def take(self, *, block: bool) -> list[Inbound]:
-        """The messages that have come; with `block`, at least one."""
         messages = [self._inbox.get()] if block else []
         with suppress(queue.Empty):
             while True:
@@ -125,7 +119,6 @@ class ThreadWorker:
             self.ready.set()  # after AsyncEngine got the message: others wait for this event
 
     def publish(self, load: Load) -> None:
-        """Show what waits to other threads."""
         self._published = load
 
 

@@ -1,6 +1,7 @@
-"""Prometheus metrics: what is counted as it happens. `gauges` has what is read when Prometheus scrapes."""
+"""Prometheus metrics: counters and histograms as things happen, gauges of the engine and the model at every scrape."""
 
 import math
+import time
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import deque
@@ -21,17 +22,17 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Died, Load, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import OperatingPoints
-from msmlp.service.telemetry.gauges import Gauges
+from msmlp.service.options import NO_OPTIONS
 from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -54,7 +55,7 @@ SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 disable_created_metrics()
 
 
-class Metrics:
+class Metrics(Collector):
     """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
     Label values come from the code, never from a client.
@@ -63,8 +64,9 @@ class Metrics:
     def __init__(self, gflops: Sequence[float], name: str, version: str) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._gauges = Gauges(registry, gflops)
-        self._name, self._version = name, version
+        registry.register(self)
+        self._watched: tuple[AsyncEngine, OperatingPoints] | None = None
+        self._gflops, self._name, self._version = gflops, name, version
         self._stages = len(gflops)
         self.executions = 0
         """Batches that the first stage has run."""
@@ -134,15 +136,13 @@ class Metrics:
             self.deadline.labels(outcome)
 
     def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
-        """Show this engine, and the thresholds that these operating points give, in the gauges."""
-        self._gauges.watch(engine, points)
+        self._watched = engine, points
 
     def watch_process(self, pid: Callable[[], int | None]) -> None:
         """Show the resources of the engine's own process as `msmlp_engine_process_...`; nothing while there is none."""
         ProcessCollector(namespace="msmlp_engine", pid=lambda: str(pid()), registry=self.registry)
 
     def observe(self, message: Outbound) -> None:
-        """Count a message of the engine."""
         if isinstance(message, Ready):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
@@ -160,22 +160,18 @@ class Metrics:
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
     def ended(self, record: RequestRecord) -> None:
-        """A request is over, whatever came of it."""
         self._child(self.requests, record.route, record.status).inc()
         self._child(self.request_seconds, record.route).observe(record.seconds)
 
-    def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> float:
-        """Images of a request were answered → the GFLOPs they cost.
-
-        `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds).
-        """
+    def answered(self, result: Result, arrival: float, deadline: float) -> float:
+        """Images of a request were answered → the GFLOPs they cost. `deadline` is inf without one."""
         left, reasons = result.exit.tolist(), result.reason.tolist()
         spent = 0.0
         for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
-            spent += number * gflops[exit - 1] if exit else 0.0
+            spent += number * self._gflops[exit - 1] if exit else 0.0
             self._child(self.images, exit or NO_EXIT, REASONS[reason]).inc(number)
         self.gflops.inc(spent)
-        self.gflops_saved.inc(gflops[-1] * len(left) - spent)
+        self.gflops_saved.inc(self._gflops[-1] * len(left) - spent)
         if len(left) < MANY:
             self._observe_each(result, left, arrival)
         else:
@@ -203,8 +199,21 @@ class Metrics:
         self.confidence.observe_many(last, result.history["confidence"][reached, last])
 
     def render(self) -> bytes:
-        """Prometheus text."""
         return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
+        engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
+        if self._watched is not None:
+            engine, points = self._watched
+            thresholds = points.resolve(NO_OPTIONS, engine.brownout.level).parameters.thresholds.tolist()
+            load = engine.worker.load
+        text = "The default operating point's threshold, brown-out included."
+        yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
+        yield from _engine_gauges(engine, load)
+        yield from _load_gauges(load or Load.none(len(self._gflops)))
+        text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
+        yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
 
 
 def _labelled(metric: Any, *values: object) -> Any:
@@ -217,6 +226,37 @@ def _outcome(reason: int, landed: float, deadline: float) -> str:
     if landed > deadline:
         return "late"
     return "cut_short" if reason == Reason.DEADLINE else "met"
+
+
+def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
+    up = inflight = permits = backlog = level = rate = 0.0
+    if engine is not None:
+        up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
+        backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
+        rate = engine.throughput.per_second(time.monotonic())
+    yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
+    yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
+    yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)
+    yield _gauge("msmlp_backlog_seconds", "Predicted device time until all images in flight are answered.", backlog)
+    yield _gauge("msmlp_brownout_level", "0 (none) to 8 (the cheapest operating point).", level)
+    yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
+
+
+def _load_gauges(load: Load) -> Iterator[Metric]:
+    now = time.monotonic()
+    waits = [max(0.0, now - since) if math.isfinite(since) else 0.0 for since in load.oldest]
+    yield _gauge("msmlp_queue_images", "Images waiting for a stage.", *load.queued, label="stage")
+    yield _gauge("msmlp_oldest_wait_seconds", "The longest current wait for a stage.", *waits, label="stage")
+    text = "Device time of all images run, at full batches; its increase per second is the share of the device in use."
+    yield CounterMetricFamily("msmlp_work_seconds", text, load.work_seconds)  # restarts at 0 with the engine
+
+
+def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Metric:
+    """One sample per value, labelled 1, 2, ... if there is a `label`."""
+    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
+    for number, value in enumerate(values, start=1):
+        family.add_metric([str(number)] if label else [], float(value))
+    return family
 
 
 class LabelledHistogram(Collector):
@@ -266,7 +306,6 @@ class LabelledHistogram(Collector):
                 self._sums[row] += amount
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """The histogram of one scrape."""
         with self._lock:
             counts, sums = [list(accumulate(row)) for row in self._counts], list(self._sums)
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])

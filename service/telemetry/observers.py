@@ -5,12 +5,14 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from msmlp.model.errors import OptionError
-from msmlp.service.telemetry.access_log import log_access
 from msmlp.service.telemetry.record import Observer, RequestRecord, RequestRecords, tell
 
 if TYPE_CHECKING:
@@ -19,12 +21,27 @@ if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces
 
 log = logging.getLogger("msmlp.telemetry")
+access = logging.getLogger("msmlp.access")
 
 QUEUE_REQUESTS = 10_000
 """Requests that may wait for the log and the traces; more are dropped."""
 
 CLOSE_SECONDS = 2
 """How long a stopping service waits for the log, and for the collector of traces."""
+
+
+PROBES = {
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/{name}/ready",
+    "grpc/ServerLive",
+    "grpc/ServerReady",
+    "grpc/ModelReady",
+}
+"""Routes that are asked every few seconds and would bury the rest; logged at level debug."""
 
 
 class BackgroundWorker:
@@ -38,7 +55,6 @@ class BackgroundWorker:
         self._thread.start()
 
     def ended(self, record: RequestRecord) -> None:
-        """A request is over."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
@@ -64,6 +80,44 @@ class BackgroundWorker:
                 log.warning("%d requests are missing in the log and the traces, which are too slow", missing)
 
 
+def log_access(record: RequestRecord) -> None:
+    level = logging.DEBUG if record.route in PROBES else logging.INFO
+    if access.isEnabledFor(level):
+        fields = _log_fields(record)
+        access.log(level, _log_text(record, fields), extra={"request_id": record.request_id, **fields})
+
+
+def _log_fields(record: RequestRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "method": record.method,
+        "route": record.route,
+        "status": int(record.status),
+        "duration_ms": round(1e3 * record.seconds, 3),
+    }
+    if record.images:
+        fields |= {"images": record.images, "exits": _exits(record), "gflops": round(record.gflops, 9)}
+    if record.point:
+        fields |= {"operating_point": record.point.name, "source": record.point.source}
+    if record.trace_id:
+        fields["trace_id"] = record.trace_id
+    return fields
+
+
+def _exits(record: RequestRecord) -> dict[str, int]:
+    """How many images left at each exit; `none` expired before the first."""
+    left = Counter(np.concatenate([landed.exit for landed in record.landed]).tolist() if record.landed else [])
+    return {str(exit) if exit else "none": left[exit] for exit in sorted(left)}
+
+
+def _log_text(record: RequestRecord, fields: dict[str, Any]) -> str:
+    text = f"{record.method} {record.route} {record.status:d} in {fields['duration_ms']:.1f} ms"
+    if not fields.get("exits"):
+        return text
+    exits = ", ".join(f"{number} at exit {exit}" for exit, number in fields["exits"].items())
+    images = f"{record.images} image{'s' * (record.images > 1)}"
+    return f"{text}: {images}, {exits}, {record.gflops:.4g} GFLOPs"
+
+
 def trace_provider() -> "TracerProvider":
     """Where traces are sent.
 
@@ -81,7 +135,6 @@ def trace_provider() -> "TracerProvider":
 
 
 def traces_of(provider: "TracerProvider", model: dict[str, str]) -> "Traces":
-    """The traces of a service; `model` is its model's name and version."""
     from msmlp.service.telemetry.traces import Traces
 
     return Traces(provider, model)

@@ -1,11 +1,14 @@
-"""The record of a request from its arrival to its end, for metrics, statistics, the access log and traces."""
+"""The record of a request from its arrival to its end, for metrics, the access log and traces, and sums of records."""
 
 import logging
 import math
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,22 +67,18 @@ class RequestRecord:
 
     @property
     def inference(self) -> bool:
-        """Whether the request classifies images."""
         return INFERENCES.get(self.route) == self.method
 
     @property
     def seconds(self) -> float:
-        """From arrival to end."""
         return self.ended - self.arrival
 
     @property
     def decode_seconds(self) -> float:
-        """How long decoding took."""
         return self.decoding[1] - self.decoding[0]
 
     @property
     def answered(self) -> int:
-        """Images answered so far."""
         return sum(len(landed.exit) for landed in self.landed)
 
     def rename(self, given: str) -> None:
@@ -89,7 +88,6 @@ class RequestRecord:
             request_id_of_this_task.set(self.request_id)
 
     def land(self, result: Result, gflops: float) -> None:
-        """Add answered images and their cost."""
         self.landed.append(Landed(result.exit, result.history))
         self.gflops += gflops
         queue, compute = result.longest_seconds()
@@ -123,9 +121,59 @@ class RequestRecords:
 
 
 def tell(observers: list[Observer], record: RequestRecord) -> None:
-    """Call every observer, even if another one fails."""
     for observe in observers:
         try:
             observe(record)
         except Exception:
             log.exception("an observer of requests failed")
+
+
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+class Statistics:
+    """Sums over classification requests, in seconds, as the Open Inference Protocol's `GET .../stats` reports them.
+
+    A request counts once for each duration, however many images it has.
+
+    `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.counts: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._last_ms = 0
+
+    def ended(self, record: RequestRecord) -> None:
+        if not record.inference:
+            return
+        if record.status != HTTPStatus.OK:
+            self._add("fail", record.seconds)
+            return
+        self.images += record.answered
+        self._last_ms = round(time.time() * 1e3)
+        self._add("success", record.seconds)
+        self._add("compute_input", record.decode_seconds)
+        self._add("queue", record.queue_seconds)
+        self._add("compute_infer", record.compute_seconds)
+        self._add("compute_output", 0.0)
+
+    def document(self, name: str, version: str, executions: int) -> dict[str, Any]:
+        """One model's entry; `executions` is the number of batches its first stage has run."""
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": self._last_ms,
+            "inference_count": self.images,
+            "execution_count": executions,
+            "inference_stats": {
+                duration: {"count": self.counts[duration], "ns": round(self.seconds[duration] * 1e9)}
+                for duration in (*DURATIONS, "cache_hit", "cache_miss")
+            },
+            "batch_stats": [],
+        }
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.counts[name] += 1
+        self.seconds[name] += seconds

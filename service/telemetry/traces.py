@@ -43,7 +43,6 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def ended(self, record: RequestRecord) -> None:
-        """A request is over; only those that classify are traced."""
         if not record.inference:
             return
         since = time.time_ns() - time.monotonic_ns()  # monotonic clock to wall clock
@@ -87,7 +86,6 @@ def _name(record: RequestRecord) -> str:
 
 
 def _rpc_method(record: RequestRecord) -> str:
-    """The method of gRPC, empty for HTTP."""
     return record.route.removeprefix("grpc/") if record.route.startswith("grpc/") else ""
 
 

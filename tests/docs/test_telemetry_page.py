@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from msmlp.service.telemetry.access_log import PROBES, log_access
+from msmlp.service.telemetry.observers import PROBES, log_access
 from msmlp.service.telemetry.traces import Traces
 from tests.docs.test_readme import ROOT
 from tests.fakes import picture

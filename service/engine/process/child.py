@@ -57,11 +57,9 @@ class Watchdog:
         self._resting = True
 
     def start(self) -> None:
-        """Begin to look."""
         threading.Thread(target=self._watch, name="msmlp-watchdog", daemon=True).start()
 
     def alive(self) -> None:
-        """A sign of life, before work that must end."""
         self._signs += 1
         self._resting = False
 
@@ -115,7 +113,6 @@ class ChildPort:
         self._submits = self._reported = 0
 
     def take(self, *, block: bool) -> list[Inbound]:
-        """The messages that have come; with `block`, at least one."""
         messages: list[Inbound] = []
         if block and self._reported < self._submits:
             self.send([])  # the parent may wait for their images' room in the ring
@@ -148,7 +145,6 @@ class ChildPort:
         self._watchdog.alive()
 
     def publish(self, load: Load) -> None:
-        """Write the load to shared memory, which wakes nobody."""
         self._memory.publish(load)
         self._watchdog.alive()
 

@@ -56,7 +56,6 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id."""
         return self._process.pid
 
     def put(self, message: Inbound) -> None:
@@ -71,7 +70,6 @@ class ChildProcess:
 
     @property
     def load(self) -> Load:
-        """What waits in the child and on its way there."""
         return self._in_transit.added_to(self._memory.published())
 
     def receive(self) -> list[Outbound] | None:
@@ -89,7 +87,6 @@ class ChildProcess:
         return received
 
     def kill(self) -> None:
-        """End the child at once."""
         self._process.kill()
 
     def close(self) -> int:
@@ -139,7 +136,6 @@ class Backoff:
         self._next = first
 
     def after(self, lived: float) -> float:
-        """The wait after a child that was ready for `lived` seconds."""
         if lived >= self._healthy:
             self._next = self._first
         wait, self._next = self._next, min(self._longest, 2 * self._next)
@@ -177,7 +173,6 @@ class ProcessWorker:
         self.ready = threading.Event()
 
     def start(self) -> None:
-        """Begin to build and warm the backend."""
         atexit.register(self.kill)
         self._thread.start()
 
@@ -193,7 +188,6 @@ class ProcessWorker:
 
     @property
     def load(self) -> Load | None:
-        """What waits, submits in transit included; None while the engine is not ready."""
         with self._lock:
             return self._child.load if self._child and self.ready.is_set() else None
 

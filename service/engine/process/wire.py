@@ -71,7 +71,6 @@ class SharedMemory:
         self._attach()
 
     def _attach(self) -> None:
-        """Make the arrays, in either process."""
         self._pixels = np.frombuffer(memoryview(self._raw_pixels), dtype=np.uint8).reshape(self._shape)
         self._numbers = np.frombuffer(memoryview(self._raw_numbers), dtype=np.float64)
 
@@ -83,7 +82,6 @@ class SharedMemory:
         self._attach()
 
     def write(self, start: int, pixels: NDArray[np.uint8]) -> None:
-        """Write images [n, size, size, 3] to the ring from position `start` on."""
         first = min(len(pixels), self.ring_images - start)
         self._pixels[start : start + first] = pixels[:first]
         self._pixels[: len(pixels) - first] = pixels[first:]
@@ -100,12 +98,10 @@ class SharedMemory:
     # times a second, and free of locks that a dead child would keep.
 
     def publish(self, load: Load) -> None:
-        """Show what waits in the child."""
         scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
         self._numbers[:] = (*scalars, load.submits, load.images, *load.queued, *load.oldest)
 
     def published(self) -> Load:
-        """The load published last."""
         backlog, pace, work, margin, submits, images, *rest = self._numbers.tolist()
         queued, oldest = rest[: self._stages], rest[self._stages :]
         return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, int(submits), int(images))

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from msmlp.service.telemetry.access_log import log_access
+from msmlp.service.telemetry.observers import log_access
 from msmlp.service.telemetry.traces import Traces
 from tests.fakes import pictures
 from tests.service.grpc.conftest import Serve, infer_request

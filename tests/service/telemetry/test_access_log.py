@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from msmlp.service.telemetry.access_log import log_access
+from msmlp.service.telemetry.observers import log_access
 from tests.fakes import picture
 from tests.servers import encoded, fake_backend, fake_service, serving
 

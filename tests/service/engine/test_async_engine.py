@@ -83,16 +83,6 @@ def test_answers_come_in_the_order_of_the_images() -> None:
     play(FakeBackend(), scenario)
 
 
-def test_bounds_are_kept() -> None:
-    async def scenario(engine: AsyncEngine) -> None:
-        late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
-        assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
-        early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
-        assert (early.exit[0], early.reason[0]) == (2, Reason.MAX_EXIT)
-
-    play(FakeBackend(), scenario)
-
-
 def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
     backend = FakeBackend()
 
@@ -160,41 +150,6 @@ def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.Mo
     play(FakeBackend(), scenario)
 
 
-def test_a_cancelled_request_frees_its_slots_and_leaves_the_queue() -> None:
-    backend = FakeBackend()
-
-    async def scenario(engine: AsyncEngine) -> None:
-        with backend.gate.held():
-            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
-            await asyncio.to_thread(backend.gate.wait_until_reached)
-            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
-            stays = asyncio.create_task(classify(engine, pictures(3, 1.0)))
-            await started(gone, stays)
-            gone.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await gone
-        await asyncio.gather(first, stays)
-        assert backend.batches == [(0, 1), (0, 3)]
-
-    play(backend, scenario)
-
-
-def test_a_caller_cancelled_while_its_batch_runs() -> None:
-    backend = FakeBackend()
-
-    async def scenario(engine: AsyncEngine) -> None:
-        with backend.gate.held():
-            gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
-            await asyncio.to_thread(backend.gate.wait_until_reached)
-            gone.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await gone
-        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
-        assert (1, 5) not in backend.batches
-
-    play(backend, scenario)
-
-
 def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
     backend = FakeBackend()
 
@@ -257,45 +212,6 @@ def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
     worker.put(Stop())  # the loop is closed: its messages are lost
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
-
-
-def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
-    async def scenario(engine: AsyncEngine) -> None:
-        for _ in range(3):
-            engine.admit(1)
-        five = engine.admit(5)
-        assert engine.admission.inflight == 8
-        for images in (3, 1000):
-            with pytest.raises(OverloadedError):
-                engine.admit(images)
-        engine.admit(2)
-        with pytest.raises(OverloadedError):
-            engine.admit(1)
-        with five:
-            pass
-        engine.admit(4)
-        engine.admit(1)
-        with pytest.raises(OverloadedError):
-            engine.admit(1)
-        assert engine.admission.inflight == 10
-
-    play(FakeBackend(), scenario, permits=10)
-
-
-def test_a_refusal_for_lack_of_permits_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(engine: AsyncEngine) -> None:
-        engine.admit(10)
-        with pytest.raises(OverloadedError) as unknown_pace:
-            engine.admit(1)
-        assert (unknown_pace.value.reason, unknown_pace.value.retry_after) == ("capacity", 1)
-        assert "10 of 10 images in flight, 1 more requested" in str(unknown_pace.value)
-        seen = replace(Load.none(3), seconds_per_image=1.5)
-        monkeypatch.setattr(type(engine.worker), "load", seen)
-        with pytest.raises(OverloadedError) as known:
-            engine.admit(3)
-        assert known.value.retry_after == 5
-
-    play(FakeBackend(), scenario, permits=10)
 
 
 def test_a_refusal_for_lack_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,13 +187,6 @@ def test_cancelling_frees_waiting_tickets_at_once_and_running_ones_after_their_b
     assert run(scheduler).slots.tolist() == [3]
 
 
-def test_cancelling_an_unknown_request() -> None:
-    scheduler = scheduler_of(4, 2, 2)
-    enter(scheduler, slots(0), request=1)
-    assert scheduler.cancel(7).tolist() == []
-    assert scheduler.waiting() == [1, 0]
-
-
 def test_abandoning_a_batch_fails_its_requests_only() -> None:
     scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
@@ -233,12 +226,6 @@ def test_illegal_transitions_raise() -> None:
     with pytest.raises(RuntimeError, match="illegal transition"):
         scheduler.abandon(never_run)
     assert run(scheduler).slots.tolist() == [1], "the refused events changed nothing"
-
-
-def test_one_stage_only() -> None:
-    scheduler = scheduler_of(2, 1, 2)
-    enter(scheduler, slots(0, 1), thresholds=())
-    assert scheduler.settle(run(scheduler), scores(0.0, 1.0), now=0.0).reasons.tolist() == [Reason.FINAL] * 2
 
 
 def overdue(scheduler: Scheduler, now: float, free: float | None = None) -> list[tuple[int, int, Reason]]:
@@ -287,22 +274,6 @@ def test_min_exit_outranks_the_deadline() -> None:
     assert overdue(scheduler, 51.0) == [(1, 1, Reason.DEADLINE)]
     scheduler.settle(run(scheduler, now=51.0), scores(0.1), now=52.0)
     assert overdue(scheduler, 52.0) == [(0, 2, Reason.DEADLINE)]
-
-
-def test_who_runs_is_not_taken_out_of_its_batch() -> None:
-    scheduler = scheduler_of(4, 2, 4)
-    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
-    batch = run(scheduler)
-    assert overdue(scheduler, 50.0) == []
-    assert scheduler.settle(batch, scores(0.9), now=50.0).reasons.tolist() == [Reason.CONFIDENT]
-
-
-def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
-    scheduler = scheduler_of(1, 2, 1)
-    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
-    assert len(overdue(scheduler, 2.0)) == 1
-    enter(scheduler, slots(0), request=1, min_exit=0)
-    assert overdue(scheduler, 3.0) == []
 
 
 def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
@@ -426,14 +397,6 @@ def test_there_are_never_more_shadows_than_the_reserve() -> None:
         assert leave_confident(scheduler, slots(slot), request=number).free.tolist() == [], "there is room again"
 
 
-def test_shadows_that_run_count_too() -> None:
-    scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=2)
-    leave_confident(scheduler, slots(0, 1))
-    in_flight = run(scheduler)
-    assert leave_confident(scheduler, slots(2), request=1).free.tolist() == [2]
-    assert scheduler.settle(in_flight, scores(1.0, 1.0), now=2.0).checked.tolist() == [0, 1]
-
-
 def test_shadows_make_no_larger_batches_than_others() -> None:
     scheduler = scheduler_of(8, 2, 2, shadow_every=1, reserve=8)
     leave_confident(scheduler, slots(0, 1))
@@ -448,12 +411,6 @@ def test_a_shadow_is_bound_by_nothing_its_request_said() -> None:
     assert overdue(scheduler, 9.0) == []
     assert scheduler.settle(run(scheduler), scores(1.0), now=9.0).free.tolist() == []
     assert scheduler.settle(run(scheduler), scores(0.0), now=9.0).checked.tolist() == [0]
-
-
-def test_no_reserve_or_no_share_is_no_shadow() -> None:
-    for scheduler in (scheduler_of(4, 2, 4, shadow_every=1), scheduler_of(4, 2, 4, reserve=4)):
-        assert leave_confident(scheduler, slots(0, 1)).free.tolist() == [0, 1]
-        assert scheduler.idle()
 
 
 def test_a_shadow_cannot_be_cancelled_and_fails_no_request() -> None:

@@ -260,36 +260,9 @@ def test_survivors_of_different_requests_share_the_next_stages_batch() -> None:
     assert (merged.exit == 2).all()
 
 
-def test_no_batch_is_larger_than_the_largest_bucket() -> None:
-    backend = FakeBackend(max_batch=24)
-    with on_thread(backend) as talk:
-        with talk.device_held(backend.gate):
-            talk.submit(1, pictures(100, 1.0))
-        talk.stop()
-    assert backend.batches == [(0, 1), (0, 24), (0, 24), (0, 24), (0, 24), (0, 4)]
-
-
 def broken_by_label_3(stage: int, pixels: Pixels) -> None:
     if (pixels[:, 1, 0, 1] == 3).any():
         raise ZeroDivisionError("a secret of the device")
-
-
-def test_a_failed_batch_fails_its_requests_and_only_them() -> None:
-    backend = FakeBackend(max_batch=4)
-    with on_thread(backend) as talk:
-        backend.fail = broken_by_label_3
-        with talk.device_held(backend.gate):
-            talk.submit(1, pictures(4, 1.0, label=1))
-            # Its first image is in the batch that fails, the others would come later.
-            talk.submit(2, np.concatenate([pictures(1, 1.0, label=3), pictures(5, 1.0)]))
-            talk.submit(3, pictures(3, 0.2, 1.0, label=2))
-        said = talk.stop()
-    (failed,) = of(Failed, said)
-    assert failed.requests.tolist() == [2]
-    assert "secret" not in failed.detail
-    answered = [int(request) for answer in of(Answers, said) for request in answer.request]
-    assert sorted(answered) == [-1] + [1] * 4 + [3] * 3
-    assert backend.taken == 0
 
 
 def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
@@ -302,21 +275,10 @@ def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
             talk.submit(99, pictures(1, 1.0))
         talk.worker.join(PATIENCE_SECONDS)
         assert not talk.worker.ready.is_set()
+        assert talk.worker.load is None
         said = talk.stop()
     assert sorted(r for failed in of(Failed, said) for r in failed.requests.tolist()) == list(range(MAX_FAILURES))
     assert 99 not in [int(request) for answer in of(Answers, said) for request in answer.request]
-
-
-def test_a_successful_batch_resets_the_count_of_failures() -> None:
-    backend = FakeBackend(max_batch=1)
-    with on_thread(backend) as talk:
-        backend.fail = broken_by_label_3
-        with talk.device_held(backend.gate):
-            for request in range(3 * MAX_FAILURES):
-                talk.submit(request, pictures(1, 1.0, label=3 if request % MAX_FAILURES else 1))
-        said = talk.stop()
-    answered = sorted(int(request) for answer in of(Answers, said) for request in answer.request)
-    assert answered == [-1, *range(0, 3 * MAX_FAILURES, MAX_FAILURES)]
 
 
 def test_cancelling_an_answered_request_does_nothing() -> None:
@@ -396,18 +358,6 @@ def test_gauges_count_waiting_images() -> None:
     assert np.isfinite(load.oldest).tolist() == [True, False, False]
     assert sum(len(answer.request) for answer in of(Answers, said)) == 10
     assert talk.worker.load is None
-
-
-def test_a_dead_worker_has_no_load() -> None:
-    backend = FakeBackend(max_batch=1)
-    with on_thread(backend) as talk:
-        backend.fail = broken_by_label_3
-        with talk.device_held(backend.gate):
-            talk.submit(1, pictures(5, 1.0, label=3))
-            for request in range(2, 9):
-                talk.submit(request, pictures(1, 1.0, label=3))
-        talk.worker.join(PATIENCE_SECONDS)
-        assert talk.worker.load is None
 
 
 def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:

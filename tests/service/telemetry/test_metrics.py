@@ -60,42 +60,6 @@ def key(metric: str, **labels: object) -> tuple[str, tuple[tuple[str, str], ...]
     return f"msmlp_{metric}", tuple(sorted((label, str(value)) for label, value in labels.items()))
 
 
-def test_counters_are_the_traffic(running: tuple[httpx.Client, Service, FakeBackend]) -> None:
-    client, service, backend = running
-    backend.batches.clear()
-    before = scrape(client)
-    assert send(client, (1.0,), (1.0,), (0.2, 0.8)).status_code == 200
-    assert send(client, (0.2, 0.2, 0.4)).status_code == 200
-    assert send(client, (0.2, 0.2, 0.4), max_exit=1).status_code == 200
-    assert client.post("/classify", content=b"x", headers={"Content-Type": "image/png"}).status_code == 422
-    assert client.get("/nowhere").status_code == 404
-    change = grown(before, scrape(client))
-
-    assert change[key("requests_total", route="/classify", status=200)] == 3
-    assert change[key("requests_total", route="/classify", status=422)] == 1
-    assert change[key("requests_total", route="other", status=404)] == 1
-    assert change[key("request_seconds_count", route="/classify")] == 4
-    answered = {labels: value for (name, labels), value in change.items() if name == "msmlp_images_total"}
-    assert answered == {
-        key("", exit=1, reason="confident")[1]: 2,
-        key("", exit=2, reason="confident")[1]: 1,
-        key("", exit=3, reason="final")[1]: 1,
-        key("", exit=1, reason="max_exit")[1]: 1,
-    }
-    assert [change[key("image_seconds_count", exit=k)] for k in (1, 2, 3)] == [3, 1, 1]
-    assert [change[key("confidence_count", exit=k)] for k in (1, 2, 3)] == [3, 1, 1]
-    # Five images waited for the first stage, two for the second, one for the third.
-    assert [change[key("stage_queue_seconds_count", stage=k)] for k in (1, 2, 3)] == [5, 2, 1]
-    assert [change[key("stage_batch_size_sum", stage=k)] for k in (1, 2, 3)] == [5, 2, 1]
-    for k in (1, 2, 3):
-        ran = sum(stage == k - 1 for stage, _ in backend.batches)
-        assert change[key("stage_batch_size_count", stage=k)] == ran
-        assert change[key("stage_compute_seconds_count", stage=k)] == ran
-    cost = service.facts.gflops
-    assert change[key("gflops_total")] == pytest.approx(3 * cost[0] + cost[1] + cost[2])
-    assert change[key("gflops_saved_total")] == pytest.approx(5 * cost[2] - (3 * cost[0] + cost[1] + cost[2]))
-
-
 def test_confidences_fall_into_their_buckets(running: tuple[httpx.Client, Service, FakeBackend]) -> None:
     client, _, _ = running
     before = scrape(client)

@@ -46,11 +46,12 @@ STOP_SECONDS = 30
 TICK_SECONDS = 0.1
 """The longest time between two updates of brown-out."""
 
-Observer = Callable[[Outbound], None]
+WINDOW_SECONDS = 10.0
+"""Seconds over which throughput is measured."""
 
 
 class AsyncEngine:
-    """Use it from one event loop.
+    """Admission, brown-out and the worker of a service. Use it from one event loop.
 
     `permits` is how many images may be in flight (None: as many as the device has slots), `max_wait_seconds` the
     longest predicted time to an answer at which images are admitted (0: no limit), `brownout_seconds` the wait above
@@ -72,7 +73,7 @@ class AsyncEngine:
         self.admission = Admission(max_wait_seconds)
         self.brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
         self.throughput = Throughput()
-        self._observers: list[Observer] = []
+        self._observers: list[Callable[[Outbound], None]] = []
         self._numbers = itertools.count()
         self._pending: dict[int, Pending] = {}
         self._outbox: list[Inbound] = []
@@ -80,7 +81,7 @@ class AsyncEngine:
         self._died: Died | None = None
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
 
-    def watch(self, observe: Observer) -> None:
+    def watch(self, observe: Callable[[Outbound], None]) -> None:
         """Call `observe` with every message of the engine, on the event loop."""
         self._observers.append(observe)
 
@@ -137,7 +138,7 @@ class AsyncEngine:
     async def stream(
         self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits
     ) -> AsyncGenerator[Result, None]:
-        """The same, but yields every exit of every image as it comes; `parameters.stream` must be set.
+        """Like `classify`, but yield every exit of every image as it is reached; `parameters.stream` must be set.
 
         Raises:
             EngineDownError: the device failed under this request; earlier results were yielded.
@@ -167,9 +168,9 @@ class AsyncEngine:
                 pending.done.exception()  # retrieved, or asyncio would complain
 
     def _put(self, message: Inbound) -> None:
-        """Send a message at the end of this turn of the loop, together with all others.
+        """Send a message at the end of this turn of the event loop, together with all others of the turn.
 
-        Woken by the first alone, the engine would begin with a batch of one, and be woken again by each of the others.
+        The first one alone would wake the engine for a batch of one, and each of the others would wake it again.
         """
         self._outbox.append(message)
         if len(self._outbox) == 1:
@@ -190,7 +191,7 @@ class AsyncEngine:
                     self._fail(message.request, error)
 
     def _tick(self) -> None:
-        """Brown-out must also end when no requests come."""
+        """Update brown-out at intervals: it must also end when no requests come."""
         load = self.worker.load
         if load is not None:
             self._update_brownout(load)
@@ -204,7 +205,7 @@ class AsyncEngine:
         self.brownout.update(now, wait, totals, admission.share)
 
     def _send(self, messages: list[Outbound]) -> None:
-        """The worker calls this, on its thread."""
+        """Hand messages to the event loop; called on the worker's thread."""
         assert self._loop is not None
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._receive, messages)
@@ -239,13 +240,11 @@ class AsyncEngine:
         answered = 0
         for start, stop in pairwise(starts):
             part = result.part(slice(start, stop))
-            left = int(np.count_nonzero(part.reason != Reason.GOES_ON))
             pending = self._pending.get(int(requests[start]))
             if pending is not None:
-                answered += left
-                pending.land(part)
+                answered += pending.land(part)
             else:  # the client left while they ran
-                self._notify(Cancelled("batch", left))
+                self._notify(Cancelled("batch", int(np.count_nonzero(part.reason != Reason.GOES_ON))))
         self.throughput.count(answered, now)
 
     def _fail(self, number: int, error: Exception) -> None:
@@ -255,10 +254,9 @@ class AsyncEngine:
 
 
 class Throughput:
-    """Images answered per second, over the last `window` seconds."""
+    """Images answered per second, over the last WINDOW_SECONDS."""
 
-    def __init__(self, window: float = 10.0) -> None:
-        self.window = window
+    def __init__(self) -> None:
         self._answered: deque[tuple[float, int]] = deque()
         self._sum = 0
 
@@ -272,8 +270,8 @@ class Throughput:
         self._forget(now)
         if not self._answered:
             return 0.0
-        return self._sum / min(self.window, max(1.0, now - self._answered[0][0]))
+        return self._sum / min(WINDOW_SECONDS, max(1.0, now - self._answered[0][0]))
 
     def _forget(self, now: float) -> None:
-        while self._answered and self._answered[0][0] < now - self.window:
+        while self._answered and self._answered[0][0] < now - WINDOW_SECONDS:
             self._sum -= self._answered.popleft()[1]

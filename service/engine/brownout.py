@@ -4,7 +4,7 @@ Pure: `now` is a parameter.
 
 It goes by the longest wait, seen or predicted, and keeps three rules:
 
-1. Above `high` the wait demands a level in proportion, the last one well before admission refuses anyone (`EARLY`).
+1. Above `high` the wait demands a level in proportion, the last one well before admission refuses an image (`EARLY`).
 2. While the wait stays above `high` and does not drain, the level rises by one every `high` seconds.
 3. While the wait stays below `high` / 4 and the load would fit at the next lower level too, the level falls by one
    every `CALM` seconds. To fit is to keep the device busy for less than `FITS` of the time.
@@ -44,7 +44,7 @@ class Brownout:
     half of it. `costs` [LEVELS + 1] is the expected cost per image at each level, in any unit.
     """
 
-    def __init__(self, high: float, max_wait: float = 0.0, costs: Sequence[float] = (1.0,) * (LEVELS + 1)) -> None:
+    def __init__(self, high: float, max_wait: float, costs: Sequence[float]) -> None:
         self.high = min(high, max_wait / 2) if max_wait else high
         self._end = EARLY * max_wait if max_wait else 4 * high  # the wait that demands the last level
         self.level = 0
@@ -55,7 +55,7 @@ class Brownout:
         self._updated, self._totals = -math.inf, Totals()
         self._load = self._degraded = 0.0
 
-    def update(self, now: float, wait: float, totals: Totals, permits: float = 0.0) -> None:
+    def update(self, now: float, wait: float, totals: Totals, permits: float) -> None:
         """Take in the longest wait in seconds, the totals, and the share of permits taken. Call it often."""
         if not self.high:
             return

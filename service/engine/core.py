@@ -54,7 +54,7 @@ class Port(Protocol):
     def take(self, *, block: bool) -> list[Inbound]:
         """The messages that have come, in order; with `block`, at least one.
 
-        Their pixels stay valid until the next call of this port, whichever.
+        Their pixels stay valid until the next call of any method of this port.
         """
 
     def send(self, messages: list[Outbound]) -> None: ...
@@ -71,7 +71,7 @@ def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every:
     died, outbox = Died("stopped"), list[Outbound]()
 
     def flush() -> None:
-        # How long a batch took is not worth waking the other side for.
+        # A batch's duration alone is no reason to wake the other side.
         if not all(isinstance(message, Ran) for message in outbox):
             port.send(outbox.copy())
             outbox.clear()
@@ -94,7 +94,7 @@ def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every:
         log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
         _serve(core, port, flush)
     except MsmlpError as error:
-        # Another start would not help where the caller must change something.
+        # A restart does not help where the caller must change something.
         died = Died(str(error), restarting=not isinstance(error, CallerError))
         log.error("engine stopped: %s", died.detail)
     except Exception:
@@ -179,7 +179,7 @@ class EngineCore:
         self.scheduler.add(slots, message.request, message.parameters, message.arrival)
 
     def _admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Wait for batches in flight where there is no slot: cancelled tickets keep theirs until their batch ends."""
+        """Store images; without a free slot, after a batch: cancelled tickets keep theirs until their batch ends."""
         while True:
             try:
                 return self.backend.admit(pixels)
@@ -229,11 +229,11 @@ class EngineCore:
         """Start one batch, and answer tickets whose deadline does not allow for it → whether there was one."""
         now = time.monotonic()
         starts = max(now, self._in_flight[-1].ends) if self._in_flight else now
-        self._give_up(self.scheduler.overdue(now, starts))
+        self._answer_overdue(self.scheduler.overdue(now, starts))
         batch = self.scheduler.next_batch(now, starts)
         if batch is None:
             return False
-        self._give_up(self.scheduler.overdue(now, starts + batch.seconds))
+        self._answer_overdue(self.scheduler.overdue(now, starts + batch.seconds))
         self._publish(self.load(batch))  # before the launch: on a CPU that is when the batch runs
         try:
             handle = self.backend.launch(batch.stage, batch.slots)
@@ -253,7 +253,7 @@ class EngineCore:
         self._failures = 0
         now = time.monotonic()
         seconds = now - max(self._collected, flight.launched)
-        # From the end of the one before: the host's work between two batches is part of what a batch takes.
+        # Measured from the end of the previous batch: the host's work between batches counts too.
         self.latency.learn(batch.stage, len(batch.slots), now - self._collected)
         self._collected = now
         self._send(Ran(batch.stage, len(batch.slots), seconds))
@@ -265,7 +265,7 @@ class EngineCore:
         self.backend.release(slots)
         self._fail(requests, error)
 
-    def _give_up(self, overdue: Overdue) -> None:
+    def _answer_overdue(self, overdue: Overdue) -> None:
         if len(overdue.slots):
             requests = self.scheduler.tickets.request[overdue.slots]
             self._answer(overdue.slots, requests, overdue.exits, overdue.reasons)
@@ -277,12 +277,12 @@ class EngineCore:
         rows["confidence"] = output.probabilities[np.arange(len(best)), best]
         rows["queue_seconds"], rows["compute_seconds"] = batch.waited, seconds
         rows["class_id"], rows["batch_size"] = best, len(best)
-        # Several times as fast as self._history[batch.slots, batch.stage] = rows.
+        # Several times faster than self._history[batch.slots, batch.stage] = rows.
         self._history.reshape(-1).put(batch.slots * self._stages + batch.stage, rows)
         self._probabilities[batch.slots] = output.probabilities
 
     def _settle(self, batch: Batch, output: StageOutput, now: float) -> None:
-        # Before tickets become shadows, which belong to no request.
+        # Read first: settling turns some tickets into shadows, which belong to no request.
         requests = self.scheduler.tickets.request.take(batch.slots)
         settled = self.scheduler.settle(batch, output.score, now)
         if not batch.shadows:
@@ -294,7 +294,7 @@ class EngineCore:
         self.backend.release(settled.free)
 
     def _report(self, batch: Batch, requests: NDArray[np.int64], settled: Settled) -> None:
-        """Streams get every exit, the others their last."""
+        """Answer images: those of streams at every exit, the others at their last."""
         rows, reasons = settled.left, settled.reasons
         streams = self._stream.take(batch.slots)
         if streams.any():

@@ -83,7 +83,7 @@ class LatencyModel:
         return self.buckets[within[-1]] if len(within) else 0
 
     def full(self, stage: int) -> int:
-        """How many images make a batch worth running first: the smallest bucket that wastes next to nothing."""
+        """How many images make a batch worth running first: the smallest bucket that wastes almost nothing."""
         return self._full[stage]
 
     def take(self, stage: int, waiting: int) -> int:
@@ -162,16 +162,16 @@ class StageSelector:
 
     def __init__(self, stages: int, latency: LatencyModel, patience: int = PATIENCE) -> None:
         self._latency = latency
-        # With tickets waiting for every stage, round robin is the best there is.
+        # With tickets waiting for every stage, nothing beats round robin.
         self.patience = max(patience, stages - 1)
         self._passed_over = [0] * stages
 
     def impatient(self, waiting: list[int]) -> int | None:
-        """The stage that was passed over too often, or must run now lest another one is; None if there is none."""
+        """The stage that must run now so that none is passed over too often; None if there is no such stage."""
         if max(self._passed_over) + len(waiting) <= self.patience:
             return None
         stages = sorted((k for k, waits in enumerate(waiting) if waits), key=lambda k: -self._passed_over[k])
-        # If they ran one after the other from now on, each would have been passed over this often by its turn.
+        # If they ran in this order, each would have been passed over this often by its turn.
         if any(self._passed_over[k] + turn >= self.patience for turn, k in enumerate(stages)):
             return stages[0]
         return None

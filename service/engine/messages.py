@@ -16,7 +16,7 @@ HISTORY: np.dtype[np.void] = np.dtype(
         ("batch_size", np.int32),
     ]
 )
-"""What one stage said of one image. Arrays of it are [m, K]; entries after an image's exit are meaningless."""
+"""What one stage answered for one image. Arrays of it are [m, K]; entries after an image's exit are meaningless."""
 
 History = NDArray[np.void]
 

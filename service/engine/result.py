@@ -72,7 +72,8 @@ class Pending:
         self.missing, self._permits = images, permits
         self._parts: list[Result] = []
 
-    def land(self, landed: Result) -> None:
+    def land(self, landed: Result) -> int:
+        """Images have reached an exit → how many of them leave."""
         if self.landings is not None:
             self.landings.put_nowait(landed)
             landed = landed.take(np.flatnonzero(landed.reason != Reason.GOES_ON))
@@ -84,6 +85,7 @@ class Pending:
             self._end()
             if not self.done.done():
                 self.done.set_result(Result.joined(self._parts))
+        return left
 
     def fail(self, error: Exception) -> None:
         self._end()

@@ -2,7 +2,7 @@
 
 Rules
 1. A ticket is a row of columns, named by its slot; it is FREE, WAITING (for a stage), RUNNING (in a batch) or a SHADOW.
-2. Tickets wait for a stage together, whichever request or batch they came from, first in, first out.
+2. Tickets wait for a stage together, from whatever request or batch, first in, first out.
 3. Work-conserving: if a ticket waits, there is a batch.
 4. No stage with waiting tickets is passed over more than P times in a row, P = max(patience, K - 1); nor is the oldest
    ticket of a stage by batches of its own stage.

@@ -17,7 +17,7 @@ from msmlp.service.http.protocol import Protocol
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.telemetry.observers import trace_provider, traces_of
+from msmlp.service.telemetry.observers import trace_factory
 
 log = logging.getLogger("msmlp.server")
 
@@ -59,10 +59,10 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
         listen(
             settings.host, settings.grpc_port, "--grpc-port"
         ).close()  # gRPC, which listens later, does not say why it cannot
-    provider = trace_provider() if settings.traces else None
+    traces = trace_factory() if settings.traces else None
     service = build(settings)
-    if provider is not None:
-        service.traces = traces_of(provider, service.facts.model)
+    if traces is not None:
+        service.traces = traces(service.facts.model)
     with listen(settings.host, settings.port) as listener:
         server = _Server(service, uvicorn.Config(create_app(service), **UVICORN))
         failures: list[str] = []

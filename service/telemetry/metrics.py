@@ -51,7 +51,7 @@ NO_EXIT = "none"
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
-# Every counter would come with a second series, its time of creation, that nobody reads.
+# Otherwise every counter exports a second series, the time of its creation.
 disable_created_metrics()
 
 
@@ -85,9 +85,9 @@ class Metrics(Collector):
         text = "Arrival to answer."
         self.request_seconds = histogram("msmlp_request_seconds", text, ["route"], buckets=SECONDS)
         self.images = counter("msmlp_images", "Images answered.", ["exit", "reason"])
-        text = "Arrival to an image's answer."
+        text = "Arrival to the answer of an image."
         self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT], bounds=SECONDS)
-        text = "An image's wait for a stage."
+        text = "Time that an image waited for a stage."
         self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits, bounds=SECONDS)
         text = "Duration of a batch."
         self.compute_seconds = histogram("msmlp_stage_compute_seconds", text, ["stage"], buckets=SECONDS)
@@ -108,7 +108,7 @@ class Metrics(Collector):
         self.agreement = gauge("msmlp_shadow_agreement", text, ["exit"])
         self.cancelled = counter("msmlp_cancelled", "Images whose client had left, by where they were.", ["where"])
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
-        text = "An image's deadline minus the time of its answer; negative if it was late."
+        text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
         self.restarts = counter("msmlp_engine_restarts", "Restarts of the engine's process after it died.")
         labels = ["name", "version", "backend", "device"]

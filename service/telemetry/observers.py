@@ -1,4 +1,4 @@
-"""Observers of requests besides metrics and statistics, as the settings say: the access log and traces."""
+"""The access log and traces: optional observers of requests, called on a background thread."""
 
 import asyncio
 import logging
@@ -6,8 +6,9 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from msmlp.model.errors import OptionError
 from msmlp.service.telemetry.record import Observer, RequestRecord, RequestRecords, tell
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-
     from msmlp.service.telemetry.traces import Traces
 
 log = logging.getLogger("msmlp.telemetry")
@@ -28,7 +27,6 @@ QUEUE_REQUESTS = 10_000
 
 CLOSE_SECONDS = 2
 """How long a stopping service waits for the log, and for the collector of traces."""
-
 
 PROBES = {
     "/livez",
@@ -41,7 +39,7 @@ PROBES = {
     "grpc/ServerReady",
     "grpc/ModelReady",
 }
-"""Routes that are asked every few seconds and would bury the rest; logged at level debug."""
+"""Routes that are polled every few seconds and would bury the rest; logged at level debug."""
 
 
 class BackgroundWorker:
@@ -61,7 +59,7 @@ class BackgroundWorker:
             self._dropped += 1
 
     def close(self, seconds: float) -> bool:
-        """Work off the queue; False if it takes longer than that."""
+        """Finish the queue; False if it takes longer than `seconds`."""
         give_up = time.monotonic() + seconds
         try:
             self._queue.put(None, timeout=seconds)
@@ -118,31 +116,25 @@ def _log_text(record: RequestRecord, fields: dict[str, Any]) -> str:
     return f"{text}: {images}, {exits}, {record.gflops:.4g} GFLOPs"
 
 
-def trace_provider() -> "TracerProvider":
-    """Where traces are sent.
+def trace_factory() -> Callable[[dict[str, str]], "Traces"]:
+    """What makes the traces of a service from its model's name and version.
 
     Raises:
         OptionError: a package for `--traces` is missing, or the environment has a wrong value.
     """
     try:
-        from msmlp.service.telemetry.traces import otlp_provider
+        from msmlp.service.telemetry.traces import Traces, otlp_provider
     except ModuleNotFoundError as error:
         raise OptionError(
             "--traces",
             f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry (or gpu ...) installs it",
         ) from None
-    return otlp_provider()
-
-
-def traces_of(provider: "TracerProvider", model: dict[str, str]) -> "Traces":
-    from msmlp.service.telemetry.traces import Traces
-
-    return Traces(provider, model)
+    return partial(Traces, otlp_provider())
 
 
 @asynccontextmanager
 async def watched(records: RequestRecords, traces: "Traces | None", *, access_log: bool) -> AsyncIterator[None]:
-    """The access log and traces, if wanted, see the requests inside."""
+    """Within the block, requests are logged and traced, as asked."""
     observers: list[Observer] = [traces.ended] if traces is not None else []
     if access_log:
         observers.append(log_access)  # after the traces, whose ids it logs

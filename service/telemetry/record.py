@@ -105,7 +105,7 @@ class RequestRecords:
 
     @contextmanager
     def open(self, record: RequestRecord) -> Iterator[None]:
-        """Answer a request inside: its id goes to the log lines, and it ends with the block if it has not before."""
+        """Within the block, log lines have the request's id; the request ends with it, if not before."""
         token = request_id_of_this_task.set(record.request_id)
         try:
             yield
@@ -134,9 +134,7 @@ DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "comp
 class Statistics:
     """Sums over classification requests, in seconds, as the Open Inference Protocol's `GET .../stats` reports them.
 
-    A request counts once for each duration, however many images it has.
-
-    `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
+    A request counts once for each duration, however many images it has. `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
     """
 
     def __init__(self) -> None:

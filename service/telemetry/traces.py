@@ -67,7 +67,7 @@ class Traces:
 
     def close(self, seconds: float) -> bool:
         """Send the remaining spans; False if that takes longer than `seconds`."""
-        # The library itself would wait for thirty seconds.
+        # shutdown() itself waits for up to thirty seconds.
         sending = threading.Thread(target=self._provider.shutdown, name="msmlp-traces", daemon=True)
         sending.start()
         sending.join(seconds)

@@ -35,13 +35,13 @@ class ChildProcess:
         self._memory = SharedMemory(ring_images=spec.ring_images, size=spec.size, stages=spec.stages)
         inbound, self._to = context.Pipe(duplex=False)
         self._from, outbound = context.Pipe(duplex=False)
-        self._process = context.Process(
+        self.process = context.Process(
             target=main,
             args=(spec, self._memory, inbound, outbound, in_force()),
             name="msmlp-engine",
             daemon=True,
         )
-        self._process.start()
+        self.process.start()
         # Only the child holds these ends now, so `receive` notices when it ends.
         inbound.close()
         outbound.close()
@@ -53,10 +53,6 @@ class ChildProcess:
         self._in_ring: deque[int] = deque()  # images of each submit that still needs its room, oldest first
         self._read = 0  # submits that have been read, so that their room is free again
         self._in_transit = InTransit()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
 
     def put(self, message: Inbound) -> None:
         """Send a message, or keep it until there is room: never blocks. DeviceError if it can never fit."""
@@ -86,18 +82,15 @@ class ChildProcess:
         received: list[Outbound] = messages
         return received
 
-    def kill(self) -> None:
-        self._process.kill()
-
     def close(self) -> int:
         """Wait for the child's end, which has begun → its exit status, negative for a signal."""
-        self._process.join()
-        status = self._process.exitcode
+        self.process.join()
+        status = self.process.exitcode
         with self._lock:
             self._to.close()
             self._outbox.clear()
         self._from.close()
-        self._process.close()
+        self.process.close()
         return status or 0
 
     def _flush(self) -> None:
@@ -182,7 +175,7 @@ class ProcessWorker:
             if isinstance(message, Stop):
                 self._stopping.set()
                 if self._child and not self.ready.is_set():
-                    self._child.kill()  # nothing is in flight, and a warm-up may take long
+                    self._child.process.kill()  # nothing is in flight, and a warm-up may take long
             if self._child:
                 self._child.put(message)
 
@@ -195,7 +188,7 @@ class ProcessWorker:
     def pid(self) -> int | None:
         """The child's process id, None if there is no child."""
         with self._lock:
-            return self._child.pid if self._child else None
+            return self._child.process.pid if self._child else None
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end; a child that takes longer than `timeout` is killed."""
@@ -209,7 +202,7 @@ class ProcessWorker:
         self._stopping.set()
         with self._lock:
             if self._child:
-                self._child.kill()
+                self._child.process.kill()
 
     def _supervise(self) -> None:
         # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm. (Starting the
@@ -242,7 +235,7 @@ class ProcessWorker:
         with self._lock:
             self._child = child
             if self._stopping.is_set():
-                child.kill()
+                child.process.kill()
         died = None
         try:
             while (messages := child.receive()) is not None:
@@ -258,7 +251,7 @@ class ProcessWorker:
                 self.ready.clear()
                 self._child = None
             status = child.close()
-        if not isinstance(died, Died):  # it could not say why
+        if not isinstance(died, Died):  # it ended without a message
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
             died = Died(f"the engine's process {how}", restarting=True)
         if self._stopping.is_set():

@@ -1,4 +1,4 @@
-"""Who is admitted, and when the others may retry."""
+"""Which images are admitted, and when the others may retry."""
 
 from dataclasses import replace
 

@@ -337,7 +337,7 @@ def test_an_engine_that_dies_fails_every_request() -> None:
 
 
 def test_throughput_is_over_the_window() -> None:
-    throughput = Throughput(window=10.0)
+    throughput = Throughput()
     assert throughput.per_second(now=100.0) == 0
     throughput.count(50, now=100.0)
     assert throughput.per_second(now=100.1) == 50, "the first second counts as one"
@@ -450,13 +450,13 @@ def test_every_cancelled_image_is_counted_once() -> None:
     async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         with backend.gate.held():
-            aboard = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
+            running = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
             await asyncio.to_thread(backend.gate.wait_until_reached)
             waiting = asyncio.create_task(classify(engine, pictures(7, 0.2)))
             await started(waiting)
-            for task in (aboard, waiting):
+            for task in (running, waiting):
                 task.cancel()
-            await asyncio.gather(aboard, waiting, return_exceptions=True)
+            await asyncio.gather(running, waiting, return_exceptions=True)
         await classify(engine, pictures(1, 1.0))
         assert counts == {"batch": 2, "queue": 1 + 7}
 

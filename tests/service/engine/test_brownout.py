@@ -71,7 +71,7 @@ def test_a_wait_that_drains_raises_nothing() -> None:
         assert clock.see(wait, TICK) == [3]
 
 
-def test_the_last_level_comes_well_before_anybody_is_refused() -> None:
+def test_the_last_level_comes_well_before_any_refusal() -> None:
     assert Clock().see(0.75 * MAX_WAIT, TICK) == [LEVELS]
     clock = Clock()
     assert [clock.see(wait, TICK)[0] for wait in (0.6, 0.7, 0.9, 1.1, 1.3)] == [0, 1, 3, 4, 6]

@@ -218,7 +218,7 @@ def test_the_load_is_published_before_every_batch_and_when_nothing_is_left(in_fl
         assert ran == [(0, 64), (1, 64), (0, 2), (1, 2)], "a full batch first"
         assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     else:
-        assert ran == [(0, 64), (0, 2), (1, 64), (1, 2)], "the other two are launched beside them"
+        assert ran == [(0, 64), (0, 2), (1, 64), (1, 2)], "the other two run at the same time"
         assert published == [[2, 0, 0]] + [[0, 0, 0]] * 5
 
 

@@ -141,7 +141,7 @@ def test_a_slot_used_again_keeps_nothing_of_the_ticket_before() -> None:
     assert scheduler.waiting() == [0, 1]
 
 
-def test_a_full_deep_batch_goes_first_and_a_thin_one_gathers_company() -> None:
+def test_a_full_deep_batch_goes_first_and_a_thin_one_waits_for_more() -> None:
     scheduler = scheduler_of(16, 2, 4)
     enter(scheduler, slots(*range(12)))
     scheduler.settle(run(scheduler), scores(0.1, 0.1, 0.9, 0.9), now=0.0)
@@ -160,7 +160,7 @@ def test_of_thin_batches_the_fuller_goes_first_and_the_deeper_where_they_are_ali
         assert run(scheduler).stage == first
 
 
-def test_a_thin_deep_batch_is_not_passed_over_for_ever() -> None:
+def test_a_thin_deep_batch_is_not_passed_over_forever() -> None:
     scheduler = scheduler_of(100, 2, 4)
     enter(scheduler, slots(*range(100)))
     batch = run(scheduler)
@@ -242,7 +242,7 @@ def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_be
     enter(scheduler, slots(1), min_exit=0)
     assert overdue(scheduler, 4.9) == [], "a late answer is better than none"
     assert overdue(scheduler, 5.0) == [(0, 0, Reason.EXPIRED)]
-    assert run(scheduler, now=1e9).slots.tolist() == [1], "a ticket without a deadline waits for ever"
+    assert run(scheduler, now=1e9).slots.tolist() == [1], "a ticket without a deadline waits forever"
 
 
 def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
@@ -303,7 +303,7 @@ def test_a_short_slack_brings_a_deep_stage_forward() -> None:
     assert run(scheduler, now=10.0).slots.tolist() == [0]
 
 
-def test_a_batch_is_sized_to_the_tightest_deadline_aboard() -> None:
+def test_a_batch_is_sized_to_its_tightest_deadline() -> None:
     scheduler = sized(16, (1.0, 2.0, 4.0))
     enter(scheduler, slots(0, 1, 2), thresholds=())
     enter(scheduler, slots(3), request=1, thresholds=(), deadline=3.0)
@@ -328,7 +328,7 @@ def test_tickets_that_are_late_already_delay_no_others() -> None:
     assert run(scheduler).slots.tolist() == [0, 1]
 
 
-def test_deadlines_do_not_keep_the_oldest_waiting_for_ever() -> None:
+def test_deadlines_do_not_keep_the_oldest_waiting_forever() -> None:
     scheduler = scheduler_of(1000, 1, 1, seconds=(10.0,))
     enter(scheduler, slots(0), thresholds=())
     first = []
@@ -417,7 +417,7 @@ def test_a_shadow_cannot_be_cancelled_and_fails_no_request() -> None:
     scheduler = scheduler_of(8, 3, 4, shadow_every=1, reserve=2)
     enter(scheduler, slots(0, 1), request=7)
     scheduler.settle(run(scheduler), scores(1.0, 0.1), now=0.0)
-    assert scheduler.cancel(7).tolist() == [1], "its company goes, the shadow stays"
+    assert scheduler.cancel(7).tolist() == [1], "the other ticket goes, the shadow stays"
     batch = run(scheduler)
     assert batch.slots.tolist() == [0]
     assert scheduler.settle(batch, scores(0.1), now=0.0).cancelled == 0
@@ -732,7 +732,7 @@ class Replay(RuleBasedStateMachine):
         assert len(self.free) >= self.capacity - len(self.tickets)
 
     def teardown(self) -> None:
-        """Whatever happened: what is left runs to its end, everyone ended once, and every slot is free."""
+        """Whatever happened: what is left runs to its end, every ticket has ended once, and every slot is free."""
         if not hasattr(self, "scheduler"):
             return
         for batch in self.running:

@@ -132,7 +132,7 @@ def test_gauges_count_images_that_came_while_the_device_was_busy(engine: tuple[T
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_an_error_that_only_the_caller_can_mend_is_final(make: type) -> None:
+def test_an_error_that_only_the_caller_can_fix_is_final(make: type) -> None:
     talk = Talk(make, no_device, permits=8)
     assert talk.hear(Died) == Died("device: cuda is not available here")
     talk.worker.join(PATIENCE_SECONDS)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from msmlp.model.errors import OptionError
 from msmlp.service.telemetry import observers
-from msmlp.service.telemetry.observers import BackgroundWorker, trace_provider
+from msmlp.service.telemetry.observers import BackgroundWorker, trace_factory
 from msmlp.service.telemetry.record import RequestRecord
 from msmlp.service.telemetry.traces import Traces
 from tests.fakes import PATIENCE_SECONDS, picture
@@ -82,7 +82,7 @@ def test_what_the_library_refuses_is_one_line(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(OptionError) as raised:
-        trace_provider()
+        trace_factory()
     assert said in str(raised.value)
 
 

@@ -138,9 +138,7 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
 
 
 class FakeChild:
-    """Children with scripted messages, one life after the other; an exception for one that cannot be started."""
-
-    pid = 1
+    """Children that send scripted messages, one child after the other; an exception for one that cannot be started."""
 
     def __init__(self, lives: list[list[Outbound] | Exception]) -> None:
         self._lives = lives
@@ -186,7 +184,7 @@ def of_fakes(monkeypatch: pytest.MonkeyPatch, *lives: list[Outbound] | Exception
 
 
 def test_a_child_that_cannot_be_started_again_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a server would wait for it for ever."""
+    """Otherwise a server would wait for it forever."""
     _, said = of_fakes(monkeypatch, [READY], OSError("no space left"))
     assert said[-1] == Died("engine failed")
 

@@ -134,7 +134,8 @@ DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "comp
 class Statistics:
     """Sums over classification requests, in seconds, as the Open Inference Protocol's `GET .../stats` reports them.
 
-    A request counts once for each duration, however many images it has. `queue` and `compute_infer` are those of its slowest image; `compute_output`, writing the answer, is not measured.
+    A request counts once for each duration, however many images it has. `queue` and `compute_infer` are those of its
+    slowest image; `compute_output`, writing the answer, is not measured.
     """
 
     def __init__(self) -> None:

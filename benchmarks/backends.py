@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from msmlp.bench.http import SERVE
 from msmlp.bench.processes import family, server_process
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.evaluate import split_images
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.settings import DEFAULT_WEIGHTS
@@ -167,7 +168,8 @@ def agreement(outputs: Mapping[str, Outputs], images: Split, thresholds: tuple[f
 
 def _built(weights: Weights, calibration: Calibration, choice: dict[str, str]) -> StageBackend:
     largest = BUCKETS[-1]
-    return choose_backend(weights, calibration, device="cpu", capacity=largest, max_batch=largest, **choice)()
+    settings = BackendSettings("cpu", choice.get("dtype", "auto"), capacity=largest, max_batch=largest)
+    return select_backend(weights, calibration, settings, choice["backend"]).build()
 
 
 def _options() -> argparse.Namespace:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.choose import choose_backend
-from msmlp.model.calibration.held_out import check_classes, validation_images
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.errors import DataError, OptionError
-from msmlp.model.offline import Outputs, run_every_exit
+from msmlp.model.offline import Outputs, check_classes, run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_calibration, load_weights
 from msmlp.model.weights.calibration import expectation
 
@@ -25,7 +25,7 @@ def evaluate(
         data: the data set.
         split: `val` or `test`.
         device: auto, cpu or cuda.
-        dtype: auto or what the backend knows (model/backends/choose.py).
+        dtype: auto or what the backend knows (model/backends/settings.py).
         backend: torch or onnx.
 
     Raises:
@@ -34,9 +34,8 @@ def evaluate(
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
-    built = choose_backend(
-        weights, calibration, backend=backend, device=device, dtype=dtype, capacity=256, max_batch=256
-    )()
+    settings = BackendSettings(device=device, dtype=dtype, capacity=256, max_batch=256)
+    built = select_backend(weights, calibration, settings, backend).build()
     outputs = run_every_exit(built, images.pixels)
     correct = outputs.predictions == images.labels[:, None]
     gflops = np.array(weights.manifest.gflops_cumulative)

@@ -17,8 +17,8 @@ import numpy as np
 import typer
 
 import msmlp
-from msmlp.model.cores import cores
 from msmlp.model.errors import MsmlpError
+from msmlp.model.platform.cores import cores
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights
@@ -124,19 +124,13 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     """The backend that serving would build, proven on a blank image."""
     file = calibration.file
     try:
-        from msmlp.model.backends.choose import choose_backend
+        from msmlp.model.backends.select import select_backend
+        from msmlp.model.backends.settings import BackendSettings
         from msmlp.model.offline import run_every_exit
 
-        backend = choose_backend(
-            weights,
-            calibration,
-            backend=settings.backend,
-            device=settings.device,
-            dtype=settings.dtype,
-            provider=settings.provider,
-            capacity=1,
-            max_batch=1,
-        )()
+        wanted = BackendSettings(settings.device, settings.dtype, settings.provider, capacity=1, max_batch=1)
+        selected = select_backend(weights, calibration, wanted, settings.backend)
+        backend = selected.build()
         run_every_exit(backend, np.zeros((1, backend.size, backend.size, 3), dtype=np.uint8))
     except ModuleNotFoundError as error:
         return Section("choice", f"none: {error.name} is missing", None)  # its own section says what to do
@@ -144,12 +138,12 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
         return Section("choice", "none", None, [f"the model does not run: {' '.join(str(error).split())}"])
     device = backend.device.partition(":")[0]
     auto = {
-        "backend": "the only one that can, or the faster one on a blank image",
         "device": "it sees a GPU" if device == "cuda" else "it sees no GPU",
         "dtype": "half precision on a GPU, float32 on a CPU",
     }
     chosen = {name: getattr(settings, name) for name in auto}
-    why = {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
+    why = {"backend": selected.why}
+    why |= {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
     facts = {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "why": why}
     line = f"{backend.name} ({why['backend']}) on {backend.device} ({why['device']}), "
     line += f"{backend.dtype} ({why['dtype']}); a blank image ran"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import Result
 from msmlp.service.operating_points import Plan
 

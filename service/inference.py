@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.answers import Inquiry, answer_document, image_answers, operating_point
 from msmlp.service.decoding import Sources, decode_images
 from msmlp.service.engine.messages import Terms

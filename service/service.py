@@ -1,6 +1,6 @@
 """Everything a running service holds; built once, handed to the routes through the app's state."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from msmlp.model.backends.choose import Candidates, candidates
-from msmlp.model.backends.gpu import gpu_present
+from msmlp.model.backends.select import Selection, select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.answers import Facts
 from msmlp.service.byte_budget import Memory
@@ -101,22 +101,21 @@ class Service:
         return {**document, "default_policy": self.policy.default}
 
 
-def pick_engine(settings: Settings, backends: Collection[str]) -> str:
-    """`auto` takes a process where torch or a GPU may serve, and a thread for ONNX Runtime on a CPU.
+def pick_engine(settings: Settings, selected: Selection) -> str:
+    """`auto` takes a process for torch and for a GPU, and a thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
     holds; ONNX Runtime's is one. And a GPU's errors can outlive whatever caused them, but not the process.
     """
     if settings.engine != "auto":
         return settings.engine
-    gpu = settings.device != "cpu" and gpu_present()
-    return "process" if gpu or "torch" in backends else "thread"
+    return "process" if selected.name == "torch" or selected.device != "cpu" else "thread"
 
 
-def build_service(settings: Settings, choose: Callable[..., Candidates] = candidates) -> Service:
+def build_service(settings: Settings, select: Callable[..., Selection] = select_backend) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
 
-    `choose` says what can be the backend; `msmlp bench http` gives one that computes nothing.
+    `select` chooses the backend; `msmlp bench http` gives one that computes nothing.
 
     Raises:
         CallerError: weights or settings that do not fit.
@@ -130,23 +129,21 @@ def build_service(settings: Settings, choose: Callable[..., Candidates] = candid
     policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
-    found = choose(
-        weights,
-        calibration,
-        backend=settings.backend,
-        device=settings.device,
-        dtype=settings.dtype,
-        provider=settings.provider,
+    wanted = BackendSettings(
+        settings.device,
+        settings.dtype,
+        settings.provider,
         capacity=settings.capacity,
         reserve=SHADOW_SLOTS if settings.shadow else 0,
         max_batch=settings.max_batch,
     )
+    selected = select(weights, calibration, wanted, settings.backend)
     start: Callable[..., Handle] = Worker
-    if pick_engine(settings, found.builds) == "process":
+    if pick_engine(settings, selected) == "process":
         size, places = manifest.cascade.image_size, 2 * settings.max_images
         start = partial(ProcessWorker, stages=stages, size=size, places=places)
     engine = Engine(
-        found.build,
+        selected.build,
         capacity=settings.capacity,
         observe=metrics.observe,
         max_wait_seconds=settings.max_wait_ms / 1e3,

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from msmlp.model.cores import cores
 from msmlp.model.errors import OptionError
+from msmlp.model.platform.cores import cores
 from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"
@@ -33,8 +33,8 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
-        description="What runs the stages: torch, or ONNX Runtime, which needs the graphs of msmlp export; auto "
-        "measures which is faster here, where both can.",
+        description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
+        "folder has graphs that match, else torch.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "thread", "process"] = Field(
         default="auto",
         description="Where the stages run: in a thread of the server, or in a process of their own that is started "
-        "anew when it dies; auto: a process where torch can serve or there is a GPU, else a thread.",
+        "anew when it dies; auto: a process for torch and on a GPU, else a thread.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
     capacity: int | None = Field(

@@ -189,7 +189,8 @@ def cifar10_archive(cifar10_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder: the `tiny` preset trained on the digits until every exit is clearly better than chance."""
+    """A weights folder with its graphs: the `tiny` preset, trained on the digits until every exit is clearly better
+    than chance."""
     from msmlp.model.training.trainer import TrainOptions, train
 
     changes = {"augment": "none", "erasing": 0, "mixup": 0, "cutmix": 0, "lr": 0.01, "warmup_epochs": 1, "ema": 0.9}
@@ -207,12 +208,12 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def exported_weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_weights` with their ONNX graphs."""
-    from msmlp.model.export import export
+def weights_without_graphs(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_weights` as they were before the graphs were exported."""
+    from msmlp.model.weights.graphs import remove_graphs
 
     folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / tiny_weights.name))
-    export(folder)
+    remove_graphs(folder)
     return folder
 
 

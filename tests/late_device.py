@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msmlp.model.backends.drivers import EagerDriver, Event, Step
+from msmlp.model.backends.torch.devices import EagerDriver, Event, Step
 
 QUEUED = ("copy_", "index_copy_")
 
@@ -19,6 +19,8 @@ class LateDriver(EagerDriver):
 
     `waits` counts how often the host had to wait. `fault` may raise when something is asked for.
     """
+
+    in_flight = 2
 
     def __init__(self) -> None:
         super().__init__()

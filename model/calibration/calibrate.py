@@ -1,25 +1,52 @@
-"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
+"""What each stage costs in time, on the backend and the device that calibrate."""
 
+import statistics
+import time
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.build import torch_backend
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.calibration.crossfit import folds_of, refitted
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
-from msmlp.model.calibration.held_out import validation_images
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.settings import Setting, Table, thinned
-from msmlp.model.calibration.temperature import fit_temperatures
-from msmlp.model.calibration.timing import measure_stage_ms
+from msmlp.model.calibration.solvers import Setting, Table, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
-from msmlp.model.offline import run_every_exit
+from msmlp.model.export import refresh_graphs
+from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation
+
+RUNS = 9
+
+
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    """Each stage's own milliseconds an image: the median of RUNS runs of the largest bucket.
+
+    `pixels` [N, size, size, 3] are repeated to fill the bucket. Every run goes through all stages, so that a slow
+    moment of the machine does not fall on one stage alone.
+    """
+    batch = backend.buckets[-1]
+    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
+    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(RUNS + 1)]
+    backend.release(slots)
+    # The first run warms up.
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+
+
+def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
+    start = time.perf_counter()
+    backend.collect(backend.launch(stage, slots))
+    return 1000 * (time.perf_counter() - start)
+
+
+# FROM model/calibration/calibrate.py:
+# `msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
 
 BATCH = 256
 
@@ -37,14 +64,14 @@ def calibrate(
     risk: float | None = None,
     confidence: float | None = None,
 ) -> CalibrationFile:
-    """Measure the validation images of `data` and write the calibration.
+    """Measure the validation images of `data`, write the calibration, and export the graphs that no longer match it.
 
     Args:
         folder: a weights folder.
         data: the data set of the training.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit's score is (model/scores.py).
+        exit_policy: what an exit's score is (model/exits/policies.py).
         cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
         risk: adds an operating point that loses at most so much (model/calibration/risk.py).
         confidence: the probability with which it does, 0.95 where a risk is given alone.
@@ -58,7 +85,9 @@ def calibrate(
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    return calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    file = calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    refresh_graphs(folder, validation)
+    return file
 
 
 def calibrate_on(
@@ -71,18 +100,11 @@ def calibrate_on(
     cost: Cost = "gflops",
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
-    """The same on images already at hand."""
+    """The calibration alone, on images already at hand."""
 
     def build(temperatures: tuple[float, ...] | None) -> StageBackend:
-        return torch_backend(
-            weights,
-            temperatures=temperatures,
-            exit_policy=exit_policy,
-            device=device,
-            dtype=dtype,
-            capacity=BATCH,
-            max_batch=BATCH,
-        )
+        exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
+        return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
 
     halves = folds_of(validation.identities, 2)
     # A half that certifies a risk has no say in the scores either.

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.calibration.crossfit import Fold, held_out
-from msmlp.model.calibration.joint import joint_frontier
 from msmlp.model.calibration.risk import RiskLimit, risk_controlled
-from msmlp.model.calibration.settings import Setting, Table, Thresholds, pareto, thinned
-from msmlp.model.calibration.solvers import SOLVERS
-from msmlp.model.exits import exit_of
+from msmlp.model.calibration.solvers import SOLVERS, Setting, Table, Thresholds, joint_frontier, pareto, thinned
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
 from msmlp.model.weights.calibration import Expectation, expectation, measured
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.joint import joint_frontier
-from msmlp.model.calibration.settings import Table, Thresholds, thinned
+from msmlp.model.calibration.solvers import Table, Thresholds, joint_frontier, thinned
 from msmlp.model.errors import OptionError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 
 CONFIDENCE = 0.95
 

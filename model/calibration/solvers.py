@@ -1,24 +1,78 @@
-"""From exit shares to thresholds. Shares are the portions of all images that should leave at exits 1...K.
+"""Settings of the thresholds on a table of images, and frontiers of them."""
 
-A threshold of 0 lets every image go, 1 none (model/exits.py). All solvers are deterministic: equal scores fall on the
-same side.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits import leaves
+from msmlp.model.exits.rule import leaves
+
+Floats = NDArray[np.float64]
+Thresholds = tuple[float, ...]
+
+LEVELS = 40
+"""Costs at which a frontier is looked at, from the cheapest to the dearest."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in whatever unit."""
+
+    scores: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+    costs: Floats
+
+    @property
+    def exits(self) -> int:
+        """K."""
+        return int(self.scores.shape[1])
+
+    def take(self, rows: NDArray[np.bool_]) -> "Table":
+        """Some of the images."""
+        return Table(self.scores[rows], self.correct[rows], self.costs)
+
+
+class Setting(NamedTuple):
+    """Thresholds [K - 1] with their mean cost and accuracy on the table they were found on."""
+
+    cost: float
+    accuracy: float
+    thresholds: Thresholds
+
+
+def pareto(settings: Iterable[Setting]) -> list[Setting]:
+    """Those that no other beats in both cost and accuracy, cheapest first."""
+    kept: list[Setting] = []
+    for setting in sorted(settings, key=lambda s: (s.cost, -s.accuracy, s.thresholds)):
+        if not kept or setting.accuracy > kept[-1].accuracy:
+            kept.append(setting)
+    return kept
+
+
+def best_within(frontier: list[Setting], budget: float) -> Setting:
+    """The most accurate setting that costs at most `budget`; the cheapest when none does."""
+    # A sum in another order may differ in its last digits.
+    return [frontier[0], *(s for s in frontier if s.cost <= budget * (1 + 1e-9))][-1]
+
+
+def thinned(frontier: list[Setting], levels: int = LEVELS) -> list[Setting]:
+    """The best setting at each of `levels` equally spaced costs, with the cheapest and the most accurate."""
+    budgets = np.linspace(frontier[0].cost, frontier[-1].cost, levels)
+    return list(dict.fromkeys(best_within(frontier, budget) for budget in budgets))
+
+
+# FROM model/calibration/solvers.py:
+# From exit shares to thresholds. Shares are the portions of all images that should leave at exits 1...K.
 
 Scores = NDArray[np.floating]
-Thresholds = NDArray[np.float64]
-Solver = Callable[[Scores, NDArray[np.float64]], Thresholds]
+Solver = Callable[[Scores, NDArray[np.float64]], NDArray[np.float64]]
 
 NEVER, ALWAYS = 1.0, 0.0
 
 
-def survivor_conditional(scores: Scores, shares: NDArray[np.float64]) -> Thresholds:
+def survivor_conditional(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each threshold from the images that are still there: the corrected Algorithm 1.
 
     Args:
@@ -38,7 +92,7 @@ def survivor_conditional(scores: Scores, shares: NDArray[np.float64]) -> Thresho
     return thresholds
 
 
-def algorithm_1(scores: Scores, shares: NDArray[np.float64]) -> Thresholds:
+def algorithm_1(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """The paper's Algorithm 1 as its text means it: descending order, but every exit looks at all images."""
     images = len(scores)
     return np.array(
@@ -50,7 +104,7 @@ def algorithm_1(scores: Scores, shares: NDArray[np.float64]) -> Thresholds:
     )
 
 
-def algorithm_1_literal(scores: Scores, shares: NDArray[np.float64]) -> Thresholds:
+def algorithm_1_literal(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Algorithm 1 as printed: T[i] = sorted ascending [W[i] · len(V)]. For the record."""
     images = len(scores)
     index = [min(images - 1, int(np.floor(images * share + 1e-9))) for share in shares[:-1]]
@@ -73,3 +127,96 @@ SOLVERS: dict[str, Solver] = {
     "algorithm-1": algorithm_1,
     "algorithm-1-literal": algorithm_1_literal,
 }
+
+
+# FROM model/calibration/solvers.py:
+# The joint frontier: all thresholds chosen together, over a grid of them.
+
+BINS = 300
+"""Thresholds an exit, equally many images apart; with few images, one between any two of them."""
+
+ROUNDS = 6
+"""Coordinate descent (more than three exits) ends after so many rounds, or when nothing improves."""
+
+
+def joint_frontier(table: Table, also: Iterable[Thresholds] = ()) -> list[Setting]:
+    """The Pareto set over a grid that holds the scores' quantiles and the thresholds `also`, cheapest first.
+
+    Up to three exits the whole grid is looked at; beyond, `also` and the single exits are improved one threshold at a
+    time. Either way no thresholds in `also` are better on this table than what is returned.
+    """
+    also = list(also)
+    grids = [_grid(table.scores[:, k], [t[k] for t in also]) for k in range(table.exits - 1)]
+    if table.exits <= 3:
+        return settings_on(table, grids)
+    return _descend(table, grids, also)
+
+
+def settings_on(table: Table, grids: list[Floats]) -> list[Setting]:
+    """The Pareto set of all combinations of the thresholds in `grids`, one ascending list an exit but the last."""
+    right, cost = surface(table, grids)
+    images = len(table.scores)
+    found = []
+    for cell in _pareto_cells(right.ravel(), cost.ravel()):
+        index = np.unravel_index(cell, right.shape)
+        thresholds = tuple(float(grid[i]) for grid, i in zip(grids, index, strict=True))
+        found.append(Setting(float(cost.flat[cell] / images), float(right.flat[cell] / images), thresholds))
+    return found
+
+
+def surface(table: Table, grids: list[Floats]) -> tuple[Floats, Floats]:
+    """Images right and total cost of every combination of thresholds, each [G1, ..., G(K-1)]."""
+    shape = tuple(len(grid) for grid in grids)
+    images = len(table.scores)
+    right = np.full(shape, float(table.correct[:, 0].sum()))
+    cost = np.full(shape, images * float(table.costs[0]))
+    bins = np.zeros((0, images), dtype=np.int64)
+    for k, grid in enumerate(grids):
+        # An image leaves at its first `bin` thresholds and goes on from there.
+        bins = np.vstack([bins, leaves(table.scores[:, k, None], grid).sum(axis=1)])
+        goes_on = (bins < np.array(shape[: k + 1])[:, None]).all(axis=0)
+        cells = np.ravel_multi_index(tuple(bins[:, goes_on]), shape[: k + 1])
+        gain = table.correct[goes_on, k + 1].astype(np.float64) - table.correct[goes_on, k]
+        step = float(table.costs[k + 1] - table.costs[k])
+        to_full = (..., *[None] * (len(grids) - 1 - k))
+        right += _cumulative(cells, gain, shape[: k + 1])[to_full]
+        cost += step * _cumulative(cells, np.ones(len(cells)), shape[: k + 1])[to_full]
+    return right, cost
+
+
+def _cumulative(cells: NDArray[np.int64], weights: Floats, shape: tuple[int, ...]) -> Floats:
+    sums: Floats = np.bincount(cells, weights, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
+    for axis in range(len(shape)):
+        sums = np.cumsum(sums, axis=axis)
+    return sums
+
+
+def _pareto_cells(right: Floats, cost: Floats) -> NDArray[np.int64]:
+    order = np.lexsort((-right, cost))
+    best_before = np.concatenate([[-1.0], np.maximum.accumulate(right[order])[:-1]])
+    kept: NDArray[np.int64] = order[right[order] > best_before]
+    return kept
+
+
+def _grid(scores: NDArray[np.float32], also: list[float]) -> Floats:
+    """Ascending thresholds: always, between quantiles of `scores` [N], `also`, never."""
+    ascending = np.sort(scores.astype(np.float64))
+    cuts = np.unique(np.linspace(0, len(scores), min(BINS, len(scores)) + 1).round().astype(int))[1:-1]
+    # A softmax can round to 1, and a threshold of exactly 1 would mean "never".
+    middles = np.minimum((ascending[cuts - 1] + ascending[cuts]) / 2, np.nextafter(1.0, 0.0))
+    return np.unique(np.concatenate([[0.0], middles, also, [1.0]]))
+
+
+def _descend(table: Table, grids: list[Floats], also: list[Thresholds]) -> list[Setting]:
+    ends = [(1.0,) * k + (0.0,) * (table.exits - 1 - k) for k in range(table.exits)]
+    found = pareto(s for t in [*ends, *also] for s in settings_on(table, [np.array([x]) for x in t]))
+    for _ in range(ROUNDS):
+        before = found
+        for k, grid in enumerate(grids):
+            lines = [[np.array([x]) for x in s.thresholds] for s in thinned(found)]
+            for line in lines:
+                line[k] = grid
+            found = pareto([*found, *(s for line in lines for s in settings_on(table, line))])
+        if found == before:
+            break
+    return found

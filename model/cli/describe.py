@@ -22,9 +22,10 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one ONNX graph a stage into a calibrated weights folder, compared with torch first.
+    """Write one ONNX graph per stage into a calibrated weights folder, compared with torch first.
 
-    The graphs hold the temperatures and the exit policy: export again after each msmlp calibrate.
+    msmlp train and msmlp calibrate leave float32 graphs that match; this adds other formats. The graphs contain the
+    temperatures and the exit policy: msmlp calibrate exports those in the folder again when it changes either.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ def info(
       msmlp info --weights weights/cifar10-s --json
     """
     from msmlp.model.errors import OptionError
-    from msmlp.model.info import preset_info, weights_info
+    from msmlp.model.weights.info import preset_info, weights_info
 
     if (weights is None) == (preset is None):
         raise OptionError("info", "give one of --weights and --preset")

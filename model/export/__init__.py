@@ -1,5 +1,5 @@
 """`msmlp export`: every stage as it is served, as an ONNX graph in the weights folder."""
 
-from msmlp.model.export.folder import TOLERANCES, export
+from msmlp.model.export.folder import TOLERANCES, export, refresh_graphs
 
-__all__ = ["TOLERANCES", "export"]
+__all__ = ["TOLERANCES", "export", "refresh_graphs"]

@@ -5,6 +5,7 @@ their accuracy is measured beside float32's, on the validation images that also 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,26 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from msmlp.model.backends.onnx import OnnxBackend
-from msmlp.model.backends.torch import TorchBackend
-from msmlp.model.calibration.held_out import validation_images
+from msmlp.model.backends.onnx.cpu import OnnxBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
-from msmlp.model.export.graph_stage import GraphStage
+from msmlp.model.export.graph_stage import OPSET, GraphStage, serialized, traced
 from msmlp.model.export.quantize import Ranges
-from msmlp.model.export.trace import OPSET, serialized, traced
 from msmlp.model.nn.served import served_stages
-from msmlp.model.offline import run_every_exit
+from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
-from msmlp.model.weights.graphs import Origin, graph_name, load_graphs, origin, write_graphs
+from msmlp.model.weights.graphs import (
+    GRAPH_DTYPES,
+    Origin,
+    graph_name,
+    has_graphs,
+    load_graphs,
+    origin,
+    remove_graphs,
+    write_graphs,
+)
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 """How far a score or probability may be from torch's in float32."""
@@ -62,9 +71,35 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
         raise OptionError("data", "int8 needs validation images for its ranges: --data PATH")
     weights = load_weights(folder)
     calibration = load_calibration(weights)
-    made_from = origin(weights, calibration)
-    if dtype == "int8" and data is not None:
-        images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size))
+    images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size)) if data else None
+    return _export(weights, calibration, dtype, images)
+
+
+def refresh_graphs(folder: Path, images: Split) -> list[str]:
+    """Export float32, and the other formats that the folder holds, unless their graphs match → those exported.
+
+    `images` are the validation images, for int8. Graphs that do not match are removed first: none are left if an export
+    fails.
+    """
+    weights = load_weights(folder)
+    calibration = load_calibration(weights)
+    stale = []
+    for dtype in GRAPH_DTYPES:
+        if dtype != "float32" and not has_graphs(folder, dtype):
+            continue
+        try:
+            load_graphs(weights, calibration, dtype)
+        except WeightsError:
+            remove_graphs(folder, dtype)
+            stale.append(dtype)
+    for dtype in stale:
+        _export(weights, calibration, dtype, images if dtype == "int8" else None)
+    return stale
+
+
+def _export(weights: Weights, calibration: Calibration, dtype: str, images: Split | None) -> dict[str, Any]:
+    folder, made_from = weights.folder, origin(weights, calibration)
+    if images is not None:
         graphs, validation = _int8(weights, calibration, made_from, images)
         said: list[dict[str, Any]] = [{} for _ in graphs]
     else:
@@ -96,14 +131,10 @@ def _graphs(weights: Weights, made_from: Origin, dtype: torch.dtype) -> list[byt
 def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[float]:
     """The largest difference of scores and probabilities from torch's, one a stage; DeviceError beyond TOLERANCES."""
     file, cascade = calibration.file, weights.manifest.cascade
-    reference = TorchBackend(
-        weights,
-        temperatures=file.temperatures,
-        exit_policy=file.exit_policy,
-        capacity=COMPARED,
-        max_batch=COMPARED,
-    )
-    exported = OnnxBackend(cascade, graphs, dtype=dtype, capacity=COMPARED, max_batch=COMPARED)
+    exits = Exits(file.temperatures, file.exit_policy)
+    few = BackendSettings("cpu", capacity=COMPARED, max_batch=COMPARED)
+    reference = StagedBackend(weights, replace(few, exits=exits))
+    exported = OnnxBackend(cascade, graphs, replace(few, dtype=dtype))
     shape = (COMPARED, cascade.image_size, cascade.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     largest = np.zeros(len(graphs))
@@ -140,6 +171,6 @@ def _int8(
 
 
 def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
-    backend = OnnxBackend(weights.manifest.cascade, graphs, dtype=dtype, capacity=256, max_batch=256)
+    backend = OnnxBackend(weights.manifest.cascade, graphs, BackendSettings("cpu", dtype, capacity=256, max_batch=256))
     right: NDArray[np.bool_] = run_every_exit(backend, images.pixels).predictions == images.labels[:, None]
     return [float(share) for share in right.mean(axis=0)]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
 from msmlp.model.nn.blocks import MixerBlock, Reuse, nearest_index
 from msmlp.model.nn.cascade import Cascade, Stage
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.calibration.plot import plot_frontier
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import calibration_error
 from msmlp.model.nn.config import CascadeConfig, StageConfig
 from msmlp.model.report.measure import Measured
-from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_reliability
+from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
 from msmlp.model.training.run_log import command_line
 from msmlp.model.weights.calibration import expectation
 

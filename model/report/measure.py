@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.choose import choose_backend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import split_images
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import Calibration, OperatingPoint, Weights, load_calibration, load_weights
 
@@ -77,9 +78,7 @@ def measure(
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     chosen = split or ("val" if dataset.test is None else "test")
     images = split_images(weights, dataset, chosen)
-    build = choose_backend(
-        weights, calibration, backend="torch", device=device, dtype=dtype, capacity=256, max_batch=256
-    )
-    backend = build()
+    settings = BackendSettings(device=device, dtype=dtype, capacity=256, max_batch=256)
+    backend = select_backend(weights, calibration, settings, "torch").build()
     outputs = run_every_exit(backend, images.pixels)
     return Measured(weights, calibration, dataset.source, chosen, images, outputs, backend.device, backend.dtype)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from msmlp.model.backends.devices import pick_device
+from msmlp.model.backends.torch.devices import pick_device
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
+from msmlp.model.export import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
@@ -94,8 +95,9 @@ def train(options: TrainOptions) -> Path:
         return options.out
     (options.out / TEACHER).unlink(missing_ok=True)
     write_weights(options.out, config=network, **left)
-    # Calibrate, so that the folder can be served.
+    # Calibrate and export, so that the folder can be served.
     calibrate_on(load_weights(options.out), validation, options.device)
+    refresh_graphs(options.out, validation)
     return options.out
 
 

@@ -12,8 +12,8 @@ from msmlp.model.weights.calibration import (
     model_version,
     write_calibration,
 )
-from msmlp.model.weights.describe import describe, exit_costs
 from msmlp.model.weights.graphs import load_graphs
+from msmlp.model.weights.info import describe, exit_costs
 from msmlp.model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
 
 __all__ = [

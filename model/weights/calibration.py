@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from msmlp.model.errors import OptionError, WeightsError
-from msmlp.model.exits import exit_of
-from msmlp.model.scores import exit_policy
+from msmlp.model.exits.policies import exit_policy
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.manifest import Weights
 
@@ -199,11 +199,9 @@ def _refuse_removed_policy(folder: Path, document: Any) -> None:
     policy = document.get("exit_policy") if isinstance(document, dict) else None
     if policy not in REMOVED_POLICIES:
         return
-    # Graphs hold the exit policy.
-    export = f", then msmlp export --weights {folder}" if any(folder.glob("export*.json")) else ""
     raise WeightsError(
         f"{folder}: calibration uses the exit policy {policy!r}, removed in 0.2; "
-        f"run msmlp calibrate --weights {folder} --data DATA{export}"
+        f"run msmlp calibrate --weights {folder} --data DATA"
     )
 
 

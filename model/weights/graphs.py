@@ -94,6 +94,15 @@ def has_graphs(folder: Path, dtype: str = "float32") -> bool:
     return (folder / export_name(dtype)).is_file()
 
 
+def remove_graphs(folder: Path, dtype: str = "float32") -> None:
+    """Delete the graphs of a format, export.json first: without it nothing reads the others."""
+    (folder / export_name(dtype)).unlink(missing_ok=True)
+    for path in folder.glob(f"stage-*{_infix(dtype)}.onnx"):
+        # Those of other formats have a name between the number and the suffix.
+        if path.name.removeprefix("stage-").removesuffix(f"{_infix(dtype)}.onnx").isdigit():
+            path.unlink()
+
+
 def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:
     """The graphs of all stages.
 

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from msmlp.bench.load import named_point, named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.saturation import BASELINES, Saturated, Saturation
 from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
-from msmlp.model.exits import exit_of
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import StageTimes
@@ -121,11 +121,11 @@ def _saturate(
     progress: Progress,
 ) -> dict[int, Saturation]:
     """All rounds, cap after cap in each."""
-    choose = partial(choose_backend, weights, calibration, capacity=len(images), **options.backend_settings)
     caps, rng = {}, np.random.default_rng(0)
     for cap in options.caps:
         progress(f"warm-up, batches up to {cap}")
-        backend = choose(max_batch=cap)()
+        settings = BackendSettings(options.device, options.dtype, capacity=len(images), max_batch=cap)
+        backend = select_backend(weights, calibration, settings, options.backend).build()
         caps[cap] = Saturation(backend, PlainStages(weights, backend), images, thresholds)
     for number in range(options.rounds):
         for cap, saturation in caps.items():

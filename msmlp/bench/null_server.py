@@ -8,14 +8,14 @@ exits fire as they do on the validation images.
 
 import sys
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from msmlp.model.backends.choose import Candidates
 from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to
+from msmlp.model.backends.select import Selection
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.weights import Calibration, Weights
 from msmlp.model.weights.calibration import TABLE
@@ -67,32 +67,24 @@ class NullBackend:
         self._pool.give(slots)
 
 
-def choose_null(
-    weights: Weights,
-    calibration: Calibration,
-    *,
-    capacity: int | None = None,
-    reserve: int = 0,
-    max_batch: int = 64,
-    **_: Any,
-) -> Candidates:
-    """In the place of `candidates`."""
+def select_null(weights: Weights, calibration: Calibration, settings: BackendSettings, backend: str) -> Selection:
+    """In the place of `select_backend`."""
     manifest = weights.manifest
     build = partial(
         NullBackend,
         load_file(weights.folder / TABLE)["scores"],
         classes=len(manifest.classes),
         size=manifest.cascade.image_size,
-        capacity=(capacity or CAPACITY) + reserve,
-        max_batch=max_batch,
+        capacity=(settings.capacity or CAPACITY) + settings.reserve,
+        max_batch=settings.largest_batch,
     )
-    return Candidates({"null": build})
+    return Selection("null", "cpu", "it computes nothing", build)
 
 
 def main(arguments: list[str]) -> None:
     """Serve with the options `--name=value` of `msmlp serve`."""
     given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    serve(load_settings(**given), partial(build_service, choose=choose_null))
+    serve(load_settings(**given), partial(build_service, select=select_null))
 
 
 if __name__ == "__main__":

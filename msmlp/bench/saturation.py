@@ -16,7 +16,7 @@ import numpy as np
 from msmlp.bench.stages import Floats, Ints, Pixels, PlainStages, StageCosts, StageSamples
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import Reason, decide
+from msmlp.model.exits.rule import Reason, decide
 from msmlp.service.engine.core import Loop
 from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
 

@@ -79,7 +79,7 @@ def _is_pillow(image: Any) -> bool:
 
 
 class Options(TypedDict, total=False):
-    """Section 3 of the contract; None is not given. docs/http.md says what each means."""
+    """The options of a request; None is not given. docs/http.md says what each means."""
 
     thresholds: Sequence[float] | str | None
     policy: str | None

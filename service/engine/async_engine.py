@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import MsmlpError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
 from msmlp.service.engine.messages import (

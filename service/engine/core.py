@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend, StageOutput
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import GOES_ON
+from msmlp.model.exits.rule import GOES_ON
 from msmlp.service.engine.latency import Backlog, StageTimes
 from msmlp.service.engine.messages import (
     Answers,

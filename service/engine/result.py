@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.messages import Answers, History
 
 Rows = NDArray[np.int64] | slice

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits import CONFIDENT, GOES_ON, Reason, decide
+from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decide
 from msmlp.service.engine.latency import PATIENCE, StageTimes, Turns
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets

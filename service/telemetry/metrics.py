@@ -26,7 +26,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result

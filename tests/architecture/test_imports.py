@@ -43,7 +43,7 @@ def test_the_import_contracts_hold() -> None:
         # Serving needs nothing that only training needs.
         (
             ("kornia", "matplotlib", "tqdm"),
-            "import msmlp.service.http.server, msmlp.model.backends.torch; print('exits')",
+            "import msmlp.service.http.server, msmlp.model.backends.torch.backend; print('exits')",
         ),
     ],
 )

@@ -3,7 +3,7 @@
 import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msmlp.model.backends.choose import choose_backend
-from msmlp.model.backends.drivers import EagerDriver, Step
-from msmlp.model.backends.onnx_device import OnnxDeviceBackend
+from msmlp.model.backends.onnx.device import OnnxDeviceBackend
+from msmlp.model.backends.onnx.providers import CPU
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
-from msmlp.model.backends.providers import CPU
-from msmlp.model.backends.staged import StagedBackend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.backends.torch.devices import EagerDriver, Step
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.export import export
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.scores import ExitPolicy, exit_policy, max_probability
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
 
@@ -46,7 +47,10 @@ class Case:
 
 
 class RepeatingDriver(EagerDriver):
-    """Runs a step three times where it is first wanted, as a GPU does: twice before its capture, then the replay."""
+    """A CPU that does what a GPU does: two batches in flight, and three runs of a step when it is first wanted, two
+    before its capture and the replay."""
+
+    in_flight = 2
 
     def replaying(self, step: Step) -> Step:
         seen: set[tuple[int, int]] = set()
@@ -98,30 +102,25 @@ ACROSS_BUCKETS = {
 
 
 @pytest.fixture(scope="module")
-def scored(
-    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """`scored("margin")`: the exported weights with another exit policy, calibrated and exported again."""
+def scored(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`scored("margin")`: the exported weights with another exit policy, calibrated and so exported again."""
 
     @functools.cache
     def make(policy: str) -> Path:
-        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / policy))
+        folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / policy))
         calibrate(folder, digits_folder, "cpu", exit_policy=policy)
-        export(folder)
         return folder
 
     return make
 
 
 @pytest.fixture(scope="module")
-def lowered(
-    exported_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def lowered(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`lowered("int8")`: the exported weights with graphs in that format too."""
 
     @functools.cache
     def make(dtype: str) -> Path:
-        folder = Path(shutil.copytree(exported_weights, tmp_path_factory.mktemp("weights") / dtype))
+        folder = Path(shutil.copytree(tiny_weights, tmp_path_factory.mktemp("weights") / dtype))
         export(folder, dtype, digits_folder if dtype == "int8" else None)
         return folder
 
@@ -131,8 +130,8 @@ def lowered(
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
-        "staged-cpu-float32",
-        "staged-cpu-bfloat16",
+        "torch-cpu-bfloat16",
+        "repeated-cpu-float32",
         "onnx-cpu-float32",
         "onnx-cpu-float16",
         "onnx-cpu-int8",
@@ -147,14 +146,14 @@ def lowered(
         *(
             f"{backend}-cpu-float32-{policy}"
             for policy in ("margin", "entropy")
-            for backend in ("torch", "staged", "onnx", "device")
+            for backend in ("torch", "onnx", "device")
         ),
         "fake",
     ]
 )
 def case(
     request: pytest.FixtureRequest,
-    exported_weights: Path,
+    tiny_weights: Path,
     lowered: Callable[[str], Path],
     scored: Callable[[str], Path],
 ) -> Case:
@@ -162,30 +161,20 @@ def case(
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
     name, device, dtype, *policy = request.param.split("-")
-    folder = lowered(dtype) if dtype in ("float16", "int8") else exported_weights
+    folder = lowered(dtype) if dtype in ("float16", "int8") else tiny_weights
     weights = load_weights(scored(policy[0]) if policy else folder)
     calibration = load_calibration(weights)
     temperatures = calibration.file.temperatures
     backend: StageBackend
-    if name in ("staged", "repeated"):
-        backend = StagedBackend(
-            weights,
-            EagerDriver() if name == "staged" else RepeatingDriver(),
-            temperatures=temperatures,
-            exit_policy=calibration.file.exit_policy,
-            dtype=getattr(torch, dtype),
-            capacity=CAPACITY,
-            max_batch=MAX_BATCH,
-        )
+    settings = BackendSettings(device, dtype, capacity=CAPACITY, max_batch=MAX_BATCH)
+    if name == "repeated":
+        exits = Exits(temperatures, calibration.file.exit_policy)
+        backend = StagedBackend(weights, replace(settings, exits=exits), RepeatingDriver())
     elif name == "device":
         graphs = load_graphs(weights, calibration, dtype)
-        backend = OnnxDeviceBackend(
-            weights.manifest.cascade, graphs, CPU, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
-        )
+        backend = OnnxDeviceBackend(weights.manifest.cascade, graphs, settings, CPU)
     else:
-        backend = choose_backend(
-            weights, calibration, backend=name, device=device, dtype=dtype, capacity=CAPACITY, max_batch=MAX_BATCH
-        )()
+        backend = select_backend(weights, calibration, settings, name).build()
     return Case(
         backend,
         lambda pixels: whole_cascade(weights, temperatures, pixels),
@@ -396,13 +385,13 @@ def test_a_reused_slot_keeps_nothing_of_the_ticket_before(case: Case, pixels: Pi
         assert [bits(before, row) for row in range(8)] == [bits(after, row) for row in range(8)]
 
 
-def test_two_batches_may_be_in_flight(backend: StageBackend, pixels: Pixels) -> None:
-    one, two = backend.admit(pixels[:4]), backend.admit(pixels[4:8])
-    handles = backend.launch(0, one), backend.launch(0, two)
-    second, first = backend.collect(handles[1]), backend.collect(handles[0])
-    for row in range(4):
-        assert bits(first, row) == in_company(backend, pixels, row, 4, row, 4)[0]
-        assert bits(second, row) == in_company(backend, pixels, 4 + row, 4, row, 4)[0]
+def test_as_many_batches_as_it_says_may_be_in_flight(backend: StageBackend, pixels: Pixels) -> None:
+    starts = range(0, 4 * backend.in_flight, 4)
+    handles = [backend.launch(0, backend.admit(pixels[start : start + 4])) for start in starts]
+    for start, handle in reversed(list(zip(starts, handles, strict=True))):
+        output = backend.collect(handle)
+        for row in range(4):
+            assert bits(output, row) == in_company(backend, pixels, start + row, 4, row, 4)[0]
 
 
 def test_warming_up_leaves_every_slot_free(backend: StageBackend, pixels: Pixels) -> None:

@@ -147,7 +147,7 @@ def test_a_wrong_word_is_one_line_and_status_2(
 @pytest.fixture
 def failing_info(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`failing_info(error)`: `msmlp info --preset tiny` fails with it."""
-    from msmlp.model import info
+    from msmlp.model.weights import info
 
     def fail_with(error: BaseException) -> None:
         def fail(name: str) -> None:

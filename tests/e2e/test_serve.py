@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from msmlp.model.backends.torch import TorchBackend
-from msmlp.model.exits import exit_of
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
 from msmlp.model.weights import load_calibration, load_weights
@@ -31,7 +32,7 @@ def test_a_photograph_gets_the_label_and_exit_of_the_model_in_process(
 ) -> None:
     weights = load_weights(tiny_weights)
     calibration = load_calibration(weights)
-    backend = TorchBackend(weights, temperatures=calibration.file.temperatures, capacity=1, max_batch=1)
+    backend = StagedBackend(weights, BackendSettings("cpu", capacity=1, exits=Exits(calibration.file.temperatures)))
     outputs = run_every_exit(backend, load_image(cat_photo, backend.size)[None])
     for point in calibration.points:
         answer = httpx.post(
@@ -204,7 +205,9 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
         port = taken.getsockname()[1]
         done = run_msmlp("serve", "--weights", tiny_weights, "--port", str(port), "--device", "cpu")
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in one_line(done.stderr)
+    *logged, said = done.stderr.splitlines()
+    assert said.startswith(f"msmlp: --port: cannot listen on 127.0.0.1:{port}")
+    assert all(" INFO " in line for line in logged)
 
 
 @pytest.mark.parametrize(

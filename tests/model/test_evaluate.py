@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DataError, OptionError, WeightsError
 from msmlp.model.evaluate import calibration_error, evaluate
@@ -31,7 +32,7 @@ def outputs(tiny_weights: Path, held_out: Split) -> Outputs:
     # Another batch size than evaluate's: within 1e-5 of it, so labels and exits are the same.
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, capacity=32, max_batch=32)
+    backend = StagedBackend(weights, BackendSettings("cpu", capacity=32, exits=Exits(temperatures)))
     return run_every_exit(backend, held_out.pixels)
 
 

@@ -46,7 +46,8 @@ def test_a_machine_that_can_serve(tiny_weights: Path) -> None:
     assert document["weights"]["version"] == model_version(weights, load_calibration(weights))
     assert document["weights"]["calibrated_on"]["images"] == 40
     choice = document["choice"]
-    assert (choice["backend"], choice["device"], choice["dtype"]) == ("torch", "cpu", "float32")
+    assert (choice["backend"], choice["device"], choice["dtype"]) == ("onnx", "cpu", "float32")
+    assert choice["why"]["backend"] == "the float32 graphs match, on a CPU"
     assert choice["why"]["device"] == "set to cpu"
     assert choice["why"]["dtype"] == "half precision on a GPU, float32 on a CPU"
     assert document["settings"] == {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu"}
@@ -138,11 +139,11 @@ def test_a_missing_serving_package_is_a_problem(tiny_weights: Path, monkeypatch:
     assert found["problems"].startswith("serving needs uvicorn: scripts/install.sh")
 
 
-def test_without_torch_it_says_so_and_looks_at_the_rest(tiny_weights: Path) -> None:
+def test_without_torch_it_says_so_and_looks_at_the_rest(weights_without_graphs: Path) -> None:
     program = f"""
 import sys
 sys.modules["torch"] = None
-sys.argv = ["msmlp", "doctor", "--weights", {str(tiny_weights)!r}, "--json"]
+sys.argv = ["msmlp", "doctor", "--weights", {str(weights_without_graphs)!r}, "--json"]
 from msmlp.main import main
 main()
 """

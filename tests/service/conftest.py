@@ -8,7 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.solvers import survivor_conditional
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
@@ -50,7 +51,7 @@ def in_process(tiny_weights: Path, digits: Any) -> Outputs:
     """What the model says of the digits' test images without a server."""
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    backend = TorchBackend(weights, temperatures=temperatures, capacity=64, max_batch=64)
+    backend = StagedBackend(weights, BackendSettings("cpu", capacity=64, exits=Exits(temperatures)))
     return run_every_exit(backend, digits.test)
 
 

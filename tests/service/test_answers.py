@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.answers import Facts, Inquiry, answer_document
 from msmlp.service.engine.messages import History
 from msmlp.service.engine.result import Result

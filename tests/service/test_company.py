@@ -9,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.evaluate import evaluate
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs
 from msmlp.model.weights import load_calibration, load_weights
 from tests.fakes import FakeBackend, Gated, picture
@@ -71,7 +72,7 @@ def gated(tiny_weights: Path) -> Iterator[tuple[httpx.Client, Gated, Submissions
     """A server on the real weights whose device can be held."""
     weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
-    stages = TorchBackend(weights, temperatures=temperatures, capacity=256, max_batch=64)
+    stages = StagedBackend(weights, BackendSettings("cpu", capacity=256, exits=Exits(temperatures)))
     stages.buckets = (1, 64)  # or the engine would choose by times that differ from run to run
     backend = Gated(stages)
     service = fake_service(tiny_weights, lambda: backend, capacity=256)  # type: ignore[arg-type,return-value]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.errors import OptionError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import Calibration, OperatingPoint
 from msmlp.model.weights.calibration import CalibrationFile, expectation
 from msmlp.service.engine.brownout import LEVELS

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.backends.memory import slot_bytes
+from msmlp.model.backends.select import Selection
+from msmlp.model.platform.memory import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.transport import SHADOW_SLOTS, Worker
 from msmlp.service.service import build_service, pick_engine
@@ -16,7 +17,7 @@ def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, shadow: float, reserve: int
 ) -> None:
     free = 4 * 501 * slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
-    monkeypatch.setattr("msmlp.model.backends.devices.free_host_memory", lambda: free)
+    monkeypatch.setattr("msmlp.model.backends.onnx.cpu.free_host_memory", lambda: free)
     service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", shadow=shadow))
     with serving(service) as client:
         assert f"msmlp_capacity_images {500 - reserve}.0" in client.get("/metrics").text
@@ -25,7 +26,7 @@ def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
 def test_too_little_memory_ends_the_start_with_a_line_that_says_so(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("msmlp.model.backends.devices.free_host_memory", lambda: 1000)
+    monkeypatch.setattr("msmlp.model.backends.onnx.cpu.free_host_memory", lambda: 1000)
     service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))
     with serving(service, wait=False):
         service.engine.worker.join(60)
@@ -44,19 +45,19 @@ def test_no_request_has_more_images_than_there_are_places(tiny_weights: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "backends", "engine"),
+    ("wanted", "backend", "device", "engine"),
     [
-        ({}, ["onnx"], "thread"),
-        ({}, ["torch", "onnx"], "process"),
-        ({"engine": "process"}, ["onnx"], "process"),
-        ({"engine": "thread"}, ["torch"], "thread"),
+        ("auto", "onnx", "cpu", "thread"),
+        ("auto", "onnx", "cuda", "process"),
+        ("auto", "torch", "cpu", "process"),
+        ("auto", "torch", "cuda", "process"),
+        ("process", "onnx", "cpu", "process"),
+        ("thread", "torch", "cpu", "thread"),
     ],
 )
-def test_the_engine_is_a_process_where_torch_can_serve(
-    settings: dict[str, str], backends: list[str], engine: str
-) -> None:
-    assert pick_engine(Settings(**{"device": "cpu", **settings}), backends) == engine
+def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, backend: str, device: str, engine: str) -> None:
+    assert pick_engine(Settings(engine=wanted), Selection(backend, device, "", fake_backend)) == engine
 
 
-def test_where_only_graphs_fit_it_is_a_thread_though_torch_is_installed() -> None:
-    assert isinstance(build_service(Settings(device="cpu", dtype="int8")).engine.worker, Worker)
+def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:
+    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, Worker)

@@ -23,11 +23,11 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture
-def case(exported_weights: Path) -> Case:
+def case(tiny_weights: Path) -> Case:
     files = thumbnails(32)
-    thresholds = (half_threshold(first_scores(exported_weights, files)), 0.5)
-    right = right_answers(exported_weights, list(thresholds), files)
-    return Case("cascade", exported_weights, thresholds, tuple(files), tuple(right))
+    thresholds = (half_threshold(first_scores(tiny_weights, files)), 0.5)
+    right = right_answers(tiny_weights, list(thresholds), files)
+    return Case("cascade", tiny_weights, thresholds, tuple(files), tuple(right))
 
 
 @pytest.fixture(params=[FASTAPI.name, OURS])

@@ -9,7 +9,8 @@ from benchmarks.peers.prepare import half_threshold, right_answers
 from benchmarks.peers.programs import Graphs, decode
 from msmlp.bench.generator import Seen
 from msmlp.bench.images import thumbnails
-from msmlp.model.backends.onnx import OnnxBackend
+from msmlp.model.backends.onnx.cpu import OnnxBackend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_weights
 from msmlp.model.weights.graphs import graph_name
@@ -27,9 +28,13 @@ def test_half_of_the_scores_reach_the_threshold_and_none_is_on_it(scores: list[f
     assert threshold not in scores
 
 
-def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(exported_weights: Path) -> None:
-    cascade = load_weights(exported_weights).manifest.cascade
-    backend = OnnxBackend(cascade, [(exported_weights / graph_name(k)).read_bytes() for k in range(3)], max_batch=16)
+def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(tiny_weights: Path) -> None:
+    cascade = load_weights(tiny_weights).manifest.cascade
+    backend = OnnxBackend(
+        cascade,
+        [(tiny_weights / graph_name(k)).read_bytes() for k in range(3)],
+        BackendSettings("cpu", capacity=1024, max_batch=16),
+    )
     files = thumbnails(cascade.image_size)[:16]
     pixels = np.stack([decode(file, cascade.image_size) for file in files])
     every = run_every_exit(backend, pixels)
@@ -38,11 +43,11 @@ def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(exported_weig
     exits = stays.argmax(axis=1)
     assert len(set(exits.tolist())) == 3
     probabilities = every.probabilities[np.arange(16), exits]
-    found = Graphs(exported_weights, thresholds, threads=1).classify(pixels)
+    found = Graphs(tiny_weights, thresholds, threads=1).classify(pixels)
     assert [answer["exit"] for answer in found] == (exits + 1).tolist()
     assert [answer["class_id"] for answer in found] == probabilities.argmax(axis=1).tolist()
     assert [answer["confidence"] for answer in found] == pytest.approx(probabilities.max(axis=1).tolist(), abs=1e-5)
-    assert [answer["exit"] for answer in right_answers(exported_weights, thresholds, files)] == (exits + 1).tolist()
+    assert [answer["exit"] for answer in right_answers(tiny_weights, thresholds, files)] == (exits + 1).tolist()
 
 
 def test_the_answer_of_another_image_is_wrong_and_so_is_another_class_or_exit() -> None:

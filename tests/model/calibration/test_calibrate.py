@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.calibrate import Cost, calibrate
-from msmlp.model.calibration.crossfit import folds_of
-from msmlp.model.calibration.held_out import validation_images
-from msmlp.model.calibration.temperature import fit_temperatures
+from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
-from msmlp.model.errors import DataError, OptionError
-from msmlp.model.offline import run_every_exit
-from msmlp.model.scores import EXIT_POLICIES, exit_policy
-from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.errors import DataError, DeviceError, OptionError
+from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
+from msmlp.model.export import TOLERANCES, export
+from msmlp.model.offline import run_every_exit, validation_images
+from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
 from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.graphs import has_graphs
 
 
 @pytest.fixture
@@ -30,14 +31,9 @@ def without_times(points: tuple[OperatingPoint, ...]) -> list[dict[str, object]]
     return [point.model_dump(exclude={"mean_ms"}) for point in points]
 
 
-def backend_of(weights: Weights, file: CalibrationFile) -> TorchBackend:
-    return TorchBackend(
-        weights,
-        temperatures=file.temperatures,
-        exit_policy=file.exit_policy,
-        capacity=64,
-        max_batch=64,
-    )
+def backend_of(weights: Weights, file: CalibrationFile) -> StagedBackend:
+    exits = Exits(file.temperatures, file.exit_policy)
+    return StagedBackend(weights, BackendSettings("cpu", capacity=64, exits=exits))
 
 
 def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder: Path) -> None:
@@ -76,7 +72,7 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     target = (count * np.eye(10)[images.labels][:, None] + 1 / 10) / (count + 1)
 
     def loss(temperatures: tuple[float, ...]) -> np.ndarray:
-        backend = TorchBackend(weights, temperatures=temperatures, capacity=64, max_batch=64)
+        backend = StagedBackend(weights, BackendSettings("cpu", capacity=64, exits=Exits(temperatures)))
         probabilities = run_every_exit(backend, images.pixels).probabilities
         return -(target * np.log(np.maximum(probabilities, 1e-38))).sum(axis=2).mean(axis=0)
 
@@ -94,7 +90,7 @@ def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     weights = load_weights(own_weights)
     images = validation_images(weights, load_dataset(cifar10_folder, 32))
     untempered = run_every_exit(
-        TorchBackend(weights, temperatures=(1.0, 1.0, 1.0), capacity=64, max_batch=64), images.pixels
+        StagedBackend(weights, BackendSettings("cpu", capacity=64)), images.pixels
     ).probabilities
     half = folds_of(images.identities, 2) == 0
     assert half.sum() == 20
@@ -182,6 +178,29 @@ def test_every_layout_of_the_data_calibrates_alike_and_leaves_the_model_alone(
     again = calibrate(own_weights, cifar10_folder, "cpu")
     assert without_times(again.operating_points) == without_times(on_archive.operating_points)
     assert (own_weights / "calibration.safetensors").read_bytes() == table
+
+
+def test_graphs_that_no_longer_match_are_exported_again(own_weights: Path, cifar10_folder: Path) -> None:
+    """Those of every format in the folder, and no others; graphs that still match stay as they are."""
+    export(own_weights, "float16")
+    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin")
+    weights = load_weights(own_weights)
+    for dtype in ("float32", "float16"):
+        assert len(load_graphs(weights, load_calibration(weights), dtype)) == 3
+    assert not has_graphs(own_weights, "int8")
+    before = {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")}
+    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin", cost="ms")
+    assert {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")} == before
+
+
+def test_no_stale_graphs_are_left_where_the_export_fails(
+    own_weights: Path, cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOLERANCES, "float32", -1.0)
+    with pytest.raises(DeviceError, match="differs from torch"):
+        calibrate(own_weights, cifar10_folder, "cpu", exit_policy="entropy")
+    assert not has_graphs(own_weights)
+    assert not list(own_weights.glob("*.onnx"))
 
 
 def test_other_validation_images_are_refused(own_weights: Path, digits_folder: Path, tmp_path: Path) -> None:

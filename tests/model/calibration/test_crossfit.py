@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
 
-from msmlp.model.calibration.crossfit import FOLDS, folds_of, held_out, refitted
-from msmlp.model.calibration.joint import joint_frontier
-from msmlp.model.calibration.settings import Table, best_within, thinned
-from msmlp.model.calibration.temperature import fit_temperatures, tempered
+from msmlp.model.calibration.crossfit import FOLDS, fit_temperatures, folds_of, held_out, refitted, tempered
+from msmlp.model.calibration.solvers import Table, best_within, joint_frontier, thinned
 from msmlp.model.errors import DataError
-from msmlp.model.exits import exit_of
-from msmlp.model.scores import EXIT_POLICIES
+from msmlp.model.exits.policies import EXIT_POLICIES
+from msmlp.model.exits.rule import exit_of
 from tests.model.calibration.tables import folds, held_apart, over_many_tables, right, table
 
 

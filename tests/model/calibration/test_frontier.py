@@ -5,10 +5,8 @@ import pytest
 
 from msmlp.model.calibration.crossfit import held_out
 from msmlp.model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
-from msmlp.model.calibration.joint import joint_frontier
-from msmlp.model.calibration.settings import LEVELS, Setting, Table, thinned
-from msmlp.model.calibration.solvers import SOLVERS
-from msmlp.model.exits import exit_of
+from msmlp.model.calibration.solvers import LEVELS, SOLVERS, Setting, Table, joint_frontier, thinned
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
 from tests.model.calibration.tables import held_apart, over_many_tables, right, table
 

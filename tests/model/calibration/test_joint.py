@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.calibration.frontier import JOINT, share_sweep, solver_frontiers
-from msmlp.model.calibration.joint import joint_frontier
-from msmlp.model.calibration.settings import Setting, Table, best_within, pareto, thinned
-from msmlp.model.calibration.solvers import SOLVERS
-from msmlp.model.exits import exit_of
+from msmlp.model.calibration.solvers import SOLVERS, Setting, Table, best_within, joint_frontier, pareto, thinned
+from msmlp.model.exits.rule import exit_of
 from tests.model.calibration.tables import TABLES, over_many_tables, table
 
 

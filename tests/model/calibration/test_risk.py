@@ -18,9 +18,9 @@ from msmlp.model.calibration.risk import (
     risk_limit,
     safe_prefix,
 )
-from msmlp.model.calibration.settings import Table, Thresholds
+from msmlp.model.calibration.solvers import Table, Thresholds
 from msmlp.model.errors import OptionError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.calibration import expectation
 from tests.model.calibration.tables import over_many_tables
 

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from msmlp.model.calibration.solvers import SOLVERS, Solver, algorithm_1, algorithm_1_literal, survivor_conditional
-from msmlp.model.exits import exit_of, leaves
+from msmlp.model.exits.rule import exit_of, leaves
 
 Problem = tuple[NDArray[np.float32], NDArray[np.float64]]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.temperature import BOUNDS, fit_temperature, fit_temperatures, log_probabilities
+from msmlp.model.calibration.crossfit import BOUNDS, fit_temperature, fit_temperatures, log_probabilities
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,16 +15,17 @@ import pytest
 from numpy.typing import NDArray
 
 import msmlp
-from msmlp.model.backends.choose import choose_backend
 from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.select import select_backend
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.calibration.solvers import survivor_conditional
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
 from msmlp.model.evaluate import evaluate
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.policies import EXIT_POLICIES
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import Outputs, run_every_exit
-from msmlp.model.scores import EXIT_POLICIES
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
 from msmlp.model.weights.graphs import load_export
@@ -34,9 +35,8 @@ TOLERANCE = TOLERANCES["float32"]
 
 def built(folder: Path, name: str, max_batch: int) -> StageBackend:
     weights = load_weights(folder)
-    return choose_backend(
-        weights, load_calibration(weights), backend=name, device="cpu", capacity=max_batch, max_batch=max_batch
-    )()
+    settings = BackendSettings("cpu", capacity=max_batch, max_batch=max_batch)
+    return select_backend(weights, load_calibration(weights), settings, name).build()
 
 
 def both(folder: Path, pixels: NDArray[np.uint8], max_batch: int) -> tuple[Outputs, Outputs]:
@@ -46,9 +46,9 @@ def both(folder: Path, pixels: NDArray[np.uint8], max_batch: int) -> tuple[Outpu
 
 
 @pytest.fixture
-def copied(exported_weights: Path, tmp_path: Path) -> Path:
+def copied(tiny_weights: Path, tmp_path: Path) -> Path:
     """Exported weights that a test may change."""
-    return Path(shutil.copytree(exported_weights, tmp_path / "tiny"))
+    return Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,14 @@ def one_stage(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("bucket", [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])
-def test_scores_are_torchs_at_every_bucket(exported_weights: Path, digits: Any, bucket: int) -> None:
-    torch, onnx = both(exported_weights, digits.test[:64], bucket)
+def test_scores_are_torchs_at_every_bucket(tiny_weights: Path, digits: Any, bucket: int) -> None:
+    torch, onnx = both(tiny_weights, digits.test[:64], bucket)
     assert np.abs(torch.scores - onnx.scores).max() <= TOLERANCE
     assert np.abs(torch.probabilities - onnx.probabilities).max() <= TOLERANCE
 
 
-def test_every_digit_leaves_at_the_same_exit_with_the_same_label(exported_weights: Path, digits: Any) -> None:
-    torch, onnx = both(exported_weights, digits.test, 64)
+def test_every_digit_leaves_at_the_same_exit_with_the_same_label(tiny_weights: Path, digits: Any) -> None:
+    torch, onnx = both(tiny_weights, digits.test, 64)
     thresholds = survivor_conditional(torch.scores, np.array([0.4, 0.3, 0.3]))
     left = exit_of(torch.scores, thresholds)
     assert set(left.tolist()) == {1, 2, 3}
@@ -90,12 +90,12 @@ def test_the_exit_policy_is_inside(one_stage: Path, digits_folder: Path, digits:
     assert (outputs.scores < outputs.probabilities.max(axis=2)).all()
 
 
-def test_a_graph_stands_alone(exported_weights: Path, digits: Any) -> None:
+def test_a_graph_stands_alone(tiny_weights: Path, digits: Any) -> None:
     """As another server would load it: pixels in, any number of images, no file beside it."""
-    manifest = load_weights(exported_weights).manifest
+    manifest = load_weights(tiny_weights).manifest
     upstream: dict[str, NDArray[np.float32]] = {}
     for k, stage in enumerate(manifest.cascade.stages):
-        path = exported_weights / f"stage-{k + 1}.onnx"
+        path = tiny_weights / f"stage-{k + 1}.onnx"
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         for images in (1, 3, 7):
             inputs = {"pixels": digits.test[:images], **{name: each[:images] for name, each in upstream.items()}}
@@ -106,11 +106,11 @@ def test_a_graph_stands_alone(exported_weights: Path, digits: Any) -> None:
         upstream = {"upstream": features}
 
 
-def test_a_graph_says_what_it_was_made_from(exported_weights: Path) -> None:
-    weights = load_weights(exported_weights)
+def test_a_graph_says_what_it_was_made_from(tiny_weights: Path) -> None:
+    weights = load_weights(tiny_weights)
     temperatures = load_calibration(weights).file.temperatures
     for k, temperature in enumerate(temperatures):
-        graph = onnx.load(exported_weights / f"stage-{k + 1}.onnx")
+        graph = onnx.load(tiny_weights / f"stage-{k + 1}.onnx")
         facts = {entry.key: entry.value for entry in graph.metadata_props}
         assert facts == {
             "msmlp.stage": str(k + 1),
@@ -188,7 +188,7 @@ def test_nothing_is_written_when_onnx_runtime_says_something_else(
 
 
 def test_a_stage_too_large_for_one_file_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("msmlp.model.export.trace.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr("msmlp.model.export.graph_stage.MAX_GRAPH_BYTES", 1000)
     monkeypatch.setattr("msmlp.model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
     with pytest.raises(WeightsError, match=r"stage 1 takes \d+ bytes, an ONNX file holds 1000"):
         export(copied)

@@ -25,7 +25,7 @@ from msmlp.model.nn.config import override, preset
 from msmlp.model.training import run_log, trainer
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
-from msmlp.model.weights import load_weights
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 Run = Callable[..., TrainOptions]
 
@@ -65,6 +65,11 @@ def test_a_run_learns_and_leaves_a_weights_folder(tiny_weights: Path, digits_fol
     assert manifest.preprocess.std == pytest.approx(pixels.std(0).tolist(), abs=1e-6)
     assert manifest.training["recipe"]["lr"] == 0.01
     assert {"data", "recipe_name", "seed", "epochs", "device", "command", "git_commit"} <= manifest.training.keys()
+
+
+def test_a_run_leaves_graphs_that_match(tiny_weights: Path) -> None:
+    weights = load_weights(tiny_weights)
+    assert len(load_graphs(weights, load_calibration(weights))) == len(weights.manifest.cascade.stages)
 
 
 def test_a_run_leaves_metrics_and_curves(tiny_weights: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import WeightsError
-from msmlp.model.weights import describe, load_calibration, load_weights, model_version
+from msmlp.model.weights import describe, load_calibration, load_graphs, load_weights, model_version
 from msmlp.model.weights.calibration import expectation
 
 
@@ -131,17 +131,15 @@ def test_a_removed_exit_policy_names_the_command_that_mends_it(
     with pytest.raises(WeightsError) as caught:
         load_calibration(load_weights(own_weights))
     assert str(caught.value) == said
-    # Exported graphs hold the exit policy too.
-    (own_weights / "export.json").write_text("{}")
-    with pytest.raises(WeightsError) as caught:
-        load_calibration(load_weights(own_weights))
-    assert str(caught.value) == f"{said}, then msmlp export --weights {own_weights}"
 
 
 def test_calibrating_again_mends_a_removed_exit_policy(own_weights: Path, cifar10_folder: Path) -> None:
     rewrite(own_weights, exit_policy="gate", exit_policy_parameters={"coefficients": []})
     calibrate(own_weights, cifar10_folder, "cpu")
-    assert load_calibration(load_weights(own_weights)).file.exit_policy == "max-probability"
+    weights = load_weights(own_weights)
+    calibration = load_calibration(weights)
+    assert calibration.file.exit_policy == "max-probability"
+    assert len(load_graphs(weights, calibration)) == 3
 
 
 @pytest.mark.parametrize("thresholds", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.5], [-0.1, 0.5]])

@@ -32,9 +32,9 @@ Damage = Callable[[Path], object]
 
 
 @pytest.fixture
-def folder(tiny_weights: Path, tmp_path: Path) -> Path:
+def folder(weights_without_graphs: Path, tmp_path: Path) -> Path:
     """A trained and calibrated folder that a test may write into."""
-    return Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    return Path(shutil.copytree(weights_without_graphs, tmp_path / "tiny"))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override
-from msmlp.model.weights.shapes import parameter_shapes
+from msmlp.model.weights.manifest import parameter_shapes
 
 UNEQUAL = CascadeConfig(
     image_size=16,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msmlp.bench.null_server import choose_null
+from msmlp.bench.null_server import select_null
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
@@ -13,7 +14,7 @@ from tests.servers import encoded, serving
 
 def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Path) -> None:
     weights = load_weights(tiny_weights)
-    backend = choose_null(weights, load_calibration(weights), capacity=8, max_batch=4).build()
+    backend = select_null(weights, load_calibration(weights), BackendSettings(capacity=8, max_batch=4), "auto").build()
     pixels = np.zeros((3, backend.size, backend.size, 3), dtype=np.uint8)
     first, second = backend.admit(pixels), backend.admit(pixels)
     of_both = [
@@ -29,7 +30,7 @@ def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Pa
 
 
 def test_a_server_answers_with_it(tiny_weights: Path) -> None:
-    service = build_service(Settings(weights=tiny_weights, engine="thread"), choose=choose_null)
+    service = build_service(Settings(weights=tiny_weights, engine="thread"), select=select_null)
     with serving(service) as client:
         files = [("images", encoded(np.zeros((32, 32, 3), dtype=np.uint8)))] * 20
         answer = client.post("/classify", files=files)

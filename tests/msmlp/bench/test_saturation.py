@@ -12,7 +12,7 @@ from msmlp.bench.saturation import Saturated, full, masked, shrinking
 from msmlp.bench.stages import reach_of
 from msmlp.model.backends.protocol import Slots, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import exit_of
+from msmlp.model.exits.rule import exit_of
 from tests.fakes import FakeBackend, pictures
 
 SCORES = np.random.default_rng(0).random((200, 3)).astype(np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine import async_engine as facade
 from msmlp.service.engine.async_engine import Engine, Throughput
 from msmlp.service.engine.brownout import LEVELS

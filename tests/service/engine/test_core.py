@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.core import MAX_FAILURES, Loop
 from msmlp.service.engine.messages import (
     Answers,

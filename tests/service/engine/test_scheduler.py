@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import buckets_up_to
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.latency import PATIENCE, StageTimes
 from msmlp.service.engine.messages import Terms
 from msmlp.service.engine.scheduler import Batch, Scheduler, Settled

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.errors import OutOfMemoryError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Inbound, Load, Outbound, Ready, Stop
 from msmlp.service.engine.transport import SHADOW_SLOTS, run
 from tests.engines import BROKEN, Build, Talk, no_device, process, thread

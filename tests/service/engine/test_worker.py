@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import OptionError
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.core import MAX_FAILURES
 from msmlp.service.engine.messages import Answers, Cancel, Died, Failed, Load, Outbound, Ran, Stop, Submit, Terms
 from msmlp.service.engine.transport import Worker

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine import core as loop
 from msmlp.service.engine.messages import Died
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST

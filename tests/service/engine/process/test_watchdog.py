@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msmlp.model.exits import Reason
+from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import Engine
 from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
 from msmlp.service.engine.process.child import LOOKS, ChildPort, Watchdog

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from msmlp.model.backends.torch import TorchBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
 from msmlp.model.weights import load_calibration, load_weights
@@ -102,12 +103,8 @@ def test_a_photograph_is_answered_as_the_model_in_process_does(
     alone: dict[str, Any], cat_photo: bytes, tiny_weights: Path
 ) -> None:
     weights = load_weights(tiny_weights)
-    backend = TorchBackend(
-        weights,
-        temperatures=load_calibration(weights).file.temperatures,
-        capacity=1,
-        max_batch=1,
-    )
+    exits = Exits(load_calibration(weights).file.temperatures)
+    backend = StagedBackend(weights, BackendSettings("cpu", capacity=1, exits=exits))
     outputs = run_every_exit(backend, load_image(cat_photo, 32)[None])
     result = only(alone)
     assert [stage["score"] for stage in result["stages"]] == pytest.approx(outputs.scores[0].tolist(), abs=1e-5)

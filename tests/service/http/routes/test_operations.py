@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from msmlp.model.info import weights_info
+from msmlp.model.weights.info import weights_info
 from msmlp.service.service import Service
 
 

@@ -1,0 +1,186 @@
+"""Which backend serves: what `--backend`, `--device`, `--dtype` and `--provider` come to.
+
+The rule of `--backend auto`, in this order:
+
+- On a GPU: torch, if its build is one for GPUs, else ONNX Runtime.
+- On a CPU: ONNX Runtime, if the folder has graphs that match its weights and calibration, else torch.
+
+A backend that is not installed, or cannot do what the other options ask for, is passed over. torch is not imported
+here: that takes seconds, and its device belongs to the thread or process that builds the backend.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
+from msmlp.model.errors import CallerError, OptionError
+from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.platform.gpu import gpu_present
+from msmlp.model.weights import Calibration, Weights, load_graphs
+from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
+
+log = logging.getLogger("msmlp.engine")
+
+BACKENDS = ("auto", "torch", "onnx")
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}
+EXTRAS = {"torch": "cpu serve,train", "onnx": "cpu serve"}
+TORCH_DTYPES = ("float32", "bfloat16")
+PROVIDERS = ("auto", "cuda", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The backend that will serve, checked as far as possible without building it.
+
+    Attributes:
+        name: torch or onnx.
+        device: cpu or cuda, as expected: only the backend itself knows what its library can use.
+        why: one line on the choice.
+        build: call it on the thread that will own the device. It can be pickled, for an engine in another process.
+    """
+
+    name: str
+    device: str
+    why: str
+    build: Callable[[], StageBackend]
+
+
+def select_backend(
+    weights: Weights, calibration: Calibration, settings: BackendSettings, backend: str = "auto"
+) -> Selection:
+    """Choose the backend `torch` or `onnx`, or by the rule above for `auto`.
+
+    Raises:
+        OptionError: a backend that is not installed, or a device, dtype or provider that it cannot use.
+        WeightsError: graphs that are missing, damaged or stale, if only ONNX Runtime could serve.
+    """
+    if backend not in BACKENDS:
+        raise OptionError("backend", f"{backend!r} is not one of {', '.join(BACKENDS)}")
+    if settings.provider not in PROVIDERS:
+        raise OptionError("provider", f"{settings.provider!r} is not one of {', '.join(PROVIDERS)}")
+    if settings.device == "cuda" and not gpu_present():
+        raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
+    passed_over: dict[str, CallerError] = {}
+    for name in _in_order(settings.device) if backend == "auto" else [backend]:
+        try:
+            _check_installed(name)
+            found = _SELECT[name](weights, calibration, settings)
+        except CallerError as error:
+            passed_over[name] = error
+            continue
+        if backend != "auto":
+            return replace(found, why=f"set to {backend}")
+        others = "".join(f"; {other} cannot serve: {error}" for other, error in passed_over.items())
+        log.info("backend auto: %s, %s%s", name, found.why, others)
+        return replace(found, why=f"{found.why}{others}")
+    raise _refusal(backend, passed_over)
+
+
+def _in_order(device: str) -> tuple[str, str]:
+    return ("torch", "onnx") if device != "cpu" and gpu_present() and _torch_has_gpus() else ("onnx", "torch")
+
+
+def _torch_has_gpus() -> bool:
+    """Whether torch is installed, and not its build for CPUs."""
+    try:
+        return "+cpu" not in metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _check_installed(name: str) -> None:
+    if not find_spec(PACKAGES[name]):
+        raise OptionError(
+            "backend", f"{name} needs {PACKAGES[name]}, not installed here: scripts/install.sh {EXTRAS[name]}"
+        )
+
+
+def _refusal(backend: str, passed_over: dict[str, CallerError]) -> CallerError:
+    if backend != "auto":
+        return passed_over[backend]
+    return OptionError(
+        "backend", "none can serve; " + "; ".join(f"{name}: {error}" for name, error in passed_over.items())
+    )
+
+
+def _select_torch(weights: Weights, calibration: Calibration, settings: BackendSettings) -> Selection:
+    if settings.provider != "auto":
+        raise OptionError("provider", f"{settings.provider} is for the onnx backend, not for torch")
+    if settings.dtype not in ("auto", *TORCH_DTYPES):
+        allowed = ", ".join(TORCH_DTYPES)
+        raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; allowed: auto, {allowed}")
+    file = calibration.file
+    exits = settings.exits or Exits(file.temperatures, file.exit_policy)
+    gpu = settings.device != "cpu" and gpu_present() and _torch_has_gpus()
+    return Selection(
+        "torch",
+        "cuda" if gpu else "cpu",
+        "there is a GPU" if gpu else "on a CPU",
+        partial(_build_torch, weights, replace(settings, exits=exits)),
+    )
+
+
+def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSettings) -> Selection:
+    dtype = settings.dtype
+    if dtype not in ("auto", *GRAPH_DTYPES):
+        allowed = ", ".join(GRAPH_DTYPES)
+        raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: auto, {allowed}")
+    provider = _provider(settings)
+    if dtype == "auto":
+        dtype = "float16" if provider and has_graphs(weights.folder, "float16") else "float32"
+    if dtype == "int8" and provider:
+        raise OptionError("dtype", "int8 graphs are for CPUs; use float16 or float32, or --device cpu")
+    graphs = load_graphs(weights, calibration, dtype)
+    resolved = replace(settings, device="cuda" if provider else "cpu", dtype=dtype, provider=provider or "auto")
+    return Selection(
+        "onnx",
+        resolved.device,
+        f"the {dtype} graphs match" + ("" if provider else ", on a CPU"),
+        partial(_build_onnx, weights.manifest.cascade, graphs, resolved),
+    )
+
+
+_SELECT: dict[str, Callable[[Weights, Calibration, BackendSettings], Selection]] = {
+    "torch": _select_torch,
+    "onnx": _select_onnx,
+}
+
+
+def _provider(settings: BackendSettings) -> str | None:
+    """The provider of a GPU, None for the CPU."""
+    name = "cuda" if settings.provider == "auto" else settings.provider
+    if settings.device == "cpu" or (settings.provider == "auto" and not gpu_present()):
+        if settings.provider != "auto":
+            raise OptionError("provider", f"{name} needs a GPU; the device is cpu")
+        return None
+    from msmlp.model.backends.onnx.providers import BY_NAME, has_provider
+
+    if has_provider(BY_NAME[name]):
+        return name
+    if settings.device == "auto" and settings.provider == "auto":
+        return None  # a build for CPUs beside a GPU
+    raise OptionError(
+        "provider" if settings.provider != "auto" else "device",
+        f"this build of ONNX Runtime has no {BY_NAME[name].name}: scripts/install.sh gpu serve",
+    )
+
+
+def _build_torch(weights: Weights, settings: BackendSettings) -> StageBackend:
+    from msmlp.model.backends.torch.backend import StagedBackend
+
+    return StagedBackend(weights, settings)
+
+
+def _build_onnx(cascade: CascadeConfig, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
+    if settings.device == "cpu":
+        from msmlp.model.backends.onnx.cpu import OnnxBackend
+
+        return OnnxBackend(cascade, graphs, settings)
+    from msmlp.model.backends.onnx.device import OnnxDeviceBackend
+
+    return OnnxDeviceBackend(cascade, graphs, settings)

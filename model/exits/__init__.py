@@ -1,0 +1,1 @@
+"""When an image leaves: the exit rule and the exit policies."""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from msmlp.model.errors import DataError, TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.batches import Arrays, Batches
-from msmlp.model.training.capture import as_cuda_graph
+from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import InitialWeights, Teacher
 from msmlp.model.training.recipes import ADDED_LATER, Recipe
-from msmlp.model.training.step import CompiledObjective, Objective, TrainStep
+from msmlp.model.training.step import CompiledObjective, Objective, step_scalars, train_step
 
 CHECKPOINT = "checkpoint.pt"
 CHECK_EVERY = 25
@@ -41,6 +41,8 @@ class Learner:
     predictor: FeaturePredictor | None = None
     dtype: torch.dtype = torch.float32
     compiles: bool = False
+    capture: Callable[[Function], Function] | None = None
+    """Makes a step cheap to launch."""
     initial: InitialWeights | None = None
     seed: int = 0
     commit: str | None = None
@@ -52,8 +54,11 @@ class Learner:
         objective: nn.Module = Objective(self.model, self.recipe, self.normalize, self.predictor, self.dtype)
         if self.compiles:
             objective = CompiledObjective(objective)
-        capture = as_cuda_graph if self.device.type == "cuda" else None
-        self.step = TrainStep(objective, self.optimizers, self.recipe, self.model, self.average, capture)
+        steps = {
+            features: train_step(objective, self.optimizers, self.model, self.average, features=features)
+            for features in (False, True)
+        }
+        self.steps = {features: self.capture(step) if self.capture else step for features, step in steps.items()}
 
     @property
     def final(self) -> Cascade | ConvNet:
@@ -83,11 +88,11 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
     losses: list[Tensor] = []
     checked, start = 0, time.perf_counter()
     views = learner.batches.of_epoch(data, epoch)
-    scalars = learner.step.scalars_of(epoch * steps, steps, learner.device)
-    features = recipe.distills_features(epoch)
+    scalars = step_scalars(recipe, epoch, steps).to(learner.device)
+    take_step = learner.steps[recipe.distills_features(epoch)]
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
-        losses.append(learner.step(views.rows(chosen), scalars[step], features=features))
+        losses.append(take_step([scalars[step], *views.rows(chosen).tensors()]))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             recent = torch.stack(losses[checked:]).mean().item()
             tick((step + 1 - checked) * batch, recent)

@@ -17,15 +17,10 @@ class Optimizers:
     `capturable`: nothing is read back from the device, as a CUDA graph requires; torch supports this on GPUs only.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, *, capturable: bool = False) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
         self.recipe = recipe
-        self.steps_per_epoch = max(1, steps_per_epoch)
         self.parameters: list[Tensor] = list(model.parameters())
         self.parts = _build(model, recipe, capturable)
-
-    def factor(self, step: int) -> float:
-        """What the peak learning rate is multiplied by at global step `step` (0-based)."""
-        return lr_factor(self.recipe, step / self.steps_per_epoch)
 
     @torch.no_grad()
     def step(self, factor: Tensor) -> None:
@@ -85,7 +80,7 @@ def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.opt
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:
-    """What the peak learning rate is multiplied by at (fractional) epoch `epoch`."""
+    """The learning rate at the fractional epoch `epoch`, as a share of its peak."""
     warmup = min(recipe.warmup_epochs, recipe.epochs / 5)
     if epoch < warmup:
         return (epoch + 1e-3) / warmup

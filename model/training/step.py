@@ -16,7 +16,7 @@ from msmlp.model.training.batches import Batch
 from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor, cascade_loss, feature_loss
-from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.optim import Optimizers, lr_factor
 from msmlp.model.training.recipes import Recipe
 
 TOLERANCE = 0.05
@@ -25,49 +25,33 @@ TOLERANCE = 0.05
 log = logging.getLogger(__name__)
 
 
-class TrainStep:
-    """Loss, gradients, clipping, optimizers and average; `capture` may turn all of it into a CUDA graph."""
+def train_step(
+    objective: nn.Module, optimizers: Optimizers, model: nn.Module, average: nn.Module | None, *, features: bool
+) -> Function:
+    """A function that takes one step: a row of `step_scalars` and a batch's tensors → the loss before the step.
 
-    def __init__(
-        self,
-        objective: nn.Module,
-        optimizers: Optimizers,
-        recipe: Recipe,
-        model: nn.Module,
-        average: nn.Module | None = None,
-        capture: Callable[[Function], Function] | None = None,
-    ) -> None:
-        self.objective, self.optimizers, self.recipe = objective, optimizers, recipe
-        self.model, self.average = model, average
-        # A graph holds no branches, so there is one with feature distillation and one without.
-        steps = {features: self._step(features) for features in (False, True)}
-        self._run = {features: capture(step) if capture else step for features, step in steps.items()}
+    `features`: with feature distillation. A graph holds no branches, so there is one function with and one without.
+    """
 
-    def __call__(self, batch: Batch, scalars: Tensor, *, features: bool) -> Tensor:
-        """Take one step, with a row of `scalars_of` → the loss before the step, a scalar on the device."""
-        return self._run[features]([scalars, *batch.tensors()])
+    def step(tensors: list[Tensor]) -> Tensor:
+        factor, share = tensors[0].unbind()
+        # Views are kept in half precision; the loss is computed in float32.
+        batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
+        optimizers.zero_grad()
+        loss: Tensor = objective(batch, features)
+        loss.backward()
+        optimizers.step(factor)
+        if average is not None:
+            update_average(average, model, share)
+        return loss.detach()
 
-    def scalars_of(self, first: int, count: int, device: torch.device) -> Tensor:
-        """For steps `first`, `first + 1`, ... (0-based): the learning rate's factor and the average's update share,
-        [count, 2]."""
-        steps = range(first, first + count)
-        rows = [(self.optimizers.factor(step), average_share(self.recipe.ema, step)) for step in steps]
-        return torch.tensor(rows).to(device)
+    return step
 
-    def _step(self, features: bool) -> Function:
-        def step(tensors: list[Tensor]) -> Tensor:
-            factor, share = tensors[0].unbind()
-            # Views are kept in half precision; the loss is computed in float32.
-            batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
-            self.optimizers.zero_grad()
-            loss: Tensor = self.objective(batch, features)
-            loss.backward()
-            self.optimizers.step(factor)
-            if self.average is not None:
-                update_average(self.average, self.model, share)
-            return loss.detach()
 
-        return step
+def step_scalars(recipe: Recipe, epoch: int, steps: int) -> Tensor:
+    """For each of an epoch's steps: the learning rate's factor and the average's update share, [steps, 2]."""
+    numbers = range(epoch * steps, (epoch + 1) * steps)
+    return torch.tensor([(lr_factor(recipe, n / steps), average_share(recipe.ema, n)) for n in numbers])
 
 
 class Objective(nn.Module):

@@ -20,6 +20,7 @@ from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.batches import Arrays, augmentation, normalizer
+from msmlp.model.training.capture import as_cuda_graph
 from msmlp.model.training.convnet import ConvNet, write_teacher
 from msmlp.model.training.loop import (
     CHECKPOINT,
@@ -70,7 +71,7 @@ def train(options: TrainOptions) -> Path:
     _make_folder(options.out)
     torch.manual_seed(options.seed)
     model = _model(network, recipe, teacher, initial, device)
-    learner = _learner(options, model, recipe, preprocess, len(training), dtype, teacher, initial)
+    learner = _learner(options, model, recipe, preprocess, dtype, teacher, initial)
     setup = setup_of(learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
@@ -157,7 +158,6 @@ def _learner(
     model: Cascade | ConvNet,
     recipe: Recipe,
     preprocess: Preprocess,
-    images: int,
     dtype: torch.dtype,
     teacher: Teacher | None,
     initial: InitialWeights | None,
@@ -166,11 +166,11 @@ def _learner(
     predictor = None
     if recipe.imitation and teacher is not None and isinstance(model, Cascade):
         predictor = FeaturePredictor(model, teacher.width).to(device)
-    steps = steps_per_epoch(images, recipe.batch_size)
+    on_gpu = device.type == "cuda"
     return Learner(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False) if recipe.ema else None,
-        optimizers=Optimizers(predictor or model, recipe, steps, capturable=device.type == "cuda"),
+        optimizers=Optimizers(predictor or model, recipe, capturable=on_gpu),
         augment=augmentation(recipe, preprocess.size),
         normalize=normalizer(preprocess, device),
         recipe=recipe,
@@ -178,7 +178,8 @@ def _learner(
         dtype=dtype,
         teacher=teacher,
         predictor=predictor,
-        compiles=device.type == "cuda" if options.compile is None else options.compile,
+        compiles=on_gpu if options.compile is None else options.compile,
+        capture=as_cuda_graph if on_gpu else None,
         initial=initial,
         seed=options.seed,
         commit=git_commit(),  # now, before anything is committed during training

@@ -22,7 +22,6 @@ from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import Teacher
 from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.step import TrainStep
 from tests.model.training.test_batches import Asked
 
 Build = Callable[[Recipe], Learner]
@@ -92,12 +91,9 @@ def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tupl
             predictor = FeaturePredictor(one.model, 3)  # type: ignore[arg-type]
         held = predictor or one.model
         average = deepcopy(one.model).requires_grad_(False) if recipe.ema else None
-        optimizers = Optimizers(held, recipe, 2, capturable=way is not None)
-        one = replace(one, predictor=predictor, average=average, optimizers=optimizers, teacher=teacher)
-        if way is not None:
-            old = one.step
-            one.step = TrainStep(old.objective, optimizers, recipe, one.model, average, way)
-        made.append(one)
+        optimizers = Optimizers(held, recipe, capturable=way is not None)
+        changes = {"predictor": predictor, "average": average, "optimizers": optimizers, "teacher": teacher}
+        made.append(replace(one, capture=way, **changes))
     return made[0], made[1]
 
 
@@ -105,7 +101,7 @@ def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tupl
 def test_a_captured_step_is_the_step(
     optimizer: str, plain: Recipe, learner: Build, arrays: Arrays, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ten steps of changing batches, rates and shares, with feature distillation in the first four."""
+    """Ten epochs of changing batches, rates and shares, with feature distillation in the first four."""
     changes = {
         "optimizer": optimizer,
         "lr": 0.01,

@@ -28,8 +28,8 @@ def train(
         Literal["paper", "best", "distill", "teacher", "quick"] | None,
         typer.Option(help="Default: best, or teacher for a teacher. quick suits a CPU; distill is for --teacher."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=0, help="Default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of initial weights, order, augmentation and validation images.")
     ] = 0,
@@ -46,7 +46,9 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
-    limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on at most N images per class.")] = None,
+    limit_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images per class at most.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any recipe or cascade field.")
     ] = None,

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msmlp.model.errors import WeightsError
+from msmlp.model.errors import ConfigError, WeightsError
+from msmlp.model.nn.config import validate
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.recipes import TeacherConfig
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
@@ -153,10 +154,9 @@ def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
     if found is None:
         return None
     try:
-        description = TeacherFile.model_validate(found[1])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise WeightsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        description = validate(TeacherFile, found[1])
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
     if len(description.classes) != description.network.classes:
         raise WeightsError(f"{path}: {len(description.classes)} class names for {description.network.classes} outputs")
     return description, _read_network(folder / MODEL, description)

@@ -108,7 +108,7 @@ def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[s
         "no GPU": (["evaluate", "--weights", weights, "--data", data, "--device", "cuda"], "use auto or cpu"),
         "a folder that cannot be": (
             ["train", "--data", data, "--preset", "tiny", "--out", weights / "manifest.json" / "x"],
-            "cannot be made a folder (Not a directory)",
+            "cannot create the folder",
         ),
         "neither": (["info"], "give one of --weights and --preset"),
         "both": (["info", "--weights", weights, "--preset", "tiny"], "give one of --weights and --preset"),

@@ -111,7 +111,7 @@ def test_pixels_keep_their_place_and_colour(
     assert np.array_equal(data.test.pixels[4], image)
 
 
-def test_pickles_written_anew_by_python_3(cifar10_files: dict[str, bytes], tmp_path: Path) -> None:
+def test_pickles_rewritten_by_python_3(cifar10_files: dict[str, bytes], tmp_path: Path) -> None:
     rewritten = {
         name: pickle.dumps(pickle.loads(content, encoding="bytes"), protocol=2)
         for name, content in cifar10_files.items()

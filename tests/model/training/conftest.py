@@ -1,4 +1,4 @@
-"""A learner on made-up images, and a training run of a second."""
+"""A learner on synthetic images, and a training run of a second."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -168,7 +168,7 @@ def batches(recipe: Recipe, learner: Build, teacher: Any = None, seed: int = 0) 
     return Batches(recipe, learner(recipe).augment, 3, teacher, seed)
 
 
-def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, learner: Build, arrays: Arrays) -> None:
     asked = Asked()
     made = batches(views, learner, asked)
     seen = [made.of_epoch(arrays, epoch) for epoch in range(5)]
@@ -178,7 +178,7 @@ def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, 
     assert not torch.equal(seen[0].pixels, seen[1].pixels)
 
 
-def test_the_teacher_speaks_of_the_very_view_of_each_image(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_the_teachers_targets_are_of_the_same_view(views: Recipe, learner: Build, arrays: Arrays) -> None:
     made = batches(views, learner, Asked()).of_epoch(arrays, 0)
     batch = made.rows(torch.tensor([17, 3, 29]))
     assert batch.teacher is not None

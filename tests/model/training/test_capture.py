@@ -134,8 +134,8 @@ def test_a_captured_step_is_the_step(
         assert torch.allclose(ours, theirs, atol=1e-3), name
 
 
-def test_a_number_that_is_baked_in_would_be_seen() -> None:
-    """The stand-in is as strict as a graph: what is no tensor stays what it was."""
+def test_the_stand_in_repeats_python_numbers_as_a_graph_does() -> None:
+    """The stand-in is as strict as a graph."""
     number = [1.0]
     function = Captured(lambda tensors: tensors[0] * number[0], recorded)
     one = torch.ones(1)
@@ -156,7 +156,7 @@ def test_another_way_to_call_serves_until_the_capture() -> None:
     assert answers == [9.0] * WARMUP_CALLS + [11.0, 11.0]
 
 
-def test_what_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_captured_runs_uncaptured(caplog: pytest.LogCaptureFixture) -> None:
     def refuses(work: Work) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing\nand much more")
 

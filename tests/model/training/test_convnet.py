@@ -1,4 +1,4 @@
-"""A convolutional teacher: what its training leaves, what it says, what is refused."""
+"""A convolutional teacher: its training, its folder, its targets, and what is refused."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def test_training_leaves_a_teacher_with_its_record(convolutional: Path) -> None:
     assert not (convolutional / "manifest.json").exists()
 
 
-def test_it_teaches_what_its_network_says(convolutional: Path) -> None:
+def test_its_targets_are_its_networks_outputs(convolutional: Path) -> None:
     found = read_teacher(convolutional)
     assert found is not None
     described, network = found
@@ -190,7 +190,7 @@ def test_what_no_teacher_can_be_trained_with_is_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_a_teacher_is_trained_by_its_own_recipe_unless_told_otherwise() -> None:
+def test_the_default_recipe_depends_on_the_preset() -> None:
     made = {
         (preset, recipe): TrainOptions(Path(), preset, Path(), recipe).recipe_name
         for preset in ("teacher-s", "s")

@@ -21,7 +21,7 @@ Build = Callable[[Recipe], Learner]
 
 
 def ignore(images: int, loss: float) -> None:
-    """A tick nobody watches."""
+    """A tick that does nothing."""
 
 
 def test_whole_batches_only_but_at_least_one() -> None:

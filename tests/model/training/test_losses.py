@@ -77,7 +77,7 @@ def test_the_loss_of_an_exit_is_the_mixture_by_hand(weight: float, tau: float, p
 def test_an_exit_that_agrees_with_the_teacher_has_nothing_left_to_learn_from_it(plain: Recipe) -> None:
     recipe = plain.model_copy(update={"distill_weight": 1.0})
     logits = torch.randn(4, 3)
-    # Logits are known up to a constant an image.
+    # Logits are defined up to a constant per image.
     taught = logits + torch.randn(4, 1)
     assert exit_loss(recipe, logits, torch.eye(4, 3), taught).item() == pytest.approx(0, abs=1e-6)
 

@@ -25,7 +25,7 @@ Run = Callable[..., TrainOptions]
 
 
 def ignore(images: int, loss: float) -> None:
-    """A tick nobody watches."""
+    """A tick that does nothing."""
 
 
 def teacher_of(logits: Callable[[Tensor], Tensor]) -> Teacher:
@@ -82,7 +82,7 @@ def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, array
     assert all(0 <= images.min() < images.max() <= 1 for images in seen["teacher"])
 
 
-# --- whom it teaches ---------------------------------------------------------------------------------------------
+# --- a teacher and the data --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_run_with_a_teacher_records_it_and_resumes_to_the_same_weights(
     assert_same_run(whole, train(replace(options, resume=True)))
 
 
-def test_a_run_begun_before_there_were_teachers_goes_on(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_begun_before_there_were_teachers_resumes(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     options = short_run()
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, 1)
@@ -179,14 +179,14 @@ def first(short_run: Run) -> Path:
     return train(short_run(epochs=2))
 
 
-def test_no_epoch_leaves_the_very_weights(first: Path, short_run: Run) -> None:
+def test_zero_epochs_keep_the_initial_weights(first: Path, short_run: Run) -> None:
     weights, again = load_weights(first), load_weights(train(short_run(epochs=0, init=first, seed=0)))
     assert all(np.array_equal(weights.state[name], again.state[name]) for name in weights.state)
     assert again.manifest.training["init"] == {"name": weights.manifest.name, "sha256": weights.sha256}
 
 
-def test_an_epoch_goes_on_from_there(first: Path, short_run: Run) -> None:
-    """At a rate of nearly nothing the weights stay where they started."""
+def test_an_epoch_starts_from_the_initial_weights(first: Path, short_run: Run) -> None:
+    """With a tiny learning rate the weights stay where they started."""
     slow = {"lr": 1e-7, "ema": 0}
     weights = load_weights(first)
     near, far = (load_weights(train(short_run(epochs=1, init=start, changes=slow))) for start in (first, None))
@@ -195,7 +195,7 @@ def test_an_epoch_goes_on_from_there(first: Path, short_run: Run) -> None:
     assert not all(np.allclose(far.state[name], value, atol=1e-2) for name, value in weights.state.items())
 
 
-def test_another_cascade_is_refused_by_what_differs(first: Path, short_run: Run) -> None:
+def test_another_cascade_is_refused_naming_the_difference(first: Path, short_run: Run) -> None:
     with pytest.raises(OptionError, match=r"init: .* is another cascade; they differ in reuse_norm"):
         train(short_run(init=first, changes={"reuse": "all", "reuse_norm": False}))
 
@@ -210,7 +210,7 @@ def test_other_classes_are_refused(tiny_weights: Path, short_run: Run) -> None:
         train(short_run(init=tiny_weights))
 
 
-def test_a_teacher_starts_afresh(first: Path, few_digits: Path, tmp_path: Path) -> None:
+def test_a_teacher_takes_no_initial_weights(first: Path, few_digits: Path, tmp_path: Path) -> None:
     options = TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=1, init=first, changes={"image_size": 16})
     with pytest.raises(ConfigError, match="init: only a cascade can start from trained weights"):
         train(options)

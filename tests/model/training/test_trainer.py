@@ -250,7 +250,7 @@ def test_the_commit_of_a_repository_around_the_package_is_not_its_own(
     assert run_log.git_commit() is None
 
 
-def test_a_copy_that_is_no_clone_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_clone_the_environment_names_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError
 

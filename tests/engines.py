@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import OptionError
-from msmlp.service.engine.messages import Outbound, Submit, Terms
+from msmlp.service.engine.core import BackendFactory
+from msmlp.service.engine.messages import ExitParameters, Outbound, Stop, Submit
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import BackendFactory, Handle, Send, Worker
+from msmlp.service.engine.transport import Send, ThreadWorker, Worker
+from tests import fakes
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
 Message = TypeVar("Message")
@@ -24,7 +26,7 @@ BROKEN, FATAL = 200, 201
 
 
 class Gate:
-    """`fakes.Gate` across processes. It is looked at again and again: who waits at it may be killed there."""
+    """`fakes.Gate` across processes. It is polled, because a process that waits at it may be killed there."""
 
     def __init__(self) -> None:
         context = get_context("spawn")
@@ -85,26 +87,26 @@ def ends_at_once() -> FakeBackend:
     os._exit(7)
 
 
-def thread(build: BackendFactory, send: Send, **options: Any) -> Handle:
+def thread(build: BackendFactory, send: Send, **options: Any) -> Worker:
     """An engine in a thread."""
-    return Worker(build, send, **options)
+    return ThreadWorker(build, send, **options)
 
 
 def process(build: BackendFactory, send: Send, **options: Any) -> ProcessWorker:
     """An engine in a process, for the pictures of `fakes`."""
-    return ProcessWorker(build, send, stages=3, size=8, **{"places": 256, **options})
+    return ProcessWorker(build, send, stages=3, size=8, **{"ring_images": 256, **options})
 
 
 class Talk:
     """A running engine and all it says."""
 
-    def __init__(self, make: Callable[..., Handle], build: BackendFactory, **options: Any) -> None:
+    def __init__(self, make: Callable[..., Worker], build: BackendFactory, **options: Any) -> None:
         self._said: queue.SimpleQueue[Outbound] = queue.SimpleQueue()
         self.worker = make(build, lambda said: [self._said.put(message) for message in said], **options)
         self.worker.start()
 
-    def submit(self, request: int, pixels: NDArray[np.uint8], **terms: Any) -> None:
-        self.worker.put(Submit(request, pixels, Terms(np.array([0.5, 0.5]), 1, 3, **terms), arrival=1.0))
+    def submit(self, request: int, pixels: NDArray[np.uint8], **parameters: Any) -> None:
+        self.worker.put(Submit(request, pixels, ExitParameters(np.array([0.5, 0.5]), 1, 3, **parameters), arrival=1.0))
 
     def hear(self, kind: type[Message]) -> Message:
         """The next message of this kind; what comes before it is passed over."""
@@ -113,9 +115,18 @@ class Talk:
             if isinstance(message, kind):
                 return message
 
+    def stop(self) -> list[Outbound]:
+        """End the engine → what it said that was not heard yet, in order."""
+        self.worker.put(Stop())
+        self.worker.join(PATIENCE_SECONDS)
+        said = []
+        while not self._said.empty():
+            said.append(self._said.get())
+        return said
+
     @contextmanager
-    def device_held(self, gate: Gate) -> Iterator[None]:
-        """While this lasts, the device is busy with a request of its own (number -1) and everyone else waits."""
+    def device_held(self, gate: Gate | fakes.Gate) -> Iterator[None]:
+        """While this lasts, the device is busy with a request of its own (number -1) and all others wait."""
         with gate.held():
             self.submit(-1, pictures(1, 1.0))
             gate.wait_until_reached()

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.weights import Calibration, OperatingPoint
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
-from msmlp.service.engine.transport import BackendFactory
 from msmlp.service.http.app import create_app
 from msmlp.service.http.server import UVICORN, listen
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
@@ -41,15 +41,15 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
     Without brown-out, a longest wait and shadows unless `settings` have them: a device that is held is no overload.
     """
     service = build_service(Settings(**{"weights": weights, "device": "cpu", "engine": "thread", **settings}))
-    service.engine = Engine(
+    service.engine = AsyncEngine(
         build,
-        capacity=service.settings.capacity,
-        observe=service.metrics.observe,
+        permits=service.settings.capacity,
         max_wait_seconds=settings.get("max_wait_ms", 0) / 1e3,
         brownout_seconds=settings.get("brownout_ms", 0) / 1e3,
         shadow_every=round(1 / settings["shadow"]) if "shadow" in settings else 0,
     )
-    service.metrics.watch(service.engine, service.policy)
+    service.engine.watch(service.metrics.observe)
+    service.metrics.watch(service.engine, service.operating_points)
     return service
 
 
@@ -80,7 +80,7 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
 class Told:
     """An observer of an engine that can be waited on."""
 
-    def __init__(self, engine: Engine, kind: type[Outbound]) -> None:
+    def __init__(self, engine: AsyncEngine, kind: type[Outbound]) -> None:
         self._kind, self._told = kind, threading.Event()
         engine.watch(self._observe)
 
@@ -96,7 +96,7 @@ class Told:
 class Submissions:
     """Counts what requests hand to an engine, so that a test can wait until so many stand before a held device."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._count = threading.Semaphore(0)
         put = engine.worker.put
 
@@ -152,5 +152,5 @@ def steep(service: Service) -> None:
     file = service.calibration.file.model_copy(update={"operating_points": points})
     table = np.full((4, 3), 0.5, dtype=np.float32)
     calibration = Calibration(file, table, table > 0, np.array(gflops), "0")
-    service.policy = Policy(calibration, gflops, "balanced")
-    service.metrics.watch(service.engine, service.policy)
+    service.operating_points = OperatingPoints(calibration, gflops, "balanced")
+    service.metrics.watch(service.engine, service.operating_points)

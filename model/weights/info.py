@@ -37,7 +37,7 @@ def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:
     ]
 
 
-# FROM model/weights/describe.py:
+# FROM model/weights/info.py:
 # `msmlp info`: what a preset or a weights folder is.
 
 

@@ -24,8 +24,8 @@ from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
-from msmlp.service.engine.latency import StageTimes
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.latency import LatencyModel
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Scheduler
 from msmlp.service.settings import load_settings
 
@@ -143,7 +143,7 @@ def _capacity(described: Saturation, calibration: Calibration, scores: Scores, d
 
 
 def host_us_per_image(scores: Scores, thresholds: Floats, max_batch: int) -> float:
-    """Microseconds of scheduler and loop per image, over all its stages; `scores` [N, K] say where images exit."""
+    """Microseconds of engine core per image, over all its stages; `scores` [N, K] say where images exit."""
     backend = NullBackend(scores, classes=2, size=1, capacity=len(scores), max_batch=max_batch)
     engine, times = Saturated(backend, warm_up(backend)), []
     pixels = np.zeros((len(scores), 1, 1, 3), dtype=np.uint8)
@@ -155,15 +155,15 @@ def host_us_per_image(scores: Scores, thresholds: Floats, max_batch: int) -> flo
 
 
 def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
-    """Microseconds of scheduler per image and stage, in batches of up to `batch`: every call that the loop makes."""
+    """Microseconds of scheduler per image and stage, in batches of up to `batch`: every call that the core makes."""
     scores = scores[np.arange(4 * batch) % len(scores)]
     (images, stages), buckets = scores.shape, buckets_up_to(batch)
-    scheduler = Scheduler(images, stages, StageTimes(buckets, np.ones((stages, len(buckets)))))
-    slots, terms, times = np.arange(images), Terms(thresholds, 1, stages), []
+    scheduler = Scheduler(images, stages, LatencyModel(buckets, np.ones((stages, len(buckets)))))
+    slots, parameters, times = np.arange(images), ExitParameters(thresholds, 1, stages), []
     for _ in range(HOST_RUNS):
         ran, start = 0, time.perf_counter()
         for request, first in enumerate(range(0, images, SCHEDULER_REQUEST)):
-            scheduler.add(slots[first : first + SCHEDULER_REQUEST], request, terms, 0.0)
+            scheduler.add(slots[first : first + SCHEDULER_REQUEST], request, parameters, 0.0)
         while not scheduler.idle():
             scheduler.overdue(0.0, 0.0)
             chosen = scheduler.next_batch(0.0)

@@ -17,8 +17,8 @@ from msmlp.bench.stages import Floats, Ints, Pixels, PlainStages, StageCosts, St
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
-from msmlp.service.engine.core import Loop
-from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
+from msmlp.service.engine.core import EngineCore
+from msmlp.service.engine.messages import Answers, ExitParameters, Failed, Outbound, Ran, Submit
 
 Batches = list[tuple[int, int]]
 """(stage 0-based, images) of every batch that ran."""
@@ -33,25 +33,25 @@ FIRST_SAMPLES = 5
 
 
 class Saturated:
-    """Loop, scheduler and backend, handed everything at once in requests of REQUEST images.
+    """Engine core and backend, handed everything at once in requests of REQUEST images.
 
     `seconds` [K, buckets] is what warm-up measured.
     """
 
     def __init__(self, backend: StageBackend, seconds: Floats) -> None:
         self._landed: list[Outbound] = []
-        self._loop = Loop(backend, self._landed.append, seconds=seconds)
+        self._core = EngineCore(backend, self._landed.append, seconds=seconds)
         self._requests = 0
 
     def run(self, images: Pixels, thresholds: Floats) -> Batches:
         """Classify all images; DeviceError when a batch failed."""
         self._landed.clear()
-        terms = Terms(thresholds, 1, len(thresholds) + 1)
+        parameters = ExitParameters(thresholds, 1, len(thresholds) + 1)
         for start in range(0, len(images), REQUEST):
-            self._loop.receive(Submit(self._requests, images[start : start + REQUEST], terms, time.monotonic()))
+            self._core.receive(Submit(self._requests, images[start : start + REQUEST], parameters, time.monotonic()))
             self._requests += 1
-        while not self._loop.idle:
-            self._loop.run_once()
+        while not self._core.idle:
+            self._core.run_once()
         failed = [message.detail for message in self._landed if isinstance(message, Failed)]
         if failed:
             raise DeviceError(failed[0])

@@ -1,1 +1,1 @@
-"""Stage-level batching: admission and answers (facade), one device thread (worker), pure scheduling (scheduler)."""
+"""Stage-level batching: AsyncEngine, the engine core on a thread or in a process, and the scheduler."""

@@ -1,4 +1,4 @@
-"""Who is let in: a limit in images and one in time, for single images and batches alike. Pure: no clock."""
+"""Admission: a limit on images in flight and a limit on the predicted wait. Pure: no clock."""
 
 import math
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Literal
 from msmlp.service.engine.messages import Load
 
 RETRY_SECONDS = 1, 60
-"""The shortest and the longest wait that is asked of a client."""
+"""The shortest and the longest Retry-After of a refusal."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why images are not let in, and after how many seconds they would have been."""
+    """Why images are refused, and after how many seconds they would be admitted."""
 
     reason: Literal["capacity", "wait"]
     detail: str
@@ -20,59 +20,58 @@ class Refusal:
 
 
 class Admission:
-    """Counts images in flight, which hold a place each: first while they are decoded, then inside the engine.
+    """Counts permits: an image holds one from admission to its answer, first while it is decoded, then in the engine.
 
-    `max_wait` is the longest predicted time to an answer, in seconds, at which images are still let in (0: any).
-    `capacity` is set once it is known. `let_in` and `degraded` count all images there have been, and those of them that
-    brown-out sent to a cheaper operating point.
+    `max_wait` is the longest predicted time to an answer, in seconds, at which images are admitted (0: no limit).
+    `permits` is how many there are, 0 until the engine says so. `admitted` and `degraded` count all images since the
+    start, and those of them that brown-out moved to a cheaper operating point.
     """
 
     def __init__(self, max_wait: float = 0.0) -> None:
         self.max_wait = max_wait
-        self.capacity = 0
+        self.permits = 0
         self.inflight = 0
-        self.let_in = self.degraded = 0
+        self.admitted = self.degraded = 0
         self._inside = 0
 
     def refusal(self, images: int, load: Load) -> Refusal | None:
-        """Why `images` more cannot come in now; None when they can. Who finds nobody in flight always can."""
+        """Why `images` more are refused now, None when they are not. With nothing in flight, time is no reason."""
         pace = load.seconds_per_image
-        missing = self.inflight + images - self.capacity
+        missing = self.inflight + images - self.permits
         if missing > 0:
-            detail = f"{self.inflight} of {self.capacity} places are taken, {images} wanted"
+            detail = f"the service is full: {self.inflight} of {self.permits} images in flight, {images} more requested"
             return Refusal("capacity", detail, _retry_after(missing * pace))
         predicted = self.backlog(load) + images * pace
         if self.inflight and 0 < self.max_wait < predicted:
-            allowed = f"allowed: {1e3 * self.max_wait:.0f} ms"
-            detail = f"the answer is predicted to take {1e3 * predicted:.0f} ms, {allowed}"
+            detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
             return Refusal("wait", detail, _retry_after(predicted - self.max_wait))
         return None
 
     def backlog(self, load: Load) -> float:
-        """Predicted seconds of device time until all in flight are answered, those still being decoded included."""
+        """Predicted seconds of device time until all images in flight are answered, undecoded ones included."""
         return load.backlog_seconds + max(0, self.inflight - self._inside) * load.seconds_per_image
 
     @property
     def share(self) -> float:
-        """The share of the places that is taken inside the engine; decoding is no load that brown-out could lower."""
-        return self._inside / self.capacity if self.capacity else 0.0
+        """The share of permits held by images in the engine; brown-out makes nothing decode faster."""
+        return self._inside / self.permits if self.permits else 0.0
 
-    def take(self, images: int, *, degraded: bool = False) -> None:
-        """They are let in."""
+    def acquire(self, images: int, *, degraded: bool = False) -> None:
+        """Take permits; ask `refusal` first."""
         self.inflight += images
-        self.let_in += images
+        self.admitted += images
         self.degraded += images * degraded
 
-    def give_back(self, images: int) -> None:
-        """Their places are free."""
+    def release(self, images: int) -> None:
+        """Return permits."""
         self.inflight -= images
 
     def enter(self, images: int) -> None:
-        """They are decoded and go into the engine."""
+        """Images are decoded and go to the engine."""
         self._inside += images
 
     def leave(self, images: int) -> None:
-        """They have come out of it."""
+        """Images come out of the engine."""
         self._inside -= images
 
 

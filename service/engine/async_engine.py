@@ -1,4 +1,4 @@
-"""The engine as the web side sees it: admission by images, one awaitable a request, and what it all amounted to."""
+"""The engine as the web side sees it: admission by images, and one awaitable per request."""
 
 import asyncio
 import itertools
@@ -16,11 +16,13 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
+from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
     Died,
+    ExitParameters,
     Failed,
     Inbound,
     Load,
@@ -28,59 +30,59 @@ from msmlp.service.engine.messages import (
     Ready,
     Stop,
     Submit,
-    Terms,
 )
 from msmlp.service.engine.result import Pending, Result
-from msmlp.service.engine.transport import BackendFactory, Handle, Worker
+from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 
 log = logging.getLogger("msmlp.engine")
 
 DOWN = "the engine is down"
-"""All a client is told; the log knows why."""
-
-RESTARTING = "the engine is down and being restarted"
+"""All that a client learns; the log has the cause."""
 
 STOP_SECONDS = 30
-"""How long an ending service waits for what is in flight; the thread is a daemon and dies with the process."""
+"""How long a stopping service waits for the images in flight; the engine's thread is a daemon and ends with it."""
 
 TICK_SECONDS = 0.1
-"""How often brown-out looks at what waits, at least."""
+"""The longest time between two updates of brown-out."""
 
 Observer = Callable[[Outbound], None]
 
 
-class Engine:
-    """Façade of one worker. Use from one event loop; `observe` is told every outbound message, on that loop.
+class AsyncEngine:
+    """Use it from one event loop.
 
-    `max_wait_seconds` is the longest predicted time to an answer at which images are let in (0: any),
-    `brownout_seconds` the longest wait above which brown-out begins (0: never), `costs` the expected cost of an image
-    at each of its levels; of `shadow_every` images that leave confident one is run to the end all the same (0: none).
+    `permits` is how many images may be in flight (None: as many as the device has slots), `max_wait_seconds` the
+    longest predicted time to an answer at which images are admitted (0: no limit), `brownout_seconds` the wait above
+    which brown-out begins (0: never), `costs` the expected cost per image at each of its levels. One of `shadow_every`
+    confident images is run to the last exit all the same (0: none).
     """
 
     def __init__(
         self,
         build: BackendFactory,
         *,
-        capacity: int | None,
-        observe: Observer,
+        permits: int | None = None,
         max_wait_seconds: float = 0,
         brownout_seconds: float = 0,
         costs: Sequence[float] = (1.0,) * (LEVELS + 1),
         shadow_every: int = 0,
-        worker: Callable[..., Handle] = Worker,
+        worker: Callable[..., Worker] = ThreadWorker,
     ) -> None:
         self._admission = Admission(max_wait_seconds)
         self._brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
         self.throughput = Throughput()
-        self._observers = [observe]
+        self._observers: list[Observer] = []
         self._numbers = itertools.count()
         self._pending: dict[int, Pending] = {}
         self._outbox: list[Inbound] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._death: str | None = None
-        self._restarting = False
-        self.worker = worker(build, self._send, capacity=capacity, shadow_every=shadow_every)
+        self._died: Died | None = None
+        self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
+
+    def watch(self, observe: Observer) -> None:
+        """Call `observe` with every message of the engine, on the event loop."""
+        self._observers.append(observe)
 
     def start(self) -> None:
         """Start the worker; call with the loop running."""
@@ -88,99 +90,94 @@ class Engine:
         self.worker.start()
         self._tick()
 
-    def watch(self, observe: Observer) -> None:
-        """Tell one more observer every outbound message."""
-        self._observers.append(observe)
-
     async def stop(self) -> None:
-        """Answer what is in flight, then end the worker."""
+        """Answer the images in flight, then end the worker."""
         self._put(Stop())
         await asyncio.to_thread(self.worker.join, STOP_SECONDS)
 
     def check(self) -> None:
         """Raise StartingError or EngineDownError when the engine cannot take images now."""
-        if self._death is not None:
-            raise EngineDownError(DOWN)
-        if not self.up:
-            if self._restarting:
-                raise EngineDownError(RESTARTING)
+        if self.up:
+            return
+        if self._died is None:
             raise StartingError("the service is starting: stages are being warmed up")
+        raise EngineDownError(f"{DOWN} and being restarted" if self._died.restarting else DOWN)
 
     @property
     def up(self) -> bool:
-        """Whether it can."""
-        return self._death is None and self.capacity > 0
+        """Whether the engine takes images."""
+        return self.permits > 0
 
     @property
     def down(self) -> bool:
         """Whether the worker has ended for good."""
-        return self._death is not None
+        return self._died is not None and not self._died.restarting
 
     @property
-    def capacity(self) -> int:
-        """How many images may be in flight; 0 while there is no engine to say so."""
-        return self._admission.capacity
+    def permits(self) -> int:
+        """How many images may be in flight; 0 while the engine is not ready."""
+        return self._admission.permits
 
     @property
     def inflight(self) -> int:
-        """How many are."""
+        """Images that hold a permit."""
         return self._admission.inflight
 
     @property
     def brownout_level(self) -> int:
-        """The brown-out level now, 0 to `brownout.LEVELS`."""
+        """0 to `brownout.LEVELS`."""
         return self._brownout.level
 
     @property
     def backlog_seconds(self) -> float:
-        """Predicted seconds of device time until all that is in flight is answered."""
+        """Predicted seconds of device time until all images in flight are answered."""
         load = self.worker.load
         return 0.0 if load is None else self._admission.backlog(load)
 
     def admit(self, images: int, *, degraded: bool = False) -> None:
-        """Take `images` permits, which `release` gives back; `degraded` when brown-out chose what they will cost.
+        """Take `images` permits, which `release` returns; `degraded` if brown-out chose the operating point.
 
         Raises:
             StartingError, EngineDownError: not serving.
-            OverloadedError: no permits are left, or the answer would take too long; says when to come again.
+            OverloadedError: no permits are left, or the answer would take too long; says when to retry.
         """
         self.check()
-        load = self.worker.load or Load.none(1)  # it may have died just now
+        load = self.worker.load or Load.none(1)  # the worker may have died just now
         refusal = self._admission.refusal(images, load)
         if refusal is not None:
             raise OverloadedError(refusal.detail, refusal.retry_after, refusal.reason)
-        self._admission.take(images, degraded=degraded)
-        self._look(load)
+        self._admission.acquire(images, degraded=degraded)
+        self._update_brownout(load)
 
     def release(self, images: int) -> None:
-        """Give permits back."""
-        self._admission.give_back(images)
+        """Return permits."""
+        self._admission.release(images)
 
-    async def classify(self, pixels: NDArray[np.uint8], terms: Terms) -> Result:
-        """Run images [n, size, size, 3] for which `admit` gave permits; cancelling the awaiting task frees them.
+    async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters) -> Result:
+        """Run admitted images [n, size, size, 3]; cancelling the awaiting task cancels them.
 
         Raises:
             EngineDownError: the device failed under this request.
         """
-        with self._submitted(pixels, terms) as pending:
+        with self._submitted(pixels, parameters) as pending:
             return await pending.done
 
     async def stream(
-        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
     ) -> AsyncGenerator[Result, None]:
-        """The same, but every exit of every image as it lands; `terms.stream` must be set.
+        """The same, but yields every exit of every image as it comes; `parameters.stream` must be set.
 
-        `left` is told at once how many images have left, however slowly what is yielded is taken.
+        `left` is called with the number of images that leave, however slowly the results are consumed.
 
         Raises:
-            EngineDownError: the device failed under this request; what had landed was yielded before.
+            EngineDownError: the device failed under this request; earlier results were yielded.
         """
 
-        def gone(images: int) -> None:
+        def count(images: int) -> None:
             self._admission.leave(images)
             left(images)
 
-        with self._submitted(pixels, terms, gone) as pending:
+        with self._submitted(pixels, parameters, count) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
@@ -188,28 +185,29 @@ class Engine:
 
     @contextmanager
     def _submitted(
-        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
     ) -> Iterator[Pending]:
-        """A request in the engine; whoever leaves before its end cancels it."""
+        """A request in the engine, cancelled if the block is left early."""
         self.check()
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(len(pixels), stream=terms.stream, left=left)
+        pending = self._pending[number] = Pending(len(pixels), stream=parameters.stream, left=left)
         try:
-            self._put(Submit(number, pixels, terms, time.monotonic()))
+            self._put(Submit(number, pixels, parameters, time.monotonic()))
             yield pending
         except (asyncio.CancelledError, GeneratorExit):
             self._put(Cancel(number))
             raise
         finally:
             del self._pending[number]
-            # A stream has told of the others already; without one they leave with their permits.
-            self._admission.leave(pending.missing if terms.stream else len(pixels))
+            # A stream has counted the others already; without one all leave now, with their permits.
+            self._admission.leave(pending.missing if parameters.stream else len(pixels))
             if pending.done.done() and not pending.done.cancelled():
-                pending.done.exception()  # asked for, or asyncio would complain that nobody did
+                pending.done.exception()  # retrieved, or asyncio would complain
 
     def _put(self, message: Inbound) -> None:
-        """Hand the engine a message, together with all others of this turn of the loop: woken by the first it would
-        begin with a batch of one, and be woken again by each of the others.
+        """Send a message at the end of this turn of the loop, together with all others.
+
+        Woken by the first alone, the engine would begin with a batch of one, and be woken again by each of the others.
         """
         self._outbox.append(message)
         if len(self._outbox) == 1:
@@ -222,107 +220,99 @@ class Engine:
                 self._admission.enter(len(message.pixels))
             try:
                 self.worker.put(message)
-            except Exception as error:  # whatever it is, the messages behind it are others'
+            except Exception as error:  # any: the messages behind it belong to other requests
                 if not isinstance(error, MsmlpError):
-                    log.exception("a message could not be handed to the engine")
+                    log.exception("a message could not be sent to the engine")
                     error = EngineDownError(DOWN)
-                if isinstance(message, Submit) and message.request in self._pending:
-                    self._pending[message.request].fail(error)
+                if isinstance(message, Submit):
+                    self._fail(message.request, error)
 
     def _tick(self) -> None:
-        """Look at what waits, again and again: brown-out must also end when nobody asks."""
+        """Brown-out must also end when no requests come."""
         load = self.worker.load
         if load is not None:
-            self._look(load)
+            self._update_brownout(load)
         if not self.down:
             asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
-    def _look(self, load: Load) -> None:
+    def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self._admission
         wait = max(now - min(load.oldest), admission.backlog(load))
-        totals = Totals(load.work_seconds, admission.let_in, admission.degraded)
+        totals = Totals(load.work_seconds, admission.admitted, admission.degraded)
         self._brownout.update(now, wait, totals, admission.share)
 
     def _send(self, messages: list[Outbound]) -> None:
+        """The worker calls this, on its thread."""
         assert self._loop is not None
-        with suppress(RuntimeError):  # the event loop is closed, and nobody is left to hear of it
-            self._loop.call_soon_threadsafe(self._deliver_all, messages)
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._receive, messages)
 
-    def _deliver_all(self, messages: list[Outbound]) -> None:
+    def _receive(self, messages: list[Outbound]) -> None:
         for message in messages:
-            self._deliver(message)
+            if isinstance(message, Answers):
+                self._land(message)
+            elif isinstance(message, Ready):
+                self._died, self._admission.permits = None, message.permits
+            elif isinstance(message, Failed):
+                for number in message.requests.tolist():
+                    self._fail(number, EngineDownError(message.detail))
+            elif isinstance(message, Died):
+                self._died, self._admission.permits = message, 0
+                for number in list(self._pending):
+                    self._fail(number, EngineDownError(DOWN))
+            self._notify(message)
 
-    def _deliver(self, message: Outbound) -> None:
-        if isinstance(message, Answers):
-            self._land(message)
-        elif isinstance(message, Ready):
-            self._admission.capacity = message.capacity
-        elif isinstance(message, Failed):
-            for number in message.requests.tolist():
-                self._fail(number, message.detail)
-        elif isinstance(message, Died):
-            self._restarting, self._admission.capacity = message.restarting, 0
-            if not message.restarting:
-                self._death = message.detail
-            for number in list(self._pending):
-                self._fail(number, DOWN)
-        self._tell(message)
-
-    def _tell(self, message: Outbound) -> None:
+    def _notify(self, message: Outbound) -> None:
         for observe in self._observers:
             observe(message)
 
     def _land(self, answers: Answers) -> None:
-        """Hand everybody what is theirs: sorted once by request, so that each takes neighbouring rows."""
+        """Split answers by request. They are sorted once, so that each request takes neighbouring rows."""
         now = time.monotonic()
-        requests = answers.request
+        requests, result = answers.request, Result.of(answers, now)
         if (requests[0] != requests).any():
             order = np.argsort(requests, kind="stable")
-            answers, requests = answers.take(order), requests[order]
+            requests, result = requests[order], result.take(order)
         starts = [0, *(np.flatnonzero(np.diff(requests)) + 1).tolist(), len(requests)]
         answered = 0
         for start, stop in pairwise(starts):
-            landed = Result.of(answers, slice(start, stop), now)
+            part = result.part(slice(start, stop))
+            left = int(np.count_nonzero(part.reason != Reason.GOES_ON))
             pending = self._pending.get(int(requests[start]))
-            left = int(np.count_nonzero(landed.reason != Reason.GOES_ON))
             if pending is not None:
                 answered += left
-                pending.land(landed)
-            else:  # its caller left while they ran
-                self._tell(Cancelled("batch", left))
+                pending.land(part)
+            else:  # the client left while they ran
+                self._notify(Cancelled("batch", left))
         self.throughput.count(answered, now)
 
-    def _fail(self, number: int, detail: str) -> None:
+    def _fail(self, number: int, error: Exception) -> None:
         pending = self._pending.get(number)
         if pending is not None:
-            pending.fail(EngineDownError(detail))
-
-
-# FROM service/engine/async_engine.py:
-# The service's pace, for answers, metrics and Retry-After.
+            pending.fail(error)
 
 
 class Throughput:
-    """Images answered a second, over the last `window` seconds."""
+    """Images answered per second, over the last `window` seconds."""
 
     def __init__(self, window: float = 10.0) -> None:
         self.window = window
-        self._landed: deque[tuple[float, int]] = deque()
+        self._answered: deque[tuple[float, int]] = deque()
         self._sum = 0
 
     def count(self, images: int, now: float) -> None:
         """`images` were answered."""
-        self._landed.append((now, images))
+        self._answered.append((now, images))
         self._sum += images
         self._forget(now)
 
     def per_second(self, now: float) -> float:
-        """The rate; in the first seconds, over the time there was."""
+        """The rate; in the first seconds, over the time since the first answer."""
         self._forget(now)
-        if not self._landed:
+        if not self._answered:
             return 0.0
-        return self._sum / min(self.window, max(1.0, now - self._landed[0][0]))
+        return self._sum / min(self.window, max(1.0, now - self._answered[0][0]))
 
     def _forget(self, now: float) -> None:
-        while self._landed and self._landed[0][0] < now - self.window:
-            self._sum -= self._landed.popleft()[1]
+        while self._answered and self._answered[0][0] < now - self.window:
+            self._sum -= self._answered.popleft()[1]

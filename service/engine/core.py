@@ -1,30 +1,36 @@
-"""Backend and scheduler together: batches out, answers in, and what came of it as messages."""
+"""The engine core: backend and scheduler together. Batches go out, answers come in and leave as messages.
+
+`run` is its life on the thread that owns the device, `Port` what it needs from its other side.
+"""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend, StageOutput
-from msmlp.model.errors import DeviceError
+from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
+from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.model.exits.rule import GOES_ON
-from msmlp.service.engine.latency import Backlog, StageTimes
+from msmlp.service.engine.latency import LatencyModel, LoadEstimate
 from msmlp.service.engine.messages import (
+    HISTORY,
     Answers,
     Cancel,
     Cancelled,
+    Died,
     Failed,
-    History,
     Inbound,
     Load,
     Outbound,
     Ran,
+    Ready,
     Shadowed,
+    Stop,
     Submit,
 )
 from msmlp.service.engine.scheduler import Batch, Overdue, Scheduler, Settled
@@ -32,14 +38,90 @@ from msmlp.service.engine.tickets import Slots
 
 log = logging.getLogger("msmlp.engine")
 
+BackendFactory = Callable[[], StageBackend]
+
 MAX_FAILURES = 3
-"""So many failures with no batch between them mean a broken device: the worker ends, and with it a server that seems
-healthy. Images that cannot be stored count: of a poisoned context it may be all that is ever tried again."""
+"""Failures without a successful batch between them that mean a broken device. The worker then ends, so that the server
+does not seem healthy. Images that cannot be stored count too: with a poisoned context, nothing else may be tried."""
+
+SHADOW_SLOTS = 32
+"""Slots on the device beyond the permits, so that shadows never take one from a request."""
+
+
+class Port(Protocol):
+    """The core's end of the transport. Only the thread that owns the device calls."""
+
+    def take(self, *, block: bool) -> list[Inbound]:
+        """The messages that have come, in order; with `block`, at least one.
+
+        Their pixels stay valid until the next call of this port, whichever.
+        """
+
+    def send(self, messages: list[Outbound]) -> None:
+        """Send messages."""
+
+    def publish(self, load: Load) -> None:
+        """Show what waits."""
+
+
+def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every: int) -> None:
+    """The core's life: build, warm up, and serve until `Stop` or an error; Died is its last message.
+
+    The callers keep at most `permits` images in flight. The backend's other slots are for shadows: one of
+    `shadow_every` confident exits. Without `permits` there are as many as slots, less SHADOW_SLOTS.
+    """
+    died, outbox = Died("stopped"), list[Outbound]()
+
+    def flush() -> None:
+        # How long a batch took is not worth waking the other side for.
+        if not all(isinstance(message, Ran) for message in outbox):
+            port.send(outbox.copy())
+            outbox.clear()
+
+    def publish(load: Load) -> None:
+        port.publish(load)
+        flush()  # expired images are answered before the next batch runs
+
+    try:
+        backend = build()
+        seconds = warm_up(backend)
+        if permits is None:
+            permits = backend.capacity - (SHADOW_SLOTS if shadow_every else 0)
+        reserve = max(0, backend.capacity - permits)
+        core = EngineCore(
+            backend, outbox.append, seconds=seconds, shadow_every=shadow_every, reserve=reserve, publish=publish
+        )
+        port.publish(core.load())
+        port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
+        log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
+        _serve(core, port, flush)
+    except MsmlpError as error:
+        # Another start would not help where the caller must change something.
+        died = Died(str(error), restarting=not isinstance(error, CallerError))
+        log.error("engine stopped: %s", died.detail)
+    except Exception:
+        died = Died("engine failed", restarting=True)
+        log.exception("engine stopped")
+    finally:
+        port.send([*outbox, died])
+
+
+def _serve(core: "EngineCore", port: Port, flush: Callable[[], None]) -> None:
+    stopping = False
+    while True:
+        messages = port.take(block=core.idle and not stopping)
+        if stopping and not messages and not core.busy:
+            return
+        for message in messages:
+            stopping |= isinstance(message, Stop)
+            core.receive(message)
+        core.run_once()
+        flush()
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """A batch on the device: since when, and when it should be done (monotonic seconds)."""
+class _InFlight:
+    """A batch on the device: when it was launched and when it should end (monotonic seconds)."""
 
     batch: Batch
     handle: Any
@@ -47,11 +129,11 @@ class _Flight:
     ends: float
 
 
-class Loop:
+class EngineCore:
     """Runs batches, as many at a time as the backend takes, and keeps the columns that only answers need.
 
-    `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured;
-    `publish` is shown what waits, before every batch and when nothing is left.
+    `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured; `publish` gets
+    the load before every batch and when nothing is left to run.
     """
 
     def __init__(
@@ -59,106 +141,113 @@ class Loop:
         backend: StageBackend,
         send: Callable[[Outbound], None],
         *,
-        seconds: NDArray[np.float64] | None = None,
+        seconds: NDArray[np.float64],
         shadow_every: int = 0,
         reserve: int = 0,
         publish: Callable[[Load], None] = lambda load: None,
     ) -> None:
         self.backend, self._send, self._publish = backend, send, publish
-        stages, capacity = backend.stages, backend.capacity
-        unknown = np.zeros((stages, len(backend.buckets)))
-        self.times = StageTimes(backend.buckets, unknown if seconds is None else seconds)
-        self.scheduler = Scheduler(capacity, stages, self.times, shadow_every=shadow_every, reserve=reserve)
-        self._backlog = Backlog(stages, self.times)
-        self._history = History.empty(capacity, stages)
-        self._probabilities = np.zeros((capacity, backend.classes), dtype=np.float32)
-        self._stream = np.zeros(capacity, dtype=bool)
-        self._flying: deque[_Flight] = deque()
-        self._landed = 0.0  # when the last batch did, or when the loop found work after it had none
+        self._stages = stages = backend.stages
+        self.latency = LatencyModel(backend.buckets, seconds)
+        self.scheduler = Scheduler(backend.capacity, stages, self.latency, shadow_every=shadow_every, reserve=reserve)
+        self._estimate = LoadEstimate(stages, self.latency)
+        self._history = np.zeros((backend.capacity, stages), dtype=HISTORY)
+        self._probabilities = np.zeros((backend.capacity, backend.classes), dtype=np.float32)
+        self._stream = np.zeros(backend.capacity, dtype=bool)
+        self._in_flight: deque[_InFlight] = deque()
+        self._collected = 0.0  # when the last batch was, or when work arrived after there was none
         self._failures = 0
+        self._submits = self._images = 0
 
     def receive(self, message: Inbound) -> None:
-        """Take one message in."""
+        """Handle one message."""
         if isinstance(message, Submit):
-            try:
-                slots = self._admit(message.pixels)
-            except Exception as error:
-                self._fail(np.array([message.request]), error)
-                self._count_failure(error)
-                return
-            self._stream[slots] = message.terms.stream
-            if self.idle:
-                self._landed = time.monotonic()
-            self.scheduler.add(slots, message.request, message.terms, message.arrival)
+            self._submit(message)
         elif isinstance(message, Cancel):
             slots = self.scheduler.cancel(message.request)
             self.backend.release(slots)
             self._send(Cancelled("queue", len(slots)))
 
+    def _submit(self, message: Submit) -> None:
+        self._submits += 1
+        self._images += len(message.pixels)
+        try:
+            slots = self._admit(message.pixels)
+        except Exception as error:
+            self._fail(np.array([message.request]), error)
+            self._count_failure(error)
+            return
+        self._stream[slots] = message.parameters.stream
+        if self.idle:
+            self._collected = time.monotonic()
+        self.scheduler.add(slots, message.request, message.parameters, message.arrival)
+
     def _admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Cancelled tickets keep their slots while their batch is in flight: whoever took their places waits for it."""
+        """Wait for batches in flight where there is no slot: cancelled tickets keep theirs until their batch ends."""
         while True:
             try:
                 return self.backend.admit(pixels)
             except DeviceError:
-                if not self._flying:
+                if not self._in_flight:
                     raise
-                self._land(self._flying.popleft())
+                self._collect(self._in_flight.popleft())
 
     def load(self, leaving: Batch | None = None) -> Load:
-        """What waits now, and what is left to do for those aboard; `leaving` is a batch about to be launched."""
-        waiting, backlog = self.scheduler.waiting(), self._backlog
-        aboard = [flight.batch for flight in self._flying]
+        """What waits now and the work still to do; `leaving` is a batch about to be launched."""
+        waiting, estimate = self.scheduler.waiting(), self._estimate
+        running = [each.batch for each in self._in_flight]
         if leaving is not None:
-            aboard.append(leaving)
+            running.append(leaving)
         return Load(
             tuple(waiting),
             tuple(self.scheduler.oldest_since()),
-            backlog_seconds=backlog.seconds(waiting)
-            + sum(batch.seconds + backlog.later(batch.stage, len(batch.slots)) for batch in aboard),
-            seconds_per_image=backlog.an_image()[0],
-            work_seconds=backlog.work_seconds,
-            prediction_margin=self.times.margin,
+            backlog_seconds=estimate.seconds(waiting)
+            + sum(batch.seconds + estimate.later(batch.stage, len(batch.slots)) for batch in running),
+            seconds_per_image=estimate.per_image()[0],
+            work_seconds=estimate.work_seconds,
+            prediction_margin=self.latency.margin,
+            submits=self._submits,
+            images=self._images,
         )
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs and there is nothing to run, not even a shadow."""
-        return not self._flying and self.scheduler.idle()
+        return not self._in_flight and self.scheduler.idle()
 
     @property
     def busy(self) -> bool:
-        """Whether anybody may wait for an answer."""
-        return bool(self._flying) or any(self.scheduler.waiting())
+        """Whether a request may wait for an answer."""
+        return bool(self._in_flight) or any(self.scheduler.waiting())
 
     def run_once(self) -> None:
-        """Launch what the device has room for, then wait for the oldest batch and settle it, if there is one."""
-        while len(self._flying) < self.backend.in_flight and self._launch():
+        """Launch batches while the device has room, then wait for the oldest and settle it."""
+        while len(self._in_flight) < self.backend.in_flight and self._launch():
             pass
-        if self._flying:
-            self._land(self._flying.popleft())
+        if self._in_flight:
+            self._collect(self._in_flight.popleft())
         if self.idle:
             self._publish(self.load())
 
     def _launch(self) -> bool:
-        """Start one batch, and let go who cannot wait for it → whether there was one."""
+        """Start one batch, and answer tickets whose deadline does not allow for it → whether there was one."""
         now = time.monotonic()
-        starts = max(now, self._flying[-1].ends) if self._flying else now
+        starts = max(now, self._in_flight[-1].ends) if self._in_flight else now
         self._give_up(self.scheduler.overdue(now, starts))
         batch = self.scheduler.next_batch(now, starts)
         if batch is None:
             return False
         self._give_up(self.scheduler.overdue(now, starts + batch.seconds))
-        self._publish(self.load(batch))  # now: on a CPU it is over when it has been launched
+        self._publish(self.load(batch))  # before the launch: on a CPU that is when the batch runs
         try:
             handle = self.backend.launch(batch.stage, batch.slots)
         except Exception as error:
             self._abandon(batch, error)
             return False
-        self._flying.append(_Flight(batch, handle, now, starts + batch.seconds))
+        self._in_flight.append(_InFlight(batch, handle, now, starts + batch.seconds))
         return True
 
-    def _land(self, flight: _Flight) -> None:
+    def _collect(self, flight: _InFlight) -> None:
         batch = flight.batch
         try:
             output = self.backend.collect(flight.handle)
@@ -167,12 +256,12 @@ class Loop:
             return
         self._failures = 0
         now = time.monotonic()
-        seconds = now - max(self._landed, flight.launched)
-        # From the end of the one before: what the host does between two batches is part of what a batch takes.
-        self.times.learn(batch.stage, len(batch.slots), now - self._landed)
-        self._landed = now
+        seconds = now - max(self._collected, flight.launched)
+        # From the end of the one before: the host's work between two batches is part of what a batch takes.
+        self.latency.learn(batch.stage, len(batch.slots), now - self._collected)
+        self._collected = now
         self._send(Ran(batch.stage, len(batch.slots), seconds))
-        self._remember(batch, output, seconds)
+        self._record(batch, output, seconds)
         self._settle(batch, output, now)
 
     def _abandon(self, batch: Batch, error: Exception) -> None:
@@ -188,34 +277,34 @@ class Loop:
 
     def _give_up(self, overdue: Overdue) -> None:
         if len(overdue.slots):
-            whose = self.scheduler.tickets.request[overdue.slots]
-            self._answer(overdue.slots, whose, overdue.exits, overdue.reasons)
+            requests = self.scheduler.tickets.request[overdue.slots]
+            self._answer(overdue.slots, requests, overdue.exits, overdue.reasons)
             self.backend.release(overdue.slots)
 
-    def _remember(self, batch: Batch, output: StageOutput, seconds: float) -> None:
-        said, best = History.empty(len(batch.slots), 1), output.probabilities.argmax(axis=1)
-        said.score[:, 0] = output.score
-        said.confidence[:, 0] = output.probabilities[np.arange(len(best)), best]
-        said.queue_seconds[:, 0], said.compute_seconds[:, 0] = batch.waited, seconds
-        said.class_id[:, 0], said.batch_size[:, 0] = best, len(best)
-        self._history.measured[batch.slots, batch.stage] = said.measured[:, 0]
-        self._history.counted[batch.slots, batch.stage] = said.counted[:, 0]
+    def _record(self, batch: Batch, output: StageOutput, seconds: float) -> None:
+        rows, best = np.empty(len(batch.slots), HISTORY), output.probabilities.argmax(axis=1)
+        rows["score"] = output.score
+        rows["confidence"] = output.probabilities[np.arange(len(best)), best]
+        rows["queue_seconds"], rows["compute_seconds"] = batch.waited, seconds
+        rows["class_id"], rows["batch_size"] = best, len(best)
+        # Several times as fast as self._history[batch.slots, batch.stage] = rows.
+        self._history.reshape(-1).put(batch.slots * self._stages + batch.stage, rows)
         self._probabilities[batch.slots] = output.probabilities
 
     def _settle(self, batch: Batch, output: StageOutput, now: float) -> None:
-        # Before tickets become shadows, which are nobody's.
-        whose = self.scheduler.tickets.request.take(batch.slots)
+        # Before tickets become shadows, which belong to no request.
+        requests = self.scheduler.tickets.request.take(batch.slots)
         settled = self.scheduler.settle(batch, output.score, now)
         if not batch.shadows:
-            self._backlog.ran(batch.stage, len(batch.slots), settled.onward)
-            self._tell(batch, whose, settled)
+            self._estimate.ran(batch.stage, len(batch.slots), settled.onward)
+            self._report(batch, requests, settled)
         self._check_shadows(batch, settled)
         if settled.cancelled:
             self._send(Cancelled("batch", settled.cancelled))
         self.backend.release(settled.free)
 
-    def _tell(self, batch: Batch, whose: NDArray[np.int64], settled: Settled) -> None:
-        """Streams hear of every exit, the others of their last."""
+    def _report(self, batch: Batch, requests: NDArray[np.int64], settled: Settled) -> None:
+        """Streams get every exit, the others their last."""
         rows, reasons = settled.left, settled.reasons
         streams = self._stream.take(batch.slots)
         if streams.any():
@@ -225,7 +314,7 @@ class Loop:
             rows = streams.nonzero()[0]
             reasons = every[rows]
         if len(rows):
-            self._answer(batch.slots[rows], whose[rows], np.full(len(rows), batch.stage + 1), reasons)
+            self._answer(batch.slots[rows], requests[rows], np.full(len(rows), batch.stage + 1), reasons)
 
     def _answer(
         self, slots: Slots, requests: NDArray[np.int64], exits: NDArray[np.int64], reasons: NDArray[np.int8]
@@ -233,17 +322,17 @@ class Loop:
         self._send(
             Answers(
                 request=requests,
-                index=self.scheduler.tickets.index[slots],
+                index=self.scheduler.tickets.index.take(slots),
                 exit=exits,
                 reason=reasons,
-                probabilities=self._probabilities[slots],
-                history=self._history.take(slots),
+                probabilities=self._probabilities.take(slots, axis=0),
+                history=self._history.take(slots, axis=0),
             )
         )
 
     def _check_shadows(self, batch: Batch, settled: Settled) -> None:
         if len(settled.checked):
-            classes = self._history.class_id[batch.slots[settled.checked]]
+            classes = self._history["class_id"][batch.slots[settled.checked]]
             then = classes[np.arange(len(classes)), settled.left_at - 1]
             self._send(Shadowed(settled.left_at, then == classes[:, batch.stage]))
 

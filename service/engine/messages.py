@@ -1,18 +1,45 @@
-"""What crosses the seam between façade and engine: flat arrays and plain numbers, no futures and no objects."""
+"""What the web side and the engine core send each other: flat arrays and plain numbers that can cross to a process."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+HISTORY: np.dtype[np.void] = np.dtype(
+    [
+        ("score", np.float32),  # what the exit policy compared
+        ("confidence", np.float32),  # the label's probability
+        ("queue_seconds", np.float32),  # the wait for the stage
+        ("compute_seconds", np.float32),  # the duration of the batch
+        ("class_id", np.int32),
+        ("batch_size", np.int32),
+    ]
+)
+"""What one stage said of one image. Arrays of it are [m, K]; entries after an image's exit are meaningless."""
+
+History = NDArray[np.void]
+
+_FLOATS = cast("np.dtype[np.float32]", np.dtype((np.float32, 6)))
+_INTS = cast("np.dtype[np.int32]", np.dtype((np.int32, 6)))
+
+
+def history_floats(history: History) -> NDArray[np.float32]:
+    """The four float columns of a history [m, K], as a view [m, K, 4]."""
+    return history.view(_FLOATS)[..., :4]
+
+
+def history_ints(history: History) -> NDArray[np.int32]:
+    """The two integer columns of a history [m, K], as a view [m, K, 2]."""
+    return history.view(_INTS)[..., 4:]
+
 
 @dataclass(frozen=True)
-class Terms:
-    """How the images of a request are treated.
+class ExitParameters:
+    """Exit parameters of a request.
 
     `thresholds` float64 [K - 1]; `min_exit` 0...K, where 0 lets an image expire without an answer; `deadline` in
-    seconds of the monotonic clock, inf without one; `stream` asks for `Answers` of every exit, not the last alone.
+    seconds of the monotonic clock, inf for none; `stream` asks for `Answers` at every exit, not only the last.
     """
 
     thresholds: NDArray[np.float64]
@@ -24,91 +51,35 @@ class Terms:
 
 @dataclass(frozen=True)
 class Submit:
-    """Images of one request enter.
+    """The images of one request.
 
-    `request` is unique for this engine; `pixels` uint8 [n, size, size, 3]; `arrival` in seconds of the monotonic clock.
+    `request` is unique in this engine; `pixels` uint8 [n, size, size, 3]; `arrival` in seconds of the monotonic clock.
     """
 
     request: int
     pixels: NDArray[np.uint8]
-    terms: Terms
+    parameters: ExitParameters
     arrival: float
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for this request any more."""
+    """The client has left."""
 
     request: int
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Finish what waits, then end the worker."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What each stage said of m tickets, [m, K] each; entries after a ticket's exit are meaningless.
-
-    Columns lie side by side, `measured` float32 [m, K, 4] and `counted` int32 [m, K, 2]: moving a ticket's history is
-    two operations then, not six, after every batch.
-    """
-
-    measured: NDArray[np.float32]
-    counted: NDArray[np.int32]
-
-    @classmethod
-    def empty(cls, rows: int, stages: int) -> "History":
-        """Columns for `rows` tickets, zeroed."""
-        return cls(np.zeros((rows, stages, 4), dtype=np.float32), np.zeros((rows, stages, 2), dtype=np.int32))
-
-    @property
-    def score(self) -> NDArray[np.float32]:
-        """What the exit policy compared."""
-        return self.measured[..., 0]
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        """The label's probability."""
-        return self.measured[..., 1]
-
-    @property
-    def queue_seconds(self) -> NDArray[np.float32]:
-        """The wait for the stage."""
-        return self.measured[..., 2]
-
-    @property
-    def compute_seconds(self) -> NDArray[np.float32]:
-        """How long the batch took."""
-        return self.measured[..., 3]
-
-    @property
-    def seconds(self) -> NDArray[np.float32]:
-        """Both, [m, K, 2]."""
-        return self.measured[..., 2:]
-
-    @property
-    def class_id(self) -> NDArray[np.int32]:
-        """The label."""
-        return self.counted[..., 0]
-
-    @property
-    def batch_size(self) -> NDArray[np.int32]:
-        """Images in the batch."""
-        return self.counted[..., 1]
-
-    def take(self, rows: NDArray[np.int64] | slice) -> "History":
-        """Some rows: a copy where they are listed, a view of a slice."""
-        return History(self.measured[rows], self.counted[rows])
+    """Finish the images in flight, then end the worker."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """m tickets have reached an exit: whose they are, which exit, why they leave there, and its probabilities.
+    """m images have reached an exit.
 
-    `reason` is GOES_ON for those that do not leave (streams alone are told of these); `exit` is 0 and the probabilities
-    [m, classes] are meaningless for those that expired before the first.
+    `index` is the image's position in its request. `reason` is GOES_ON where the image does not leave (streams only).
+    `exit` is 0 and `probabilities` [m, classes] meaningless for images that expired before the first exit.
     """
 
     request: NDArray[np.int64]
@@ -117,17 +88,6 @@ class Answers:
     reason: NDArray[np.int8]
     probabilities: NDArray[np.float32]
     history: History
-
-    def take(self, rows: NDArray[np.int64]) -> "Answers":
-        """A copy of some rows."""
-        return Answers(
-            self.request[rows],
-            self.index[rows],
-            self.exit[rows],
-            self.reason[rows],
-            self.probabilities[rows],
-            self.history.take(rows),
-        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +100,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """So many tickets of cancelled requests have left, from a queue or after the batch they were in."""
+    """Images of cancelled requests have left, from a queue or after the batch they were in."""
 
     where: Literal["queue", "batch"]
     images: int
@@ -148,7 +108,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Shadowed:
-    """Answered tickets that were run to the end all the same: the exit they left at, and whether the last agreed."""
+    """Answered images that were run to the last exit: the exit they left at, and whether the last one agreed."""
 
     exit: NDArray[np.int64]
     agreed: NDArray[np.bool_]
@@ -156,23 +116,22 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Ready:
-    """Every stage and bucket is warm; which backend, on what device, and how many images may be in flight."""
+    """Every stage and bucket is warm. `permits` is how many images may be in flight."""
 
     backend: str
     device: str
-    capacity: int
+    permits: int
 
 
 @dataclass(frozen=True)
 class Load:
-    """What waits, for gauges, brown-out and admission.
+    """What waits, for gauges, brown-out and admission. Plain numbers, because one is made for every batch.
 
-    Plain numbers, as it is made for every batch. `queued` [K] counts the images that wait for each stage (those aboard
-    a batch do not), `oldest` [K] is since when the longest-waiting of them waits (monotonic seconds; inf where none
-    does). At the device's best rates and the exits of late: `backlog_seconds` of device time remain for what waits or
-    is aboard, `seconds_per_image` are what an image takes that arrives, and `work_seconds` is what has been run so far,
-    of which the increase in a second is the load. `prediction_margin` is the factor by which deadlines allow for
-    batches that take longer than predicted.
+    `queued` [K]: images waiting for each stage, without those in a running batch. `oldest` [K]: since when the oldest
+    of them has waited (monotonic seconds; inf if none). `backlog_seconds`: device time still needed by the images that
+    wait or run. `seconds_per_image`: device time of an image that arrives now. `work_seconds`: device time of all
+    images so far, at full batches; its increase per second is the load. `prediction_margin`: the factor by which
+    deadlines allow for batches slower than predicted. `submits` and `images`: received so far.
     """
 
     queued: tuple[int, ...]
@@ -181,6 +140,8 @@ class Load:
     seconds_per_image: float = 0.0
     work_seconds: float = 0.0
     prediction_margin: float = 1.0
+    submits: int = 0
+    images: int = 0
 
     @classmethod
     def none(cls, stages: int) -> "Load":
@@ -190,7 +151,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Ran:
-    """A batch has run: for the metrics."""
+    """A batch has run; for the metrics."""
 
     stage: int
     images: int
@@ -199,7 +160,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker has ended, and with what error: who was in flight is lost. Another Ready follows if `restarting`."""
+    """The worker has ended and its images in flight are lost. Another Ready follows if `restarting`."""
 
     detail: str
     restarting: bool = False

@@ -1,24 +1,21 @@
-"""A request's answers, put together once its last ticket has landed."""
+"""A request's answers, collected until its last image has left."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.messages import Answers, History
-
-Rows = NDArray[np.int64] | slice
+from msmlp.service.engine.messages import Answers, History, history_floats
 
 
 @dataclass
 class Result:
-    """Answers of n images, whose places in the request are `index` [n].
+    """Answers of n images; `index` [n] is each image's position in the request.
 
-    `exit` is 0 for one that expired before it reached any; `landed` is when the answer came, monotonic seconds.
+    `exit` is 0 for one that expired before the first; `landed` is when the answer came, in monotonic seconds.
     """
 
     index: NDArray[np.int64]
@@ -29,16 +26,15 @@ class Result:
     landed: NDArray[np.float64]
 
     @classmethod
-    def of(cls, answers: Answers, rows: slice, now: float) -> "Result":
-        """A view of neighbouring rows, which landed at `now`."""
-        index = answers.index[rows]
+    def of(cls, answers: Answers, now: float) -> "Result":
+        """All rows of `answers`, landed at `now`."""
         return cls(
-            index,
-            answers.exit[rows],
-            answers.reason[rows],
-            answers.probabilities[rows],
-            answers.history.take(rows),
-            np.full(len(index), now),
+            answers.index,
+            answers.exit,
+            answers.reason,
+            answers.probabilities,
+            answers.history,
+            np.full(len(answers.index), now),
         )
 
     @classmethod
@@ -46,41 +42,30 @@ class Result:
         """All rows of some parts (at least one), in the order of `index`; it may share memory with them."""
         whole = parts[0]
         if len(parts) > 1:
-            index, exit, reason, probabilities, landed, *history = (
-                np.concatenate(same) for same in zip(*(part._columns() for part in parts), strict=True)
-            )
-            whole = cls(index, exit, reason, probabilities, History(*history), landed)
-        order = np.argsort(whole.index, kind="stable") if len(whole.index) > 1 else slice(None)
-        return whole.take(order)
+            whole = cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
+        return whole if len(whole.index) == 1 else whole.take(np.argsort(whole.index, kind="stable"))
 
-    def take(self, rows: Rows) -> "Result":
-        """Some rows: a copy where they are listed, a view of a slice."""
-        return Result(
-            self.index[rows],
-            self.exit[rows],
-            self.reason[rows],
-            self.probabilities[rows],
-            self.history.take(rows),
-            self.landed[rows],
-        )
+    def take(self, rows: NDArray[np.int64]) -> "Result":
+        """A copy of some rows."""
+        return Result(*(column.take(rows, axis=0) for column in vars(self).values()))
+
+    def part(self, rows: slice) -> "Result":
+        """A view of neighbouring rows."""
+        return Result(*(column[rows] for column in vars(self).values()))
 
     def longest_seconds(self) -> tuple[float, float]:
-        """The longest queueing and the longest compute of any image, over all the stages it has passed."""
-        seconds = self.history.seconds
+        """The longest queueing and the longest compute time of any image, summed over the stages it passed."""
+        seconds = history_floats(self.history)[..., 2:]
         passed = np.arange(seconds.shape[1]) < self.exit[:, None]
         queue, compute = (seconds * passed[:, :, None]).sum(axis=1).max(axis=0, initial=0.0).tolist()
         return queue, compute
 
-    def _columns(self) -> list[NDArray[Any]]:
-        rest = (self.index, self.exit, self.reason, self.probabilities, self.landed)
-        return [*rest, *vars(self.history).values()]
-
 
 class Pending:
-    """A request in the engine: `done` is its result when everything has left; `landings` tells a stream of each exit.
+    """A request in the engine: `done` is its result once every image has left.
 
-    `landings` holds a Result of some rows for every message, and ends with None; `left` is told how many have left,
-    and `missing` are those that have not.
+    For a stream, `landings` yields a Result for every message and ends with None. `left` is called with the number of
+    images that leave; `missing` counts those that have not.
     """
 
     def __init__(self, images: int, *, stream: bool, left: Callable[[int], None]) -> None:

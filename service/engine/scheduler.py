@@ -3,23 +3,23 @@
 Rules
 1. A ticket is a row of columns, named by its slot; it is FREE, WAITING (for a stage), RUNNING (in a batch) or a SHADOW.
 2. Tickets wait for a stage together, whichever request or batch they came from, first in, first out.
-3. Work-conserving: if anything waits, there is a batch.
+3. Work-conserving: if a ticket waits, there is a batch.
 4. No stage with waiting tickets is passed over more than P times in a row, P = max(patience, K - 1); nor is the oldest
    ticket of a stage by batches of its own stage.
-5. Else who is pressed goes first: a ticket that would miss its deadline if another batch went before. Its batch is the
-   largest that ends in time for the tightest deadline aboard.
-6. Else full batches, the deepest stage of those: their tickets are nearest to an answer.
-7. Else the stage whose batch wastes the least of the device now, the deeper where they are alike; the others gather
-   company meanwhile. How many of the waiting run is `StageTimes.take`.
-8. Where a ticket goes after a stage is `model.exits.decide` and nothing else.
+5. Else urgent tickets go first: those that would miss their deadline if another batch ran before. The batch is the
+   largest that ends in time for its tightest deadline.
+6. Else full batches go first, of the deepest stage that has one: its tickets are nearest to an answer.
+7. Else the stage whose batch wastes the least of the device, the deeper one where they are alike; the others collect
+   tickets meanwhile. `LatencyModel.take` says how many of the waiting tickets run.
+8. `model.exits.decide` alone says where a ticket goes after a stage.
 9. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
-10. A ticket with an exit leaves with it when its next stage cannot end by its deadline any more (`overdue`). One that
-    has reached none leaves when the deadline has passed. `min_exit` outranks both.
+10. A ticket that has reached an exit leaves with it when its next stage cannot end by its deadline (`overdue`). One
+    that has reached none leaves when the deadline has passed. `min_exit` outranks both.
 11. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
-    last stage when nobody waits, to see whether the answer would have stayed. At most `reserve` at a time.
+    last stage when no ticket waits, to compare the answers. There are at most `reserve` shadows at a time.
 
-So a ticket before which m others wait for its stage is aboard after at most (m + 1) * (P + 1) batches, or, where
-tickets have deadlines, (m + 1) * (P + 1)**2.
+So a ticket behind m others in its queue runs after at most (m + 1) * (P + 1) batches, or, where tickets have
+deadlines, (m + 1) * (P + 1)**2.
 """
 
 from dataclasses import dataclass, field
@@ -28,21 +28,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decide
-from msmlp.service.engine.latency import PATIENCE, StageTimes, Turns
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.latency import PATIENCE, LatencyModel, StageSelector
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
 
-NOBODY = np.zeros(0, dtype=np.int64)
+NO_TICKETS = np.zeros(0, dtype=np.int64)
 NO_REASONS = np.zeros(0, dtype=np.int8)
 WITHDRAWN = -1
-"""Beside the reasons of `decide`: of a cancelled ticket's, which nobody asks for."""
+"""For cancelled tickets, next to the reasons of `decide`."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Run stage `stage` (0-based) over `slots`, all of them tickets or all of them shadows.
 
-    `waited` is how long each waited for it, `seconds` how long it should take, the margin included.
+    `waited` is how long each waited for it, `seconds` the predicted duration, margin included.
     """
 
     stage: int
@@ -56,31 +56,31 @@ class Batch:
 class Settled:
     """What became of a batch.
 
-    `left`: tickets that leave with an answer, as positions in the batch, and their `reasons`. `checked`: shadows that
-    have reached the last stage, as positions, and the exits they had `left_at`. `free`: slots to release; `cancelled`:
-    how many cancelled tickets had one of those. `onward`: how many tickets wait for the next stage.
+    `left`: positions in the batch of tickets that leave with an answer, and their `reasons`. `checked`: positions of
+    shadows that have reached the last stage, and the exits they had `left_at`. `free`: slots to release; `cancelled`:
+    how many of those belonged to cancelled tickets. `onward`: how many tickets wait for the next stage.
     """
 
-    left: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    left: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
     reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
-    checked: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
-    left_at: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
-    free: Slots = field(default_factory=lambda: NOBODY)
+    checked: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
+    left_at: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
+    free: Slots = field(default_factory=lambda: NO_TICKETS)
     cancelled: int = 0
     onward: int = 0
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """Tickets that left their queue because of the deadline, with the exit reached (0: none); release their slots."""
+    """Tickets that left their queue at their deadline, and the exit they reached (0: none). Release their slots."""
 
-    slots: Slots = field(default_factory=lambda: NOBODY)
-    exits: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
+    slots: Slots = field(default_factory=lambda: NO_TICKETS)
+    exits: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
     reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
 
 
 class Scheduler:
-    """Tickets in `capacity` slots through `stages` stages, in batches of at most the largest bucket of `times`.
+    """Tickets in `capacity` slots through `stages` stages, in batches of at most the largest bucket of `latency`.
 
     `shadow_every` 0 keeps no shadows; `patience` is that of rule 4.
     """
@@ -89,51 +89,51 @@ class Scheduler:
         self,
         capacity: int,
         stages: int,
-        times: StageTimes,
+        latency: LatencyModel,
         *,
         shadow_every: int = 0,
         reserve: int = 0,
         patience: int = PATIENCE,
     ) -> None:
-        self.stages, self._times = stages, times
+        self.stages, self._latency = stages, latency
         self.tickets = Tickets(capacity, stages)
-        self._turns = Turns(stages, times, patience)
+        self._selector = StageSelector(stages, latency, patience)
         self._queues = [Fifo(capacity) for _ in range(stages)]
         self._shadows = [Fifo(capacity) for _ in range(stages)]
-        self._overtaken = [0] * stages  # batches of its own stage that went without the oldest ticket
+        self._overtaken = [0] * stages  # batches of its own stage that ran without the oldest ticket
         self._shadow_every, self._reserve = shadow_every, reserve
         self._confident = 0  # tickets that left confident, for the sample of shadows
 
-    def add(self, slots: Slots, request: int, terms: Terms, now: float) -> None:
+    def add(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
         """Tickets of one request enter and wait for the first stage."""
-        self.tickets.enter(slots, request, terms, now)
+        self.tickets.enter(slots, request, parameters, now)
         self._queues[0].push(slots)
 
     def next_batch(self, now: float, starts: float | None = None) -> Batch | None:
-        """The batch to run, marked as running; None when nothing waits. It `starts` when the device is free (now)."""
+        """The batch to run, marked as running; None if no ticket waits. It starts at `starts`, by default now."""
         waiting = self.waiting()
         if not any(waiting):
             return self._shadow_batch(now)
-        stage = self._turns.impatient(waiting)
-        pressed = self._pressed(waiting, now if starts is None else starts) if self.tickets.timed else {}
+        stage = self._selector.impatient(waiting)
+        urgent = self._urgent(waiting, now if starts is None else starts) if self.tickets.timed else {}
         if stage is None:
-            stage = min(pressed, key=lambda k: pressed[k][0]) if pressed else self._turns.worthiest(waiting)
-        if stage in pressed and self._overtaken[stage] < self._turns.patience:
-            slots = self._in_time(stage, *pressed[stage])
+            stage = min(urgent, key=lambda k: urgent[k][0]) if urgent else self._selector.worthiest(waiting)
+        if stage in urgent and self._overtaken[stage] < self._selector.patience:
+            slots = self._in_time(stage, *urgent[stage])
         else:
-            slots = self._queues[stage].pop(self._times.take(stage, waiting[stage]))
+            slots = self._queues[stage].pop(self._latency.take(stage, waiting[stage]))
             self._overtaken[stage] = 0
-        self._turns.taken(stage, waiting)
+        self._selector.taken(stage, waiting)
         return self._batch(stage, slots, now)
 
     def overdue(self, now: float, free: float) -> Overdue:
-        """Take out the waiting tickets that rule 10 lets wait no longer, when no batch can start before `free`."""
+        """Take out the waiting tickets that must leave by rule 10, if no batch can start before `free`."""
         if not self.tickets.timed:
             return Overdue()
         gone = []
         for stage, queue in enumerate(self._queues):
             deadline = self.tickets.deadline[queue.slots]
-            # With no answer yet even a late one is worth starting for.
+            # Without an answer, even a late one is worth running for.
             late = deadline < free + self._shortest(stage) if stage else deadline <= now
             gone.append(queue.keep(~late | (self.tickets.min_exit[queue.slots] > stage)))
         slots, exits = np.concatenate(gone), np.repeat(np.arange(self.stages), [len(g) for g in gone])
@@ -141,7 +141,7 @@ class Scheduler:
         return Overdue(slots, exits, np.where(exits > 0, Reason.DEADLINE, Reason.EXPIRED).astype(np.int8))
 
     def settle(self, batch: Batch, scores: NDArray[np.float32], now: float) -> Settled:
-        """A batch's scores are known: survivors wait for the next stage, the rest leaves."""
+        """Take in a batch's scores: survivors wait for the next stage, the others leave."""
         self.tickets.require(batch.slots, RUNNING)
         if batch.shadows:
             return self._settle_shadows(batch, now)
@@ -154,7 +154,7 @@ class Scheduler:
             tickets.min_exit.take(slots),
             tickets.max_exit.take(slots),
         )
-        withdrawn = NOBODY
+        withdrawn = NO_TICKETS
         if tickets.unwanted:
             cancelled = tickets.cancelled[slots]
             withdrawn, reasons[cancelled] = slots[cancelled], WITHDRAWN
@@ -170,16 +170,16 @@ class Scheduler:
         return Settled(left, reasons, free=free, cancelled=len(withdrawn), onward=onward)
 
     def cancel(self, request: int) -> Slots:
-        """Nobody waits for `request`: its waiting tickets are free at once (release these slots)."""
+        """Drop a request: its waiting tickets leave at once → their slots, to release."""
         return self._withdraw(np.array([request]))
 
     def abandon(self, batch: Batch) -> tuple[NDArray[np.int64], Slots]:
-        """The batch failed: every ticket of its requests leaves unanswered → those requests, slots to release.
+        """A batch failed: every ticket of its requests leaves unanswered → those requests, slots to release.
 
-        Those in another batch leave as cancelled ones do, after it.
+        Their tickets in other batches leave as cancelled ones do, after the batch.
         """
         self.tickets.require(batch.slots, RUNNING)
-        requests = NOBODY if batch.shadows else np.unique(self.tickets.request[batch.slots])
+        requests = NO_TICKETS if batch.shadows else np.unique(self.tickets.request[batch.slots])
         self.tickets.end(batch.slots, RUNNING)
         return requests, np.concatenate([batch.slots, self._withdraw(requests)])
 
@@ -192,47 +192,47 @@ class Scheduler:
         return not any(map(len, self._queues)) and not any(map(len, self._shadows))
 
     def oldest_since(self) -> list[float]:
-        """Since when the longest-waiting ticket of each stage waits, [K]; inf where none does."""
+        """Since when the oldest waiting ticket of each stage has waited, [K]; inf where none waits."""
         since = self.tickets.since
         return [since.item(queue.first) if len(queue) else np.inf for queue in self._queues]
 
-    def _pressed(self, waiting: list[int], starts: float) -> dict[int, tuple[float, NDArray[np.bool_]]]:
-        """By stage: the time left to the tightest who would be late after another batch, and which ones would."""
-        pressed, times = {}, self._times
-        another = max(times.predict(k, waits) for k, waits in enumerate(waiting) if waits) * times.margin
+    def _urgent(self, waiting: list[int], starts: float) -> dict[int, tuple[float, NDArray[np.bool_]]]:
+        """By stage, the tickets that would be late after another batch, and the time left to the tightest of them."""
+        urgent, latency = {}, self._latency
+        another = max(latency.predict(k, waits) for k, waits in enumerate(waiting) if waits) * latency.margin
         for stage, queue in enumerate(self._queues):
             left = self.tickets.deadline[queue.slots] - starts
-            own = times.predict(stage, waiting[stage]) * times.margin
-            mine = (left >= self._shortest(stage)) & (left < another + own)  # who is late already, haste cannot help
+            own = latency.predict(stage, waiting[stage]) * latency.margin
+            mine = (left >= self._shortest(stage)) & (left < another + own)  # one that is late already gains nothing
             if mine.any():
-                pressed[stage] = float(left[mine].min()), mine
-        return pressed
+                urgent[stage] = float(left[mine].min()), mine
+        return urgent
 
-    def _in_time(self, stage: int, left: float, pressed: NDArray[np.bool_]) -> Slots:
-        """The pressed first, the tightest of them ahead, and the oldest of the others where there is room."""
+    def _in_time(self, stage: int, left: float, urgent: NDArray[np.bool_]) -> Slots:
+        """A batch of the urgent tickets, the tightest first, filled up with the oldest of the others."""
         queue = self._queues[stage]
-        room = max(1, self._times.longest_within(stage, left))
-        first = pressed.nonzero()[0]
+        room = max(1, self._latency.longest_within(stage, left))
+        first = urgent.nonzero()[0]
         first = first[np.argsort(self.tickets.deadline[queue.slots[first]], kind="stable")]
         staying = np.ones(len(queue), dtype=bool)
-        staying[np.concatenate([first, (~pressed).nonzero()[0]])[:room]] = False
+        staying[np.concatenate([first, (~urgent).nonzero()[0]])[:room]] = False
         self._overtaken[stage] = self._overtaken[stage] + 1 if staying[0] else 0
         return queue.keep(staying)
 
     def _shortest(self, stage: int) -> float:
-        """Seconds that a stage takes at the least, the margin included."""
-        return self._times.predict(stage, 1) * self._times.margin
+        """Seconds of the shortest batch of a stage, margin included."""
+        return self._latency.predict(stage, 1) * self._latency.margin
 
     def _batch(self, stage: int, slots: Slots, now: float, *, shadows: bool = False) -> Batch:
         self.tickets.move(slots, SHADOW if shadows else WAITING, RUNNING)
-        seconds = self._times.predict(stage, len(slots)) * self._times.margin
+        seconds = self._latency.predict(stage, len(slots)) * self._latency.margin
         return Batch(stage, slots, now - self.tickets.since.take(slots), seconds, shadows)
 
     def _shadow_batch(self, now: float) -> Batch | None:
-        """Shadows of the deepest stage that has any."""
+        """Shadows of the deepest stage with any."""
         for stage in reversed(range(self.stages)):
             if waits := len(self._shadows[stage]):
-                slots = self._shadows[stage].pop(min(waits, self._times.buckets[-1]))
+                slots = self._shadows[stage].pop(min(waits, self._latency.buckets[-1]))
                 return self._batch(stage, slots, now, shadows=True)
         return None
 
@@ -245,7 +245,7 @@ class Scheduler:
         return Settled(checked=np.arange(len(batch.slots)), left_at=left_at, free=batch.slots)
 
     def _leave(self, slots: Slots, reasons: NDArray[np.int8], exit: int, now: float) -> Slots:
-        """Answered tickets end, but for those that stay as shadows → slots that are free."""
+        """Answered tickets end, except those kept as shadows → free slots."""
         if self._shadow_every:
             kept = self._sample(reasons == CONFIDENT)
             if len(kept):
@@ -268,14 +268,14 @@ class Scheduler:
         self._shadows[stage].push(slots)
 
     def _sample(self, confident: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Every `shadow_every`-th of those who leave confident, counted over all batches, while there is room."""
+        """Every `shadow_every`-th confident ticket, counted over all batches, while there is room."""
         before = self._confident % self._shadow_every
         self._confident += int(np.count_nonzero(confident))
         which = confident.nonzero()[0][self._shadow_every - 1 - before :: self._shadow_every]
         return which[: max(0, self._reserve - self.tickets.shadows)]
 
     def _withdraw(self, requests: NDArray[np.int64]) -> Slots:
-        """Tickets of these requests leave: those that wait now, those aboard after their batch."""
+        """Tickets of these requests leave: waiting ones now, running ones after their batch."""
         whose = self.tickets.request
         gone = np.concatenate([queue.keep(~np.isin(whose[queue.slots], requests)) for queue in self._queues])
         self.tickets.end(gone, WAITING)

@@ -1,61 +1,11 @@
-"""A queue of slots: first in, first out, in one array. Pure."""
+"""Tickets as rows of columns, named by their slots, and the queues they wait in. Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 
 Slots = NDArray[np.int64]
-
-
-class Fifo:
-    """At most `capacity` slots, each once."""
-
-    def __init__(self, capacity: int) -> None:
-        # Twice the room, so that what is left moves to the front only once in `capacity` slots.
-        self._array = np.zeros(2 * capacity, dtype=np.int64)
-        self._head = self._tail = 0
-
-    def __len__(self) -> int:
-        return self._tail - self._head
-
-    @property
-    def slots(self) -> Slots:
-        """All that wait, the oldest first; a view that the next change makes meaningless."""
-        return self._array[self._head : self._tail]
-
-    @property
-    def first(self) -> int:
-        """The oldest; there must be one."""
-        return self._array.item(self._head)
-
-    def push(self, slots: Slots) -> None:
-        """To the end, in their order."""
-        count = len(slots)
-        if self._tail + count > len(self._array):
-            waiting = self.slots.copy()
-            self._head, self._tail = 0, len(waiting)
-            self._array[: self._tail] = waiting
-        self._array[self._tail : self._tail + count] = slots
-        self._tail += count
-
-    def pop(self, count: int) -> Slots:
-        """The `count` oldest leave."""
-        slots = self._array[self._head : self._head + count].copy()
-        self._head += count
-        return slots
-
-    def keep(self, staying: NDArray[np.bool_]) -> Slots:
-        """Those that do not stay leave, wherever they stand → who left; `staying` goes with `slots`."""
-        slots = self.slots
-        left, rest = slots[~staying], slots[staying]
-        self._array[self._head : self._head + len(rest)] = rest
-        self._tail = self._head + len(rest)
-        return left
-
-
-# FROM service/engine/tickets.py:
-# Tickets as rows of columns, named by their slots, and what they may become. Pure.
 
 FREE, WAITING, RUNNING, SHADOW = 0, 1, 2, 3
 TRANSITIONS = {
@@ -69,12 +19,58 @@ TRANSITIONS = {
 }
 
 
+class Fifo:
+    """A queue of at most `capacity` slots, each once, in one array."""
+
+    def __init__(self, capacity: int) -> None:
+        # Twice the room, so that the rest moves to the front only once per `capacity` slots.
+        self._array = np.zeros(2 * capacity, dtype=np.int64)
+        self._head = self._tail = 0
+
+    def __len__(self) -> int:
+        return self._tail - self._head
+
+    @property
+    def slots(self) -> Slots:
+        """All slots, the oldest first; a view that is valid until the next change."""
+        return self._array[self._head : self._tail]
+
+    @property
+    def first(self) -> int:
+        """The oldest slot; the queue must not be empty."""
+        return self._array.item(self._head)
+
+    def push(self, slots: Slots) -> None:
+        """Append slots in their order."""
+        count = len(slots)
+        if self._tail + count > len(self._array):
+            waiting = self.slots.copy()
+            self._head, self._tail = 0, len(waiting)
+            self._array[: self._tail] = waiting
+        self._array[self._tail : self._tail + count] = slots
+        self._tail += count
+
+    def pop(self, count: int) -> Slots:
+        """Remove the `count` oldest."""
+        slots = self._array[self._head : self._head + count].copy()
+        self._head += count
+        return slots
+
+    def keep(self, staying: NDArray[np.bool_]) -> Slots:
+        """Remove the slots that do not stay → those; `staying` goes with `slots`."""
+        slots = self.slots
+        left, rest = slots[~staying], slots[staying]
+        self._array[self._head : self._head + len(rest)] = rest
+        self._tail = self._head + len(rest)
+        return left
+
+
 class Tickets:
     """`capacity` slots for tickets of a cascade of `stages`.
 
-    Columns are [capacity]; `thresholds` is [stages, capacity]; `shadow_of` is the exit a shadow's ticket has left at, 0
-    for who is no shadow. `timed`, `unwanted` and `shadows` count the tickets that have a deadline, are cancelled but
-    aboard a batch, and are shadows: most of the time there are none, and nothing need be looked up.
+    Columns are [capacity]; `thresholds` is [stages, capacity]; `shadow_of` is the exit at which a shadow's ticket left,
+    0 for other tickets. `timed`, `unwanted` and `shadows` count the tickets that have a deadline, were cancelled while
+    running, and are shadows: mostly there are none, and the columns need not be read.
     """
 
     def __init__(self, capacity: int, stages: int) -> None:
@@ -91,31 +87,31 @@ class Tickets:
         self.shadow_of = np.zeros(capacity, dtype=np.int64)
         self.timed = self.unwanted = self.shadows = 0
 
-    def enter(self, slots: Slots, request: int, terms: Terms, now: float) -> None:
-        """Tickets of one request, in the order of its images."""
+    def enter(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
+        """Tickets of one request begin to wait, in the order of its images."""
         self.require(slots, FREE)
         self.move(slots, FREE, WAITING)
         self.request[slots], self.index[slots] = request, np.arange(len(slots))
-        self.thresholds[: self.stages - 1, slots] = terms.thresholds[:, None]
-        self.min_exit[slots], self.max_exit[slots] = terms.min_exit, terms.max_exit
-        self.deadline[slots], self.since[slots] = terms.deadline, now
-        self.timed += len(slots) if terms.deadline < np.inf else 0
+        self.thresholds[: self.stages - 1, slots] = parameters.thresholds[:, None]
+        self.min_exit[slots], self.max_exit[slots] = parameters.min_exit, parameters.max_exit
+        self.deadline[slots], self.since[slots] = parameters.deadline, now
+        self.timed += len(slots) if parameters.deadline < np.inf else 0
 
     def withdraw(self, requests: NDArray[np.int64]) -> None:
-        """Nobody waits for those aboard a batch any more."""
-        aboard = (self.state == RUNNING) & ~self.cancelled & np.isin(self.request, requests)
-        self.cancelled |= aboard
-        self.unwanted += int(aboard.sum())
+        """Mark the running tickets of these requests as cancelled."""
+        running = (self.state == RUNNING) & ~self.cancelled & np.isin(self.request, requests)
+        self.cancelled |= running
+        self.unwanted += int(running.sum())
 
     def become_shadows(self, slots: Slots, exit: int) -> None:
-        """Their answers are on their way; as shadows nobody can cancel them and nothing lets them go."""
+        """Tickets that were answered become shadows: they belong to no request, and reach the last exit."""
         self._untime(slots)
         self.request[slots], self.shadow_of[slots] = -1, exit
         self.thresholds[:, slots], self.max_exit[slots] = 1.0, self.stages
         self.shadows += len(slots)
 
     def end(self, slots: Slots, source: int) -> None:
-        """Slots are free, with nothing left of who was in them that could bind the next."""
+        """Free slots, and reset what would affect their next tickets."""
         self.move(slots, source, FREE)
         self._untime(slots)
         if self.shadows:
@@ -126,12 +122,12 @@ class Tickets:
             self.cancelled[slots] = False
 
     def require(self, slots: Slots, state: int) -> None:
-        """RuntimeError unless all are in that state."""
+        """Raise RuntimeError unless all are in that state."""
         if (self.state.take(slots) != state).any():
             raise RuntimeError(f"illegal transition: not all of {slots.tolist()} are in state {state}")
 
     def move(self, slots: Slots, source: int, target: int) -> None:
-        """All of `slots`, which are in state `source`; RuntimeError for a transition that is not in the table."""
+        """Change the state of `slots`, which are in `source`; RuntimeError for a transition not in the table."""
         if (source, target) not in TRANSITIONS:
             raise RuntimeError(f"illegal transition {source} → {target}")
         self.state[slots] = target

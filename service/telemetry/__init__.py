@@ -1,1 +1,1 @@
-"""Who watches requests: metrics, statistics, the access log and traces."""
+"""Metrics, statistics, the access log and traces."""

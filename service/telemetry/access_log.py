@@ -1,4 +1,4 @@
-"""A line in the log for every request."""
+"""The access log: one line per request."""
 
 import logging
 from collections import Counter
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 log = logging.getLogger("msmlp.access")
 
@@ -21,43 +21,43 @@ PROBES = {
     "grpc/ServerReady",
     "grpc/ModelReady",
 }
-"""What asks every few seconds, and would bury the rest."""
+"""Routes that are asked every few seconds and would bury the rest; logged at level debug."""
 
 
-def log_access(account: Account) -> None:
-    """Write a request's line: in words, and by fields for a log of JSON."""
-    level = logging.DEBUG if account.route in PROBES else logging.INFO
+def log_access(record: RequestRecord) -> None:
+    """Log a request: as text, and as fields for a JSON log."""
+    level = logging.DEBUG if record.route in PROBES else logging.INFO
     if log.isEnabledFor(level):
-        told = _fields(account)
-        log.log(level, _words(account, told), extra={"request_id": account.request_id, **told})
+        fields = _fields(record)
+        log.log(level, _text(record, fields), extra={"request_id": record.request_id, **fields})
 
 
-def _fields(account: Account) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "method": account.method,
-        "route": account.route,
-        "status": int(account.status),
-        "duration_ms": round(1e3 * account.seconds, 3),
+def _fields(record: RequestRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "method": record.method,
+        "route": record.route,
+        "status": int(record.status),
+        "duration_ms": round(1e3 * record.seconds, 3),
     }
-    if account.images:
-        told |= {"images": account.images, "exits": _exits(account), "gflops": round(account.gflops, 9)}
-    if account.plan:
-        told |= {"operating_point": account.plan.name, "source": account.plan.source}
-    if account.trace_id:
-        told["trace_id"] = account.trace_id
-    return told
+    if record.images:
+        fields |= {"images": record.images, "exits": _exits(record), "gflops": round(record.gflops, 9)}
+    if record.point:
+        fields |= {"operating_point": record.point.name, "source": record.point.source}
+    if record.trace_id:
+        fields["trace_id"] = record.trace_id
+    return fields
 
 
-def _exits(account: Account) -> dict[str, int]:
+def _exits(record: RequestRecord) -> dict[str, int]:
     """How many images left at each exit; `none` expired before the first."""
-    left = Counter(np.concatenate([landed.exit for landed in account.landed]).tolist() if account.landed else [])
+    left = Counter(np.concatenate([landed.exit for landed in record.landed]).tolist() if record.landed else [])
     return {str(exit) if exit else "none": left[exit] for exit in sorted(left)}
 
 
-def _words(account: Account, told: dict[str, Any]) -> str:
-    words = f"{account.method} {account.route} {account.status:d} in {told['duration_ms']:.1f} ms"
-    if not told.get("exits"):
-        return words
-    exits = ", ".join(f"{number} at exit {exit}" for exit, number in told["exits"].items())
-    images = f"{account.images} image{'s' * (account.images > 1)}"
-    return f"{words}: {images}, {exits}, {account.gflops:.4g} GFLOPs"
+def _text(record: RequestRecord, fields: dict[str, Any]) -> str:
+    text = f"{record.method} {record.route} {record.status:d} in {fields['duration_ms']:.1f} ms"
+    if not fields.get("exits"):
+        return text
+    exits = ", ".join(f"{number} at exit {exit}" for exit, number in fields["exits"].items())
+    images = f"{record.images} image{'s' * (record.images > 1)}"
+    return f"{text}: {images}, {exits}, {record.gflops:.4g} GFLOPs"

@@ -1,11 +1,11 @@
-"""Prometheus metrics."""
+"""Prometheus metrics: what is counted as it happens. `gauges` has what is read when Prometheus scrapes."""
 
 import math
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from threading import Lock
@@ -27,113 +27,93 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.async_engine import Engine
+from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.telemetry.gauges import Gauges
-from msmlp.service.telemetry.record import INFERENCES, Account
+from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MANY = 128
-"""Images from which on numpy's calls cost less than a round for each."""
+"""From this many images on, numpy costs less than a loop."""
 SHADOWS = 1000
-"""So many of the newest shadows of an exit make its agreement."""
+"""The newest shadows of an exit, over which its agreement is computed."""
 REASONS = {int(r): r.name.lower() for r in Reason}
 STATUSES = (200, 429, 499, 500, 503, 504)
-"""What requests to classify may come to by no fault of their own."""
+"""Statuses of valid requests to classify."""
 
 NO_EXIT = "none"
 """The exit of an image that expired before it reached one."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
-# Every counter would come with a second series that nobody reads.
+# Every counter would come with a second series, its time of creation, that nobody reads.
 disable_created_metrics()
 
 
 class Metrics:
-    """One registry a service, of a cascade whose exits cost `gflops`, cumulative [K].
+    """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
     Label values come from the code, never from a client.
     """
 
     def __init__(self, gflops: Sequence[float], name: str, version: str) -> None:
-        self.registry = r = CollectorRegistry()
-        ProcessCollector(registry=r)
-        self._gauges = Gauges(r, gflops)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._gauges = Gauges(registry, gflops)
         self._name, self._version = name, version
-        self._stages = stages = len(gflops)
+        self._stages = len(gflops)
         self.executions = 0
         """Batches that the first stage has run."""
 
         self._shadows: dict[int, deque[bool]] = {}
         self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
-        exits = range(1, stages + 1)
-        self.requests = Counter("msmlp_requests", "Requests answered.", ["route", "status"], registry=r)
-        self.request_seconds = Histogram(
-            "msmlp_request_seconds", "Arrival to answer.", ["route"], registry=r, buckets=SECONDS
-        )
-        self.images = Counter("msmlp_images", "Images answered.", ["exit", "reason"], registry=r)
-        self.image_seconds = Histograms(
-            "msmlp_image_seconds",
-            "Arrival to an image's answer.",
-            "exit",
-            [*exits, NO_EXIT],
-            bounds=SECONDS,
-            registry=r,
-        )
-        self.queue_seconds = Histograms(
-            "msmlp_stage_queue_seconds", "An image's wait for a stage.", "stage", exits, bounds=SECONDS, registry=r
-        )
-        self.compute_seconds = Histogram(
-            "msmlp_stage_compute_seconds", "One batch of a stage.", ["stage"], registry=r, buckets=SECONDS
-        )
-        self.batch_size = Histogram(
-            "msmlp_stage_batch_size", "Images in a batch, padding not counted.", ["stage"], registry=r, buckets=SIZES
-        )
-        self.confidence = Histograms(
-            "msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES, registry=r
-        )
-        self.gflops = Counter("msmlp_gflops", "GFLOPs spent on answered images.", registry=r)
-        self.gflops_saved = Counter("msmlp_gflops_saved", "GFLOPs the whole cascade would have cost more.", registry=r)
-        self.gflops_expected = Counter(
-            "msmlp_gflops_expected", "GFLOPs that calibration expects of answered images.", registry=r
-        )
-        self.shed = Counter(
-            "msmlp_shed",
-            "Not admitted: images for want of places or of time, requests for want of memory.",
-            ["reason"],
-            registry=r,
-        )
-        self.agreement = Gauge(
-            "msmlp_shadow_agreement",
-            "Share of early answers that the last exit agrees with, of the newest ones run to the end; NaN before any.",
-            ["exit"],
-            registry=r,
-        )
-        self.cancelled = Counter("msmlp_cancelled", "Images nobody waited for any more.", ["where"], registry=r)
-        self.deadline = Counter(
-            "msmlp_deadline", "Images with a deadline, by what came of it.", ["outcome"], registry=r
-        )
-        self.margin = Histogram(
-            "msmlp_deadline_margin_seconds",
-            "An image's deadline less its answer: below 0 it was late.",
-            registry=r,
-            buckets=MARGINS,
-        )
-        self.restarts = Counter(
-            "msmlp_engine_restarts", "Times that the engine's process had died and was started anew.", registry=r
-        )
-        self.model_info = Gauge(
-            "msmlp_model_info", "The model served.", ["name", "version", "backend", "device"], registry=r
-        )
+        self._create(range(1, len(gflops) + 1))
         self._begin_at_zero()
 
+    def _create(self, exits: Sequence[int]) -> None:
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        by_label = partial(LabelledHistogram, registry=self.registry)
+
+        self.requests = counter("msmlp_requests", "Requests answered.", ["route", "status"])
+        text = "Arrival to answer."
+        self.request_seconds = histogram("msmlp_request_seconds", text, ["route"], buckets=SECONDS)
+        self.images = counter("msmlp_images", "Images answered.", ["exit", "reason"])
+        text = "Arrival to an image's answer."
+        self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT], bounds=SECONDS)
+        text = "An image's wait for a stage."
+        self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits, bounds=SECONDS)
+        text = "Duration of a batch."
+        self.compute_seconds = histogram("msmlp_stage_compute_seconds", text, ["stage"], buckets=SECONDS)
+        text = "Images in a batch, without padding."
+        self.batch_size = histogram("msmlp_stage_batch_size", text, ["stage"], buckets=SIZES)
+        self.confidence = by_label("msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES)
+        self.gflops = counter("msmlp_gflops", "GFLOPs spent on answered images.")
+        self.gflops_saved = counter("msmlp_gflops_saved", "GFLOPs that the whole cascade would have cost in addition.")
+        self.gflops_expected = counter(
+            "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
+        )
+        text = "Refused: images at full capacity or for too long a wait, requests for lack of memory."
+        self.shed = counter("msmlp_shed", text, ["reason"])
+        text = (
+            "Share of early answers that the last exit agrees with, among the newest ones run to the end; "
+            "NaN before the first."
+        )
+        self.agreement = gauge("msmlp_shadow_agreement", text, ["exit"])
+        self.cancelled = counter("msmlp_cancelled", "Images whose client had left, by where they were.", ["where"])
+        self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
+        text = "An image's deadline minus the time of its answer; negative if it was late."
+        self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
+        self.restarts = counter("msmlp_engine_restarts", "Restarts of the engine's process after it died.")
+        labels = ["name", "version", "backend", "device"]
+        self.model_info = gauge("msmlp_model_info", "The model served.", labels)
+
     def _begin_at_zero(self) -> None:
-        """Every series that can be foreseen: one that first appears with an event hides that event from rates."""
+        """Create every known series: one that first appears with an event hides that event from rates."""
         for exit in range(1, self._stages + 1):
             for reason in ("confident", "max_exit", "deadline") if exit < self._stages else ("final",):
                 self.images.labels(exit, reason)
@@ -153,16 +133,16 @@ class Metrics:
         for outcome in ("met", "late", "cut_short", "expired"):
             self.deadline.labels(outcome)
 
-    def watch(self, engine: Engine, policy: Policy) -> None:
-        """Tie the gauges to what they show; read when scraped."""
-        self._gauges.watch(engine, policy)
+    def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
+        """Show this engine, and the thresholds that these operating points give, in the gauges."""
+        self._gauges.watch(engine, points)
 
     def watch_process(self, pid: Callable[[], int | None]) -> None:
-        """Show what the engine's own process uses, as `msmlp_engine_process_...`; nothing while there is none."""
+        """Show the resources of the engine's own process as `msmlp_engine_process_...`; nothing while there is none."""
         ProcessCollector(namespace="msmlp_engine", pid=lambda: str(pid()), registry=self.registry)
 
     def observe(self, message: Outbound) -> None:
-        """What the engine says of itself and its batches."""
+        """Count a message of the engine."""
         if isinstance(message, Ready):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
@@ -179,13 +159,13 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over, whatever came of it."""
-        self._child(self.requests, account.route, account.status).inc()
-        self._child(self.request_seconds, account.route).observe(account.seconds)
+        self._child(self.requests, record.route, record.status).inc()
+        self._child(self.request_seconds, record.route).observe(record.seconds)
 
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> float:
-        """Images of a request were answered → the GFLOPs that this has cost.
+        """Images of a request were answered → the GFLOPs they cost.
 
         `gflops` is cumulative per exit, `deadline` inf without one (monotonic seconds).
         """
@@ -208,18 +188,19 @@ class Metrics:
 
     def _observe_each(self, result: Result, exits: list[int], arrival: float) -> None:
         self.image_seconds.observe([exit - 1 for exit in exits], (result.landed - arrival).tolist())
-        for exit, stages in zip(exits, result.history.measured.tolist(), strict=True):
+        queue_seconds, confidences = (result.history[name].tolist() for name in ("queue_seconds", "confidence"))
+        for exit, queued, confidence in zip(exits, queue_seconds, confidences, strict=True):
             if exit:
-                self.confidence.observe((exit - 1,), (stages[exit - 1][1],))
-                self.queue_seconds.observe(range(exit), [seconds for _, _, seconds, _ in stages[:exit]])
+                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
+                self.queue_seconds.observe(range(exit), queued[:exit])
 
     def _observe_together(self, result: Result, arrival: float) -> None:
         self.image_seconds.observe_many(result.exit - 1, result.landed - arrival)
         images, stages = np.nonzero(np.arange(self._stages) < result.exit[:, None])
-        self.queue_seconds.observe_many(stages, result.history.queue_seconds[images, stages])
+        self.queue_seconds.observe_many(stages, result.history["queue_seconds"][images, stages])
         reached = result.exit.nonzero()[0]
         last = result.exit[reached] - 1
-        self.confidence.observe_many(last, result.history.confidence[reached, last])
+        self.confidence.observe_many(last, result.history["confidence"][reached, last])
 
     def render(self) -> bytes:
         """Prometheus text."""
@@ -238,14 +219,10 @@ def _outcome(reason: int, landed: float, deadline: float) -> str:
     return "cut_short" if reason == Reason.DEADLINE else "met"
 
 
-# FROM service/telemetry/metrics.py:
-# Histograms that take many observations at once; what Prometheus reads is as the library's own writes it.
+class LabelledHistogram(Collector):
+    """A histogram with one label whose values are known; `bounds` are upper edges, without inf. Takes many at once.
 
-
-class Histograms(Collector):
-    """One histogram for every value of a label, all there from the start; `bounds` are upper edges, inf not named.
-
-    The library's own takes one observation a call, which for requests of many images costs more than their JSON.
+    The library's own takes one observation per call, which costs more than the JSON of a request of many images.
     """
 
     def __init__(
@@ -268,20 +245,20 @@ class Histograms(Collector):
         registry.register(self)
 
     def observe(self, rows: Iterable[int], amounts: Iterable[float]) -> None:
-        """Each of `amounts` belongs to the label's value of that number in `rows`, where -1 is the last."""
+        """Count each of `amounts` under the label value whose position is in `rows`; -1 is the last."""
         bounds, counts, sums = self._bounds, self._counts, self._sums
         with self._lock:
-            # For one image and for hundreds alike, quicker than numpy, whose calls cost more than a few dozen rounds.
+            # Faster than numpy for up to a hundred or so.
             for row, amount in zip(rows, amounts, strict=True):
-                counts[row][bisect_left(bounds, amount)] += 1  # an amount on an edge belongs below it
+                counts[row][bisect_left(bounds, amount)] += 1  # an amount on an edge counts below it
                 sums[row] += amount
 
     def observe_many(self, rows: NDArray[np.int64], amounts: NDArray[np.floating]) -> None:
-        """The same for some hundreds or more: numpy takes no time for each."""
+        """The same for hundreds or more."""
         values, edges = len(self._values), len(self._edges)
-        places = np.searchsorted(self._bounds, amounts.astype(np.float64), side="left")
+        buckets = np.searchsorted(self._bounds, amounts.astype(np.float64), side="left")
         rows = rows % values
-        counts = np.bincount(rows * edges + places, minlength=values * edges).reshape(values, edges).tolist()
+        counts = np.bincount(rows * edges + buckets, minlength=values * edges).reshape(values, edges).tolist()
         sums = np.bincount(rows, weights=amounts, minlength=values).tolist()
         with self._lock:
             for row, (more, amount) in enumerate(zip(counts, sums, strict=True)):
@@ -289,7 +266,7 @@ class Histograms(Collector):
                 self._sums[row] += amount
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """What a scrape reads."""
+        """The histogram of one scrape."""
         with self._lock:
             counts, sums = [list(accumulate(row)) for row in self._counts], list(self._sums)
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])

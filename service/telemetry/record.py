@@ -1,4 +1,4 @@
-"""What is known of a request from its arrival to its end, for all who watch: metrics, statistics, log, traces."""
+"""The record of a request from its arrival to its end, for metrics, statistics, the access log and traces."""
 
 import logging
 import math
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from msmlp.service.engine.messages import History
 from msmlp.service.engine.result import Result
 from msmlp.service.logs import request_id_of_this_task, sane_id
-from msmlp.service.operating_points import Plan
+from msmlp.service.operating_points import ResolvedPoint
 
 log = logging.getLogger("msmlp.http")
 
 RPC, STREAM = "RPC", "STREAM"
-"""Methods of gRPC's requests, and of a stream of them when it is that which ends."""
+"""Methods of gRPC requests, and of a gRPC stream when it ends."""
 
 INFERENCES = {
     "/classify": "POST",
@@ -26,24 +26,24 @@ INFERENCES = {
     "grpc/ModelInfer": RPC,
     "grpc/ModelStreamInfer": RPC,
 }
-"""Routes that classify, and the method by which they do."""
+"""Routes that classify, with their method."""
 
 
 @dataclass(frozen=True)
 class Landed:
-    """Images that were answered: the exit each left at, 0 without one, and what its stages took."""
+    """Answered images: the exit of each, 0 if it expired, and its history."""
 
     exit: NDArray[np.int64]
     history: History
 
 
 @dataclass
-class Account:
-    """A request. Times are monotonic seconds; what it has not come to is as it begins here.
+class RequestRecord:
+    """A request. Times are in monotonic seconds; what has not happened yet has its default.
 
-    `route` and `method` are of bounded sets. `status` is what came of it, in the words of HTTP: of a stream that broke
-    off not the 200 that it began with. `decoding` is when that began and ended; `queue_seconds` and `compute_seconds`
-    are the longest of any image, over all its stages.
+    The values of `route` and `method` are bounded. `status` is the outcome as an HTTP status: for a stream that broke
+    off, not the 200 it began with. `decoding` is the begin and end of decoding; `queue_seconds` and `compute_seconds`
+    are the longest of any image, summed over its stages.
     """
 
     request_id: str
@@ -52,7 +52,7 @@ class Account:
     route: str = ""
     headers: Callable[[], Mapping[str, str]] = dict
     images: int = 0
-    plan: Plan | None = None
+    point: ResolvedPoint | None = None
     decoding: tuple[float, float] = (0.0, 0.0)
     landed: list[Landed] = field(default_factory=list)
     gflops: float = 0.0
@@ -64,68 +64,68 @@ class Account:
 
     @property
     def inference(self) -> bool:
-        """Whether it is there to classify something."""
+        """Whether the request classifies images."""
         return INFERENCES.get(self.route) == self.method
 
     @property
     def seconds(self) -> float:
-        """From its arrival to its end."""
+        """From arrival to end."""
         return self.ended - self.arrival
 
     @property
     def decode_seconds(self) -> float:
-        """How long its images took to be decoded."""
+        """How long decoding took."""
         return self.decoding[1] - self.decoding[0]
 
     @property
     def answered(self) -> int:
-        """How many of its images were."""
+        """Images answered so far."""
         return sum(len(landed.exit) for landed in self.landed)
 
     def rename(self, given: str) -> None:
-        """Its client calls it so, as is read only now; what is no sane id changes nothing."""
+        """Take the id that the client gave, or a new one if it is unsafe; an empty one changes nothing."""
         if given:
             self.request_id = sane_id(given)
             request_id_of_this_task.set(self.request_id)
 
     def land(self, result: Result, gflops: float) -> None:
-        """Some of its images were answered, which has cost so much."""
+        """Add answered images and their cost."""
         self.landed.append(Landed(result.exit, result.history))
         self.gflops += gflops
         queue, compute = result.longest_seconds()
         self.queue_seconds, self.compute_seconds = max(self.queue_seconds, queue), max(self.compute_seconds, compute)
 
 
-Observer = Callable[[Account], None]
+Observer = Callable[[RequestRecord], None]
 
 
-class Accounts:
-    """Those of all requests of a service; `observers` are told of each once, at its end, in their order."""
+class RequestRecords:
+    """The records of a service's requests; each goes to the `observers` once, in their order, when the request ends."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = list(observers)
 
     @contextmanager
-    def open(self, account: Account) -> Iterator[None]:
-        """A request is answered inside; what is logged there has its id. It is over at the end if not before."""
-        token = request_id_of_this_task.set(account.request_id)
+    def open(self, record: RequestRecord) -> Iterator[None]:
+        """Answer a request inside: its id goes to the log lines, and it ends with the block if it has not before."""
+        token = request_id_of_this_task.set(record.request_id)
         try:
             yield
         finally:
-            self.close(account)
+            self.close(record)
             request_id_of_this_task.reset(token)
 
-    def close(self, account: Account) -> None:
-        """A request is over, the first time that this is said."""
-        if math.isnan(account.ended):
-            account.ended = time.monotonic()
-            tell(self.observers, account)
+    def close(self, record: RequestRecord) -> None:
+        """End a request; only the first call counts."""
+        if math.isnan(record.ended):
+            record.ended = time.monotonic()
+            tell(self.observers, record)
 
 
-def tell(observers: list[Observer], account: Account) -> None:
-    """Each hears of it, whatever becomes of the others: the answer does not depend on who watches."""
+def tell(observers: list[Observer], record: RequestRecord) -> None:
+    """Call every observer, even if another one fails."""
     for observe in observers:
         try:
-            observe(account)
+            observe(record)
         except Exception:
             log.exception("an observer of requests failed")

@@ -1,6 +1,6 @@
-"""Requests as OpenTelemetry traces: one span a request, and under it one for decoding and one for every stage.
+"""Requests as OpenTelemetry traces: one span per request, and under it one for decoding and one for every stage.
 
-Spans are made when a request has ended, from the times that were taken anyway.
+Spans are made when a request has ended, from the times that were recorded.
 """
 
 import logging
@@ -21,56 +21,57 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from msmlp.model.errors import OptionError
-from msmlp.service.telemetry.background import CLOSE_SECONDS
-from msmlp.service.telemetry.record import Account, Landed
+from msmlp.service.telemetry.record import Landed, RequestRecord
 
 RPC_SERVICE = "inference.GRPCInferenceService"
 
 FAILED = 500
-"""Statuses from here on are the service's own fault; others are the client's, and no error of this span."""
+"""Statuses from here on are the service's own errors; those below are the client's, and no error of the span."""
 
-# It would warn of whatever a client writes into its header.
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+# It would log a warning with what a client writes into its header.
 logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 
 
 class Traces:
-    """Of a service that serves `model` (name and version), sent where `provider` says."""
+    """Of a service that serves `model` (name and version), sent by `provider`."""
 
     def __init__(self, provider: TracerProvider, model: dict[str, str]) -> None:
         self._provider, self._tracer = provider, provider.get_tracer("msmlp")
         self._model = {f"msmlp.model.{key}": value for key, value in model.items()}
         self._propagator = TraceContextTextMapPropagator()
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over; only those that classify are traced."""
-        if not account.inference:
+        if not record.inference:
             return
         since = time.time_ns() - time.monotonic_ns()  # monotonic clock to wall clock
 
         def at(seconds: float) -> int:
             return since + round(1e9 * seconds)
 
-        parent = self._propagator.extract(account.headers())
-        request = self._tracer.start_span(_name(account), parent, SpanKind.SERVER, start_time=at(account.arrival))
+        parent = self._propagator.extract(record.headers())
+        request = self._tracer.start_span(_name(record), parent, SpanKind.SERVER, start_time=at(record.arrival))
         if not request.is_recording():
             return
-        account.trace_id = format_trace_id(request.get_span_context().trace_id)
-        request.set_attributes({**_of_request(account), **self._model})
-        if account.status >= FAILED:
+        record.trace_id = format_trace_id(request.get_span_context().trace_id)
+        request.set_attributes({**_of_request(record), **self._model})
+        if record.status >= FAILED:
             request.set_status(Status(StatusCode.ERROR))
-        began, decoded = account.decoding
+        began, decoded = record.decoding
         if decoded:
-            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
-        for stage, span in enumerate(stage_spans(account.landed), start=1):
+            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": record.images})
+        for stage, span in enumerate(stage_spans(record.landed), start=1):
             self._child(request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes)
-        request.end(at(account.ended))
+        request.end(at(record.ended))
 
-    def close(self) -> bool:
-        """Send what has not been sent; False when that took longer than CLOSE_SECONDS and is given up."""
-        # The library itself would wait for thirty.
+    def close(self, seconds: float) -> bool:
+        """Send the remaining spans; False if that takes longer than `seconds`."""
+        # The library itself would wait for thirty seconds.
         sending = threading.Thread(target=self._provider.shutdown, name="msmlp-traces", daemon=True)
         sending.start()
-        sending.join(CLOSE_SECONDS)
+        sending.join(seconds)
         return not sending.is_alive()
 
     def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
@@ -80,45 +81,41 @@ class Traces:
         span.end(ends)
 
 
-def _name(account: Account) -> str:
-    method = _rpc_method(account)
-    return f"{RPC_SERVICE}/{method}" if method else f"{account.method} {account.route}"
+def _name(record: RequestRecord) -> str:
+    method = _rpc_method(record)
+    return f"{RPC_SERVICE}/{method}" if method else f"{record.method} {record.route}"
 
 
-def _rpc_method(account: Account) -> str:
+def _rpc_method(record: RequestRecord) -> str:
     """The method of gRPC, empty for HTTP."""
-    return account.route.removeprefix("grpc/") if account.route.startswith("grpc/") else ""
+    return record.route.removeprefix("grpc/") if record.route.startswith("grpc/") else ""
 
 
-def _of_request(account: Account) -> dict[str, Any]:
-    status = int(account.status)
+def _of_request(record: RequestRecord) -> dict[str, Any]:
+    status = int(record.status)
     attributes: dict[str, Any] = {
-        "msmlp.request_id": account.request_id,
+        "msmlp.request_id": record.request_id,
         "msmlp.status": status,
-        "msmlp.images": account.images,
+        "msmlp.images": record.images,
     }
-    if method := _rpc_method(account):
+    if method := _rpc_method(record):
         attributes |= {"rpc.system": "grpc", "rpc.service": RPC_SERVICE, "rpc.method": method}
     else:
-        attributes |= {"http.request.method": account.method, "http.route": account.route}
+        attributes |= {"http.request.method": record.method, "http.route": record.route}
         attributes["http.response.status_code"] = status
-    if account.plan:
+    if record.point:
         attributes |= {
-            "msmlp.operating_point.name": account.plan.name or "",
-            "msmlp.operating_point.source": account.plan.source,
+            "msmlp.operating_point.name": record.point.name or "",
+            "msmlp.operating_point.source": record.point.source,
         }
-    if account.landed:
-        attributes["msmlp.gflops"] = account.gflops
+    if record.landed:
+        attributes["msmlp.gflops"] = record.gflops
     return attributes
-
-
-# FROM service/telemetry/traces.py:
-# What each stage did for a request, and when: from the times that the engine took of every image.
 
 
 @dataclass(frozen=True)
 class StageSpan:
-    """What one stage did for a request; seconds from the moment its images were decoded."""
+    """What one stage did for a request; in seconds from the moment its images were decoded."""
 
     begins: float
     ends: float
@@ -126,15 +123,16 @@ class StageSpan:
 
 
 def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
-    """The stages that images of a request have passed: from the first that waited for it to the last that it answered.
+    """The stages that a request's images passed, each from the first image that waited to the last that was answered.
 
     An image waits for a stage from the end of the one before, so its times add up.
     """
     if not landed:
         return
     exits = np.concatenate([part.exit for part in landed])
-    queue, compute = np.moveaxis(np.concatenate([part.history.seconds for part in landed]).astype(float), -1, 0)
-    batches = np.concatenate([part.history.batch_size for part in landed])
+    history = np.concatenate([part.history for part in landed])
+    queue, compute = history["queue_seconds"].astype(float), history["compute_seconds"].astype(float)
+    batches = history["batch_size"]
     for stage in range(exits.max(initial=0)):
         here = exits > stage
         ends = (queue + compute)[here, : stage + 1].sum(axis=1)
@@ -157,22 +155,16 @@ def _ms(seconds: float) -> float:
     return round(1e3 * float(seconds), 3)
 
 
-# FROM service/telemetry/traces.py:
-# Where traces go: to a collector over OTLP, as OpenTelemetry's own variables in the environment say.
-
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
-
 def otlp_provider() -> TracerProvider:
-    """Sends to a collector over OTLP, in batches and on a thread of its own, as OTEL_... in the environment says.
+    """Sends to a collector over OTLP, in batches on a thread of its own, configured by the variables OTEL_....
 
     Raises:
-        OptionError: what it says cannot be.
+        OptionError: a variable has a wrong value.
     """
     for name in ENDPOINTS:
         parts = urlsplit(os.environ.get(name) or "http://localhost")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise OptionError(name, f"{os.environ[name]!r} is no http:// or https:// address")
+            raise OptionError(name, f"{os.environ[name]!r} is not an http:// or https:// address")
     try:
         resource = Resource({"service.name": "msmlp"}).merge(OTELResourceDetector().detect())
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)

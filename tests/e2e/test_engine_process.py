@@ -42,7 +42,7 @@ def is_ready(client: httpx.Client) -> bool:
 def test_every_request_is_answered_while_the_engine_is_killed_and_comes_back(tiny_weights: Path) -> None:
     body = encoded(np.zeros((32, 32, 3), dtype=np.uint8))
     killed = threading.Event()
-    with msmlp_serve(tiny_weights, "--engine", "process") as served:
+    with msmlp_serve(tiny_weights, "--engine", "process", "--backend", "torch") as served:
         with httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as client:
             wait_until(lambda: is_ready(client))
             engine = engine_of(served)

@@ -5,7 +5,8 @@ import pytest
 from msmlp.model.backends.select import Selection
 from msmlp.model.platform.memory import slot_bytes
 from msmlp.model.weights import load_weights
-from msmlp.service.engine.transport import SHADOW_SLOTS, Worker
+from msmlp.service.engine.core import SHADOW_SLOTS
+from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.service import build_service, pick_engine
 from msmlp.service.settings import Settings
 from tests.fakes import pictures
@@ -60,4 +61,4 @@ def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, backend: s
 
 
 def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:
-    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, Worker)
+    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, ThreadWorker)

@@ -1,7 +1,4 @@
-"""Ends the engine's process when its thread never comes back, from a kernel or a driver that hangs.
-
-A thread here sees that if whatever hangs has let go of Python's lock, as libraries do that wait for a device.
-"""
+"""The engine's process: the core on its main thread, and a watchdog that ends it when the device never comes back."""
 
 import logging
 import os
@@ -9,27 +6,50 @@ import select
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
+from msmlp.service.engine.core import BackendFactory, run
 from msmlp.service.engine.messages import Inbound, Load, Outbound, Ready, Submit
-from msmlp.service.engine.process.wire import Memory, Placed, pack, unpack
-from msmlp.service.engine.transport import BackendFactory, freeze_gc, run
+from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
+from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.logs import Logging
 
 log = logging.getLogger("msmlp.engine")
 
 HANG_SECONDS = 30.0
-"""Longer than this the engine's thread is never away from a healthy device: between two signs of life lies a batch or
-two, and batches that honestly take so long make no service. Building and warming up may, and are not watched."""
+"""The longest silence of a healthy engine thread: a batch or two lie between two signs of life, and batches that take
+this long make no service. Building and warming up may take longer, and are not watched."""
 
 LOOKS = 30
-"""So many looks in a row that see no sign of life mean a hang. They are counted, not timed: a process that was frozen
-for an hour (a paused container, a moved machine) has missed that hour's looks too."""
+"""Looks in a row without a sign of life that mean a hang. They are counted, not timed: a process that was frozen for an
+hour (a paused container, a migrated machine) has missed that hour's looks too."""
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """What a child is started with; `build` crosses pickled.
+
+    `ring_images` is how many images can be on their way to it at once, and the most of one request; images are uint8
+    [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `Watchdog` for `hang_seconds`.
+    """
+
+    build: BackendFactory
+    permits: int | None
+    shadow_every: int
+    stages: int
+    size: int
+    ring_images: int
+    hang_seconds: float = HANG_SECONDS
 
 
 class Watchdog:
-    """`alive` and `rest` are for the engine's thread, which is at rest until it is first alive."""
+    """Ends the process when the engine's thread hangs in a kernel or a driver.
+
+    It only sees hangs that have released Python's lock, as libraries do that wait for a device. `alive` and `rest` are
+    called by the engine's thread, which is at rest until it is first alive.
+    """
 
     def __init__(self, seconds: float = HANG_SECONDS) -> None:
         self._seconds = seconds
@@ -41,16 +61,16 @@ class Watchdog:
         threading.Thread(target=self._watch, name="msmlp-watchdog", daemon=True).start()
 
     def alive(self) -> None:
-        """The engine's thread has come round, and goes on with something that must end."""
+        """A sign of life, before work that must end."""
         self._signs += 1
         self._resting = False
 
     def rest(self) -> None:
-        """It waits for others now, however long that takes."""
+        """The engine's thread waits for the parent, which may take any time."""
         self._resting = True
 
     def hangs(self) -> bool:
-        """Look once more → whether it has been away too long."""
+        """Look once more → whether the thread has been silent too long."""
         if self._resting or self._signs != self._seen:
             self._seen, self._looks = self._signs, 0
         else:
@@ -60,55 +80,45 @@ class Watchdog:
     def _watch(self) -> None:
         while not self.hangs():
             time.sleep(self._seconds / LOOKS)
-        log.error("the device has not come back for %g s: the engine's process ends", self._seconds)
+        log.error("the device has not responded for %g s: the engine's process ends", self._seconds)
         os._exit(1)
 
 
-# FROM service/engine/process/child.py:
-# The child's side: the process that owns the device.
-
-
 def main(
-    build: BackendFactory,
-    memory: Memory,
-    inbound: Connection,
-    outbound: Connection,
-    capacity: int | None,
-    shadow_every: int,
-    hang_seconds: float,
-    logs: Logging | None,
+    spec: ChildSpec, memory: SharedMemory, inbound: Connection, outbound: Connection, logs: Logging | None
 ) -> None:
-    """The engine's life in a process: see `seam.run`, and `watchdog` for `hang_seconds`."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole group, but what is in flight is answered first: the end
-    # comes as a message. It comes at once when the parent is gone.
+    """The process's life; `logs` is how the parent logs."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but images in flight are answered first:
+    # the end comes as a message, or at once when the parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
     if logs is not None:
         logs.begin()
-    watchdog = Watchdog(hang_seconds)
+    watchdog = Watchdog(spec.hang_seconds)
     watchdog.start()
-    run(build, ChildPort(memory, inbound, outbound, watchdog), capacity=capacity, shadow_every=shadow_every)
-    os._exit(0)  # everything is said, and taking torch apart may last seconds
+    port = ChildPort(memory, inbound, outbound, watchdog)
+    run(spec.build, port, permits=spec.permits, shadow_every=spec.shadow_every)
+    os._exit(0)  # all messages are sent, and tearing torch down may take seconds
 
 
 class ChildPort:
-    """The engine's end (seam.Port) in another process: it reads the pipe itself, so that no thread stands between.
+    """The core's end (core.Port) in another process. It reads the pipe itself, without a thread in between.
 
-    Every call is a sign of life; while the pipes are waited for, which is the parent's time, the engine is at rest.
+    Every call is a sign of life; while it waits for the parent, the engine is at rest.
     """
 
-    def __init__(self, memory: Memory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
+    def __init__(self, memory: SharedMemory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
         self._memory, self._inbound, self._outbound, self._watchdog = memory, inbound, outbound, watchdog
         self._poll = select.poll()
         self._poll.register(inbound.fileno(), select.POLLIN)
-        self._submits = self._images = self._said = 0
+        self._submits = self._reported = 0
 
     def take(self, *, block: bool) -> list[Inbound]:
-        """What has come; with `block` wait for it."""
+        """The messages that have come; with `block`, at least one."""
         messages: list[Inbound] = []
-        if block and self._said < self._submits:
-            self.send([])  # the parent may be waiting for the places of what was taken in
+        if block and self._reported < self._submits:
+            self.send([])  # the parent may wait for their images' room in the ring
         self._watchdog.rest()
         try:
             while (block and not messages) or self._poll.poll(0):
@@ -118,24 +128,18 @@ class ChildPort:
         self._watchdog.alive()
         return messages
 
-    def _read(self, message: Inbound | Placed) -> Inbound:
-        if not isinstance(message, Placed):
+    def _read(self, message: Inbound | SharedSubmit) -> Inbound:
+        if not isinstance(message, SharedSubmit):
             return message
+        self._submits += 1
         pixels = self._memory.read(message.start, message.images)
-        return Submit(message.request, pixels, message.terms, message.arrival)
-
-    def taken(self, message: Inbound) -> None:
-        """Counted, as the parent needs the places again."""
-        if isinstance(message, Submit):
-            self._submits += 1
-            self._images += len(message.pixels)
-        self._watchdog.alive()
+        return Submit(message.request, pixels, message.parameters, message.arrival)
 
     def send(self, messages: list[Outbound]) -> None:
-        """Hand messages over, and how many submits were taken in."""
+        """Send messages, and how many submits were read: their images' room in the ring is free again."""
         if messages and isinstance(messages[-1], Ready):
             freeze_gc()
-        self._said = self._submits
+        self._reported = self._submits
         self._watchdog.rest()
         try:
             self._outbound.send_bytes(pack((self._submits, messages)))
@@ -144,8 +148,8 @@ class ChildPort:
         self._watchdog.alive()
 
     def publish(self, load: Load) -> None:
-        """Into shared memory, where it wakes nobody."""
-        self._memory.publish(load, self._submits, self._images)
+        """Write the load to shared memory, which wakes nobody."""
+        self._memory.publish(load)
         self._watchdog.alive()
 
 
@@ -157,5 +161,5 @@ def _end_with_parent() -> None:
 
 
 def _end() -> None:
-    """At once, whatever runs: nobody is left to hear of it."""
+    """At once, whatever runs: the parent is gone."""
     os._exit(1)

@@ -1,4 +1,7 @@
-"""Messages as bytes, between a parent and the child it has started itself: nobody else can write to these pipes."""
+"""What crosses between the engine's process and its parent: pixels in shared memory, all else as pickles over pipes.
+
+Pickles are safe here: only the parent and the child it started can write to these pipes.
+"""
 
 import ctypes
 import io
@@ -11,22 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.service.engine.messages import Load, Terms
+from msmlp.service.engine.messages import ExitParameters, Load
+
+SCALARS = 6
+"""Load's plain numbers: all of its fields but `queued` and `oldest`."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A `Submit` whose `images` pixels lie in shared memory, from place `start` on."""
+class SharedSubmit:
+    """A `Submit` whose `images` images are in shared memory, from position `start` of the ring."""
 
     request: int
     start: int
     images: int
-    terms: Terms
+    parameters: ExitParameters
     arrival: float
 
 
 def pack(value: Any) -> memoryview:
-    """Any of our messages, or a container of them."""
+    """Any of our messages, or a container of them, as bytes."""
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, pickle.HIGHEST_PROTOCOL)
     pickler.dispatch_table = _TABLE
@@ -39,36 +45,33 @@ def unpack(frame: bytes) -> Any:
     return pickle.loads(frame)
 
 
-def _array(data: bytes, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    return np.frombuffer(data, kind).reshape(shape)
+def _array(data: bytes, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _reduce(array: NDArray[Any]) -> tuple[Any, ...]:
-    return _array, (array.tobytes(), array.dtype.char, array.shape)
+    return _array, (array.tobytes(), array.dtype if array.dtype.names else array.dtype.char, array.shape)
 
 
 _TABLE: dict[type, Callable[[Any], tuple[Any, ...]]] = {np.ndarray: _reduce}
 """Twice as fast as numpy's own way, for arrays as small as ours."""
 
 
-# FROM service/engine/process/wire.py:
-# What parent and child both see: a ring of places for pixels on their way, and the numbers of `Load`.
+class SharedMemory:
+    """A ring of `ring_images` images, uint8 [size, size, 3], and the numbers of a Load.
 
-SCALARS = 6  # submits and images the child has taken in, then Load's four numbers
+    It can be sent to a child only while that is being started.
+    """
 
-
-class Memory:
-    """`places` images, uint8 [size, size, 3]. It can be sent to a child while that is being started, and only then."""
-
-    def __init__(self, *, places: int, size: int, stages: int) -> None:
+    def __init__(self, *, ring_images: int, size: int, stages: int) -> None:
         context = get_context("spawn")
-        self.places, self._shape, self._stages = places, (places, size, size, 3), stages
-        self._raw_pixels = context.RawArray(ctypes.c_uint8, places * size * size * 3)
+        self.ring_images, self._shape, self._stages = ring_images, (ring_images, size, size, 3), stages
+        self._raw_pixels = context.RawArray(ctypes.c_uint8, ring_images * size * size * 3)
         self._raw_numbers = context.RawArray(ctypes.c_double, SCALARS + 2 * stages)
-        self.attach()
+        self._attach()
 
-    def attach(self) -> None:
-        """Make the arrays: in the process that has made the memory, and in the one it was sent to."""
+    def _attach(self) -> None:
+        """Make the arrays, in either process."""
         self._pixels = np.frombuffer(memoryview(self._raw_pixels), dtype=np.uint8).reshape(self._shape)
         self._numbers = np.frombuffer(memoryview(self._raw_numbers), dtype=np.float64)
 
@@ -77,33 +80,32 @@ class Memory:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self.attach()
+        self._attach()
 
     def write(self, start: int, pixels: NDArray[np.uint8]) -> None:
-        """Images [n, size, size, 3] into n places from `start` on; after the last place comes the first."""
-        first = min(len(pixels), self.places - start)
+        """Write images [n, size, size, 3] to the ring from position `start` on."""
+        first = min(len(pixels), self.ring_images - start)
         self._pixels[start : start + first] = pixels[:first]
         self._pixels[: len(pixels) - first] = pixels[first:]
 
     def read(self, start: int, images: int) -> NDArray[np.uint8]:
-        """The images in those places: a view where it can be."""
+        """Images of the ring: a view, unless they wrap around its end."""
         end = start + images
-        if end <= self.places:
+        if end <= self.ring_images:
             view: NDArray[np.uint8] = self._pixels[start:end]
             return view
-        return np.concatenate([self._pixels[start:], self._pixels[: end - self.places]])
+        return np.concatenate([self._pixels[start:], self._pixels[: end - self.ring_images]])
 
-    # The child writes the numbers, number by number, and the parent may read between two of them: good enough for what
-    # is looked at ten times a second, and free of locks that a dead child would keep.
+    # The child writes the numbers one by one, and the parent may read in between: good enough for what is read ten
+    # times a second, and free of locks that a dead child would keep.
 
-    def publish(self, load: Load, submits: int, images: int) -> None:
-        """Show what waits in the child, which has taken in so many submits and images so far."""
+    def publish(self, load: Load) -> None:
+        """Show what waits in the child."""
         scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
-        self._numbers[:] = (submits, images, *scalars, *load.queued, *load.oldest)
+        self._numbers[:] = (*scalars, load.submits, load.images, *load.queued, *load.oldest)
 
-    def published(self) -> tuple[Load, int, int]:
-        """The last (load, submits, images)."""
-        submits, images, *numbers = self._numbers.tolist()
-        scalars, rest = numbers[: SCALARS - 2], numbers[SCALARS - 2 :]
+    def published(self) -> Load:
+        """The load published last."""
+        backlog, pace, work, margin, submits, images, *rest = self._numbers.tolist()
         queued, oldest = rest[: self._stages], rest[self._stages :]
-        return Load(tuple(map(int, queued)), tuple(oldest), *scalars), int(submits), int(images)
+        return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, int(submits), int(images))

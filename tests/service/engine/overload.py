@@ -13,7 +13,7 @@ from msmlp.service.engine.messages import Load
 STEP = 1 / 64  # seconds; sums of it are exact
 STEPS_A_LOOK = 8
 PACE = 1000.0
-"""Images a second that the server does at level 0."""
+"""Images per second that the server does at level 0."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Look:
 
 
 class Server:
-    """Does `PACE` images a second, and more at higher levels by their `costs`; a share of requests can be degraded."""
+    """Does `PACE` images per second, and more at higher levels by their `costs`; a share of requests is degradable."""
 
     def __init__(
         self,
@@ -44,19 +44,19 @@ class Server:
         *,
         high: float = 0.5,
         max_wait: float = 2.0,
-        capacity: int = 1_000_000,
+        permits: int = 1_000_000,
         degradable: float = 1.0,
         seed: int = 0,
     ) -> None:
         self._seconds = np.array(costs) / costs[0] / PACE
         self._brownout, self._admission = Brownout(high, max_wait, costs), Admission(max_wait)
-        self._admission.capacity = capacity
+        self._admission.permits = permits
         self._degradable, self._random = degradable, np.random.default_rng(seed)
         self._queue: deque[Waiting] = deque()
         self._backlog, self._work, self.now, self.shed = 0.0, 0.0, 0.0, 0
 
     def run(self, seconds: float, load: float, *, request: int = 8, poisson: bool = False) -> list[Look]:
-        """Offer `load` times what level 0 can do, in requests of so many images, evenly or at random."""
+        """Offer `load` times what level 0 can do, in requests of `request` images, evenly or at random."""
         looks, owed = [], 0.0
         for step in range(round(seconds / STEP)):
             self.now += STEP
@@ -77,7 +77,7 @@ class Server:
         if self._admission.refusal(images, self._load(seconds / images)) is not None:
             self.shed += images
             return
-        self._admission.take(images, degraded=can_be and self._brownout.level > 0)
+        self._admission.acquire(images, degraded=can_be and self._brownout.level > 0)
         self._admission.enter(images)
         self._queue.append(Waiting(self.now, images, seconds))
         self._backlog += seconds
@@ -93,7 +93,7 @@ class Server:
             if not first.seconds:
                 self._queue.popleft()
                 self._admission.leave(first.images)
-                self._admission.give_back(first.images)
+                self._admission.release(first.images)
 
     def _load(self, seconds_per_image: float = 0.0) -> Load:
         return replace(Load.none(1), backlog_seconds=self._backlog, seconds_per_image=seconds_per_image)
@@ -103,5 +103,5 @@ class Server:
         return max(oldest, self._admission.backlog(self._load()))
 
     def _look(self) -> None:
-        totals = Totals(self._work, self._admission.let_in, self._admission.degraded)
+        totals = Totals(self._work, self._admission.admitted, self._admission.degraded)
         self._brownout.update(self.now, self._wait(), totals, self._admission.share)

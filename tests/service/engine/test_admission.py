@@ -1,4 +1,4 @@
-"""Who is let in, and when the others may come again: by hand."""
+"""Who is admitted, and when the others may retry."""
 
 from dataclasses import replace
 
@@ -10,11 +10,11 @@ from msmlp.service.engine.messages import Load
 LOAD = replace(Load.none(3), seconds_per_image=0.01)
 
 
-def admission(max_wait: float = 2.0, *, capacity: int = 1000, decoding: int = 0, inside: int = 0) -> Admission:
+def admission(max_wait: float = 2.0, *, permits: int = 1000, decoding: int = 0, inside: int = 0) -> Admission:
     """One with images in flight: some are still decoded, some in the engine."""
     made = Admission(max_wait)
-    made.capacity = capacity
-    made.take(decoding + inside)
+    made.permits = permits
+    made.acquire(decoding + inside)
     made.enter(inside)
     return made
 
@@ -25,23 +25,26 @@ def refused(made: Admission, images: int, load: Load = LOAD) -> Refusal:
     return refusal
 
 
-def test_places_are_counted_in_images() -> None:
-    full = admission(capacity=10, inside=8)
+def test_permits_are_counted_in_images() -> None:
+    full = admission(permits=10, inside=8)
     assert full.refusal(2, LOAD) is None
     refusal = refused(full, 3)
-    assert (refusal.reason, refusal.detail) == ("capacity", "8 of 10 places are taken, 3 wanted")
-    full.give_back(1)
+    assert (refusal.reason, refusal.detail) == (
+        "capacity",
+        "the service is full: 8 of 10 images in flight, 3 more requested",
+    )
+    full.release(1)
     assert full.refusal(3, LOAD) is None
-    assert refused(admission(capacity=10), 11).reason == "capacity", "even where nobody is in flight"
+    assert refused(admission(permits=10), 11).reason == "capacity", "even with nothing in flight"
 
 
-def test_who_would_wait_too_long_is_refused_and_the_text_says_how_long() -> None:
+def test_images_that_would_wait_too_long_are_refused_with_the_predicted_wait() -> None:
     load = replace(LOAD, backlog_seconds=1.5)
     busy = admission(inside=150)
     assert busy.refusal(50, load) is None
     refusal = refused(busy, 51, load)
     assert refusal.reason == "wait"
-    assert refusal.detail == "the answer is predicted to take 2010 ms, allowed: 2000 ms"
+    assert refusal.detail == "the predicted wait is 2010 ms, the limit 2000 ms"
 
 
 def test_images_that_are_still_decoded_count_as_waiting() -> None:
@@ -53,24 +56,24 @@ def test_images_that_are_still_decoded_count_as_waiting() -> None:
     made.enter(100)
     assert made.backlog(load) == 0.5, "from then on the engine counts them"
     made.leave(150)
-    made.give_back(150)
+    made.release(150)
     assert made.backlog(load) == 0.5
     assert made.inflight == 0
 
 
-def test_who_finds_nobody_in_flight_is_let_in_however_long_it_takes() -> None:
+def test_with_nothing_in_flight_any_wait_is_admitted() -> None:
     assert admission(max_wait=0.001).refusal(500, LOAD) is None
     assert refused(admission(max_wait=0.001, inside=1), 500).reason == "wait"
 
 
-def test_without_a_longest_wait_places_alone_count() -> None:
+def test_without_a_longest_wait_only_permits_count() -> None:
     load = replace(LOAD, backlog_seconds=1e6)
     assert admission(max_wait=0, inside=10).refusal(990, load) is None
     assert refused(admission(max_wait=0, inside=10), 991, load).reason == "capacity"
 
 
 @pytest.mark.parametrize(("backlog", "seconds"), [(2.0, 1), (2.5, 1), (4.2, 3), (12.0, 11), (1e9, 60)])
-def test_come_again_when_you_would_have_been_let_in(backlog: float, seconds: int) -> None:
+def test_retry_after_says_when_the_images_would_be_admitted(backlog: float, seconds: int) -> None:
     refusal = refused(admission(inside=10), 1, replace(LOAD, backlog_seconds=backlog))
     assert refusal.retry_after == seconds
     later = replace(LOAD, backlog_seconds=backlog - seconds)
@@ -78,20 +81,20 @@ def test_come_again_when_you_would_have_been_let_in(backlog: float, seconds: int
 
 
 @pytest.mark.parametrize(("images", "seconds"), [(1, 1), (250, 3), (1000, 10)])
-def test_places_come_free_at_the_engines_pace(images: int, seconds: int) -> None:
+def test_permits_are_returned_at_the_engines_pace(images: int, seconds: int) -> None:
     assert refused(admission(inside=1000), images).retry_after == seconds
     assert refused(admission(inside=1000), images, Load.none(3)).retry_after == 1, "nothing is known of the pace yet"
 
 
-def test_only_what_is_inside_the_engine_takes_its_places() -> None:
-    made = admission(capacity=100, decoding=30, inside=20)
+def test_only_images_in_the_engine_count_for_its_share() -> None:
+    made = admission(permits=100, decoding=30, inside=20)
     assert made.share == 0.2
     assert Admission().share == 0, "capacity is not known yet"
 
 
 def test_all_and_the_degraded_are_counted() -> None:
     made = admission()
-    made.take(3)
-    made.take(5, degraded=True)
-    made.give_back(8)
-    assert (made.let_in, made.degraded) == (8, 5)
+    made.acquire(3)
+    made.acquire(5, degraded=True)
+    made.release(8)
+    assert (made.admitted, made.degraded) == (8, 5)

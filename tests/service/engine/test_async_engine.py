@@ -14,24 +14,34 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine import async_engine as facade
-from msmlp.service.engine.async_engine import Engine, Throughput
+from msmlp.service.engine import async_engine
+from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
-from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
+from msmlp.service.engine.messages import (
+    Cancelled,
+    Died,
+    ExitParameters,
+    Inbound,
+    Load,
+    Outbound,
+    Shadowed,
+    Stop,
+    Submit,
+)
 from msmlp.service.engine.result import Result
-from msmlp.service.engine.transport import Worker
+from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture, pictures
 
-Scenario = Callable[[Engine], Awaitable[None]]
+Scenario = Callable[[AsyncEngine], Awaitable[None]]
 
 
-def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = None) -> None:
+def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None) -> None:
     """Run a scenario on a ready engine; at its end nothing may be left in flight anywhere."""
 
     async def main() -> None:
-        limit = backend.capacity if capacity is None else capacity
-        engine = Engine(lambda: backend, capacity=limit, observe=lambda message: None)
+        limit = backend.capacity if permits is None else permits
+        engine = AsyncEngine(lambda: backend, permits=limit)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         backend.batches.clear()  # of the warm-up
@@ -45,9 +55,11 @@ def play(backend: FakeBackend, scenario: Scenario, *, capacity: int | None = Non
 
 
 async def classify(
-    engine: Engine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
+    engine: AsyncEngine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
 ) -> Result:
-    return await engine.classify(pixels, Terms(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds}))
+    return await engine.classify(
+        pixels, ExitParameters(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds})
+    )
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:
@@ -57,14 +69,14 @@ async def started(*tasks: "asyncio.Task[Result]") -> None:
 
 
 def test_answers_come_in_the_order_of_the_images() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         images = np.stack([picture(0.2, 0.2, 0.6, label=1), picture(1.0, label=2), picture(0.2, 0.8, label=3)])
         result = await classify(engine, images)
         assert result.exit.tolist() == [3, 1, 2]
         assert result.reason.tolist() == [Reason.FINAL, Reason.CONFIDENT, Reason.CONFIDENT]
         assert result.probabilities.argmax(axis=1).tolist() == [1, 2, 3]
-        assert result.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.6])
-        assert result.history.batch_size[0].tolist() == [3, 2, 1]
+        assert result.history["score"][0].tolist() == pytest.approx([0.2, 0.2, 0.6])
+        assert result.history["batch_size"][0].tolist() == [3, 2, 1]
         assert (result.landed > 0).all()
         assert result.landed[1] <= result.landed[2] <= result.landed[0]
 
@@ -72,7 +84,7 @@ def test_answers_come_in_the_order_of_the_images() -> None:
 
 
 def test_bounds_are_kept() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
         assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
         early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
@@ -84,7 +96,7 @@ def test_bounds_are_kept() -> None:
 def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -93,20 +105,20 @@ def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
         results = await asyncio.gather(*waiting)
         await first
         assert backend.batches == [(0, 1), (0, 64)]
-        assert {int(result.history.batch_size[0, 0]) for result in results} == {64}
+        assert {int(result.history["batch_size"][0, 0]) for result in results} == {64}
         assert [int(result.probabilities[0].argmax()) for result in results] == [i % 4 for i in range(64)]
 
     play(backend, scenario)
 
 
-def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
+def test_a_device_failure_fails_the_requests_of_its_batch_only() -> None:
     backend = FakeBackend(max_batch=2)
 
     def broken_by_label_3(stage: int, pixels: NDArray[np.uint8]) -> None:
         if (pixels[:, 1, 0, 1] == 3).any():
             raise DeviceError("secret: illegal memory access in kernel 7")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken_by_label_3
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
@@ -128,7 +140,7 @@ def test_a_device_failure_fails_who_was_aboard_and_nobody_else() -> None:
 
 
 def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         put = engine.worker.put
 
         def put_but_no_two(message: Inbound) -> None:
@@ -148,10 +160,10 @@ def test_a_request_that_cannot_be_handed_over_fails_alone(monkeypatch: pytest.Mo
     play(FakeBackend(), scenario)
 
 
-def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None:
+def test_a_cancelled_request_frees_its_slots_and_leaves_the_queue() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -170,7 +182,7 @@ def test_a_cancelled_caller_frees_its_slots_and_its_place_in_the_queue() -> None
 def test_a_caller_cancelled_while_its_batch_runs() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             gone = asyncio.create_task(classify(engine, pictures(5, 0.2, 0.2)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -186,7 +198,7 @@ def test_a_caller_cancelled_while_its_batch_runs() -> None:
 def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -203,14 +215,14 @@ def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
 
 
 def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Worker, message: Inbound) -> None:
+    def refuse(self: ThreadWorker, message: Inbound) -> None:
         raise DeviceError("no places")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         engine.admit(8)
         before = engine._admission.share
         with monkeypatch.context() as patch:
-            patch.setattr(Worker, "put", refuse)
+            patch.setattr(ThreadWorker, "put", refuse)
             with pytest.raises(DeviceError):
                 await classify(engine, pictures(8, 1.0))
         assert engine._admission.share == before
@@ -222,7 +234,7 @@ def test_a_hand_over_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monkey
 def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
     backend = FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             gone = asyncio.create_task(classify(engine, pictures(5, 1.0)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -237,20 +249,20 @@ def test_images_whose_caller_left_while_they_ran_are_no_throughput() -> None:
 
 
 def test_an_engine_that_outlives_its_event_loop_ends_in_peace() -> None:
-    async def main() -> Engine:
-        engine = Engine(FakeBackend, capacity=8, observe=lambda message: None)
+    async def main() -> AsyncEngine:
+        engine = AsyncEngine(FakeBackend, permits=8)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         return engine
 
     worker = asyncio.run(main()).worker
-    worker.put(Stop())  # what its thread says now, nobody hears
+    worker.put(Stop())  # the loop is closed: its messages are lost
     worker.join(PATIENCE_SECONDS)
     assert not worker.ready.is_set()
 
 
 def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         for _ in range(3):
             engine.admit(1)
         engine.admit(5)
@@ -268,62 +280,62 @@ def test_permits_are_counted_in_images_singles_and_batches_alike() -> None:
             engine.admit(1)
         assert engine.inflight == 10
 
-    play(FakeBackend(), scenario, capacity=10)
+    play(FakeBackend(), scenario, permits=10)
 
 
-def test_being_shed_for_want_of_places_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(engine: Engine) -> None:
+def test_a_refusal_for_lack_of_permits_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         engine.admit(10)
         with pytest.raises(OverloadedError) as unknown_pace:
             engine.admit(1)
         assert (unknown_pace.value.reason, unknown_pace.value.retry_after) == ("capacity", 1)
-        assert "10 of 10 places are taken, 1 wanted" in str(unknown_pace.value)
+        assert "10 of 10 images in flight, 1 more requested" in str(unknown_pace.value)
         seen = replace(Load.none(3), seconds_per_image=1.5)
         monkeypatch.setattr(type(engine.worker), "load", seen)
         with pytest.raises(OverloadedError) as known:
             engine.admit(3)
         assert known.value.retry_after == 5
 
-    play(FakeBackend(), scenario, capacity=10)
+    play(FakeBackend(), scenario, permits=10)
 
 
-def test_being_shed_for_want_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_for_lack_of_time_says_so_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, max_wait_seconds=2)
+        engine = AsyncEngine(lambda: backend, permits=64, max_wait_seconds=2)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         monkeypatch.setattr(
             type(engine.worker), "load", replace(Load.none(3), backlog_seconds=4.0, seconds_per_image=0.1)
         )
-        engine.admit(30)  # who finds the engine empty is always let in
+        engine.admit(30)  # always admitted while nothing is in flight
         with pytest.raises(OverloadedError) as caught:
             engine.admit(5)
         assert (caught.value.reason, caught.value.retry_after) == ("wait", 6)
-        assert "the answer is predicted to take 7500 ms, allowed: 2000 ms" in str(caught.value)
+        assert "the predicted wait is 7500 ms, the limit 2000 ms" in str(caught.value)
         assert engine.inflight == 30
         await engine.stop()
 
     asyncio.run(main())
 
 
-def test_how_many_places_there_are_is_what_the_engine_says() -> None:
+def test_the_engine_says_how_many_permits_there_are() -> None:
     """Which may be fewer than were asked for."""
 
-    async def scenario(engine: Engine) -> None:
-        assert engine.capacity == 12
+    async def scenario(engine: AsyncEngine) -> None:
+        assert engine.permits == 12
         engine.admit(12)
         with pytest.raises(OverloadedError):
             engine.admit(1)
 
-    play(FakeBackend(capacity=12), scenario, capacity=1000)
+    play(FakeBackend(capacity=12), scenario, permits=1000)
 
 
 def test_stopping_answers_what_is_in_flight() -> None:
     backend = FakeBackend(max_batch=2)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():
             pending = asyncio.create_task(classify(engine, pictures(7, 0.2, 0.2, 0.2)))
             await asyncio.to_thread(backend.gate.wait_until_reached)
@@ -343,7 +355,7 @@ def unready(build: Callable[[], StageBackend], scenario: Scenario) -> None:
     """A scenario on an engine that has just been started; it ends when the scenario does."""
 
     async def main() -> None:
-        engine = Engine(build, capacity=8, observe=lambda message: None)
+        engine = AsyncEngine(build, permits=8)
         engine.start()
         await scenario(engine)
         await engine.stop()
@@ -358,7 +370,7 @@ def test_until_it_is_warm_it_is_starting() -> None:
         assert may_build.wait(PATIENCE_SECONDS)
         return FakeBackend()
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         assert not engine.up
         assert not engine.down
         with pytest.raises(StartingError) as caught:
@@ -376,7 +388,7 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
     def build() -> StageBackend:
         raise DeviceError("no kernel image at /home/someone/secret.so")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         died = asyncio.Event()
         details = []
 
@@ -389,7 +401,7 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
         await asyncio.wait_for(died.wait(), PATIENCE_SECONDS)
         assert engine.down
         assert not engine.up
-        assert "secret" in details[0], "its owner is told"
+        assert "secret" in details[0], "its owner gets the cause"
         with pytest.raises(EngineDownError) as caught:
             engine.admit(1)
         assert "secret" not in str(caught.value)
@@ -397,13 +409,13 @@ def test_an_engine_that_cannot_start_is_down_and_tells_clients_nothing_of_why() 
     unready(build, scenario)
 
 
-def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
+def test_an_engine_that_dies_fails_every_request() -> None:
     backend = FakeBackend(max_batch=1)
 
     def broken(stage: int, pixels: NDArray[np.uint8]) -> None:
         raise DeviceError("secret")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
         with backend.gate.held():
             tasks = [asyncio.create_task(classify(engine, pictures(1, 1.0))) for _ in range(10)]
@@ -414,7 +426,7 @@ def test_an_engine_that_dies_fails_everyone_who_waits() -> None:
         assert engine.down
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None)
+        engine = AsyncEngine(lambda: backend, permits=64)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         await scenario(engine)
@@ -435,9 +447,9 @@ def test_throughput_is_over_the_window() -> None:
     assert throughput.per_second(now=1000.0) == 0
 
 
-async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
+async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **parameters: Any) -> list[tuple[int, int, Reason]]:
     """A stream to its end: index, exit and reason of everything that lands."""
-    given = Terms(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **terms})
+    given = ExitParameters(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **parameters})
     landed = [part async for part in engine.stream(pixels, given)]
     return [
         (int(part.index[i]), int(part.exit[i]), Reason(part.reason[i]))
@@ -447,9 +459,9 @@ async def lines(engine: Engine, pixels: NDArray[np.uint8], **terms: Any) -> list
 
 
 def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         told = await lines(engine, np.stack([picture(0.2, 0.2, 0.6), picture(1.0), picture(0.2, 0.8)]))
-        assert sorted(told, key=lambda line: line[1]) == told, "one batch a stage"
+        assert sorted(told, key=lambda line: line[1]) == told, "one batch per stage"
         by_image = {index: [(exit, reason) for i, exit, reason in told if i == index] for index in range(3)}
         assert by_image == {
             0: [(1, Reason.GOES_ON), (2, Reason.GOES_ON), (3, Reason.FINAL)],
@@ -461,7 +473,7 @@ def test_a_stream_tells_every_exit_of_every_image_in_order_and_ends() -> None:
 
 
 def test_a_stream_of_what_has_expired_ends_too() -> None:
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         assert await lines(engine, pictures(1, 1.0), deadline=0.0) == [(0, 0, Reason.EXPIRED)]
         assert await lines(engine, pictures(1, 0.2), deadline=0.0, min_exit=1) == [
             (0, 1, Reason.GOES_ON),
@@ -478,10 +490,10 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
         if stage == 1:
             raise DeviceError("secret")
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
-        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
         part = await anext(stream)
         landed = zip(part.index.tolist(), part.reason.tolist(), strict=True)
         assert sorted(landed) == [(0, Reason.GOES_ON), (1, Reason.CONFIDENT)]
@@ -492,7 +504,7 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
     play(backend, scenario)
 
 
-def cancelled_images(engine: Engine) -> dict[str, int]:
+def cancelled_images(engine: AsyncEngine) -> dict[str, int]:
     """Filled while the engine runs: images by where they were cancelled."""
     counts: dict[str, int] = {}
 
@@ -504,35 +516,35 @@ def cancelled_images(engine: Engine) -> dict[str, int]:
     return counts
 
 
-def test_who_leaves_a_stream_frees_what_still_waits() -> None:
+def test_leaving_a_stream_frees_the_images_that_still_wait() -> None:
     backend, left = FakeBackend(), threading.Event()
 
     def second_stage_waits(stage: int, pixels: NDArray[np.uint8]) -> None:
         assert stage == 0 or left.wait(PATIENCE_SECONDS)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         backend.fail = second_stage_waits
-        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
         first = await anext(stream)
         assert sorted(first.index.tolist()) == [0, 1]
         await stream.aclose()
-        await asyncio.sleep(0)  # it is told to the engine with all else of this turn of the loop
+        await asyncio.sleep(0)  # it is sent at the end of this turn of the loop
         left.set()
         await classify(engine, pictures(1, 1.0))
         assert 2 not in {stage for stage, _ in backend.batches}
         assert counts["queue"] == 1
-        assert counts.get("batch", 0) == 0, "the other had been told"
+        assert counts.get("batch", 0) == 0, "the other had been answered"
 
     play(backend, scenario)
 
 
-def test_everyone_who_is_cancelled_is_counted_once() -> None:
-    """Those who wait leave the queue; those aboard are counted when the batch ends, wherever they were to go."""
+def test_every_cancelled_image_is_counted_once() -> None:
+    """Waiting images leave the queue; running ones are counted when the batch ends, wherever they would go."""
     backend = FakeBackend(max_batch=4)
 
-    async def scenario(engine: Engine) -> None:
+    async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         with backend.gate.held():
             aboard = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2), picture(1.0)])))
@@ -558,7 +570,8 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
             if isinstance(message, Shadowed):
                 checked.set()
 
-        engine = Engine(lambda: backend, capacity=8, observe=observe, shadow_every=1)
+        engine = AsyncEngine(lambda: backend, permits=8, shadow_every=1)
+        engine.watch(observe)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(8)
@@ -574,28 +587,28 @@ def test_shadows_take_no_permit_and_do_not_hold_up_the_end() -> None:
     asyncio.run(main())
 
 
-async def until_level(engine: Engine, clock: Clock, wanted: Callable[[int], bool]) -> None:
+async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int], bool]) -> None:
     """Until the brown-out level is as wanted, on a clock that hurries."""
     for _ in range(1000):
         if wanted(engine.brownout_level):
             return
         clock.ahead += 5.0
-        await asyncio.sleep(facade.TICK_SECONDS / 10)
+        await asyncio.sleep(async_engine.TICK_SECONDS / 10)
     raise AssertionError("the level does not move")
 
 
-def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fast engine's places are all taken before anyone has waited for long."""
+def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast engine's permits are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
-    monkeypatch.setattr(facade, "time", clock)
-    monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(async_engine, "time", clock)
+    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
 
     async def main() -> None:
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=1e6)
+        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=1e6)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         engine.admit(60)
-        await asyncio.sleep(3 * facade.TICK_SECONDS)
+        await asyncio.sleep(3 * async_engine.TICK_SECONDS)
         assert engine.brownout_level == 0, "to have images decoded faster, no cheaper point helps"
         with backend.gate.held():
             inside = asyncio.create_task(classify(engine, pictures(60, 1.0)))
@@ -612,11 +625,11 @@ def test_places_that_run_out_are_overload_however_short_the_waits(monkeypatch: p
 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
-    monkeypatch.setattr(facade, "time", clock)
+    monkeypatch.setattr(async_engine, "time", clock)
 
     async def main() -> None:
-        monkeypatch.setattr(facade, "TICK_SECONDS", 0.001)
-        engine = Engine(lambda: backend, capacity=64, observe=lambda message: None, brownout_seconds=60)
+        monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+        engine = AsyncEngine(lambda: backend, permits=64, brownout_seconds=60)
         engine.start()
         assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
         step = threading.Semaphore(0)

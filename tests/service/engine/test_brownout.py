@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.service.engine.overload import Look, Server
 
@@ -29,7 +29,7 @@ class Clock:
         self._work, self._images, self._degraded = 0.0, 0, 0
 
     def see(
-        self, wait: float, seconds: float, *, load: float = 0.0, degraded: float = 1.0, places: float = 0.0
+        self, wait: float, seconds: float, *, load: float = 0.0, degraded: float = 1.0, permits: float = 0.0
     ) -> list[int]:
         """→ the level after every tick."""
         levels = []
@@ -38,7 +38,7 @@ class Clock:
             self._work += load * TICK
             self._images += 100
             self._degraded += round(100 * degraded)
-            self.brownout.update(self.now, wait, Totals(self._work, self._images, self._degraded), places)
+            self.brownout.update(self.now, wait, Totals(self._work, self._images, self._degraded), permits)
             levels.append(self.brownout.level)
         return levels
 
@@ -77,10 +77,10 @@ def test_the_last_level_comes_well_before_anybody_is_refused() -> None:
     assert [clock.see(wait, TICK)[0] for wait in (0.6, 0.7, 0.9, 1.1, 1.3)] == [0, 1, 3, 4, 6]
 
 
-def test_places_that_run_out_are_as_a_wait() -> None:
-    assert set(Clock().see(0.0, 60, places=0.5)) == {0}
-    assert Clock().see(0.0, TICK, places=0.76) == [LEVELS // 2]
-    assert Clock().see(0.0, TICK, places=1.0) == [LEVELS]
+def test_permits_that_run_out_count_as_a_wait() -> None:
+    assert set(Clock().see(0.0, 60, permits=0.5)) == {0}
+    assert Clock().see(0.0, TICK, permits=0.76) == [LEVELS // 2]
+    assert Clock().see(0.0, TICK, permits=1.0) == [LEVELS]
 
 
 def test_calm_lowers_it_slowly_down_to_none() -> None:
@@ -125,7 +125,7 @@ def test_a_short_peak_and_a_short_calm_change_nothing() -> None:
         clock.see(LOW, TICK)
 
 
-def test_nought_is_never() -> None:
+def test_zero_turns_it_off() -> None:
     assert set(Clock(high=0).see(1e9, 60)) == {0}
 
 
@@ -175,19 +175,19 @@ def test_within_any_calm_seconds_the_level_turns_round_at_most_once(
 def costs() -> tuple[float, ...]:
     """Of the shipped weights' default policy."""
     weights = load_weights(Path(DEFAULT_WEIGHTS))
-    return Policy(load_calibration(weights), weights.manifest.gflops_cumulative, "balanced").costs()
+    return OperatingPoints(load_calibration(weights), weights.manifest.gflops_cumulative, "balanced").costs()
 
 
 @pytest.mark.parametrize(
-    ("load", "capacity"), [(1.1, 1_000_000), (1.5, 1_000_000), (1.5, 700), (2.0, 1_000_000), (2.5, 1_000_000)]
+    ("load", "permits"), [(1.1, 1_000_000), (1.5, 1_000_000), (1.5, 700), (2.0, 1_000_000), (2.5, 1_000_000)]
 )
-def test_a_step_in_load_is_met_and_kept_and_left_again(costs: tuple[float, ...], load: float, capacity: int) -> None:
+def test_a_step_in_load_is_met_and_kept_and_left_again(costs: tuple[float, ...], load: float, permits: int) -> None:
     """50 % → more than level 0 can do, and less than the cheapest point can → 50 %."""
-    server = Server(costs, max_wait=MAX_WAIT, capacity=capacity)
+    server = Server(costs, max_wait=MAX_WAIT, permits=permits)
     before, during, after = (server.run(seconds, share) for seconds, share in ((4, 0.5), (40, load), (30, 0.5)))
     assert set(levels_of(before)) == {0}
     assert max(look.wait for look in during) < MAX_WAIT
-    assert server.shed == 0, "the cheapest point is enough, so nobody is refused"
+    assert server.shed == 0, "the cheapest point is enough, so no image is refused"
     assert turns(levels_of(before + during + after)) <= 1, "up, then down for good"
     settled = levels_of(during[len(during) // 2 :])
     assert len(set(settled)) == 1, "and at rest between"
@@ -201,7 +201,7 @@ def test_more_than_the_cheapest_point_can_do_is_shed_from_the_last_level_only(co
     looks = server.run(20, 1.3 * costs[0] / costs[-1])
     assert server.shed > 0
     assert {look.level for look in looks if look.shed} == {LEVELS}
-    assert max(look.wait for look in looks) <= MAX_WAIT + TICK, "and who is let in is answered in time"
+    assert max(look.wait for look in looks) <= MAX_WAIT + TICK, "and admitted images are answered in time"
 
 
 def test_where_half_cannot_be_degraded_the_others_are_and_the_rest_is_shed(costs: tuple[float, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The loop by hand, one batch at a time, without its thread."""
+"""The engine core by hand, one batch at a time, without its thread."""
 
 import time
 from types import SimpleNamespace
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.core import MAX_FAILURES, Loop
+from msmlp.service.engine.core import MAX_FAILURES, EngineCore
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
+    ExitParameters,
     Failed,
     Load,
     Outbound,
     Ran,
     Shadowed,
     Submit,
-    Terms,
 )
 from tests.fakes import FakeBackend, picture, pictures
 
@@ -31,7 +31,7 @@ LONG, SOON = 1000.0, 500.0
 
 
 class ByHand:
-    """A loop on a fake backend, and all it says. `seconds` is how long every batch is thought to take."""
+    """A core on a fake backend, and all it says. `seconds` is how long every batch is thought to take."""
 
     in_flight = 1
 
@@ -41,19 +41,21 @@ class ByHand:
         self.backend = FakeBackend(capacity=capacity + reserve, max_batch=max_batch, in_flight=self.in_flight)
         self.said: list[Outbound] = []
         known = np.full((3, len(self.backend.buckets)), seconds)
-        self.loop = Loop(self.backend, self.said.append, seconds=known, reserve=reserve, **options)
+        self.core = EngineCore(self.backend, self.said.append, seconds=known, reserve=reserve, **options)
 
     def submit(
         self, request: int, pixels: Pixels, *, after: float = np.inf, low: int = 0, stream: bool = False
     ) -> None:
         """Thresholds of 0.5, a deadline `after` seconds."""
         now = time.monotonic()
-        self.loop.receive(Submit(request, pixels, Terms(np.array([0.5, 0.5]), low, 3, now + after, stream), now))
+        self.core.receive(
+            Submit(request, pixels, ExitParameters(np.array([0.5, 0.5]), low, 3, now + after, stream), now)
+        )
 
     def run(self) -> None:
         """Until nothing is left to run."""
-        while not self.loop.idle:
-            self.loop.run_once()
+        while not self.core.idle:
+            self.core.run_once()
 
     def told(self) -> list[tuple[int, int, int, Reason]]:
         """Request, index, exit and reason of all that was said of tickets."""
@@ -74,7 +76,7 @@ def in_flight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return int(request.param)
 
 
-def test_an_expired_ticket_is_told_so_and_runs_nowhere() -> None:
+def test_an_expired_ticket_is_answered_and_never_run() -> None:
     hand = ByHand()
     hand.submit(1, pictures(2, 1.0), after=-1.0)
     hand.submit(2, pictures(1, 1.0), after=-1.0, low=1)
@@ -92,13 +94,13 @@ def test_between_stages_the_best_exit_so_far_is_the_answer() -> None:
     assert hand.told() == [(1, 0, 1, Reason.DEADLINE), (2, 0, 2, Reason.CONFIDENT)]
     cut, late = hand.of(Answers)
     assert cut.probabilities[0].tolist() == pytest.approx([0.2, 0.2, 0.4, 0.2])
-    assert cut.history.class_id[0, 0] == 2
-    assert cut.history.score[0, 0] == pytest.approx(0.4)
+    assert cut.history["class_id"][0, 0] == 2
+    assert cut.history["score"][0, 0] == pytest.approx(0.4)
     assert late.probabilities[0].argmax() == 3
     assert hand.backend.taken == 0
 
 
-def test_what_was_measured_decides_who_waits() -> None:
+def test_measured_times_decide_which_tickets_wait() -> None:
     """Stages that turn out quick are waited for after a while, though they were thought to be slow."""
     hand = ByHand(seconds=LONG)
     for request in range(200):
@@ -106,10 +108,10 @@ def test_what_was_measured_decides_who_waits() -> None:
         hand.run()
     exits = [exit for _, _, exit, _ in hand.told()]
     assert exits[-1] == 2
-    assert hand.loop.times.predict(1, 1) < 1.0
+    assert hand.core.latency.predict(1, 1) < 1.0
 
 
-def test_streams_are_told_of_every_exit_and_the_others_of_the_last() -> None:
+def test_streams_get_every_exit_and_the_others_the_last() -> None:
     hand = ByHand()
     hand.submit(1, np.stack([picture(0.2, 0.2, 0.2), picture(1.0)]), stream=True)
     hand.submit(2, pictures(1, 0.2, 0.9))
@@ -130,13 +132,13 @@ def test_a_streams_deadline_says_its_last_exit_again_with_the_reason() -> None:
     assert hand.told() == [(1, 0, 1, Reason.GOES_ON), (1, 0, 1, Reason.DEADLINE)]
 
 
-def test_the_cancelled_are_counted_in_the_queue_and_in_the_batch() -> None:
+def test_cancelled_images_are_counted_in_the_queue_and_in_the_batch() -> None:
     hand = ByHand()
     hand.submit(1, pictures(5, 0.2))
-    hand.loop.receive(Cancel(1))
+    hand.core.receive(Cancel(1))
     assert hand.of(Cancelled) == [Cancelled("queue", 5)]
     # As with batches in flight while messages come in.
-    hand.backend.fail = lambda stage, pixels: hand.loop.receive(Cancel(2))
+    hand.backend.fail = lambda stage, pixels: hand.core.receive(Cancel(2))
     hand.submit(2, pictures(3, 0.2))
     hand.run()
     assert sum(message.images for message in hand.of(Cancelled) if message.where == "batch") == 3
@@ -173,7 +175,7 @@ def test_a_streams_shadow_is_silent() -> None:
 def test_shadows_leave_the_whole_capacity_to_requests() -> None:
     hand = ByHand(shadow_every=1, capacity=4, reserve=2)
     hand.submit(1, pictures(4, 1.0))
-    hand.loop.run_once()
+    hand.core.run_once()
     assert hand.backend.taken == 2, "kept as shadows"
     hand.submit(2, pictures(4, 0.2, 1.0))
     hand.run()
@@ -182,10 +184,10 @@ def test_shadows_leave_the_whole_capacity_to_requests() -> None:
     assert hand.backend.taken == 0
 
 
-def test_a_shadows_failure_is_nobodys() -> None:
+def test_a_shadows_failure_fails_no_request() -> None:
     hand = ByHand(shadow_every=1, reserve=2)
     hand.submit(1, pictures(1, 1.0))
-    hand.loop.run_once()
+    hand.core.run_once()
 
     def broken(stage: int, pixels: Pixels) -> None:
         raise ZeroDivisionError
@@ -204,14 +206,14 @@ def test_shadow_batches_are_reported_as_the_others_are() -> None:
     assert [(ran.stage, ran.images) for ran in hand.of(Ran)] == hand.backend.batches == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_who_waits_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
+def test_the_load_is_published_before_every_batch_and_when_nothing_is_left(in_flight: int) -> None:
     published: list[list[int]] = []
     ran: list[tuple[int, int]] = []
     hand = ByHand(capacity=66, publish=lambda load: published.append(list(load.queued)))
     hand.backend.fail = lambda stage, pixels: ran.append((stage, len(pixels)))
     hand.submit(1, pictures(66, 0.2, 1.0))
     hand.run()
-    hand.loop.run_once()
+    hand.core.run_once()
     if in_flight == 1:
         assert ran == [(0, 64), (1, 64), (0, 2), (1, 2)], "a full batch first"
         assert published == [[2, 0, 0], [2, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
@@ -269,12 +271,12 @@ def test_a_failure_takes_its_requests_out_of_the_other_batch_too(in_flight: int)
 def test_load_says_what_waits_and_what_it_will_take() -> None:
     hand = ByHand(seconds=6.4)
     hand.submit(1, pictures(2, 0.2, 1.0))
-    load = hand.loop.load()
+    load = hand.core.load()
     assert (list(load.queued), load.work_seconds) == ([2, 0, 0], 0.0)
     assert (load.seconds_per_image, load.backlog_seconds) == pytest.approx((0.3, 0.6)), "0.1 a stage in batches of 64"
     assert np.isfinite(load.oldest).tolist() == [True, False, False]
     hand.run()
-    after = hand.loop.load()
+    after = hand.core.load()
     assert after.backlog_seconds == 0.0
     assert after.work_seconds == pytest.approx(0.4, rel=0.2), "two images through two stages"
     assert after.prediction_margin >= 1.0
@@ -289,13 +291,13 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     # The module's own name for it: other threads' event loops go by the real one.
     monkeypatch.setattr("msmlp.service.engine.core.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     for request in range(50):
-        hand.loop.receive(Submit(request, pictures(1, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), 0.0))
+        hand.core.receive(Submit(request, pictures(1, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), 0.0))
         hand.run()
-    alone = hand.loop.times.predict(0, 1)
-    assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the loop was idle"
+    alone = hand.core.latency.predict(0, 1)
+    assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the core was idle"
 
 
-def test_what_flies_already_counts_for_a_deadline(in_flight: int) -> None:
+def test_batches_in_flight_count_for_a_deadline(in_flight: int) -> None:
     """The second request's batch is on the device and thought to be long when the first might go on."""
     hand = ByHand(seconds=LONG, max_batch=1)
     hand.submit(1, pictures(1, 0.2, 1.0), after=1.5 * LONG)
@@ -316,7 +318,7 @@ def test_a_device_that_takes_no_image_ends_the_engine(monkeypatch: pytest.Monkey
         hand.submit(request, pictures(1, 1.0))
     with pytest.raises(DeviceError, match="in a row"):
         hand.submit(MAX_FAILURES, pictures(1, 1.0))
-    assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each is told"
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each request fails"
 
 
 def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
@@ -329,11 +331,11 @@ def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
     assert hand.backend.taken == 0
 
 
-def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_in_flight(in_flight: int) -> None:
+def test_the_permits_of_cancelled_images_are_free_for_others_though_their_batch_is_in_flight(in_flight: int) -> None:
     hand = ByHand(capacity=4, max_batch=2)
     hand.submit(1, pictures(4, 0.2, 0.2, 0.2))
-    hand.loop.run_once()
-    hand.loop.receive(Cancel(1))
+    hand.core.run_once()
+    hand.core.receive(Cancel(1))
     hand.submit(2, pictures(4, 1.0))
     assert hand.backend.taken == 4, f"{in_flight} in flight"
     hand.run()
@@ -342,7 +344,7 @@ def test_the_places_of_the_cancelled_are_free_for_others_though_their_batch_is_i
     assert hand.backend.taken == 0
 
 
-def test_what_is_aboard_is_backlog_until_it_has_landed() -> None:
+def test_a_running_batch_is_backlog_until_it_ends() -> None:
     loads: list[Load] = []
     hand = ByHand(seconds=6.4, publish=loads.append)
     hand.submit(1, pictures(2, 0.2, 1.0))

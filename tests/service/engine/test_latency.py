@@ -1,15 +1,17 @@
+"""Latency model, load estimate and stage selector."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.service.engine.latency import REFRESH, StageTimes
+from msmlp.service.engine.latency import MEMORY, REFRESH, LatencyModel, LoadEstimate
 
 BUCKETS = (1, 2, 4)
 
 
-def times() -> StageTimes:
-    return StageTimes(BUCKETS, np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]))
+def times() -> LatencyModel:
+    return LatencyModel(BUCKETS, np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]))
 
 
 def test_a_batch_takes_what_its_bucket_takes() -> None:
@@ -28,7 +30,7 @@ def test_what_is_measured_is_learnt() -> None:
     assert learning.predict(1, 4) == pytest.approx(60.0, rel=1e-2)
 
 
-def test_a_bucket_that_is_slower_than_the_others_is_told_apart() -> None:
+def test_a_bucket_that_is_slower_than_the_others_is_learnt_as_such() -> None:
     learning = times()
     for _ in range(1000):
         learning.learn(0, 1, 1.0)
@@ -81,13 +83,13 @@ def test_stray_batches_do_not_make_the_best_bucket_look_worse_than_its_neighbour
 
 def test_the_warm_ups_measurements_stay_as_they_are() -> None:
     measured = np.ones((1, 3))
-    StageTimes(BUCKETS, measured).learn(0, 1, 100.0)
+    LatencyModel(BUCKETS, measured).learn(0, 1, 100.0)
     assert (measured == 1).all()
 
 
-def sizes(*seconds: float, buckets: tuple[int, ...] = (1, 2, 4, 8)) -> StageTimes:
+def sizes(*seconds: float, buckets: tuple[int, ...] = (1, 2, 4, 8)) -> LatencyModel:
     """One stage."""
-    return StageTimes(buckets, np.array([seconds]))
+    return LatencyModel(buckets, np.array([seconds]))
 
 
 def test_where_a_batch_takes_the_same_whatever_its_size_all_go_together() -> None:
@@ -97,7 +99,7 @@ def test_where_a_batch_takes_the_same_whatever_its_size_all_go_together() -> Non
     assert [alike.worth(0, waiting) for waiting in (1, 4, 6, 100)] == [1 / 8, 0.5, 0.75, 1.0]
 
 
-def test_where_every_image_costs_the_same_nobody_is_padded_for() -> None:
+def test_where_every_image_costs_the_same_no_batch_is_padded() -> None:
     linear = sizes(1.0, 2.0, 4.0, 8.0)
     assert [linear.take(0, waiting) for waiting in (1, 2, 3, 5, 6, 7, 8, 9)] == [1, 2, 2, 4, 4, 4, 8, 8]
     assert linear.full(0) == 1, "any batch is worth going first"
@@ -112,7 +114,7 @@ def test_the_cheapest_batch_is_taken() -> None:
 
 
 def test_full_batches_of_all_stages_are_multiples_of_each_other() -> None:
-    times = StageTimes((1, 2, 3, 4, 6), np.array([[1.0, 1.5, 1.6, 3.0, 6.0], [1.0] * 5]))
+    times = LatencyModel((1, 2, 3, 4, 6), np.array([[1.0, 1.5, 1.6, 3.0, 6.0], [1.0] * 5]))
     assert (times.full(0), times.full(1)) == (2, 6)
 
 
@@ -172,3 +174,48 @@ def test_without_measurements_the_fuller_the_better() -> None:
     unknown = sizes(0.0, 0.0, 0.0, 0.0)
     assert (unknown.full(0), unknown.take(0, 5)) == (8, 5)
     assert unknown.predict(0, 8) < 1e-6
+
+
+def estimate() -> LoadEstimate:
+    """An image takes 1, 10 and 100 seconds in the best batches."""
+    return LoadEstimate(3, LatencyModel((1, 2), np.array([[3.0, 2.0], [30.0, 20.0], [100.0, 300.0]])))
+
+
+def test_before_anything_is_known_everything_goes_to_the_end() -> None:
+    assert estimate().per_image() == [111.0, 110.0, 100.0]
+    assert estimate().seconds([2, 0, 1]) == 322.0
+
+
+def test_what_leaves_early_needs_no_more() -> None:
+    mine = estimate()
+    for _ in range(40):
+        mine.ran(0, MEMORY, MEMORY // 2)
+        mine.ran(1, MEMORY, 0)
+    assert mine.per_image() == pytest.approx([6.0, 10.0, 100.0], rel=1e-3)
+
+
+def test_the_newest_thousand_outweigh_what_was_before() -> None:
+    mine = estimate()
+    for _ in range(40):
+        mine.ran(0, MEMORY, 0)
+    mine.ran(0, MEMORY, MEMORY)
+    assert mine.per_image()[0] == pytest.approx(1 + 110 / 2, rel=1e-3)
+
+
+def test_work_is_counted_at_the_best_rates_whatever_the_batches() -> None:
+    mine = estimate()
+    mine.ran(0, 1, 1)
+    mine.ran(1, 2, 1)
+    mine.ran(2, 1, 0)
+    assert mine.work_seconds == 1 + 20 + 100
+
+
+def test_running_images_still_need_the_later_stages() -> None:
+    assert [estimate().later(stage, 2) for stage in (0, 1, 2)] == [220.0, 200.0, 0.0]
+
+
+def test_one_stage() -> None:
+    mine = LoadEstimate(1, LatencyModel((4,), np.array([[8.0]])))
+    assert mine.per_image() == [2.0]
+    mine.ran(0, 4, 0)
+    assert mine.seconds([3]) == 6.0

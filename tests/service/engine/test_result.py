@@ -8,19 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.messages import Answers, History
+from msmlp.service.engine.messages import HISTORY, Answers
 from msmlp.service.engine.result import Pending, Result
 
 STAGES, CLASSES = 3, 4
-COLUMNS = ("score", "confidence", "queue_seconds", "compute_seconds", "class_id", "batch_size")
 
 
 def answers(index: list[int], reason: Reason = Reason.CONFIDENT) -> Answers:
     """Rows whose every column tells which image they are of."""
     rows = np.array(index)
-    history = History.empty(len(rows), STAGES)
-    for i, name in enumerate(COLUMNS):
-        getattr(history, name)[:] = rows[:, None] + i
+    history = np.zeros((len(rows), STAGES), dtype=HISTORY)
+    for i, name in enumerate(HISTORY.names):
+        history[name] = rows[:, None] + i
     return Answers(
         request=np.zeros(len(rows), dtype=np.int64),
         index=rows,
@@ -32,7 +31,7 @@ def answers(index: list[int], reason: Reason = Reason.CONFIDENT) -> Answers:
 
 
 def landed(index: list[int], now: float, reason: Reason = Reason.CONFIDENT) -> Result:
-    return Result.of(answers(index, reason), slice(0, len(index)), now)
+    return Result.of(answers(index, reason), now)
 
 
 @st.composite
@@ -51,13 +50,13 @@ def test_whatever_way_they_land_they_come_out_in_order(parts: list[list[int]]) -
     assert whole.index.tolist() == list(range(images))
     for name in ("exit", "reason", "probabilities"):
         assert (getattr(whole, name) == getattr(wanted, name)).all()
-    for name in COLUMNS:
-        assert (getattr(whole.history, name) == getattr(wanted.history, name)).all()
+    for name in HISTORY.names:
+        assert (whole.history[name] == wanted.history[name]).all()
     came = {image: number for number, part in enumerate(parts) for image in part}
     assert whole.landed.tolist() == [came[image] for image in range(images)]
 
 
-def test_a_request_is_done_when_the_last_has_left_and_each_is_told_of_once() -> None:
+def test_a_request_is_done_when_its_last_image_has_left_and_each_is_counted_once() -> None:
     async def main() -> None:
         left: list[int] = []
         pending = Pending(3, stream=False, left=left.append)
@@ -71,7 +70,7 @@ def test_a_request_is_done_when_the_last_has_left_and_each_is_told_of_once() -> 
     asyncio.run(main())
 
 
-def test_in_a_stream_who_goes_on_has_not_left() -> None:
+def test_in_a_stream_an_image_that_goes_on_has_not_left() -> None:
     async def main() -> None:
         left: list[int] = []
         pending = Pending(2, stream=True, left=left.append)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import buckets_up_to
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.latency import PATIENCE, StageTimes
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.latency import PATIENCE, LatencyModel
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
 from msmlp.service.engine.tickets import Slots
 
@@ -29,7 +29,7 @@ def scheduler_of(
     """Every batch of a stage takes its `seconds` (1), whatever its size: the fuller the better."""
     buckets = buckets_up_to(max_batch)
     each = np.array(seconds if seconds is not None else [1.0] * stages)
-    times = StageTimes(buckets, np.repeat(each[:, None], len(buckets), axis=1))
+    times = LatencyModel(buckets, np.repeat(each[:, None], len(buckets), axis=1))
     times.margin = 1.0
     return Scheduler(capacity, stages, times, **options)
 
@@ -48,7 +48,7 @@ def enter(
     """Tickets whose thresholds are all 0.5 unless said."""
     chosen = np.array(thresholds if thresholds is not None else [0.5] * (scheduler.stages - 1))
     high = scheduler.stages if max_exit is None else max_exit
-    scheduler.add(where, request, Terms(chosen, min_exit, high, deadline), now)
+    scheduler.add(where, request, ExitParameters(chosen, min_exit, high, deadline), now)
 
 
 def run(scheduler: Scheduler, now: float = 0.0) -> Batch:
@@ -173,7 +173,7 @@ def test_a_thin_deep_batch_is_not_passed_over_for_ever() -> None:
     assert stages == [0] * PATIENCE + [1]
 
 
-def test_cancelling_frees_who_waits_at_once_and_who_runs_after_its_batch() -> None:
+def test_cancelling_frees_waiting_tickets_at_once_and_running_ones_after_their_batch() -> None:
     scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
     enter(scheduler, slots(3), request=2)
@@ -187,14 +187,14 @@ def test_cancelling_frees_who_waits_at_once_and_who_runs_after_its_batch() -> No
     assert run(scheduler).slots.tolist() == [3]
 
 
-def test_cancelling_nobody() -> None:
+def test_cancelling_an_unknown_request() -> None:
     scheduler = scheduler_of(4, 2, 2)
     enter(scheduler, slots(0), request=1)
     assert scheduler.cancel(7).tolist() == []
     assert scheduler.waiting() == [1, 0]
 
 
-def test_abandoning_a_batch_fails_its_requests_and_nobody_elses() -> None:
+def test_abandoning_a_batch_fails_its_requests_only() -> None:
     scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
     enter(scheduler, slots(3), request=2)
@@ -242,7 +242,7 @@ def test_one_stage_only() -> None:
 
 
 def overdue(scheduler: Scheduler, now: float, free: float | None = None) -> list[tuple[int, int, Reason]]:
-    """Slot, exit and reason of all who go when no batch can start before `free` (now)."""
+    """Slot, exit and reason of all overdue tickets when no batch can start before `free` (now)."""
     gone = scheduler.overdue(now, now if free is None else free)
     return [
         (slot, exit, Reason(reason)) for slot, exit, reason in zip(gone.slots, gone.exits, gone.reasons, strict=True)
@@ -255,7 +255,7 @@ def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_be
     enter(scheduler, slots(1), min_exit=0)
     assert overdue(scheduler, 4.9) == [], "a late answer is better than none"
     assert overdue(scheduler, 5.0) == [(0, 0, Reason.EXPIRED)]
-    assert run(scheduler, now=1e9).slots.tolist() == [1], "who has no deadline waits for ever"
+    assert run(scheduler, now=1e9).slots.tolist() == [1], "a ticket without a deadline waits for ever"
 
 
 def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
@@ -307,7 +307,7 @@ def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
 
 def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
     """Stages that take so long in buckets of 1, 2 and 4."""
-    times = StageTimes((1, 2, 4), np.array(seconds))
+    times = LatencyModel((1, 2, 4), np.array(seconds))
     times.margin = 1.0
     return Scheduler(capacity, len(seconds), times)
 
@@ -342,7 +342,7 @@ def test_a_batch_is_sized_to_the_tightest_deadline_aboard() -> None:
 
 
 def test_the_margin_is_part_of_every_prediction() -> None:
-    times = StageTimes((1, 2, 4), np.array([(1.0, 2.0, 4.0)]))
+    times = LatencyModel((1, 2, 4), np.array([(1.0, 2.0, 4.0)]))
     times.margin = 1.5
     scheduler = Scheduler(16, 1, times)
     enter(scheduler, slots(0, 1, 2), thresholds=())
@@ -350,7 +350,7 @@ def test_the_margin_is_part_of_every_prediction() -> None:
     assert run(scheduler).slots.tolist() == [3]
 
 
-def test_for_who_is_late_already_nobody_is_kept_waiting() -> None:
+def test_tickets_that_are_late_already_delay_no_others() -> None:
     scheduler = scheduler_of(16, 1, 2, seconds=(10.0,))
     enter(scheduler, slots(0, 1), thresholds=())
     enter(scheduler, slots(2), request=1, thresholds=(), deadline=5.0)
@@ -383,7 +383,7 @@ def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
     assert settled.free.tolist() == [0, 1, 3]
     settled = leave_confident(scheduler, slots(4, 5, 6, 7), request=1)
     assert settled.free.tolist() == [4, 6, 7], "counted over all batches"
-    assert scheduler.waiting() == [0, 0, 0], "shadows wait for nobody's queue"
+    assert scheduler.waiting() == [0, 0, 0], "shadows are in no ticket's queue"
     assert scheduler.oldest_since() == [np.inf] * 3
 
 
@@ -396,7 +396,7 @@ def test_who_leaves_for_another_reason_is_no_shadow() -> None:
     assert scheduler.idle()
 
 
-def test_a_shadow_runs_to_the_last_stage_when_nobody_waits() -> None:
+def test_a_shadow_runs_to_the_last_stage_when_no_ticket_waits() -> None:
     scheduler = scheduler_of(8, 3, 2, shadow_every=2, reserve=2)
     leave_confident(scheduler, slots(0, 1))
     assert not scheduler.idle()
@@ -456,7 +456,7 @@ def test_no_reserve_or_no_share_is_no_shadow() -> None:
         assert scheduler.idle()
 
 
-def test_nobody_can_cancel_or_fail_a_shadow_and_it_fails_nobody() -> None:
+def test_a_shadow_cannot_be_cancelled_and_fails_no_request() -> None:
     scheduler = scheduler_of(8, 3, 4, shadow_every=1, reserve=2)
     enter(scheduler, slots(0, 1), request=7)
     scheduler.settle(run(scheduler), scores(1.0, 0.1), now=0.0)
@@ -530,7 +530,7 @@ class Replay(RuleBasedStateMachine):
         buckets = buckets_up_to(max_batch)
         steps = data.draw(st.lists(st.integers(0, 4), min_size=len(buckets) * stages, max_size=len(buckets) * stages))
         seconds = np.cumsum(np.array(steps, dtype=float).reshape(stages, len(buckets)), axis=1)
-        self.times = StageTimes(buckets, seconds)
+        self.times = LatencyModel(buckets, seconds)
         self.times.margin = data.draw(st.sampled_from((1.0, 1.5)))
         self.scheduler = Scheduler(
             capacity + reserve, stages, self.times, shadow_every=shadow_every, reserve=reserve, patience=patience
@@ -572,7 +572,9 @@ class Replay(RuleBasedStateMachine):
         low, high = sorted((data.draw(st.integers(0, self.stages)), data.draw(st.integers(1, self.stages))))
         self.now += data.draw(st.integers(0, 3))
         deadline = data.draw(st.sampled_from((np.inf, *range(12)))) + self.now
-        self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high, deadline), self.now)
+        self.scheduler.add(
+            slots(*chosen), self.requests, ExitParameters(np.array(thresholds), low, high, deadline), self.now
+        )
         self.deadlines |= deadline < np.inf
         for index, slot in enumerate(chosen):
             self.tickets[slot] = Ticket(self.requests, index, 0, thresholds, low, high, self.now, deadline=deadline)
@@ -582,7 +584,7 @@ class Replay(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def overdue(self, data: st.DataObject) -> None:
-        """As the loop does: who cannot wait for the next batch goes, with what they have."""
+        """As the core does: tickets that cannot wait for the next batch leave with the exit they have."""
         self.now += data.draw(st.integers(0, 3))
         free = self.now + data.draw(st.integers(0, 5))
         gone = self.scheduler.overdue(self.now, free)
@@ -635,7 +637,7 @@ class Replay(RuleBasedStateMachine):
             assert 2 * len(members) >= min(len(queue), self.times.full(batch.stage))
 
     def check_deadlines(self, batch: Batch, starts: float) -> None:
-        """Nobody aboard who could be in time is made late by the company, but for the sake of who was overtaken."""
+        """No ticket that could be in time is made late by the rest of its batch, except for one that was overtaken."""
         if self.overtaken[batch.stage] < self.patience:
             for slot in batch.slots.tolist():
                 left = self.tickets[slot].deadline - starts

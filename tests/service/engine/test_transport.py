@@ -1,14 +1,36 @@
-"""What holds for the engine as a thread and as a process alike."""
+"""The engine as a thread and as a process under the same tests, then the thread alone."""
 
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import OutOfMemoryError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.messages import Answers, Cancel, Cancelled, Died, Failed, Inbound, Load, Outbound, Ready, Stop
-from msmlp.service.engine.transport import SHADOW_SLOTS, run
+from msmlp.service.engine.core import MAX_FAILURES, SHADOW_SLOTS, run
+from msmlp.service.engine.messages import (
+    Answers,
+    Cancel,
+    Cancelled,
+    Died,
+    ExitParameters,
+    Failed,
+    Inbound,
+    Load,
+    Outbound,
+    Ran,
+    Ready,
+    Stop,
+    Submit,
+)
+from msmlp.service.engine.transport import ThreadWorker
 from tests.engines import BROKEN, Build, Talk, no_device, process, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 
@@ -17,12 +39,12 @@ MAKERS = {"thread": thread, "process": process}
 
 @pytest.fixture(scope="module", params=MAKERS)
 def engine(request: pytest.FixtureRequest) -> Iterator[tuple[Talk, Build]]:
-    """One of each for all tests here: the process has 12 places for pixels on their way, fewer than the tests send."""
+    """One of each for all tests here: the process has room for 12 images in its ring, fewer than the tests send."""
     build = Build(capacity=64)
-    more = {"places": 12} if request.param == "process" else {}
-    talk = Talk(MAKERS[request.param], build, capacity=64, **more)
+    more = {"ring_images": 12} if request.param == "process" else {}
+    talk = Talk(MAKERS[request.param], build, permits=64, **more)
     ready = talk.hear(Ready)
-    assert (ready.backend, ready.capacity) == ("fake", 64)
+    assert (ready.backend, ready.permits) == ("fake", 64)
     assert talk.worker.ready.is_set()
     yield talk, build
     talk.worker.put(Stop())
@@ -41,12 +63,14 @@ def test_an_answer_says_where_why_and_what_every_stage_said(engine: tuple[Talk, 
         answer = talk.hear(Answers)
         assert (answer.request.tolist(), answer.index.tolist()) == ([7], [index])
         assert (answer.exit[0], answer.reason[0]) == (exit, reason)
-        assert answer.probabilities[0].argmax() == answer.history.class_id[0, exit - 1] == label
-    assert answer.history.score[0].tolist() == pytest.approx([0.2, 0.2, 0.4])
-    assert answer.history.batch_size[0].tolist() == [3, 2, 1]
+        assert answer.probabilities[0].argmax() == answer.history["class_id"][0, exit - 1] == label
+    assert answer.history["score"][0].tolist() == pytest.approx([0.2, 0.2, 0.4])
+    assert answer.history["batch_size"][0].tolist() == [3, 2, 1]
+    for name in ("queue_seconds", "compute_seconds"):
+        assert (answer.history[name] >= 0).all()
 
 
-def test_who_waits_together_leaves_together(engine: tuple[Talk, Build]) -> None:
+def test_requests_that_wait_together_leave_together(engine: tuple[Talk, Build]) -> None:
     talk, build = engine
     with talk.device_held(build.gate):
         for request in range(10):
@@ -55,7 +79,7 @@ def test_who_waits_together_leaves_together(engine: tuple[Talk, Build]) -> None:
     assert talk.hear(Answers).request.tolist() == list(range(10))
 
 
-def test_pixels_are_those_of_their_request_when_the_places_are_used_again_and_again(engine: tuple[Talk, Build]) -> None:
+def test_pixels_are_those_of_their_request_when_the_ring_is_used_again_and_again(engine: tuple[Talk, Build]) -> None:
     talk, _ = engine
     sizes, labels = [5, 12, 1, 7, 12, 3, 10, 8], [0, 1, 0, 1, 1, 0, 0, 1]
     for request, (images, label) in enumerate(zip(sizes, labels, strict=True)):
@@ -65,7 +89,7 @@ def test_pixels_are_those_of_their_request_when_the_places_are_used_again_and_ag
         answer = talk.hear(Answers)
         for row, request in enumerate(answer.request.tolist()):
             seen[request] += 1
-            assert answer.history.score[row, 0] == pytest.approx(0.6 + 0.04 * request, abs=0.002)
+            assert answer.history["score"][row, 0] == pytest.approx(0.6 + 0.04 * request, abs=0.002)
             assert answer.probabilities[row].argmax() == labels[request]
 
 
@@ -91,7 +115,7 @@ def test_a_failed_batch_fails_its_requests_and_says_no_secret(engine: tuple[Talk
     assert talk.hear(Answers).request.tolist() == [3]
 
 
-def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build]) -> None:
+def test_gauges_count_images_that_came_while_the_device_was_busy(engine: tuple[Talk, Build]) -> None:
     talk, build = engine
     with talk.device_held(build.gate):
         talk.submit(1, pictures(12, 1.0))
@@ -108,24 +132,21 @@ def test_gauges_see_who_came_while_the_device_was_busy(engine: tuple[Talk, Build
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_what_only_the_caller_can_mend_is_the_end(make: type) -> None:
-    talk = Talk(make, no_device, capacity=8)
+def test_an_error_that_only_the_caller_can_mend_is_final(make: type) -> None:
+    talk = Talk(make, no_device, permits=8)
     assert talk.hear(Died) == Died("device: cuda is not available here")
     talk.worker.join(PATIENCE_SECONDS)
     assert talk.worker.load is None
 
 
 class StoppingPort:
-    """A façade that wants nothing but the end."""
+    """A port whose only message is Stop."""
 
     def __init__(self) -> None:
         self.said: list[Outbound] = []
 
     def take(self, *, block: bool) -> list[Inbound]:
         return [Stop()] if block else []
-
-    def taken(self, message: Inbound) -> None:
-        pass
 
     def send(self, messages: list[Outbound]) -> None:
         self.said += messages
@@ -134,14 +155,14 @@ class StoppingPort:
         pass
 
 
-def said_by(backend: FakeBackend, capacity: int | None, shadow_every: int) -> list[Outbound]:
+def said_by(backend: FakeBackend, permits: int | None, shadow_every: int) -> list[Outbound]:
     port = StoppingPort()
-    run(lambda: backend, port, capacity=capacity, shadow_every=shadow_every)
+    run(lambda: backend, port, permits=permits, shadow_every=shadow_every)
     return port.said
 
 
 @pytest.mark.parametrize(
-    ("capacity", "shadow_every", "said"),
+    ("permits", "shadow_every", "said"),
     [
         (None, 0, 100),
         (None, 100, 100 - SHADOW_SLOTS),
@@ -150,8 +171,8 @@ def said_by(backend: FakeBackend, capacity: int | None, shadow_every: int) -> li
         (120, 0, 100),
     ],
 )
-def test_ready_says_how_many_images_may_be_in_flight(capacity: int | None, shadow_every: int, said: int) -> None:
-    ready, _died = said_by(FakeBackend(capacity=100), capacity, shadow_every)
+def test_ready_says_how_many_images_may_be_in_flight(permits: int | None, shadow_every: int, said: int) -> None:
+    ready, _died = said_by(FakeBackend(capacity=100), permits, shadow_every)
     assert ready == Ready("fake", "none", said)
 
 
@@ -171,9 +192,241 @@ def test_an_engine_whose_largest_batches_do_not_fit_serves_with_smaller_ones() -
     assert backend.buckets == (1, 2, 4, 8)
 
 
-def test_one_for_which_nothing_fits_never_is_ready() -> None:
+def test_an_engine_for_which_nothing_fits_is_never_ready() -> None:
     backend = FakeBackend(every_bucket=True)
     backend.fail = failing_above(0)
     (died,) = said_by(backend, 200, 0)
     assert isinstance(died, Died)
     assert died.detail == "no room on none for a batch of 1: no room"
+
+
+FREEZE = """
+import gc
+from msmlp.service.engine.transport import freeze_gc
+kept = [[] for _ in range(1000)]
+freeze_gc()
+count = gc.get_freeze_count()
+assert count > 1000
+assert not any(each is kept[0] for each in gc.get_objects())
+kept += [[] for _ in range(1000)]
+freeze_gc()
+assert gc.get_freeze_count() == count, "later objects are collected as ever"
+"""
+
+
+def test_freeze_gc_exempts_what_exists_and_nothing_later() -> None:
+    subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
+
+
+# The thread alone, where the test needs to see its backend.
+
+
+@contextmanager
+def on_thread(backend: FakeBackend) -> Iterator[Talk]:
+    talk = Talk(thread, lambda: backend, permits=backend.capacity)
+    assert talk.worker.ready.wait(PATIENCE_SECONDS)
+    talk.hear(Ready)
+    backend.batches.clear()  # of the warm-up
+    try:
+        yield talk
+    finally:
+        talk.stop()
+
+
+def of(kind: type, said: list[Outbound]) -> list[Any]:
+    return [message for message in said if isinstance(message, kind)]
+
+
+def test_every_batch_is_reported() -> None:
+    backend = FakeBackend(max_batch=2)
+    with on_thread(backend) as talk:
+        talk.submit(1, pictures(3, 0.2, 0.8))
+        said = talk.stop()
+    assert sorted((ran.stage, ran.images) for ran in of(Ran, said)) == sorted(backend.batches)
+    assert sum(ran.images for ran in of(Ran, said) if ran.stage == 0) == 3
+    assert sum(ran.images for ran in of(Ran, said) if ran.stage == 1) == 3
+
+
+def test_survivors_of_different_requests_share_the_next_stages_batch() -> None:
+    backend = FakeBackend()
+    with on_thread(backend) as talk:
+        with talk.device_held(backend.gate):
+            for request in range(8):
+                talk.submit(request, np.stack([picture(1.0), picture(0.2, 1.0)]))
+        said = talk.stop()
+    assert backend.batches == [(0, 1), (0, 16), (1, 8)]
+    merged = of(Answers, said)[-1]
+    assert merged.request.tolist() == list(range(8))
+    assert (merged.exit == 2).all()
+
+
+def test_no_batch_is_larger_than_the_largest_bucket() -> None:
+    backend = FakeBackend(max_batch=24)
+    with on_thread(backend) as talk:
+        with talk.device_held(backend.gate):
+            talk.submit(1, pictures(100, 1.0))
+        talk.stop()
+    assert backend.batches == [(0, 1), (0, 24), (0, 24), (0, 24), (0, 24), (0, 4)]
+
+
+def broken_by_label_3(stage: int, pixels: Pixels) -> None:
+    if (pixels[:, 1, 0, 1] == 3).any():
+        raise ZeroDivisionError("a secret of the device")
+
+
+def test_a_failed_batch_fails_its_requests_and_only_them() -> None:
+    backend = FakeBackend(max_batch=4)
+    with on_thread(backend) as talk:
+        backend.fail = broken_by_label_3
+        with talk.device_held(backend.gate):
+            talk.submit(1, pictures(4, 1.0, label=1))
+            # Its first image is in the batch that fails, the others would come later.
+            talk.submit(2, np.concatenate([pictures(1, 1.0, label=3), pictures(5, 1.0)]))
+            talk.submit(3, pictures(3, 0.2, 1.0, label=2))
+        said = talk.stop()
+    (failed,) = of(Failed, said)
+    assert failed.requests.tolist() == [2]
+    assert "secret" not in failed.detail
+    answered = [int(request) for answer in of(Answers, said) for request in answer.request]
+    assert sorted(answered) == [-1] + [1] * 4 + [3] * 3
+    assert backend.taken == 0
+
+
+def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
+    backend = FakeBackend(max_batch=1)
+    with on_thread(backend) as talk:
+        backend.fail = broken_by_label_3
+        with talk.device_held(backend.gate):
+            for request in range(MAX_FAILURES):
+                talk.submit(request, pictures(1, 1.0, label=3))
+            talk.submit(99, pictures(1, 1.0))
+        talk.worker.join(PATIENCE_SECONDS)
+        assert not talk.worker.ready.is_set()
+        said = talk.stop()
+    assert sorted(r for failed in of(Failed, said) for r in failed.requests.tolist()) == list(range(MAX_FAILURES))
+    assert 99 not in [int(request) for answer in of(Answers, said) for request in answer.request]
+
+
+def test_a_successful_batch_resets_the_count_of_failures() -> None:
+    backend = FakeBackend(max_batch=1)
+    with on_thread(backend) as talk:
+        backend.fail = broken_by_label_3
+        with talk.device_held(backend.gate):
+            for request in range(3 * MAX_FAILURES):
+                talk.submit(request, pictures(1, 1.0, label=3 if request % MAX_FAILURES else 1))
+        said = talk.stop()
+    answered = sorted(int(request) for answer in of(Answers, said) for request in answer.request)
+    assert answered == [-1, *range(0, 3 * MAX_FAILURES, MAX_FAILURES)]
+
+
+def test_cancelling_an_answered_request_does_nothing() -> None:
+    backend = FakeBackend()
+    with on_thread(backend) as talk:
+        talk.submit(1, pictures(1, 1.0))
+        talk.worker.put(Cancel(1))
+        talk.worker.put(Cancel(99))
+        talk.submit(2, pictures(1, 1.0))
+        said = talk.stop()
+    assert 2 in [int(request) for answer in of(Answers, said) for request in answer.request]
+    assert backend.taken == 0
+
+
+def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
+    backend, ready_at_batch = FakeBackend(max_batch=8, every_bucket=True), []
+    worker = ThreadWorker(lambda: backend, lambda messages: None, permits=8)
+    backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
+    worker.start()
+    assert worker.ready.wait(PATIENCE_SECONDS)
+    warmed = list(backend.batches)
+    worker.put(Stop())
+    worker.join(PATIENCE_SECONDS)
+    assert set(warmed) == {(stage, bucket) for stage in range(3) for bucket in backend.buckets}
+    assert not any(ready_at_batch)
+
+
+def test_a_backend_that_cannot_be_built_is_the_end_and_tells_no_secret() -> None:
+    def build() -> StageBackend:
+        raise ZeroDivisionError("line 7 of some file")
+
+    said: list[Outbound] = []
+    worker = ThreadWorker(build, said.extend, permits=8)
+    worker.start()
+    worker.join(PATIENCE_SECONDS)
+    assert said == [Died("engine failed")]
+    assert not worker.ready.is_set()
+
+
+def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
+    threads = set()
+    backend = FakeBackend()
+    backend.fail = lambda stage, pixels: threads.add(threading.current_thread().name)
+    worker = ThreadWorker(
+        lambda: threads.add(threading.current_thread().name) or backend, lambda messages: None, permits=8
+    )
+    worker.start()
+    worker.ready.wait(PATIENCE_SECONDS)
+    worker.put(Stop())
+    worker.join(PATIENCE_SECONDS)
+    assert threads == {"msmlp-engine"}
+
+
+def test_gauges_count_waiting_images() -> None:
+    """While the second batch is held, the rest of the request waits, and the images in the batch do not."""
+    backend = FakeBackend(max_batch=4)
+    with on_thread(backend) as talk:
+        backend_reached = threading.Semaphore(0)
+        let_go = threading.Semaphore(0)
+
+        def step(stage: int, pixels: Pixels) -> None:
+            backend_reached.release()
+            assert let_go.acquire(timeout=PATIENCE_SECONDS)
+
+        backend.fail = step
+        talk.submit(1, pictures(10, 0.2, 1.0))
+        assert backend_reached.acquire(timeout=PATIENCE_SECONDS)
+        let_go.release()
+        assert backend_reached.acquire(timeout=PATIENCE_SECONDS)
+        load = talk.worker.load
+        backend.fail = lambda stage, pixels: None
+        let_go.release()
+        said = talk.stop()
+    assert backend.batches[:2] == [(0, 4), (1, 4)]
+    assert load is not None
+    assert list(load.queued) == [6, 0, 0]
+    assert np.isfinite(load.oldest).tolist() == [True, False, False]
+    assert sum(len(answer.request) for answer in of(Answers, said)) == 10
+    assert talk.worker.load is None
+
+
+def test_a_dead_worker_has_no_load() -> None:
+    backend = FakeBackend(max_batch=1)
+    with on_thread(backend) as talk:
+        backend.fail = broken_by_label_3
+        with talk.device_held(backend.gate):
+            talk.submit(1, pictures(5, 1.0, label=3))
+            for request in range(2, 9):
+                talk.submit(request, pictures(1, 1.0, label=3))
+        talk.worker.join(PATIENCE_SECONDS)
+        assert talk.worker.load is None
+
+
+def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:
+    """Between the two, the engine's own count does not have them yet."""
+    worker = ThreadWorker(FakeBackend, lambda messages: None, permits=8)
+    worker.ready.set()
+    worker.publish(Load.none(3))
+    for arrival in (1.0, 2.0):
+        worker.put(Submit(1, pictures(2, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), arrival))
+
+    def waiting() -> tuple[int, float]:
+        load = worker.load
+        assert load is not None
+        return load.queued[0], load.oldest[0]
+
+    assert waiting() == (4, 1.0)
+    worker.take(block=True)
+    assert waiting() == (4, 1.0)
+    worker.publish(replace(Load.none(3), submits=1, images=2))
+    assert waiting() == (2, 2.0)
+    worker.publish(replace(Load.none(3), submits=2, images=4))
+    assert waiting() == (0, np.inf)

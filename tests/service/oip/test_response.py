@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.service.engine.messages import History
+from msmlp.service.engine.messages import HISTORY
 from msmlp.service.engine.result import Result
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Wanted
 from msmlp.service.oip.response import Tensor, output_tensors, write_response
 from msmlp.service.oip.tensors import split_bytes
+from msmlp.service.service import Facts
 
 CLASSES, GFLOPS = ("cat", "dog", "größe"), [0.1, 0.4]
 DTYPES = {"INT32": "<i4", "FP32": "<f4"}
@@ -25,7 +26,7 @@ def nothing(images: int) -> Result:
         name: np.zeros(images, dtype=kind) for name, kind in (("exit", int), ("reason", np.int8), ("landed", float))
     }
     probabilities = np.zeros((images, len(CLASSES)), dtype=np.float32)
-    history = History.empty(images, len(GFLOPS))
+    history = np.zeros((images, len(GFLOPS)), dtype=HISTORY)
     return Result(index=np.arange(images), probabilities=probabilities, history=history, **zeros)
 
 
@@ -34,8 +35,8 @@ def result() -> Result:
     """Three images: one left at exit 2, one expired, one left at exit 1."""
     result = nothing(3)
     result.exit[:] = [2, 0, 1]
-    result.history.class_id[:] = [[0, 2], [1, 1], [1, 0]]
-    result.history.confidence[:] = [[0.5, 0.75], [0.9, 0.9], [0.5, 0.1]]
+    result.history["class_id"][:] = [[0, 2], [1, 1], [1, 0]]
+    result.history["confidence"][:] = [[0.5, 0.75], [0.9, 0.9], [0.5, 0.1]]
     result.probabilities[:] = [[0.125, 0.125, 0.75], [0.05, 0.9, 0.05], [0.25, 0.5, 0.25]]
     return result
 
@@ -60,7 +61,7 @@ def read(body: bytes, header_length: int | None) -> tuple[dict[str, Any], dict[s
 
 
 def write(result: Result, *wanted: Wanted) -> tuple[bytes, int | None]:
-    tensors = output_tensors(result, wanted, CLASSES, GFLOPS)
+    tensors = output_tensors(result, wanted, Facts({}, CLASSES, GFLOPS))
     return write_response({"id": "7"}, [(t, w.binary) for t, w in zip(tensors, wanted, strict=True)])
 
 

@@ -6,22 +6,22 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from msmlp.service.telemetry.metrics import Histograms
+from msmlp.service.telemetry.metrics import LabelledHistogram
 
 BOUNDS = (0.05, 0.5, 1.0, 20.0)
 VALUES = (1, 2, "none")
 
 
-def both() -> tuple[Histograms, CollectorRegistry, Histogram, CollectorRegistry]:
+def both() -> tuple[LabelledHistogram, CollectorRegistry, Histogram, CollectorRegistry]:
     mine, theirs = CollectorRegistry(), CollectorRegistry()
-    ours = Histograms("some_seconds", "Some.", "exit", VALUES, bounds=BOUNDS, registry=mine)
+    ours = LabelledHistogram("some_seconds", "Some.", "exit", VALUES, bounds=BOUNDS, registry=mine)
     library = Histogram("some_seconds", "Some.", ["exit"], buckets=BOUNDS, registry=theirs)
     for value in VALUES:
         library.labels(value)
     return ours, mine, library, theirs
 
 
-def test_before_anything_is_observed_every_value_counts_nought() -> None:
+def test_before_any_observation_every_count_is_zero() -> None:
     _, mine, _, theirs = both()
     assert generate_latest(mine) == generate_latest(theirs)
     assert b'some_seconds_bucket{exit="none",le="+Inf"} 0.0' in generate_latest(mine)

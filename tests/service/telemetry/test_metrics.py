@@ -128,9 +128,9 @@ def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
     assert now[key("engine_up")] == 1
     assert [now[key("queue_images", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
     assert [now[key("oldest_wait_seconds", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
-    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.policy.plan(
+    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.operating_points.resolve(
         RequestOptions()
-    ).thresholds.tolist()
+    ).parameters.thresholds.tolist()
     assert now[key("throughput_images_per_second")] >= 0
     assert 1 <= now[key("prediction_margin_ratio")] <= 3
     assert now[key("model_info", **service.facts.model, backend="fake", device="none")] == 1
@@ -214,7 +214,7 @@ SERIES = {
         for name in ("queue_seconds", "compute_seconds", "batch_size")
     },
 }
-"""What counts from nought at the first scrape: every combination that can come."""
+"""Every known series; all are there from the first scrape."""
 
 
 def test_every_metric_of_the_contract_is_there_from_the_first_scrape(tiny_weights: Path) -> None:
@@ -235,7 +235,7 @@ def test_every_metric_of_the_contract_is_there_from_the_first_scrape(tiny_weight
             values = {labels: value for labels, value in values.items() if ("route", asked) not in labels}
         assert values == {key("", **labels)[1]: 0 for labels in series}, name
     agreement = [now[key("shadow_agreement", exit=exit)] for exit in "12"]
-    assert all(math.isnan(value) for value in agreement), "unknown is not nought"
+    assert all(math.isnan(value) for value in agreement), "unknown is not zero"
 
 
 EASY, HARD, HARDEST, UNSURE = (
@@ -329,7 +329,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
         rest(service, backend)
 
         traffic.classify(picture(1.0, label=BROKEN, size=32), expected=503)
-        with service.places(96):
+        with service.permits(96):
             for _ in range(3):
                 traffic.classify(EASY, EASY, expected=429)
         leave(client, traffic, service, backend)
@@ -347,7 +347,7 @@ def rest(service: Service, backend: FakeBackend) -> None:
 
 
 def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: FakeBackend) -> None:
-    """Two clients leave: one in the engine, with four images aboard and three waiting, one while it is decoded."""
+    """Two clients leave: one in the engine, with four images running and three waiting, one while it is decoded."""
     files = [("images", encoded(EASY))] * 7
     with backend.gate.held():
         with knock(client, files=files, params={"thresholds": "0.5,0.5"}):
@@ -364,7 +364,7 @@ def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: Fak
     wait_until(lambda: service.engine.inflight == 0)
     may_decode.set()
     assert all(future.result() for future in blocked)
-    traffic.requests["/classify", 499] += 2  # that nobody saw
+    traffic.requests["/classify", 499] += 2  # whose clients had left
 
 
 def cut_short(client: httpx.Client, traffic: Traffic, backend: FakeBackend, clock: Clock) -> None:
@@ -408,7 +408,7 @@ def compare(traffic: Traffic, service: Service, backend: FakeBackend, before: Sa
     for metric in ("confidence", "stage_queue_seconds", "image_seconds"):
         label = "stage" if metric.startswith("stage") else "exit"
         for (value,), total in counts(f"{metric}_sum", label).items():
-            if value != "none":  # nobody was told how long those took
+            if value != "none":  # they have no answer to compare with
                 assert total == pytest.approx(traffic.sums[metric, value], rel=1e-3, abs=1e-3), (metric, value)
 
     ran = {(k,): [n for stage, n in backend.batches if stage == int(k) - 1] for k in EXITS}
@@ -427,7 +427,7 @@ def compare(traffic: Traffic, service: Service, backend: FakeBackend, before: Sa
     assert counts("cancelled_total", "where") == {("batch",): 4, ("queue",): 3, ("decode",): 2}
     assert counts("deadline_total", "outcome") == {("expired",): 16, ("late",): 8, ("met",): 24, ("cut_short",): 1}
     assert change[key("deadline_margin_seconds_count")] == 16 + 8 + 24 + 1
-    assert change[key("deadline_margin_seconds_bucket", le="0.0")] == 16 + 8, "who was late or expired"
+    assert change[key("deadline_margin_seconds_bucket", le="0.0")] == 16 + 8, "late or expired"
     assert after[key("shadow_agreement", exit=1)] == 0
     assert after[key("shadow_agreement", exit=2)] == 1
     at_rest = {"inflight_images": 0, "capacity_images": 96, "brownout_level": 0, "engine_up": 1}

@@ -1,4 +1,4 @@
-"""Who is told of requests, as the settings say."""
+"""Observers of requests, as the settings say, and the thread they are called on."""
 
 import logging
 import threading
@@ -11,11 +11,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from msmlp.model.errors import OptionError
-from msmlp.service.telemetry import traces
-from msmlp.service.telemetry.observers import trace_provider
+from msmlp.service.telemetry import observers
+from msmlp.service.telemetry.observers import BackgroundWorker, trace_provider
+from msmlp.service.telemetry.record import RequestRecord
 from msmlp.service.telemetry.traces import Traces
-from tests.fakes import picture
-from tests.servers import encoded, fake_backend, fake_service, serving
+from tests.fakes import PATIENCE_SECONDS, picture
+from tests.servers import encoded, fake_backend, fake_service, serving, wait_until
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -62,8 +63,16 @@ def test_there_is_no_line_unless_asked_for(tiny_weights: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "garbage", "OTEL_EXPORTER_OTLP_ENDPOINT: 'garbage' is no http:// or https://"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://x:4317", "'grpc://x:4317' is no http:// or https:// address"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "garbage",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: 'garbage' is not an http://",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "grpc://x:4317",
+            "'grpc://x:4317' is not an http:// or https:// address",
+        ),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "--traces: OpenTelemetry refuses a variable OTEL_...: "),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000", "--traces: OpenTelemetry refuses a variable OTEL_...: "),
     ],
@@ -88,12 +97,11 @@ class Stuck(TracerProvider):
         self.may_end.wait()
 
 
-def test_a_collector_that_does_not_come_back_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "CLOSE_SECONDS", 0.05)
+def test_a_collector_that_does_not_respond_is_given_up() -> None:
     stuck = Stuck()
-    assert not Traces(stuck, {}).close()
+    assert not Traces(stuck, {}).close(0.05)
     stuck.may_end.set()
-    assert Traces(stuck, {}).close()
+    assert Traces(stuck, {}).close(0.05)
 
 
 def test_a_wild_header_is_not_logged(tiny_weights: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,3 +114,58 @@ def test_a_wild_header_is_not_logged(tiny_weights: Path, caplog: pytest.LogCaptu
             assert client.post("/classify", files=files, headers={**parent, **wild}).status_code == 200
     assert "INJECTED" not in caplog.text
     assert "a=b" not in caplog.text
+
+
+def record(number: int) -> RequestRecord:
+    return RequestRecord(f"r-{number}", 0.0)
+
+
+def test_the_background_worker_ends_with_its_queue_worked_off_in_order() -> None:
+    first: list[str] = []
+    second: list[str] = []
+    watching = BackgroundWorker(
+        [lambda each: first.append(each.request_id), lambda each: second.append(each.request_id)]
+    )
+    for number in range(100):
+        watching.ended(record(number))
+    assert watching.close(PATIENCE_SECONDS)
+    assert first == second == [f"r-{number}" for number in range(100)]
+
+
+def test_a_slow_observer_delays_no_request_and_what_is_dropped_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observers, "QUEUE_REQUESTS", 3)
+    caplog.set_level(logging.WARNING, "msmlp.telemetry")
+    may_go, begun = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def slow(each: RequestRecord) -> None:
+        begun.set()
+        assert may_go.wait(PATIENCE_SECONDS)
+        seen.append(each.request_id)
+
+    watching = BackgroundWorker([slow])
+    watching.ended(record(0))
+    assert begun.wait(PATIENCE_SECONDS)
+    for number in range(1, 8):
+        watching.ended(record(number))  # three wait, four are dropped
+    assert not watching.close(0.05)
+    may_go.set()
+    wait_until(lambda: bool(caplog.records))
+    assert seen == ["r-0", "r-1", "r-2", "r-3"]
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["4"]
+    assert watching.close(PATIENCE_SECONDS)
+
+
+def test_an_observer_that_fails_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+
+    def fail(each: RequestRecord) -> None:
+        raise ValueError("broken")
+
+    watching = BackgroundWorker([fail, lambda each: seen.append(each.request_id)])
+    watching.ended(record(0))
+    assert watching.close(PATIENCE_SECONDS)
+    assert seen == ["r-0"]
+    assert "an observer of requests failed" in caplog.text

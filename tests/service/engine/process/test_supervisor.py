@@ -16,14 +16,14 @@ import pytest
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.messages import Answers, Died, Failed, Outbound, Ready, Stop
 from msmlp.service.engine.process import supervisor
-from msmlp.service.engine.process.link import Child
+from msmlp.service.engine.process.child import ChildSpec
 from msmlp.service.engine.process.supervisor import Backoff, ProcessWorker
 from tests.engines import BROKEN, FATAL, Build, Talk, ends_at_once, process
 from tests.fakes import PATIENCE_SECONDS, pictures
 from tests.servers import wait_until
 
 
-def test_waits_double_up_to_the_longest_and_begin_anew_after_health() -> None:
+def test_waits_double_up_to_the_longest_and_start_over_after_health() -> None:
     backoff = Backoff(first=0.5, longest=4, healthy=60)
     assert [backoff.after(1) for _ in range(5)] == [0.5, 1, 2, 4, 4]
     assert backoff.after(60) == 0.5
@@ -33,7 +33,7 @@ def test_waits_double_up_to_the_longest_and_begin_anew_after_health() -> None:
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Talk, Build]]:
     build = Build(capacity=64, max_batch=4)
-    talk = Talk(process, build, capacity=64)
+    talk = Talk(process, build, permits=64)
     worker = talk.worker
     assert isinstance(worker, ProcessWorker)
     worker._backoff = Backoff(first=0.01, longest=0.01)
@@ -102,16 +102,16 @@ def test_signals_to_the_whole_group_do_not_end_it(running: tuple[Talk, Build]) -
     assert pid_of(talk) == before
 
 
-def test_a_request_larger_than_all_places_is_refused(running: tuple[Talk, Build]) -> None:
+def test_a_request_larger_than_the_ring_is_refused(running: tuple[Talk, Build]) -> None:
     talk, _ = running
-    with pytest.raises(DeviceError, match="257 images in a request, places for 256"):
+    with pytest.raises(DeviceError, match="257 images in a request, at most 256 fit"):
         talk.submit(1, pictures(257, 1.0))
     talk.submit(2, pictures(1, 1.0))
     assert talk.hear(Answers).request.tolist() == [2]
 
 
-def test_one_that_dies_before_it_ever_was_ready_is_the_end() -> None:
-    talk = Talk(process, ends_at_once, capacity=8)
+def test_a_child_that_dies_before_it_was_ready_is_not_restarted() -> None:
+    talk = Talk(process, ends_at_once, permits=8)
     assert talk.hear(Died) == Died("the engine's process ended with status 7")
     talk.worker.join(PATIENCE_SECONDS)
 
@@ -119,7 +119,7 @@ def test_one_that_dies_before_it_ever_was_ready_is_the_end() -> None:
 def test_a_stop_during_the_warm_up_ends_it_at_once() -> None:
     build = Build()
     with build.gate.held():
-        talk = Talk(process, build, capacity=8)
+        talk = Talk(process, build, permits=8)
         build.gate.wait_until_reached()
         talk.worker.put(Stop())
         talk.worker.join(PATIENCE_SECONDS)
@@ -129,7 +129,7 @@ def test_a_stop_during_the_warm_up_ends_it_at_once() -> None:
 
 def test_a_child_that_does_not_stop_is_killed() -> None:
     build = Build()
-    talk = Talk(process, build, capacity=8)
+    talk = Talk(process, build, permits=8)
     talk.hear(Ready)
     with talk.device_held(build.gate):
         talk.worker.put(Stop())
@@ -137,15 +137,15 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
         assert talk.hear(Died) == Died("stopped")
 
 
-class FakeLink:
-    """Children that say what they are told to, in turn; an exception for one that cannot even be started."""
+class FakeChild:
+    """Children with scripted messages, one life after the other; an exception for one that cannot be started."""
 
     pid = 1
 
     def __init__(self, lives: list[list[Outbound] | Exception]) -> None:
         self._lives = lives
 
-    def __call__(self, child: Child) -> "FakeLink":
+    def __call__(self, spec: ChildSpec) -> "FakeChild":
         life = self._lives.pop(0)
         if isinstance(life, Exception):
             raise life
@@ -177,8 +177,8 @@ READY = Ready("fake", "none", 8)
 def of_fakes(monkeypatch: pytest.MonkeyPatch, *lives: list[Outbound] | Exception) -> tuple[Patience, list[Outbound]]:
     """A supervisor's life over those of its children → its patience, and what it said."""
     said: list[Outbound] = []
-    monkeypatch.setattr(supervisor, "Link", FakeLink(list(lives)))
-    worker = ProcessWorker(Build(), said.extend, capacity=8, stages=3, size=8, places=8)
+    monkeypatch.setattr(supervisor, "ChildProcess", FakeChild(list(lives)))
+    worker = ProcessWorker(Build(), said.extend, permits=8, stages=3, size=8, ring_images=8)
     worker._backoff = patience = Patience()
     worker.start()
     worker.join(PATIENCE_SECONDS)
@@ -209,7 +209,7 @@ PARENT = """
         sys.stdout.flush()
 
     if __name__ == "__main__":
-        worker = process(Build(), lambda messages: say(worker.pid), capacity=8)
+        worker = process(Build(), lambda messages: say(worker.pid), permits=8)
         worker.start()
         worker.ready.wait()
         say("torch" in sys.modules)
@@ -218,7 +218,7 @@ PARENT = """
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A device that never comes back: who sees it, and what becomes of everyone who waits."""
+"""A device that never responds, and what becomes of the requests in flight."""
 
 import asyncio
 from functools import partial
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.async_engine import Engine
-from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.messages import Cancel, Died, ExitParameters, Load, Outbound, Ready
 from msmlp.service.engine.process.child import LOOKS, ChildPort, Watchdog
-from msmlp.service.engine.process.wire import Memory, pack
+from msmlp.service.engine.process.wire import SharedMemory, pack
 from msmlp.service.errors import EngineDownError
 from tests.engines import Build, process
 from tests.fakes import PATIENCE_SECONDS, pictures
@@ -23,7 +23,7 @@ def hangs(watchdog: Watchdog, looks: int) -> bool:
     return any(watchdog.hangs() for _ in range(looks))
 
 
-def test_only_who_is_away_for_all_looks_hangs() -> None:
+def test_only_silence_for_all_looks_is_a_hang() -> None:
     watchdog = Watchdog()
     assert not hangs(watchdog, 10 * LOOKS), "it has not begun: the warm-up may take long"
     watchdog.alive()
@@ -33,7 +33,7 @@ def test_only_who_is_away_for_all_looks_hangs() -> None:
     assert hangs(watchdog, 1)
 
 
-def test_who_waits_for_others_does_not_hang_but_does_when_it_goes_on_and_stays_away() -> None:
+def test_waiting_for_others_is_no_hang_but_silence_after_it_is() -> None:
     watchdog = Watchdog()
     watchdog.alive()
     assert not hangs(watchdog, LOOKS)
@@ -56,11 +56,11 @@ class Slow:
         return getattr(self._connection, name)
 
 
-def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
+def test_waiting_for_the_parent_is_rest_and_every_call_is_a_sign_of_life() -> None:
     """Whose pipes may be empty or full for hours."""
     watchdog, (inbound, to), (out_of, outbound) = Watchdog(), Pipe(duplex=False), Pipe(duplex=False)
     slow: list[Any] = [Slow(end, watchdog) for end in (inbound, outbound)]
-    port = ChildPort(Memory(places=1, size=8, stages=3), *slow, watchdog)
+    port = ChildPort(SharedMemory(ring_images=1, size=8, stages=3), *slow, watchdog)
     with inbound, to, out_of, outbound:
         to.send_bytes(pack([Cancel(1)]))
         for call in (
@@ -68,20 +68,20 @@ def test_waiting_for_the_parent_is_rest_and_every_call_a_sign_of_life() -> None:
             partial(port.send, [Ready("fake", "none", 8)]),
             partial(port.take, block=True),
             partial(port.take, block=False),
-            partial(port.taken, Cancel(1)),
         ):
             call()
             assert not hangs(watchdog, LOOKS)
             assert hangs(watchdog, 1)
 
 
-def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytest.CaptureFixture[str]) -> None:
-    build, terms = Build(capacity=8), Terms(np.array([0.5, 0.5]), 1, 3)
+def test_a_device_that_hangs_fails_its_requests_and_gets_a_new_process(capfd: pytest.CaptureFixture[str]) -> None:
+    build, parameters = Build(capacity=8), ExitParameters(np.array([0.5, 0.5]), 1, 3)
 
     async def main() -> None:
         heard: asyncio.Queue[Outbound] = asyncio.Queue()
         make = partial(process, hang_seconds=0.3)
-        engine = Engine(build, capacity=8, observe=heard.put_nowait, worker=make)
+        engine = AsyncEngine(build, permits=8, worker=make)
+        engine.watch(heard.put_nowait)
         engine.start()
 
         async def hear(kind: type[Outbound]) -> Outbound:
@@ -92,12 +92,12 @@ def test_a_device_that_hangs_fails_who_waits_and_gets_a_new_process(capfd: pytes
         await hear(Ready)
         with build.gate.held():
             with pytest.raises(EngineDownError):
-                await engine.classify(pictures(1, 1.0), terms)
+                await engine.classify(pictures(1, 1.0), parameters)
             assert await hear(Died) == Died("the engine's process ended with status 1", restarting=True)
         await hear(Ready)
-        result = await engine.classify(pictures(1, 1.0), terms)
+        result = await engine.classify(pictures(1, 1.0), parameters)
         assert result.reason.tolist() == [Reason.CONFIDENT]
         await engine.stop()
 
     asyncio.run(main())
-    assert "the device has not come back for 0.3 s" in capfd.readouterr().err
+    assert "the device has not responded for 0.3 s" in capfd.readouterr().err

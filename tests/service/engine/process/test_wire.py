@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from msmlp.service.engine.messages import (
+    HISTORY,
     Answers,
     Cancel,
     Cancelled,
     Died,
+    ExitParameters,
     Failed,
-    History,
     Outbound,
     Ran,
     Ready,
     Shadowed,
     Stop,
-    Terms,
 )
-from msmlp.service.engine.process.wire import Placed, pack, unpack
+from msmlp.service.engine.process.wire import SharedSubmit, pack, unpack
 
 ANSWERS = Answers(
     request=np.array([7, 8]),
@@ -28,7 +28,7 @@ ANSWERS = Answers(
     exit=np.array([1, 2]),
     reason=np.array([1, 2], dtype=np.int8),
     probabilities=np.arange(8, dtype=np.float32).reshape(2, 4)[:, ::2],  # not contiguous
-    history=History.empty(2, 3),
+    history=np.zeros((2, 3), dtype=HISTORY),
 )
 MESSAGES: list[Any] = [
     ANSWERS,
@@ -38,7 +38,7 @@ MESSAGES: list[Any] = [
     Shadowed(np.array([1]), np.array([True])),
     Ran(1, 5, 0.25),
     Died("how", restarting=True),
-    Placed(5, 1, 2, Terms(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
+    SharedSubmit(5, 1, 2, ExitParameters(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
     Cancel(4),
     Stop(),
 ]

@@ -48,7 +48,7 @@ def test_metrics_are_prometheus_text(client: httpx.Client, service: Service) -> 
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     (info,) = families["msmlp_model_info"].samples
-    assert info.labels == {**service.facts.model, "backend": "torch", "device": "cpu"}
+    assert info.labels == {**service.facts.model, "backend": "onnx", "device": "cpu"}
     assert info.value == 1
 
 

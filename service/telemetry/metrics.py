@@ -72,7 +72,8 @@ class Metrics(Collector):
         """Batches that the first stage has run."""
 
         self._shadows: dict[int, deque[bool]] = {}
-        self._child = cache(_labelled)  # values are bounded, and looking them up costs as much as counting
+        # Label values are bounded, and looking a child up costs as much as counting.
+        self._child: Callable[..., Any] = cache(lambda metric, *values: metric.labels(*values))
         self._create(range(1, len(gflops) + 1))
         self._begin_at_zero()
 
@@ -214,10 +215,6 @@ class Metrics(Collector):
         yield from _load_gauges(load or Load.none(len(self._gflops)))
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
-
-
-def _labelled(metric: Any, *values: object) -> Any:
-    return metric.labels(*values)
 
 
 def _outcome(reason: int, landed: float, deadline: float) -> str:

@@ -54,12 +54,9 @@ def play(backend: FakeBackend, scenario: Scenario, *, all_released: bool = True,
     asyncio.run(main())
 
 
-async def classify(
-    engine: AsyncEngine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
-) -> Result:
-    parameters = ExitParameters(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds})
+async def classify(engine: AsyncEngine, pixels: NDArray[np.uint8]) -> Result:
     with engine.admit(len(pixels)) as permits:
-        return await engine.classify(pixels, parameters, permits)
+        return await engine.classify(pixels, ExitParameters(np.array([0.5, 0.5]), 1, 3), permits)
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:
@@ -81,24 +78,6 @@ def test_answers_come_in_the_order_of_the_images() -> None:
         assert result.landed[1] <= result.landed[2] <= result.landed[0]
 
     play(FakeBackend(), scenario)
-
-
-def test_with_the_device_held_64_waiting_requests_leave_as_one_batch() -> None:
-    backend = FakeBackend()
-
-    async def scenario(engine: AsyncEngine) -> None:
-        with backend.gate.held():
-            first = asyncio.create_task(classify(engine, pictures(1, 1.0)))
-            await asyncio.to_thread(backend.gate.wait_until_reached)
-            waiting = [asyncio.create_task(classify(engine, pictures(1, 1.0, label=i % 4))) for i in range(64)]
-            await started(*waiting)
-        results = await asyncio.gather(*waiting)
-        await first
-        assert backend.batches == [(0, 1), (0, 64)]
-        assert {int(result.history["batch_size"][0, 0]) for result in results} == {64}
-        assert [int(result.probabilities[0].argmax()) for result in results] == [i % 4 for i in range(64)]
-
-    play(backend, scenario)
 
 
 def test_a_device_failure_fails_the_requests_of_its_batch_only() -> None:

@@ -156,16 +156,3 @@ def test_a_slow_observer_delays_no_request_and_what_is_dropped_is_counted(
     assert seen == ["r-0", "r-1", "r-2", "r-3"]
     assert [record.getMessage().split()[0] for record in caplog.records] == ["4"]
     assert watching.close(PATIENCE_SECONDS)
-
-
-def test_an_observer_that_fails_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
-    seen: list[str] = []
-
-    def fail(each: RequestRecord) -> None:
-        raise ValueError("broken")
-
-    watching = BackgroundWorker([fail, lambda each: seen.append(each.request_id)])
-    watching.ended(record(0))
-    assert watching.close(PATIENCE_SECONDS)
-    assert seen == ["r-0"]
-    assert "an observer of requests failed" in caplog.text

@@ -32,7 +32,9 @@ def files(*pictures: Pixels) -> list[tuple[str, bytes]]:
     return [("images", encoded(each)) for each in pictures]
 
 
-def test_an_observer_that_fails_spoils_neither_the_answer_nor_the_others(running: Any) -> None:
+def test_an_observer_that_fails_is_logged_and_spoils_neither_the_answer_nor_the_others(
+    running: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     client, service, _, ended = running
 
     def fail(record: RequestRecord) -> None:
@@ -41,6 +43,7 @@ def test_an_observer_that_fails_spoils_neither_the_answer_nor_the_others(running
     service.records.observers.insert(0, fail)
     assert client.get("/livez").status_code == 200
     assert [record.route for record in ended] == ["/livez"]
+    assert "an observer of requests failed" in caplog.text
 
 
 def test_each_is_told_once_with_the_id_of_its_own(running: Any) -> None:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from msmlp.model.backends.onnx.base import CPU
 from msmlp.model.backends.onnx.device import OnnxDeviceBackend
-from msmlp.model.backends.onnx.providers import CPU
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings, Exits

@@ -1,6 +1,6 @@
 """`stage-<k>.onnx` + `export.json`: the stages as ONNX graphs, and what they were made from.
 
-Graphs in other formats than float32 lie beside them: `stage-<k>.int8.onnx` + `export.int8.json`, and so for float16.
+Other formats have names of their own: `stage-<k>.int8.onnx` + `export.int8.json`, and likewise for float16.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msmlp.model.errors import WeightsError
+from msmlp.model.errors import WeightsError, one_line
 from msmlp.model.weights.calibration import Calibration
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.manifest import Weights
@@ -20,7 +20,7 @@ GRAPH_DTYPES = ("float32", "float16", "int8")
 
 
 class Origin(BaseModel):
-    """What is inside the graphs beside the stages: graphs of another origin would answer otherwise."""
+    """What the graphs contain: with another origin their answers would differ."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -42,7 +42,7 @@ class ExportFile(BaseModel):
     torch: str
     files: dict[str, str]
     validation: dict[str, Any] | None = None
-    """Of int8: the number of validation images, and the accuracy of every exit in float32 and in int8."""
+    """For int8: the number of validation images, and the accuracy of every exit in float32 and in int8."""
 
 
 def origin(weights: Weights, calibration: Calibration) -> Origin:
@@ -80,7 +80,7 @@ def write_graphs(
     torch: str,
     validation: dict[str, Any] | None = None,
 ) -> None:
-    """Write one file a stage, then their export.json with the hashes: it goes last, as it names the others."""
+    """Write one file per stage, then export.json, which names them all."""
     files = {graph_name(k, dtype): hashlib.sha256(graph).hexdigest() for k, graph in enumerate(graphs)}
     for name, graph in zip(files, graphs, strict=True):
         write_atomically(folder / name, graph)
@@ -90,7 +90,7 @@ def write_graphs(
 
 
 def has_graphs(folder: Path, dtype: str = "float32") -> bool:
-    """Whether graphs were written there; they may not fit any more."""
+    """Whether graphs were written there; they may no longer match."""
     return (folder / export_name(dtype)).is_file()
 
 
@@ -98,7 +98,7 @@ def remove_graphs(folder: Path, dtype: str = "float32") -> None:
     """Delete the graphs of a format, export.json first: without it nothing reads the others."""
     (folder / export_name(dtype)).unlink(missing_ok=True)
     for path in folder.glob(f"stage-*{_infix(dtype)}.onnx"):
-        # Those of other formats have a name between the number and the suffix.
+        # Other formats have a name between the number and the suffix.
         if path.name.removeprefix("stage-").removesuffix(f"{_infix(dtype)}.onnx").isdigit():
             path.unlink()
 
@@ -123,12 +123,12 @@ def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float3
 
 
 def load_export(folder: Path, dtype: str = "float32") -> ExportFile:
-    """What is said of the graphs; WeightsError where it is missing or broken."""
+    """Read export.json; WeightsError if it is missing or damaged."""
     path = folder / export_name(dtype)
     read = read_json(path)
     if read is None:
-        raise WeightsError(f"{folder} holds no {dtype} ONNX graphs")
+        raise WeightsError(f"{folder} has no {dtype} ONNX graphs")
     try:
         return ExportFile.model_validate(read[1])
     except ValidationError as error:
-        raise WeightsError(f"{path}: {error.errors()[0]['msg']}") from None
+        raise WeightsError(one_line(error, str(path))) from None

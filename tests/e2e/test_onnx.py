@@ -82,4 +82,4 @@ def test_graphs_that_are_missing_or_stale_are_said_before_anything_starts(
     folder = weights_without_graphs
     assert call("serve", "--weights", folder, "--backend", "onnx") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"msmlp: {folder} holds no float32 ONNX graphs; run msmlp export --weights {folder}"
+    assert line == f"msmlp: {folder} has no float32 ONNX graphs; run msmlp export --weights {folder}"

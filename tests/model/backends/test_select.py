@@ -45,7 +45,7 @@ def test_auto_takes_torch_where_no_graphs_match(weights_without_graphs: Path, ca
     assert found.build().name == "torch"
     [line] = caplog.messages
     assert line.startswith("backend auto: torch, on a CPU; onnx cannot serve: ")
-    assert f"holds no float32 ONNX graphs; run msmlp export --weights {weights_without_graphs}" in line
+    assert f"has no float32 ONNX graphs; run msmlp export --weights {weights_without_graphs}" in line
 
 
 def test_auto_takes_torch_on_a_gpu(tiny_weights: Path, gpu: None) -> None:
@@ -140,7 +140,7 @@ def test_a_gpu_needs_its_own_build_of_onnx_runtime(
 
 
 def test_graphs_that_are_missing_are_refused(weights_without_graphs: Path) -> None:
-    with pytest.raises(WeightsError, match="holds no float32 ONNX graphs; run msmlp export"):
+    with pytest.raises(WeightsError, match="has no float32 ONNX graphs; run msmlp export"):
         selected(weights_without_graphs, "onnx")
 
 

@@ -142,7 +142,7 @@ def change(name: str, value: Any) -> Callable[[Path], None]:
     [
         (flip_a_byte, "stage-2.onnx is damaged"),
         (lambda folder: (folder / "stage-3.onnx").unlink(), "stage-3.onnx is missing"),
-        (lambda folder: (folder / "export.json").unlink(), "holds no float32 ONNX graphs"),
+        (lambda folder: (folder / "export.json").unlink(), "has no float32 ONNX graphs"),
         (lambda folder: (folder / "export.json").write_text("{}"), "export.json: Field required"),
         (lambda folder: (folder / "export.json").write_bytes(b"\xff"), "export.json is not JSON"),
         (change("temperatures", [1.5, 1.5, 1.5]), "made with another temperatures"),

@@ -1,4 +1,4 @@
-"""What each stage costs in time, on the backend and the device that calibrate."""
+"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.solvers import Setting, Table, thinned
+from msmlp.model.calibration.solvers import Table, ThresholdSetting, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export import refresh_graphs
@@ -22,33 +22,9 @@ from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, expectation
 
-RUNS = 9
-
-
-def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Each stage's own milliseconds an image: the median of RUNS runs of the largest bucket.
-
-    `pixels` [N, size, size, 3] are repeated to fill the bucket. Every run goes through all stages, so that a slow
-    moment of the machine does not fall on one stage alone.
-    """
-    batch = backend.buckets[-1]
-    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
-    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(RUNS + 1)]
-    backend.release(slots)
-    # The first run warms up.
-    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
-
-
-def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
-    start = time.perf_counter()
-    backend.collect(backend.launch(stage, slots))
-    return 1000 * (time.perf_counter() - start)
-
-
-# FROM model/calibration/calibrate.py:
-# `msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
-
 BATCH = 256
+
+TIMED_RUNS = 9
 
 Cost = Literal["gflops", "ms"]
 
@@ -71,15 +47,13 @@ def calibrate(
         data: the data set of the training.
         device: auto, cpu or cuda.
         dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit's score is (model/exits/policies.py).
-        cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
-        risk: adds an operating point that loses at most so much (model/calibration/risk.py).
-        confidence: the probability with which it does, 0.95 where a risk is given alone.
+        exit_policy: how an exit's score is computed (model/exits/policies.py).
+        cost: what the frontier is solved in, GFLOPs or milliseconds measured here.
+        risk: adds an operating point with at most this risk (model/calibration/risk.py).
+        confidence: of the risk; 0.95 by default.
 
     Raises:
-        WeightsError: a damaged weights folder.
-        DataError: not the validation images that training held out.
-        OptionError: a device, dtype or exit policy that does not exist, a risk or confidence that can be none.
+        CallerError: damaged weights, images that training did not hold out, or an option out of range.
     """
     limit = risk_limit(risk, confidence)
     weights = load_weights(folder)
@@ -100,18 +74,18 @@ def calibrate_on(
     cost: Cost = "gflops",
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
-    """The calibration alone, on images already at hand."""
+    """The calibration alone, on loaded images."""
 
     def build(temperatures: tuple[float, ...] | None) -> StageBackend:
         exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
         return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
 
     halves = folds_of(validation.identities, 2)
-    # A half that certifies a risk has no say in the scores either.
+    # The half that certifies a risk must not influence the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
     untempered = run_every_exit(build(None), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
-    # To the bit what serving computes.
+    # Bit for bit what serving computes.
     backend = build(temperatures)
     outputs = run_every_exit(backend, validation.pixels)
     stage_ms = measure_stage_ms(backend, validation.pixels)
@@ -146,10 +120,29 @@ def calibrate_on(
 
 
 def _for_the_record(
-    table: Table, frontiers: dict[str, list[Setting]], gflops: NDArray[np.float64]
+    table: Table, frontiers: dict[str, list[ThresholdSetting]], gflops: NDArray[np.float64]
 ) -> dict[str, list[tuple[float, float]]]:
-    def point(setting: Setting) -> tuple[float, float]:
+    def point(setting: ThresholdSetting) -> tuple[float, float]:
         got = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
         return got.mean_gflops, got.accuracy
 
     return {solver: [point(s) for s in thinned(own)] for solver, own in frontiers.items()}
+
+
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    """Each stage's own milliseconds per image, the median over runs of the largest bucket, filled with `pixels`.
+
+    Every run goes through all stages, so that a slow moment of the machine does not fall on one stage alone.
+    """
+    batch = backend.buckets[-1]
+    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
+    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(TIMED_RUNS + 1)]
+    backend.release(slots)
+    # The first run warms up.
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+
+
+def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
+    start = time.perf_counter()
+    backend.collect(backend.launch(stage, slots))
+    return 1000 * (time.perf_counter() - start)

@@ -19,4 +19,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |")
+    return f"| {' | '.join(map(str, cells))} |"

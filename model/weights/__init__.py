@@ -1,4 +1,4 @@
-"""The weights folder `weights/<name>/`: what training leaves and serving loads; nothing pickled is ever loaded.
+"""The weights folder: what training leaves and serving loads. Nothing pickled is ever loaded.
 
 `manifest.json` + `model.safetensors` are immutable once trained, `calibration.json` + `calibration.safetensors` are
 rewritten by `msmlp calibrate`, `export.json` + `stage-<k>.onnx` by `msmlp export`.

@@ -52,53 +52,31 @@ class Event(Protocol):
         """Wait until the device has passed it; one that was never recorded counts as passed."""
 
 
-class Driver(Protocol):
-    """What differs between devices."""
+class Driver:
+    """What differs between devices; here that of a CPU, where every call has done its work when it returns."""
 
-    device: torch.device
-    in_flight: int
+    in_flight = 1
     """Batches launched before one is collected."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        if self.device.type == "cpu":
+            set_threads()
 
     def free_memory(self) -> int:
         """Bytes that this process can still take there."""
-
-    def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """A buffer on the host that the device copies from and to by itself."""
-
-    def event(self) -> Event:
-        """A new mark."""
-
-    def replaying(self, step: Step) -> Step:
-        """`step`, made cheap to run again; it always does the same with the same buffers."""
-
-
-def driver_of(device: torch.device) -> Driver:
-    """The driver of a GPU or of a CPU."""
-    return EagerDriver() if device.type == "cpu" else CudaDriver(device)
-
-
-class EagerDriver:
-    """A CPU: every call has done its work when it returns."""
-
-    device, in_flight = torch.device("cpu"), 1
-
-    def __init__(self) -> None:
-        set_threads()
-
-    def free_memory(self) -> int:
-        """The host's."""
         return free_host_memory()
 
     def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Ordinary memory."""
+        """A buffer on the host that the device copies from and to by itself."""
         return torch.zeros(*shape, dtype=dtype)
 
     def event(self) -> Event:
-        """Always passed."""
+        """A new mark."""
         return _Passed()
 
     def replaying(self, step: Step) -> Step:
-        """Nothing is cheaper than the call."""
+        """`step`, made cheap to run again; it always does the same with the same buffers."""
         return step
 
 
@@ -126,31 +104,30 @@ def threads_for(cores: int) -> int:
     return max(1, cores - 1)
 
 
-class CudaDriver:
+class _CudaDriver(Driver):
     """One GPU, by the current stream of the thread that owns it."""
 
     in_flight = 2
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
     def free_memory(self) -> int:
-        """The GPU's."""
         free, _total = torch.cuda.mem_get_info(self.device)
         return free
 
     def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Pinned memory: the host does not wait for copies from and to it."""
+        # Pinned: the host does not wait for copies.
         return torch.zeros(*shape, dtype=dtype, pin_memory=True)
 
     def event(self) -> Event:
-        """A CUDA event."""
         event: Event = torch.cuda.Event()
         return event
 
     def replaying(self, step: Step) -> Step:
-        """A CUDA graph per (stage, bucket)."""
         return _Graphs(step)
+
+
+def driver_of(device: torch.device) -> Driver:
+    """The driver of a GPU or of a CPU."""
+    return Driver(device) if device.type == "cpu" else _CudaDriver(device)
 
 
 class _Graphs:

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.calibration.frontier import JOINT, share_sweep, solver_frontiers
-from msmlp.model.calibration.solvers import SOLVERS, Setting, Table, best_within, joint_frontier, pareto, thinned
+from msmlp.model.calibration.solvers import (
+    SOLVERS,
+    Table,
+    ThresholdSetting,
+    best_within,
+    joint_frontier,
+    pareto,
+    thinned,
+)
 from msmlp.model.exits.rule import exit_of
 from tests.model.calibration.tables import TABLES, over_many_tables, table
 
@@ -17,7 +25,7 @@ def by_counting(measured: Table, thresholds: tuple[float, ...]) -> tuple[float, 
     return measured.costs[left].mean(), measured.correct[np.arange(len(left)), left].mean()
 
 
-def assert_as_good(frontier: list[Setting], cost: float, accuracy: float) -> None:
+def assert_as_good(frontier: list[ThresholdSetting], cost: float, accuracy: float) -> None:
     assert any(s.cost <= cost + 1e-9 and s.accuracy >= accuracy - 1e-9 for s in frontier), (cost, accuracy)
 
 
@@ -80,7 +88,7 @@ def test_thinning_keeps_both_ends_and_the_order(measured: Table, levels: int) ->
 
 
 def test_the_best_within_a_budget() -> None:
-    cheap, dear = Setting(1.0, 0.5, (0.0,)), Setting(2.0, 0.7, (1.0,))
+    cheap, dear = ThresholdSetting(1.0, 0.5, (0.0,)), ThresholdSetting(2.0, 0.7, (1.0,))
     assert best_within([cheap, dear], 1.99) == cheap
     assert best_within([cheap, dear], 2.0) == dear
     assert best_within([cheap, dear], 0.1) == cheap

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.torch.backend import STAGED, StagedBackend, StagingBuffer
-from msmlp.model.backends.torch.devices import EagerDriver, Step
+from msmlp.model.backends.torch.devices import Driver, Step
 from msmlp.model.errors import DeviceError, OutOfMemoryError
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_weights
@@ -18,7 +18,7 @@ from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.late_device import LateDriver
 
 
-class Overlapping(EagerDriver):
+class Overlapping(Driver):
     """A CPU that may have several batches in flight, as a GPU does."""
 
     def __init__(self, in_flight: int) -> None:
@@ -26,7 +26,7 @@ class Overlapping(EagerDriver):
         self.in_flight = in_flight
 
 
-def staged(weights: Path, driver: EagerDriver | None = None, capacity: int = 200) -> StagedBackend:
+def staged(weights: Path, driver: Driver | None = None, capacity: int = 200) -> StagedBackend:
     settings = BackendSettings("cpu", capacity=capacity, max_batch=16)
     return StagedBackend(load_weights(weights), settings, driver or Overlapping(2))
 
@@ -47,7 +47,7 @@ def test_batches_in_flight_are_counted(tiny_weights: Path, in_flight: int) -> No
 
 
 def test_a_batch_that_could_not_start_is_not_in_flight(tiny_weights: Path) -> None:
-    class Failing(EagerDriver):
+    class Failing(Driver):
         def replaying(self, step: Step) -> Step:
             def fail(stage: int, bucket: int) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")

@@ -48,8 +48,7 @@ class Measured:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each exit is right about each image, [N, K]."""
-        right: NDArray[np.bool_] = self.outputs.predictions == self.images.labels[:, None]
-        return right
+        return self.outputs.correct(self.images.labels)
 
     def exits(self) -> list[dict[str, Any]]:
         """Accuracy, cost and calibration error when every image runs to one exit."""
@@ -123,18 +122,10 @@ def evaluate(
 def measure(
     folder: Path, data: Path, split: str | None, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> Measured:
-    """Run a split through every exit.
+    """Run a split through every exit; None takes the test images if there are any, else the validation images.
 
-    Args:
-        folder: a calibrated weights folder.
-        data: the data set.
-        split: `val` or `test`; None takes the test images if there are any, else the validation images.
-        device: auto, cpu or cuda.
-        dtype: auto or one that the backend knows (model/backends/settings.py).
-        backend: torch or onnx.
-
-    Raises:
-        CallerError: a split, data or weights that do not fit.
+    `dtype` is auto or one that the backend, torch or onnx, knows. CallerError for a split, data or weights that do not
+    fit.
     """
     weights = load_weights(folder)
     calibration = load_calibration(weights)

@@ -28,6 +28,11 @@ class Outputs:
         best: NDArray[np.int64] = self.probabilities.argmax(axis=2)
         return best
 
+    def correct(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each exit is right about each image, [N, K]."""
+        right: NDArray[np.bool_] = self.predictions == labels[:, None]
+        return right
+
 
 def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
     """Run images uint8 [N, size, size, 3] through all stages, in the backend's largest batches."""

@@ -127,10 +127,7 @@ def warm_up(backend: StageBackend) -> NDArray[np.float64]:
     """Run every stage in every bucket, so that no request pays for a first run → seconds per batch, [K, buckets].
 
     Seconds never fall from a bucket to a larger one. Buckets that do not fit on the device are removed from
-    `backend.buckets`.
-
-    Raises:
-        DeviceError: not even the smallest fits.
+    `backend.buckets`; DeviceError if not even the smallest fits.
     """
     slots = backend.admit(np.zeros((backend.buckets[-1], backend.size, backend.size, 3), dtype=np.uint8))
     seconds = np.full((len(backend.buckets), backend.stages), np.inf)
@@ -161,7 +158,7 @@ def _step_down(backend: StageBackend, kept: int, error: OutOfMemoryError) -> Non
 
 
 def _at_most_those_of_larger(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A batch takes no longer than a larger one, since it could be padded to it; a longer time was disturbed."""
+    """A batch takes no longer than a larger one, as it could be padded to it; a longer time was disturbed."""
     return np.minimum.accumulate(seconds[::-1])[::-1]
 
 

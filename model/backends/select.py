@@ -55,9 +55,8 @@ def select_backend(
 ) -> Selection:
     """Choose the backend `torch` or `onnx`, or by the rule above for `auto`.
 
-    Raises:
-        OptionError: a backend that is not installed, or a device, dtype or provider that it cannot use.
-        WeightsError: graphs that are missing, damaged or stale, if only ONNX Runtime could serve.
+    OptionError for a backend that is not installed or cannot use the device, dtype or provider; WeightsError for graphs
+    that are missing, damaged or stale, if only ONNX Runtime could serve.
     """
     if backend not in BACKENDS:
         raise OptionError("backend", f"{backend!r} is not one of {', '.join(BACKENDS)}")

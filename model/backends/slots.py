@@ -27,8 +27,7 @@ def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
 def slots_that_fit(bytes_per_slot: int, free: int, *, max_batch: int, reserve: int = 0) -> int:
     """How many slots fit into MEMORY_SHARE of `free` bytes, at most MAX_CAPACITY and `reserve`.
 
-    Raises:
-        DeviceError: too few for the largest batch and the reserve.
+    DeviceError if these are too few for the largest batch and the reserve.
     """
     # One row more than slots: padding reads and writes there.
     fit, least = int(MEMORY_SHARE * free) // bytes_per_slot - 1, max_batch + reserve

@@ -40,20 +40,11 @@ def calibrate(
     risk: float | None = None,
     confidence: float | None = None,
 ) -> CalibrationFile:
-    """Measure the validation images of `data`, write the calibration, and export the graphs that no longer match it.
+    """Write a calibration from the validation images of `data`, and export graphs that no longer match it.
 
-    Args:
-        folder: a weights folder.
-        data: the data set of the training.
-        device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16.
-        exit_policy: how an exit's score is computed (model/exits/policies.py).
-        cost: what the frontier is solved in, GFLOPs or milliseconds measured here.
-        risk: adds an operating point with at most this risk (model/calibration/risk.py).
-        confidence: of the risk; 0.95 by default.
-
-    Raises:
-        CallerError: damaged weights, images that training did not hold out, or an option out of range.
+    The frontier is solved in `cost`, GFLOPs or milliseconds measured here. `risk` adds an operating point with at most
+    this risk, at `confidence` (0.95 by default; model/calibration/risk.py). CallerError for damaged weights, images
+    that training did not hold out, or an option out of range.
     """
     limit = risk_limit(risk, confidence)
     weights = load_weights(folder)
@@ -91,7 +82,7 @@ def calibrate_on(
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
-    correct = outputs.predictions == validation.labels[:, None]
+    correct = outputs.correct(validation.labels)
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
     folds = refitted(exit_policy, untempered, validation.labels, table, folds_of(validation.identities), fitting)

@@ -88,18 +88,10 @@ def refitted(
     folds: NDArray[np.int64],
     fitting: NDArray[np.bool_] | None = None,
 ) -> list[Fold]:
-    """Every fold, scored with temperatures fitted to the others.
+    """Every fold, scored with temperatures fitted to the others; none if a fold leaves no images to fit to.
 
-    Args:
-        policy: the exit policy.
-        probabilities: [N, K, classes], each exit's own, at temperature 1.
-        labels: [N].
-        table: of these images; temperatures change neither its correctness nor its costs.
-        folds: the fold of each image [N].
-        fitting: which images may be fitted to at all [N]; None for all.
-
-    Returns:
-        Nothing if a fold leaves no images to fit to.
+    `probabilities` [N, K, classes] are those at temperature 1. Temperatures change neither correctness nor costs, which
+    are the table's. `fitting` [N] says which images may be fitted to at all; None for all.
     """
     score = exit_policy(policy)
     made = []

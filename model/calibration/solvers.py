@@ -54,7 +54,7 @@ class ThresholdSetting(NamedTuple):
 
 
 def pareto(settings: Iterable[ThresholdSetting]) -> list[ThresholdSetting]:
-    """Those that no other beats in both cost and accuracy, cheapest first."""
+    """The settings that no other beats in both cost and accuracy, cheapest first."""
     kept: list[ThresholdSetting] = []
     for setting in sorted(settings, key=lambda s: (s.cost, -s.accuracy, s.thresholds)):
         if not kept or setting.accuracy > kept[-1].accuracy:
@@ -63,7 +63,7 @@ def pareto(settings: Iterable[ThresholdSetting]) -> list[ThresholdSetting]:
 
 
 def best_within(frontier: list[ThresholdSetting], budget: float) -> ThresholdSetting:
-    """The most accurate setting that costs at most `budget`; the cheapest when none does."""
+    """The most accurate setting that costs at most `budget`; or the cheapest if none does."""
     # Sums in another order may differ in the last digits.
     return [frontier[0], *(s for s in frontier if s.cost <= budget * (1 + 1e-9))][-1]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from msmlp.model.backends.onnx.cpu import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
@@ -164,5 +163,5 @@ def _int8(
 
 def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
     backend = OnnxBackend(weights.manifest.cascade, graphs, BackendSettings("cpu", dtype, capacity=256, max_batch=256))
-    right: NDArray[np.bool_] = run_every_exit(backend, images.pixels).predictions == images.labels[:, None]
+    right = run_every_exit(backend, images.pixels).correct(images.labels)
     return [float(share) for share in right.mean(axis=0)]

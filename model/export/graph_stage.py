@@ -36,12 +36,9 @@ class GraphStage(nn.Module):
     """A folded `ServedStage` with the same inputs and outputs; features and upstream are in `dtype`."""
 
     def __init__(self, served: ServedStage, dtype: torch.dtype = torch.float32, *, quantizable: bool = False) -> None:
-        """Take the numbers of `served`.
+        """Take over `served`, with everything but the head in `dtype`.
 
-        Args:
-            served: the stage.
-            dtype: of features, and of all but the head.
-            quantizable: keeps channel mixing's products as MatMuls with a constant, for quantization tools.
+        `quantizable` keeps channel mixing's products as MatMuls with a constant, for quantization tools.
         """
         super().__init__()
         stage = copy.deepcopy(served.stage)  # its layers are cast in place

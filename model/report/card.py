@@ -21,8 +21,7 @@ SIZES = {"patch", "width", "depth", "token_hidden", "channel_hidden"}
 def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     """Write the card and its pictures into `out` → the numbers on the card.
 
-    Raises:
-        OptionError: an unknown policy, or a card.md in `out` without a place for the numbers.
+    OptionError for an unknown policy, or a card.md in `out` without a place for the numbers.
     """
     result = card(measured, policy)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
@@ -118,32 +117,11 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     return [
         *_facts(card),
         "",
-        *table(
-            ("exit", "GFLOPs", "accuracy", "temperature", "calibration error (ECE)"),
-            (
-                (
-                    row["exit"],
-                    _gflops(row["gflops"]),
-                    percent(row["accuracy"]),
-                    f"{row['temperature']:.2f}",
-                    f"{row['ece']:.3f}",
-                )
-                for row in card["exits"]
-            ),
-        ),
+        *table(("exit", "GFLOPs", "accuracy", "temperature", "calibration error (ECE)"), map(_exit, card["exits"])),
         "",
         *table(
             ("operating point", "accuracy ± s.e.", "expected", "mean GFLOPs", "leave at each exit"),
-            (
-                (
-                    f"`{point['name']}`",
-                    f"{percent(point['accuracy'])} ± {100 * point['standard_error']:.2f}",
-                    percent(point["expected_accuracy"]),
-                    _gflops(point["mean_gflops"]),
-                    shares(point["exit_share"]),
-                )
-                for point in card["operating_points"]
-            ),
+            map(_point, card["operating_points"]),
         ),
         "",
         *_by_class(card),
@@ -154,6 +132,17 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         "",
         f"![frontier]({FRONTIER})",
     ]
+
+
+def _exit(row: dict[str, Any]) -> tuple[str, ...]:
+    temperature, ece = f"{row['temperature']:.2f}", f"{row['ece']:.3f}"
+    return row["exit"], _gflops(row["gflops"]), percent(row["accuracy"]), temperature, ece
+
+
+def _point(row: dict[str, Any]) -> tuple[str, ...]:
+    accuracy = f"{percent(row['accuracy'])} ± {100 * row['standard_error']:.2f}"
+    expected, cost = percent(row["expected_accuracy"]), _gflops(row["mean_gflops"])
+    return f"`{row['name']}`", accuracy, expected, cost, shares(row["exit_share"])
 
 
 def _facts(card: dict[str, Any]) -> list[str]:

@@ -68,9 +68,7 @@ def telling_cut(measured: Measured, policy: str | None) -> Cut:
 def choose(measured: Measured, cut: Cut, classes: int, each: int) -> list[GalleryRow]:
     """At most `classes` rows of at most `each` images per kind: the fullest rows, in label order.
 
-    Raises:
-        OptionError: a cascade with one exit.
-        DataError: no class has images of both kinds with these thresholds.
+    OptionError for a cascade with one exit, DataError if no class has images of both kinds with these thresholds.
     """
     if measured.correct.shape[1] == 1:
         raise OptionError("weights", f"{measured.weights.folder} has one exit, so no image is easier than another")

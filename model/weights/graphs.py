@@ -104,11 +104,7 @@ def remove_graphs(folder: Path, dtype: str = "float32") -> None:
 
 
 def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:
-    """The graphs of all stages.
-
-    Raises:
-        WeightsError: missing, damaged, or made before the weights or their calibration changed.
-    """
+    """The graphs of all stages; WeightsError if they are missing, damaged or do not match the calibration."""
     try:
         file = load_export(weights.folder, dtype)
         wanted = origin(weights, calibration)

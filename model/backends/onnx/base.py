@@ -66,12 +66,11 @@ def has_provider(provider: Provider) -> bool:
 def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, capture: bool = True) -> Session:
     """A session of `graph` on `provider`, with CUDA graphs if `capture` is set and ONNX Runtime allows them.
 
-    Raises:
-        DeviceError: the provider cannot be loaded; ONNX Runtime alone would quietly run on the CPU.
+    DeviceError if the provider cannot be loaded; ONNX Runtime alone would quietly run on the CPU.
     """
     options = {**provider.options, **(provider.float16_options if dtype == "float16" else {})}
     if capture and provider.capture_options:
-        # There is no error class of its own for an operation that a CUDA graph cannot hold.
+        # An operation that a CUDA graph cannot hold has no error class of its own.
         with suppress(Exception):
             return Session(_open(graph, provider, {**options, **provider.capture_options}), captures=True)
     return Session(_open(graph, provider, options), captures=False)

@@ -26,7 +26,7 @@ FEW = 4
 
 
 def part_of(bucket: int, threads: int) -> int:
-    """Images per part of a bucket. All parts are of one size, so that an image's place changes no bit."""
+    """Images per part of a bucket. All have one size, so that an image's place changes no bit of its answer."""
     return min(bucket, SMALL if bucket <= SMALL * max(FEW, threads) else LARGE)
 
 
@@ -71,13 +71,9 @@ class OnnxBackend(OnnxSlots):
         *,
         threads: int | None = None,
     ) -> None:
-        """Build the sessions and the slabs.
+        """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        Args:
-            cascade: what the graphs were exported from.
-            graphs: one per stage (model/weights/graphs.py).
-            settings: their dtype is that of the graphs.
-            threads: how many run the parts of a batch; None for one per core.
+        `threads` run the parts of a batch; None for one per core.
         """
         super().__init__(cascade, settings, free_host_memory)
         self._workers = WorkerPool(threads)

@@ -26,7 +26,7 @@ ROWS = "rows"
 
 @dataclass(frozen=True)
 class SlabGraph:
-    """A stage over slabs; `reads` and `writes`: whether it has a slab of upstream features, of its own features."""
+    """A stage over slabs: whether it reads upstream features from one, and writes its own into one."""
 
     graph: bytes
     reads: bool
@@ -100,13 +100,9 @@ class OnnxDeviceBackend(OnnxSlots):
         settings: BackendSettings,
         provider: Provider | None = None,
     ) -> None:
-        """Build the sessions and the slabs.
+        """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        Args:
-            cascade: what the graphs were exported from.
-            graphs: one per stage (model/weights/graphs.py).
-            settings: their dtype is that of the graphs.
-            provider: replaces the one that the settings name.
+        `provider` replaces the one that the settings name.
         """
         provider = provider or BY_NAME[settings.provider]
         super().__init__(cascade, settings, free_gpu_memory)

@@ -33,14 +33,8 @@ class StagedBackend:
     def __init__(self, weights: Weights, settings: BackendSettings, driver: Driver | None = None) -> None:
         """Build the folded stages, the slabs and the buffers, on the thread that will run them.
 
-        Args:
-            weights: a loaded weights folder.
-            settings: without `exits` all temperatures are 1, and scores are the largest probabilities.
-            driver: replaces that of the device in the settings.
-
-        Raises:
-            OptionError: a device or dtype that is not there.
-            DeviceError: the device failed or has no room.
+        Without `exits` in the settings, all temperatures are 1 and scores are the largest probabilities. `driver`
+        replaces that of the settings' device. OptionError for a device or dtype that is not there.
         """
         driver = driver or driver_of(pick_device(settings.device))
         cascade, device = weights.manifest.cascade, driver.device
@@ -199,7 +193,7 @@ class StagingBuffer:
 
 
 class _Casting(nn.Module):
-    """A layer in a dtype of its own."""
+    """A layer that casts its input to its own dtype."""
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

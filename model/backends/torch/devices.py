@@ -133,8 +133,8 @@ def driver_of(device: torch.device) -> Driver:
 class _Graphs:
     """Runs `step(stage, bucket)` as a CUDA graph, captured on first use: warm-up uses them all.
 
-    All share one memory pool: only one graph runs at a time, and none leaves anything in memory of its own. They share
-    the stream of their captures too, as graphs captured on different streams would not share the pool.
+    All share one memory pool: only one graph runs at a time, and results go to the backend's buffers. Captures share a
+    stream, as graphs captured on different streams would not share the pool.
     """
 
     def __init__(self, step: Step) -> None:

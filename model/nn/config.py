@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from msmlp.model.errors import ConfigError
+from msmlp.model.errors import ConfigError, one_line
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -151,7 +151,4 @@ def validate(kind: type[M], data: Any) -> M:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{place}: {reason}" if place else reason) from None
+        raise ConfigError(one_line(error)) from None

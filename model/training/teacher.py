@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from msmlp.model.errors import OptionError, WeightsError
+from msmlp.model.errors import OptionError, WeightsError, one_line
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.batches import normalizer
@@ -81,8 +81,7 @@ def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
     try:
         described = TeacherFile.model_validate(read[1])
     except ValidationError as error:
-        first = error.errors()[0]
-        raise WeightsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise WeightsError(one_line(error, str(path))) from None
     if len(described.classes) != described.network.classes:
         raise WeightsError(f"{path}: {len(described.classes)} class names for {described.network.classes} outputs")
     return described, _network(folder / MODEL, described)

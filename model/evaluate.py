@@ -37,17 +37,14 @@ class Measured:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, by label."""
         return self.weights.manifest.classes
 
     @property
     def gflops(self) -> NDArray[np.float64]:
-        """The cumulative cost of each exit [K]."""
         return np.array(self.weights.manifest.gflops_cumulative)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each exit is right about each image, [N, K]."""
         return self.outputs.correct(self.images.labels)
 
     def exits(self) -> list[dict[str, Any]]:
@@ -76,7 +73,6 @@ class Measured:
         return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
 
     def reached(self, point: OperatingPoint) -> Expectation:
-        """Accuracy and cost of an operating point on these images."""
         thresholds = np.array(point.thresholds, dtype=float)
         return expectation(self.outputs.scores, self.correct, self.gflops, thresholds)
 

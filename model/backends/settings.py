@@ -39,7 +39,6 @@ class BackendSettings:
 
     @property
     def largest_batch(self) -> int:
-        """No batch is larger than the capacity."""
         return min(self.max_batch, self.capacity or self.max_batch)
 
     def slots(self, slot_bytes: int, free: Callable[[], int]) -> int:

@@ -49,7 +49,6 @@ class SlotPool:
         self._place = np.zeros(capacity, dtype=np.int64)
 
     def take(self, count: int) -> NDArray[np.int64]:
-        """`count` free slots; DeviceError if there are fewer."""
         if count > self._count:
             raise DeviceError(f"{count} slots wanted, {self._count} of {len(self._taken)} are free")
         self._count -= count
@@ -68,7 +67,6 @@ class SlotPool:
             raise
 
     def give(self, slots: NDArray[np.int64]) -> None:
-        """Free slots; DeviceError if one is free already."""
         # A slot named twice keeps its last place; sorting to find it would cost more than everything else here.
         places = np.arange(len(slots))
         self._place[slots] = places

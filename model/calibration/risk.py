@@ -31,7 +31,6 @@ class RiskLimit:
 
     @property
     def name(self) -> str:
-        """The name of the operating point."""
         return f"risk-{self.risk:g}"
 
     @property

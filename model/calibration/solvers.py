@@ -37,11 +37,9 @@ class Table:
 
     @property
     def exits(self) -> int:
-        """K."""
         return int(self.scores.shape[1])
 
     def take(self, rows: NDArray[np.bool_]) -> "Table":
-        """Some of the images."""
         return Table(self.scores[rows], self.correct[rows], self.costs)
 
 

@@ -23,17 +23,14 @@ Dtype = Annotated[
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def say(line: str) -> None:
-    """One line on stdout."""
     sys.stdout.write(line + "\n")
 
 
 def numbers(numbers: list[float] | tuple[float, ...]) -> str:
-    """With three decimals each."""
     return " / ".join(f"{number:.3f}" for number in numbers)
 
 

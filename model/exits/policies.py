@@ -16,7 +16,6 @@ ExitPolicy = Callable[..., Any]
 
 
 def max_probability(probabilities: Any, xp: Any = np) -> Any:
-    """The largest softmax entry."""
     return xp.amax(probabilities, axis=1)
 
 
@@ -46,7 +45,6 @@ EXIT_POLICIES: dict[str, ExitPolicy] = {
 
 
 def exit_policy(name: str) -> ExitPolicy:
-    """The policy of that name; OptionError for an unknown one."""
     if name not in EXIT_POLICIES:
         raise OptionError("exit policy", f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
     return EXIT_POLICIES[name]

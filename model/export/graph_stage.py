@@ -56,7 +56,6 @@ class GraphStage(nn.Module):
         self.head_bias = nn.Parameter(stage.head.bias.detach() / served.temperature)
 
     def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """See `ServedStage.forward`."""
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean).to(self.dtype)
         z = self.embed(images).flatten(2).transpose(1, 2) + self.late
         if self.standardises and upstream is not None:
@@ -69,8 +68,6 @@ class GraphStage(nn.Module):
 
 
 class _Block(nn.Module):
-    """`MixerBlock`, folded."""
-
     def __init__(self, block: MixerBlock, quantizable: bool) -> None:
         super().__init__()
         token, channel = block.token_mlp, block.channel_mlp

@@ -113,7 +113,6 @@ def _writing_into(path: Path) -> Iterator[None]:
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:
-    """The lines of the measured part."""
     return [
         *_facts(card),
         "",

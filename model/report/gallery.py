@@ -45,7 +45,6 @@ class GalleryRow:
     hard: tuple[Shown, ...]
 
     def document(self) -> dict[str, Any]:
-        """For `--json`."""
         return {"class": self.label, "easy": [vars(s) for s in self.easy], "hard": [vars(s) for s in self.hard]}
 
 

@@ -14,7 +14,6 @@ def shares(values: Iterable[float]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """The lines of a Markdown table."""
     return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
 
 

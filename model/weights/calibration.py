@@ -157,7 +157,6 @@ def measured(left: NDArray[np.int64], correct: NDArray[np.bool_], gflops: NDArra
 def write_calibration(
     folder: Path, file: CalibrationFile, scores: NDArray[np.float32], correct: NDArray[np.bool_]
 ) -> None:
-    """Write both files, with the table's hash in `file`; the JSON last, as it names the table."""
     table = save({"scores": np.ascontiguousarray(scores), "correct": correct.astype(np.uint8)})
     file = file.model_copy(update={"files": {TABLE: hashlib.sha256(table).hexdigest()}})
     write_atomically(folder / TABLE, table)

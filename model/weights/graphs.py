@@ -31,8 +31,6 @@ class Origin(BaseModel):
 
 
 class ExportFile(BaseModel):
-    """export.json."""
-
     # Unknown keys are allowed: a newer minor version may add some.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,12 +55,10 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
 
 
 def graph_name(stage: int, dtype: str = "float32") -> str:
-    """The file of stage `stage` (0-based)."""
     return f"stage-{stage + 1}{_infix(dtype)}.onnx"
 
 
 def export_name(dtype: str = "float32") -> str:
-    """The file that names the graphs of a format."""
     return f"export{_infix(dtype)}.json"
 
 

@@ -10,19 +10,16 @@ from msmlp.model.weights.manifest import Weights, load_weights
 
 
 def preset_info(name: str) -> dict[str, Any]:
-    """Architecture and cost of a preset."""
     config = preset(name)
     return {"name": name, "cascade": config.model_dump(mode="json"), "exits": exit_costs(config)}
 
 
 def weights_info(folder: Path) -> dict[str, Any]:
-    """Architecture, cost, frontier and provenance of a weights folder; WeightsError for a damaged one."""
     weights = load_weights(folder)
     return describe(weights, load_calibration(weights))
 
 
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
-    """Architecture, cost, calibration, frontier and provenance."""
     manifest, file = weights.manifest, calibration.file
     return {
         "name": manifest.name,

@@ -27,8 +27,6 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Manifest(BaseModel):
-    """manifest.json."""
-
     # Unknown keys are allowed: a newer minor version may add some.
     model_config = ConfigDict(frozen=True, extra="ignore")
 

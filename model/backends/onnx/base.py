@@ -52,8 +52,6 @@ BY_NAME = {"cuda": CUDA, "tensorrt": TENSORRT}
 
 @dataclass(frozen=True)
 class Session:
-    """An open session, and whether it replays CUDA graphs."""
-
     session: onnxruntime.InferenceSession
     captures: bool
 
@@ -121,16 +119,13 @@ class OnnxSlots:
         self._pixels = np.zeros((self.capacity + 1, self.size, self.size, 3), dtype=np.uint8)
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → slots [n]."""
         check_pixels(pixels, self.size)
         with self._pool.taking(len(pixels)) as slots:
             self._pixels[slots] = pixels
         return slots
 
     def collect(self, handle: StageOutput) -> StageOutput:
-        """The batch's answers."""
         return handle
 
     def release(self, slots: Slots) -> None:
-        """Free slots."""
         self._pool.give(slots)

@@ -59,8 +59,6 @@ def _take(work: Callable[[int], None], numbers: Iterator[int]) -> None:
 
 
 class OnnxBackend(OnnxSlots):
-    """Exported stages (model/export) on a CPU."""
-
     device = "cpu"
 
     def __init__(

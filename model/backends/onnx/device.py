@@ -91,8 +91,6 @@ class _Bound:
 
 
 class OnnxDeviceBackend(OnnxSlots):
-    """Exported stages (model/export) on a GPU."""
-
     def __init__(
         self,
         cascade: CascadeConfig,

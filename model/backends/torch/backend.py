@@ -109,7 +109,6 @@ class StagedBackend:
             self._free.append(handle)
 
     def release(self, slots: Slots) -> None:
-        """Free slots."""
         self._pool.give(slots)
 
 

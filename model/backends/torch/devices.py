@@ -72,7 +72,6 @@ class Driver:
         return torch.zeros(*shape, dtype=dtype)
 
     def event(self) -> Event:
-        """A new mark."""
         return _Passed()
 
     def replaying(self, step: Step) -> Step:
@@ -126,7 +125,6 @@ class _CudaDriver(Driver):
 
 
 def driver_of(device: torch.device) -> Driver:
-    """The driver of a GPU or of a CPU."""
     return Driver(device) if device.type == "cpu" else _CudaDriver(device)
 
 

@@ -82,11 +82,6 @@ def write_weights(
     write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest alone; WeightsError if it is missing or damaged."""
-    return _read_manifest(folder)[1]
-
-
 def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
     if not folder.is_dir():
         raise WeightsError(f"there is no weights folder {folder}")

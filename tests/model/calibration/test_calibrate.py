@@ -8,7 +8,7 @@ from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.calibration.calibrate import Cost, calibrate
+from msmlp.model.calibration.calibrate import Cost, calibrate, measure_stage_ms
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
@@ -243,3 +243,12 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
         Image.fromarray(pixels).save(path)
     with pytest.raises(DataError, match="not those held out in training"):
         calibrate(own_weights, changed, "cpu")
+
+
+def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
+    """Fewer images than the bucket are repeated to fill it."""
+    backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
+    stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    assert len(stage_ms) == backend.stages
+    assert all(ms > 0 for ms in stage_ms)
+    assert len(backend.admit(np.zeros((8, 32, 32, 3), dtype=np.uint8))) == 8

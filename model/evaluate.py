@@ -15,7 +15,7 @@ from msmlp.model.errors import DataError, OptionError
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, check_classes, run_every_exit, validation_images
 from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
-from msmlp.model.weights.calibration import expectation
+from msmlp.model.weights.calibration import Table
 
 BATCH = 256
 BINS = 15
@@ -73,8 +73,7 @@ class Measured:
         return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
 
     def reached(self, point: OperatingPoint) -> Expectation:
-        thresholds = np.array(point.thresholds, dtype=float)
-        return expectation(self.outputs.scores, self.correct, self.gflops, thresholds)
+        return Table(self.outputs.scores, self.correct, self.gflops).expect(point.thresholds)
 
     def left(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
         """The exit at which each image leaves with these thresholds, 1...K [N]."""

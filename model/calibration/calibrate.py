@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +15,13 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.solvers import Table, ThresholdSetting, thinned
+from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export import refresh_graphs
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
-from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.calibration import CalibrationFile, Table
 
 BATCH = 256
 
@@ -97,7 +98,7 @@ def calibrate_on(
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),
-        solvers=_for_the_record(table, frontiers, gflops),
+        solvers=_for_the_record(replace(table, costs=gflops), frontiers),
         stage_ms=stage_ms,
         stage_ms_batch_size=backend.buckets[-1],
         images=len(validation),
@@ -110,11 +111,9 @@ def calibrate_on(
     return file
 
 
-def _for_the_record(
-    table: Table, frontiers: dict[str, list[ThresholdSetting]], gflops: NDArray[np.float64]
-) -> dict[str, list[tuple[float, float]]]:
+def _for_the_record(table: Table, frontiers: dict[str, list[ThresholdSetting]]) -> dict[str, list[tuple[float, float]]]:
     def point(setting: ThresholdSetting) -> tuple[float, float]:
-        got = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
+        got = table.expect(setting.thresholds)
         return got.mean_gflops, got.accuracy
 
     return {solver: [point(s) for s in thinned(own)] for solver, own in frontiers.items()}

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.solvers import Table, best_within, joint_frontier
+from msmlp.model.calibration.solvers import best_within, joint_frontier
 from msmlp.model.errors import DataError
 from msmlp.model.exits.policies import exit_policy
 from msmlp.model.exits.rule import exit_of
+from msmlp.model.weights.calibration import Table
 
 BOUNDS = (0.05, 20.0)
 """An exit that is always wrong on the images would have an infinite temperature."""

@@ -1,5 +1,6 @@
 """The frontier: operating points, with their expected accuracy on images that did not choose them."""
 
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -7,18 +8,10 @@ from numpy.typing import NDArray
 
 from msmlp.model.calibration.crossfit import Fold, held_out
 from msmlp.model.calibration.risk import RiskLimit, risk_controlled
-from msmlp.model.calibration.solvers import (
-    SOLVERS,
-    Table,
-    Thresholds,
-    ThresholdSetting,
-    joint_frontier,
-    pareto,
-    thinned,
-)
+from msmlp.model.calibration.solvers import SOLVERS, Thresholds, ThresholdSetting, joint_frontier, pareto, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
-from msmlp.model.weights.calibration import Expectation, expectation, measured
+from msmlp.model.weights.calibration import Expectation, Table
 
 JOINT = "joint"
 
@@ -57,13 +50,12 @@ def operating_points(
     The expected accuracy is cross-fitted, if there are `folds`; cost and exit shares are those of the point's
     thresholds on the table. `gflops` and `ms` are the cumulative costs of each exit [K].
     """
-    settings = thinned(frontier)
+    settings, in_gflops = thinned(frontier), replace(table, costs=gflops)
     points: dict[ThresholdSetting, OperatingPoint] = {}
     left = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
     for setting, exits in zip(settings, left, strict=True):
         # Choosing flatters the accuracy. The cost must be that of these very thresholds, to keep to a budget.
-        there = measured(exits, table.correct, gflops)
-        here = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
+        there, here = in_gflops.expect_at(exits), in_gflops.expect(setting.thresholds)
         points[ThresholdSetting(setting.cost, there.accuracy, setting.thresholds)] = _point(
             "", setting.thresholds, there, here, ms
         )
@@ -86,10 +78,9 @@ def risk_point(
     The expected accuracy is that on half 1, which only chose where to stop (on the whole table if half 1 is empty).
     """
     thresholds = risk_controlled(table, halves, limit)
-    here = expectation(table.scores, table.correct, gflops, np.array(thresholds))
-    test = table.take(halves == 1) if (halves == 1).any() else table
-    there = expectation(test.scores, test.correct, gflops, np.array(thresholds))
-    point = _point(limit.name, thresholds, there, here, ms)
+    in_gflops = replace(table, costs=gflops)
+    test = in_gflops.take(halves == 1) if (halves == 1).any() else in_gflops
+    point = _point(limit.name, thresholds, test.expect(thresholds), in_gflops.expect(thresholds), ms)
     return point.model_copy(update={"risk": limit.risk, "confidence": limit.confidence})
 
 
@@ -123,6 +114,5 @@ def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
 
 
 def _setting(table: Table, thresholds: tuple[float, ...]) -> ThresholdSetting:
-    got = expectation(table.scores, table.correct, table.costs, np.array(thresholds, dtype=np.float64))
-    # In the unit of the table's costs, whatever the field is called.
+    got = table.expect(thresholds)
     return ThresholdSetting(got.mean_gflops, got.accuracy, thresholds)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.solvers import Table, Thresholds, joint_frontier, thinned
+from msmlp.model.calibration.solvers import Thresholds, joint_frontier, thinned
 from msmlp.model.errors import OptionError
 from msmlp.model.exits.rule import exit_of
+from msmlp.model.weights.calibration import Table
 
 CONFIDENCE = 0.95
 SMALLEST = 1e-9

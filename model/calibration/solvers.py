@@ -1,13 +1,13 @@
 """Solvers: thresholds from the share of images that should leave at each exit, and the joint frontier."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import leaves
+from msmlp.model.weights.calibration import Table
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.floating]
@@ -25,22 +25,6 @@ BINS = 300
 
 ROUNDS = 6
 """Coordinate descent (beyond three exits) ends after this many rounds, or when nothing improves."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in any unit."""
-
-    scores: NDArray[np.float32]
-    correct: NDArray[np.bool_]
-    costs: Floats
-
-    @property
-    def exits(self) -> int:
-        return int(self.scores.shape[1])
-
-    def take(self, rows: NDArray[np.bool_]) -> "Table":
-        return Table(self.scores[rows], self.correct[rows], self.costs)
 
 
 class ThresholdSetting(NamedTuple):

@@ -1,6 +1,7 @@
 """`calibration.json` + `calibration.safetensors`: operating points, and the table they were measured on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,7 +90,7 @@ class CalibrationFile(BaseModel):
 
 @dataclass(frozen=True)
 class Expectation:
-    """What thresholds give on a table of images."""
+    """What thresholds give on a table of images; the cost is in the table's unit."""
 
     accuracy: float
     standard_error: float
@@ -97,61 +98,51 @@ class Expectation:
     exit_share: tuple[float, ...]
 
 
-class Calibration:
-    """Operating points, and the table of scores [N, K] and correctness [N, K] they were measured on."""
+@dataclass(frozen=True)
+class Table:
+    """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in GFLOPs or another unit."""
 
-    def __init__(
-        self,
-        file: CalibrationFile,
-        scores: NDArray[np.float32],
-        correct: NDArray[np.bool_],
-        gflops: NDArray[np.float64],
-        sha256: str,
-    ) -> None:
-        self.file, self.sha256 = file, sha256
-        self.points = file.operating_points
-        self._scores, self._correct, self._gflops = scores, correct, gflops
-        # Requests repeat their thresholds; 512 entries are a few KB.
-        self.expect = lru_cache(maxsize=512)(self._expect)
+    scores: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+    costs: NDArray[np.float64]
 
-    def _expect(self, thresholds: tuple[float, ...], min_exit: int = 1, max_exit: int | None = None) -> Expectation:
-        """The expectation of any thresholds under any exit bounds, from the table."""
-        return expectation(
-            self._scores, self._correct, self._gflops, np.array(thresholds, dtype=float), min_exit, max_exit
+    @property
+    def exits(self) -> int:
+        return int(self.scores.shape[1])
+
+    def take(self, rows: NDArray[np.bool_]) -> "Table":
+        return Table(self.scores[rows], self.correct[rows], self.costs)
+
+    def expect(self, thresholds: Sequence[float], min_exit: int = 1, max_exit: int | None = None) -> Expectation:
+        """The expectation of any thresholds [K-1] under any exit bounds."""
+        return self.expect_at(exit_of(self.scores, np.array(thresholds, dtype=float), min_exit, max_exit))
+
+    def expect_at(self, left: NDArray[np.int64]) -> Expectation:
+        """The expectation for images that leave at the exits `left` [N], 1...K.
+
+        The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of
+        N + 2, so it is never 0: no number of images shows that an exit is always right.
+        """
+        images = len(left)
+        right = int(self.correct[np.arange(images), left - 1].sum())
+        smoothed = (right + 1) / (images + 2)
+        share = np.bincount(left - 1, minlength=self.exits) / images
+        return Expectation(
+            right / images,
+            float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
+            float(share @ self.costs),
+            tuple(share.tolist()),
         )
 
 
-def expectation(
-    scores: NDArray[np.float32],
-    correct: NDArray[np.bool_],
-    gflops: NDArray[np.float64],
-    thresholds: NDArray[np.float64],
-    min_exit: int = 1,
-    max_exit: int | None = None,
-) -> Expectation:
-    """Accuracy, its standard error, mean cost and exit shares of `thresholds` [K-1] on a table [N, K].
+class Calibration:
+    """Operating points, and the table of calibration images behind them."""
 
-    `gflops` [K] is cumulative.
-    """
-    return measured(exit_of(scores, thresholds, min_exit, max_exit), correct, gflops)
-
-
-def measured(left: NDArray[np.int64], correct: NDArray[np.bool_], gflops: NDArray[np.float64]) -> Expectation:
-    """As `expectation`, for images that leave at the exits `left` [N], 1...K.
-
-    The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of N + 2,
-    so it is never 0: no number of images shows that an exit is always right.
-    """
-    images, exits = correct.shape
-    right = int(correct[np.arange(images), left - 1].sum())
-    smoothed = (right + 1) / (images + 2)
-    share = np.bincount(left - 1, minlength=exits) / images
-    return Expectation(
-        right / images,
-        float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
-        float(share @ gflops),
-        tuple(share.tolist()),
-    )
+    def __init__(self, file: CalibrationFile, table: Table, sha256: str) -> None:
+        self.file, self.sha256 = file, sha256
+        self.points = file.operating_points
+        # Requests repeat their thresholds; 512 entries are a few KB.
+        self.expect = lru_cache(maxsize=512)(table.expect)
 
 
 def write_calibration(
@@ -171,8 +162,8 @@ def load_calibration(weights: Weights) -> Calibration:
         raise WeightsError(f"{path} was made for other weights; run msmlp calibrate again")
     _check_lengths(path, file, len(weights.manifest.cascade.stages))
     scores, correct = _read_table(weights.folder / TABLE, file)
-    gflops = np.array(weights.manifest.gflops_cumulative)
-    return Calibration(file, scores, correct, gflops, hashlib.sha256(blob).hexdigest())
+    table = Table(scores, correct, np.array(weights.manifest.gflops_cumulative))
+    return Calibration(file, table, hashlib.sha256(blob).hexdigest())
 
 
 def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:

@@ -16,7 +16,7 @@ from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
-from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.calibration import CalibrationFile, Table
 from msmlp.model.weights.graphs import has_graphs
 
 
@@ -52,7 +52,7 @@ def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder
     gflops = np.array(weights.manifest.gflops_cumulative)
     for thresholds in [*(p.thresholds for p in made.operating_points), (0.31, 0.7), (0.9, 0.0)]:
         got = calibration.expect(thresholds)
-        wanted = expectation(outputs.scores, correct, gflops, np.array(thresholds))
+        wanted = Table(outputs.scores, correct, gflops).expect(thresholds)
         assert got.accuracy == pytest.approx(wanted.accuracy)
         assert got.mean_gflops == pytest.approx(wanted.mean_gflops)
         assert got.exit_share == pytest.approx(wanted.exit_share)

@@ -15,10 +15,11 @@ from msmlp.model.calibration.crossfit import (
     refitted,
     tempered,
 )
-from msmlp.model.calibration.solvers import Table, best_within, joint_frontier, thinned
+from msmlp.model.calibration.solvers import best_within, joint_frontier, thinned
 from msmlp.model.errors import DataError
 from msmlp.model.exits.policies import EXIT_POLICIES
 from msmlp.model.exits.rule import exit_of
+from msmlp.model.weights.calibration import Table
 from tests.model.calibration.tables import folds, held_apart, over_many_tables, right, table
 
 

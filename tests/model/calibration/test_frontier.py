@@ -5,9 +5,10 @@ import pytest
 
 from msmlp.model.calibration.crossfit import held_out
 from msmlp.model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
-from msmlp.model.calibration.solvers import LEVELS, SOLVERS, Table, ThresholdSetting, joint_frontier, thinned
+from msmlp.model.calibration.solvers import LEVELS, SOLVERS, ThresholdSetting, joint_frontier, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
+from msmlp.model.weights.calibration import Table
 from tests.model.calibration.tables import held_apart, over_many_tables, right, table
 
 

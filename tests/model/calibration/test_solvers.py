@@ -11,7 +11,6 @@ from msmlp.model.calibration.frontier import JOINT, share_sweep, solver_frontier
 from msmlp.model.calibration.solvers import (
     SOLVERS,
     Solver,
-    Table,
     ThresholdSetting,
     algorithm_1,
     algorithm_1_literal,
@@ -22,6 +21,7 @@ from msmlp.model.calibration.solvers import (
     thinned,
 )
 from msmlp.model.exits.rule import exit_of, leaves
+from msmlp.model.weights.calibration import Table
 from tests.model.calibration.tables import TABLES, over_many_tables, table
 
 Problem = tuple[NDArray[np.float32], NDArray[np.float64]]

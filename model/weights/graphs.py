@@ -106,7 +106,7 @@ def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float3
         wanted = origin(weights, calibration)
         stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
         if stale:
-            raise WeightsError(f"the {dtype} ONNX graphs in {weights.folder} were made with another {stale[0]}")
+            raise WeightsError(f"the {dtype} ONNX graphs in {weights.folder} do not match its {stale[0]}")
         names = [graph_name(k, dtype) for k in range(len(weights.manifest.cascade.stages))]
         return tuple(read_checked(weights.folder / name, file.files.get(name)) for name in names)
     except WeightsError as error:

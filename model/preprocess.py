@@ -92,7 +92,6 @@ def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode → RGB, with its EXIF orientation applied."""
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

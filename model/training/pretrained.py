@@ -46,13 +46,10 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class InitialWeights(Pretrained):
-    """Weights of a cascade that training starts from."""
-
     cascade: CascadeConfig
     state: dict[str, Tensor]
 
     def load_into(self, model: Cascade) -> None:
-        """Raises OptionError if `model` is another cascade."""
         ours, theirs = model.config.model_dump(), self.cascade.model_dump()
         different = sorted(key for key in ours if ours[key] != theirs[key])
         if different:
@@ -70,7 +67,6 @@ class Teacher(Pretrained):
     targets: Callable[[Tensor], TeacherTargets]
 
     def check(self, classes: tuple[str, ...], image_size: int, validation_digest: str) -> None:
-        """Raise OptionError if it cannot teach a cascade of this data and image size."""
         if self.image_size != image_size:
             raise OptionError(
                 "teacher", f"{self.name} takes images of {self.image_size} pixels, the cascade {image_size}"
@@ -86,11 +82,7 @@ def load_initial_weights(folder: Path) -> InitialWeights:
 
 
 def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:
-    """A teacher's folder, or a weights folder, of which the last exit teaches; it computes in `dtype`.
-
-    Raises:
-        WeightsError: damaged, or neither kind of folder.
-    """
+    """A teacher's folder, or a weights folder, of which the last exit teaches; it computes in `dtype`."""
     network: ConvNet | Cascade
     description: TeacherFile | Manifest
     if (found := read_teacher(folder)) is not None:

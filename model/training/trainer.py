@@ -134,7 +134,6 @@ def _model(
     initial: InitialWeights | None,
     device: torch.device,
 ) -> Cascade | ConvNet:
-    """The network at its start; ConfigError if recipe, teacher or initial weights do not fit it."""
     exits = len(network.stages) if isinstance(network, CascadeConfig) else 1
     if recipe.exit_weights is not None and len(recipe.exit_weights) != exits:
         raise ConfigError(f"exit_weights: {len(recipe.exit_weights)} numbers for {exits} exits")

@@ -34,7 +34,7 @@ class Step:
 
     @property
     def typed(self) -> str:
-        """The command as one would type it."""
+        """The command as a user would type it."""
         if self.command[: len(MSMLP)] == MSMLP:
             return shlex.join(("msmlp", *self.command[len(MSMLP) :]))
         return shlex.join(("python", *self.command[1:]))

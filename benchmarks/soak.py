@@ -28,10 +28,10 @@ from msmlp.bench.processes import Server, family, image_size, server_process
 CAPACITY_SECONDS = 10.0
 CAPACITY_CONNECTIONS, OPEN_CONNECTIONS = 8, 256
 SETTLE_SECONDS = 60.0
-"""Of the run, or a third of a short one: memory that the server takes once and keeps is no leak."""
+"""Of the run, or a third of a short one: memory that the server takes once and keeps is not a leak."""
 LEAK_MIB_PER_MINUTE, LEAK_MIB, LEAK_MINUTES = 1.0, 8.0, 2.0
-"""A leak grows faster than the first and by more than the second. In less time than the third, it cannot be told from a
-new peak of what is in flight."""
+"""A leak grows faster than the first and by more than the second. In less time than the third, it looks like a new
+peak of what is in flight."""
 DRAIN_SECONDS = 30.0
 GAUGES = {"inflight": "msmlp_inflight_images", "queue": "msmlp_queue_images", "brownout": "msmlp_brownout_level"}
 ANSWERED = {"200", "429"}
@@ -89,12 +89,12 @@ def _faults(seen: Seen, left: dict[str, float], memory: dict[str, float]) -> lis
     faults += [f"{name} is {value:g} at the end" for name, value in left.items() if value and name != "brownout"]
     leaks = memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB
     if leaks and memory["settled_minutes"] >= LEAK_MINUTES:
-        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB a minute")
+        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB per minute")
     return faults
 
 
 def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """The line through the server's memory after it has settled: MiB a minute, and the growth from end to end."""
+    """The line through the server's memory after it has settled: MiB per minute, and the growth from end to end."""
     times = np.array([sample["seconds"] for sample in samples])
     rss = np.array([sample["rss_mib"] for sample in samples])
     settled = times >= min(SETTLE_SECONDS, times[-1] / 3)

@@ -3,8 +3,8 @@
     python -m benchmarks.peers > benchmarks/peers/README.md
 
 Makes untrained networks and the peers' own virtual environment in --work (pip installs requirements.txt), chooses each
-peer's settings in short runs, then measures all in turn; about ten minutes. Everything, the load included, runs on two
-cores. Prints the page, or with --json the document. Exit status 1 when an answer was wrong. Linux only.
+peer's settings in short runs, then measures them all in alternation; about ten minutes. Everything, the load included,
+runs on two cores. Prints the page, or with --json the document. Exit status 1 when an answer was wrong. Linux only.
 """
 
 import argparse

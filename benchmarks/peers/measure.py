@@ -44,7 +44,7 @@ class Entry:
     server: Server
 
     def load(self, connections: int, seconds: float) -> Load:
-        """One image per request, in turn."""
+        """One image per request, cycling through them."""
         path = self.case.path(self.server.name)
         sent = (request_bytes(self.server.url, path, file, "application/octet-stream") for file in self.case.files)
         return Load(self.server.url, tuple(sent), connections, seconds)
@@ -75,7 +75,7 @@ def measure(
 
 
 def nearest(connections: tuple[int, ...]) -> int:
-    """The number of connections beside which bare ONNX Runtime is measured."""
+    """The number of connections at which bare ONNX Runtime is measured too."""
     return min(connections, key=lambda count: abs(count - TUNED_AT))
 
 

@@ -49,7 +49,6 @@ REQUESTS, IMAGES = 50, 64
 
 
 def main() -> None:
-    """Measure and print."""
     options = _options()
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)

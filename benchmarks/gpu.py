@@ -65,7 +65,7 @@ def steps(out: Path, data: Path | None = None) -> Iterator[Step]:
 
 
 def run(listed: list[Step], out: Path) -> bool:
-    """Run what has not succeeded yet; whether all has now."""
+    """Run every step that has not succeeded yet → whether all have now."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "state.json"
     state: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -81,7 +81,7 @@ def run(listed: list[Step], out: Path) -> bool:
 
 
 def _succeeded(state: dict[str, Any], step: Step) -> bool:
-    """Not if the command has changed since."""
+    """Whether this command has succeeded before, unchanged."""
     return bool(step.name in state and state[step.name]["status"] == 0 and state[step.name]["command"] == step.typed)
 
 
@@ -116,7 +116,6 @@ def _msmlp(name: str, *arguments: str) -> Step:
 
 
 def main() -> int:
-    """Run the list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="outputs, trainings and state.json")
     parser.add_argument("--data", type=Path, help="CIFAR-10; without it nothing is trained or evaluated")

@@ -38,7 +38,6 @@ ANSWERED = {"200", "429"}
 
 
 def main() -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--load", type=float, default=0.8, help="share of the capacity measured in a closed loop")
@@ -52,7 +51,6 @@ def main() -> int:
 def soak(
     serve: list[str], minutes: float, load: float, every: float, capacity_seconds: float = CAPACITY_SECONDS
 ) -> dict[str, Any]:
-    """Run it → the document."""
     arguments = ["-c", "from msmlp.main import main; main()", "serve", "--port", "0", *serve]
     with server_process("soak", arguments, _say) as server:
         requests, images = _requests(server.url)
@@ -119,7 +117,6 @@ class _Watcher(threading.Thread):
         self._server, self._every, self._end = server, every, threading.Event()
 
     def run(self) -> None:
-        """At least one sample."""
         start = time.monotonic()
         while True:
             sample = {"seconds": time.monotonic() - start, "rss_mib": _rss_mib(self._server)}

@@ -42,7 +42,6 @@ class ImageTestError(Exception):
 
 
 def expect(holds: bool, otherwise: str) -> None:
-    """ImageTestError unless it holds."""
     if not holds:
         raise ImageTestError(otherwise)
 
@@ -99,8 +98,6 @@ def _say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Running:
-    """A container that is ready."""
-
     engine: Docker | Buildah
     process: "subprocess.Popen[bytes]"
     port: int
@@ -108,7 +105,6 @@ class Running:
     _log: IO[bytes]
 
     def call(self, path: str, body: bytes | None = None) -> tuple[int, str]:
-        """GET, or POST with a body → status and text."""
         return _http(f"http://127.0.0.1:{self.port}{path}", body)
 
     def post(self, path: str, body: bytes) -> Any:
@@ -118,13 +114,12 @@ class Running:
         return json.loads(text)
 
     def log(self) -> list[str]:
-        """What it has written, line by line."""
         return _lines(self._log)
 
 
 @contextlib.contextmanager
 def _running(engine: Docker | Buildah, image: str, weights: Path | None = None) -> Iterator[Running]:
-    """A container with the image's weights or with this folder's; its log is shown when anything goes wrong."""
+    """A container with the image's weights or with this folder's; its log is shown if anything fails."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     with tempfile.TemporaryFile() as log:
@@ -169,7 +164,6 @@ def _lines(log: IO[bytes]) -> list[str]:
 
 
 def _check_configuration(config: dict[str, Any]) -> None:
-    """Labels, user, signal."""
     labels = {name: config["Labels"].get(f"org.opencontainers.image.{name}") for name in LABELS}
     expect(all(labels.values()), f"a label is missing: {labels}")
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
@@ -179,7 +173,7 @@ def _check_configuration(config: dict[str, Any]) -> None:
 
 
 def _check_contents(running: Running, extra: str, layers: int) -> None:
-    """Every package is pinned, no file is there twice, torch only where it is needed, one CUDA for all."""
+    """Every package is pinned, no file is stored twice, torch only where it is needed, one CUDA for all."""
     contents = json.loads(running.engine.inside(["python", "-c", Path("scripts/image_contents.py").read_text()]))
     pinned = constraints()
     installed = {re.sub("[-_.]+", "-", name).lower(): version for name, version in contents["packages"].items()}
@@ -198,7 +192,6 @@ def _check_contents(running: Running, extra: str, layers: int) -> None:
 
 
 def constraints() -> dict[str, str]:
-    """The versions that docker/constraints.txt pins."""
     lines = Path("docker/constraints.txt").read_text().splitlines()
     return dict(re.split("={2,3}", line) for line in lines if not line.startswith("#"))
 
@@ -230,7 +223,7 @@ def _check_isolation(running: Running) -> None:
 
 
 def _check_end(running: Running) -> None:
-    """A request in flight on SIGTERM is answered; then the service ends with status 0, without a complaint."""
+    """A request in flight on SIGTERM is answered; then the service ends with status 0 and logs no error."""
     photo = PHOTO.read_bytes()
     head = (
         "POST /classify HTTP/1.1\r\nHost: image-test\r\nContent-Type: image/jpeg\r\n"

@@ -37,5 +37,5 @@ def _settings() -> dict[str, str]:
 
 
 def _local(word: str) -> Path:
-    """The folder or file that a setting names; an index has its files in the same folder."""
+    """The folder or file that a setting names; for an index, the folder of its files."""
     return Path(word.removeprefix("file://")).parent if word.startswith("file://") else Path(word)

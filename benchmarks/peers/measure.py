@@ -125,13 +125,13 @@ def _cpu_seconds(server: Server) -> float | None:
 
 
 def busy_seconds() -> float:
-    """CPU time of the whole machine so far, what a hypervisor took away included; /proc/stat has it in ticks."""
+    """CPU seconds of the whole machine so far, including time that a hypervisor took; /proc/stat has them in ticks."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def median(rows: list[Row]) -> Row:
-    """Rounds of one run in one row: medians of what was measured, sums of what was counted, each round's speed."""
+    """One row for all rounds: medians of measurements, sums of counts, each round's speed."""
     whole: Row = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows if row[name] is not None]
@@ -180,7 +180,6 @@ class Way:
 
 
 def ways(cores: int) -> list[Way]:
-    """All ways that are tried."""
     return [
         Way(batch, callers, threads, spinning)
         for batch, (callers, threads, spinning) in product(
@@ -190,7 +189,7 @@ def ways(cores: int) -> list[Way]:
 
 
 class Bare:
-    """Measures a case's graphs in `process` (an executor of one), each time in the way that was fastest at first."""
+    """Measures a case's graphs in `process` (an executor of one), always in the way that was fastest the first time."""
 
     def __init__(self, process: Executor, seconds: float) -> None:
         self._process, self._seconds = process, seconds

@@ -42,7 +42,6 @@ defaults.
 
 
 def page(document: dict[str, Any]) -> str:
-    """The whole page."""
     parts = [HEAD, _run(document)]
     parts += [_case(document, case) for case in (PLAIN, CASCADE)]
     return "\n".join([*parts, _settings(document["settings"])])

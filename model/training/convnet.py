@@ -147,16 +147,12 @@ def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
         raise WeightsError(f"{path}: {error}") from None
     if len(description.classes) != description.network.classes:
         raise WeightsError(f"{path}: {len(description.classes)} class names for {description.network.classes} outputs")
-    return description, _read_network(folder / MODEL, description)
-
-
-def _read_network(path: Path, description: TeacherFile) -> ConvNet:
-    blob = read_checked(path, description.files.get(MODEL))
+    blob = read_checked(folder / MODEL, description.files.get(MODEL))
     network = ConvNet(description.network).eval()
     try:
         network.load_state_dict(load(blob))
     except Exception as error:  # safetensors' own error, a wrong name or a wrong shape
-        raise WeightsError(f"{path} does not fit the network of {TEACHER} ({type(error).__name__})") from None
+        raise WeightsError(f"{folder / MODEL} does not fit the network of {TEACHER} ({type(error).__name__})") from None
     if not all(tensor.float().isfinite().all() for tensor in network.state_dict().values()):
-        raise WeightsError(f"{path} holds NaN or infinite values")
-    return network
+        raise WeightsError(f"{folder / MODEL} holds NaN or infinite values")
+    return description, network

@@ -90,15 +90,14 @@ def train(options: TrainOptions) -> Path:
         ],
     }
     # The other kind's description goes: it may be left from an untrained network in the same folder.
-    if not isinstance(network, CascadeConfig):
+    if isinstance(network, CascadeConfig):
+        (options.out / TEACHER).unlink(missing_ok=True)
+        write_weights(options.out, config=network, **left)
+        calibrate_on(load_weights(options.out), validation, options.device)
+        refresh_graphs(options.out, validation)
+    else:
         (options.out / MANIFEST).unlink(missing_ok=True)
         write_teacher(options.out, config=network, **left)
-        return options.out
-    (options.out / TEACHER).unlink(missing_ok=True)
-    write_weights(options.out, config=network, **left)
-    # Calibrate and export, so that the folder can be served.
-    calibrate_on(load_weights(options.out), validation, options.device)
-    refresh_graphs(options.out, validation)
     return options.out
 
 

@@ -98,7 +98,7 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
 def _write(file: Path, state: dict[str, Any]) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(state, indent=1) + "\n")
-    new.replace(file)  # whole, even when the machine goes away now
+    new.replace(file)  # atomic, because the machine may disappear at any time
 
 
 def _tell(step: Step, ended: dict[str, Any], out: Path) -> None:

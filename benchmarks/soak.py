@@ -28,10 +28,9 @@ from msmlp.bench.processes import Server, family, image_size, server_process
 CAPACITY_SECONDS = 10.0
 CAPACITY_CONNECTIONS, OPEN_CONNECTIONS = 8, 256
 SETTLE_SECONDS = 60.0
-"""Of the run, or a third of a short one: memory that the server takes once and keeps is not a leak."""
+"""Left out at the start, at most a third of the run: memory that the server takes once and keeps is not a leak."""
 LEAK_MIB_PER_MINUTE, LEAK_MIB, LEAK_MINUTES = 1.0, 8.0, 2.0
-"""A leak grows faster than the first and by more than the second. In less time than the third, it looks like a new
-peak of what is in flight."""
+"""Growth above the first two is a leak. In less time than the third, it may be a new peak of what is in flight."""
 DRAIN_SECONDS = 30.0
 GAUGES = {"inflight": "msmlp_inflight_images", "queue": "msmlp_queue_images", "brownout": "msmlp_brownout_level"}
 ANSWERED = {"200", "429"}

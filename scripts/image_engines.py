@@ -18,14 +18,14 @@ from scripts.commands import call, flags, output, succeeds
 from scripts.pip_settings import pip_volumes
 
 DOCKER_PORT = 8000
-"""The port the service listens on in a container of Docker's."""
+"""The port the service listens on in a Docker container."""
 
 BASE = "localhost/msmlp-base:bookworm"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 CHROOT = ("--isolation", "chroot")
 STAGES = {"packages": "-packages", "wheel": "-wheel", "service": ""}
-"""The Dockerfile's stages, each with the ending of its image's tag. A tag keeps what the next build can use again, and
-nothing more."""
+"""The Dockerfile's stages, each with the suffix of its image's tag. Tags keep what the next build can reuse, nothing
+more."""
 
 READ_ONLY = """
 mount --bind "$0" "$0"
@@ -33,7 +33,7 @@ mount -o remount,bind,ro "$0"
 mount -t tmpfs -o mode=755 tmpfs "$0/run"
 exec "$@"
 """
-"""Runs a command that sees the folder $0 read-only, except /run, where buildah keeps a file of its own."""
+"""Runs a command that sees the folder $0 read-only, except /run, where buildah keeps its own file."""
 
 
 class Docker:

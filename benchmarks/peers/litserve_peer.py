@@ -1,6 +1,6 @@
 """The LitServe peer: decoding in `decode_request`, and LitServe's own batching around the graphs.
 
-A module of its own, as LitServe pickles the class for its workers, and our environment has no LitServe to import.
+A separate module, because LitServe pickles the class for its workers, and our environment has no LitServe to import.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The measurement: in each round every server takes its turn at every load; medians over the rounds are reported.
 
-ONNX Runtime alone, in a process of its own on all cores, is measured too: no server on the machine can be faster.
+ONNX Runtime alone, in its own process on all cores, is measured too: no server on the machine can be faster.
 """
 
 import json
@@ -65,7 +65,7 @@ def measure(
         for case, count in _loads(entries, connections):
             rows = bare(case) if count == nearest(connections) else []
             mine = [entry for entry in entries if entry.case is case]
-            first = number % len(mine)  # no server always follows the same one
+            first = number % len(mine)  # so that no server always runs after the same one
             rows += [_run(entry, count, seconds, send) for entry in mine[first:] + mine[:first]]
             for row in rows:
                 found.setdefault((row["case"], row["server"], row["connections"]), []).append(row)
@@ -120,7 +120,7 @@ def _run(entry: Entry, connections: int, seconds: float, send: Callable[[Load], 
 def _cpu_seconds(server: Server) -> float | None:
     try:
         return server.cpu_seconds()
-    except FileNotFoundError:  # a process of it has died
+    except FileNotFoundError:  # one of its processes has died
         return None
 
 
@@ -164,9 +164,9 @@ def _same(answer: Answer, right: Answer) -> bool:
 
 @dataclass(frozen=True)
 class Way:
-    """The size of its batches, and how cores are shared: one caller with a thread per core, or a caller per core.
+    """Batch size, and how cores are shared: one caller with a thread per core, or one caller per core.
 
-    Idle threads spin or not: with two stages those of one take cores from the other.
+    Idle threads spin or not: with two stages, spinning threads of one take cores from the other.
     """
 
     batch: int

@@ -62,7 +62,7 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-        raise PeersError(f"{' '.join(command[1:4])} ... ended with {done.returncode}; it said: {words[-1]}")
+        raise PeersError(f"{' '.join(command[1:4])} ... ended with {done.returncode}: {words[-1]}")
     return done.stdout
 
 

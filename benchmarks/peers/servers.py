@@ -106,7 +106,7 @@ def _signal(server: Server, number: signal.Signals, *, parents_first: bool) -> N
     assert server.process is not None
     processes = list(family(server.process))
     for process in processes if parents_first else reversed(processes):
-        with suppress(ProcessLookupError):  # a dead one shows in what it does not answer
+        with suppress(ProcessLookupError):  # a dead process shows up as missing answers
             os.kill(process, number)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from msmlp.model.errors import DataError, TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.training.batches import Arrays, Batches
+from msmlp.model.training.batches import Arrays, Batches, augmentation
 from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor
@@ -29,14 +30,9 @@ ADVICE = "start again with a smaller --set lr"
 @dataclass
 class Learner:
     model: Cascade | ConvNet
-    average: Cascade | ConvNet | None
-    optimizers: Optimizers
-    augment: nn.Module
-    normalize: Callable[[Tensor], Tensor]
     recipe: Recipe
-    device: torch.device
+    normalize: Callable[[Tensor], Tensor]
     teacher: Teacher | None = None
-    predictor: FeaturePredictor | None = None
     dtype: torch.dtype = torch.float32
     compiles: bool = False
     capture: Callable[[Function], Function] | None = None
@@ -47,9 +43,16 @@ class Learner:
     """The code's commit when the run began; a resumed run keeps it."""
 
     def __post_init__(self) -> None:
-        targets = None if self.teacher is None else self.teacher.targets
-        self.batches = Batches(self.recipe, self.augment, self.model.config.classes, targets, self.seed)
-        objective: nn.Module = Objective(self.model, self.recipe, self.normalize, self.predictor, self.dtype)
+        recipe, config, teacher = self.recipe, self.model.config, self.teacher
+        self.device = next(self.model.parameters()).device
+        self.average = deepcopy(self.model).requires_grad_(False) if recipe.ema else None
+        self.predictor: FeaturePredictor | None = None
+        if recipe.imitation and teacher is not None and isinstance(self.model, Cascade):
+            self.predictor = FeaturePredictor(self.model, teacher.width).to(self.device)
+        self.optimizers = Optimizers(self.predictor or self.model, recipe, capturable=self.capture is not None)
+        targets = None if teacher is None else teacher.targets
+        self.batches = Batches(recipe, augmentation(recipe, config.image_size), config.classes, targets, self.seed)
+        objective: nn.Module = Objective(self.model, recipe, self.normalize, self.predictor, self.dtype)
         if self.compiles:
             objective = CompiledObjective(objective)
         steps = {

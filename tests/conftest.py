@@ -207,6 +207,13 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
 
 
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and calibrating leave no graphs: exporting them takes several times as long as a short run."""
+    for module in ("training.trainer", "calibration.calibrate"):
+        monkeypatch.setattr(f"msmlp.model.{module}.refresh_graphs", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def weights_without_graphs(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_weights` as they were before the graphs were exported."""

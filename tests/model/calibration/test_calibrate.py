@@ -82,6 +82,7 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     assert (fitted <= loss((1.0, 1.0, 1.0)) + 1e-6).all()
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     own_weights: Path, cifar10_folder: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     assert made.temperatures != pytest.approx(without.temperatures, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("cost", ["gflops", "ms"])
 def test_a_risk_controlled_point_takes_its_place_among_the_others(
     own_weights: Path, cifar10_folder: Path, cost: Cost
@@ -124,6 +126,7 @@ def test_points_of_older_files_have_no_risk(own_weights: Path) -> None:
     assert {(point.risk, point.confidence) for point in points} == {(None, None)}
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("policy", EXIT_POLICIES)
 def test_scores_are_those_of_the_exit_policy(own_weights: Path, cifar10_folder: Path, policy: str) -> None:
     made = calibrate(own_weights, cifar10_folder, "cpu", exit_policy=policy)

@@ -25,7 +25,7 @@ serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"
 	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
 test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER); nothing is skipped
 	$(BIN)/python -m pytest -m system $(ARGS)

@@ -13,7 +13,7 @@ from msmlp.model.weights import load_weights
 Run = Callable[..., TrainOptions]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def first(short_run: Run) -> Path:
     return train(short_run(epochs=2))
 

@@ -106,7 +106,7 @@ def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, array
 # --- whom it teaches ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def taught_by(short_run: Run) -> Path:
     """A weights folder of the few digits: the teacher of the tests."""
     return train(short_run(epochs=2))

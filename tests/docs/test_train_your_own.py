@@ -18,7 +18,7 @@ from tests.fakes import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
 # All that is changed of what stands there: fewer epochs.
-EPOCHS = ("EPOCHS=60\n", "EPOCHS=12\n")
+EPOCHS = ("EPOCHS=60\n", "EPOCHS=3\n")
 
 
 def blocks(language: str) -> list[str]:

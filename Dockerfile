@@ -2,10 +2,9 @@
 ARG BASE=docker.io/library/python:3.11.13-slim-bookworm
 ARG EXTRA=cpu
 
-# The packages, without the source: a change of the source installs none of them again. pip itself stays here. torch
-# requires triton, which compiles kernels with a C compiler; the image has none, and torch would try where it finds
-# triton. triton also holds the libraries of another CUDA, some of them three times. Files that are still there twice are
-# linked, as the packages themselves cannot do that.
+# The packages without the source, so that a change of the source reinstalls none of them. pip stays in this stage.
+# triton, which torch requires, is removed: it needs a C compiler, which the image lacks, and it contains the libraries
+# of another CUDA, some of them three times. Remaining duplicate files are hard-linked.
 FROM ${BASE} AS packages
 ARG EXTRA
 ENV PIP_CONSTRAINT=/app/docker/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -13,15 +12,15 @@ WORKDIR /app
 COPY pyproject.toml ./
 COPY docker/constraints.txt docker/requirements.py docker/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA is cpu or gpu" >&2; exit 2 ;; esac \
+    case "$EXTRA" in cpu|gpu) ;; *) echo "EXTRA must be cpu or gpu" >&2; exit 2 ;; esac \
     && python3 docker/requirements.py "$EXTRA" serve grpc telemetry > requirements.txt \
     && python3 -m venv /pip && python3 -m venv --without-pip .venv \
     && /pip/bin/pip --python .venv/bin/python install --quiet --requirement requirements.txt \
     && if [ "$EXTRA" = gpu ]; then /pip/bin/pip --python .venv/bin/python uninstall --quiet --yes triton; fi \
     && hardlink --quiet --ignore-time --minimum-size 1M .venv
 
-# The wheel, unpacked into a folder of its own, so that it becomes one layer and no file lies in two. Compiled, as the
-# service writes nothing; readable by its user whatever the umask of the checkout was.
+# The wheel, unpacked into its own folder, so that it becomes one layer. Compiled here, because the service writes no
+# files; made readable for the service's user, whatever the umask of the checkout.
 FROM packages AS wheel
 COPY LICENSE README.md pyproject.toml setup.py ./
 COPY model/ model/
@@ -40,7 +39,7 @@ WORKDIR /app
 COPY --from=packages /app/.venv/ .venv/
 COPY --from=wheel /wheel/ .venv/
 COPY --chmod=644 docker/healthy.py docker/
-# ONNX Runtime would send usage events out of the container, and write a device id for them.
+# ONNX Runtime would otherwise send usage events and write a device id.
 ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 EXPOSE 8000 8001

@@ -1,4 +1,4 @@
-# Every verb does its own set-up in .venv. EXTRA=cpu|gpu chooses the build by hand.
+# Every verb sets up .venv first. EXTRA=cpu|gpu overrides the choice of builds.
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos docs clean
 
@@ -21,42 +21,42 @@ $(DEV): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
 	scripts/install.sh $(EXTRA) serve,grpc,telemetry,train,dev
 	@touch $@ $(SERVE)
 
-serve: $(SERVE) ## the service on 127.0.0.1:$(PORT); ARGS="--log-level debug"
+serve: $(SERVE) ## serve on 127.0.0.1:8000; PORT=9000 ARGS="--log-level debug"
 	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
-test: $(DEV) ## the test suite, on a CPU, with PyPI packages only
+test: $(DEV) ## run the test suite on a CPU, with PyPI packages only
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-test-system: $(DEV) ## what needs Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER); nothing is skipped
-	$(BIN)/python -m pytest -m system $(ARGS)
+test-system: $(DEV) ## run the tests that need Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER)
+	$(BIN)/python -m pytest -m system -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-test-gpu: gpu-here $(DEV) ## every CUDA test; fails where there is no GPU
+test-gpu: gpu-here $(DEV) ## run the CUDA tests; fails without a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 gpu-here:
-	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: there is no GPU here (nvidia-smi finds none)" >&2; exit 1; }
+	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: needs a GPU, and nvidia-smi finds none" >&2; exit 1; }
 
-chaos: $(DEV) ## the property tests at length
+chaos: $(DEV) ## run the property tests at length
 	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 tests/service/engine tests/model/calibration tests/service/http/test_openapi.py $(ARGS)
 
-check: $(DEV) ## lint, format, types, import layers
+check: $(DEV) ## check lint, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(DEV) ## mend what the linter can mend
+fix: $(DEV) ## fix what the linter and formatter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV) ## the engine against its bound and its baselines, in one run
+bench: $(DEV) ## measure the engine against its upper bound and baselines
 	$(BIN)/msmlp bench engine $(ARGS)
 
-docs: $(DEV) ## write the generated pages
+docs: $(DEV) ## write the generated files of the documentation
 	$(BIN)/python -m scripts.docs
 
-image-test: ## build the container with Docker or buildah, and call it
+image-test: ## build the container image with Docker or buildah, and test it
 	python3 -m scripts.image_test $(EXTRA)
 
-clean: ## remove the environment and caches
+clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

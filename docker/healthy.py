@@ -1,4 +1,4 @@
-"""The container's health check: exit status 0 when the service is ready."""
+"""Health check of the container: exit status 0 if the service is ready."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml requires, with the extras named; the image installs that before the source."""
+"""Print the requirements in pyproject.toml with the given extras, which the image installs before the source."""
 
 import sys
 import tomllib

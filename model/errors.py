@@ -16,6 +16,11 @@ MsmlpError
 No status codes here: `service/errors.py` maps every leaf to HTTP.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class MsmlpError(Exception):
     """Root of the tree; the text is one clear line for a person."""
@@ -72,3 +77,14 @@ class DeviceError(MsmlpError):
 
 class OutOfMemoryError(DeviceError):
     """The device has no room for what was asked; less may still fit."""
+
+
+def first_mistake(error: "ValidationError") -> tuple[str, str]:
+    """The first mistake that pydantic found: its place (`a.b.0`, empty for the whole) and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+
+
+def one_line(error: "ValidationError", subject: str = "") -> str:
+    """The same as one line, after what it is about."""
+    return ": ".join(part for part in (subject, *first_mistake(error)) if part)

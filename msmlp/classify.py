@@ -1,5 +1,6 @@
 """`msmlp classify`: picture files through a running service, or in this process."""
 
+import inspect
 import json
 import sys
 import uuid
@@ -7,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import typer
 
 from msmlp.client.answer import Answer, OperatingPoint, Result
 from msmlp.client.errors import ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
+from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
     from msmlp.client.client import Client
@@ -59,42 +61,14 @@ def classify(
     weights: Annotated[
         Path | None, typer.Option(help="A weights folder, for this process. Default: the shipped one.")
     ] = None,
-    thresholds: Annotated[
-        str | None, typer.Option(metavar="0.9,0.8", help="Leave at an exit from this score on; 0: always, 1: never.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="An operating point: fast, balanced, accurate, or one that msmlp info lists.")
-    ] = None,
-    budget_gflops: Annotated[
-        float | None, typer.Option(help="The best operating point whose mean cost is at most this.")
-    ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="The cheapest operating point expected to reach this, 0 to 1.")
-    ] = None,
-    accuracy_floor: Annotated[
-        float | None, typer.Option(help="Under overload, stay at or above this expected accuracy.")
-    ] = None,
-    max_gflops: Annotated[
-        float | None, typer.Option(help="Enter no stage that would cost an image more than this.")
-    ] = None,
-    deadline_ms: Annotated[
-        float | None, typer.Option(help="Aim to answer within this many milliseconds, with the best exit reached.")
-    ] = None,
-    min_exit: Annotated[int | None, typer.Option(help="Leave at no exit before this.")] = None,
-    max_exit: Annotated[int | None, typer.Option(help="Leave at this exit at the latest.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="How many classes to list per image. Default: 1; with --json: 5.")
-    ] = None,
-    degrade: Annotated[
-        bool | None, typer.Option("--degrade/--no-degrade", help="Whether overload may change the thresholds.")
-    ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Show each exit of each image as it is reached.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    **given: Any,
 ) -> None:
     """Classify picture files, through a running service or in this process.
 
-    For each: its label, how sure it is, which exit said so and why, what it cost. --json prints the answer that POST
-    /classify gives; where more than one request is needed, their results under one index and their latencies added.
+    For each: its label, how sure it is, which exit said so and why, what it cost; with --top-k the next classes too.
+    --json prints the answer that POST /classify gives; where more than one request is needed, their results under one
+    index and their latencies added.
 
     \b
     Examples:
@@ -105,27 +79,23 @@ def classify(
     """
     if url is not None and weights is not None:
         raise OptionError("--weights", "a service at --url has its own; give one of the two")
+    stream = bool(given.pop("stream"))
+    options = cast("Options", given)
     if stream and as_json:
         raise OptionError("--stream", "shows lines as they come; --json prints one document at the end")
     files = [_file(path) for path in images]
-    options: Options = {
-        "thresholds": thresholds,
-        "policy": policy,
-        "budget_gflops": budget_gflops,
-        "min_accuracy": min_accuracy,
-        "accuracy_floor": accuracy_floor,
-        "max_gflops": max_gflops,
-        "deadline_ms": deadline_ms,
-        "min_exit": min_exit,
-        "max_exit": max_exit,
-        "top_k": top_k,
-        "degrade": degrade,
-    }
     with closing(_caller(url, weights)) as caller:
         if as_json:
             typer.echo(json.dumps(_document(caller, files, options)))
         else:
-            _print_table(caller, files, _rows(caller, files, options, stream), top=top_k is not None)
+            _print_table(caller, files, _rows(caller, files, options, stream), top=given["top_k"] is not None)
+
+
+# The options of a request are made from the fields that the service reads them by.
+_own = list(inspect.signature(classify).parameters.values())[:-1]
+classify.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in _own), *request_parameters()]
+)
 
 
 def _file(path: Path) -> File:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# install.sh EXTRA GROUPS: put the package into the virtual environment $VENV (default .venv), editable.
-#   EXTRA    cpu or gpu: which builds of ONNX Runtime and torch
-#   GROUPS   other extras, comma-separated, e.g. serve or serve,train,dev; on a CPU only train brings torch
+# install.sh EXTRA GROUPS: install this clone, editable, into the virtual environment $VENV (default .venv).
+#   EXTRA    cpu or gpu: the builds of ONNX Runtime and torch
+#   GROUPS   further extras, comma-separated: serve, grpc, telemetry, train, dev. With cpu, only train installs torch.
 #
-# Why not pip alone: on Linux the package index's torch brings CUDA along (gigabytes). The CPU build has a local version
-# (+cpu), which pip takes when it can find one; where it cannot, PyTorch's own index of CPU builds has it.
+# pip alone would install torch with CUDA on Linux (gigabytes). The CPU build has the local version +cpu, which comes from
+# the configured index if it has it, else from PyTorch's own.
 set -euo pipefail
-extra=$1 groups=$2
+extra=${1:?"expected cpu or gpu"} groups=${2:?"expected extras, such as serve or serve,train"}
 venv=${VENV:-.venv}
 torch=${TORCH_VERSION:-2.13.0}
 cpu_index=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
@@ -17,19 +17,19 @@ python=${PYTHON:-python3}
     exit 2
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
-    rm -rf "$venv" # half made, it would be taken for whole the next time
+    rm -rf "$venv" # incomplete: the next run would take it for a working one
     echo "msmlp: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
     exit 2
 }
-rm -f "$venv"/.serve-* "$venv"/.dev-* # make marks what is in there; that is about to change
+rm -f "$venv"/.serve-* "$venv"/.dev-* # make's marks of what is installed, which is about to change
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
-# Either build satisfies the requirement, so changing from one to the other takes an uninstall.
+# Either build satisfies the requirement, so switching needs an uninstall.
 if [ "$extra" = gpu ] && "$venv/bin/python" -c 'import torch, sys; sys.exit(torch.version.cuda is not None)' 2>/dev/null
 then
     pip uninstall --yes torch
 fi
-# The two builds of ONNX Runtime share one module folder: the other one has to go first.
+# The two builds of ONNX Runtime share a module folder, so the other one is removed first.
 other=$([ "$extra" = gpu ] && echo onnxruntime || echo onnxruntime-gpu)
 if "$venv/bin/python" -m pip --disable-pip-version-check show --quiet "$other" 2>/dev/null; then
     pip uninstall --yes "$other"

@@ -1,4 +1,4 @@
-"""The serving commands: serve. The web packages are imported inside the commands."""
+"""`msmlp serve`, and command-line options made from pydantic fields. Web packages are imported when it runs."""
 
 import inspect
 from typing import Annotated, Any
@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from msmlp.service.options import schemas
+
 try:
     from msmlp.service.settings import REMOVED, Settings
-except ModuleNotFoundError:  # without the serving packages the offline commands work; serve says what it misses
+except ModuleNotFoundError:  # without the serving packages offline commands work; serve says what it needs
     FIELDS: dict[str, FieldInfo] = {}
     REMOVED = {}
 else:
@@ -16,11 +18,13 @@ else:
 
 app = typer.Typer(rich_markup_mode=None)
 
-# What these are by default depends on where and on what the service runs, or has no value.
+_KINDS: dict[str, type] = {"array": str, "string": str, "number": float, "integer": int, "boolean": bool}
+
+# Defaults that depend on the machine, or have no value.
 _IN_WORDS = {
     "weights": "weights/cifar10-s",
     "capacity": "from free memory",
-    "decode_threads": "number of cores, 2 at least",
+    "decode_threads": "number of cores, at least 2",
     "grpc_port": "none",
 }
 
@@ -28,7 +32,7 @@ _IN_WORDS = {
 def serve(**given: Any) -> None:
     """Serve a weights folder over HTTP, until SIGINT or SIGTERM.
 
-    Every option can also stand in the environment: --max-batch as MSMLP_MAX_BATCH. The option wins.
+    Every option is also an environment variable: --max-batch is MSMLP_MAX_BATCH. The option wins.
 
     \b
     Examples:
@@ -43,12 +47,12 @@ def serve(**given: Any) -> None:
 
 
 def shown_default(name: str, field: FieldInfo) -> str:
-    """A setting's default, for people."""
+    """A setting's default, in words."""
     return _IN_WORDS.get(name, str(field.get_default(call_default_factory=True)))
 
 
 def limits(field: FieldInfo) -> dict[str, Any]:
-    """`min` and `max` of a number, where it has them."""
+    """`min` and `max` of a number, if it has them."""
     return {
         side: getattr(constraint, bound)
         for constraint in field.metadata
@@ -57,21 +61,29 @@ def limits(field: FieldInfo) -> dict[str, Any]:
     }
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _setting(name: str, field: FieldInfo) -> inspect.Parameter:
     # None means not given: the environment and the default come next, which only `load_settings` knows.
-    kind: Any = field.annotation
     text = f"{field.description} Default: {shown_default(name, field)}."
-    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **limits(field))]
+    return _parameter(name, field.annotation, text, **limits(field))
+
+
+def _parameter(name: str, kind: Any, text: str, **limits: Any) -> inspect.Parameter:
+    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **limits)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _removed_parameter(name: str) -> inspect.Parameter:
+def _removed(name: str) -> inspect.Parameter:
     """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
     annotation = Annotated[bool | None, typer.Option(help="Removed.", hidden=True)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-# The options are the settings: a new setting is an option, with its help, without a word here.
-_PARAMETERS = [*(_parameter(*item) for item in FIELDS.items()), *map(_removed_parameter, REMOVED)]
+def request_parameters() -> list[inspect.Parameter]:
+    """The options of a request as command-line options; the service checks the ranges."""
+    return [_parameter(name, _KINDS[schema["type"]], schema["description"]) for name, schema in schemas().items()]
+
+
+# A new setting is an option, with its help, without a word here.
+_PARAMETERS = [*(_setting(*item) for item in FIELDS.items()), *map(_removed, REMOVED)]
 serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

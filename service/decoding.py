@@ -1,4 +1,4 @@
-"""Images, encoded or decoded → one array, on the decoder threads."""
+"""Images, encoded or as pixels → one array of the model's size, on the decoder threads."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,25 +13,23 @@ from msmlp.model.preprocess import decode_opened, load_image, open_image, to_squ
 from msmlp.service.errors import BadImagesError
 
 CHUNK = 16
-"""Images one thread decodes in a row; a request's chunks run beside each other."""
+"""Images that one thread decodes in a row; a request's chunks are decoded concurrently."""
 
 SMALL_BYTES, SMALL_PIXELS = 2**14, 128 * 128
-"""One image up to this size is decoded where it is asked for: it takes less than the way to a thread and back, which
-with the wait for the interpreter would be the most of a small request."""
+"""A single image up to this size is decoded on the event loop: a thread, and the wait for the interpreter, would take
+longer than the decoding."""
 
 Source = bytes | NDArray[np.uint8]
-"""An encoded image, or the pixels uint8 [H, W, 3] of one."""
+"""An encoded image, or its pixels uint8 [H, W, 3]."""
 Sources = Sequence[Source] | NDArray[np.uint8]
-"""Images one by one, or the pixels of all [n, H, W, 3]."""
+"""Separate images, or the pixels of all in one array [n, H, W, 3]."""
 
 
 async def decode_images(sources: Sources, size: int, max_pixels: int, pool: Executor) -> NDArray[np.uint8]:
-    """Decode what is encoded, and bring all to the model's size → uint8 [n, size, size, 3].
-
-    Pixels of that size in one array [n, size, size, 3] pass without work an image.
+    """Decode and resize images → uint8 [n, size, size, 3]. An array of that shape passes unchanged.
 
     Raises:
-        BadImagesError: with one entry for every image that cannot be decoded.
+        BadImagesError: one entry per image that cannot be decoded.
     """
     if isinstance(sources, np.ndarray) and sources.shape[1:] == (size, size, 3):
         return sources
@@ -48,7 +46,7 @@ async def decode_images(sources: Sources, size: int, max_pixels: int, pool: Exec
 
 
 def _small(source: Source, size: int, max_pixels: int) -> NDArray[np.uint8] | None:
-    """The pixels of an image that is small; None where it is not."""
+    """The pixels of a small image; None for a large one."""
     if not isinstance(source, bytes) or len(source) > SMALL_BYTES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: the service's own errors, and the one table from errors to HTTP.
+"""The service's own errors, and the one table from errors to HTTP responses.
 
 ServiceError(MsmlpError)
 ├── MalformedBodyError          400
@@ -7,7 +7,7 @@ ServiceError(MsmlpError)
 ├── UnsupportedMediaTypeError   415
 ├── UnknownModelError           404
 ├── NoImagesError               422
-├── BadImagesError              422 or 413, with one entry an image
+├── BadImagesError              422 or 413, with one entry per image
 ├── ExpiredError                504
 ├── OverloadedError             429 + Retry-After
 ├── StartingError               503 + Retry-After
@@ -33,15 +33,15 @@ from msmlp.model.errors import (
 
 
 class ServiceError(MsmlpError):
-    """Root of what the server itself finds wrong."""
+    """Root of the service's own errors."""
 
 
 class MalformedBodyError(ServiceError):
-    """The body is not what its content type says."""
+    """The body does not match its content type."""
 
 
 class BodyTooLargeError(ServiceError):
-    """More bytes than allowed."""
+    """The body has more bytes than allowed."""
 
 
 class TooManyImagesError(ServiceError):
@@ -49,11 +49,11 @@ class TooManyImagesError(ServiceError):
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """A content type that is not read here."""
+    """A content type or encoding that is not supported."""
 
 
 class UnknownModelError(ServiceError):
-    """A model, or a version of it, that is not the one served."""
+    """A model or version other than the one served."""
 
 
 class NoImagesError(ServiceError):
@@ -69,7 +69,9 @@ class BadImagesError(ServiceError):
 
     def __init__(self, errors: list[tuple[int, MsmlpError]]) -> None:
         first = errors[0][1]
-        super().__init__(str(first) if len(errors) == 1 else f"{len(errors)} images, the first: {first}")
+        super().__init__(
+            str(first) if len(errors) == 1 else f"{len(errors)} images cannot be classified; the first: {first}"
+        )
         self.errors = errors
 
 
@@ -78,7 +80,7 @@ class ExpiredError(ServiceError):
 
 
 class RetryableError(ServiceError):
-    """Come again later.
+    """A request that may succeed later.
 
     Args:
         detail: why.
@@ -91,12 +93,12 @@ class RetryableError(ServiceError):
 
 
 class OverloadedError(RetryableError):
-    """No place for these images now.
+    """No room for these images now.
 
     Args:
         detail: why.
         retry_after: seconds.
-        reason: what is short, for the metrics.
+        reason: the limit that was reached, for the metrics.
     """
 
     def __init__(self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "memory"] = "memory"):
@@ -117,9 +119,10 @@ class EngineDownError(RetryableError):
 
 
 CLIENT_CLOSED_REQUEST = 499
-"""The client left before its answer: nginx's status, which dashboards know."""
+"""The client left before its answer; nginx's status, which dashboards know."""
 
 PROBLEM_TYPE = "application/problem+json"
+SERVER_FAILED = "the server failed"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
@@ -136,22 +139,20 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
-    # These cannot reach a client while serving; should one, it is the server's fault.
-    ConfigError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    DataError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    WeightsError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    TrainingStoppedError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    DeviceError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
-    OutOfMemoryError: (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    # These do not occur while serving; if one does, it is the server's fault.
+    **dict.fromkeys(
+        (ConfigError, DataError, WeightsError, TrainingStoppedError, DeviceError, OutOfMemoryError),
+        (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
+    ),
 }
-"""Every error of both trees that is raised itself, but BadImagesError, which takes its first image's."""
+"""Every error class that is raised, except BadImagesError: that takes the status of its first image."""
 
 
 def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, Any]]:
     """The status and the problem+json document (RFC 9457) of an error."""
     leaf = error.errors[0][1] if isinstance(error, BadImagesError) else error
     status, code = STATUS[type(leaf)]
-    detail = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else "the server failed"
+    detail = str(error) if status != HTTPStatus.INTERNAL_SERVER_ERROR else SERVER_FAILED
     document = problem_document(status, code, detail, request_id)
     if isinstance(error, BadImagesError):
         document["errors"] = [
@@ -161,7 +162,7 @@ def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, A
 
 
 def problem_document(status: HTTPStatus, code: str, detail: str, request_id: str) -> dict[str, Any]:
-    """RFC 9457's members and ours."""
+    """A problem+json document: RFC 9457's members and ours."""
     return {
         "type": "about:blank",
         "title": status.phrase,

@@ -1,145 +1,237 @@
-"""From images and options to answers: what the routes and `msmlp.load` share."""
+"""From a request's images and options to its answer: what the routes, gRPC and `msmlp.load` share."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.answers import Inquiry, answer_document, image_answers, operating_point
 from msmlp.service.decoding import Sources, decode_images
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters, history_floats, history_ints
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import ExpiredError
-from msmlp.service.options import RequestOptions
-from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.operating_points import ResolvedPoint
+from msmlp.service.options import DEFAULT_TOP_K, RequestOptions
+from msmlp.service.service import Facts, Service
+from msmlp.service.telemetry.record import RequestRecord
 
-TOP_K = 5
+REASONS = {int(r): r.name.lower() for r in Reason}
+DIGITS = 8
+"""Digits of probabilities: those that a float32 holds."""
+# History's columns: score and confidence with as many digits, seconds as milliseconds with three.
+_FINE, _COARSE = np.array([1e8, 1e8, 1e6, 1e6]), np.array([1e8, 1e8, 1e3, 1e3])
 
 
 @dataclass(frozen=True)
-class Call:
-    """A request: images (encoded, or pixels), options, and the account that is kept of it."""
+class ClassifyRequest:
+    """Images (encoded, or pixels), options, and the request's record, which has its id and its arrival."""
 
     images: Sources
     options: RequestOptions
-    account: Account
+    record: RequestRecord
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds; inf without one."""
+        milliseconds = self.options.deadline_ms
+        return math.inf if milliseconds is None else self.record.arrival + milliseconds / 1e3
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a call."""
-
-    result: Result
-    inquiry: Inquiry
-
-
-@dataclass(frozen=True)
-class Landing:
-    """Images of a stream that passed an exit together, and which of them go on to the next."""
-
-    result: Result
-    inquiry: Inquiry
-    goes_on: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Decoded images with their places in the engine, and what the request wants of it."""
-
-    pixels: NDArray[np.uint8]
-    inquiry: Inquiry
-    terms: Terms
-    give_back: Callable[[int], None]
-
-
-async def classify(service: Service, call: Call) -> dict[str, Any]:
-    """Classify the images of a call → the JSON answer; raises what `run` raises."""
-    outcome = await run(service, call)
+async def classify(service: Service, request: ClassifyRequest) -> dict[str, Any]:
+    """Classify the images of a request → the answer of `POST /classify`; raises what `run` raises."""
+    result = await run(service, request)
     throughput = service.engine.throughput.per_second(time.monotonic())
-    return answer_document(service.facts, outcome.inquiry, outcome.result, throughput)
+    return answer_document(service.facts, request, result, throughput)
 
 
-async def run(service: Service, call: Call) -> Outcome:
-    """Classify the images of a call.
+async def run(service: Service, request: ClassifyRequest) -> Result:
+    """Classify the images of a request; its operating point is in its record then.
 
     Raises:
         OptionError, BadImagesError: the caller's mistake.
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    async with _prepared(service, call) as prepared:
-        result = await service.engine.classify(prepared.pixels, prepared.terms)
-    _count(service, call, prepared, result)
-    _refuse_expired(result, call)
-    return Outcome(result, prepared.inquiry)
+    async with _decoded(service, request) as (pixels, parameters, _):
+        result = await service.engine.classify(pixels, parameters)
+    _count(service, request, result)
+    _check_expired(request, result)
+    return result
 
 
-async def stream(service: Service, call: Call) -> AsyncGenerator[dict[str, Any], None]:
-    """One document an image and exit, as it lands; an image's last says `final` and has the operating point.
+async def stream(service: Service, request: ClassifyRequest) -> AsyncGenerator[dict[str, Any], None]:
+    """One document per image and exit, as it is reached; an image's last says `final` and has the operating point.
 
     Raises:
-        what `landings` raises.
+        what `run` raises; only EngineDownError once something was yielded.
     """
-    async with aclosing(landings(service, call)) as landed_together:
-        async for landing in landed_together:
-            answers = image_answers(service.facts, landing.inquiry, landing.result)
-            final = {"final": True, "operating_point": operating_point(landing.inquiry.plan)}
-            for answer, more_comes in zip(answers, landing.goes_on.tolist(), strict=True):
-                yield {"request_id": call.account.request_id, **answer, **({"final": False} if more_comes else final)}
+    async with aclosing(run_stream(service, request)) as results:
+        async for result in results:
+            for answer in image_answers(service.facts, request, result):
+                final: dict[str, Any] = {"final": False}
+                if answer["reason"] != REASONS[Reason.GOES_ON]:
+                    final = {"final": True, "operating_point": operating_point(request.record.point)}
+                yield {"request_id": request.record.request_id, **answer, **final}
 
 
-async def landings(service: Service, call: Call) -> AsyncGenerator[Landing, None]:
-    """What passes an exit, as it does.
+async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerator[Result, None]:
+    """Images that passed an exit together, as they do; the reason is GOES_ON for those that stay.
 
     Raises:
-        what `run` raises; nothing but EngineDownError once something was yielded.
+        what `stream` raises.
     """
     async with (
-        _prepared(service, call) as prepared,
-        aclosing(service.engine.stream(prepared.pixels, prepared.terms, prepared.give_back)) as results,
+        _decoded(service, request) as (pixels, parameters, release),
+        aclosing(service.engine.stream(pixels, parameters, release)) as results,
     ):
         async for result in results:
-            goes_on = result.reason == Reason.GOES_ON
-            _count(service, call, prepared, result.take(np.flatnonzero(~goes_on)))
-            _refuse_expired(result, call)
-            yield Landing(result, prepared.inquiry, goes_on)
+            _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
+            _check_expired(request, result)
+            yield result
 
 
 @asynccontextmanager
-async def _prepared(service: Service, call: Call) -> AsyncIterator[_Prepared]:
-    options, account = call.options, call.account
-    account.images = len(call.images)
-    plan = service.policy.plan(options, service.engine.brownout_level)
-    deadline = float("inf") if options.deadline_ms is None else account.arrival + options.deadline_ms / 1e3
-    account.plan = plan
-    with service.places(len(call.images), degraded=plan.source == "brownout") as give_back:
+async def _decoded(
+    service: Service, request: ClassifyRequest
+) -> AsyncIterator[tuple[NDArray[np.uint8], ExitParameters, Callable[[int], None]]]:
+    """Pixels with permits for the engine, the exit parameters, and what gives permits back early."""
+    options, record, images = request.options, request.record, len(request.images)
+    record.images = images
+    point = record.point = service.operating_points.resolve(options, service.engine.brownout_level)
+    parameters = point.parameters
+    if options.deadline_ms is not None or options.stream:
+        parameters = replace(parameters, deadline=request.deadline, stream=bool(options.stream))
+    with service.permits(images, degraded=point.source == "brownout") as release:
         size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
         began = time.monotonic()
         try:
-            pixels = await decode_images(call.images, size, max_pixels, service.decoders)
+            pixels = await decode_images(request.images, size, max_pixels, service.decoders)
         except asyncio.CancelledError:
-            service.metrics.cancelled.labels("decode").inc(len(call.images))
+            service.metrics.cancelled.labels("decode").inc(images)
             raise
         finally:
-            account.decoding = began, time.monotonic()
-        terms = Terms(plan.thresholds, plan.min_exit, plan.max_exit, deadline, bool(options.stream))
-        inquiry = Inquiry(account.request_id, account.arrival, plan, options.top_k or TOP_K, deadline)
-        yield _Prepared(pixels, inquiry, terms, give_back)
+            record.decoding = began, time.monotonic()
+        yield pixels, parameters, release
 
 
-def _count(service: Service, call: Call, prepared: _Prepared, result: Result) -> None:
-    spent = service.metrics.answered(result, service.facts.gflops, call.account.arrival, prepared.terms.deadline)
-    service.metrics.gflops_expected.inc(len(result.index) * prepared.inquiry.plan.expected_gflops)
-    call.account.land(result, spent)
+def _count(service: Service, request: ClassifyRequest, result: Result) -> None:
+    record = request.record
+    assert record.point is not None
+    spent = service.metrics.answered(result, service.facts.gflops, record.arrival, request.deadline)
+    service.metrics.gflops_expected.inc(len(result.index) * record.point.expected_gflops)
+    record.land(result, spent)
 
 
-def _refuse_expired(result: Result, call: Call) -> None:
-    if len(result.index) == len(call.images) and (result.exit == 0).all():
+def _check_expired(request: ClassifyRequest, result: Result) -> None:
+    if len(result.index) == len(request.images) and (result.exit == 0).all():
         raise ExpiredError("no image reached an exit by its deadline")
+
+
+def answer_document(facts: Facts, request: ClassifyRequest, result: Result, throughput: float) -> dict[str, Any]:
+    """The body of `POST /classify`."""
+    record = request.record
+    return {
+        "request_id": record.request_id,
+        "model": facts.model,
+        "operating_point": operating_point(record.point),
+        "results": image_answers(facts, request, result),
+        "latency_ms": _ms(time.monotonic() - record.arrival),
+        "throughput_images_per_second": round(throughput, 1),
+    }
+
+
+def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
+    """The thresholds used, where they came from, and what they are expected to give."""
+    assert point is not None  # not before the request was admitted
+    return {
+        "name": point.name,
+        "source": point.source,
+        "thresholds": point.parameters.thresholds.tolist(),
+        "expected_accuracy": point.expected_accuracy,
+        "expected_gflops": point.expected_gflops,
+    }
+
+
+def image_answers(facts: Facts, request: ClassifyRequest, result: Result) -> list[dict[str, Any]]:
+    """One entry per image of `result`."""
+    best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : request.options.top_k or DEFAULT_TOP_K]
+    top = result.probabilities[np.arange(len(best))[:, None], best].astype(np.float64).round(DIGITS)
+    history, record, deadline = result.history, request.record, request.deadline
+    degraded = record.point is not None and record.point.source == "brownout"
+    answers = []
+    for index, exit, reason, classes, probabilities, measured, counted, landed in zip(
+        result.index.tolist(),
+        result.exit.tolist(),
+        result.reason.tolist(),
+        best.tolist(),
+        top.tolist(),
+        ((history_floats(history) * _FINE).round() / _COARSE).tolist(),
+        history_ints(history).tolist(),
+        result.landed.tolist(),
+        strict=True,
+    ):
+        stages = _stages(facts.classes, measured[:exit], counted[:exit])
+        answer = {
+            "index": index,
+            **_outcome(facts.classes, exit, stages, classes, probabilities),
+            "exits": len(facts.gflops),
+            "reason": REASONS[reason],
+            "gflops": facts.gflops[exit - 1] if exit else 0.0,
+            "degraded": degraded,
+            "stages": stages,
+            "latency_ms": _ms(landed - record.arrival),
+        }
+        if deadline < math.inf:
+            answer["deadline_margin_ms"] = _ms(deadline - landed)
+        answers.append(answer)
+    return answers
+
+
+def _outcome(
+    names: tuple[str, ...],
+    exit: int,
+    stages: list[dict[str, Any]],
+    classes: list[int],
+    probabilities: list[float],
+) -> dict[str, Any]:
+    """What the exit says of an image; null where it expired before the first."""
+    if not exit:
+        return {"label": None, "class_id": None, "confidence": None, "score": None, "top_k": [], "exit": None}
+    last = stages[-1]
+    return {
+        "label": last["label"],
+        "class_id": classes[0],
+        "confidence": last["confidence"],
+        "score": last["score"],
+        "top_k": [
+            {"label": names[c], "class_id": c, "probability": p} for c, p in zip(classes, probabilities, strict=True)
+        ],
+        "exit": exit,
+    }
+
+
+def _stages(classes: tuple[str, ...], measured: list[list[float]], counted: list[list[int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage,
+            "score": score,
+            "confidence": confidence,
+            "label": classes[class_id],
+            "queue_ms": queue_ms,
+            "compute_ms": compute_ms,
+            "batch_size": batch_size,
+        }
+        for stage, ((score, confidence, queue_ms, compute_ms), (class_id, batch_size)) in enumerate(
+            zip(measured, counted, strict=True), 1
+        )
+    ]
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

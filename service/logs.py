@@ -1,4 +1,4 @@
-"""How every process of the service logs: to stderr, as text or as JSON, with the request's id."""
+"""Logging of all the service's processes: to stderr, as text or JSON, with the request's id."""
 
 import logging
 import random
@@ -14,16 +14,21 @@ from pythonjsonlogger.json import JsonFormatter
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
 
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+request_id_of_this_task: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that this task answers, if any."""
+
 
 @dataclass(frozen=True)
 class Logging:
-    """The least level that is logged, and in which form."""
+    """The lowest level that is logged, and the format."""
 
     level: str
     format: Literal["text", "json"] = "text"
 
     def begin(self) -> None:
-        """Log like that from now on: our own records and uvicorn's at `level`, libraries' if something is wrong."""
+        """Log like this from now on: msmlp and uvicorn from `level`, libraries from warnings."""
         global _begun
         _begun = self
         handler = logging.StreamHandler(sys.stderr)
@@ -38,45 +43,36 @@ _begun: Logging | None = None
 
 
 def in_force() -> Logging | None:
-    """How this process logs, for the processes it starts; None where nobody has said."""
+    """How this process logs, for the processes it starts; None before `begin`."""
     return _begun
 
 
 class _TextFormatter(logging.Formatter):
-    """The request's id, where there is one, stands in brackets behind the message."""
+    """Appends the request's id in brackets, if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The first line; what an exception says comes below."""
+        """The first line; a traceback follows below."""
         line, request_id = super().formatMessage(record), getattr(record, "request_id", "")
         return f"{line} [{request_id}]" if request_id else line
 
 
 def _json() -> logging.Formatter:
-    # `timestamp=True` is RFC 3339 in UTC. What a record was given as `extra` becomes members of its own.
-    unwanted = [*RESERVED_ATTRS, "color_message"]  # uvicorn's message again, for terminals
+    # `timestamp=True` is RFC 3339 in UTC. What a record has as `extra` becomes members of the object.
+    unwanted = [*RESERVED_ATTRS, "color_message"]  # uvicorn repeats its message here, for terminals
     return JsonFormatter(
         "%(levelname)s %(name)s %(message)s", rename_fields=NAMES, reserved_attrs=unwanted, timestamp=True
     )
 
 
 def _name_request(record: logging.LogRecord) -> bool:
-    """Add the id of the request that is being answered, unless whoever logs has said one."""
+    """Add the current request's id, unless the record has one."""
     request_id = request_id_of_this_task.get()
     if request_id and not hasattr(record, "request_id"):
         record.request_id = request_id
     return True
 
 
-# FROM service/logs.py:
-# What a request is called in answers and in the log.
-
-_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-request_id_of_this_task: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered, if any: for whatever is logged meanwhile."""
-
-
 def sane_id(given: str) -> str:
-    """The client's own id if it is sane, else a new one."""
-    # Not uuid4, which asks the system: whoever does gives the interpreter away and has to wait for it.
+    """The client's id if it is 1 to 64 letters, digits, dots, underscores and hyphens, else a new one."""
+    # Not uuid4: its system call releases the interpreter lock, and then waits to get it back.
     return given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"

@@ -1,4 +1,4 @@
-"""Everything a running service holds; built once, handed to the routes through the app's state."""
+"""What a running service consists of; built once, and reached by the routes through the app's state."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,26 +7,32 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Request
-
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
-from msmlp.service.answers import Facts
-from msmlp.service.byte_budget import Memory
+from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
-from msmlp.service.telemetry.record import Accounts
+from msmlp.service.telemetry.record import RequestRecords
 from msmlp.service.telemetry.statistics import Statistics
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change while a service runs: the model's name and version, class names, GFLOPs to each exit [K]."""
+
+    model: dict[str, str]
+    classes: tuple[str, ...]
+    gflops: list[float]
 
 
 @dataclass
@@ -36,26 +42,26 @@ class Service:
     settings: Settings
     weights: Weights
     calibration: Calibration
-    policy: Policy
+    operating_points: OperatingPoints
     metrics: Metrics
     engine: AsyncEngine
     decoders: ThreadPoolExecutor
     statistics: Statistics
-    accounts: Accounts
+    records: RequestRecords
     traces: "Traces | None" = None
     draining: bool = field(default=False)
 
     @cached_property
     def facts(self) -> Facts:
-        """What answers say of the model."""
+        """What answers say about the model."""
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
 
     @cached_property
-    def memory(self) -> Memory:
-        """What the bodies of all requests hold."""
-        return Memory(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
+    def body_budget(self) -> ByteBudget:
+        """Bounds the bytes that all request bodies hold, over HTTP and gRPC."""
+        return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
     def check_ready(self) -> None:
         """Raise DrainingError, StartingError or EngineDownError when requests cannot be served now."""
@@ -65,14 +71,14 @@ class Service:
 
     @property
     def max_images(self) -> int:
-        """The most images of one request: no more than there are permits, once the engine is ready."""
+        """The most images of one request: at most the engine's permits, once it is ready."""
         return min(self.settings.max_images, self.engine.permits or self.settings.max_images)
 
     @contextmanager
-    def places(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
-        """Places for `images` images while they are decoded and run; what is yielded gives some back earlier.
+    def permits(self, images: int, *, degraded: bool = False) -> Iterator[Callable[[int], None]]:
+        """Permits for `images` images while they are decoded and run; what is yielded releases some of them early.
 
-        `degraded` when brown-out chose their operating point.
+        `degraded`: brown-out chose their operating point.
 
         Raises:
             OverloadedError, StartingError, EngineDownError: what `AsyncEngine.admit` raises.
@@ -84,22 +90,22 @@ class Service:
             raise
         held = images
 
-        def give_back(some: int) -> None:
+        def release(some: int) -> None:
             nonlocal held
             held -= some
             self.engine.release(some)
 
         try:
-            yield give_back
+            yield release
         finally:
             self.engine.release(held)
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /model` says: what `msmlp info` does, without what concerns the machine that trained."""
+        """The document of `GET /model`: that of `msmlp info`, less what concerns the machine that trained it."""
         document = describe(self.weights, self.calibration)
         private = ("command", "git_commit", "torch")
         document["training"] = {k: v for k, v in document["training"].items() if k not in private}
-        return {**document, "default_policy": self.policy.default}
+        return {**document, "default_policy": self.operating_points.default}
 
 
 def pick_engine(settings: Settings, selected: Selection) -> str:
@@ -127,7 +133,7 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
     stages = len(manifest.cascade.stages)
     name, version = manifest.name, model_version(weights, calibration)
     metrics = Metrics(manifest.gflops_cumulative, name, version)
-    policy = Policy(calibration, manifest.gflops_cumulative, settings.policy)
+    points = OperatingPoints(calibration, manifest.gflops_cumulative, settings.policy)
 
     # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
     wanted = BackendSettings(
@@ -147,23 +153,17 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         selected.build,
         permits=settings.capacity,
         max_wait_seconds=settings.max_wait_ms / 1e3,
-        costs=policy.costs(),
+        costs=points.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
         shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
         worker=start,
     )
     engine.watch(metrics.observe)
-    metrics.watch(engine, policy)
+    metrics.watch(engine, points)
     worker = engine.worker
     if isinstance(worker, ProcessWorker):
         metrics.watch_process(lambda: worker.pid)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
-    accounts = Accounts(metrics.ended, statistics.ended)
-    return Service(settings, weights, calibration, policy, metrics, engine, decoders, statistics, accounts)
-
-
-async def service_of(request: Request) -> Service:
-    """The service behind a request (a FastAPI dependency; one that is not async would cost a thread each time)."""
-    service: Service = request.app.state.service
-    return service
+    records = RequestRecords(metrics.ended, statistics.ended)
+    return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records)

@@ -1,4 +1,4 @@
-"""Every setting of the service: one frozen object, from options and `MSMLP_...` in the environment."""
+"""All settings of the service: one frozen object, from options and `MSMLP_...` environment variables."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, first_mistake
 from msmlp.model.platform.cores import cores
 from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
@@ -17,7 +17,7 @@ DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"
 
 
 class Settings(BaseSettings):
-    """Field names are the option names (`max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`)."""
+    """Fields are options and variables: `max_batch` is `--max-batch` and `MSMLP_MAX_BATCH`."""
 
     model_config = SettingsConfigDict(env_prefix="MSMLP_", env_ignore_empty=True, frozen=True, extra="forbid")
 
@@ -28,77 +28,81 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=65535,
-        description="Port on which the Open Inference Protocol is spoken over gRPC too, at the same address; 0 takes a "
-        "free one. Needs the extra `grpc`.",
+        description="Port for the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. Needs "
+        "the extra `grpc`.",
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
         description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
         "folder has graphs that match, else torch.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU when there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         default="auto",
         description="auto: on a GPU bfloat16 with torch, float16 with ONNX Runtime where there are such graphs; on a "
         "CPU float32. int8 is for ONNX Runtime on a CPU.",
     )
     provider: Literal["auto", "cuda", "tensorrt"] = Field(
-        default="auto", description="What ONNX Runtime uses on a GPU; auto: cuda."
+        default="auto", description="ONNX Runtime's execution provider on a GPU; auto: cuda."
     )
     engine: Literal["auto", "thread", "process"] = Field(
         default="auto",
-        description="Where the stages run: in a thread of the server, or in a process of their own that is started "
-        "anew when it dies; auto: a process for torch and on a GPU, else a thread.",
+        description="Where the stages run: in a thread of the server, or in a separate process that is restarted when "
+        "it dies; auto: a process for torch and on a GPU, else a thread.",
     )
-    max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of one stage.")
+    max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of a stage.")
     capacity: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
-        description="Images in flight; more are shed with 429. By default what a quarter of the device's free memory "
-        "holds, 16384 at most.",
+        description="Permits: images in flight at a time; more are answered 429. By default as many as fit into a "
+        "quarter of the device's free memory, at most 16384.",
     )
-    policy: str = Field(default="balanced", description="Operating point of requests that choose none.")
+    policy: str = Field(default="balanced", description="Operating point of requests that select none.")
     max_wait_ms: float = Field(
         default=2000,
         ge=0,
-        description="Longest predicted time to an answer at which images are let in; beyond it they are shed with 429; "
-        "0: any.",
+        description="Longest predicted time to an answer at which images are admitted; more are answered 429; 0: no "
+        "limit.",
     )
     brownout_ms: float = Field(
         default=500,
         ge=0,
-        description="Longest wait above which requests take cheaper operating points; 0: never. At most half of "
-        "--max-wait-ms counts.",
+        description="Wait above which requests get cheaper operating points (brown-out); 0: never. Capped at half of "
+        "--max-wait-ms.",
     )
     shadow: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Share of early answers that are run to the end to see if they would stay.",
+        description="Share of early exits that also run to the last exit, to measure whether it agrees.",
     )
     max_pixels: int = Field(
-        default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Largest width x height of an image."
+        default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Most pixels (width x height) of an image."
     )
     max_images: int = Field(default=1024, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
     max_bodies_bytes: int = Field(
-        default=2**30, ge=1, description="Bytes that all request bodies hold at once; more are shed with 429."
+        default=2**30,
+        ge=1,
+        description="Bytes that all request bodies may hold together; beyond it requests are answered 429.",
     )
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level that is logged."
+    )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Lines for people, or one JSON object a line for programs."
+        default="text", description="text: lines for people; json: one JSON object per line."
     )
     access_log: bool = Field(
         default=False,
-        description="Log a line for every request, with its id, its images' exits and their cost; probes and scrapes "
-        "only at the level debug.",
+        description="Log a line per request, with its id, its images' exits and their cost; probes and scrapes only at "
+        "level debug.",
     )
     traces: bool = Field(
         default=False,
-        description="Send OpenTelemetry traces, with a span for every stage; the variables OTEL_... say where and how "
-        "many. Needs the extra `telemetry`.",
+        description="Send OpenTelemetry traces, with a span per stage; the variables OTEL_... set the destination and "
+        "the sampling. Needs the extra `telemetry`.",
     )
 
 
@@ -138,10 +142,9 @@ def load_settings(written: Callable[[str], str] = option, /, **given: Any) -> Se
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        setting = variable(name) if given.get(name) is None else written(name)
-        raise OptionError(setting, first["msg"]) from None
+        place, wrong = first_mistake(error)
+        name = place.partition(".")[0]
+        raise OptionError(variable(name) if given.get(name) is None else written(name), wrong) from None
 
 
 def _check_known(name: str | None, shown: str, written: Callable[[str], str]) -> None:
@@ -149,4 +152,4 @@ def _check_known(name: str | None, shown: str, written: Callable[[str], str]) ->
     if name in REMOVED:
         raise OptionError(shown, REMOVED[name])
     if name not in Settings.model_fields:
-        raise OptionError(shown, f"no such setting; there are {', '.join(map(written, Settings.model_fields))}")
+        raise OptionError(shown, f"no such setting; expected one of {', '.join(map(written, Settings.model_fields))}")

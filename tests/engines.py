@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.core import BackendFactory
-from msmlp.service.engine.messages import Outbound, Stop, Submit, Terms
+from msmlp.service.engine.messages import ExitParameters, Outbound, Stop, Submit
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import Send, ThreadWorker, Worker
 from tests import fakes
@@ -105,8 +105,8 @@ class Talk:
         self.worker = make(build, lambda said: [self._said.put(message) for message in said], **options)
         self.worker.start()
 
-    def submit(self, request: int, pixels: NDArray[np.uint8], **terms: Any) -> None:
-        self.worker.put(Submit(request, pixels, Terms(np.array([0.5, 0.5]), 1, 3, **terms), arrival=1.0))
+    def submit(self, request: int, pixels: NDArray[np.uint8], **parameters: Any) -> None:
+        self.worker.put(Submit(request, pixels, ExitParameters(np.array([0.5, 0.5]), 1, 3, **parameters), arrival=1.0))
 
     def hear(self, kind: type[Message]) -> Message:
         """The next message of this kind; what comes before it is passed over."""

@@ -22,7 +22,7 @@ from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
 from msmlp.service.http.app import create_app
 from msmlp.service.http.server import UVICORN, listen
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
@@ -49,7 +49,7 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
         shadow_every=round(1 / settings["shadow"]) if "shadow" in settings else 0,
     )
     service.engine.watch(service.metrics.observe)
-    service.metrics.watch(service.engine, service.policy)
+    service.metrics.watch(service.engine, service.operating_points)
     return service
 
 
@@ -152,5 +152,5 @@ def steep(service: Service) -> None:
     file = service.calibration.file.model_copy(update={"operating_points": points})
     table = np.full((4, 3), 0.5, dtype=np.float32)
     calibration = Calibration(file, table, table > 0, np.array(gflops), "0")
-    service.policy = Policy(calibration, gflops, "balanced")
-    service.metrics.watch(service.engine, service.policy)
+    service.operating_points = OperatingPoints(calibration, gflops, "balanced")
+    service.metrics.watch(service.engine, service.operating_points)

@@ -2,7 +2,6 @@
 
 import ast
 import re
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def commands() -> list[str]:
     ("kind", "names"),
     [
         ("command", commands()),
-        ("option", [field.name for field in fields(RequestOptions)]),
+        ("option", list(RequestOptions.model_fields)),
         ("field of an answer", [*Answer.model_fields, *ImageAnswer.model_fields, *StageReport.model_fields]),
         ("field of an operating point", list(OperatingPointAnswer.model_fields)),
         ("field of an error", list(Problem.model_fields)),

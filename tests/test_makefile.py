@@ -29,7 +29,7 @@ def test_without_a_gpu_test_gpu_fails_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run([make, "test-gpu"], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode != 0
     first, *rest = done.stderr.splitlines()
-    assert first == "make test-gpu: there is no GPU here (nvidia-smi finds none)"
+    assert first == "make test-gpu: needs a GPU, and nvidia-smi finds none"
     assert all(line.startswith("make") and "Error" in line for line in rest)
     assert not done.stdout
 

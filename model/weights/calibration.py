@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from msmlp.model.errors import OptionError, WeightsError
+from msmlp.model.errors import OptionError, WeightsError, one_line
 from msmlp.model.exits.policies import exit_policy
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
@@ -188,11 +188,7 @@ def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
     try:
         return read[0], CalibrationFile.model_validate(read[1])
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        # What is wrong with the file as a whole has no place.
-        raise WeightsError(": ".join(part for part in (str(path), place, reason) if part)) from None
+        raise WeightsError(one_line(error, str(path))) from None
 
 
 def _refuse_removed_policy(folder: Path, document: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msmlp.model.errors import WeightsError
+from msmlp.model.errors import WeightsError, one_line
 from msmlp.model.weights.calibration import Calibration
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 from msmlp.model.weights.manifest import Weights
@@ -131,4 +131,4 @@ def load_export(folder: Path, dtype: str = "float32") -> ExportFile:
     try:
         return ExportFile.model_validate(read[1])
     except ValidationError as error:
-        raise WeightsError(f"{path}: {error.errors()[0]['msg']}") from None
+        raise WeightsError(one_line(error, str(path))) from None

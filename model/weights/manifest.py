@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from msmlp.model.errors import WeightsError
+from msmlp.model.errors import WeightsError, one_line
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
@@ -150,9 +150,7 @@ def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: {place}: {first['msg']}") from None
+        raise WeightsError(one_line(error, str(path))) from None
     _check_consistent(path, manifest)
     return blob, manifest
 

@@ -25,7 +25,7 @@ from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Scheduler
 from msmlp.service.settings import load_settings
 
@@ -159,11 +159,11 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
     scores = scores[np.arange(4 * batch) % len(scores)]
     (images, stages), buckets = scores.shape, buckets_up_to(batch)
     scheduler = Scheduler(images, stages, LatencyModel(buckets, np.ones((stages, len(buckets)))))
-    slots, terms, times = np.arange(images), Terms(thresholds, 1, stages), []
+    slots, parameters, times = np.arange(images), ExitParameters(thresholds, 1, stages), []
     for _ in range(HOST_RUNS):
         ran, start = 0, time.perf_counter()
         for request, first in enumerate(range(0, images, SCHEDULER_REQUEST)):
-            scheduler.add(slots[first : first + SCHEDULER_REQUEST], request, terms, 0.0)
+            scheduler.add(slots[first : first + SCHEDULER_REQUEST], request, parameters, 0.0)
         while not scheduler.idle():
             scheduler.overdue(0.0, 0.0)
             chosen = scheduler.next_batch(0.0)

@@ -17,13 +17,14 @@ import numpy as np
 from msmlp.bench.stages import Pixels
 from msmlp.model.errors import DeviceError, OptionError
 from msmlp.model.weights import OperatingPoint
+from msmlp.service.engine.result import Result
 from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.errors import OverloadedError
-from msmlp.service.inference import Call, Outcome, run
+from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Images per request."""
@@ -107,17 +108,24 @@ async def offer_load(service: Service, images: Pixels, requests: Sequence[Reques
     for request in requests:
         await asyncio.sleep(max(0.0, start + request.due - time.monotonic()))
         pixels = doubled[request.first : request.first + request.size]
-        call = Call(pixels, options[request.point], Account("bench", time.monotonic()))
+        call = ClassifyRequest(pixels, options[request.point], RequestRecord("bench", time.monotonic()))
         sent.append(asyncio.create_task(_send(service, call)))
     outcomes = await asyncio.gather(*sent)
     ran = max(seconds, time.monotonic() - start)
     return _row([(start + r.due, r.size, o) for r, o in zip(requests, outcomes, strict=True)], service, seconds, ran)
 
 
-async def _send(service: Service, call: Call) -> Outcome | None:
+class Outcome(NamedTuple):
+    """What came of a request: its result, and its record, which has the operating point."""
+
+    result: Result
+    record: RequestRecord
+
+
+async def _send(service: Service, call: ClassifyRequest) -> Outcome | None:
     """None where it is shed."""
     try:
-        return await run(service, call)
+        return Outcome(await run(service, call), call.record)
     except OverloadedError:
         return None
 
@@ -130,7 +138,7 @@ def _row(
     offered, done = sum(size for _, size, _ in requests), sum(len(outcome.result.exit) for _, outcome in answered)
     latencies = np.concatenate([np.zeros(0), *(outcome.result.landed - due for due, outcome in answered)])
     exits = np.concatenate([np.zeros(0, np.int64), *(outcome.result.exit for _, outcome in answered)])
-    browned_out = sum(len(o.result.exit) for _, o in answered if o.inquiry.plan.source == "brownout")
+    browned_out = sum(len(o.result.exit) for _, o in answered if o.record.point and o.record.point.source == "brownout")
     return {
         "offered": offered / seconds,
         "achieved": done / ran,

@@ -18,7 +18,7 @@ from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
 from msmlp.service.engine.core import EngineCore
-from msmlp.service.engine.messages import Answers, Failed, Outbound, Ran, Submit, Terms
+from msmlp.service.engine.messages import Answers, ExitParameters, Failed, Outbound, Ran, Submit
 
 Batches = list[tuple[int, int]]
 """(stage 0-based, images) of every batch that ran."""
@@ -46,9 +46,9 @@ class Saturated:
     def run(self, images: Pixels, thresholds: Floats) -> Batches:
         """Classify all images; DeviceError when a batch failed."""
         self._landed.clear()
-        terms = Terms(thresholds, 1, len(thresholds) + 1)
+        parameters = ExitParameters(thresholds, 1, len(thresholds) + 1)
         for start in range(0, len(images), REQUEST):
-            self._core.receive(Submit(self._requests, images[start : start + REQUEST], terms, time.monotonic()))
+            self._core.receive(Submit(self._requests, images[start : start + REQUEST], parameters, time.monotonic()))
             self._requests += 1
         while not self._core.idle:
             self._core.run_once()

@@ -17,11 +17,11 @@ from msmlp.client.request import Images, Options, as_text, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.errors import RetryableError, TooManyImagesError, problem
-from msmlp.service.inference import Call, classify, stream
+from msmlp.service.inference import ClassifyRequest, classify, stream
 from msmlp.service.options import parse_options
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ class _Request:
         self._images, self._options = read_images(images), options
         self._id = request_id or uuid.uuid4().hex
 
-    def call(self, service: Service) -> Call:
+    def call(self, service: Service) -> ClassifyRequest:
         """The request, arriving now.
 
         Raises:
@@ -176,8 +176,8 @@ class _Request:
         service.check_ready()
         count, most = len(self._images), service.max_images
         if count > most:
-            raise TooManyImagesError(f"{count} images in one request, at most {most} are allowed")
-        return Call(self._images, parse_options(self._options), Account(self._id, arrival))
+            raise TooManyImagesError(f"{count} images in one request; at most {most} are allowed")
+        return ClassifyRequest(self._images, parse_options(self._options), RequestRecord(self._id, arrival))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from msmlp.service.engine.messages import (
     Cancel,
     Cancelled,
     Died,
+    ExitParameters,
     Failed,
     Inbound,
     Load,
@@ -29,7 +30,6 @@ from msmlp.service.engine.messages import (
     Ready,
     Stop,
     Submit,
-    Terms,
 )
 from msmlp.service.engine.result import Pending, Result
 from msmlp.service.engine.transport import ThreadWorker, Worker
@@ -153,19 +153,19 @@ class AsyncEngine:
         """Return permits."""
         self._admission.release(images)
 
-    async def classify(self, pixels: NDArray[np.uint8], terms: Terms) -> Result:
+    async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters) -> Result:
         """Run admitted images [n, size, size, 3]; cancelling the awaiting task cancels them.
 
         Raises:
             EngineDownError: the device failed under this request.
         """
-        with self._submitted(pixels, terms) as pending:
+        with self._submitted(pixels, parameters) as pending:
             return await pending.done
 
     async def stream(
-        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
     ) -> AsyncGenerator[Result, None]:
-        """The same, but yields every exit of every image as it comes; `terms.stream` must be set.
+        """The same, but yields every exit of every image as it comes; `parameters.stream` must be set.
 
         `left` is called with the number of images that leave, however slowly the results are consumed.
 
@@ -177,7 +177,7 @@ class AsyncEngine:
             self._admission.leave(images)
             left(images)
 
-        with self._submitted(pixels, terms, count) as pending:
+        with self._submitted(pixels, parameters, count) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
@@ -185,14 +185,14 @@ class AsyncEngine:
 
     @contextmanager
     def _submitted(
-        self, pixels: NDArray[np.uint8], terms: Terms, left: Callable[[int], None] = lambda images: None
+        self, pixels: NDArray[np.uint8], parameters: ExitParameters, left: Callable[[int], None] = lambda images: None
     ) -> Iterator[Pending]:
         """A request in the engine, cancelled if the block is left early."""
         self.check()
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(len(pixels), stream=terms.stream, left=left)
+        pending = self._pending[number] = Pending(len(pixels), stream=parameters.stream, left=left)
         try:
-            self._put(Submit(number, pixels, terms, time.monotonic()))
+            self._put(Submit(number, pixels, parameters, time.monotonic()))
             yield pending
         except (asyncio.CancelledError, GeneratorExit):
             self._put(Cancel(number))
@@ -200,7 +200,7 @@ class AsyncEngine:
         finally:
             del self._pending[number]
             # A stream has counted the others already; without one all leave now, with their permits.
-            self._admission.leave(pending.missing if terms.stream else len(pixels))
+            self._admission.leave(pending.missing if parameters.stream else len(pixels))
             if pending.done.done() and not pending.done.cancelled():
                 pending.done.exception()  # retrieved, or asyncio would complain
 

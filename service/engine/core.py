@@ -177,10 +177,10 @@ class EngineCore:
             self._fail(np.array([message.request]), error)
             self._count_failure(error)
             return
-        self._stream[slots] = message.terms.stream
+        self._stream[slots] = message.parameters.stream
         if self.idle:
             self._collected = time.monotonic()
-        self.scheduler.add(slots, message.request, message.terms, message.arrival)
+        self.scheduler.add(slots, message.request, message.parameters, message.arrival)
 
     def _admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Wait for batches in flight where there is no slot: cancelled tickets keep theirs until their batch ends."""

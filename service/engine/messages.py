@@ -35,7 +35,7 @@ def history_ints(history: History) -> NDArray[np.int32]:
 
 
 @dataclass(frozen=True)
-class Terms:
+class ExitParameters:
     """Exit parameters of a request.
 
     `thresholds` float64 [K - 1]; `min_exit` 0...K, where 0 lets an image expire without an answer; `deadline` in
@@ -58,7 +58,7 @@ class Submit:
 
     request: int
     pixels: NDArray[np.uint8]
-    terms: Terms
+    parameters: ExitParameters
     arrival: float
 
 

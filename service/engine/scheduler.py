@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decide
 from msmlp.service.engine.latency import PATIENCE, LatencyModel, StageSelector
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
 
 NO_TICKETS = np.zeros(0, dtype=np.int64)
@@ -104,9 +104,9 @@ class Scheduler:
         self._shadow_every, self._reserve = shadow_every, reserve
         self._confident = 0  # tickets that left confident, for the sample of shadows
 
-    def add(self, slots: Slots, request: int, terms: Terms, now: float) -> None:
+    def add(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
         """Tickets of one request enter and wait for the first stage."""
-        self.tickets.enter(slots, request, terms, now)
+        self.tickets.enter(slots, request, parameters, now)
         self._queues[0].push(slots)
 
     def next_batch(self, now: float, starts: float | None = None) -> Batch | None:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 
 Slots = NDArray[np.int64]
 
@@ -87,15 +87,15 @@ class Tickets:
         self.shadow_of = np.zeros(capacity, dtype=np.int64)
         self.timed = self.unwanted = self.shadows = 0
 
-    def enter(self, slots: Slots, request: int, terms: Terms, now: float) -> None:
+    def enter(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
         """Tickets of one request begin to wait, in the order of its images."""
         self.require(slots, FREE)
         self.move(slots, FREE, WAITING)
         self.request[slots], self.index[slots] = request, np.arange(len(slots))
-        self.thresholds[: self.stages - 1, slots] = terms.thresholds[:, None]
-        self.min_exit[slots], self.max_exit[slots] = terms.min_exit, terms.max_exit
-        self.deadline[slots], self.since[slots] = terms.deadline, now
-        self.timed += len(slots) if terms.deadline < np.inf else 0
+        self.thresholds[: self.stages - 1, slots] = parameters.thresholds[:, None]
+        self.min_exit[slots], self.max_exit[slots] = parameters.min_exit, parameters.max_exit
+        self.deadline[slots], self.since[slots] = parameters.deadline, now
+        self.timed += len(slots) if parameters.deadline < np.inf else 0
 
     def withdraw(self, requests: NDArray[np.int64]) -> None:
         """Mark the running tickets of these requests as cancelled."""

@@ -1,4 +1,4 @@
-"""Errors as gRPC has them: a code, the same words as over REST, and when to come again."""
+"""What every request over gRPC has: its record, its errors as status codes, and how a ModelInferRequest is answered."""
 
 import asyncio
 import logging
@@ -6,20 +6,29 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST, RetryableError, problem
+from msmlp.service.engine.result import Result
+from msmlp.service.errors import CLIENT_CLOSED_REQUEST, SERVER_FAILED, RetryableError, problem
 from msmlp.service.grpc.intake import Context
+from msmlp.service.grpc.messages import read_inference, write_response
+from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
-from msmlp.service.oip.model import oip_error
-from msmlp.service.telemetry.record import RPC, Account, Accounts
+from msmlp.service.oip.model import check_model, oip_error, response_head
+from msmlp.service.oip.request import Inference, Limits
+from msmlp.service.oip.response import output_tensors
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
+
+T = TypeVar("T")
+log = logging.getLogger("msmlp.grpc")
 
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    # Not RESOURCE_EXHAUSTED, on which clients come again: what is too large now is so later.
+    # Not RESOURCE_EXHAUSTED, on which clients retry: what is too large now will be too large later.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -27,8 +36,7 @@ CODES = {
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
 }
-"""From REST's statuses, which also stand in the metrics."""
-
+"""From REST's statuses, which the metrics use too."""
 
 SMALL_BYTES = 2**16
 """Messages up to this size are handled on the event loop: a thread costs more."""
@@ -36,7 +44,7 @@ SMALL_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a client is told instead of an answer; `status` is REST's, `retry_after` in seconds."""
+    """An error as the client sees it; `status` is REST's, `retry_after` in seconds."""
 
     status: int
     detail: str
@@ -44,61 +52,74 @@ class Refusal:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """gRPC's own name for when to come again."""
+        """gRPC's name for Retry-After."""
         return () if self.retry_after is None else (("retry-pushback-ms", str(self.retry_after * 1000)),)
 
 
-INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed")
+INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, SERVER_FAILED)
 
 
 def refusal_of(error: MsmlpError) -> Refusal:
-    """Of a known error."""
+    """The refusal for a known error."""
     status, document = problem(error, "")
     status_of_protocol, body = oip_error(status, document["detail"])
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
     return Refusal(status_of_protocol, body["error"], retry_after)
 
 
-async def refuse(context: "grpc.aio.ServicerContext[bytes, bytes]", refusal: Refusal) -> None:
-    """End a call with it."""
+async def refuse(context: Context, refusal: Refusal) -> None:
+    """End a call with a refusal."""
     await context.abort(CODES[HTTPStatus(refusal.status)], refusal.detail, refusal.metadata)
 
 
-# FROM service/grpc/calls.py:
-# Around every request over gRPC: its row in the metrics, and errors as refusals.
-
-T = TypeVar("T")
-log = logging.getLogger("msmlp.grpc")
-
-
-def new_account(method: str, context: Context) -> Account:
-    """Of a request that has just come; its id is its own as long as the client's could not be read."""
+def new_record(method: str, context: Context) -> RequestRecord:
+    """The record of a request that has just arrived; its id is a new one until the client's is read."""
 
     def headers() -> Mapping[str, str]:
         return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
-    return Account(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
+    return RequestRecord(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
 
 
-async def accounted(accounts: Accounts, account: Account, work: Awaitable[T]) -> T | Refusal:
-    """What comes of a request; the status in its account is what it would be over HTTP."""
-    answer: T | Refusal
-    with accounts.open(account):
-        account.status = CLIENT_CLOSED_REQUEST
+async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitable[T]) -> T | Refusal:
+    """The outcome of a request; the status in its record is what it would be over HTTP."""
+    with records.open(record):
+        record.status = CLIENT_CLOSED_REQUEST
         try:
             answer = await work
-            account.status = HTTPStatus.OK
         except MsmlpError as error:
-            answer = refusal_of(error)
-            account.status = answer.status
+            refusal = refusal_of(error)
         except Exception:
-            # The last line: nothing below may fail without an answer and a row in the metrics.
-            log.exception("%s failed", account.route)
-            answer = INTERNAL
-            account.status = answer.status
-    return answer
+            # Whatever fails below still has an answer and a row in the metrics.
+            log.exception("%s failed", record.route)
+            refusal = INTERNAL
+        else:
+            record.status = HTTPStatus.OK
+            return answer
+        record.status = refusal.status
+    return refusal
 
 
 async def unhurried(size: int, work: Callable[[], T]) -> T:
-    """Work on so many bytes: a little here, much where it keeps nobody waiting."""
+    """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
     return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
+
+
+async def read_request(
+    service: Service, message: Any, size: int, record: RequestRecord
+) -> tuple[Inference, ClassifyRequest]:
+    """A ModelInferRequest of `size` bytes: what it asks of the protocol, and what it asks to classify."""
+    record.rename(message.id)
+    check_model(service, message.model_name, message.model_version or None)
+    limits = Limits(service.max_images, service.settings.max_pixels)
+    inference = await unhurried(size, lambda: read_inference(message, limits))
+    return inference, ClassifyRequest(inference.images, inference.options, record)
+
+
+def response_to(
+    service: Service, name: str, inference: Inference, record: RequestRecord, result: Result, **parameters: Any
+) -> Any:
+    """The ModelInferResponse for a result; `name` is the model's as the request had it."""
+    head = response_head(service, name, inference.id, record)
+    head["parameters"] |= parameters
+    return write_response(head, output_tensors(result, inference.outputs, service.facts))

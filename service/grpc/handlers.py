@@ -1,4 +1,4 @@
-"""Every method that has one answer."""
+"""The methods that have one response."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -6,55 +6,69 @@ from typing import Any
 
 import grpc
 
-from msmlp.model.errors import MsmlpError
-from msmlp.service.grpc.calls import Refusal, accounted, new_account, refuse
-from msmlp.service.grpc.inferences import infer_once
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.grpc.calls import Refusal, new_record, read_request, recorded, refuse, response_to, unhurried
 from msmlp.service.grpc.intake import Context, Intake
-from msmlp.service.grpc.messages import METHODS, Method, parse
-from msmlp.service.oip.model import server_metadata
-from msmlp.service.oip.service import check_model, configuration, metadata, repository_index, statistics
+from msmlp.service.grpc.messages import METHODS, Method, ModelInferRequest, parse
+from msmlp.service.inference import run
+from msmlp.service.oip.model import (
+    check_model,
+    model_configuration,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+)
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
-Answer = Callable[[Service, bytes, Account], Awaitable[Any]]
-"""From a request's bytes to the response, with the account that is kept of it."""
+Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
+"""From a request's bytes and its record to the response."""
 
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
-    """By the methods' names."""
-    said = {name: _handler(service, intake, name, _saying(METHODS[name], say)) for name, say in _SAID.items()}
-    return {**said, "ModelInfer": _handler(service, intake, "ModelInfer", infer_once, check=service.check_ready)}
+    """All methods with one response, by name."""
+    plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
+    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
+
+
+async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
+    message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
+    inference, request = await read_request(service, message, len(content), record)
+    if inference.options.stream:
+        raise OptionError("stream", "expected false: ModelInfer answers once, ModelStreamInfer streams")
+    return response_to(service, message.model_name, inference, record, await run(service, request))
 
 
 def _handler(
     service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
 ) -> Any:
-    """`check` raises what stands in the way, before a message is let in for nothing."""
-    says_something = bool(METHODS[name].request.DESCRIPTOR.fields)
+    """`check` raises what stands in the way, before a message is read in vain."""
+    has_content = bool(METHODS[name].request.DESCRIPTOR.fields)
 
     async def handle(_: Any, context: Context) -> bytes:
-        account = new_account(name, context)
+        record = new_record(name, context)
 
         async def work() -> bytes:
             check()
-            # Probes have an empty message, and need not wait for their turn to send it.
-            async with intake.message(context) if says_something else nullcontext(b"") as content:
-                response = await answer(service, content, account)
+            # Probes send an empty message, and need not wait for a turn.
+            async with intake.message(context) if has_content else nullcontext(b"") as content:
+                response = await answer(service, content, record)
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await accounted(service.accounts, account, work())
+        answered = await recorded(service.records, record, work())
         if isinstance(answered, Refusal):
             await refuse(context, answered)
             return b""
         return answered
 
-    # To the client a unary call; but so it is ours when the message is let in.
+    # A unary call to the client; declared as a stream, so that the message is read when it is due.
     return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _saying(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
-    async def answer(service: Service, content: bytes, account: Account) -> Any:
+def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
+    async def answer(service: Service, content: bytes, record: RequestRecord) -> Any:
         return method.response(**say(service, parse(method.request, content)))
 
     return answer
@@ -80,20 +94,20 @@ def _model_ready(service: Service, request: Any) -> dict[str, Any]:
 
 
 def _statistics(service: Service, request: Any) -> dict[str, Any]:
-    return statistics(service, _known(service, request) if request.name else service.facts.model["name"])
+    return model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
 
 
 def _repository_index(service: Service, request: Any) -> dict[str, Any]:
     return {"models": repository_index(service, ready_only=request.ready)}
 
 
-_SAID: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
+_PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ServerLive": lambda service, _: {"live": not service.engine.down},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
     "ModelReady": _model_ready,
     "ServerMetadata": lambda service, _: server_metadata(),
-    "ModelMetadata": lambda service, request: metadata(service, _known(service, request)),
-    "ModelConfig": lambda service, request: {"config": configuration(service, _known(service, request))},
+    "ModelMetadata": lambda service, request: model_metadata(service, _known(service, request)),
+    "ModelConfig": lambda service, request: {"config": model_configuration(service, _known(service, request))},
     "ModelStatistics": _statistics,
     "RepositoryIndex": _repository_index,
 }

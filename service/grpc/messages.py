@@ -1,7 +1,7 @@
-"""The protocol's messages and methods, made from the description of inference.proto that the build has written.
+"""The protocol's messages and methods, made from the descriptors of inference.proto that the build writes.
 
-They live in a pool of their own, as a pool holds a name once and every client of the protocol brings the same names.
-And no Python is generated: code that one protoc has written runs under no older protobuf than its own.
+They have a pool of their own: a pool holds a name once, and every client of the protocol brings the same names. No
+Python code is generated, as it would not run with a protobuf older than the one that generated it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,9 +16,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from msmlp.service.errors import MalformedBodyError
-from msmlp.service.oip.request import Data, Inference, Limits, take_apart
+from msmlp.service.oip.request import Data, Inference, Limits, to_inference
 from msmlp.service.oip.response import Tensor, tensor_bytes
-from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_document
+from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_request
 
 DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
 SERVICE = "inference.GRPCInferenceService"
@@ -26,7 +26,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the service, with the classes of its messages."""
+    """A method of the service, with its message classes."""
 
     name: str
     request: Any
@@ -34,11 +34,11 @@ class Method:
 
 
 def parse(kind: Any, content: bytes) -> Any:
-    """Bytes → a message; MalformedBodyError when they are none."""
+    """Bytes → a message, or MalformedBodyError."""
     try:
         return kind.FromString(content)
     except DecodeError:
-        raise MalformedBodyError(f"the message is no {kind.DESCRIPTOR.name}") from None
+        raise MalformedBodyError(f"the message is not a {kind.DESCRIPTOR.name}") from None
 
 
 _pool = DescriptorPool()
@@ -60,21 +60,18 @@ ModelInferResponse = _message("ModelInferResponse")
 ModelStreamInferResponse = _message("ModelStreamInferResponse")
 
 
-# FROM service/grpc/messages.py:
-# A ModelInferRequest → what every form of the protocol's requests is taken apart from.
-
 MAX_PARAMETERS = 64
 """Far more than there are options."""
 
 
 def read_inference(message: Any, limits: Limits) -> Inference:
-    """Take a ModelInferRequest apart.
+    """Check a ModelInferRequest and read its images.
 
     Raises:
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError
     """
     _check_counts(message)
-    request = parse_document(
+    request = parse_request(
         {
             "id": message.id or None,
             "parameters": _values(message.parameters),
@@ -85,11 +82,11 @@ def read_inference(message: Any, limits: Limits) -> Inference:
             "outputs": [{"name": t.name, "parameters": _values(t.parameters)} for t in message.outputs],
         }
     )
-    return take_apart(request, lambda tensor: _data(tensor, message), limits)
+    return to_inference(request, lambda tensor: _data(tensor, message), limits)
 
 
 def _check_counts(message: Any) -> None:
-    """Before anything is made of them: an empty tensor is two bytes on the wire."""
+    """First of all: an empty tensor is only two bytes on the wire."""
     for name, sent in (
         ("inputs", message.inputs),
         ("outputs", message.outputs),
@@ -98,7 +95,7 @@ def _check_counts(message: Any) -> None:
     ):
         most = MAX_PARAMETERS if name == "parameters" else MAX_TENSORS
         if len(sent) > most:
-            raise MalformedBodyError(f"{name}: {len(sent)} were sent, at most {most} are allowed")
+            raise MalformedBodyError(f"{name}: {len(sent)} were sent; at most {most} are allowed")
 
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +105,10 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(tensor: InputTensor, message: Any) -> Data:
-    """That of the one tensor sent."""
+    """The data of the one tensor sent."""
     [sent], raw = message.inputs, message.raw_input_contents
     if sent.HasField("contents") == bool(raw) or len(raw) > 1:
-        raise MalformedBodyError(f"{tensor.name}: send its data in contents, or as the one of raw_input_contents")
+        raise MalformedBodyError(f"{tensor.name}: expected data in contents, or as the only one of raw_input_contents")
     if raw:
         return memoryview(raw[0])
     if tensor.name == "image":
@@ -120,14 +117,11 @@ def _data(tensor: InputTensor, message: Any) -> Data:
     return np.fromiter(numbers, dtype=np.uint32, count=len(numbers))
 
 
-# FROM service/grpc/messages.py:
-# Outputs → a ModelInferResponse.
-
 _CHOICES = {bool: "bool_param", int: "int64_param", str: "string_param"}
 
 
 def write_response(head: dict[str, Any], tensors: Iterable[Tensor]) -> Any:
-    """`head` and outputs; all data is raw, as Triton sends it whatever a request had."""
+    """A ModelInferResponse; all data is raw, as Triton sends it."""
     response = ModelInferResponse(model_name=head["model_name"], model_version=head["model_version"], id=head["id"])
     set_parameters(response, head["parameters"])
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Whether gRPC is spoken, decided without importing it: it is an extra."""
+"""Starts the gRPC server if it is wanted; imports gRPC, an extra, only then."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +9,13 @@ from msmlp.service.service import Service
 
 
 def check_installed() -> None:
-    """Raise OptionError when what `--grpc-port` needs is not there."""
+    """Raise OptionError when what `--grpc-port` needs is not installed."""
     try:
         import_module("msmlp.service.grpc.server")
     except ModuleNotFoundError as error:
         raise OptionError(
-            "--grpc-port", f"needs the package {error.name}; scripts/install.sh cpu serve,grpc brings it (or gpu ...)"
+            "--grpc-port",
+            f"needs the package {error.name}; scripts/install.sh cpu serve,grpc installs it (or gpu ...)",
         ) from None
     except FileNotFoundError as error:
         raise OptionError(
@@ -24,7 +25,7 @@ def check_installed() -> None:
 
 @asynccontextmanager
 async def grpc_beside(service: Service) -> AsyncIterator[None]:
-    """Serves gRPC too inside, where the settings want it."""
+    """Serves gRPC inside, if `--grpc-port` is set."""
     port = service.settings.grpc_port
     if port is None:
         yield

@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document: a request that works, an answer that came, and every error as it is sent."""
+"""OpenAPI examples: requests that work, a real answer, and every error as it is sent."""
 
 from http import HTTPStatus
 from typing import Any
@@ -33,9 +33,14 @@ JSON_REQUESTS: dict[str, dict[str, Any]] = {
     "anytime": {"value": {"images": [PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
 }
 
+
+def _stage(stage: int, label: str, score: float, **times: float) -> dict[str, Any]:
+    return {"stage": stage, "score": score, "confidence": score, "label": label, **times, "batch_size": 1}
+
+
 # Of weights/cifar10-s and examples/cat.jpg with top_k=2.
 ANSWER: dict[str, Any] = {
-    "request_id": "92b0c0c687884cfab2c1a3dc10b18646",
+    "request_id": REQUEST_ID,
     "model": {"name": "cifar10-s", "version": "a65518dd7c93"},
     "operating_point": {
         "name": "balanced",
@@ -61,24 +66,8 @@ ANSWER: dict[str, Any] = {
             "gflops": 0.009097472,
             "degraded": False,
             "stages": [
-                {
-                    "stage": 1,
-                    "score": 0.38472801,
-                    "confidence": 0.38472801,
-                    "label": "deer",
-                    "queue_ms": 0.531,
-                    "compute_ms": 1.48,
-                    "batch_size": 1,
-                },
-                {
-                    "stage": 2,
-                    "score": 0.8128975,
-                    "confidence": 0.8128975,
-                    "label": "cat",
-                    "queue_ms": 0.276,
-                    "compute_ms": 1.942,
-                    "batch_size": 1,
-                },
+                _stage(1, "deer", 0.38472801, queue_ms=0.531, compute_ms=1.48),
+                _stage(2, "cat", 0.8128975, queue_ms=0.276, compute_ms=1.942),
             ],
             "latency_ms": 7.206,
         }
@@ -95,15 +84,15 @@ STREAM_LINE: dict[str, Any] = {
 
 _ERRORS: tuple[MsmlpError, ...] = (
     MalformedBodyError("the body is not JSON"),
-    BodyTooLargeError("the body has 70000000 bytes, at most 67108864 are allowed"),
-    TooManyImagesError("1200 images in one request, at most 1024 are allowed"),
+    BodyTooLargeError("the body has 70000000 bytes; at most 67108864 are allowed"),
+    TooManyImagesError("1200 images in one request; at most 1024 are allowed"),
     BadImagesError([(0, ImageTooLargeError("image is 10000x10000 = 100000000 pixels, the limit is 32000000"))]),
-    UnsupportedMediaTypeError("content type 'text/html' is not read here; allowed: image/png, ..."),
+    UnsupportedMediaTypeError("content type 'text/html' is not supported; expected image/png, ..."),
     BadImagesError([(1, UndecodableImageError("not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"))]),
-    OptionError("max_exit", "4 is out of range; allowed: 1 to 3"),
-    NoImagesError("the request holds no image"),
+    OptionError("max_exit", "4 is out of range; expected 1 to 3"),
+    NoImagesError("the request has no image"),
     OverloadedError("the service is full: 1020 of 1024 images in flight, 8 more requested", retry_after=2),
-    DeviceError("never told"),
+    DeviceError("never shown"),
     StartingError("the service is starting: stages are being warmed up"),
     DrainingError("the service is shutting down"),
     EngineDownError("the engine is down"),
@@ -125,7 +114,7 @@ def _of_paths(status: HTTPStatus, code: str, detail: str) -> dict[str, dict[str,
 
 PROBLEMS = {
     **_by_status(),
-    404: _of_paths(HTTPStatus.NOT_FOUND, "not_found", "there is nothing here"),
-    405: _of_paths(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "not a method of this path; allowed: POST"),
+    404: _of_paths(HTTPStatus.NOT_FOUND, "not_found", "no such path"),
+    405: _of_paths(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed; expected one of POST"),
 }
 """By status, and there by code."""

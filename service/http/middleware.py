@@ -1,4 +1,4 @@
-"""Around every request: its account, with its id and its arrival. Plain ASGI, as it runs for all traffic."""
+"""What runs around every request, as plain ASGI: its record, the limit on bodies, and a fast path to the endpoints."""
 
 import asyncio
 import logging
@@ -13,58 +13,58 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.byte_budget import Memory
+from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
-from msmlp.service.http.problems import error_response, gone_response, internal_error
+from msmlp.service.http.responses import error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
-from msmlp.service.telemetry.record import Account, Accounts
+from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 
 log = logging.getLogger("msmlp.http")
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-"""Any other is the client's own word."""
+"""Others are labelled `other`: a client could invent any number of them."""
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
 
 class RequestMiddleware:
-    """Sets `msmlp_account` in the scope and `X-Request-ID` in the answer."""
+    """Keeps the record of each request, `msmlp_record` in the scope, and sets `X-Request-ID` in the response."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
-        self._app, self._accounts = app, accounts
+    def __init__(self, app: ASGIApp, records: RequestRecords) -> None:
+        self._app, self._records = app, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        account = scope["msmlp_account"] = _account(scope)
+        record = scope["msmlp_record"] = _record(scope)
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
-                account.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", account.request_id.encode())]
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
             elif not message.get("more_body"):
-                self._accounts.close(account)  # before the client can know, and asks for what it has come to
+                self._records.close(record)  # before the client has it all, and may ask for the metrics
             await send(message)
 
-        with self._accounts.open(account):
+        with self._records.open(record):
             try:
                 await self._app(scope, receive, send_and_note)
             except asyncio.CancelledError:
-                account.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server ends, and waits no longer
+                record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
-            except Exception:
-                # The last line: nothing below may fail without an answer, an id and a row in the metrics.
-                log.exception("a request failed")
-                if not account.status:
-                    await internal_error(scope)(scope, receive, send_and_note)
-            if math.isnan(account.ended):
-                account.status = CLIENT_CLOSED_REQUEST  # while its answer was on the way
+            except Exception as error:
+                # Whatever fails below still has a response, an id and a row in the metrics.
+                log.exception("request failed")
+                if not record.status:
+                    await error_response(scope, error)(scope, receive, send_and_note)
+            if math.isnan(record.ended):
+                record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
 
-def _account(scope: Scope) -> Account:
+def _record(scope: Scope) -> RequestRecord:
     arrival = time.monotonic()
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
 
@@ -72,78 +72,65 @@ def _account(scope: Scope) -> Account:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
     method = scope["method"] if scope["method"] in METHODS else "other"
-    return Account(sane_id(given), arrival, method, _route(scope["path"]), headers)
+    return RequestRecord(sane_id(given), arrival, method, _route(scope["path"]), headers)
 
 
 def _route(path: str) -> str:
-    """A label from a bounded set, whatever paths are asked for."""
+    """A label from a bounded set."""
     if path.startswith("/ui/"):
         return "/ui"
     return path if path in ROUTES else route_label(path) or "other"
 
 
-# FROM service/http/middleware.py:
-# What HTTP bodies hold in memory: places are taken only once a body was read.
+class BodyLimit:
+    """Counts the bytes of bodies until their requests are answered; one that would exceed the budget is answered 429.
 
-
-class BodyMemory:
-    """Counts the bytes of bodies from their arrival until their request is answered; plain ASGI.
-
-    A request that would pass the limit is answered 429.
+    Permits bound the images, but are taken only once a body was read.
     """
 
-    def __init__(self, app: ASGIApp, memory: Memory) -> None:
-        self._app, self._memory = app, memory
+    def __init__(self, app: ASGIApp, budget: ByteBudget) -> None:
+        self._app, self._budget = app, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         mine = 0
 
         async def counted() -> Message:
             nonlocal mine
             message = await receive()
             size = len(message.get("body", b""))
-            self._memory.take(size)
+            self._budget.take(size)
             mine += size
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self._memory.give_back(mine)
+            self._budget.give_back(mine)
 
-
-# FROM service/http/middleware.py:
-# The shortest way to the few routes that take images: the framework's own costs more than the answer.
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Direct:
-    """POST requests whose path matches one of `endpoints` go straight there, all others to `app`; plain ASGI.
+class FastPath:
+    """Takes a POST whose path matches one of `endpoints` straight there: FastAPI's routing costs more than the answer.
 
-    The application knows these routes too: it describes them, and answers what is no POST.
+    All else goes to `app`, which knows these routes too: it describes them, and answers other methods.
     """
 
     def __init__(self, app: ASGIApp, endpoints: dict[re.Pattern[str], Endpoint]) -> None:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection event stream."""
+        """Handle a request."""
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
-                    response = await _answered(endpoint, Request(scope, receive))
+                    try:
+                        response = await endpoint(Request(scope, receive))
+                    except (MsmlpError, ClientDisconnect) as error:
+                        response = error_response(scope, error)
                     await response(scope, receive, send)
                     return
         await self._app(scope, receive, send)
-
-
-async def _answered(endpoint: Endpoint, request: Request) -> Response:
-    try:
-        return await endpoint(request)
-    except MsmlpError as error:
-        return error_response(request, error)
-    except ClientDisconnect:
-        return gone_response()

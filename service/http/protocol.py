@@ -1,8 +1,7 @@
-"""HTTP/1.1 as uvicorn reads it with httptools, less what would not be ours: its words, and no limit on what is held.
+"""HTTP/1.1: uvicorn's httptools protocol, with limits on what a connection holds and errors in our own form.
 
-Heads that httptools refuses are read again by h11, which uvicorn brings along: it knows every method, every target and
-the body behind a wish for another protocol, so that what comes of them is the application's answer. It is too slow for
-everything else.
+Heads that httptools refuses are read again with h11, which uvicorn brings along: it accepts every method, every target
+and the body of an upgrade request, so that the application can answer them. It is too slow for everything else.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ from msmlp.service.errors import PROBLEM_TYPE, problem_document
 log = logging.getLogger("msmlp.http")
 
 MAX_HEAD = 2**16
-"""Bytes of a request's line and headers, or of what follows its body; httptools alone would collect without end."""
+"""Bytes of a request line and headers, or of trailers; httptools has no limit."""
 
 MAX_WAITING = 64
-"""Requests that wait on one connection for the answers before theirs; a packet can hold thousands."""
+"""Pipelined requests that wait on one connection; a packet can hold thousands."""
 
 NO_HTTP = "this is not HTTP/1.1"
 
@@ -36,7 +35,7 @@ _BETWEEN, _HEAD, _BODY = range(3)
 
 
 class Departure:
-    """Whoever must know at once that a connection's client has left; one at a time, as its requests come in turn."""
+    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn."""
 
     def __init__(self) -> None:
         self.over = False
@@ -44,13 +43,13 @@ class Departure:
 
 
 def departure(scope: Scope) -> Departure:
-    """That of the connection on which a request came."""
+    """The departure of a request's connection."""
     found: Departure = scope["state"]["msmlp_departure"]
     return found
 
 
 def _head_length(read: bytes | bytearray) -> int | None:
-    """Of the head that these bytes begin with; None when another reader might see another end."""
+    """The length of the head at the start of these bytes; None if parsers could disagree on its end."""
     begins = 0
     while read[begins : begins + 1] in (b"\r", b"\n"):  # empty lines may stand before a request
         begins += 1
@@ -61,7 +60,7 @@ def _head_length(read: bytes | bytearray) -> int | None:
 
 
 class _Pieces:
-    """What has come of a body, in the place of uvicorn's bytearray: pieces are put together once, one is not copied."""
+    """Replaces uvicorn's bytearray for a body: pieces are joined once, a single one is not copied."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -80,20 +79,19 @@ class _Pieces:
 
 
 class _Flow(FlowControl):
-    """Reads no further while something that was read waits for its turn, whoever asks for more."""
+    """Does not resume reading while requests that were read wait for their turn."""
 
     def __init__(self, transport: asyncio.Transport, waiting: Callable[[], bool]) -> None:
         super().__init__(transport)
         self._waiting = waiting
 
     def resume_reading(self) -> None:
-        """Read on, if nothing waits."""
         if not self._waiting():
             super().resume_reading()
 
 
-class _Ours:
-    """What both parsers' connections have: a departure, and a refusal in the words of all other errors."""
+class _Connection:
+    """Common to both parsers' connections: the departure, and refusals in the form of all other errors."""
 
     app_state: dict[str, Any]
     transport: Any
@@ -125,22 +123,22 @@ class _Ours:
         self.transport.close()
 
 
-class _Patient(_Ours, H11Protocol):
-    """A connection on which httptools has refused a head."""
+class _H11Connection(_Connection, H11Protocol):
+    """A connection on which httptools refused a head."""
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what came; never within an answer, which is cut short instead."""
+        """Refuse the request, unless its response has begun: that is cut short instead."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # the application waits for a body that will not come
+            self.transport.close()  # the application still waits for the rest of the body
         else:
             super().send_400_response(msg)
 
     def _should_upgrade(self) -> bool:
-        return False  # and nothing in the log for it
+        return False  # quietly
 
 
-class Protocol(_Ours, HttpToolsProtocol):
-    """A connection."""
+class Protocol(_Connection, HttpToolsProtocol):
+    """A connection read with httptools."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -153,15 +151,15 @@ class Protocol(_Ours, HttpToolsProtocol):
         self._refusing = False  # as soon as what came before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
+        """A client connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Parse bytes."""
         self._unset_keepalive_if_required()
         if self._refusing:
-            if self._head:  # what was on its way when reading was paused comes behind it
+            if self._head:  # what was on its way before reading was paused
                 self._head = bytes(self._head) + data
             return
         self._data = data
@@ -184,12 +182,12 @@ class Protocol(_Ours, HttpToolsProtocol):
             self._refuse()
 
     def _refuse(self) -> None:
-        """Nothing more is read by httptools: at once, or when all requests before have their answers."""
-        behind = self._place != _BODY  # else it is the newest request itself that is broken
+        """Stop reading with httptools: now, or once all earlier requests are answered."""
+        behind = self._place != _BODY  # else the newest request itself is broken
         if self.cycle is None or self.cycle.response_complete:
             self._hand_over()
         elif self.cycle.response_started and not (behind or self.pipeline):
-            self.transport.close()  # the application waits for a body that will not come
+            self.transport.close()  # the application still waits for the rest of the body
         elif behind or self.pipeline:
             self._refusing = True
             self.flow.pause_reading()
@@ -205,34 +203,34 @@ class Protocol(_Ours, HttpToolsProtocol):
         self._refusing = False
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
-        patient = _Patient(self.config, self.server_state, self.app_state, self.loop)
+        connection = _H11Connection(self.config, self.server_state, self.app_state, self.loop)
         self.connections.discard(self)
-        self.transport.set_protocol(patient)
-        patient.connection_made(self.transport)
-        # Not as part of the request whose answer led here.
-        Context().run(patient.data_received, bytes(self._head))
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        # Outside the context of the request whose response led here.
+        Context().run(connection.data_received, bytes(self._head))
 
     def on_response_complete(self) -> None:
-        """The application has answered."""
+        """A response was sent in full."""
         last = not self.pipeline
         super().on_response_complete()
         if last and self._refusing and not self.transport.is_closing():
             self._hand_over()
 
     def on_message_begin(self) -> None:
-        """The parser has seen a request's first byte."""
+        """A request begins."""
         self._place = _HEAD
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser has read a header, or a trailer: that would pose as a header of a request that waits."""
+        """A header; trailers are dropped, as they would be taken for headers of a waiting request."""
         if self._place == _HEAD:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The parser has read a request's head."""
+        """A request's head was read."""
         if self.parser.should_upgrade():
-            # A wish for another protocol is a request like any other, but httptools would end it here, bodiless.
+            # An upgrade is a request like any other, but httptools would end it here, without its body.
             raise httptools.HttpParserError
         self._check_head()
         super().on_headers_complete()
@@ -244,26 +242,26 @@ class Protocol(_Ours, HttpToolsProtocol):
     def _check_head(self) -> None:
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            self.detail = f"a request has one Host header, this one has {hosts or 'none'}"
+            self.detail = f"expected one Host header, got {hosts or 'none'}"
         elif len(self.pipeline) == MAX_WAITING:
-            self.detail = f"at most {MAX_WAITING} requests may wait on one connection for the answers before theirs"
+            self.detail = f"more than {MAX_WAITING} pipelined requests on one connection"
         else:
             return
         self._head = b""
         raise httptools.HttpParserError
 
     def on_body(self, body: bytes) -> None:
-        """The parser has read a piece of a request's body."""
+        """A piece of a request's body was read."""
         self._unclaimed = 0
         if self._ends is not None:
             self._ends += len(body)
-        if not self.cycle.body:  # uvicorn has handed on what was there, or nothing has come yet
+        if not self.cycle.body:  # nothing has come yet, or uvicorn has passed it on
             self.cycle.body = _Pieces()  # type: ignore[assignment]
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The parser has read a request's end."""
+        """A request's end was read."""
         self._place = _BETWEEN
-        if self._ends is not None and self._ends < len(self._data):  # the next request has come with it
+        if self._ends is not None and self._ends < len(self._data):  # the next request came with it
             self._head, self._begins = self._data[self._ends :], self._ends
         super().on_message_complete()

@@ -1,4 +1,4 @@
-"""The shapes of answers and errors, for the OpenAPI document; what is sent is built as plain data (answers.py)."""
+"""The schemas of answers and errors, for the OpenAPI document; what is sent is built as plain data (inference.py)."""
 
 from typing import Any, Literal
 
@@ -20,15 +20,15 @@ class ClassProbability(BaseModel):
 
 
 class StageReport(BaseModel):
-    """What one stage said of an image, and what it took."""
+    """What one stage said about an image, and how long it took."""
 
     stage: int = Field(description="1...K")
-    score: float = Field(description="What is compared with the threshold, in [0, 1]; higher is surer")
+    score: float = Field(description="Compared with the threshold, in [0, 1]; higher is more certain")
     confidence: float = Field(description="The label's temperature-scaled probability")
     label: str
-    queue_ms: float = Field(description="How long the image waited for the stage")
-    compute_ms: float = Field(description="How long its batch took")
-    batch_size: int = Field(description="How many images were in the batch, padding not counted")
+    queue_ms: float = Field(description="The image's wait for the stage")
+    compute_ms: float = Field(description="Compute time of its batch")
+    batch_size: int = Field(description="Images in the batch, without padding")
 
 
 class ImageAnswer(BaseModel):
@@ -38,32 +38,33 @@ class ImageAnswer(BaseModel):
     label: str | None
     class_id: int | None
     confidence: float | None = Field(description="The label's temperature-scaled probability")
-    score: float | None = Field(description="What was compared with the threshold, in [0, 1]; higher is surer")
-    top_k: list[ClassProbability] = Field(description="The likeliest classes, likeliest first; empty where expired")
-    exit: int | None = Field(description="The exit it left at, 1...K")
-    exits: int = Field(description="K, how many exits there are")
+    score: float | None = Field(description="Compared with the threshold, in [0, 1]; higher is more certain")
+    top_k: list[ClassProbability] = Field(description="The most likely classes, most likely first; empty if expired")
+    exit: int | None = Field(description="The exit the image left at, 1...K")
+    exits: int = Field(description="K, the number of exits")
     reason: Reason = Field(
         description="confident: the score reached the threshold; final: the last stage; max_exit: max_exit or "
-        "max_gflops forbade the next stage; deadline: the next stage would not have ended in time; expired: no exit "
+        "max_gflops forbade the next stage; deadline: the next stage would have ended too late; expired: no exit "
         "was reached by the deadline"
     )
-    gflops: float = Field(description="What the image cost, cumulative")
-    degraded: bool = Field(description="Whether brown-out chose cheaper thresholds than the request's own")
+    gflops: float = Field(description="Cost of the image, over all its stages")
+    degraded: bool = Field(description="Whether brown-out replaced the operating point by a cheaper one")
     stages: list[StageReport] = Field(description="Every stage the image went through")
     latency_ms: float = Field(description="From the request's arrival to this image's answer")
     deadline_margin_ms: float = Field(
-        default=0.0, description="Only with deadline_ms: the deadline less this image's answer; below 0 it was late"
+        default=0.0,
+        description="Only with deadline_ms: time from this image's answer to the deadline; negative if it was late",
     )
 
 
 class OperatingPointAnswer(BaseModel):
-    """The thresholds used, and what they are expected to give on images like the calibration's."""
+    """The thresholds used, with the accuracy and cost expected on images like the calibration's."""
 
-    name: str | None = Field(description="Null for thresholds of the request's own")
+    name: str | None = Field(description="Null for a request's own thresholds")
     source: Literal["request", "default", "brownout"]
     thresholds: list[float] = Field(description="K - 1 numbers in [0, 1]")
     expected_accuracy: float
-    expected_gflops: float = Field(description="Mean cost an image")
+    expected_gflops: float = Field(description="Mean cost per image")
 
 
 class ModelName(BaseModel):
@@ -79,9 +80,9 @@ class Answer(BaseModel):
     request_id: str
     model: ModelName
     operating_point: OperatingPointAnswer
-    results: list[ImageAnswer] = Field(description="One entry an image, in the request's order")
-    latency_ms: float = Field(description="From arrival to answer, the body's reading included")
-    throughput_images_per_second: float = Field(description="The service's, over the last seconds")
+    results: list[ImageAnswer] = Field(description="One entry per image, in the request's order")
+    latency_ms: float = Field(description="From arrival to answer, including reading the body")
+    throughput_images_per_second: float = Field(description="Of the whole service, over the last seconds")
 
 
 class ImageProblem(BaseModel):
@@ -93,21 +94,21 @@ class ImageProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details, the shape of every error."""
+    """RFC 9457 problem details, the schema of every error."""
 
-    type: str = Field(description="about:blank: the title says it")
+    type: str = Field(description="about:blank")
     title: str = Field(description="The status in words")
     status: int
-    detail: str = Field(description="What is wrong and what is allowed, for people")
+    detail: str = Field(description="What is wrong and what is expected, for people")
     code: str = Field(description="What is wrong, for programs; docs/http.md lists the codes")
-    request_id: str = Field(description="The same as X-Request-ID; the service's log knows it")
+    request_id: str = Field(description="The same as X-Request-ID; also in the service's log")
     errors: list[ImageProblem] | None = Field(
-        default=None, description="Where images cannot be classified: each of them. The request fails as a whole."
+        default=None, description="The images that cannot be classified; the request fails as a whole."
     )
 
 
 class StreamLine(ImageAnswer):
-    """One line of a stream: an image at an exit. The image's last line says `final` and has the operating point."""
+    """One line of a stream: an image at an exit. The image's last line is `final` and has the operating point."""
 
     request_id: str
     reason: Literal["goes_on", Reason]  # type: ignore[assignment]
@@ -116,13 +117,13 @@ class StreamLine(ImageAnswer):
 
 
 class StreamProblem(Problem):
-    """The last line of a stream that could not go on: what the status would have said."""
+    """The last line of a stream that failed: the error that its status could no longer be."""
 
     final: Literal[True]
 
 
 class ExitCost(BaseModel):
-    """Cumulative GFLOPs of an exit: as served (reuse folded), and in the paper's form."""
+    """Cumulative GFLOPs to an exit: as served (reuse folded), and in the paper's form."""
 
     exit: int
     gflops: float
@@ -130,33 +131,35 @@ class ExitCost(BaseModel):
 
 
 class ModelDescription(BaseModel):
-    """The model served: cascade, costs, calibration, provenance."""
+    """The model served: architecture, costs, operating points, provenance."""
 
     name: str
     version: str = Field(description="Changes with weights and calibration")
     cascade: CascadeConfig
-    classes: list[str] = Field(description="Class names; class_id is the place in this list")
+    classes: list[str] = Field(description="Class names; class_id is the index in this list")
     preprocess: Preprocess
     exits: list[ExitCost]
-    exit_policy: str = Field(description="What the score is")
+    exit_policy: str = Field(description="Which score is compared with the thresholds")
     exit_policy_parameters: dict[str, Any]
-    temperatures: list[float] = Field(description="One an exit")
-    stage_ms: list[float] | None = Field(description="Each stage's milliseconds an image where it was calibrated")
+    temperatures: list[float] = Field(description="One per exit")
+    stage_ms: list[float] | None = Field(
+        description="Each stage's milliseconds per image on the machine that calibrated"
+    )
     operating_points: list[OperatingPoint] = Field(
         description="The frontier, with its named points, and a risk-controlled point if there is one"
     )
-    training: dict[str, Any] = Field(description="How the weights came about")
-    results: list[dict[str, Any]] = Field(description="Accuracy of every exit, with split and number of images")
-    default_policy: str = Field(description="The operating point of requests that choose none")
+    training: dict[str, Any] = Field(description="How the weights were trained")
+    results: list[dict[str, Any]] = Field(description="Accuracy of each exit, with the split and number of images")
+    default_policy: str = Field(description="The operating point of requests that select none")
 
 
 class Live(BaseModel):
-    """The process is worth keeping."""
+    """The process should keep running."""
 
     live: Literal[True]
 
 
 class Ready(BaseModel):
-    """Requests are served now."""
+    """Requests are accepted now."""
 
     ready: Literal[True]

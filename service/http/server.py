@@ -1,4 +1,4 @@
-"""A real server process: uvicorn around the app, ended when the engine cannot start."""
+"""The server process: uvicorn around the app; it exits when the engine is down for good."""
 
 import logging
 import signal
@@ -26,52 +26,50 @@ UVICORN: dict[str, Any] = {
     "access_log": False,  # service/telemetry/access_log.py writes ours
     "http": Protocol,
     "server_header": False,
-    "ws": "none",  # a wish for a WebSocket is a request like any other, with an answer like any other
+    "ws": "none",  # a WebSocket handshake is a request like any other
     "timeout_graceful_shutdown": 30,  # seconds
 }
-"""How uvicorn runs, here and under what is compared with us."""
+"""How uvicorn runs, here and in the benchmarks' reference server."""
 
 
 class _Server(uvicorn.Server):
-    """Readiness goes first on a signal, and an orderly end is exit status 0 (uvicorn would raise the signal again)."""
+    """A signal ends readiness first; an orderly shutdown exits with status 0 (uvicorn would raise the signal again)."""
 
     def __init__(self, service: Service, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second SIGINT does not wait for anyone."""
+        """Begin to drain; a second SIGINT stops at once."""
         self._service.draining = True
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
 def serve(settings: Settings, build: Callable[[Settings], Service] = build_service) -> None:
-    """Serve what `build` puts together until SIGINT or SIGTERM; what is in flight is answered first.
+    """Serve what `build` puts together until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
     Raises:
-        CallerError: weights, settings, device or address that do not fit; said before anything is started.
-        DeviceError: the engine could not be built or warmed up, or has died.
+        CallerError: weights, settings, device or address that do not fit, before anything starts.
+        DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
     if settings.grpc_port is not None:
         check_installed()
-        listen(settings.host, settings.grpc_port, "--grpc-port").close()  # gRPC, which listens later, would not say why
+        listen(
+            settings.host, settings.grpc_port, "--grpc-port"
+        ).close()  # gRPC, which listens later, does not say why it cannot
     provider = trace_provider() if settings.traces else None
     service = build(settings)
     if provider is not None:
-        service.traces = traces_of(provider, service)
+        service.traces = traces_of(provider, service.facts.model)
     with listen(settings.host, settings.port) as listener:
-        config = uvicorn.Config(
-            create_app(service),
-            **UVICORN,
-        )
-        server = _Server(service, config)
+        server = _Server(service, uvicorn.Config(create_app(service), **UVICORN))
         failures: list[str] = []
 
         def watch(message: Outbound) -> None:
             if isinstance(message, Died) and not message.restarting and not server.should_exit:
-                # A process without an engine is of no use: let whoever runs it start another.
+                # A process without an engine is useless: let its supervisor start another.
                 failures.append(message.detail)
                 server.should_exit = True
 
@@ -84,13 +82,13 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A socket that listens there, port 0 for a free one; OptionError, of `option`, when it cannot."""
+    """A listening socket (port 0: a free one); OptionError, naming `option`, when it cannot listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise OptionError(option, f"cannot listen on {host}:{port} ({error.strerror or error})") from None
-    # Connections inherit it. asyncio sets it only where a socket names its protocol, and without it the body of an
-    # answer waits for the client's delayed acknowledgement of the headers: 40 ms on a connection that is kept.
+    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it the body of an answer
+    # waits for the client's delayed acknowledgement of the headers: 40 ms on a kept connection.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

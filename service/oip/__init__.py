@@ -1,1 +1,1 @@
-"""The Open Inference Protocol: requests and answers as bytes, and what is said of the model. Knows nothing of HTTP."""
+"""The Open Inference Protocol, for REST and gRPC: requests, responses and metadata. Knows nothing about HTTP."""

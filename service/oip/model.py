@@ -1,12 +1,16 @@
-"""What the protocol says of the server and of the model: names, datatypes, shapes."""
+"""What the protocol says about the server and its model, over REST and gRPC alike: names, datatypes, shapes, errors."""
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import UnknownModelError
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import RequestRecord
+
 ALIAS = "msmlp"
-"""The model's other name, whatever its manifest calls it."""
+"""A second name of the model, whatever its manifest calls it."""
 
 INPUTS = {"pixels": "UINT8", "image": "BYTES"}
 OUTPUTS = {
@@ -19,75 +23,6 @@ OUTPUTS = {
 }
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 
-
-@dataclass(frozen=True)
-class Shapes:
-    """Dimensions of one image's tensors, by the model's image size and number of classes."""
-
-    size: int
-    classes: int
-
-    def of(self, name: str) -> list[int]:
-        """Without the batch."""
-        return {"pixels": [self.size, self.size, 3], "probabilities": [self.classes]}.get(name, [])
-
-
-def server_metadata() -> dict[str, Any]:
-    """`GET /v2`."""
-    return {"name": "msmlp", "version": "1", "extensions": EXTENSIONS}
-
-
-def model_metadata(name: str, version: str, shapes: Shapes) -> dict[str, Any]:
-    """`GET /v2/models/{name}`."""
-
-    def tensors(kinds: dict[str, str]) -> list[dict[str, Any]]:
-        return [{"name": n, "datatype": d, "shape": [-1, *shapes.of(n)]} for n, d in kinds.items()]
-
-    return {
-        "name": name,
-        "versions": [version],
-        "platform": "msmlp",
-        "inputs": tensors(INPUTS),
-        "outputs": tensors(OUTPUTS),
-    }
-
-
-def model_configuration(name: str, max_batch: int, shapes: Shapes) -> dict[str, Any]:
-    """`GET /v2/models/{name}/config`, in Triton's form: dimensions without the batch."""
-
-    def tensors(kinds: dict[str, str], **more: Any) -> list[dict[str, Any]]:
-        return [
-            {"name": n, "data_type": _CONFIG_TYPES.get(d, f"TYPE_{d}"), "dims": shapes.of(n), **more}
-            for n, d in kinds.items()
-        ]
-
-    return {
-        "name": name,
-        "platform": "msmlp",
-        "backend": "msmlp",
-        "max_batch_size": max_batch,
-        "input": tensors(INPUTS, optional=True),  # one of the two
-        "output": tensors(OUTPUTS),
-    }
-
-
-_CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
-
-
-# FROM service/oip/model.py:
-# Errors as the protocol has them.
-
-_BAD_REQUEST = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY)
-
-
-def oip_error(status: int, detail: str) -> tuple[int, dict[str, Any]]:
-    """The status and body of an error: what is wrong with a request's content is 400, all else as everywhere."""
-    return HTTPStatus.BAD_REQUEST if status in _BAD_REQUEST else status, {"error": detail}
-
-
-# FROM service/oip/model.py:
-# The protocol's paths: which requests are its, and how metrics call them.
-
 _MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(/ready|/config|/stats|/infer)?")
 _SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index")
 
@@ -98,8 +33,102 @@ def is_oip(path: str) -> bool:
 
 
 def route_label(path: str) -> str | None:
-    """One of a bounded set of names; None for what the protocol does not know."""
+    """One of a bounded set of names; None for a path that the protocol does not know."""
     if path in _SERVER:
         return path
     model = _MODEL.fullmatch(path)
     return f"/v2/models/{{name}}{model[1] or ''}" if model else None
+
+
+def oip_error(status: int, detail: str) -> tuple[int, dict[str, Any]]:
+    """The status and body of an error: whatever is wrong with a request's content is 400."""
+    content = status in (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return HTTPStatus.BAD_REQUEST if content else status, {"error": detail}
+
+
+def check_model(service: Service, name: str, version: str | None) -> None:
+    """Raise UnknownModelError unless this is the served model's name and, if given, its version."""
+    model = service.facts.model
+    if name not in (model["name"], ALIAS) or version not in (None, model["version"]):
+        asked = ascii(name[:100]) + (f" version {version[:40]!a}" if version else "")
+        raise UnknownModelError(f"no model {asked}; expected {model['name']} or {ALIAS}")
+
+
+def server_metadata() -> dict[str, Any]:
+    """`GET /v2`."""
+    return {"name": "msmlp", "version": "1", "extensions": EXTENSIONS}
+
+
+def model_metadata(service: Service, name: str) -> dict[str, Any]:
+    """`GET /v2/models/{name}`."""
+    shapes = _shapes(service)
+
+    def tensors(kinds: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"name": n, "datatype": d, "shape": [-1, *shapes.get(n, [])]} for n, d in kinds.items()]
+
+    return {
+        "name": name,
+        "versions": [service.facts.model["version"]],
+        "platform": "msmlp",
+        "inputs": tensors(INPUTS),
+        "outputs": tensors(OUTPUTS),
+    }
+
+
+def model_configuration(service: Service, name: str) -> dict[str, Any]:
+    """`GET /v2/models/{name}/config`, in Triton's form: dimensions without the batch."""
+    shapes = _shapes(service)
+
+    def tensors(kinds: dict[str, str], **more: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": n,
+                "data_type": "TYPE_STRING" if d == "BYTES" else f"TYPE_{d}",
+                "dims": shapes.get(n, []),
+                **more,
+            }
+            for n, d in kinds.items()
+        ]
+
+    return {
+        "name": name,
+        "platform": "msmlp",
+        "backend": "msmlp",
+        "max_batch_size": service.max_images,
+        "input": tensors(INPUTS, optional=True),  # one of the two
+        "output": tensors(OUTPUTS),
+    }
+
+
+def model_statistics(service: Service, name: str) -> dict[str, Any]:
+    """`GET /v2/models/{name}/stats`: counts and times since the start."""
+    executions = service.metrics.executions
+    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], executions)]}
+
+
+def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, Any]]:
+    """The one model, in Triton's form; none when only ready models are asked for and it is not."""
+    try:
+        service.check_ready()
+    except MsmlpError as error:
+        return [] if ready_only else [{**service.facts.model, "state": "UNAVAILABLE", "reason": str(error)}]
+    return [{**service.facts.model, "state": "READY"}]
+
+
+def response_head(service: Service, name: str, inference_id: str | None, record: RequestRecord) -> dict[str, Any]:
+    """What an inference response says besides its outputs; `name` is the model's as the request had it."""
+    point = record.point
+    assert point is not None  # since it was admitted
+    named = {"operating_point": point.name} if point.name else {}
+    return {
+        "model_name": name,
+        "model_version": service.facts.model["version"],
+        "id": inference_id or record.request_id,
+        "parameters": {**named, "source": point.source},
+    }
+
+
+def _shapes(service: Service) -> dict[str, list[int]]:
+    """Dimensions of one image's tensors, where they have any."""
+    size = service.weights.manifest.cascade.image_size
+    return {"pixels": [size, size, 3], "probabilities": [len(service.facts.classes)]}

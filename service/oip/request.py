@@ -1,8 +1,8 @@
-"""An inference request, however it came → images, options, and the outputs asked for."""
+"""An inference request, over REST or gRPC → images, options, and the outputs asked for."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,24 @@ from msmlp.service.errors import (
     UnsupportedMediaTypeError,
 )
 from msmlp.service.oip.model import INPUTS, OUTPUTS
-from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor, parse_json
+from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor, parse_request
 from msmlp.service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
+from msmlp.service.options import NO_OPTIONS, RequestOptions, parse_options
 
 Data = memoryview | Sequence[Any] | NDArray[Any]
 """A tensor's data: little-endian bytes, or its elements (numbers flat or nested; files as bytes or base64 texts)."""
 
 RESERVED = ("binary_data_output", "headers", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout")
-"""Parameters of the protocol and of Triton's clients that are no options; all but the first and the last mean nothing
-here. So do names that begin with `triton_`."""
+"""Parameters of the protocol and of Triton's clients that are not options. Only the first and the last have an effect;
+those whose names begin with `triton_` are ignored too."""
 
 MAX_TIMEOUT = 10**12
-"""Microseconds; as much as `deadline_ms` allows."""
+"""Microseconds; the same limit as that of `deadline_ms`."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output to send: after the JSON when `binary`; with `best`, that many classes as text instead of numbers."""
+    """An output to send, after the JSON if `binary`; with `best`, that many classes as text instead of numbers."""
 
     name: str
     binary: bool
@@ -43,42 +44,41 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Inference:
-    """A request taken apart: encoded images or pixels [n, H, W, 3], raw options, outputs in the order of the answer."""
+    """A request that was read: encoded images or pixels [n, H, W, 3], options, outputs in the order of the response."""
 
     images: list[bytes] | NDArray[np.uint8]
     outputs: list[Wanted]
-    options: dict[str, Any] = field(default_factory=dict)
+    options: RequestOptions = NO_OPTIONS
     id: str | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most images of one request, and the most pixels (width x height) of one image."""
+    """The most images of a request, and the most pixels (width x height) of an image."""
 
     max_images: int
     max_pixels: int
 
 
-def take_apart(request: InferenceRequest, data_of: Callable[[InputTensor], Data], limits: Limits) -> Inference:
-    """Take a request apart; `data_of` finds the data of its one tensor.
+def to_inference(request: InferenceRequest, data_of: Callable[[InputTensor], Data], limits: Limits) -> Inference:
+    """Check a request and read its images; `data_of` finds the data of its one tensor.
 
     Raises:
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
     """
     tensor = _only_input(request)
-    # The data is looked for only where shape and limits allow it.
     images = _IMAGES[tensor.name](tensor, lambda: data_of(tensor), limits)
-    return Inference(images, _outputs(request), _options(request.parameters or {}), request.id)
+    return Inference(images, _outputs(request), parse_options(_options(request.parameters or {})), request.id)
 
 
 def _only_input(request: InferenceRequest) -> InputTensor:
     if len(request.inputs) != 1:
-        raise MalformedBodyError(f"{len(request.inputs)} inputs were sent; send one, pixels or image")
+        raise MalformedBodyError(f"{len(request.inputs)} inputs were sent; expected one, pixels or image")
     tensor = request.inputs[0]
     if INPUTS.get(tensor.name) != tensor.datatype:
-        allowed = " or ".join(f"{name} {datatype}" for name, datatype in INPUTS.items())
+        known = " or ".join(f"{name} {datatype}" for name, datatype in INPUTS.items())
         raise MalformedBodyError(
-            f"input {tensor.name[:40]!a} of datatype {tensor.datatype[:40]!a} is not known; send {allowed}"
+            f"unknown input {tensor.name[:40]!a} of datatype {tensor.datatype[:40]!a}; expected {known}"
         )
     return tensor
 
@@ -86,7 +86,7 @@ def _only_input(request: InferenceRequest) -> InputTensor:
 def _pixels(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> NDArray[np.uint8]:
     shape = tensor.shape
     if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
-        raise MalformedBodyError(f"pixels: the shape {shape} is not [images, height, width, 3]")
+        raise MalformedBodyError(f"pixels: shape {shape}; expected [images, height, width, 3]")
     _check_images(shape[0], limits)
     height, width = shape[1:3]
     if height * width > limits.max_pixels:
@@ -98,7 +98,7 @@ def _pixels(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> ND
 
 def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> list[bytes]:
     if len(tensor.shape) != 1:
-        raise MalformedBodyError(f"image: the shape {tensor.shape} is not [images]")
+        raise MalformedBodyError(f"image: shape {tensor.shape}; expected [images]")
     _check_images(tensor.shape[0], limits)
     data, count = find(), tensor.shape[0]
     return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
@@ -112,30 +112,30 @@ _IMAGES: dict[str, Callable[[InputTensor, Callable[[], Data], Limits], list[byte
 
 def _check_images(count: int, limits: Limits) -> None:
     if count == 0:
-        raise NoImagesError("the request holds no image")
+        raise NoImagesError("the request has no image")
     if count > limits.max_images:
-        raise TooManyImagesError(f"{count} images in one request, at most {limits.max_images} are allowed")
+        raise TooManyImagesError(f"{count} images in one request; at most {limits.max_images} are allowed")
 
 
 def _outputs(request: InferenceRequest) -> list[Wanted]:
     binary = (request.parameters or {}).get("binary_data_output", False)
     if not isinstance(binary, bool):
-        raise OptionError("binary_data_output", "is neither true nor false; allowed: true, false")
+        raise OptionError("binary_data_output", "expected true or false")
     asked = request.outputs or [OutputTensor(name=name) for name in OUTPUTS]
     wanted = [_wanted(output, binary) for output in asked]
     if len({output.name for output in wanted}) < len(wanted):
-        raise MalformedBodyError("outputs: one is asked for twice")
+        raise MalformedBodyError("outputs: each may be asked for once")
     return wanted
 
 
 def _wanted(output: OutputTensor, binary: bool) -> Wanted:
     if output.name not in OUTPUTS:
-        raise MalformedBodyError(f"output {output.name[:40]!a} is not known; there are {', '.join(OUTPUTS)}")
+        raise MalformedBodyError(f"unknown output {output.name[:40]!a}; expected one of {', '.join(OUTPUTS)}")
     given = output.parameters
     if given is None:
         return Wanted(output.name, binary)
     if given.classification is not None and output.name != "probabilities":
-        raise MalformedBodyError(f"{output.name}: classification goes with probabilities alone")
+        raise MalformedBodyError(f"{output.name}: classification is for probabilities only")
     return Wanted(output.name, binary if given.binary_data is None else given.binary_data, given.classification)
 
 
@@ -146,18 +146,14 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
     timeout = parameters.get("timeout") or 0
     if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 <= timeout <= MAX_TIMEOUT:
-        raise OptionError("timeout", f"is no whole number of microseconds; allowed: 0 (none) to {MAX_TIMEOUT}")
+        raise OptionError("timeout", f"expected a whole number of microseconds from 0 (none) to {MAX_TIMEOUT}")
     if timeout and "deadline_ms" not in options:
         options["deadline_ms"] = timeout / 1e3
     return options
 
 
-# FROM service/oip/request.py:
-# The body of an inference request over REST: JSON, and the bytes that may follow it.
-
-
 def read_inference(body: bytes | bytearray, header_length: str | None, limits: Limits) -> Inference:
-    """Take a body apart; `header_length` is the text of Inference-Header-Content-Length, None without one.
+    """Read a body over REST; `header_length` is the header Inference-Header-Content-Length, None without one.
 
     Raises:
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError
@@ -166,8 +162,8 @@ def read_inference(body: bytes | bytearray, header_length: str | None, limits: L
     if length == 0:  # the whole body is one image
         return Inference([bytes(body)], [Wanted(name, binary=True) for name in OUTPUTS])
     content = memoryview(body)
-    request = parse_json(bytes(content[:length]))
-    return take_apart(request, lambda tensor: _data(tensor, content[length:]), limits)
+    request = parse_request(bytes(content[:length]))
+    return to_inference(request, lambda tensor: _data(tensor, content[length:]), limits)
 
 
 def _length(given: str | None, size: int) -> int:
@@ -175,49 +171,43 @@ def _length(given: str | None, size: int) -> int:
         return size or 1  # an empty body is bad JSON, not a raw image
     if not (given.isascii() and given.isdigit() and len(given) < 20) or int(given) > size:
         raise MalformedBodyError(
-            f"Inference-Header-Content-Length is {given[:40]!a}; allowed: 0 to {size}, the size of the body"
+            f"Inference-Header-Content-Length is {given[:40]!a}; expected 0 to {size}, the size of the body"
         )
     return int(given)
 
 
 def _data(tensor: InputTensor, binary: memoryview) -> Data:
     if (tensor.binary_size is None) == (tensor.data is None):
-        raise MalformedBodyError(f"{tensor.name}: send its data in the JSON, or after it with binary_data_size")
+        raise MalformedBodyError(f"{tensor.name}: expected data in the JSON, or after it with binary_data_size")
     if len(binary) != (tensor.binary_size or 0):
-        raise MalformedBodyError(
-            f"{len(binary)} bytes follow the JSON, binary_data_size says {tensor.binary_size or 0}"
-        )
+        raise MalformedBodyError(f"{len(binary)} bytes follow the JSON; binary_data_size is {tensor.binary_size or 0}")
     return binary if tensor.data is None else tensor.data
 
 
-# FROM service/oip/request.py:
-# Compressed request bodies.
-
 _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-"""As zlib counts them; deflate is RFC 9110's, which wraps it in zlib's own format."""
+"""zlib's numbers; deflate is RFC 9110's, in zlib's own format."""
 
 
 def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
-    """A body by its Content-Encoding (empty: as it is), never holding more than `max_bytes` of what comes out.
+    """A body by its Content-Encoding (empty: none), never holding more than `max_bytes` of it decompressed.
 
     Raises:
-        UnsupportedMediaTypeError: an encoding that is not read here.
-        BodyTooLargeError, MalformedBodyError
+        UnsupportedMediaTypeError, BodyTooLargeError, MalformedBodyError
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return content
     if encoding not in _WINDOW_BITS:
         raise UnsupportedMediaTypeError(
-            f"content encoding {encoding[:40]!a} is not read here; allowed: {', '.join(_WINDOW_BITS)}"
+            f"content encoding {encoding[:40]!a} is not supported; expected {' or '.join(_WINDOW_BITS)}"
         )
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = stream.decompress(content, max_bytes + 1)
     except zlib.error:
-        raise MalformedBodyError(f"the body is not {encoding}") from None
+        raise MalformedBodyError(f"the body is not valid {encoding}") from None
     if len(plain) > max_bytes:
-        raise BodyTooLargeError(f"the body has more than {max_bytes} bytes once decompressed")
+        raise BodyTooLargeError(f"the decompressed body has more than {max_bytes} bytes")
     if not stream.eof or stream.unused_data:
-        raise MalformedBodyError(f"the body is not one whole {encoding} stream")
+        raise MalformedBodyError(f"the body is not one complete {encoding} stream")
     return plain

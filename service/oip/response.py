@@ -1,4 +1,4 @@
-"""An engine's result → the outputs of an inference response, and REST's body of it."""
+"""An engine's result → the output tensors of an inference response, and the body of it over REST."""
 
 import json
 from collections.abc import Iterable
@@ -12,14 +12,15 @@ from msmlp.service.engine.result import Result
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Wanted
 from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.service import Facts
 
 NO_CLASS = -1
-"""The class_id of an image that expired; its exit is 0, its label empty, all other numbers 0."""
+"""The class_id of an image that expired; its label is empty, all other numbers are 0."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An output: texts for BYTES, else an array; `shape` as it is sent."""
+    """An output tensor: texts for BYTES, else an array."""
 
     name: str
     datatype: str
@@ -27,11 +28,9 @@ class Tensor:
     data: list[str] | NDArray[Any]
 
 
-def output_tensors(
-    result: Result, wanted: Iterable[Wanted], classes: tuple[str, ...], gflops: list[float]
-) -> list[Tensor]:
-    """The outputs wanted; `classes` are the names, `gflops` the cumulative cost of every exit."""
-    return [_tensor(result, output, classes, gflops) for output in wanted]
+def output_tensors(result: Result, wanted: Iterable[Wanted], facts: Facts) -> list[Tensor]:
+    """The outputs a request asked for."""
+    return [_tensor(result, output, facts.classes, facts.gflops) for output in wanted]
 
 
 def _tensor(result: Result, wanted: Wanted, classes: tuple[str, ...], gflops: list[float]) -> Tensor:
@@ -56,7 +55,7 @@ def _tensor(result: Result, wanted: Wanted, classes: tuple[str, ...], gflops: li
 
 
 def _at_exit(result: Result, stages: NDArray[Any], otherwise: float) -> NDArray[Any]:
-    """Of [n, K], what belongs to each image's exit."""
+    """The column of [n, K] that belongs to each image's exit."""
     at = np.take_along_axis(stages, np.maximum(result.exit - 1, 0)[:, None], axis=1)[:, 0]
     return np.where(result.exit > 0, at, otherwise).astype(stages.dtype.newbyteorder("<"), copy=False)
 
@@ -66,7 +65,7 @@ def _class_id(result: Result) -> NDArray[Any]:
 
 
 def _best_classes(result: Result, best: int, classes: tuple[str, ...]) -> list[str]:
-    """`probability:index:label`, the likeliest first, image after image; empty texts for one that expired."""
+    """`probability:index:label`, most likely first, image by image; empty for one that expired."""
     order = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :best]
     probabilities = np.take_along_axis(result.probabilities, order, axis=1)
     return [
@@ -77,9 +76,9 @@ def _best_classes(result: Result, best: int, classes: tuple[str, ...]) -> list[s
 
 
 def write_response(head: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> tuple[bytes, int | None]:
-    """`head` and tensors, each with whether it goes after the JSON → the body, and the length of its JSON part.
+    """`head` and tensors, each with whether its data follows the JSON → the body, and the length of the JSON.
 
-    The length is None when nothing goes after the JSON.
+    The length is None when no data follows.
     """
     described, parts = [], []
     for tensor, binary in outputs:

@@ -1,13 +1,14 @@
-"""An inference request as clients send it, in JSON or over gRPC. Members the protocol does not know are ignored."""
+"""An inference request as clients send it, in JSON or over gRPC. Unknown members are ignored."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from msmlp.model.errors import first_mistake
 from msmlp.service.errors import MalformedBodyError
 
 MAX_TENSORS = 16
-"""Inputs or outputs of one request that are looked at; there are fewer, but whoever sends one too many is told so."""
+"""Inputs or outputs of a request that are read; more than there are, so that the error can name what is expected."""
 
 MAX_DIMENSIONS = 8
 
@@ -19,13 +20,13 @@ class _Part(BaseModel):
 
 
 class InputParameters(_Part):
-    """`binary_data_size`: so many bytes after the JSON are this tensor's. REST's alone."""
+    """`binary_data_size`: the number of bytes after the JSON that are this tensor's data; REST only."""
 
     binary_data_size: Size | None = None
 
 
 class InputTensor(_Part):
-    """A tensor given; its data is here only when it is in the JSON."""
+    """An input; `data` only when it is in the JSON."""
 
     name: str
     datatype: str
@@ -35,26 +36,26 @@ class InputTensor(_Part):
 
     @property
     def binary_size(self) -> int | None:
-        """Its bytes after the JSON; None when its data is in the JSON."""
+        """The length of its data after the JSON; None when its data is in the JSON."""
         return self.parameters.binary_data_size if self.parameters else None
 
 
 class OutputParameters(_Part):
-    """`binary_data`: send it after the JSON (REST's alone); `classification`: send so many best classes instead."""
+    """`binary_data`: send it after the JSON (REST only); `classification`: send this many likeliest classes instead."""
 
     binary_data: bool | None = None
     classification: Annotated[int, Field(ge=1)] | None = None
 
 
 class OutputTensor(_Part):
-    """A tensor asked for."""
+    """An output asked for."""
 
     name: str
     parameters: OutputParameters | None = None
 
 
 class InferenceRequest(_Part):
-    """The JSON of `POST .../infer`, and what a ModelInferRequest has of it."""
+    """The JSON of `POST .../infer`, and its counterpart in a ModelInferRequest."""
 
     id: str | None = None
     parameters: dict[str, Any] | None = None
@@ -62,27 +63,16 @@ class InferenceRequest(_Part):
     outputs: list[OutputTensor] | None = Field(default=None, max_length=MAX_TENSORS, fail_fast=True)
 
 
-def parse_json(content: bytes) -> InferenceRequest:
-    """The JSON part of a request.
+def parse_request(content: bytes | dict[str, Any]) -> InferenceRequest:
+    """The JSON part of a request, or the same as plain data.
 
     Raises:
-        MalformedBodyError: no JSON, or not the protocol's.
+        MalformedBodyError: not JSON, or not a request of the protocol.
     """
     try:
-        return InferenceRequest.model_validate_json(content)
+        if isinstance(content, bytes):
+            return InferenceRequest.model_validate_json(content)
+        return InferenceRequest.model_validate(content)
     except ValidationError as error:
-        raise _malformed(error) from None
-
-
-def parse_document(document: dict[str, Any]) -> InferenceRequest:
-    """The same from what another form of the protocol has held; MalformedBodyError likewise."""
-    try:
-        return InferenceRequest.model_validate(document)
-    except ValidationError as error:
-        raise _malformed(error) from None
-
-
-def _malformed(error: ValidationError) -> MalformedBodyError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the request's JSON part"
-    return MalformedBodyError(f"{place}: {first['msg']}")
+        place, wrong = first_mistake(error)
+        raise MalformedBodyError(f"{place or 'the JSON part of the request'}: {wrong}") from None

@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Load
-from msmlp.service.operating_points import Policy
-from msmlp.service.options import RequestOptions
+from msmlp.service.operating_points import OperatingPoints
+from msmlp.service.options import NO_OPTIONS
 
 
 class Gauges(Collector):
@@ -19,20 +19,20 @@ class Gauges(Collector):
 
     def __init__(self, registry: CollectorRegistry, gflops: Sequence[float]) -> None:
         self._gflops = gflops
-        self._watched: tuple[AsyncEngine, Policy] | None = None
+        self._watched: tuple[AsyncEngine, OperatingPoints] | None = None
         registry.register(self)
 
-    def watch(self, engine: AsyncEngine, policy: Policy) -> None:
-        """Show this engine, and the thresholds of this policy."""
-        self._watched = engine, policy
+    def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
+        """Show this engine, and the thresholds that these operating points give."""
+        self._watched = engine, points
 
     def collect(self) -> Iterator[Metric]:
         """The families of one scrape."""
         yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:
-            engine, policy = self._watched
-            thresholds = policy.plan(RequestOptions(), engine.brownout_level).thresholds.tolist()
+            engine, points = self._watched
+            thresholds = points.resolve(NO_OPTIONS, engine.brownout_level).parameters.thresholds.tolist()
             load = engine.worker.load
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")

@@ -30,9 +30,9 @@ from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancelled, Died, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import Result
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.telemetry.gauges import Gauges
-from msmlp.service.telemetry.record import INFERENCES, Account
+from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -133,9 +133,9 @@ class Metrics:
         for outcome in ("met", "late", "cut_short", "expired"):
             self.deadline.labels(outcome)
 
-    def watch(self, engine: AsyncEngine, policy: Policy) -> None:
-        """Show this engine, and the thresholds of this policy, in the gauges."""
-        self._gauges.watch(engine, policy)
+    def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
+        """Show this engine, and the thresholds that these operating points give, in the gauges."""
+        self._gauges.watch(engine, points)
 
     def watch_process(self, pid: Callable[[], int | None]) -> None:
         """Show the resources of the engine's own process as `msmlp_engine_process_...`; nothing while there is none."""
@@ -159,10 +159,10 @@ class Metrics:
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over, whatever came of it."""
-        self._child(self.requests, account.route, account.status).inc()
-        self._child(self.request_seconds, account.route).observe(account.seconds)
+        self._child(self.requests, record.route, record.status).inc()
+        self._child(self.request_seconds, record.route).observe(record.seconds)
 
     def answered(self, result: Result, gflops: list[float], arrival: float, deadline: float) -> float:
         """Images of a request were answered → the GFLOPs they cost.

@@ -10,9 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from msmlp.model.errors import OptionError
-from msmlp.service.service import Service
 from msmlp.service.telemetry.access_log import log_access
-from msmlp.service.telemetry.record import Account, Observer, tell
+from msmlp.service.telemetry.record import Observer, RequestRecord, RequestRecords, tell
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -33,15 +32,15 @@ class BackgroundWorker:
 
     def __init__(self, observers: list[Observer]) -> None:
         self._observers = observers
-        self._queue: queue.Queue[Account | None] = queue.Queue(QUEUE_REQUESTS)
+        self._queue: queue.Queue[RequestRecord | None] = queue.Queue(QUEUE_REQUESTS)
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="msmlp-telemetry", daemon=True)
         self._thread.start()
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over."""
         try:
-            self._queue.put_nowait(account)
+            self._queue.put_nowait(record)
         except queue.Full:
             self._dropped += 1
 
@@ -57,8 +56,8 @@ class BackgroundWorker:
 
     def _run(self) -> None:
         reported = 0
-        while (account := self._queue.get()) is not None:
-            tell(self._observers, account)
+        while (record := self._queue.get()) is not None:
+            tell(self._observers, record)
             dropped = self._dropped
             if dropped > reported and self._queue.empty():
                 missing, reported = dropped - reported, dropped
@@ -75,30 +74,30 @@ def trace_provider() -> "TracerProvider":
         from msmlp.service.telemetry.traces import otlp_provider
     except ModuleNotFoundError as error:
         raise OptionError(
-            "--traces", f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry brings it (or gpu ...)"
+            "--traces",
+            f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry (or gpu ...) installs it",
         ) from None
     return otlp_provider()
 
 
-def traces_of(provider: "TracerProvider", service: Service) -> "Traces":
-    """The traces of a service."""
+def traces_of(provider: "TracerProvider", model: dict[str, str]) -> "Traces":
+    """The traces of a service; `model` is its model's name and version."""
     from msmlp.service.telemetry.traces import Traces
 
-    return Traces(provider, service.facts.model)
+    return Traces(provider, model)
 
 
 @asynccontextmanager
-async def watched(service: Service) -> AsyncIterator[None]:
-    """The observers see the requests inside."""
-    settings, traces = service.settings, service.traces
+async def watched(records: RequestRecords, traces: "Traces | None", *, access_log: bool) -> AsyncIterator[None]:
+    """The access log and traces, if wanted, see the requests inside."""
     observers: list[Observer] = [traces.ended] if traces is not None else []
-    if settings.access_log or settings.log_level == "debug":
+    if access_log:
         observers.append(log_access)  # after the traces, whose ids it logs
     if not observers:
         yield
         return
     worker = BackgroundWorker(observers)
-    service.accounts.observers.append(worker.ended)
+    records.observers.append(worker.ended)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from msmlp.service.engine.messages import History
 from msmlp.service.engine.result import Result
 from msmlp.service.logs import request_id_of_this_task, sane_id
-from msmlp.service.operating_points import Plan
+from msmlp.service.operating_points import ResolvedPoint
 
 log = logging.getLogger("msmlp.http")
 
@@ -38,7 +38,7 @@ class Landed:
 
 
 @dataclass
-class Account:
+class RequestRecord:
     """A request. Times are in monotonic seconds; what has not happened yet has its default.
 
     The values of `route` and `method` are bounded. `status` is the outcome as an HTTP status: for a stream that broke
@@ -52,7 +52,7 @@ class Account:
     route: str = ""
     headers: Callable[[], Mapping[str, str]] = dict
     images: int = 0
-    plan: Plan | None = None
+    point: ResolvedPoint | None = None
     decoding: tuple[float, float] = (0.0, 0.0)
     landed: list[Landed] = field(default_factory=list)
     gflops: float = 0.0
@@ -96,36 +96,36 @@ class Account:
         self.queue_seconds, self.compute_seconds = max(self.queue_seconds, queue), max(self.compute_seconds, compute)
 
 
-Observer = Callable[[Account], None]
+Observer = Callable[[RequestRecord], None]
 
 
-class Accounts:
+class RequestRecords:
     """The records of a service's requests; each goes to the `observers` once, in their order, when the request ends."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = list(observers)
 
     @contextmanager
-    def open(self, account: Account) -> Iterator[None]:
+    def open(self, record: RequestRecord) -> Iterator[None]:
         """Answer a request inside: its id goes to the log lines, and it ends with the block if it has not before."""
-        token = request_id_of_this_task.set(account.request_id)
+        token = request_id_of_this_task.set(record.request_id)
         try:
             yield
         finally:
-            self.close(account)
+            self.close(record)
             request_id_of_this_task.reset(token)
 
-    def close(self, account: Account) -> None:
+    def close(self, record: RequestRecord) -> None:
         """End a request; only the first call counts."""
-        if math.isnan(account.ended):
-            account.ended = time.monotonic()
-            tell(self.observers, account)
+        if math.isnan(record.ended):
+            record.ended = time.monotonic()
+            tell(self.observers, record)
 
 
-def tell(observers: list[Observer], account: Account) -> None:
+def tell(observers: list[Observer], record: RequestRecord) -> None:
     """Call every observer, even if another one fails."""
     for observe in observers:
         try:
-            observe(account)
+            observe(record)
         except Exception:
             log.exception("an observer of requests failed")

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from http import HTTPStatus
 from typing import Any
 
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
@@ -22,19 +22,19 @@ class Statistics:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._last_ms = 0
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over."""
-        if not account.inference:
+        if not record.inference:
             return
-        if account.status != HTTPStatus.OK:
-            self._add("fail", account.seconds)
+        if record.status != HTTPStatus.OK:
+            self._add("fail", record.seconds)
             return
-        self.images += account.answered
+        self.images += record.answered
         self._last_ms = round(time.time() * 1e3)
-        self._add("success", account.seconds)
-        self._add("compute_input", account.decode_seconds)
-        self._add("queue", account.queue_seconds)
-        self._add("compute_infer", account.compute_seconds)
+        self._add("success", record.seconds)
+        self._add("compute_input", record.decode_seconds)
+        self._add("queue", record.queue_seconds)
+        self._add("compute_infer", record.compute_seconds)
         self._add("compute_output", 0.0)
 
     def document(self, name: str, version: str, executions: int) -> dict[str, Any]:

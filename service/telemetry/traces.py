@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from msmlp.model.errors import OptionError
-from msmlp.service.telemetry.record import Account, Landed
+from msmlp.service.telemetry.record import Landed, RequestRecord
 
 RPC_SERVICE = "inference.GRPCInferenceService"
 
@@ -42,29 +42,29 @@ class Traces:
         self._model = {f"msmlp.model.{key}": value for key, value in model.items()}
         self._propagator = TraceContextTextMapPropagator()
 
-    def ended(self, account: Account) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over; only those that classify are traced."""
-        if not account.inference:
+        if not record.inference:
             return
         since = time.time_ns() - time.monotonic_ns()  # monotonic clock to wall clock
 
         def at(seconds: float) -> int:
             return since + round(1e9 * seconds)
 
-        parent = self._propagator.extract(account.headers())
-        request = self._tracer.start_span(_name(account), parent, SpanKind.SERVER, start_time=at(account.arrival))
+        parent = self._propagator.extract(record.headers())
+        request = self._tracer.start_span(_name(record), parent, SpanKind.SERVER, start_time=at(record.arrival))
         if not request.is_recording():
             return
-        account.trace_id = format_trace_id(request.get_span_context().trace_id)
-        request.set_attributes({**_of_request(account), **self._model})
-        if account.status >= FAILED:
+        record.trace_id = format_trace_id(request.get_span_context().trace_id)
+        request.set_attributes({**_of_request(record), **self._model})
+        if record.status >= FAILED:
             request.set_status(Status(StatusCode.ERROR))
-        began, decoded = account.decoding
+        began, decoded = record.decoding
         if decoded:
-            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": account.images})
-        for stage, span in enumerate(stage_spans(account.landed), start=1):
+            self._child(request, "decode", at(began), at(decoded), {"msmlp.images": record.images})
+        for stage, span in enumerate(stage_spans(record.landed), start=1):
             self._child(request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes)
-        request.end(at(account.ended))
+        request.end(at(record.ended))
 
     def close(self, seconds: float) -> bool:
         """Send the remaining spans; False if that takes longer than `seconds`."""
@@ -81,35 +81,35 @@ class Traces:
         span.end(ends)
 
 
-def _name(account: Account) -> str:
-    method = _rpc_method(account)
-    return f"{RPC_SERVICE}/{method}" if method else f"{account.method} {account.route}"
+def _name(record: RequestRecord) -> str:
+    method = _rpc_method(record)
+    return f"{RPC_SERVICE}/{method}" if method else f"{record.method} {record.route}"
 
 
-def _rpc_method(account: Account) -> str:
+def _rpc_method(record: RequestRecord) -> str:
     """The method of gRPC, empty for HTTP."""
-    return account.route.removeprefix("grpc/") if account.route.startswith("grpc/") else ""
+    return record.route.removeprefix("grpc/") if record.route.startswith("grpc/") else ""
 
 
-def _of_request(account: Account) -> dict[str, Any]:
-    status = int(account.status)
+def _of_request(record: RequestRecord) -> dict[str, Any]:
+    status = int(record.status)
     attributes: dict[str, Any] = {
-        "msmlp.request_id": account.request_id,
+        "msmlp.request_id": record.request_id,
         "msmlp.status": status,
-        "msmlp.images": account.images,
+        "msmlp.images": record.images,
     }
-    if method := _rpc_method(account):
+    if method := _rpc_method(record):
         attributes |= {"rpc.system": "grpc", "rpc.service": RPC_SERVICE, "rpc.method": method}
     else:
-        attributes |= {"http.request.method": account.method, "http.route": account.route}
+        attributes |= {"http.request.method": record.method, "http.route": record.route}
         attributes["http.response.status_code"] = status
-    if account.plan:
+    if record.point:
         attributes |= {
-            "msmlp.operating_point.name": account.plan.name or "",
-            "msmlp.operating_point.source": account.plan.source,
+            "msmlp.operating_point.name": record.point.name or "",
+            "msmlp.operating_point.source": record.point.source,
         }
-    if account.landed:
-        attributes["msmlp.gflops"] = account.gflops
+    if record.landed:
+        attributes["msmlp.gflops"] = record.gflops
     return attributes
 
 

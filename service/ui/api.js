@@ -1,6 +1,6 @@
-// Calls of the service that this page came from.
+// Calls to the service that this page came from.
 
-/** What the service refused: the message is its own detail, `errors` has an entry for each bad image. */
+/** An error of the service: the message is its `detail`, `errors` has an entry for each bad image. */
 export class Problem extends Error {
   constructor(document) {
     super(document.detail);
@@ -23,7 +23,7 @@ async function request(path, options) {
 /** `GET /model`. */
 export const getModel = async () => (await request("model", {})).json();
 
-/** A photograph to try, as a File. */
+/** A sample photograph, as a File. */
 export async function getSample() {
   const answer = await request("ui/cat.jpg", {});
   return new File([await answer.blob()], "cat.jpg", { type: "image/jpeg" });
@@ -39,7 +39,7 @@ export async function getMetrics() {
   }));
 }
 
-/** `POST /classify` as a stream: one document an image and exit, as it lands. */
+/** `POST /classify` as a stream: one document per image and exit, as soon as it is reached. */
 export async function* classify(files, options, signal) {
   const form = new FormData();
   for (const file of files) form.append("images", file);
@@ -48,7 +48,7 @@ export async function* classify(files, options, signal) {
   const response = await request("classify", { method: "POST", body: form, signal });
   for await (const line of lines(response.body)) {
     const document = JSON.parse(line);
-    // Once the status is sent, what goes wrong comes as a last line.
+    // After the status is sent, an error comes as a last line.
     if (document.code) throw new Problem(document);
     yield document;
   }

@@ -1,4 +1,4 @@
-// The page: takes pictures and a choice, asks the service, shows the answers as they land.
+// The page: takes images and a selector, asks the service, and shows the answers as they arrive.
 
 import { classify, getModel, getSample } from "./api.js";
 import { buildCard, why } from "./card.js";
@@ -6,12 +6,12 @@ import { buildControls } from "./controls.js";
 import { count, element, gflops, percent } from "./dom.js";
 import { keepLive } from "./live.js";
 
-const PAUSE_MS = 150; // a slider being dragged must not send a request a pixel
+const PAUSE_MS = 150; // while a slider is dragged, wait for it to rest
 const at = (id) => document.getElementById(id);
 
 let model;
 let options;
-let pictures = []; // {file, card, settled: needs no request, refused: and never will, answer: its last line}
+let pictures = []; // {file, card, settled: needs no request, refused: never will, answer: its last line}
 let running = new AbortController();
 let timer;
 
@@ -41,14 +41,14 @@ function changed() {
   }, PAUSE_MS);
 }
 
-/** Sends every picture that needs an answer; whatever was under way is out of date. */
+/** Sends every image that needs an answer, and cancels the request under way. */
 async function run() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
   complain("");
   try {
-    // One bad picture fails its request: the others go again without it.
+    // One bad image fails its request: send the others again without it.
     let batch;
     while ((batch = pictures.filter((picture) => !picture.settled)).length) await ask(batch, signal);
   } catch (error) {
@@ -63,12 +63,12 @@ async function ask(batch, signal) {
   try {
     const files = batch.map(({ file }) => file);
     for await (const line of classify(files, options(), signal)) {
-      signal.throwIfAborted(); // lines that had come before the choice changed
+      signal.throwIfAborted(); // lines that arrived before the selector changed
       const picture = batch[line.index];
       picture.card.show(line);
       if (line.final) Object.assign(picture, { settled: true, answer: line });
     }
-    if (batch.some((picture) => !picture.settled)) throw new Error("The answer broke off.");
+    if (batch.some((picture) => !picture.settled)) throw new Error("The answer is incomplete.");
   } catch (error) {
     if (!error.errors?.length) throw error;
     for (const { index, detail } of error.errors) {
@@ -92,9 +92,9 @@ function summary(answers) {
   const mean = answers.reduce((total, { gflops }) => total + gflops, 0) / answers.length;
   const { name, thresholds, expected_accuracy, expected_gflops } = answers.at(-1).operating_point;
   const point = [name, "thresholds", thresholds.map((each) => each.toFixed(3)).join(", ")].filter(Boolean).join(" ");
-  const expected = `${percent(expected_accuracy, 1)} right at ${gflops(expected_gflops)} GFLOPs`;
-  const cost = `${count(answers.length, "picture")} at ${percent(mean / full)} of the full cascade's cost`;
-  return `${cost}. On the calibration images: ${expected} (${point}).`;
+  const expected = `${percent(expected_accuracy, 1)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
+  const cost = `${count(answers.length, "image")} at ${percent(mean / full)} of the full cost`;
+  return `${cost}. Expected on average: ${expected} (${point}).`;
 }
 
 const speak = (text) => (at("spoken").textContent = text);
@@ -142,7 +142,7 @@ async function start() {
   const known = model.classes.slice(0, 20).join(", ") + (model.classes.length > 20 ? ", …" : "");
   at("model").replaceChildren(
     element("b", {}, model.name),
-    ` knows ${model.classes.length} classes: ${known}. Any other picture gets one of these too.`,
+    ` has ${model.classes.length} classes: ${known}. Every image gets one of them, whatever it shows.`,
   );
   options = buildControls(at("controls"), model, changed);
 }

@@ -1,20 +1,21 @@
-// How much a picture may cost: one selector of `POST /classify`, chosen by the visitor.
+// How much an image may cost: one selector of `POST /classify`.
 
 import { element, gflops, percent } from "./dom.js";
 
 /**
- * Fills the form and calls `changed` when the choice changes.
- * Returns a function that gives the choice as options of `POST /classify`.
+ * Fills the form and calls `changed` when the selection changes.
+ * Returns a function that gives the selection as options of `POST /classify`.
  */
 export function buildControls(form, model, changed) {
   const panels = [
     policyPanel(model),
     ...(model.exits.length > 1 ? [thresholdsPanel(model)] : []),
-    rangePanel(model, "budget_gflops", "Budget", "mean_gflops", "Mean cost at most", (v) => `${gflops(v)} GFLOPs`),
-    rangePanel(model, "min_accuracy", "Accuracy", "expected_accuracy", "Right at least", (v) => percent(v, 1)),
+    rangePanel(model, "budget_gflops", "Budget", "mean_gflops", "Mean cost, at most", (v) => `${gflops(v)} GFLOPs`),
+    rangePanel(model, "min_accuracy", "Accuracy", "expected_accuracy", "Accuracy, at least", (v) => percent(v, 1)),
   ];
   const radios = panels.map((panel, number) => radio(panel, number === 0));
-  const fieldset = element("fieldset", { class: "modes" }, element("legend", {}, "What may it cost?"), ...radios);
+  const legend = element("legend", {}, "How much may an image cost?");
+  const fieldset = element("fieldset", { class: "modes" }, legend, ...radios);
   form.replaceChildren(fieldset, ...panels.map((panel) => panel.node));
 
   const chosen = () => panels.find((panel) => panel.name === new FormData(form).get("selector"));
@@ -42,7 +43,7 @@ function radio(panel, checked) {
 function policyPanel(model) {
   const isNamed = (point) => !/^p\d+$/.test(point.name);
   const option = (point) => {
-    const expected = `${percent(point.expected_accuracy, 1)} right · ${gflops(point.mean_gflops)} GFLOPs`;
+    const expected = `${percent(point.expected_accuracy, 1)} accuracy · ${gflops(point.mean_gflops)} GFLOPs`;
     const node = element("option", { value: point.name }, `${point.name} · ${expected}`);
     node.selected = point.name === model.default_policy;
     return node;
@@ -50,8 +51,8 @@ function policyPanel(model) {
   const points = model.operating_points;
   const others = points.filter((point) => !isNamed(point)).map(option);
   const select = element("select", { id: "policy" }, ...points.filter(isNamed).map(option));
-  if (others.length) select.append(element("optgroup", { label: "The rest of the frontier" }, ...others));
-  const label = element("label", { for: "policy" }, "A set of thresholds found on the calibration images");
+  if (others.length) select.append(element("optgroup", { label: "More operating points" }, ...others));
+  const label = element("label", { for: "policy" }, "Thresholds found on the calibration images");
   const node = element("div", { class: "choice" }, label, select);
   return { name: "policy", title: "Policy", node, value: () => select.value };
 }
@@ -59,7 +60,7 @@ function policyPanel(model) {
 function thresholdsPanel(model) {
   const start = model.operating_points.find((point) => point.name === model.default_policy).thresholds;
   const sliders = start.map((threshold, number) =>
-    slider(`threshold-${number + 1}`, `Exit ${number + 1} lets go at score`, 0, 1, 0.005, threshold, (v) => v.toFixed(3)),
+    slider(`threshold-${number + 1}`, `Threshold of exit ${number + 1}`, 0, 1, 0.005, threshold, (v) => v.toFixed(3)),
   );
   return {
     name: "thresholds",

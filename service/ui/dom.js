@@ -1,4 +1,4 @@
-// Building elements and writing numbers. Text only ever becomes a text node, whoever it comes from.
+// Building elements and formatting numbers. Text only ever becomes a text node, so it cannot inject markup.
 
 /** An element with attributes (`style`: an object of CSS properties) and children (nodes or text). */
 export function element(tag, attributes = {}, ...children) {
@@ -20,16 +20,16 @@ export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} 
 /** A share of 1, and no more, as a CSS length. */
 export const extent = (share) => `${100 * Math.min(1, Math.max(0, share))}%`;
 
-/** GFLOPs with three digits that count. */
+/** GFLOPs with three significant digits. */
 export const gflops = (value) => value.toPrecision(3);
 
 /** Milliseconds. */
 export const milliseconds = (value) => `${value.toFixed(1)} ms`;
 
-/** `1 picture`, `2 pictures`. */
+/** `1 image`, `2 images`. */
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
-/** Two numbers with so many digits that they look different if they are. */
+/** Two numbers with enough digits to look different if they are. */
 export function toldApart(one, other) {
   for (let digits = 3; ; digits += 1) {
     const texts = [one.toFixed(digits), other.toFixed(digits)];

@@ -1,11 +1,11 @@
-// The strip at the bottom: what the service has done since it started, from its metrics.
+// The strip at the bottom: what the service has done since its start, from its metrics.
 
 import { getMetrics } from "./api.js";
 import { element, percent } from "./dom.js";
 
 const SECONDS = 2;
 
-/** Keeps the strip up to date while the page can be seen. */
+/** Keeps the strip up to date while the page is visible. */
 export async function keepLive(strip) {
   for (;;) {
     if (!document.hidden) {

@@ -35,7 +35,7 @@ def told(tiny_weights: Path) -> tuple[logging.LogRecord, dict[str, ReadableSpan]
     service = fake_service(tiny_weights, fake_backend)
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
-    service.accounts.observers += [Traces(provider, service.facts.model).ended, log_access]
+    service.records.observers += [Traces(provider, service.facts.model).ended, log_access]
     log = logging.getLogger("msmlp.access")
     handler = logging.Handler()
     handler.emit = lines.append  # type: ignore[method-assign]

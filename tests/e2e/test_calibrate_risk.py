@@ -73,7 +73,7 @@ def test_calibrating_again_without_a_risk_takes_the_point_away(call: Call, comma
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--risk", "0"], "--risk: 0 is out of range; allowed: above 0 and below 1"),
+        (["--risk", "0"], "--risk: 0 is out of range; expected above 0 and below 1"),
         (["--risk", "1"], "--risk: 1 is out of range"),
         (["--risk", "nan"], "--risk: nan is out of range"),
         (["--risk", "0.1", "--confidence", "1.5"], "--confidence: 1.5 is out of range"),

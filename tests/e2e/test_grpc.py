@@ -121,10 +121,10 @@ def test_statistics_count(caller: triton.InferenceServerClient, digits: Any) -> 
 @pytest.mark.parametrize(
     ("name", "parameters", "code", "said"),
     [
-        ("other", {}, "NOT_FOUND", "there is no model 'other'"),
+        ("other", {}, "NOT_FOUND", "no model 'other'"),
         ("msmlp", {"colour": 1}, "INVALID_ARGUMENT", "'colour': no such option"),
         ("msmlp", {"min_exit": 7}, "INVALID_ARGUMENT", "min_exit: "),
-        ("msmlp", {"stream": True}, "INVALID_ARGUMENT", "stream: ModelInfer answers once"),
+        ("msmlp", {"stream": True}, "INVALID_ARGUMENT", "stream: expected false: ModelInfer answers once"),
         ("msmlp", {"deadline_ms": 1e-6}, "DEADLINE_EXCEEDED", "no image reached an exit by its deadline"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_stream_of_requests(served: Served, digits: Any) -> None:
         client.stop_stream()
         alone = client.infer("msmlp", [pixel_input(digits.test[:30])])
     told = [answers.next() for _ in range(30)]
-    assert "no operating point" in str(told[10][1])
+    assert "is not an operating point" in str(told[10][1])
     results = [result for number, (result, _) in enumerate(told) if number != 10]
     assert [int(result.get_response().id) for result in results] == [n for n in range(30) if n != 10]
     assert all(parameters(result)["triton_final_response"] for result in results)
@@ -281,4 +281,4 @@ def test_without_the_extra_it_is_one_clear_line(tiny_weights: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
-    assert line.startswith("msmlp: --grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc brings it")
+    assert line.startswith("msmlp: --grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc installs it")

@@ -213,7 +213,11 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "environment", "said"),
     [
-        (["--policy", "best"], {}, "--policy: 'best' is no operating point; there are fast, balanced, accurate"),
+        (
+            ["--policy", "best"],
+            {},
+            "--policy: 'best' is not an operating point; expected one of fast, balanced, accurate",
+        ),
         (["--dtype", "int4"], {}, "'--dtype': "),
         (["--max-batch", "0"], {}, "'--max-batch': "),
         ([], {"MSMLP_CAPACITY": "none"}, "MSMLP_CAPACITY: "),

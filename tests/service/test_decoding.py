@@ -43,7 +43,7 @@ def test_every_bad_image_is_named_by_its_place() -> None:
         (1, UndecodableImageError),
         (CHUNK + 2, ImageTooLargeError),
     ]
-    assert str(caught.value).startswith("2 images, the first: not a readable image")
+    assert str(caught.value).startswith("2 images cannot be classified; the first: not a readable image")
 
 
 def black(side: int) -> bytes:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from msmlp.service.errors import BadImagesError, ExpiredError, OverloadedError
-from msmlp.service.inference import Call, classify, stream
+from msmlp.service.inference import ClassifyRequest, classify, stream
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import encoded, fake_backend, fake_service
 
 
 def play(weights: Path, scenario: Callable[[Service], Awaitable[None]]) -> None:
-    """A scenario on a ready service; at its end every place is free."""
+    """A scenario on a ready service; at its end every permit is free."""
 
     async def main() -> None:
         backend = fake_backend(capacity=16)
@@ -36,10 +36,10 @@ def play(weights: Path, scenario: Callable[[Service], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def call(*images: Any, arrival: float | None = None, **options: Any) -> Call:
+def call(*images: Any, arrival: float | None = None, **options: Any) -> ClassifyRequest:
     sources = images[0] if len(images) == 1 and isinstance(images[0], np.ndarray | list) else images
     given = RequestOptions(**{"thresholds": (0.5, 0.5), **options})
-    return Call(sources, given, Account("an-id", time.monotonic() if arrival is None else arrival))
+    return ClassifyRequest(sources, given, RequestRecord("an-id", time.monotonic() if arrival is None else arrival))
 
 
 def test_pixels_and_files_get_the_same_answer(tiny_weights: Path) -> None:
@@ -57,13 +57,13 @@ def test_the_longest_queueing_and_compute_of_any_image_are_told(tiny_weights: Pa
     async def scenario(service: Service) -> None:
         images = np.stack([picture(1.0, size=32), picture(0.2, 0.2, 0.6, size=32)])
         asked = call(images)
-        document, account = await classify(service, asked), asked.account
+        document, record = await classify(service, asked), asked.record
         sums = [
             [sum(stage[name] for stage in result["stages"]) / 1e3 for name in ("queue_ms", "compute_ms")]
             for result in document["results"]
         ]
-        assert [account.queue_seconds, account.compute_seconds] == pytest.approx(np.max(sums, axis=0), abs=1e-5)
-        assert account.decode_seconds >= 0
+        assert [record.queue_seconds, record.compute_seconds] == pytest.approx(np.max(sums, axis=0), abs=1e-5)
+        assert record.decode_seconds >= 0
 
     play(tiny_weights, scenario)
 
@@ -81,7 +81,7 @@ def test_latency_and_deadline_count_from_arrival(tiny_weights: Path) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_whatever_goes_wrong_the_places_come_back(tiny_weights: Path, streamed: bool) -> None:
-    async def ask(service: Service, given: Call) -> None:
+    async def ask(service: Service, given: ClassifyRequest) -> None:
         if streamed:
             [line async for line in stream(service, given)]
         else:

@@ -87,10 +87,10 @@ def test_nothing_given() -> None:
         ("deadline_ms", "-1", "0 to 1e9"),
         ("deadline_ms", "inf", "0 to 1e9"),
         ("deadline_ms", "soon", "0 to 1e9"),
-        ("degrade", "maybe", "true, false"),
-        ("degrade", 1, "true, false"),
-        ("degrade", None, "true, false"),
-        ("stream", "", "true, false"),
+        ("degrade", "maybe", "true or false"),
+        ("degrade", 1, "true or false"),
+        ("degrade", None, "true or false"),
+        ("stream", "", "true or false"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, raw: Any, allowed: str) -> None:

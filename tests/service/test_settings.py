@@ -46,7 +46,7 @@ def test_settings_are_frozen_and_unknown_ones_refused() -> None:
 
 def test_an_unknown_setting_in_the_environment_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSMLP_PROT", "9000")
-    with pytest.raises(OptionError, match=r"MSMLP_PROT: no such setting; there are .*MSMLP_PORT"):
+    with pytest.raises(OptionError, match=r"MSMLP_PROT: no such setting; expected one of .*MSMLP_PORT"):
         load_settings()
 
 

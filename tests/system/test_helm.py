@@ -149,7 +149,7 @@ def test_its_client_is_told_what_classify_says(
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["live"], told["ready"], told["model_ready"]) == (True, True, True)
-    assert "policy: 'best' is no operating point" in told["error"]
+    assert "policy: 'best' is not an operating point" in told["error"]
     for kind, files in (("pixels", [encoded(crop) for crop in crops]), ("image", [PICTURE.read_bytes()])):
         parts = [("images", file) for file in files]
         expected = serve_shipped.post("/classify", files=parts).json()["results"]

@@ -210,7 +210,7 @@ def test_the_exits_on_the_page_are_what_the_dashboards_table_shows(watched: Watc
     assert len(shown) == len(watched.gflops)
     for exit, images, price, gflops in shown:
         assert 100 * values["share of images"][exit,] == pytest.approx(float(images), abs=0.2)
-        assert values["an image costs"][exit,] == pytest.approx(float(price), rel=0.005)
+        assert values["cost per image"][exit,] == pytest.approx(float(price), rel=0.005)
         assert 100 * values["share of GFLOPs"][exit,] == pytest.approx(float(gflops), abs=0.2)
 
 

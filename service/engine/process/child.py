@@ -133,7 +133,7 @@ class ChildPort:
             return message
         self._submits += 1
         pixels = self._memory.read(message.start, message.images)
-        return Submit(message.request, pixels, message.terms, message.arrival)
+        return Submit(message.request, pixels, message.parameters, message.arrival)
 
     def send(self, messages: list[Outbound]) -> None:
         """Send messages, and how many submits were read: their images' room in the ring is free again."""

@@ -128,7 +128,7 @@ class ChildProcess:
         self._next = (start + images) % self._memory.ring_images
         self._free -= images
         self._in_ring.append(images)
-        return SharedSubmit(message.request, start, images, message.terms, message.arrival)
+        return SharedSubmit(message.request, start, images, message.parameters, message.arrival)
 
 
 class Backoff:

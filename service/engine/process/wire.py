@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.service.engine.messages import Load, Terms
+from msmlp.service.engine.messages import ExitParameters, Load
 
 SCALARS = 6
 """Load's plain numbers: all of its fields but `queued` and `oldest`."""
@@ -27,7 +27,7 @@ class SharedSubmit:
     request: int
     start: int
     images: int
-    terms: Terms
+    parameters: ExitParameters
     arrival: float
 
 

@@ -14,11 +14,10 @@ from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import problem
 from msmlp.service.http.body import read_body
 from msmlp.service.http.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
-from msmlp.service.http.routes.responses import Sent, while_connected
+from msmlp.service.http.responses import Sent, service_of, while_connected
 from msmlp.service.http.schemas import Answer
-from msmlp.service.inference import Call, classify, stream
-from msmlp.service.options import parse_options
-from msmlp.service.service import service_of
+from msmlp.service.inference import ClassifyRequest, classify, stream
+from msmlp.service.telemetry.record import RequestRecord
 
 NDJSON = "application/x-ndjson"
 Documents = AsyncGenerator[dict[str, Any], None]
@@ -31,19 +30,18 @@ router = APIRouter()
 @router.post(PATH.pattern, response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
 async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
-    service = await service_of(request)  # as a dependency it would cost more than the answer's JSON
-    service.check_ready()  # before a body is read for nothing
+    service = await service_of(request)  # a FastAPI dependency would cost more than the answer's JSON
+    service.check_ready()  # before reading a body in vain
     settings = service.settings
-    body = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
-    options = parse_options(body.options)
-    call = Call(body.images, options, request.scope["msmlp_account"])
+    images, options = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
+    asked = ClassifyRequest(images, options, request.scope["msmlp_record"])
     if options.stream:
-        documents = stream(service, call)
-        # What fails before anything has landed is an error with its own status.
+        documents = stream(service, asked)
+        # What fails before the first line is an error with its own status.
         first = await while_connected(request, _next(documents))
-        return _Streaming(first, documents, call)
-    document = await while_connected(request, classify(service, call))
-    return Sent(orjson.dumps(document), "application/json", call.account)
+        return _Streaming(first, documents, asked.record)
+    document = await while_connected(request, classify(service, asked))
+    return Sent(orjson.dumps(document), "application/json", asked.record)
 
 
 async def _next(documents: Documents) -> dict[str, Any]:
@@ -51,10 +49,10 @@ async def _next(documents: Documents) -> dict[str, Any]:
 
 
 class _Streaming(StreamingResponse):
-    """Lines; the documents are closed with the response, wherever it ends: a client may leave before the second one."""
+    """Closes the documents with the response, wherever it ends: a client may leave before the second line."""
 
-    def __init__(self, first: dict[str, Any], more: Documents, call: Call) -> None:
-        super().__init__(_lines(first, more, call), media_type=NDJSON)
+    def __init__(self, first: dict[str, Any], more: Documents, record: RequestRecord) -> None:
+        super().__init__(_lines(first, more, record), media_type=NDJSON)
         self._more = more
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,14 +60,14 @@ class _Streaming(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(first: dict[str, Any], more: Documents, call: Call) -> AsyncIterator[bytes]:
+async def _lines(first: dict[str, Any], more: Documents, record: RequestRecord) -> AsyncIterator[bytes]:
     yield _line(first)
     try:
         async for document in more:
             yield _line(document)
     except MsmlpError as error:
-        # The status is sent; the line says what the status would have.
-        call.account.status, document = problem(error, call.account.request_id)
+        # The status is already sent; the last line says what it would have been.
+        record.status, document = problem(error, record.request_id)
         yield _line({**document, "final": True})
 
 

@@ -9,8 +9,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from msmlp.service.engine.async_engine import DOWN
 from msmlp.service.errors import EngineDownError
 from msmlp.service.http.openapi import PROBLEMS
+from msmlp.service.http.responses import service_of
 from msmlp.service.http.schemas import Live, ModelDescription, Ready
-from msmlp.service.service import Service, service_of
+from msmlp.service.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,7 +20,7 @@ ServiceDep = Annotated[Service, Depends(service_of)]
 _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
 _METRICS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Every metric with its help",
+        "description": "All metrics, with their help texts",
         "content": {
             "text/plain": {"schema": {"type": "string"}, "example": 'msmlp_images_total{exit="1",reason="confident"} 7'}
         },
@@ -27,12 +28,12 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-# Load balancers probe with HEAD. The first route of a path answers and tells its methods, the second describes it:
-# one route of two methods would stand in the description twice.
+# Load balancers probe with HEAD. The lower route, registered first, answers both methods; the upper one describes it:
+# a single route of two methods would be in the OpenAPI document twice.
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
 @router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez(service: ServiceDep) -> dict[str, bool]:
-    """Whether the process is worth keeping: 503 once the engine has died."""
+    """Whether the process should keep running: 503 once the engine has died for good."""
     if service.engine.down:
         raise EngineDownError(DOWN)
     return {"live": True}
@@ -41,14 +42,14 @@ async def livez(service: ServiceDep) -> dict[str, bool]:
 @router.get("/readyz", response_model=Ready, responses=_NOT_NOW)
 @router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
-    """Whether requests are served now; 503 says why not."""
+    """Whether requests are accepted now; 503 says why not."""
     service.check_ready()
     return {"ready": True}
 
 
 @router.get("/model", response_model=ModelDescription)
 async def model(service: ServiceDep) -> Response:
-    """The model served: cascade, costs, frontier, provenance."""
+    """The model served: architecture, costs, operating points, provenance."""
     return JSONResponse(service.describe())
 
 
@@ -60,6 +61,6 @@ async def metrics(service: ServiceDep) -> Response:
 
 @router.get("/docs", response_class=HTMLResponse)
 async def docs() -> HTMLResponse:
-    """This description, for people; /openapi.json has it for programs."""
-    # An empty icon: none is fetched from anywhere.
+    """The API documentation for people; /openapi.json is for programs."""
+    # An empty icon, or the page would fetch one from elsewhere.
     return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")

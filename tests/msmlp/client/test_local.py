@@ -401,7 +401,7 @@ def test_weights_settings_and_devices_that_do_not_fit(
     with pytest.raises(CallerError, match=r"^max_batch: "):
         msmlp.load(tiny_weights, max_batch=0)
     for value in ("red", None):
-        with pytest.raises(CallerError, match=r"^colour: no such setting; there are weights, .*, max_batch, "):
+        with pytest.raises(CallerError, match=r"^colour: no such setting; expected one of weights, .*, max_batch, "):
             msmlp.load(tiny_weights, colour=value)
     monkeypatch.setenv("MSMLP_CAPACITY", "0")
     with pytest.raises(CallerError, match=r"^MSMLP_CAPACITY: "):

@@ -17,7 +17,17 @@ from msmlp.model.exits.rule import Reason
 from msmlp.service.engine import async_engine
 from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
-from msmlp.service.engine.messages import Cancelled, Died, Inbound, Load, Outbound, Shadowed, Stop, Submit, Terms
+from msmlp.service.engine.messages import (
+    Cancelled,
+    Died,
+    ExitParameters,
+    Inbound,
+    Load,
+    Outbound,
+    Shadowed,
+    Stop,
+    Submit,
+)
 from msmlp.service.engine.result import Result
 from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
@@ -47,7 +57,9 @@ def play(backend: FakeBackend, scenario: Scenario, *, permits: int | None = None
 async def classify(
     engine: AsyncEngine, pixels: NDArray[np.uint8], thresholds: tuple[float, ...] = (0.5, 0.5), **bounds: int
 ) -> Result:
-    return await engine.classify(pixels, Terms(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds}))
+    return await engine.classify(
+        pixels, ExitParameters(np.array(thresholds), **{"min_exit": 1, "max_exit": 3, **bounds})
+    )
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:
@@ -435,9 +447,9 @@ def test_throughput_is_over_the_window() -> None:
     assert throughput.per_second(now=1000.0) == 0
 
 
-async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **terms: Any) -> list[tuple[int, int, Reason]]:
+async def lines(engine: AsyncEngine, pixels: NDArray[np.uint8], **parameters: Any) -> list[tuple[int, int, Reason]]:
     """A stream to its end: index, exit and reason of everything that lands."""
-    given = Terms(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **terms})
+    given = ExitParameters(np.array([0.5, 0.5]), **{"min_exit": 0, "max_exit": 3, "stream": True, **parameters})
     landed = [part async for part in engine.stream(pixels, given)]
     return [
         (int(part.index[i]), int(part.exit[i]), Reason(part.reason[i]))
@@ -480,8 +492,8 @@ def test_a_failure_amid_a_stream_comes_after_what_had_landed() -> None:
 
     async def scenario(engine: AsyncEngine) -> None:
         backend.fail = broken
-        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
         part = await anext(stream)
         landed = zip(part.index.tolist(), part.reason.tolist(), strict=True)
         assert sorted(landed) == [(0, Reason.GOES_ON), (1, Reason.CONFIDENT)]
@@ -513,8 +525,8 @@ def test_leaving_a_stream_frees_the_images_that_still_wait() -> None:
     async def scenario(engine: AsyncEngine) -> None:
         counts = cancelled_images(engine)
         backend.fail = second_stage_waits
-        terms = Terms(np.array([0.5, 0.5]), 0, 3, stream=True)
-        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), terms)
+        parameters = ExitParameters(np.array([0.5, 0.5]), 0, 3, stream=True)
+        stream = engine.stream(np.stack([picture(0.2), picture(1.0)]), parameters)
         first = await anext(stream)
         assert sorted(first.index.tolist()) == [0, 1]
         await stream.aclose()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
-from msmlp.service.operating_points import Policy
+from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.service.engine.overload import Look, Server
 
@@ -175,7 +175,7 @@ def test_within_any_calm_seconds_the_level_turns_round_at_most_once(
 def costs() -> tuple[float, ...]:
     """Of the shipped weights' default policy."""
     weights = load_weights(Path(DEFAULT_WEIGHTS))
-    return Policy(load_calibration(weights), weights.manifest.gflops_cumulative, "balanced").costs()
+    return OperatingPoints(load_calibration(weights), weights.manifest.gflops_cumulative, "balanced").costs()
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
+    ExitParameters,
     Failed,
     Load,
     Outbound,
     Ran,
     Shadowed,
     Submit,
-    Terms,
 )
 from tests.fakes import FakeBackend, picture, pictures
 
@@ -48,7 +48,9 @@ class ByHand:
     ) -> None:
         """Thresholds of 0.5, a deadline `after` seconds."""
         now = time.monotonic()
-        self.core.receive(Submit(request, pixels, Terms(np.array([0.5, 0.5]), low, 3, now + after, stream), now))
+        self.core.receive(
+            Submit(request, pixels, ExitParameters(np.array([0.5, 0.5]), low, 3, now + after, stream), now)
+        )
 
     def run(self) -> None:
         """Until nothing is left to run."""
@@ -289,7 +291,7 @@ def test_what_the_host_does_between_batches_is_part_of_what_they_take(
     # The module's own name for it: other threads' event loops go by the real one.
     monkeypatch.setattr("msmlp.service.engine.core.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     for request in range(50):
-        hand.core.receive(Submit(request, pictures(1, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), 0.0))
+        hand.core.receive(Submit(request, pictures(1, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), 0.0))
         hand.run()
     alone = hand.core.latency.predict(0, 1)
     assert alone == pytest.approx(1 + in_flight, rel=0.1), "from the arrival on, as the core was idle"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import buckets_up_to
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.latency import PATIENCE, LatencyModel
-from msmlp.service.engine.messages import Terms
+from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
 from msmlp.service.engine.tickets import Slots
 
@@ -48,7 +48,7 @@ def enter(
     """Tickets whose thresholds are all 0.5 unless said."""
     chosen = np.array(thresholds if thresholds is not None else [0.5] * (scheduler.stages - 1))
     high = scheduler.stages if max_exit is None else max_exit
-    scheduler.add(where, request, Terms(chosen, min_exit, high, deadline), now)
+    scheduler.add(where, request, ExitParameters(chosen, min_exit, high, deadline), now)
 
 
 def run(scheduler: Scheduler, now: float = 0.0) -> Batch:
@@ -572,7 +572,9 @@ class Replay(RuleBasedStateMachine):
         low, high = sorted((data.draw(st.integers(0, self.stages)), data.draw(st.integers(1, self.stages))))
         self.now += data.draw(st.integers(0, 3))
         deadline = data.draw(st.sampled_from((np.inf, *range(12)))) + self.now
-        self.scheduler.add(slots(*chosen), self.requests, Terms(np.array(thresholds), low, high, deadline), self.now)
+        self.scheduler.add(
+            slots(*chosen), self.requests, ExitParameters(np.array(thresholds), low, high, deadline), self.now
+        )
         self.deadlines |= deadline < np.inf
         for index, slot in enumerate(chosen):
             self.tickets[slot] = Ticket(self.requests, index, 0, thresholds, low, high, self.now, deadline=deadline)

@@ -20,6 +20,7 @@ from msmlp.service.engine.messages import (
     Cancel,
     Cancelled,
     Died,
+    ExitParameters,
     Failed,
     Inbound,
     Load,
@@ -28,7 +29,6 @@ from msmlp.service.engine.messages import (
     Ready,
     Stop,
     Submit,
-    Terms,
 )
 from msmlp.service.engine.transport import ThreadWorker
 from tests.engines import BROKEN, Build, Talk, no_device, process, thread
@@ -416,7 +416,7 @@ def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:
     worker.ready.set()
     worker.publish(Load.none(3))
     for arrival in (1.0, 2.0):
-        worker.put(Submit(1, pictures(2, 1.0), Terms(np.array([0.5, 0.5]), 1, 3), arrival))
+        worker.put(Submit(1, pictures(2, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), arrival))
 
     def waiting() -> tuple[int, float]:
         load = worker.load

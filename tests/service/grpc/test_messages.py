@@ -75,5 +75,5 @@ def test_their_bytes_are_read() -> None:
 
 
 def test_what_is_no_message_is_refused() -> None:
-    with pytest.raises(MalformedBodyError, match="the message is no ModelInferRequest"):
+    with pytest.raises(MalformedBodyError, match="the message is not a ModelInferRequest"):
         parse(ModelInferRequest, b"\xff\xff")

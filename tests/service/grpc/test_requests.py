@@ -15,6 +15,7 @@ from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Inference, Limits, Wanted
 from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.options import RequestOptions
 
 LIMITS = Limits(max_images=8, max_pixels=1000)
 FILES = [b"one", b"", b"three"]
@@ -37,11 +38,11 @@ def without(tensor: dict[str, Any], *names: str, **changes: Any) -> dict[str, An
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        (ModelInferRequest(inputs=[{}] * 50_000), "inputs: 50000 were sent, at most 16 are allowed"),
-        (request(outputs=[{"name": "label"}] * 17), "outputs: 17 were sent, at most 16 are allowed"),
+        (ModelInferRequest(inputs=[{}] * 50_000), "inputs: 50000 were sent; at most 16 are allowed"),
+        (request(outputs=[{"name": "label"}] * 17), "outputs: 17 were sent; at most 16 are allowed"),
         (
             request(parameters={str(n): InferParameter(bool_param=True) for n in range(65)}),
-            "parameters: 65 were sent, at most 64 are allowed",
+            "parameters: 65 were sent; at most 64 are allowed",
         ),
     ],
 )
@@ -83,21 +84,27 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        (ModelInferRequest(), "0 inputs were sent; send one, pixels or image"),
+        (ModelInferRequest(), "0 inputs were sent; expected one, pixels or image"),
         (request(IMAGE, PIXELS), "2 inputs were sent"),
-        (request({**IMAGE, "name": "picture"}), "'picture' of datatype 'BYTES' is not known; send pixels UINT8 or"),
-        (request(without(IMAGE, "contents")), "image: send its data in contents, or as the one of raw_input_contents"),
-        (request(IMAGE, raw_input_contents=[b""]), "image: send its data in contents, or as the one of raw"),
-        (request(without(IMAGE, "contents"), raw_input_contents=[b"", b""]), "or as the one of raw_input_contents"),
-        (request({**IMAGE, "shape": [2]}), "3 elements were sent, the shape has 2"),
+        (request({**IMAGE, "name": "picture"}), "'picture' of datatype 'BYTES'; expected pixels UINT8 or"),
+        (
+            request(without(IMAGE, "contents")),
+            "image: expected data in contents, or as the only one of raw_input_contents",
+        ),
+        (request(IMAGE, raw_input_contents=[b""]), "image: expected data in contents, or as the only one of raw"),
+        (
+            request(without(IMAGE, "contents"), raw_input_contents=[b"", b""]),
+            "or as the only one of raw_input_contents",
+        ),
+        (request({**IMAGE, "shape": [2]}), "3 elements were sent; the shape has 2"),
         (request({**IMAGE, "shape": [-1]}), "inputs.0.shape.0: Input should be greater than or equal to 0"),
         (request({**IMAGE, "shape": [1] * 9}), "inputs.0.shape: List should have at most 8 items"),
-        (request({**PIXELS, "shape": [1, 3]}), r"the shape \[1, 3\] is not \[images, height, width, 3\]"),
-        (request({**PIXELS, "contents": {"int_contents": [1, 2, 3]}}), r"data has the shape \[0\]"),
-        (request({**PIXELS, "contents": {"uint_contents": [1, 2, 256]}}), "whole numbers 0 to 255"),
+        (request({**PIXELS, "shape": [1, 3]}), r"shape \[1, 3\]; expected \[images, height, width, 3\]"),
+        (request({**PIXELS, "contents": {"int_contents": [1, 2, 3]}}), r"data has shape \[0\]"),
+        (request({**PIXELS, "contents": {"uint_contents": [1, 2, 256]}}), "whole numbers from 0 to 255"),
         (request(without(PIXELS, "contents"), raw_input_contents=[b"12"]), "2 bytes were sent"),
-        (request(outputs=[{"name": "logits"}]), "output 'logits' is not known; there are label, class_id"),
-        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for twice"),
+        (request(outputs=[{"name": "logits"}]), "unknown output 'logits'; expected one of label, class_id"),
+        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for once"),
     ],
 )
 def test_what_is_wrong_is_named(message: Any, said: str) -> None:
@@ -108,7 +115,7 @@ def test_what_is_wrong_is_named(message: Any, said: str) -> None:
 def test_limits() -> None:
     with pytest.raises(NoImagesError):
         read(request({**IMAGE, "shape": [0], "contents": {}}))
-    with pytest.raises(TooManyImagesError, match="9 images in one request, at most 8"):
+    with pytest.raises(TooManyImagesError, match="9 images in one request; at most 8"):
         read(request({**IMAGE, "shape": [9]}))
     with pytest.raises(BadImagesError, match="image is 101x10 = 1010 pixels, the limit is 1000"):
         read(request({**PIXELS, "shape": [1, 10, 101, 3]}))
@@ -136,19 +143,14 @@ def test_every_kind_of_parameter() -> None:
         "priority": InferParameter(uint64_param=1),
         "triton_x": InferParameter(bool_param=True),
         "timeout": InferParameter(int64_param=1500),
-        "max_exit": InferParameter(),
     }
     inference = read(request(id="a", parameters=given))
-    assert inference.options == {
-        "degrade": False,
-        "min_exit": 2,
-        "top_k": 3,
-        "max_gflops": 0.5,
-        "policy": "fast",
-        "deadline_ms": 1.5,
-        "max_exit": None,
-    }
+    assert inference.options == RequestOptions(
+        degrade=False, min_exit=2, top_k=3, max_gflops=0.5, policy="fast", deadline_ms=1.5
+    )
     assert inference.id == "a"
     assert read(request()).id is None
+    with pytest.raises(OptionError, match="max_exit"):
+        read(request(parameters={"max_exit": InferParameter()}))
     with pytest.raises(OptionError, match="timeout"):
         read(request(parameters={"timeout": InferParameter(string_param="5")}))

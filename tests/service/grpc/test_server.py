@@ -134,7 +134,7 @@ def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_tim
     monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 1)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert "has not come within 1 s" in call.details()
+        assert "did not arrive within 1 s" in call.details()
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
 
@@ -142,7 +142,7 @@ def test_who_gets_no_turn_may_come_again(serve: Serve, monkeypatch: pytest.Monke
     monkeypatch.setattr(intake, "TURN_SECONDS", 0.2)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
-        assert (code, detail) == ("RESOURCE_EXHAUSTED", "1 calls wait for their message, no more may")
+        assert (code, detail) == ("RESOURCE_EXHAUSTED", "1 calls are reading their message already")
         assert "retry-pushback-ms" in metadata
         call.cancel()
         wait_until(lambda: served.call.start("ModelInfer", infer_request(ONE)).exception() is None)
@@ -168,10 +168,10 @@ def test_a_call_without_a_message(serve: Serve) -> None:
     with serve() as served:
         call = served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(iter(()))
         assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert "there is no message" in call.details()
+        assert "no message" in call.details()
         assert served.call.refused("ModelInfer", b"\xff")[:2] == (
             "INVALID_ARGUMENT",
-            "the message is no ModelInferRequest",
+            "the message is not a ModelInferRequest",
         )
 
 
@@ -181,7 +181,7 @@ def test_a_failure_of_the_server_is_named_and_not_explained(
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
-    monkeypatch.setattr("msmlp.service.oip.service.output_tensors", broken)
+    monkeypatch.setattr("msmlp.service.grpc.calls.output_tensors", broken)
     with serve() as served:
         assert served.call.refused("ModelInfer", infer_request(ONE)) == ("INTERNAL", "the server failed", {})
         assert served.rows("ModelInfer") == {"500"}
@@ -197,7 +197,7 @@ def test_unknown_methods_and_models(serve: Serve) -> None:
         assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
         for name, fields in (("ModelReady", {"name": "other"}), ("ModelConfig", {"name": "msmlp", "version": "1"})):
             code, detail, _ = served.call.refused(name, METHODS[name].request(**fields))
-            assert (code, "there is no model" in detail) == ("NOT_FOUND", True)
+            assert (code, "no model" in detail) == ("NOT_FOUND", True)
 
 
 def test_a_port_that_is_taken_and_a_package_that_is_missing(

@@ -47,8 +47,8 @@ def test_every_request_is_answered_and_errors_end_nothing(serve: Serve) -> None:
         found = list(served.call.stream(iter([*sent, unreadable])))
         assert [response.infer_response.id for response in found] == ["a", "b", "c", "d"]
         assert [bool(response.error_message) for response in found] == [False, True, False, True]
-        assert found[1].error_message.startswith("policy: 'best' is no operating point")
-        assert found[3].error_message.startswith("there is no model 'other'")
+        assert found[1].error_message.startswith("policy: 'best' is not an operating point")
+        assert found[3].error_message.startswith("no model 'other'")
         assert all(values(response)["triton_final_response"] for response in found)
         assert column(found[2].infer_response, "class_id") == [3]
         assert served.rows("ModelStreamInfer") == {"200", "400", "404"}
@@ -69,7 +69,7 @@ def test_an_idle_stream_makes_room_and_a_busy_one_is_not_idle(serve: Serve, monk
             next(answers)
         error: Any = raised.value
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert error.details() == "nothing came for 1 s; open a stream when there is something to ask"
+        assert error.details() == "the stream was idle for 1 s; open one when there is a request to send"
         requests.send(None)
         [again] = served.call.stream(iter([infer_request(ONE, "c")]))
         assert again.infer_response.id == "c"
@@ -158,7 +158,7 @@ def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
             next(stream)
         third = served.call.stream(iter([infer_request(ONE)]))
         assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert third.details() == "2 streams are open, no more are allowed"
+        assert third.details() == "2 streams are open already"
         for requests in opened:
             requests.send(None)
         assert [list(stream) for stream in streams] == [[], []]

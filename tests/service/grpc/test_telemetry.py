@@ -22,7 +22,7 @@ def test_a_call_goes_on_with_its_callers_trace(serve: Serve) -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
     with serve() as served:
-        served.service.accounts.observers.append(Traces(provider, served.service.facts.model).ended)
+        served.service.records.observers.append(Traces(provider, served.service.facts.model).ended)
         request = infer_request(pictures(2, 0.1, 0.9, size=32), "mine", thresholds="0.5,0.5")
         served.call("ModelInfer", request, metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01"), ("raw-bin", b"\xff")])
         served.call("ServerLive")
@@ -41,7 +41,7 @@ def test_a_call_goes_on_with_its_callers_trace(serve: Serve) -> None:
 def test_every_request_of_a_stream_has_its_line(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "msmlp.access")
     with serve() as served:
-        served.service.accounts.observers.append(log_access)
+        served.service.records.observers.append(log_access)
         requests = [infer_request(pictures(n, 0.9, size=32), f"r-{n}", thresholds="0.5,0.5") for n in (1, 2)]
         assert len(list(served.call.stream(iter(requests)))) == 2
         wrong = infer_request(np.zeros((1, 32, 32, 3), np.uint8), "wrong", policy="best")

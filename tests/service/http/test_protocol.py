@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msmlp.service.http.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
-from msmlp.service.http.routes.responses import while_connected
+from msmlp.service.http.responses import while_connected
 from msmlp.service.http.server import UVICORN
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.http.routes.test_errors import check_problem
@@ -324,7 +324,7 @@ def test_a_flood_of_requests_is_not_held() -> None:
         app.go.set()
         *served, refused = answers(await rest(reader))
         assert [answer.status_code for answer in served] == [200] * (1 + MAX_WAITING)
-        assert f"at most {MAX_WAITING} requests" in refused.json()["detail"]
+        assert f"more than {MAX_WAITING} pipelined requests" in refused.json()["detail"]
 
     talk(app, scenario)
 

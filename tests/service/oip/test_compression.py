@@ -23,7 +23,7 @@ def test_what_is_packed_comes_back(content: bytes, encoding: str) -> None:
 def test_a_bomb_is_not_held(encoding: str) -> None:
     packed = PACK[encoding](bytes(10**6))
     assert len(packed) < 5000
-    with pytest.raises(BodyTooLargeError, match="more than 999999 bytes once decompressed"):
+    with pytest.raises(BodyTooLargeError, match="decompressed body has more than 999999 bytes"):
         decompress(packed, encoding, 10**6 - 1)
     assert decompress(packed, encoding, 10**6) == bytes(10**6)
 
@@ -36,5 +36,5 @@ def test_damaged_streams(encoding: str, damage: object) -> None:
 
 
 def test_an_unknown_encoding() -> None:
-    with pytest.raises(UnsupportedMediaTypeError, match="'br' is not read here; allowed: gzip, deflate"):
+    with pytest.raises(UnsupportedMediaTypeError, match="'br' is not supported; expected gzip or deflate"):
         decompress(b"x", "br", 100)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Inference, Limits, Wanted, read_inference, take_apart
-from msmlp.service.oip.schema import parse_json
+from msmlp.service.oip.request import Inference, Limits, Wanted, read_inference, to_inference
+from msmlp.service.oip.schema import parse_request
 from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.options import NO_OPTIONS, RequestOptions
 
 LIMITS = Limits(max_images=8, max_pixels=1000)
 FILES = [b"one", b"", b"three"]
@@ -105,7 +106,7 @@ def test_data_is_not_looked_for_where_shape_or_limits_refuse_it(tensor: dict[str
         raise AssertionError("it was looked for")
 
     with pytest.raises((MalformedBodyError, TooManyImagesError)):
-        take_apart(parse_json(json.dumps(request(tensor)).encode()), find, LIMITS)
+        to_inference(parse_request(json.dumps(request(tensor)).encode()), find, LIMITS)
 
 
 @given(st.data())
@@ -120,7 +121,7 @@ def test_a_body_cut_short_is_refused(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("header", ["-1", "3", "1e1", "", " ", "٣", "9" * 30, "0x1", "+2"])
 def test_a_header_that_is_no_length_within_the_body(header: str) -> None:
-    with pytest.raises(MalformedBodyError, match=r"Inference-Header-Content-Length is .*; allowed: 0 to 2"):
+    with pytest.raises(MalformedBodyError, match=r"Inference-Header-Content-Length is .*; expected 0 to 2"):
         read_inference(b"{}", header, LIMITS)
 
 
@@ -130,32 +131,32 @@ def test_a_header_that_is_no_length_within_the_body(header: str) -> None:
         ([], "Input should be an object"),
         ({}, "inputs: Field required"),
         ({"inputs": {}}, "inputs: Input should be a valid"),
-        ({"inputs": []}, "0 inputs were sent; send one, pixels or image"),
+        ({"inputs": []}, "0 inputs were sent; expected one, pixels or image"),
         (request(image_tensor(b"x"), image_tensor(b"x")), "2 inputs were sent"),
         (request(id=7), "id: Input should be a valid string"),
         (request(parameters=[]), "parameters: Input should be"),
         (
             request(image_tensor(b"x", name="picture")),
-            "'picture' of datatype 'BYTES' is not known; send pixels UINT8 or",
+            "'picture' of datatype 'BYTES'; expected pixels UINT8 or",
         ),
-        (request(image_tensor(b"x", datatype="UINT8")), "'image' of datatype 'UINT8' is not known"),
+        (request(image_tensor(b"x", datatype="UINT8")), "unknown input 'image' of datatype 'UINT8'"),
         (request(pixel_tensor([1, 1, 1, 3], datatype="FP32", data=[1, 2, 3])), "'pixels' of datatype 'FP32'"),
         (request(image_tensor(b"x", shape=[-1])), "inputs.0.shape.0: Input should be greater than or equal to 0"),
         (request(image_tensor(b"x", shape=[2**70])), "inputs.0.shape.0: Input should be less than"),
         (request(image_tensor(b"x", shape=[1.0])), "inputs.0.shape.0: Input should be a valid integer"),
-        (request(image_tensor(b"x", shape=[1, 1])), r"image: the shape \[1, 1\] is not \[images\]"),
-        (request(image_tensor(b"x", shape=[2])), "1 elements were sent, the shape has 2"),
-        (request(pixel_tensor([1, 3, 1, 1], data=[1, 2, 3])), r"is not \[images, height, width, 3\]"),
-        (request(pixel_tensor([3], data=[1, 2, 3])), r"is not \[images, height, width, 3\]"),
-        (request(pixel_tensor([1, 0, 1, 3], data=[])), r"is not \[images, height, width, 3\]"),
-        (request(image_tensor(b"x", data=None)), "image: send its data in the JSON, or after it"),
-        (request(image_tensor(b"x", parameters={"binary_data_size": 4})), "image: send its data in the JSON, or after"),
+        (request(image_tensor(b"x", shape=[1, 1])), r"image: shape \[1, 1\]; expected \[images\]"),
+        (request(image_tensor(b"x", shape=[2])), "1 elements were sent; the shape has 2"),
+        (request(pixel_tensor([1, 3, 1, 1], data=[1, 2, 3])), r"expected \[images, height, width, 3\]"),
+        (request(pixel_tensor([3], data=[1, 2, 3])), r"expected \[images, height, width, 3\]"),
+        (request(pixel_tensor([1, 0, 1, 3], data=[])), r"expected \[images, height, width, 3\]"),
+        (request(image_tensor(b"x", data=None)), "image: expected data in the JSON, or after it"),
+        (request(image_tensor(b"x", parameters={"binary_data_size": 4})), "image: expected data in the JSON, or after"),
         (request(image_tensor(b"x", parameters={"binary_data_size": -4})), "greater than or equal to 0"),
         (request(image_tensor(b"x", parameters={"binary_data_size": "4"})), "valid integer"),
         (request(image_tensor(b"x", data=None, parameters={"binary_data_size": 4})), "0 bytes follow the JSON"),
-        (request(outputs=[{"name": "logits"}]), "output 'logits' is not known; there are label, class_id"),
-        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for twice"),
-        (request(outputs=[{"name": "exit", "parameters": {"classification": 3}}]), "goes with probabilities alone"),
+        (request(outputs=[{"name": "logits"}]), "unknown output 'logits'; expected one of label, class_id"),
+        (request(outputs=[{"name": "exit"}, {"name": "exit"}]), "asked for once"),
+        (request(outputs=[{"name": "exit", "parameters": {"classification": 3}}]), "is for probabilities only"),
         (request(outputs=[{"name": "probabilities", "parameters": {"classification": 0}}]), "greater than or equal"),
         (request(outputs=[{"name": "exit", "parameters": {"binary_data": 1}}]), "valid boolean"),
     ],
@@ -174,14 +175,14 @@ def test_no_json_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize("difference", [-1, 1])
 def test_more_or_fewer_bytes_than_binary_data_size(difference: int) -> None:
     tensor = image_tensor(b"x", data=None, parameters={"binary_data_size": 5})
-    with pytest.raises(MalformedBodyError, match=f"{5 + difference} bytes follow the JSON, binary_data_size says 5"):
+    with pytest.raises(MalformedBodyError, match=f"{5 + difference} bytes follow the JSON; binary_data_size is 5"):
         read(request(tensor), bytes(5 + difference))
 
 
 def test_limits() -> None:
     with pytest.raises(NoImagesError):
         read(request(image_tensor()))
-    with pytest.raises(TooManyImagesError, match="9 images in one request, at most 8"):
+    with pytest.raises(TooManyImagesError, match="9 images in one request; at most 8"):
         read(request(image_tensor(*[b"x"] * 9)))
     with pytest.raises(TooManyImagesError):  # said before the data is looked at
         read(request(pixel_tensor([2**31 - 1, 2**31 - 1, 2**31 - 1, 3], data=[])))
@@ -208,15 +209,15 @@ def test_parameters_are_options_but_for_the_protocols_own() -> None:
     given = {"thresholds": "0.9,0.8", "min_exit": 2, "stream": False}
     own = {"priority": 1, "sequence_id": 5, "sequence_start": True, "triton_x": 1, "binary_data_output": True}
     inference = read(request(parameters={**given, **own}, id="a"))
-    assert inference.options == given
+    assert inference.options == RequestOptions(thresholds=(0.9, 0.8), min_exit=2, stream=False)
     assert inference.id == "a"
-    assert read(request(parameters=None)).options == {}
+    assert read(request(parameters=None)).options == NO_OPTIONS
 
 
 def test_a_timeout_is_a_deadline() -> None:
-    assert read(request(parameters={"timeout": 1500})).options == {"deadline_ms": 1.5}
-    assert read(request(parameters={"timeout": 0})).options == {}
-    assert read(request(parameters={"timeout": 1500, "deadline_ms": 7})).options == {"deadline_ms": 7}
+    assert read(request(parameters={"timeout": 1500})).options == RequestOptions(deadline_ms=1.5)
+    assert read(request(parameters={"timeout": 0})).options == NO_OPTIONS
+    assert read(request(parameters={"timeout": 1500, "deadline_ms": 7})).options == RequestOptions(deadline_ms=7)
     for bad in (-1, "5", 1.5, True, 10**400):
         with pytest.raises(OptionError, match="timeout"):
             read(request(parameters={"timeout": bad}))

@@ -14,6 +14,7 @@ from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Wanted
 from msmlp.service.oip.response import Tensor, output_tensors, write_response
 from msmlp.service.oip.tensors import split_bytes
+from msmlp.service.service import Facts
 
 CLASSES, GFLOPS = ("cat", "dog", "größe"), [0.1, 0.4]
 DTYPES = {"INT32": "<i4", "FP32": "<f4"}
@@ -60,7 +61,7 @@ def read(body: bytes, header_length: int | None) -> tuple[dict[str, Any], dict[s
 
 
 def write(result: Result, *wanted: Wanted) -> tuple[bytes, int | None]:
-    tensors = output_tensors(result, wanted, CLASSES, GFLOPS)
+    tensors = output_tensors(result, wanted, Facts({}, CLASSES, GFLOPS))
     return write_response({"id": "7"}, [(t, w.binary) for t, w in zip(tensors, wanted, strict=True)])
 
 

@@ -17,7 +17,7 @@ from tests.servers import encoded, fake_backend, fake_service, serving
 @pytest.fixture(scope="module")
 def client(tiny_weights: Path) -> Iterator[httpx.Client]:
     service = fake_service(tiny_weights, fake_backend)
-    service.accounts.observers.append(log_access)  # without the thread of its own that it has otherwise
+    service.records.observers.append(log_access)  # without the thread of its own that it has otherwise
     with serving(service) as client:
         yield client
 

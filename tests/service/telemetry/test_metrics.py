@@ -128,9 +128,9 @@ def test_gauges_of_an_idle_service(tiny_weights: Path) -> None:
     assert now[key("engine_up")] == 1
     assert [now[key("queue_images", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
     assert [now[key("oldest_wait_seconds", stage=k)] for k in (1, 2, 3)] == [0, 0, 0]
-    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.policy.plan(
+    assert [now[key("effective_threshold", exit=k)] for k in (1, 2)] == service.operating_points.resolve(
         RequestOptions()
-    ).thresholds.tolist()
+    ).parameters.thresholds.tolist()
     assert now[key("throughput_images_per_second")] >= 0
     assert 1 <= now[key("prediction_margin_ratio")] <= 3
     assert now[key("model_info", **service.facts.model, backend="fake", device="none")] == 1
@@ -329,7 +329,7 @@ def test_every_counter_and_sum_is_the_traffics(tiny_weights: Path, monkeypatch: 
         rest(service, backend)
 
         traffic.classify(picture(1.0, label=BROKEN, size=32), expected=503)
-        with service.places(96):
+        with service.permits(96):
             for _ in range(3):
                 traffic.classify(EASY, EASY, expected=429)
         leave(client, traffic, service, backend)

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from msmlp.model.errors import OptionError
 from msmlp.service.telemetry import observers
 from msmlp.service.telemetry.observers import BackgroundWorker, trace_provider
-from msmlp.service.telemetry.record import Account
+from msmlp.service.telemetry.record import RequestRecord
 from msmlp.service.telemetry.traces import Traces
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.servers import encoded, fake_backend, fake_service, serving, wait_until
@@ -116,8 +116,8 @@ def test_a_wild_header_is_not_logged(tiny_weights: Path, caplog: pytest.LogCaptu
     assert "a=b" not in caplog.text
 
 
-def account(number: int) -> Account:
-    return Account(f"r-{number}", 0.0)
+def record(number: int) -> RequestRecord:
+    return RequestRecord(f"r-{number}", 0.0)
 
 
 def test_the_background_worker_ends_with_its_queue_worked_off_in_order() -> None:
@@ -127,7 +127,7 @@ def test_the_background_worker_ends_with_its_queue_worked_off_in_order() -> None
         [lambda each: first.append(each.request_id), lambda each: second.append(each.request_id)]
     )
     for number in range(100):
-        watching.ended(account(number))
+        watching.ended(record(number))
     assert watching.close(PATIENCE_SECONDS)
     assert first == second == [f"r-{number}" for number in range(100)]
 
@@ -140,16 +140,16 @@ def test_a_slow_observer_delays_no_request_and_what_is_dropped_is_counted(
     may_go, begun = threading.Event(), threading.Event()
     seen: list[str] = []
 
-    def slow(each: Account) -> None:
+    def slow(each: RequestRecord) -> None:
         begun.set()
         assert may_go.wait(PATIENCE_SECONDS)
         seen.append(each.request_id)
 
     watching = BackgroundWorker([slow])
-    watching.ended(account(0))
+    watching.ended(record(0))
     assert begun.wait(PATIENCE_SECONDS)
     for number in range(1, 8):
-        watching.ended(account(number))  # three wait, four are dropped
+        watching.ended(record(number))  # three wait, four are dropped
     assert not watching.close(0.05)
     may_go.set()
     wait_until(lambda: bool(caplog.records))
@@ -161,11 +161,11 @@ def test_a_slow_observer_delays_no_request_and_what_is_dropped_is_counted(
 def test_an_observer_that_fails_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[str] = []
 
-    def fail(each: Account) -> None:
+    def fail(each: RequestRecord) -> None:
         raise ValueError("broken")
 
     watching = BackgroundWorker([fail, lambda each: seen.append(each.request_id)])
-    watching.ended(account(0))
+    watching.ended(record(0))
     assert watching.close(PATIENCE_SECONDS)
     assert seen == ["r-0"]
     assert "an observer of requests failed" in caplog.text

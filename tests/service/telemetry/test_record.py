@@ -13,17 +13,17 @@ import pytest
 
 from msmlp.service.logs import request_id_of_this_task
 from msmlp.service.service import Service
-from msmlp.service.telemetry.record import Account, Accounts
+from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
 
 @pytest.fixture
-def running(tiny_weights: Path) -> Iterator[tuple[httpx.Client, Service, FakeBackend, list[Account]]]:
+def running(tiny_weights: Path) -> Iterator[tuple[httpx.Client, Service, FakeBackend, list[RequestRecord]]]:
     backend = fake_backend()
-    ended: list[Account] = []
+    ended: list[RequestRecord] = []
     service = fake_service(tiny_weights, lambda: backend)
-    service.accounts.observers.append(ended.append)
+    service.records.observers.append(ended.append)
     with serving(service) as client:
         yield client, service, backend, ended
 
@@ -35,19 +35,19 @@ def files(*pictures: Pixels) -> list[tuple[str, bytes]]:
 def test_an_observer_that_fails_spoils_neither_the_answer_nor_the_others(running: Any) -> None:
     client, service, _, ended = running
 
-    def fail(account: Account) -> None:
+    def fail(record: RequestRecord) -> None:
         raise ValueError("broken")
 
-    service.accounts.observers.insert(0, fail)
+    service.records.observers.insert(0, fail)
     assert client.get("/livez").status_code == 200
-    assert [account.route for account in ended] == ["/livez"]
+    assert [record.route for record in ended] == ["/livez"]
 
 
 def test_each_is_told_once_with_the_id_of_its_own(running: Any) -> None:
     client, _, _, ended = running
     for number in range(3):
         client.get("/livez", headers={"X-Request-ID": f"r-{number}"})
-    assert [account.request_id for account in ended] == ["r-0", "r-1", "r-2"]
+    assert [record.request_id for record in ended] == ["r-0", "r-1", "r-2"]
     assert request_id_of_this_task.get() == ""
 
 
@@ -65,9 +65,9 @@ def test_a_client_that_leaves_its_stream_was_not_answered(running: Any) -> None:
     wait_until(lambda: bool(ended))
     go_on.set()
     wait_until(lambda: service.engine.inflight == 0)
-    (account,) = ended
-    assert account.status == 499
-    assert (account.images, account.answered) == (4, 1)
+    (record,) = ended
+    assert record.status == 499
+    assert (record.images, record.answered) == (4, 1)
     assert service.statistics.counts == {"fail": 1}
 
 
@@ -83,8 +83,8 @@ def test_a_stream_whose_device_fails_has_failed(running: Any) -> None:
     answer = client.post("/classify", files=pictures, params={"thresholds": "0.5,0.5", "stream": "true"})
     assert answer.status_code == 200
     assert '"status":503' in answer.text.splitlines()[-1]
-    (account,) = ended
-    assert (account.status, account.images, account.answered) == (503, 2, 1)
+    (record,) = ended
+    assert (record.status, record.images, record.answered) == (503, 2, 1)
     assert service.statistics.counts == {"fail": 1}
 
 
@@ -96,7 +96,7 @@ def test_half_an_upload_has_an_end_too(running: Any) -> None:
         )
         assert client.get("/livez").status_code == 200
     wait_until(lambda: len(ended) == 2)
-    assert [(account.route, account.status) for account in ended] == [("/livez", 200), ("/classify", 499)]
+    assert [(record.route, record.status) for record in ended] == [("/livez", 200), ("/classify", 499)]
 
 
 class Ids(logging.Handler):
@@ -136,16 +136,16 @@ def test_nothing_of_an_answer_is_kept_but_what_observers_read(running: Any) -> N
 
 
 def test_whatever_breaks_off_has_an_end() -> None:
-    ended: list[Account] = []
-    accounts = Accounts(ended.append)
-    account = Account("an-id", 0.0)
+    ended: list[RequestRecord] = []
+    records = RequestRecords(ended.append)
+    record = RequestRecord("an-id", 0.0)
 
     def broken_off() -> None:
-        with accounts.open(account):
+        with records.open(record):
             assert request_id_of_this_task.get() == "an-id"
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         broken_off()
-    assert ended == [account]
-    assert account.seconds > 0
+    assert ended == [record]
+    assert record.seconds > 0

@@ -45,7 +45,7 @@ def traced(tiny_weights: Path) -> Iterator[Traced]:
     service = fake_service(tiny_weights, lambda: backend)
     provider = TracerProvider(sampler=DEFAULT_ON)
     provider.add_span_processor(SimpleSpanProcessor(memory))
-    service.accounts.observers.append(Traces(provider, service.facts.model).ended)
+    service.records.observers.append(Traces(provider, service.facts.model).ended)
     with serving(service) as client:
         yield Traced(client, service, backend, memory)
 
@@ -186,7 +186,7 @@ def test_a_sampler_may_refuse(tiny_weights: Path) -> None:
     service = fake_service(tiny_weights, fake_backend)
     provider = TracerProvider(sampler=ALWAYS_OFF)
     provider.add_span_processor(SimpleSpanProcessor(memory))
-    service.accounts.observers.append(Traces(provider, service.facts.model).ended)
+    service.records.observers.append(Traces(provider, service.facts.model).ended)
     with serving(service) as client:
         files = [("images", encoded(picture(0.9, size=32)))]
         assert client.post("/classify", files=files).status_code == 200

@@ -19,11 +19,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- default (ternary (include "msmlp.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
-{{/* The service's settings: the given ones, and those that follow from other values. */}}
+{{/* The service's settings: those in .Values.settings, and those derived from other values. */}}
 {{- define "msmlp.settings" -}}
 {{- $settings := dict }}
 {{- if .Values.gpu.enabled }}
-{{- /* A pod that was promised a GPU and finds none is to fail, not to serve from a CPU. */}}
+{{- /* A pod that requests a GPU and finds none must fail, not serve from a CPU. */}}
 {{- $_ := set $settings "device" "cuda" }}
 {{- end }}
 {{- if .Values.grpc.enabled }}
@@ -34,7 +34,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- range $name, $value := merge (dict) .Values.settings $settings }}
 - name: MSMLP_{{ upper $name }}
-  {{- /* As JSON: a template would write a million as 1e+06. */}}
+  {{- /* As JSON, because a template writes a million as 1e+06. */}}
   value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
 {{- end }}

@@ -11,7 +11,7 @@ import pytest
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancel, Died, Load, Outbound, Ready, Terms
+from msmlp.service.engine.messages import Cancel, Died, ExitParameters, Load, Outbound, Ready
 from msmlp.service.engine.process.child import LOOKS, ChildPort, Watchdog
 from msmlp.service.engine.process.wire import SharedMemory, pack
 from msmlp.service.errors import EngineDownError
@@ -75,7 +75,7 @@ def test_waiting_for_the_parent_is_rest_and_every_call_is_a_sign_of_life() -> No
 
 
 def test_a_device_that_hangs_fails_its_requests_and_gets_a_new_process(capfd: pytest.CaptureFixture[str]) -> None:
-    build, terms = Build(capacity=8), Terms(np.array([0.5, 0.5]), 1, 3)
+    build, parameters = Build(capacity=8), ExitParameters(np.array([0.5, 0.5]), 1, 3)
 
     async def main() -> None:
         heard: asyncio.Queue[Outbound] = asyncio.Queue()
@@ -92,10 +92,10 @@ def test_a_device_that_hangs_fails_its_requests_and_gets_a_new_process(capfd: py
         await hear(Ready)
         with build.gate.held():
             with pytest.raises(EngineDownError):
-                await engine.classify(pictures(1, 1.0), terms)
+                await engine.classify(pictures(1, 1.0), parameters)
             assert await hear(Died) == Died("the engine's process ended with status 1", restarting=True)
         await hear(Ready)
-        result = await engine.classify(pictures(1, 1.0), terms)
+        result = await engine.classify(pictures(1, 1.0), parameters)
         assert result.reason.tolist() == [Reason.CONFIDENT]
         await engine.stop()
 

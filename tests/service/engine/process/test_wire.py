@@ -12,13 +12,13 @@ from msmlp.service.engine.messages import (
     Cancel,
     Cancelled,
     Died,
+    ExitParameters,
     Failed,
     Outbound,
     Ran,
     Ready,
     Shadowed,
     Stop,
-    Terms,
 )
 from msmlp.service.engine.process.wire import SharedSubmit, pack, unpack
 
@@ -38,7 +38,7 @@ MESSAGES: list[Any] = [
     Shadowed(np.array([1]), np.array([True])),
     Ran(1, 5, 0.25),
     Died("how", restarting=True),
-    SharedSubmit(5, 1, 2, Terms(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
+    SharedSubmit(5, 1, 2, ExitParameters(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
     Cancel(4),
     Stop(),
 ]

@@ -137,7 +137,7 @@ def test_brown_out_takes_the_cheapest_point_that_is_allowed_and_says_so(
     assert explicit["results"][0]["degraded"] is False
     beyond = ask(accuracy_floor=1)
     assert (beyond.status_code, beyond.json()["code"]) == (422, "bad_option")
-    assert "accuracy_floor: nothing is expected to reach it; allowed: 0 to 0.8000" in beyond.json()["detail"]
+    assert "accuracy_floor: no operating point is expected to reach it; expected 0 to 0.8000" in beyond.json()["detail"]
     both = ask(accuracy_floor=0.1, thresholds="0.5,0.5")
     assert (both.status_code, both.json()["code"]) == (422, "bad_option")
 

@@ -108,7 +108,7 @@ def test_what_fails_before_the_first_line_has_its_own_status(fake: tuple[httpx.C
     assert (dear.status_code, dear.json()["code"]) == (422, "bad_option")
     late = client.post("/classify", files=files(EASY), params={**OPTIONS, "deadline_ms": 0})
     assert (late.status_code, late.json()["code"]) == (504, "expired")
-    with service.places(1024):
+    with service.permits(1024):
         shed = client.post("/classify", files=files(EASY), params=OPTIONS)
     assert (shed.status_code, shed.json()["code"]) == (429, "overloaded")
     assert service.engine.inflight == 0

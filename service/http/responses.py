@@ -1,0 +1,107 @@
+"""How the routes answer: results with their headers, errors in the form that the path's clients read."""
+
+import asyncio
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
+
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import (
+    CLIENT_CLOSED_REQUEST,
+    PROBLEM_TYPE,
+    SERVER_FAILED,
+    RetryableError,
+    problem,
+    problem_document,
+)
+from msmlp.service.http.protocol import departure
+from msmlp.service.oip.model import is_oip, oip_error
+from msmlp.service.service import Service
+from msmlp.service.telemetry.record import RequestRecord
+
+T = TypeVar("T")
+
+NO_HEADERS: dict[str, str] = {}
+_HTTP_DETAILS = {
+    HTTPStatus.NOT_FOUND: "no such path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method not allowed; expected one of {allowed}",
+}
+
+
+async def service_of(request: Request) -> Service:
+    """The service behind a request; async, as FastAPI would run a plain dependency in a thread."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
+    mine = asyncio.current_task()
+    assert mine is not None
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        mine.cancel()
+
+    # The work runs in the request's own task and the connection calls back: a second task that waits for the client to
+    # leave would cost as much as writing the answer.
+    connection = departure(request.scope)
+    if connection.over:
+        work.close()
+        raise ClientDisconnect
+    connection.tell = leave
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Others cancel this task too, as a stopping server does.
+        if gone and mine.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        connection.tell = None
+
+
+class Sent(Response):
+    """An answer with its headers as they are sent: building them Starlette's way costs as much as the answer."""
+
+    def __init__(
+        self, body: bytes, media_type: str, record: RequestRecord, headers: dict[str, str] = NO_HEADERS
+    ) -> None:
+        self.status_code, self.body, self.background = 200, body, None
+        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": _timing(record)}
+        self.raw_headers = [(name.encode(), value.encode()) for name, value in (given | headers).items()]
+
+
+def _timing(record: RequestRecord) -> str:
+    seconds = record.decode_seconds, record.queue_seconds, record.compute_seconds
+    return "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
+
+
+def error_response(scope: Scope, error: Exception) -> Response:
+    """Any error, in the form that the path's clients read; of the server's own faults they learn nothing."""
+    if isinstance(error, ClientDisconnect):
+        # Only the metrics see this status, which is not a client's mistake there.
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    request_id, headers = scope["msmlp_record"].request_id, {}
+    if isinstance(error, MsmlpError):
+        status, document = problem(error, request_id)
+        if isinstance(error, RetryableError):
+            headers = {"Retry-After": str(error.retry_after)}
+    elif isinstance(error, HTTPException):
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
+        document = problem_document(status, status.phrase.lower().replace(" ", "_"), detail, request_id)
+    else:
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        document = problem_document(status, "internal", SERVER_FAILED, request_id)
+    if is_oip(scope["path"]):
+        oip_status, body = oip_error(status, document["detail"])
+        return JSONResponse(body, status_code=oip_status, headers=headers)
+    return JSONResponse(document, status_code=status, headers=headers, media_type=PROBLEM_TYPE)

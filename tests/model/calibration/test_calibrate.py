@@ -8,7 +8,7 @@ from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.calibration.calibrate import Cost, calibrate
+from msmlp.model.calibration.calibrate import Cost, calibrate, measure_stage_ms
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
@@ -16,7 +16,7 @@ from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
-from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.calibration import CalibrationFile, Table
 from msmlp.model.weights.graphs import has_graphs
 
 
@@ -58,7 +58,7 @@ def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder
     gflops = np.array(weights.manifest.gflops_cumulative)
     for thresholds in [*(p.thresholds for p in made.operating_points), (0.31, 0.7), (0.9, 0.0)]:
         got = calibration.expect(thresholds)
-        wanted = expectation(outputs.scores, correct, gflops, np.array(thresholds))
+        wanted = Table(outputs.scores, correct, gflops).expect(thresholds)
         assert got.accuracy == pytest.approx(wanted.accuracy)
         assert got.mean_gflops == pytest.approx(wanted.mean_gflops)
         assert got.exit_share == pytest.approx(wanted.exit_share)
@@ -252,3 +252,12 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
         Image.fromarray(pixels).save(path)
     with pytest.raises(DataError, match="not those held out in training"):
         calibrate(own_weights, changed, "cpu")
+
+
+def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
+    """Fewer images than the bucket are repeated to fill it."""
+    backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
+    stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    assert len(stage_ms) == backend.stages
+    assert all(ms > 0 for ms in stage_ms)
+    assert len(backend.admit(np.zeros((8, 32, 32, 3), dtype=np.uint8))) == 8

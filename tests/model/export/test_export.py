@@ -136,11 +136,11 @@ def change(name: str, value: Any) -> Callable[[Path], None]:
     [
         (flip_a_byte, "stage-2.onnx is damaged"),
         (lambda folder: (folder / "stage-3.onnx").unlink(), "stage-3.onnx is missing"),
-        (lambda folder: (folder / "export.json").unlink(), "holds no float32 ONNX graphs"),
-        (lambda folder: (folder / "export.json").write_text("{}"), "export.json: Field required"),
+        (lambda folder: (folder / "export.json").unlink(), "has no float32 ONNX graphs"),
+        (lambda folder: (folder / "export.json").write_text("{}"), "export.json: format: Field required"),
         (lambda folder: (folder / "export.json").write_bytes(b"\xff"), "export.json is not JSON"),
-        (change("temperatures", [1.5, 1.5, 1.5]), "made with another temperatures"),
-        (change("exit_policy", "entropy"), "made with another exit_policy"),
+        (change("temperatures", [1.5, 1.5, 1.5]), "do not match its temperatures"),
+        (change("exit_policy", "entropy"), "do not match its exit_policy"),
     ],
 )
 def test_graphs_that_do_not_fit_are_refused_in_one_line(
@@ -158,7 +158,7 @@ def test_graphs_that_do_not_fit_are_refused_in_one_line(
 def test_graphs_of_other_weights_are_refused(copied: Path) -> None:
     weights = load_weights(copied)
     calibration = load_calibration(weights)
-    with pytest.raises(WeightsError, match="made with another model_sha256"):
+    with pytest.raises(WeightsError, match="do not match its model_sha256"):
         load_graphs(dataclasses.replace(weights, sha256="0" * 64), calibration)
 
 

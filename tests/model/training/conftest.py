@@ -26,6 +26,11 @@ CONFIG = CascadeConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_graphs(no_graphs: None) -> None:
+    """No run here leaves graphs but that of `tiny_weights`, whose graphs a test looks at."""
+
+
 @pytest.fixture
 def plain() -> Recipe:
     """A recipe that changes no image: what a loss or an update is can be worked out by hand."""

@@ -17,8 +17,9 @@ import numpy as np
 import typer
 
 import msmlp
-from msmlp.model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError, install_hint
 from msmlp.model.platform.cores import cores
+from msmlp.model.platform.memory import free_host_memory
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights
@@ -191,7 +192,7 @@ def packages() -> Section:
         f"{extra}: " + ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())
         for extra, packages in extras.items()
     ]
-    problems = [f"serving needs {', '.join(missing)}: scripts/install.sh cpu serve (or gpu serve)"] if missing else []
+    problems = [f"serving needs {', '.join(missing)}: {install_hint('serve')}"] if missing else []
     return Section("packages", f"\n{'':<10}".join(words), extras, problems)
 
 
@@ -203,26 +204,10 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> Section:
-    """Cores this process may use, and memory."""
-    memory = _available_memory()
-    line = f"{platform.system()} {platform.machine()}, {cores()} cores"
-    line += f", {memory:.1f} GiB of memory available" if memory is not None else ""
+    """Cores this process may use, and the memory it can still take."""
+    memory = round(free_host_memory() / GIB, 2)
+    line = f"{platform.system()} {platform.machine()}, {cores()} cores, {memory:.1f} GiB of memory available"
     return Section("machine", line, {"cores": cores(), "memory_available_gib": memory})
-
-
-def _available_memory() -> float | None:
-    """GiB, on Linux; a container's own limit where that is less."""
-    try:
-        [kilobytes] = re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
-        available = int(kilobytes) * 1024
-    except (OSError, ValueError):
-        return None
-    try:
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
-    except (OSError, ValueError):
-        pass  # not in a container, or without a limit
-    return round(available / GIB, 2)
 
 
 def torch_and_gpus() -> list[Section]:
@@ -230,7 +215,7 @@ def torch_and_gpus() -> list[Section]:
     try:
         import torch
     except ImportError as error:
-        what_to_do = f"neither ONNX Runtime nor torch is here ({error}): scripts/install.sh cpu serve, or gpu serve"
+        what_to_do = f"neither ONNX Runtime nor torch is here ({error}): {install_hint('serve', 'cpu')}"
         problems = [] if find_spec("onnxruntime") else [what_to_do]
         return [Section("torch", "missing", None, problems), Section("gpus", "none: torch is missing", [])]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
@@ -242,7 +227,7 @@ def torch_and_gpus() -> list[Section]:
     if gpus:
         line = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in gpus)
     elif torch.version.cuda is None:
-        driver = "; nvidia-smi is here: scripts/install.sh gpu serve brings a build for it"
+        driver = f"; nvidia-smi is here, install a build for it: {install_hint('serve', 'gpu')}"
         line = f"none: this torch is a CPU build{driver if shutil.which('nvidia-smi') else ''}"
     elif "CUDA_VISIBLE_DEVICES" in os.environ:
         line = f"none: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"

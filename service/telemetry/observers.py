@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.telemetry.record import Observer, RequestRecord, RequestRecords, tell
 
 if TYPE_CHECKING:
@@ -125,10 +125,7 @@ def trace_factory() -> Callable[[dict[str, str]], "Traces"]:
     try:
         from msmlp.service.telemetry.traces import Traces, otlp_provider
     except ModuleNotFoundError as error:
-        raise OptionError(
-            "--traces",
-            f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry (or gpu ...) installs it",
-        ) from None
+        raise OptionError("--traces", f"needs the package {error.name}: {install_hint('telemetry')}") from None
     return partial(Traces, otlp_provider())
 
 

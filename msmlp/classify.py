@@ -44,7 +44,6 @@ class File:
     source: Path | bytes
 
     def read(self) -> bytes:
-        """The bytes; OptionError when they cannot be read."""
         if isinstance(self.source, bytes):
             return self.source
         try:
@@ -218,12 +217,10 @@ class Table:
         self._bars = self._can(_EIGHTHS)
 
     def header(self) -> str:
-        """The names of the columns."""
         what = self._what("file", "label", "confidence")
         return f"{what:{len(self._what('', '', '')) + 8 + BAR}} exit    why         GFLOPs  of full       ms"
 
     def row(self, index: int, result: Result) -> str:
-        """The image that is `index` of the names: what it is, which exit said so and why, what it cost."""
         exit = f"{result.exit or '-'} of {result.exits}"
         why = result.reason.replace("_", " ")
         cost = f"{result.gflops:8.3g}  {self._share(result.gflops):>7}"
@@ -234,7 +231,6 @@ class Table:
         return self._shown("\n".join(rows))
 
     def summary(self, results: Iterable[Result], point: OperatingPoint) -> str:
-        """What it all cost on average, and with which thresholds."""
         costs = [result.gflops for result in results]
         mean = sum(costs) / len(costs)
         counted = "1 image" if len(costs) == 1 else f"{len(costs)} images"

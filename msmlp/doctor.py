@@ -65,7 +65,6 @@ def doctor(
 
 
 def examine(weights: Path | None) -> list[Section]:
-    """Look at everything; a section a line of the table."""
     found, settings = _settings(weights)
     return [
         Section("python", f"{platform.python_version()} ({sys.executable})", platform.python_version()),
@@ -93,7 +92,6 @@ def _settings(weights: Path | None) -> tuple[Section, "Settings | None"]:
 
 
 def _weights(settings: "Settings") -> list[Section]:
-    """What would be served, and what would run it."""
     from msmlp.model.weights import load_calibration, load_weights, model_version
 
     try:
@@ -203,7 +201,6 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> Section:
-    """Cores this process may use, and memory."""
     memory = _available_memory()
     line = f"{platform.system()} {platform.machine()}, {cores()} cores"
     line += f", {memory:.1f} GiB of memory available" if memory is not None else ""
@@ -226,7 +223,6 @@ def _available_memory() -> float | None:
 
 
 def torch_and_gpus() -> list[Section]:
-    """torch's build and the GPUs it sees."""
     try:
         import torch
     except ImportError as error:

@@ -21,12 +21,10 @@ class ByteBudget:
         self._held += size
 
     def give_back(self, size: int) -> None:
-        """Stop counting them."""
         self._held -= size
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Count `size` bytes inside."""
         self.take(size)
         try:
             yield

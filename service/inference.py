@@ -134,7 +134,6 @@ def _check_expired(request: ClassifyRequest, result: Result) -> None:
 
 
 def answer_document(facts: Facts, request: ClassifyRequest, result: Result, throughput: float) -> dict[str, Any]:
-    """The body of `POST /classify`."""
     record = request.record
     return {
         "request_id": record.request_id,
@@ -147,7 +146,6 @@ def answer_document(facts: Facts, request: ClassifyRequest, result: Result, thro
 
 
 def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
-    """The thresholds used, where they came from, and what they are expected to give."""
     assert point is not None  # not before the request was admitted
     return {
         "name": point.name,
@@ -159,7 +157,6 @@ def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
 
 
 def image_answers(facts: Facts, request: ClassifyRequest, result: Result) -> list[dict[str, Any]]:
-    """One entry per image of `result`."""
     best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : request.options.top_k or DEFAULT_TOP_K]
     top = result.probabilities[np.arange(len(best))[:, None], best].astype(np.float64).round(DIGITS)
     history, record, deadline = result.history, request.record, request.deadline

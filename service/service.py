@@ -37,8 +37,6 @@ class Facts:
 
 @dataclass
 class Service:
-    """Settings, the model's plain facts, and the engine."""
-
     settings: Settings
     weights: Weights
     calibration: Calibration
@@ -53,7 +51,6 @@ class Service:
 
     @cached_property
     def facts(self) -> Facts:
-        """What answers say about the model."""
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)

@@ -60,12 +60,10 @@ class BenchOptions:
 
     @property
     def cap(self) -> int:
-        """The described one."""
         return DESCRIBED if DESCRIBED in self.caps else self.caps[0]
 
     @property
     def backend_settings(self) -> dict[str, Any]:
-        """Those that the backend measured and the service under load have in common."""
         return {"backend": self.backend, "device": self.device, "dtype": self.dtype}
 
 
@@ -120,7 +118,6 @@ def _saturate(
     thresholds: Floats,
     progress: Progress,
 ) -> dict[int, Saturation]:
-    """All rounds, cap after cap in each."""
     caps, rng = {}, np.random.default_rng(0)
     for cap in options.caps:
         progress(f"warm-up, batches up to {cap}")
@@ -183,7 +180,6 @@ def _loads(options: BenchOptions, images: Pixels, capacity: float, progress: Pro
 
 
 def engine_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The document for a terminal, shortened."""
     shares = " / ".join(f"{100 * share:.0f} %" for share in result["exit_share"])
     yield f"{result['images']} images on {result['device']}; {result['policy']} sends {shares} to each exit"
     for cap in result["caps"]:

@@ -63,7 +63,6 @@ class Seen:
         return 1e3 * np.percentile(self.latencies, (50, 95, 99))
 
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
-        """Record the answer to a request, given by its place in the load."""
         self.statuses[status] += 1
         if status == "200":
             if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
@@ -73,7 +72,6 @@ class Seen:
 
 
 def request_bytes(url: str, path: str, content: bytes, content_type: str, **headers: str) -> bytes:
-    """A whole POST request."""
     parts = urlsplit(url)
     lines = (
         f"POST {parts.path.rstrip('/')}{path} HTTP/1.1",

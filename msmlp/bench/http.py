@@ -50,7 +50,6 @@ class HttpOptions:
     rounds: int = 3
 
     def connections_of(self, body: str) -> list[int]:
-        """The connections that send this kind of body, of those asked for."""
         return sorted({min(count, TENSOR_CONNECTIONS) if body == TENSOR else count for count in self.connections})
 
 
@@ -121,7 +120,6 @@ class _Runs:
             send(Load(server.url, sent, 8, WARM_SECONDS))
 
     def closed_loops(self) -> list[Row]:
-        """As many requests as each server takes."""
         cases = [(body, count) for body in self._options.bodies for count in self._options.connections_of(body)]
         return self._measure([(server, *case, None) for case in cases for server in self._servers])
 
@@ -198,7 +196,6 @@ def _ratios(closed: list[Row]) -> list[Row]:
 
 
 def http_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The document for a terminal: a line per row, then the ratios."""
     for row in result["load"]:
         at = f"{row['connections']} connections" if row["loop"] == "closed" else f"{row['offered_per_second']:.0f}/s"
         latency = ", ".join(f"{p} {_unit(row[f'{p}_ms'], 'ms')}" for p in ("p50", "p95", "p99"))

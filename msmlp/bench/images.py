@@ -106,7 +106,6 @@ def _tensor_bytes(pictures: Sequence[NDArray[np.uint8]]) -> tuple[bytes, int]:
 
 
 def exits_of(body: str, answer: bytes) -> Counter[str]:
-    """Where the images of an answer left."""
     document, _ = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
     if body != TENSOR:
         return Counter(str(result["exit"]) for result in document["results"])

@@ -85,7 +85,6 @@ async def offered_loads(
 
 @asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[Service]:
-    """A running service, stopped at the end."""
     service = build_service(settings)
     service.engine.start()
     try:

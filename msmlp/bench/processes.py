@@ -82,7 +82,6 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) 
 
 
 def is_ready(url: str) -> bool:
-    """Whether `GET /readyz` answers 200."""
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:
@@ -90,7 +89,6 @@ def is_ready(url: str) -> bool:
 
 
 def image_size(url: str) -> int:
-    """The side of the images that the model of a service takes."""
     return int(httpx.get(f"{url}/model").json()["preprocess"]["size"])
 
 

@@ -149,7 +149,6 @@ class Saturation:
         self._batches[name] += batches
 
     def costs(self) -> StageCosts:
-        """t_k(b) through the backend, so far."""
         return self._samples.costs()[0]
 
     def document(self, reach: Floats) -> dict[str, Any]:
@@ -185,6 +184,5 @@ def _mean_batch(batches: Batches, stages: int) -> list[float]:
 
 
 def _milliseconds(costs: StageCosts) -> list[dict[str, Any]]:
-    """t_k(b) by stage and bucket."""
     rows = [dict(zip(map(str, costs.buckets), row, strict=True)) for row in (1e3 * costs.seconds).round(4).tolist()]
     return [{"stage": k + 1, "ms": row} for k, row in enumerate(rows)]

@@ -106,7 +106,6 @@ def as_text(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's arrays and scalars."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"an option cannot be a {type(value).__name__}")

@@ -27,7 +27,6 @@ Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
-    """All methods with one response, by name."""
     plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
     return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
 

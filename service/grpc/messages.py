@@ -105,7 +105,6 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(tensor: InputTensor, message: Any) -> Data:
-    """The data of the one tensor sent."""
     [sent], raw = message.inputs, message.raw_input_contents
     if sent.HasField("contents") == bool(raw) or len(raw) > 1:
         raise MalformedBodyError(f"{tensor.name}: expected data in contents, or as the only one of raw_input_contents")
@@ -131,6 +130,5 @@ def write_response(head: dict[str, Any], tensors: Iterable[Tensor]) -> Any:
 
 
 def set_parameters(response: Any, values: dict[str, Any]) -> None:
-    """Add parameters to a response."""
     for name, value in values.items():
         response.parameters[name].CopyFrom(InferParameter(**{_CHOICES[type(value)]: value}))

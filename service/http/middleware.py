@@ -35,7 +35,6 @@ class RequestMiddleware:
         self._app, self._records = app, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -76,7 +75,6 @@ def _record(scope: Scope) -> RequestRecord:
 
 
 def _route(path: str) -> str:
-    """A label from a bounded set."""
     if path.startswith("/ui/"):
         return "/ui"
     return path if path in ROUTES else route_label(path) or "other"
@@ -92,7 +90,6 @@ class BodyLimit:
         self._app, self._budget = app, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         mine = 0
 
         async def counted() -> Message:
@@ -122,7 +119,6 @@ class FastPath:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):

@@ -48,15 +48,11 @@ class OutputParameters(_Part):
 
 
 class OutputTensor(_Part):
-    """An output asked for."""
-
     name: str
     parameters: OutputParameters | None = None
 
 
 class InferenceRequest(_Part):
-    """The JSON of `POST .../infer`, and its counterpart in a ModelInferRequest."""
-
     id: str | None = None
     parameters: dict[str, Any] | None = None
     inputs: list[InputTensor] = Field(max_length=MAX_TENSORS, fail_fast=True)

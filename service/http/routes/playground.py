@@ -21,13 +21,11 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
-    """The page."""
     return await _file("index.html", request)
 
 
 @router.api_route("/ui/{name}", methods=["GET", "HEAD"])
 async def asset(name: str, request: Request) -> Response:
-    """What the page consists of; 404 for anything else."""
     return await _file(name, request)
 
 

@@ -50,10 +50,12 @@ def classify_request(
 
 
 def answer(response: httpx.Response) -> Answer:
+    """The answer in a response that went well."""
     return Answer(document(response))
 
 
 def document(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object in a response that went well."""
     try:
         found = response.json()
     except ValueError:
@@ -146,6 +148,7 @@ class Attempts:
 
     @property
     def over(self) -> bool:
+        """Whether the call has taken all its time."""
         return self._clock() >= self._end
 
     def wait_after(self, error: ServiceError) -> float:
@@ -175,6 +178,7 @@ class TimedStream(httpx.SyncByteStream):
             yield chunk
 
     def close(self) -> None:
+        """Give the connection back."""
         self._stream.close()
 
 
@@ -192,4 +196,5 @@ class AsyncTimedStream(httpx.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
+        """Give the connection back."""
         await self._stream.aclose()

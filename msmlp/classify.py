@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import typer
 
-from msmlp.client.answer import Answer, OperatingPoint, Result
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
 from msmlp.service.cli import request_parameters
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
@@ -35,6 +34,32 @@ class Facts:
     gflops: list[float]
 
 
+class ByteBudget:
+    """Limits the bytes that all request bodies hold together; `shed` is called when a request would exceed it."""
+
+    def __init__(self, limit: int, shed: Callable[[], None]) -> None:
+        self.limit, self._shed = limit, shed
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes until they are given back; OverloadedError when there is no room for them."""
+        if self._held + size > self.limit:
+            self._shed()
+            raise OverloadedError(f"the bodies of all requests hold {self._held} of {self.limit} bytes")
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        self._held -= size
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give_back(size)
+
+
 @dataclass
 class Service:
     settings: Settings
@@ -57,7 +82,7 @@ class Service:
 
     @cached_property
     def body_budget(self) -> ByteBudget:
-        """Bounds the bytes that all request bodies hold, over HTTP and gRPC."""
+        """Over HTTP and gRPC."""
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
     def check_ready(self) -> None:

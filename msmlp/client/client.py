@@ -7,8 +7,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, ServiceError, StreamLine
 from msmlp.client.request import Images, Options
 from msmlp.client.transport import (
     AsyncTimedStream,

@@ -11,8 +11,7 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, ServiceError, StreamLine
 from msmlp.client.request import Images, Options, as_text, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready

@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, ServiceError, StreamLine
 from msmlp.client.request import Images, as_text, encoded, read_images
 from msmlp.model.errors import OptionError
 

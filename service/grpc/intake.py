@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 
 import grpc
 
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError, OverloadedError
+from msmlp.service.service import ByteBudget
 
 TURN_SECONDS = 30
 """How long a call may wait for its turn."""

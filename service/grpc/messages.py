@@ -16,9 +16,17 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from msmlp.service.errors import MalformedBodyError
-from msmlp.service.oip.request import Data, Inference, Limits, to_inference
+from msmlp.service.oip.request import (
+    MAX_DIMENSIONS,
+    MAX_TENSORS,
+    Data,
+    Inference,
+    InputTensor,
+    Limits,
+    parse_request,
+    to_inference,
+)
 from msmlp.service.oip.response import Tensor, tensor_bytes
-from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_request
 
 DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
 SERVICE = "inference.GRPCInferenceService"

@@ -17,7 +17,7 @@ from msmlp.service.grpc.start import grpc_beside
 from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.responses import error_response
-from msmlp.service.http.routes import classify, oip, operations, playground
+from msmlp.service.http.routes import classify, oip, operations
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import watched
 
@@ -57,7 +57,6 @@ def _framework(service: Service) -> FastAPI:
     app.include_router(classify.router)
     app.include_router(operations.router)
     app.include_router(oip.router)
-    app.include_router(playground.router)
     for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _answer_error)
     complete(app.openapi())

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.responses import error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
+from msmlp.service.service import ByteBudget
 from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 
 log = logging.getLogger("msmlp.http")

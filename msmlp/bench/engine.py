@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msmlp.bench.images import pick_images
-from msmlp.bench.load import named_point, named_points, offered_loads
+from msmlp.bench.load import named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.saturation import BASELINES, Saturated, Saturation
 from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
@@ -27,6 +27,8 @@ from msmlp.model.weights import Calibration, Weights, load_calibration, load_wei
 from msmlp.service.engine.latency import LatencyModel
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Scheduler
+from msmlp.service.operating_points import OperatingPoints
+from msmlp.service.options import NO_OPTIONS
 from msmlp.service.settings import load_settings
 
 DESCRIBED = 64
@@ -75,9 +77,9 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     """
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)
-    point = named_point(calibration.points, options.policy)
+    point = OperatingPoints(calibration, weights.manifest.gflops_cumulative, options.policy).resolve(NO_OPTIONS)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
-    thresholds = np.array(point.thresholds)
+    thresholds = point.parameters.thresholds
     caps = _saturate(options, weights, calibration, images, thresholds, progress)
     described = caps[options.cap]
     scores = run_every_exit(described.backend, images).scores

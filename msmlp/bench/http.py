@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import httpx
 
 from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
-from msmlp.bench.processes import Server, image_size, is_ready, server_process
+from msmlp.bench.processes import Server, image_size, server_process
 from msmlp.model.errors import DeviceError, MsmlpError
 
 SERVE = "from msmlp.main import main; main()"
@@ -26,10 +27,6 @@ TENSOR_CONNECTIONS = 2
 Row = dict[str, Any]
 Case = tuple[Server, str, int, float | None]
 """A server, the kind of body, connections, and requests per second in an open loop."""
-
-
-class UnreachableError(MsmlpError):
-    """No service answers at the URL."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda li
     measured.
 
     Raises:
-        UnreachableError, DeviceError: no service at the URL, or none that is ready; a server that did not start.
+        MsmlpError: no service at the URL, or none that is ready; a server that did not start.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack, ProcessPoolExecutor(1, mp_context=context) as generator:
@@ -91,11 +88,11 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
 
 
 def _running(url: str) -> Server:
-    if not is_ready(url):
-        try:
-            status = httpx.get(f"{url}/readyz").status_code
-        except httpx.HTTPError:
-            raise UnreachableError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
+    try:
+        status = httpx.get(f"{url}/readyz", timeout=10).status_code
+    except httpx.HTTPError:
+        raise MsmlpError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
+    if status != HTTPStatus.OK:
         raise DeviceError(f"the service at {url} is not ready (status {status})")
     return Server("service", url, None)
 

@@ -142,7 +142,7 @@ class Saturation:
         """The results; `reach` [K] is the share of images that enter each stage."""
         costs, plain = self._samples.costs()
         speed = {name: self._images / statistics.median(times) for name, times in self._seconds.items()}
-        bound = costs.images_per_second(reach)
+        bound, engine = costs.images_per_second(reach), self._seconds["engine"]
         return {
             "max_batch": self.backend.buckets[-1],
             "plain_images_per_second": plain.images_per_second(reach),
@@ -151,10 +151,8 @@ class Saturation:
             "efficiency": speed["engine"] / bound,
             "baselines": {name: speed[name] for name in BASELINES},
             "engine_over": {
-                name: statistics.median(
-                    b / e for b, e in zip(self._seconds[name], self._seconds["engine"], strict=True)
-                )
-                for name in BASELINES  # of the same round
+                name: statistics.median(b / e for b, e in zip(self._seconds[name], engine, strict=True))
+                for name in BASELINES
             },
             "mean_batch": {name: _mean_batch(of, self.backend.stages) for name, of in self._batches.items()},
         }

@@ -54,19 +54,19 @@ class File:
 def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files; - is standard input.")],
     url: Annotated[
-        str | None, typer.Option(help="A running service, as http://127.0.0.1:8000; without, this process classifies.")
+        str | None, typer.Option(help="A running service, as http://127.0.0.1:8000. Default: classify in this process.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A weights folder, for this process. Default: the shipped one.")
+        Path | None, typer.Option(help="A weights folder to load in this process. Default: the shipped one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     **given: Any,
 ) -> None:
     """Classify picture files, through a running service or in this process.
 
-    For each: its label, how sure it is, which exit said so and why, what it cost; with --top-k the next classes too.
-    --json prints the answer that POST /classify gives; where more than one request is needed, their results under one
-    index and their latencies added.
+    Prints each image's label and confidence, the exit it left at and why, and its cost; with --top-k also the next
+    classes. --json prints the answer of POST /classify; if the files need several requests, it joins their results and
+    adds their latencies.
 
     \b
     Examples:
@@ -76,11 +76,11 @@ def classify(
       msmlp classify - --thresholds 0.9,0.8 --json < cat.jpg
     """
     if url is not None and weights is not None:
-        raise OptionError("--weights", "a service at --url has its own; give one of the two")
+        raise OptionError("--weights", "the service at --url has its own; give --url or --weights, not both")
     stream = bool(given.pop("stream"))
     options = cast("Options", given)
     if stream and as_json:
-        raise OptionError("--stream", "shows lines as they come; --json prints one document at the end")
+        raise OptionError("--stream", "prints lines as they come, but --json prints one document at the end")
     files = [_file(path) for path in images]
     with closing(_caller(url, weights)) as caller:
         if as_json:

@@ -19,6 +19,7 @@ import typer
 import msmlp
 from msmlp.model.errors import MsmlpError
 from msmlp.model.platform.cores import cores
+from msmlp.model.platform.memory import free_host_memory
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights
@@ -144,9 +145,9 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     why |= {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
     facts = {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "why": why}
     line = f"{backend.name} ({why['backend']}) on {backend.device} ({why['device']}), "
-    line += f"{backend.dtype} ({why['dtype']}); a blank image ran"
+    line += f"{backend.dtype} ({why['dtype']}); it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
-        line += "; calibrated on another device or dtype: msmlp calibrate here makes the expectations exact"
+        line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
     return Section("choice", line, facts)
 
 
@@ -159,22 +160,21 @@ def _ports(settings: "Settings") -> list[Section]:
     try:
         check_installed()
     except MsmlpError as error:
-        return [*found, Section("grpc", "cannot be spoken", None, [str(error)])]
+        return [*found, Section("grpc", "not available", None, [str(error)])]
     return [*found, _port(settings.host, "grpc_port", settings.grpc_port)]
 
 
 def _port(host: str, setting: str, port: int) -> Section:
-    address = f"{host}:{port}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    facts = {"host": host, setting: port, "free": True}
-    name = setting.partition("_")[0]
+    from msmlp.service.settings import option, variable
+
+    address, problems = f"{host}:{port}", []
     try:
-        socket.create_server((host, port), family=family).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        option = f"--{setting.replace('_', '-')} or MSMLP_{setting.upper()}"
-        what_to_do = f"cannot listen on {address} ({error.strerror or error}): set another {option}"
-        return Section(name, f"{address} is taken", {**facts, "free": False}, [what_to_do])
-    return Section(name, f"{address} is free", facts)
+        reason = f"cannot listen on {address} ({error.strerror or error})"
+        problems = [f"{reason}: set another {option(setting)} or {variable(setting)}"]
+    line = f"{address} is {'taken' if problems else 'free'}"
+    return Section(setting.partition("_")[0], line, {"host": host, setting: port, "free": not problems}, problems)
 
 
 def packages() -> Section:
@@ -201,25 +201,9 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> Section:
-    memory = _available_memory()
-    line = f"{platform.system()} {platform.machine()}, {cores()} cores"
-    line += f", {memory:.1f} GiB of memory available" if memory is not None else ""
+    memory = round(free_host_memory() / GIB, 2)
+    line = f"{platform.system()} {platform.machine()}, {cores()} cores, {memory:.1f} GiB of memory available"
     return Section("machine", line, {"cores": cores(), "memory_available_gib": memory})
-
-
-def _available_memory() -> float | None:
-    """GiB, on Linux; a container's own limit where that is less."""
-    try:
-        [kilobytes] = re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
-        available = int(kilobytes) * 1024
-    except (OSError, ValueError):
-        return None
-    try:
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
-    except (OSError, ValueError):
-        pass  # not in a container, or without a limit
-    return round(available / GIB, 2)
 
 
 def torch_and_gpus() -> list[Section]:

@@ -96,10 +96,6 @@ def _statistics(service: Service, request: Any) -> dict[str, Any]:
     return model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
 
 
-def _repository_index(service: Service, request: Any) -> dict[str, Any]:
-    return {"models": repository_index(service, ready_only=request.ready)}
-
-
 _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ServerLive": lambda service, _: {"live": not service.engine.down},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
@@ -108,5 +104,5 @@ _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ModelMetadata": lambda service, request: model_metadata(service, _known(service, request)),
     "ModelConfig": lambda service, request: {"config": model_configuration(service, _known(service, request))},
     "ModelStatistics": _statistics,
-    "RepositoryIndex": _repository_index,
+    "RepositoryIndex": lambda service, request: {"models": repository_index(service, ready_only=request.ready)},
 }

@@ -6,7 +6,7 @@ a time; a message that has arrived counts against `--max-bodies-bytes`, as bodie
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 
@@ -73,7 +73,3 @@ class Intake:
             yield
         finally:
             self._streams -= 1
-
-    def holding(self, content: bytes) -> AbstractContextManager[None]:
-        """A message of a stream is counted inside; OverloadedError when there is no room for it."""
-        return self._budget.holding(len(content))

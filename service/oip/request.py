@@ -133,7 +133,8 @@ def to_inference(request: InferenceRequest, data_of: Callable[[InputTensor], Dat
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
     """
     tensor = _only_input(request)
-    images = _IMAGES[tensor.name](tensor, lambda: data_of(tensor), limits)
+    read = _pixels if tensor.name == "pixels" else _files
+    images = read(tensor, lambda: data_of(tensor), limits)
     return Inference(images, _outputs(request), parse_options(_options(request.parameters or {})), request.id)
 
 
@@ -168,12 +169,6 @@ def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> lis
     _check_images(tensor.shape[0], limits)
     data, count = find(), tensor.shape[0]
     return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
-
-
-_IMAGES: dict[str, Callable[[InputTensor, Callable[[], Data], Limits], list[bytes] | NDArray[np.uint8]]] = {
-    "pixels": _pixels,
-    "image": _files,
-}
 
 
 def _check_images(count: int, limits: Limits) -> None:

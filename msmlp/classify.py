@@ -189,7 +189,7 @@ def _ask(
 def _for_terminal(error: ServiceError, files: Sequence[File]) -> MsmlpError:
     """The error as a person at a terminal needs it."""
     if error.code == "unreachable":
-        return MsmlpError(f"{error.detail}; is the address right? msmlp serve starts a service")
+        return MsmlpError(f"{error.detail}; check the address, or start a service with msmlp serve")
     text = error.detail
     if error.errors:
         text = "; ".join(f"{files[each['index']].name}: {each['detail']}" for each in error.errors[:3])

@@ -112,7 +112,7 @@ def _weights(settings: "Settings") -> list[Section]:
     problems = []
     if settings.policy not in facts["operating_points"]:
         problems.append(
-            f"no operating point is called {settings.policy}; there are {', '.join(facts['operating_points'])}"
+            f"{settings.policy!r} is not an operating point; expected one of {', '.join(facts['operating_points'])}"
         )
     line = f"{weights.manifest.name}, version {version}, in {settings.weights}: hashes and shapes fit; "
     line += f"{len(file.operating_points)} operating points, from {file.images} images on {file.device}"

@@ -45,7 +45,7 @@ class ByteBudget:
         """Count `size` bytes until they are given back; OverloadedError when there is no room for them."""
         if self._held + size > self.limit:
             self._shed()
-            raise OverloadedError(f"the bodies of all requests hold {self._held} of {self.limit} bytes")
+            raise OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
         self._held += size
 
     def give_back(self, size: int) -> None:

@@ -64,10 +64,6 @@ class BenchOptions:
     def cap(self) -> int:
         return DESCRIBED if DESCRIBED in self.caps else self.caps[0]
 
-    @property
-    def backend_settings(self) -> dict[str, Any]:
-        return {"backend": self.backend, "device": self.device, "dtype": self.dtype}
-
 
 def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) -> dict[str, Any]:
     """Measure, and return the `--json` document.
@@ -108,7 +104,18 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
         }
     }
     document["load_capacity_images_per_second"] = capacity = _capacity(described, calibration, scores, document)
-    document["load"] = _loads(options, images, capacity, progress) if options.load_seconds else []
+    document["load"] = []
+    if options.load_seconds:
+        settings = load_settings(
+            weights=options.weights,
+            engine=options.engine,
+            max_batch=options.cap,
+            backend=options.backend,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        loads, seconds = options.loads, options.load_seconds
+        document["load"] = asyncio.run(offered_loads(settings, images, capacity, loads, seconds, progress))
     return document
 
 
@@ -134,7 +141,7 @@ def _saturate(
 
 
 def _capacity(described: Saturation, calibration: Calibration, scores: Scores, document: dict[str, Any]) -> float:
-    """The engine's images/s, were it saturated with the mix of operating points that is offered."""
+    """The images/s that the engine would reach if it were saturated with the mix of operating points in the load."""
     mix = [exit_of(scores, np.array(point.thresholds)) for point in named_points(calibration.points)]
     reach = [reach_of(exits, scores.shape[1]) for exits in mix]
     bound = described.costs().images_per_second(np.mean(reach, axis=0))
@@ -172,13 +179,6 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
             ran += len(chosen.slots)
         times.append((time.perf_counter() - start) / ran)
     return 1e6 * statistics.median(times)
-
-
-def _loads(options: BenchOptions, images: Pixels, capacity: float, progress: Progress) -> list[dict[str, Any]]:
-    settings = load_settings(
-        weights=options.weights, engine=options.engine, max_batch=options.cap, **options.backend_settings
-    )
-    return asyncio.run(offered_loads(settings, images, capacity, options.loads, options.load_seconds, progress))
 
 
 def engine_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -156,7 +156,7 @@ class _Connection:
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         if length is None:
-            raise ValueError("an answer without its length")
+            raise ValueError("an answer without Content-Length")
         body = await reader.readexactly(int(length[1]))
         if b"\r\nconnection: close" in head.lower():
             self.close()

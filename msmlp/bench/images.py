@@ -31,17 +31,14 @@ def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
     Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so exits fire
     differently than they would on the data.
     """
-    images = _squares(count, size) if data is None else _test_images(data, size)
-    return images[np.arange(count) % len(images)]
-
-
-def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
+    if data is None:
+        return _squares(count, size)
     from msmlp.model.data import load_dataset
 
     test = load_dataset(data, size).test
     if test is None:
         raise DataError(f"{data} has no test split")
-    return test.pixels
+    return test.pixels[np.arange(count) % len(test.pixels)]
 
 
 def _squares(count: int, size: int) -> NDArray[np.uint8]:

@@ -82,7 +82,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
     try:
         while not service.engine.up:
             if service.engine.down:
-                raise DeviceError("the engine could not be started")
+                raise DeviceError("the engine could not start")
             await asyncio.sleep(0.05)
         freeze_gc()  # as the app does
         yield service

@@ -97,7 +97,7 @@ def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
         return ServiceError(f"this cannot be sent: {error}", code="not_sent")
     if isinstance(error, httpx.TransportError):
         return ServiceError(f"no answer from {url} ({error})", code="unreachable")
-    return ServiceError(f"{url} answers, but not as msmlp does ({error})", code="not_understood")
+    return ServiceError(f"{url} does not answer like an msmlp service ({error})", code="not_understood")
 
 
 def _seconds(retry_after: str) -> float | None:
@@ -114,7 +114,7 @@ def _seconds(retry_after: str) -> float | None:
 
 
 def _not_understood(response: httpx.Response) -> ServiceError:
-    text = f"{response.request.url} answers, but not as msmlp does"
+    text = f"{response.request.url} does not answer like an msmlp service"
     return ServiceError(text, status=response.status_code, code="not_understood")
 
 

@@ -35,7 +35,7 @@ async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any
     message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
-        raise OptionError("stream", "expected false: ModelInfer answers once, ModelStreamInfer streams")
+        raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")
     return response_to(service, message.model_name, inference, record, await run(service, request))
 
 

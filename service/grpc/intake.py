@@ -47,7 +47,7 @@ class Intake:
         finally:
             self._turns.release()
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
-            raise BodyTooLargeError(f"no message, or one of more than {self._max_bytes} bytes")
+            raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
         with self._budget.holding(len(content)):
             yield content
 
@@ -57,7 +57,7 @@ class Intake:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise OverloadedError(f"{self._most} calls are reading their message already") from None
+            raise OverloadedError(f"{self._most} calls are sending their messages, which is the most allowed") from None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -67,7 +67,7 @@ class Intake:
             OverloadedError
         """
         if self._streams == self._most:
-            raise OverloadedError(f"{self._streams} streams are open already")
+            raise OverloadedError(f"{self._streams} streams are open, which is the most allowed")
         self._streams += 1
         try:
             yield

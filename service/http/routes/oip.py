@@ -107,7 +107,7 @@ async def infer(request: Request) -> Response:
     service.check_ready()  # before reading a body in vain
     inference = await _read(request, service)
     if inference.options.stream:
-        raise OptionError("stream", "expected false: over HTTP this protocol has no streams, POST /classify has")
+        raise OptionError("stream", "expected false: this protocol cannot stream over HTTP; use POST /classify")
     asked = ClassifyRequest(inference.images, inference.options, request.scope["msmlp_record"])
     result = await while_connected(request, run(service, asked))
     tensors = output_tensors(result, inference.outputs, service.facts)

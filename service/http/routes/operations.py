@@ -46,7 +46,7 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
 @router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez(service: ServiceDep) -> dict[str, bool]:
-    """Whether the process should keep running: 503 once the engine has died for good."""
+    """Whether the process should keep running: 503 once the engine is down for good."""
     if service.engine.down:
         raise EngineDownError(DOWN)
     return {"live": True}
@@ -68,7 +68,7 @@ async def model(service: ServiceDep) -> Response:
 
 @router.get("/metrics", response_class=Response, responses=_METRICS)
 async def metrics(service: ServiceDep) -> Response:
-    """Prometheus text."""
+    """All metrics in the Prometheus text format."""
     return Response(service.metrics.render(), media_type=METRICS_TYPE)
 
 

@@ -1,7 +1,7 @@
 """MSMLP: image classification that spends compute only where an image needs it.
 
 `msmlp.load("weights/mine")(images)` classifies in this process, `msmlp.Client(url).classify(images)` through a service;
-both give the same `Answer`. What stands behind each name is imported when it is first used.
+both give the same `Answer`. Each name is imported when it is first used.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`msmlp classify`: picture files through a running service, or in this process."""
+"""`msmlp classify`: image files, through a running service or in this process."""
 
 import inspect
 import json
@@ -14,6 +14,7 @@ import typer
 
 from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
+from msmlp.model.report.text import percent
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class File:
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files; - is standard input.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.")],
     url: Annotated[
         str | None, typer.Option(help="A running service, as http://127.0.0.1:8000. Default: classify in this process.")
     ] = None,
@@ -62,7 +63,7 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     **given: Any,
 ) -> None:
-    """Classify picture files, through a running service or in this process.
+    """Classify image files, through a running service or in this process.
 
     Prints each image's label and confidence, the exit it left at and why, and its cost; with --top-k also the next
     classes. --json prints the answer of POST /classify; if the files need several requests, it joins their results and
@@ -150,7 +151,7 @@ def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"],
     point: OperatingPoint | None = None
     last: list[Result] = []
     for index, result, chosen in rows:
-        if table is None:  # not before something went well
+        if table is None:  # once there is a first result
             table = Table([file.name for file in files], caller.model(), sys.stdout.encoding, top=top)
             typer.echo(table.header())
         typer.echo(table.row(index, result))
@@ -203,7 +204,7 @@ class Table:
 
     Args:
         names: the files' names, by the results' index.
-        model: what `GET /model` says.
+        model: the document of `GET /model`.
         encoding: the terminal's; what it cannot show is replaced.
         top: list further classes below each image.
     """
@@ -236,21 +237,21 @@ class Table:
         name = point.name or ", ".join(f"{t:g}" for t in point.thresholds)
         return self._shown(
             f"{counted}: {mean:.3g} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.3g}; "
-            f"operating point {name} ({point.source}), expected accuracy {100 * point.expected_accuracy:.1f} %"
+            f"operating point {name} ({point.source}), expected accuracy {percent(point.expected_accuracy, 1)}"
         )
 
     def _what(self, name: str, label: str, confidence: str) -> str:
         return f"{name:<{self._widths[0]}}  {label:<{self._widths[1]}}  {confidence}"
 
     def _share(self, gflops: float) -> str:
-        return f"{100 * gflops / self._full:.0f} %"
+        return percent(gflops / self._full, 0)
 
     def _bar(self, share: float | None) -> str:
         if share is None:
             return " " * (8 + BAR)
         eighths = round(share * BAR * 8)
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip() if self._bars else "#" * round(share * BAR)
-        return f"{100 * share:5.1f} % {bar:<{BAR}}"
+        return f"{percent(share, 1):>7} {bar:<{BAR}}"
 
     def _can(self, text: str) -> bool:
         return self._shown(text) == text

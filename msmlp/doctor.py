@@ -1,4 +1,4 @@
-"""`msmlp doctor`: what this machine will use to serve, why, and what stands in the way."""
+"""`msmlp doctor`: what this machine will use to serve, why, and what is broken."""
 
 import json
 import os

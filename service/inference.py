@@ -66,7 +66,7 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
 
 
 async def stream(service: Service, request: ClassifyRequest) -> AsyncGenerator[dict[str, Any], None]:
-    """One document per image and exit, as it is reached; an image's last says `final` and has the operating point.
+    """One document per image and exit, as it is reached; an image's last is `final` and has the operating point.
 
     Raises:
         what `run` raises; only EngineDownError once something was yielded.
@@ -197,7 +197,7 @@ def _outcome(
     classes: list[int],
     probabilities: list[float],
 ) -> dict[str, Any]:
-    """What the exit says of an image; null where it expired before the first."""
+    """An image's answer at its exit; null if it expired before the first."""
     if not exit:
         return {"label": None, "class_id": None, "confidence": None, "score": None, "top_k": [], "exit": None}
     last = stages[-1]

@@ -23,6 +23,7 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
+from msmlp.model.report.text import percent, shares
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel
 from msmlp.service.engine.messages import ExitParameters
@@ -182,8 +183,8 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
 
 
 def engine_lines(result: dict[str, Any]) -> Iterator[str]:
-    shares = " / ".join(f"{100 * share:.0f} %" for share in result["exit_share"])
-    yield f"{result['images']} images on {result['device']}; {result['policy']} sends {shares} to each exit"
+    exits = shares(result["exit_share"])
+    yield f"{result['images']} images on {result['device']}; {result['policy']} sends {exits} to each exit"
     for cap in result["caps"]:
         yield f"batches up to {cap['max_batch']}:"
         for name in ("plain", "bound", "engine"):
@@ -198,8 +199,8 @@ def engine_lines(result: dict[str, Any]) -> Iterator[str]:
     for row in result["load"]:
         latency = ", ".join(f"{p} {_ms(row[f'{p}_ms'])}" for p in ("p50", "p95", "p99"))
         yield (
-            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, {latency}, "
-            f"degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
+            f"load {percent(row['load'], 0):>5}: {row['achieved']:7.0f} images/s, {latency}, "
+            f"degraded {percent(row['degraded'], 0)}, shed {percent(row['shed'], 0)}"
         )
 
 

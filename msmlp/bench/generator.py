@@ -45,7 +45,7 @@ class Load:
 
 @dataclass
 class Seen:
-    """What came back: seconds of each request that went well (in an open loop, from the time it was due), and more.
+    """What came back: `latencies` in seconds of the requests answered 200 (in an open loop, from when they were due).
 
     `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
     time of this process.
@@ -84,7 +84,7 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
 
 
 def offer(load: Load, seen: Seen | None = None) -> Seen:
-    """Send it, and wait for the last answer; a subclass of Seen may record more."""
+    """Send a load and wait for the last answer; a subclass of Seen may record more."""
     seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
     asyncio.run((_closed if load.rate is None else _open)(load, seen))
     seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -18,6 +18,7 @@ from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
 from msmlp.bench.processes import Server, image_size, server_process
 from msmlp.model.errors import DeviceError, MsmlpError
+from msmlp.model.report.text import percent
 
 SERVE = "from msmlp.main import main; main()"
 WARM_SECONDS = 0.5
@@ -31,7 +32,7 @@ Case = tuple[Server, str, int, float | None]
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """What to measure: with a `url` that service alone, else servers of our own around `weights` (None: the default).
+    """What to measure: the service at `url`, or without one two servers started with `weights` (None: the default).
 
     `files` are encoded images (none: thumbnails of a photograph). `rates` are open loops: requests per second, or a
     share of the closed loop's best, as `80%`. Each run lasts `seconds`; the result has medians over `rounds`.
@@ -201,7 +202,7 @@ def http_lines(result: dict[str, Any]) -> Iterator[str]:
             f"CPU {_unit(row['server_cpu_seconds_per_1000'], 's')} per 1,000, statuses {row['statuses']}"
         )
     for row in result["ratios"]:
-        share = f"{100 * row['real_over_null']:.0f} %"
+        share = percent(row["real_over_null"], 0)
         yield f"{row['body']:12} {row['connections']:4} connections: {share} of the requests/s without a device"
 
 

@@ -26,7 +26,7 @@ PICTURES = 64
 
 
 def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
-    """`count` images uint8 [count, size, size, 3], repeated where there are fewer.
+    """`count` images uint8 [count, size, size, 3], repeated if there are fewer.
 
     Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so exits fire
     differently than they would on the data.

@@ -16,6 +16,7 @@ import numpy as np
 
 from msmlp.bench.stages import Pixels
 from msmlp.model.errors import DeviceError
+from msmlp.model.report.text import percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
 from msmlp.service.engine.transport import freeze_gc
@@ -66,7 +67,7 @@ async def offered_loads(
     """A row per load, as a share of `capacity` images/s; each has a fresh service, so that none inherits a backlog."""
     rows = []
     for seed, load in enumerate(loads):
-        progress(f"offering {100 * load:.0f} % of {capacity:.0f} images/s for {seconds:.0f} s")
+        progress(f"offering {percent(load, 0)} of {capacity:.0f} images/s for {seconds:.0f} s")
         async with started(settings) as service:
             points = len(named_points(service.calibration.points))
             requests = draw(np.random.default_rng(seed), load * capacity, seconds, points, len(images))

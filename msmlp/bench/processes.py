@@ -1,4 +1,4 @@
-"""Server processes of a benchmark: started on a free port, ended with SIGTERM, CPU time read from /proc."""
+"""Server processes of a benchmark: started on a free port, stopped with SIGTERM, CPU time read from /proc."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server answers, and its process (None for one that others run)."""
+    """Where a server answers, and its process (None if it was not started here)."""
 
     name: str
     url: str

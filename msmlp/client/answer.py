@@ -9,7 +9,7 @@ from msmlp.model.errors import MsmlpError
 class Document(dict[str, Any]):
     """A JSON object whose fields are attributes too: `answer.results[0].label` is `answer["results"][0]["label"]`.
 
-    It is the document as it came, so a field that a newer service adds is there as well.
+    It is the whole document, so a field that a newer service adds is there too.
     """
 
     _kinds: ClassVar[dict[str, type["Document"]]] = {}
@@ -23,7 +23,7 @@ class Document(dict[str, Any]):
             elif part is not None:
                 self[name] = kind(part)
 
-    if not TYPE_CHECKING:  # a type checker knows the fields below, and no others
+    if not TYPE_CHECKING:  # type checkers know the declared fields only
 
         def __getattr__(self, name: str) -> Any:
             try:
@@ -118,7 +118,7 @@ class StreamLine(Result):
 
 
 class ServiceError(MsmlpError):
-    """A request that was not answered; both callers raise it with the same fields for the same fault.
+    """A request that was not answered; a service and a model in-process give the same fields for the same fault.
 
     Args:
         detail: one clear line.
@@ -126,8 +126,8 @@ class ServiceError(MsmlpError):
         code: the service's name for it (`bad_option`, `overloaded`, ...); `unreachable` or `timeout` when no answer
             came, `not_sent` when nothing could be sent, `not_understood` when the answer is not the service's.
         request_id: as the service logged it.
-        errors: one `{"index", "code", "detail"}` for each image at fault.
-        retry_after: seconds, when the service asked to come again.
+        errors: one `{"index", "code", "detail"}` per bad image.
+        retry_after: seconds to wait, if the service asked for a retry.
     """
 
     def __init__(

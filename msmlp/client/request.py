@@ -1,4 +1,4 @@
-"""What a caller hands over: images, and options by the names they have over HTTP."""
+"""What a caller passes: images, and options by their names over HTTP."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def _is_pillow(image: Any) -> bool:
 
 
 class Options(TypedDict, total=False):
-    """The options of a request; None is not given. docs/http.md says what each means."""
+    """The options of a request, explained in docs/http.md; None means not given."""
 
     thresholds: Sequence[float] | str | None
     policy: str | None

@@ -42,7 +42,7 @@ async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any
 def _handler(
     service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
 ) -> Any:
-    """`check` raises what stands in the way, before a message is read in vain."""
+    """`check` refuses a call before its message is read."""
     has_content = bool(METHODS[name].request.DESCRIPTOR.fields)
 
     async def handle(_: Any, context: Context) -> bytes:

@@ -17,7 +17,7 @@ TURN_SECONDS = 30
 """How long a call may wait for its turn."""
 
 ARRIVAL_SECONDS = 30
-"""How long its message may take then: others wait for a slow client."""
+"""How long its message may then take: other calls wait for a slow client."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 

@@ -34,9 +34,8 @@ SERVICE = "inference.GRPCInferenceService"
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the service, with its message classes."""
+    """A method's message classes."""
 
-    name: str
     request: Any
     response: Any
 
@@ -59,7 +58,7 @@ def _message(name: str) -> Any:
 
 
 METHODS = {
-    method.name: Method(method.name, _message(method.input_type.name), _message(method.output_type.name))
+    method.name: Method(_message(method.input_type.name), _message(method.output_type.name))
     for method in _pool.FindServiceByName(SERVICE).methods
 }
 InferParameter = _message("InferParameter")

@@ -157,8 +157,8 @@ class _Stream:
                     index, reason = int(image.index[0]), int(image.reason[0])
                     final = reason != Reason.GOES_ON
                     remaining -= final
-                    told = {"index": index, "reason": REASONS[reason], "final": final}
-                    response = response_to(self._service, name, inference, asked.record, image, **told)
+                    exit = {"index": index, "reason": REASONS[reason], "final": final}
+                    response = response_to(self._service, name, inference, asked.record, image, **exit)
                     await self._write(response, final=remaining == 0)
 
     async def _write(self, response: Any, *, final: bool, error: str = "") -> None:

@@ -50,7 +50,7 @@ def _framework(service: Service) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
-        docs_url=None,  # routes/operations.py has it
+        docs_url=None,  # in routes/operations.py
         redoc_url=None,
     )
     app.state.service = service

@@ -104,7 +104,7 @@ async def infer(request: Request) -> Response:
     """Classify images given as tensors; the options of `POST /classify` are request parameters."""
     service = await service_of(request)
     name = await _known_model(service, **request.path_params)
-    service.check_ready()  # before reading a body in vain
+    service.check_ready()  # before the body is read
     inference = await _read(request, service)
     if inference.options.stream:
         raise OptionError("stream", "expected false: this protocol cannot stream over HTTP; use POST /classify")

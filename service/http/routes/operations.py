@@ -17,13 +17,13 @@ from msmlp.service.service import Service
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 PAGE_HEADERS = {
-    # Pictures are shown from `blob:`; everything else comes from this server, and nobody frames the page.
+    # Pictures are shown from `blob:`; everything else comes from this server, and no other site may frame the page.
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Asked again each time, and answered 304 by the ETag: a new version of the server never meets an old page.
+    # Revalidated each time (304 by the ETag), so that an old page never meets a new version of the server.
     "Cache-Control": "no-cache",
 }
 

@@ -1,0 +1,21 @@
+"""Numbers and tables as text, the same on the command line, on model cards and in the docs."""
+
+from collections.abc import Iterable, Sequence
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share with that many decimals: `88.20 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def shares(values: Iterable[float]) -> str:
+    """Shares in whole percents: `60 % / 30 % / 10 %`."""
+    return " / ".join(percent(share, 0) for share in values)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
+
+
+def _row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

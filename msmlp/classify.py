@@ -214,7 +214,7 @@ class Table:
         self._widths = max(map(len, [*self._names, "file"])), max(map(len, [*model["classes"], "label"]))
         self._full: float = model["exits"][-1]["gflops"]
         self._encoding, self._top = encoding, top
-        self._bars = self._can(_EIGHTHS)
+        self._bars = self._shown(_EIGHTHS) == _EIGHTHS
 
     def header(self) -> str:
         what = self._what("file", "label", "confidence")
@@ -252,9 +252,6 @@ class Table:
         eighths = round(share * BAR * 8)
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip() if self._bars else "#" * round(share * BAR)
         return f"{percent(share, 1):>7} {bar:<{BAR}}"
-
-    def _can(self, text: str) -> bool:
-        return self._shown(text) == text
 
     def _shown(self, text: str) -> str:
         # A file's name may hold bytes that are no text.

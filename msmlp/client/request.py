@@ -58,18 +58,14 @@ def _read(image: Any, name: str) -> Source:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, np.ndarray):
-        return _checked(image, name)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"{name} is {image.dtype} {list(image.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
+        return image
     if _is_pillow(image):
         from msmlp.model.preprocess import upright_rgb
 
         return np.asarray(upright_rgb(image))
     raise TypeError(f"{name} is a {type(image).__name__}; allowed: path, bytes, Pillow image, uint8 array [H, W, 3]")
-
-
-def _checked(pixels: NDArray[Any], name: str) -> Pixels:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"{name} is {pixels.dtype} {list(pixels.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
-    return pixels
 
 
 def _is_pillow(image: Any) -> bool:

@@ -148,14 +148,13 @@ class Attempts:
     def wait_after(self, error: ServiceError) -> float:
         """Seconds to wait before the next attempt; raises `error` when there is to be none."""
         again = error.code == "unreachable" or error.status in (429, 503)
-        wait = self._backoff() if error.retry_after is None else error.retry_after
+        wait = error.retry_after
+        if wait is None:
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
         if not again or self._made >= self._retries or wait >= self._end - self._clock():
             raise error
         self._made += 1
         return wait
-
-    def _backoff(self) -> float:
-        return min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
 
 
 class TimedStream(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -1,15 +1,16 @@
-"""The one way from an encoded image to an array, used by training, evaluation and serving alike.
+"""From an encoded image to an array: the only way, for training, evaluation and serving alike.
 
-What is decided here (docs/http.md repeats it for callers):
-- formats: PNG, JPEG, WebP, BMP, GIF; the content decides, not a name or a header;
-- EXIF orientation is applied, a damaged EXIF block ignored; an animation counts as its first frame;
-- grey and palette images become RGB; transparent pixels are laid over white; CMYK goes through Pillow's conversion;
+The rules (docs/http.md repeats them for callers):
+- formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
+- EXIF orientation is applied, a damaged EXIF block ignored; of an animation the first frame is used;
+- grey and palette images become RGB; transparent pixels are blended with white; Pillow converts CMYK;
 - 16-bit grey keeps its high byte (65535 → 255);
-- other sizes: the shorter side is scaled to the model's size (bicubic, antialiased) and the middle square is kept;
+- other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
 - a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size.
 """
 
 import io
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 32_000_000
-"""Default limit on width x height of an encoded image."""
+"""The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Pillow itself refuses more than this: the limit for files of one's own, and the largest a setting can ask for."""
+"""Pillow's own limit: for training data, and the largest that a setting allows."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -47,13 +48,13 @@ def decode(
     near: int | None = None,
     formats: tuple[str, ...] | None = FORMATS,
 ) -> Image.Image:
-    """An encoded image → an RGB picture, upright.
+    """An encoded image → an upright RGB image.
 
     Args:
         data: the file's bytes.
-        max_pixels: the largest width x height allowed, read from the header before anything is decoded.
-        near: the size the picture will be scaled to; lets large JPEGs be decoded at a fraction of the cost.
-        formats: what is read; None is everything Pillow reads, for files of one's own (serving keeps to FORMATS).
+        max_pixels: the largest width x height allowed, checked in the header before anything is decoded.
+        near: the size the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost.
+        formats: the allowed formats; None allows everything Pillow reads, for training data.
 
     Raises:
         ImageTooLargeError: more pixels than `max_pixels`.
@@ -63,7 +64,7 @@ def decode(
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
-    """The first half of `decode`: the header is read, so that the size is known, and nothing else."""
+    """The first half of `decode`: reads the header only and checks the size."""
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -71,7 +72,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
     except UnidentifiedImageError:
         listed = f"; formats: {', '.join(formats)}" if formats else ""
         raise UndecodableImageError(f"not a readable image{listed}") from None
-    except Exception as error:  # Pillow's readers raise whatever a damaged header provokes
+    except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None
     width, height = image.size
     if width * height > max_pixels:
@@ -80,9 +81,9 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
 
 
 def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image:
-    """The second half: the picture itself."""
+    """The second half of `decode`: the pixels."""
     try:
-        if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture
+        if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second image
             image.draft(None, (2 * near, 2 * near))
         image.load()
         return upright_rgb(image)
@@ -91,18 +92,9 @@ def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode → an RGB one, turned as its EXIF block says."""
-    return _to_rgb(_upright(image))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block; the pixels are whole, and browsers show them as they are
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode → RGB, with its EXIF orientation applied."""
+    with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -113,12 +105,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB picture of any size → uint8 [size, size, 3]; a size x size picture passes unchanged."""
+    """An RGB image of any size → uint8 [size, size, 3]; a size x size image stays unchanged."""
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
 
 
 def load_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Bytes of an encoded image → uint8 [size, size, 3]; raises what `decode` raises."""
+    """An encoded image → uint8 [size, size, 3]; raises what `decode` raises."""
     return to_square(decode(data, max_pixels=max_pixels, near=size), size)

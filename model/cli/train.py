@@ -19,40 +19,42 @@ def train(
     preset: Annotated[
         str,
         typer.Option(
-            help="Which cascade (msmlp info --preset NAME describes it), or a teacher: teacher-s, ...",
+            help="A cascade (see msmlp info --preset NAME), or a teacher: teacher-s, ...",
             autocompletion=_trainable,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The weights folder to make.")],
+    out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
     recipe: Annotated[
         Literal["paper", "best", "distill", "teacher", "quick"] | None,
-        typer.Option(help="How to train; best, or teacher for a teacher. quick suits a CPU, distill --teacher."),
+        typer.Option(help="Default: best, or teacher for a teacher. quick suits a CPU; distill is for --teacher."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's number.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Weights, order, augmentation, validation images.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of initial weights, order, augmentation and validation images.")
+    ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     teacher: Annotated[
-        str, typer.Option(metavar="DIR|none", help="What every exit learns from: a teacher, or any weights folder.")
+        str, typer.Option(metavar="DIR|none", help="A teacher or weights folder that every exit learns from.")
     ] = "none",
-    init: Annotated[
-        Path | None, typer.Option(help="Start from these weights of the same cascade, not from random ones.")
-    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from these weights of the same cascade.")] = None,
     compiles: Annotated[
         bool | None,
         typer.Option(
-            "--compile/--no-compile", help="torch.compile, which needs a C++ compiler on a CPU; only a GPU by default."
+            "--compile/--no-compile", help="Use torch.compile (default: on a GPU only). A CPU needs a C++ compiler."
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
-    limit_per_class: Annotated[int | None, typer.Option(min=1, help="Train on so many of a class.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
+    limit_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many images per class at most.")
+    ] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe or cascade field.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any recipe or cascade field.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a cascade offline and leave a weights folder.
+    """Train a cascade and write a weights folder.
 
     \b
     Examples:
@@ -92,7 +94,7 @@ def train(
 
 
 def _say_trained(folder: Path, as_json: bool) -> None:
-    from msmlp.model.training.teacher import read_teacher
+    from msmlp.model.training.convnet import read_teacher
     from msmlp.model.weights import load_calibration, load_weights
 
     found = read_teacher(folder)

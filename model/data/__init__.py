@@ -1,4 +1,4 @@
-"""Data sets on disk → arrays: image folders and the official CIFAR layouts behind one function, `load_dataset`."""
+"""Data sets on disk → arrays: `load_dataset` reads image folders and the official CIFAR layouts."""
 
 from msmlp.model.data.dataset import Dataset, Split
 from msmlp.model.data.loading import load_dataset

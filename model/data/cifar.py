@@ -1,6 +1,6 @@
 """The official CIFAR-10 and CIFAR-100 python layouts: a folder of pickles, or the `.tar.gz` as it is downloaded.
 
-Pickles can run code, so these are read by an unpickler that knows nothing but the numpy arrays the files are made of.
+Pickles can run code, so the unpickler here accepts nothing but the numpy arrays that the files contain.
 """
 
 import io
@@ -27,18 +27,18 @@ _ALLOWED = {
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 Reader = Callable[[str], bytes]
-"""Bytes of the file of that name inside the layout; KeyError when it is not there."""
+"""A file's name inside the layout → its bytes; KeyError if it does not exist."""
 
 
 class _CifarUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR file")
+            raise pickle.UnpicklingError(f"a CIFAR file does not contain {module}.{name}")
         return super().find_class(module, name)
 
 
 def load_cifar(path: Path, size: int) -> Dataset | None:
-    """Read a CIFAR folder, a folder that contains one, or a `.tar.gz`; None when `path` is nothing of the kind."""
+    """Read a CIFAR folder, a folder that contains one, or a `.tar.gz`; None if `path` is something else."""
     if path.is_file():
         return _load_archive(path, size)
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
@@ -54,7 +54,7 @@ def _load_archive(path: Path, size: int) -> Dataset | None:
             return None
         with tarfile.open(path) as archive:
             members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
-            # The checksum stands at the very end of a compressed file, which tar leaves unread.
+            # tar does not read the end of a compressed file, which holds the checksum.
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
             return _read(lambda name: _extract(archive, members[name]), set(members), path, size)
@@ -79,15 +79,15 @@ def _read(read: Reader, names: set[str], path: Path, size: int) -> Dataset:
     elif "meta" in names:
         meta, key, train, test, label_names = "meta", "fine_labels", ["train"], ["test"], "fine_label_names"
     else:
-        raise DataError(f"{path} is an archive, but holds neither CIFAR-10 nor CIFAR-100")
+        raise DataError(f"{path} is an archive, but contains neither CIFAR-10 nor CIFAR-100")
     if not train:
-        raise DataError(f"{path} holds no data_batch_1, data_batch_2, ...")
+        raise DataError(f"{path} contains no data_batch_1, data_batch_2, ...")
     names_of_classes = _unpickle(read, meta, path).get(label_names)
     if not isinstance(names_of_classes, list):
-        raise DataError(f"{path / meta}: no list of {label_names}")
+        raise DataError(f"{path / meta}: {label_names} is missing or not a list")
     classes = tuple(_text(name) for name in names_of_classes)
     if len(classes) < 2:
-        raise DataError(f"{path}: {len(classes)} class; a classifier needs at least 2")
+        raise DataError(f"{path} has {len(classes)} class(es), a classifier needs at least 2")
     return Dataset(
         classes,
         _split(read, train, key, len(classes), path, size),
@@ -111,10 +111,10 @@ def _split(read: Reader, files: list[str], key: str, classes: int, path: Path, s
     pixels = np.ascontiguousarray(np.concatenate(rows).transpose(0, 2, 3, 1))
     truth = np.array(labels, dtype=np.int64)
     if len(truth) != len(pixels) or truth.min(initial=0) < 0 or truth.max(initial=0) >= classes:
-        raise DataError(f"{path}: labels do not fit the images or the {classes} classes")
+        raise DataError(f"{path}: the labels do not fit the images or the {classes} classes")
     empty = sorted(set(range(classes)) - set(truth.tolist()))
     if empty:
-        raise DataError(f"{path}: no image of class {empty[0]} in {', '.join(files)}")
+        raise DataError(f"{path}: class {empty[0]} has no image in {', '.join(files)}")
     identities = np.stack([image_identity(image) for image in pixels])
     if size != SIDE:
         pixels = np.stack([to_square(Image.fromarray(image), size) for image in pixels])

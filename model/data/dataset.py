@@ -11,8 +11,10 @@ from msmlp.model.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split: pixels uint8 [N, size, size, 3], labels int64 [N], and a sha256 of each image's own decoded
-    pixels before any resizing [N, 32] (uint8), which is the image's identity in every layout."""
+    """The images of one split: pixels uint8 [N, size, size, 3], labels int64 [N], identities uint8 [N, 32].
+
+    An identity is the sha256 of the image's decoded pixels before any resizing, so it is the same in every layout.
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -22,11 +24,11 @@ class Split:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Split":
-        """The chosen images, in the order of `index`."""
+        """The images at `index`, in its order."""
         return Split(self.pixels[index], self.labels[index], self.identities[index])
 
     def limited(self, per_class: int) -> "Split":
-        """At most `per_class` images of every class, the first ones."""
+        """The first `per_class` images of each class."""
         keep = np.zeros(len(self), dtype=bool)
         for label in np.unique(self.labels):
             keep[np.flatnonzero(self.labels == label)[:per_class]] = True
@@ -35,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Class names in label order, and the splits found; `val` only where the layout has its own."""
+    """Class names in label order, and the splits found; `val` only if the data set has its own."""
 
     classes: tuple[str, ...]
     train: Split
@@ -44,29 +46,28 @@ class Dataset:
     source: str
 
     def train_and_validation(self, seed: int, fraction: float = 0.1) -> tuple[Split, Split]:
-        """The training images without validation, and the validation images.
-
-        A `val/` folder is the validation set as it is; else `fraction` of every class is held out of `train`.
-        """
+        """The training and the validation images: `val` if there is one, else `fraction` of every class held out."""
         if self.val is not None:
             return self.train, self.val
         held = validation_mask(self.train, seed, fraction)
         for label, name in enumerate(self.classes):
             if held[self.train.labels == label].all():
-                raise DataError(f"{self.source}: class {name} needs 2 different images, one is held out for validation")
+                raise DataError(
+                    f"{self.source}: class {name} needs at least 2 different images, one of them for validation"
+                )
         return self.train.take(~held), self.train.take(held)
 
 
 def image_identity(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """sha256 over the decoded RGB pixels [H, W, 3] of one image, as uint8 [32]."""
+    """The sha256 of an image's decoded RGB pixels [H, W, 3], as uint8 [32]."""
     return np.frombuffer(hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest(), dtype=np.uint8)
 
 
 def validation_mask(split: Split, seed: int, fraction: float) -> NDArray[np.bool_]:
-    """Which images are held out: within each class the lowest ranks of sha256(seed ‖ identity), rounded, at least one.
+    """Which images are held out: in each class the lowest ranks of sha256(seed ‖ identity), at least one.
 
-    The rank depends on the pixels and the seed alone, so every layout of a data set gives the same images. Twins
-    (equal pixels) of a class stand or leave together, so that no validation image is also trained on.
+    The rank depends on pixels and seed alone, so every layout of a data set gives the same images. Duplicates within a
+    class share a rank, so no validation image is also trained on.
     """
     held = np.zeros(len(split), dtype=bool)
     prefix = str(seed).encode() + b"\x00"
@@ -80,7 +81,7 @@ def validation_mask(split: Split, seed: int, fraction: float) -> NDArray[np.bool
 
 
 def split_digest(split: Split) -> str:
-    """A sha256 that names this set of images and labels whatever their order."""
+    """A sha256 of the images and labels that does not depend on their order."""
     rows = sorted(
         int(label).to_bytes(4, "little") + identity.tobytes()
         for label, identity in zip(split.labels, split.identities, strict=True)

@@ -1,4 +1,7 @@
-"""Image folders: `train/<class>/*`, optional `val/<class>/*` and `test/<class>/*`; images of any size."""
+"""Reads a data set of any kind: CIFAR as published, or an image folder.
+
+An image folder has `train/<class>/*`, and may have `val/<class>/*` and `test/<class>/*`, with images of any size.
+"""
 
 from pathlib import Path
 
@@ -11,11 +14,27 @@ from msmlp.model.errors import DataError, ImageError
 from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-"""Of every format Pillow reads; other files are left alone."""
+"""The suffixes of all formats that Pillow reads; other files are ignored."""
 
 
-def load_folder(root: Path, size: int) -> Dataset:
-    """Read every split of the folder, resized to `size`; DataError names the path of what is wrong."""
+def load_dataset(path: Path, size: int) -> Dataset:
+    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized to `size`; DataError names the
+    path and what is wrong with it."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    dataset = load_cifar(path, size)
+    if dataset is not None:
+        return dataset
+    if not path.is_dir():
+        raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
+    if not (path / "train").is_dir():
+        raise DataError(
+            f"{path} is not a data set; expected train/<class>/*, cifar-10-batches-py/, cifar-100-python/ or a .tar.gz"
+        )
+    return _load_folder(path, size)
+
+
+def _load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
     train = _read_split(root / "train", classes, size)
     others = {
@@ -29,7 +48,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{folder} is missing: an image folder has train/<class>/* (and val/, test/)")
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} class folder(s); a classifier needs at least 2")
+        raise DataError(f"{folder} has {len(names)} class folder(s), a classifier needs at least 2")
     return names
 
 
@@ -42,12 +61,12 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
     for label, name in enumerate(classes):
         files = sorted(p for p in (folder / name).iterdir() if _is_image(p))
         if not files:
-            raise DataError(f"{folder / name} holds no image")
+            raise DataError(f"{folder / name} contains no image")
         for path in files:
             try:
                 data = path.read_bytes()
                 image = decode(data, formats=None, max_pixels=PILLOW_MAX_PIXELS)
-                # Of a large JPEG, serving decodes fewer pixels: the network must see the same ones here.
+                # Serving decodes a large JPEG at a reduced scale; the network must see the same pixels here.
                 seen = decode(data, near=size, formats=None, max_pixels=PILLOW_MAX_PIXELS)
             except (ImageError, OSError) as error:
                 raise DataError(f"{path}: {error}") from None
@@ -58,29 +77,5 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
 
 
 def _is_image(path: Path) -> bool:
-    # Hidden files are not a user's: macOS leaves a ._cat.jpg beside every cat.jpg of an archive.
+    # Hidden files are not the user's: macOS adds a ._cat.jpg for every cat.jpg of an archive.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-
-
-# FROM model/data/loading.py:
-# Which kind of data set a path is, and reading it.
-
-
-def load_dataset(path: Path, size: int) -> Dataset:
-    """Read an image folder, a CIFAR python folder or its `.tar.gz`, images resized to `size`.
-
-    Raises:
-        DataError: with the path and what is wrong with it.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    dataset = load_cifar(path, size)
-    if dataset is not None:
-        return dataset
-    if not path.is_dir():
-        raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
-    if not (path / "train").is_dir():
-        raise DataError(
-            f"{path} is no data set: expected train/<class>/*, cifar-10-batches-py/, cifar-100-python/ or their .tar.gz"
-        )
-    return load_folder(path, size)

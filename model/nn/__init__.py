@@ -1,1 +1,1 @@
-"""The network: configuration, blocks, the cascade, and the form that is served."""
+"""The network: configuration, blocks, the cascade, and its serving form."""

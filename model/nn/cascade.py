@@ -1,4 +1,7 @@
-"""One stage of the cascade: a Mixer with its exit."""
+"""The cascade: stages in a row, each a Mixer with its exit.
+
+Training and offline evaluation run it whole; serving runs stage by stage (model/backends).
+"""
 
 from torch import Tensor, nn
 
@@ -6,69 +9,15 @@ from msmlp.model.nn.blocks import MixerBlock, PatchEmbedding, Reuse
 from msmlp.model.nn.config import CascadeConfig
 
 
-class Stage(nn.Module):
-    """Stage `index` (0-based) of a cascade.
-
-    `folded` builds the serving form, where the upsampling of the reuse sits inside the token MLP's first weight;
-    `model/nn/served.py` turns trained weights into it.
-    """
-
-    def __init__(self, config: CascadeConfig, index: int, *, folded: bool = False) -> None:
-        super().__init__()
-        stage = config.stages[index]
-        self.embed = PatchEmbedding(stage.patch, stage.width, stage.overlap)
-        self.blocks = nn.ModuleList()
-        for block in range(stage.depth):
-            reuse = None
-            if config.reuses(index, block):
-                reuse = Reuse(
-                    config.stages[index - 1].width,
-                    stage.width,
-                    config.grid(index - 1),
-                    config.grid(index),
-                    norm=config.reuse_norm,
-                    folded=folded,
-                )
-            extra = reuse.tokens if reuse else 0
-            self.blocks.append(
-                MixerBlock(config.tokens(index), extra, stage.width, stage.token_hidden, stage.channel_hidden, reuse)
-            )
-        self.norm = nn.LayerNorm(stage.width)
-        self.head = nn.Linear(stage.width, config.classes)
-        self.apply(_initialise)
-
-    def forward(self, images: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Normalised images [N, 3, H, W], upstream features [N, S_up, C_up] → features [N, S, C], logits [N, classes].
-
-        The features are the last block's output before the final norm: what the next stage reuses.
-        """
-        z = self.embed(images)
-        for block in self.blocks:
-            z = block(z, upstream)
-        return z, self.head(self.norm(z).mean(dim=1))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Xavier weights and zero biases, as in timm's MLP-Mixer; norms keep torch's ones and zeros."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight.flatten(1) if module.weight.dim() > 2 else module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-# FROM model/nn/cascade.py:
-# Stages in a row, every exit computed: what training and offline evaluation of a whole network need.
-
-
 class Cascade(nn.Module):
-    """All stages of a cascade; serving runs the stages one by one instead (model/backends)."""
+    """All stages; `folded` builds the serving form, which served.py fills with trained weights."""
 
     def __init__(self, config: CascadeConfig, *, folded: bool = False) -> None:
         super().__init__()
         self.config = config
         self.stages = nn.ModuleList(Stage(config, k, folded=folded) for k in range(len(config.stages)))
 
-    def stage(self, index: int) -> Stage:
+    def stage(self, index: int) -> "Stage":
         """Stage `index` (0-based)."""
         stage = self.stages[index]
         assert isinstance(stage, Stage)
@@ -87,3 +36,47 @@ class Cascade(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [N, 3, H, W] → logits of every exit, K x [N, classes]."""
         return self.outputs(images)[1]
+
+
+class Stage(nn.Module):
+    """Stage `index` (0-based): patch embedding, Mixer blocks and an exit."""
+
+    def __init__(self, config: CascadeConfig, index: int, *, folded: bool = False) -> None:
+        super().__init__()
+        stage = config.stages[index]
+        self.embed = PatchEmbedding(stage.patch, stage.width, stage.overlap)
+        self.blocks = nn.ModuleList()
+        for block in range(stage.depth):
+            reuse = None
+            if config.reuses(index, block):
+                reuse = Reuse(
+                    config.stages[index - 1].width,
+                    stage.width,
+                    config.grid(index - 1),
+                    config.grid(index),
+                    norm=config.reuse_norm,
+                    folded=folded,
+                )
+            tokens = config.tokens(index)
+            self.blocks.append(MixerBlock(tokens, stage.width, stage.token_hidden, stage.channel_hidden, reuse))
+        self.norm = nn.LayerNorm(stage.width)
+        self.head = nn.Linear(stage.width, config.classes)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Normalised images [N, 3, H, W], upstream features [N, S_up, C_up] → features [N, S, C], logits [N, classes].
+
+        The features are the last block's output before the final norm; the next stage reuses them.
+        """
+        z = self.embed(images)
+        for block in self.blocks:
+            z = block(z, upstream)
+        return z, self.head(self.norm(z).mean(dim=1))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier weights and zero biases, as in timm's MLP-Mixer; norms keep torch's ones and zeros."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.flatten(1) if module.weight.dim() > 2 else module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""What a cascade is made of, as plain data; no torch here.
+"""The configuration of a cascade, its presets, and overrides by `key=value`; no torch here.
 
 A cascade is a row of stages with one exit each. Stage k cuts the image into S_k = (size / patch)² tokens.
 """
@@ -14,10 +14,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class StageConfig(BaseModel):
-    """One Mixer: patch size p_k, C channels, L blocks, hidden widths D_S (tokens) and D_C (channels).
+    """One Mixer: patch size p_k, width C, depth L (blocks), hidden widths D_S (tokens) and D_C (channels).
 
-    The patch embedding reads `overlap` pixels beyond the patch on every side: still one linear map a patch, which sees
-    how the patch goes on.
+    The patch embedding also reads `overlap` pixels around the patch; it is still one linear map per patch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,20 +31,20 @@ class StageConfig(BaseModel):
     @model_validator(mode="after")
     def _overlap_stays_near(self) -> Self:
         if self.overlap > self.patch:
-            raise ValueError(f"overlap {self.overlap} is more than the patch, {self.patch}")
+            raise ValueError(f"overlap {self.overlap} is larger than the patch, {self.patch}")
         return self
 
     @property
     def window(self) -> int:
-        """Pixels a side that the patch embedding reads for one patch."""
+        """The side, in pixels, of what the patch embedding reads for one patch."""
         return self.patch + 2 * self.overlap
 
 
 class CascadeConfig(BaseModel):
-    """A whole cascade: `image_size` pixels square, `classes` outputs at every exit.
+    """A cascade for images of `image_size` x `image_size` pixels, with `classes` outputs at every exit.
 
-    `reuse` says which blocks of a downstream stage read the upstream features (the paper's Tables 3 and 4),
-    `reuse_norm` whether f begins with a LayerNorm (Table 5).
+    `reuse`: which blocks of a downstream stage read the upstream features (the paper's Tables 3 and 4); `reuse_norm`:
+    whether f begins with a LayerNorm (Table 5).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +66,7 @@ class CascadeConfig(BaseModel):
         return self
 
     def grid(self, stage: int) -> int:
-        """Tokens along one side of the image at stage `stage` (0-based)."""
+        """Tokens along one side of the image in stage `stage` (0-based)."""
         return self.image_size // self.stages[stage].patch
 
     def tokens(self, stage: int) -> int:
@@ -94,33 +93,33 @@ PRESETS: dict[str, CascadeConfig] = {
     "paper-b": _paper(12, 16, 8, 4),
     "mixer-s": _paper(8, 4),
     "mixer-b": _paper(12, 4),
-    # The smallest that still learns; tests train it in seconds.
+    # The smallest that still learns, for tests.
     "tiny": CascadeConfig(stages=_stages((16, 32, 2, 16, 64), (8, 32, 2, 32, 64), (4, 32, 2, 32, 64))),
-    # The frontier's own: many tokens, few channels (shared research: tokens beat width at equal cost).
+    # Many tokens and few channels.
     "xs": CascadeConfig(stages=_stages((8, 64, 3, 32, 256), (4, 64, 3, 64, 256), (4, 64, 3, 64, 256))),
-    # At most 0.03 GFLOPs, what a CPU trains in an hour; chosen on validation images.
+    # At most 0.03 GFLOPs, for training on a CPU; chosen on validation images.
     "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 2), (4, 64, 3, 64, 192, 2), (4, 96, 4, 64, 256, 2))),
-    # For a GPU: mean costs around 0.08 and 0.2 GFLOPs, and beyond.
+    # For training on a GPU.
     "m": CascadeConfig(stages=_stages((8, 96, 3, 32, 384, 2), (4, 128, 4, 64, 384, 2), (4, 192, 6, 64, 576, 2))),
     "l": CascadeConfig(stages=_stages((8, 128, 4, 64, 512, 2), (4, 192, 6, 64, 576, 2), (4, 320, 8, 128, 960, 2))),
 }
 
 
 def preset(name: str) -> CascadeConfig:
-    """The cascade of that name; ConfigError lists the names there are."""
+    """The named cascade; ConfigError lists the valid names."""
     try:
         return PRESETS[name]
     except KeyError:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}") from None
+        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}") from None
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """`key=value` strings to a dict; values are JSON where they parse as JSON, else text."""
+    """`key=value` strings → a dict; a value that does not parse as JSON is text."""
     parsed: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set wants key=value, got {text!r}")
+            raise ConfigError(f"--set: expected key=value, got {text!r}")
         try:
             parsed[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -129,7 +128,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def override(config: M, changes: dict[str, Any]) -> M:
-    """A copy of `config` with dotted keys replaced, e.g. `stages.0.width`; ConfigError names a wrong key."""
+    """A copy of `config` with dotted keys such as `stages.0.width` replaced; ConfigError for an unknown key or a wrong
+    value."""
     data: Any = config.model_dump()
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -141,13 +141,13 @@ def override(config: M, changes: dict[str, Any]) -> M:
                 raise KeyError(last)
         except (KeyError, IndexError, ValueError, TypeError):
             fields = ", ".join(type(config).model_fields)
-            raise ConfigError(f"no field is called {key!r}; there are {fields}") from None
+            raise ConfigError(f"unknown field {key!r}; expected one of {fields}") from None
         node[last] = value
     return validate(type(config), data)
 
 
 def validate(kind: type[M], data: Any) -> M:
-    """Build a config from plain data; one clear line instead of pydantic's page."""
+    """Build a config from plain data; ConfigError with the first mistake in one line."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:

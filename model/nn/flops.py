@@ -1,8 +1,10 @@
-"""Multiply-adds of a stage, analytic, by fvcore's rules (its unit is the paper's).
+"""The multiply-adds of a stage, computed by fvcore's rules, which are the paper's unit.
 
 A linear layer or convolution costs its multiply-adds, a LayerNorm 5 per element, nearest upsampling 1 per output
-element; activations, additions and means cost nothing. Tests hold this against fvcore's own count.
+element; activations, additions and means are free. Tests compare the result with fvcore's own count.
 """
+
+from itertools import accumulate
 
 from msmlp.model.nn.config import CascadeConfig
 
@@ -10,10 +12,7 @@ LAYER_NORM = 5
 
 
 def stage_multiply_adds(config: CascadeConfig, index: int, *, folded: bool = True) -> int:
-    """Multiply-adds of stage `index` (0-based) for one image, its own cost only.
-
-    `folded` counts what serving computes (model/nn/served.py), else the paper's form.
-    """
+    """Multiply-adds per image of stage `index` (0-based) alone, in the serving form (`folded`) or the paper's."""
     stage = config.stages[index]
     tokens, width = config.tokens(index), stage.width
     total = tokens * width * 3 * stage.window**2
@@ -32,14 +31,11 @@ def stage_multiply_adds(config: CascadeConfig, index: int, *, folded: bool = Tru
 
 
 def incremental_gflops(config: CascadeConfig, *, folded: bool = True) -> list[float]:
-    """GFLOPs (multiply-adds / 1e9) each stage adds, in order."""
+    """GFLOPs (multiply-adds / 1e9) per image of each stage alone."""
     return [stage_multiply_adds(config, k, folded=folded) / 1e9 for k in range(len(config.stages))]
 
 
 def cumulative_gflops(config: CascadeConfig, *, folded: bool = True) -> list[float]:
-    """GFLOPs an image has cost when it leaves at exit 1, 2, ... K."""
-    total, sums = 0, []
-    for k in range(len(config.stages)):
-        total += stage_multiply_adds(config, k, folded=folded)
-        sums.append(total / 1e9)
-    return sums
+    """GFLOPs of an image that leaves at exit 1, 2, ... K."""
+    stages = (stage_multiply_adds(config, k, folded=folded) for k in range(len(config.stages)))
+    return [total / 1e9 for total in accumulate(stages)]

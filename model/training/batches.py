@@ -1,4 +1,4 @@
-"""Augmentation on the training device, a whole batch at a time (kornia), and mixing of image pairs.
+"""The views a run trains on: images augmented and mixed on the training device, with the teacher's targets for them.
 
 Every random draw comes from torch's generator, so seeding it repeats an epoch exactly.
 """
@@ -13,12 +13,99 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msmlp.model.preprocess import Preprocess
-from msmlp.model.training.losses import Lesson
+from msmlp.model.training.losses import TeacherTargets
 from msmlp.model.training.recipes import Recipe
+
+PIECE = 4096 * 32 * 32
+"""Pixels that are augmented, and shown to the teacher, at a time."""
+VIEW_SEED = 500_009
+"""Offset of the views' seed: without it, seed 0 would make the views in the order in which an epoch trains on them."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One split on the training device: pixels uint8 [N, 3, H, W], labels int64 [N]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of n images: pixels uint8 [n, 3, H, W], targets [n, classes] in half precision, the teacher's targets (half
+    precision) if there is a teacher."""
+
+    pixels: Tensor
+    targets: Tensor
+    teacher: TeacherTargets | None
+
+    def rows(self, rows: Tensor) -> "Batch":
+        """The views of the images `rows` [m]."""
+        return Batch.from_tensors([tensor[rows] for tensor in self.tensors()])
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order that `from_tensors` expects."""
+        return [self.pixels, self.targets, *(self.teacher or ())]
+
+    @staticmethod
+    def from_tensors(tensors: list[Tensor]) -> "Batch":
+        """The reverse of `tensors`."""
+        pixels, targets, *teacher = tensors
+        return Batch(pixels, targets, TeacherTargets(*teacher) if teacher else None)
+
+
+class Batches:
+    """Makes a view of every image for each epoch; with `views`, keeps that many sets and reuses them in turn."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        augment: nn.Module,
+        classes: int,
+        teacher: Callable[[Tensor], TeacherTargets] | None,
+        seed: int,
+    ) -> None:
+        self.recipe, self.augment, self.classes, self.teacher, self.seed = recipe, augment, classes, teacher, seed
+        self._kept: dict[int, Batch] = {}
+
+    def of_epoch(self, data: Arrays, epoch: int) -> Batch:
+        """The views of all images in epoch `epoch` (0-based)."""
+        if not self.recipe.views:
+            return self._make(data, epoch)
+        number = epoch % self.recipe.views
+        if number not in self._kept:
+            self._kept[number] = self._make(data, number)
+        return self._kept[number]
+
+    @torch.no_grad()
+    def _make(self, data: Arrays, number: int) -> Batch:
+        # Each set has its own seed, so a resumed run makes the same views whenever it first needs them.
+        images, size = len(data.labels), self.recipe.batch_size
+        in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
+        made: list[Tensor] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)
+            for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
+                views = self._make_piece(data.pixels[rows], data.labels[rows]).tensors()
+                made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
+                for kept, view in zip(made, views, strict=True):
+                    kept[rows] = view
+        return Batch.from_tensors(made)
+
+    def _make_piece(self, pixels: Tensor, labels: Tensor) -> Batch:
+        # Images are mixed within a batch.
+        augmented = self.augment(pixels.float() / 255).split(self.recipe.batch_size)
+        batches = zip(augmented, labels.split(self.recipe.batch_size), strict=True)
+        mixed = [mix(self.recipe, images, of, self.classes) for images, of in batches]
+        images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        # The teacher sees the rounded pixels, as the network will.
+        teacher = None if self.teacher is None else self.teacher(pixels.float() / 255).half()
+        return Batch(pixels, targets.half(), teacher)
 
 
 def augmentation(recipe: Recipe, size: int) -> nn.Module:
-    """Images [N, 3, size, size] in [0, 1] → the same shape and range, as the recipe says."""
+    """The recipe's augmentation: images [N, 3, size, size] in [0, 1] → the same shape and range."""
     steps: list[nn.Module] = []
     if recipe.augment != "none":
         pad = max(1, size // 8)  # the customary 4 at 32 pixels
@@ -30,17 +117,10 @@ def augmentation(recipe: Recipe, size: int) -> nn.Module:
     return nn.Sequential(*steps)
 
 
-def normalizer(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Images [N, 3, H, W] in [0, 1] → what a network trained with `preprocess` reads."""
-    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
-    return lambda images: (images - mean) / std
-
-
 class PiecewiseTrivialAugment(nn.Module):
-    """TrivialAugment, an operation for every PIECE images, or for a 16th of them where they are few.
+    """TrivialAugment with one operation per PIECE images, and at least 16 operations per call.
 
-    The published method draws an operation for every image; kornia draws one for all it is given, in one launch.
+    The published method draws one operation per image; kornia draws one per call, which is a single launch.
     """
 
     PIECE = 128
@@ -53,6 +133,13 @@ class PiecewiseTrivialAugment(nn.Module):
         """[N, 3, H, W] in [0, 1] → the same."""
         pieces = max(16, len(images) // self.PIECE)
         return torch.cat([self.augment(piece) for piece in images.chunk(pieces)])
+
+
+def normalizer(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function from images [N, 3, H, W] in [0, 1] to the input of a network trained with `preprocess`."""
+    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
+    return lambda images: (images - mean) / std
 
 
 def mix(recipe: Recipe, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +160,7 @@ def mix(recipe: Recipe, images: Tensor, labels: Tensor, classes: int) -> tuple[T
 
 
 def _paste(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    """CutMix's box, clipped at the border; returns the share of the first image that is really left."""
+    """CutMix's box, clipped at the border → images, the share of the first image that remains."""
     height, width = images.shape[-2:]
     side = (1 - share) ** 0.5
     y, x = int(torch.randint(height, ()).item()), int(torch.randint(width, ()).item())
@@ -83,89 +170,3 @@ def _paste(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]
     images = images.clone()
     images[..., top:bottom, left:right] = others[..., top:bottom, left:right]
     return images, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-# FROM model/training/batches.py:
-# Where a training step's batch comes from: views of all images, made for one epoch or kept.
-
-Teach = Callable[[Tensor], Lesson]
-PIECE = 4096 * 32 * 32
-"""Pixels that are augmented together, and shown to the teacher."""
-VIEWS_APART = 500_009
-"""Added to the seed of views: else with seed 0 they would be made in the very order in which an epoch trains."""
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """One split on the training device: pixels uint8 [N, 3, H, W], labels int64 [N]."""
-
-    pixels: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Views of n images: pixels uint8 [n, 3, H, W], targets [n, classes], the teacher's lesson where there is a
-    teacher; floats in half precision."""
-
-    pixels: Tensor
-    targets: Tensor
-    lesson: Lesson | None
-
-    def rows(self, rows: Tensor) -> "Batch":
-        """The views of the images `rows` [m]."""
-        return Batch.of([tensor[rows] for tensor in self.tensors()])
-
-    def tensors(self) -> list[Tensor]:
-        """All there is, in one order."""
-        lesson = [] if self.lesson is None else [self.lesson.logits, self.lesson.features]
-        return [self.pixels, self.targets, *lesson]
-
-    @staticmethod
-    def of(tensors: list[Tensor]) -> "Batch":
-        """The reverse of `tensors`."""
-        pixels, targets, *lesson = tensors
-        return Batch(pixels, targets, Lesson(*lesson) if lesson else None)
-
-
-class Batches:
-    """The views of one run."""
-
-    def __init__(self, recipe: Recipe, augment: nn.Module, classes: int, teach: Teach | None, seed: int) -> None:
-        self.recipe, self.augment, self.classes, self.teach, self.seed = recipe, augment, classes, teach, seed
-        self._kept: dict[int, Batch] = {}
-
-    def of_epoch(self, data: Arrays, epoch: int) -> Batch:
-        """A view of every image, for epoch `epoch` (0-based)."""
-        if not self.recipe.views:
-            return self._made(data, epoch)
-        number = epoch % self.recipe.views
-        if number not in self._kept:
-            self._kept[number] = self._made(data, number)
-        return self._kept[number]
-
-    @torch.no_grad()
-    def _made(self, data: Arrays, number: int) -> Batch:
-        """View `number` of all images. Seeded by itself, so that a resumed run sees it again, in whichever epoch."""
-        images, size = len(data.labels), self.recipe.batch_size
-        in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
-        made: list[Tensor] = []
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_033 + VIEWS_APART + number)
-            for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
-                views = self._views(data.pixels[rows], data.labels[rows]).tensors()
-                made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
-                for kept, view in zip(made, views, strict=True):
-                    kept[rows] = view
-        return Batch.of(made)
-
-    def _views(self, pixels: Tensor, labels: Tensor) -> Batch:
-        """Of one piece; pairs are mixed within a batch."""
-        augmented = self.augment(pixels.float() / 255).split(self.recipe.batch_size)
-        batches = zip(augmented, labels.split(self.recipe.batch_size), strict=True)
-        mixed = [mix(self.recipe, images, of, self.classes) for images, of in batches]
-        images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))
-        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
-        # The teacher sees what is kept, not what was there before rounding.
-        lesson = None if self.teach is None else self.teach(pixels.float() / 255)
-        return Batch(pixels, targets.half(), None if lesson is None else lesson.half())

@@ -1,52 +1,27 @@
-"""The convolutional networks that teach (teachers.py says of what they are made)."""
+"""The convolutional teacher: its network, its cost, and its folder of `teacher.json` and `model.safetensors`.
 
-from typing import cast
+The folder is not a weights folder: a teacher trains cascades and is never served.
+"""
 
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msmlp.model.errors import ConfigError, WeightsError
+from msmlp.model.nn.config import validate
+from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.recipes import TeacherConfig
-
-
-def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-
+from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.manifest import MODEL, TEACHER
 
 VGG_SCALE = 0.125
-"""What a `vgg`'s logits are multiplied by: maxima are large, and large first logits make large steps diverge."""
-
-
-class VggBlock(nn.Module):
-    """Convolution → (pooling) → norm → GELU. Pooling before the norm is four times cheaper and no worse."""
-
-    def __init__(self, inputs: int, outputs: int, *, halves: bool) -> None:
-        super().__init__()
-        self.convolution, self.norm, self.halves = _convolution(inputs, outputs), nn.BatchNorm2d(outputs), halves
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H or H / 2, ...]."""
-        x = self.convolution(x)
-        return F.gelu(self.norm(F.max_pool2d(x, 2) if self.halves else x))
-
-
-class ResidualBlock(nn.Module):
-    """Norm → ReLU → convolution, twice, beside a path without them."""
-
-    def __init__(self, inputs: int, outputs: int, *, halves: bool) -> None:
-        super().__init__()
-        stride = 2 if halves else 1
-        self.norm1, self.convolution1 = nn.BatchNorm2d(inputs), _convolution(inputs, outputs, stride=stride)
-        self.norm2, self.convolution2 = nn.BatchNorm2d(outputs), _convolution(outputs, outputs)
-        same = inputs == outputs and not halves
-        self.project = nn.Identity() if same else _convolution(inputs, outputs, kernel=1, stride=stride)
-        self.same = same
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H or H / 2, ...]."""
-        inside = F.relu(self.norm1(x))
-        beside = x if self.same else self.project(inside)
-        out: Tensor = beside + self.convolution2(F.relu(self.norm2(self.convolution1(inside))))
-        return out
+"""Factor on a `vgg`'s logits: maxima are large, and large initial logits make large steps diverge."""
 
 
 class ConvNet(nn.Module):
@@ -71,25 +46,129 @@ class ConvNet(nn.Module):
         self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if residual else nn.Identity()
         self.head = nn.Linear(channels, config.classes)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images [N, 3, H, W] → the last feature map [N, C, h, w]."""
-        out: Tensor = self.last(self.blocks(self.stem(images)))
-        return out
-
-    def classify(self, features: Tensor) -> Tensor:
-        """The last feature map → logits [N, classes]. The strongest place of a map counts in a `vgg`, its mean in a
-        `resnet`, as in their papers."""
-        if self.config.kind == "resnet":
-            out: Tensor = self.head(features.mean((2, 3)))
-            return out
-        return VGG_SCALE * cast(Tensor, self.head(features.amax((2, 3))))
-
     def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Normalised images [N, 3, H, W] → its last feature map [N, C, h, w] and the logits of its one exit, as lists
-        like a cascade's."""
-        features = self.features(images)
-        return [features], [self.classify(features)]
+        """Normalised images [N, 3, H, W] → last feature map [N, C, h, w] and logits [N, classes], in lists of one as a
+        cascade of one stage would give them."""
+        features: Tensor = self.last(self.blocks(self.stem(images)))
+        # As in the papers: a resnet averages over the map, a vgg takes the maximum.
+        if self.config.kind == "resnet":
+            return [features], [self.head(features.mean((2, 3)))]
+        return [features], [VGG_SCALE * cast(Tensor, self.head(features.amax((2, 3))))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [N, 3, H, W] → the logits [N, classes] of its one exit."""
         return self.outputs(images)[1]
+
+
+def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class VggBlock(nn.Module):
+    """Convolution → (pooling) → norm → GELU. Pooling before the norm is four times cheaper and no worse."""
+
+    def __init__(self, inputs: int, outputs: int, *, halves: bool) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.halves = _convolution(inputs, outputs), nn.BatchNorm2d(outputs), halves
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] → [N, outputs, H or H / 2, ...]."""
+        x = self.convolution(x)
+        return F.gelu(self.norm(F.max_pool2d(x, 2) if self.halves else x))
+
+
+class ResidualBlock(nn.Module):
+    """Norm → ReLU → convolution, twice, with a skip connection."""
+
+    def __init__(self, inputs: int, outputs: int, *, halves: bool) -> None:
+        super().__init__()
+        stride = 2 if halves else 1
+        self.norm1, self.convolution1 = nn.BatchNorm2d(inputs), _convolution(inputs, outputs, stride=stride)
+        self.norm2, self.convolution2 = nn.BatchNorm2d(outputs), _convolution(outputs, outputs)
+        self.same = inputs == outputs and not halves
+        self.project = nn.Identity() if self.same else _convolution(inputs, outputs, kernel=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] → [N, outputs, H or H / 2, ...]."""
+        normed = F.relu(self.norm1(x))
+        skip = x if self.same else self.project(normed)
+        out: Tensor = skip + self.convolution2(F.relu(self.norm2(self.convolution1(normed))))
+        return out
+
+
+def teacher_gflops(config: TeacherConfig) -> float:
+    """Multiply-adds / 1e9 of the convolutions and the head, per image."""
+    size, channels, total = config.image_size, config.stem, 27 * config.stem * config.image_size**2
+    for group, width in enumerate(config.widths):
+        for block in range(config.blocks):
+            if config.kind == "vgg":
+                total += 9 * channels * width * size**2  # a group's first convolution runs before its pooling
+                size //= 2 if block == 0 else 1
+            else:
+                size //= 2 if block == 0 and group else 1
+                total += 9 * (channels + width) * width * size**2
+                total += channels * width * size**2 * (channels != width)
+            channels = width
+    return (total + channels * config.classes) / 1e9
+
+
+class TeacherFile(BaseModel):
+    """teacher.json: a manifest with `network` in place of `cascade`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1]
+    name: str = Field(min_length=1)
+    network: TeacherConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    files: dict[str, str]
+    training: dict[str, Any]
+    results: list[dict[str, Any]]
+    gflops: float = Field(description="multiply-adds / 1e9 of the convolutions and the head")
+
+
+def write_teacher(folder: Path, *, config: TeacherConfig, state: dict[str, torch.Tensor], **fields: Any) -> None:
+    """Write both files, each atomically; `fields` are `classes`, `preprocess`, `training` and `results`."""
+    blob = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    write_atomically(folder / MODEL, blob)
+    description = TeacherFile(
+        format=1,
+        name=folder.resolve().name,
+        network=config,
+        files={MODEL: hashlib.sha256(blob).hexdigest()},
+        gflops=teacher_gflops(config),
+        **fields,
+    )
+    write_atomically(folder / TEACHER, (description.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
+    """A trained teacher, in evaluation mode on the CPU; None if the folder has no teacher.json.
+
+    Raises:
+        WeightsError: damaged or inconsistent.
+    """
+    path = folder / TEACHER
+    found = read_json(path)
+    if found is None:
+        return None
+    try:
+        description = validate(TeacherFile, found[1])
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if len(description.classes) != description.network.classes:
+        raise WeightsError(f"{path}: {len(description.classes)} class names for {description.network.classes} outputs")
+    return description, _read_network(folder / MODEL, description)
+
+
+def _read_network(path: Path, description: TeacherFile) -> ConvNet:
+    blob = read_checked(path, description.files.get(MODEL))
+    network = ConvNet(description.network).eval()
+    try:
+        network.load_state_dict(load(blob))
+    except Exception as error:  # safetensors' own error, a wrong name or a wrong shape
+        raise WeightsError(f"{path} does not fit the network of {TEACHER} ({type(error).__name__})") from None
+    if not all(tensor.float().isfinite().all() for tensor in network.state_dict().values()):
+        raise WeightsError(f"{path} holds NaN or infinite values")
+    return network

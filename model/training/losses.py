@@ -1,7 +1,6 @@
-"""What a batch loses: against its labels, its teacher and its own last exit."""
+"""The loss of a batch: against its labels, the teacher, the cascade's own last exit and the teacher's features."""
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +9,47 @@ from torch.nn import functional as F
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.recipes import Recipe
 
+GRID = 2
+"""Feature maps are pooled to GRID x GRID for distillation."""
 
-@dataclass(frozen=True)
-class Lesson:
-    """What a teacher says of a batch: logits [n, classes] and its last feature map, pooled to [n, C, G, G]."""
+
+class TeacherTargets(NamedTuple):
+    """A teacher's outputs for a batch: logits [n, classes] and its last feature map, pooled to [n, C, GRID, GRID]."""
 
     logits: Tensor
     features: Tensor
 
-    def half(self) -> "Lesson":
-        """In half precision, which is enough to keep it."""
-        return Lesson(self.logits.half(), self.features.half())
+    def half(self) -> "TeacherTargets":
+        """In half precision, which suffices for keeping them."""
+        return TeacherTargets(self.logits.half(), self.features.half())
+
+
+def cascade_loss(recipe: Recipe, logits: list[Tensor], targets: Tensor, teacher: Tensor | None) -> Tensor:
+    """Equation 1, the sum of the exits' losses, weighted by `exit_weights`; with `last_weight` earlier exits also learn
+    from the last.
+
+    Args:
+        logits: K x [n, classes], float32.
+        targets: [n, classes].
+        teacher: the teacher's logits [n, classes], or None.
+    """
+    weights = recipe.exit_weights or (1.0,) * len(logits)
+    losses = [exit_loss(recipe, z, targets, teacher) for z in logits]
+    if recipe.last_weight:
+        last = logits[-1].detach()  # the last exit teaches here and does not learn
+        for k, z in enumerate(logits[:-1]):
+            losses[k] = losses[k] + recipe.last_weight * divergence(z, last, recipe.distill_temperature)
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+
+
+def exit_loss(recipe: Recipe, logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
+    """The loss of one exit's logits [n, classes]: cross entropy, mixed with the divergence from the teacher's logits by
+    `distill_weight`."""
+    plain = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    if teacher is None:
+        return plain
+    share = recipe.distill_weight
+    return (1 - share) * plain + share * divergence(logits, teacher, recipe.distill_temperature)
 
 
 def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -30,39 +59,27 @@ def divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
-def exit_loss(recipe: Recipe, logits: Tensor, targets: Tensor, taught: Tensor | None) -> Tensor:
-    """What one exit's logits [n, classes] lose against targets [n, classes] and, with one, the teacher's logits; the
-    two are mixed by `distill_weight`."""
-    plain = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-    if taught is None:
-        return plain
-    share = recipe.distill_weight
-    return (1 - share) * plain + share * divergence(logits, taught, recipe.distill_temperature)
+class FeaturePredictor(nn.Module):
+    """A cascade with a linear layer that predicts the teacher's features from the last stage's tokens."""
+
+    def __init__(self, model: Cascade, teacher_width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.predict = nn.Linear(model.config.stages[-1].width, teacher_width)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Normalised images [n, 3, H, W] → logits of every exit, predicted features [n, GRID², C_teacher]."""
+        features, logits = self.model.outputs(images)
+        return logits, cast(Tensor, self.predict(squares_of(pooled_map(token_map(features[-1])))))
 
 
-def cascade_loss(recipe: Recipe, logits: list[Tensor], targets: Tensor, taught: Tensor | None) -> Tensor:
-    """Equation 1, the exits' losses summed, weighted where the recipe says so; earlier exits also learn the last.
-
-    Args:
-        recipe: `exit_weights`, `last_weight` and what one exit's loss reads.
-        logits: K x [n, classes], float32.
-        targets: [n, classes].
-        taught: the teacher's logits [n, classes], or None.
-    """
-    weights = recipe.exit_weights or (1.0,) * len(logits)
-    losses = [exit_loss(recipe, z, targets, taught) for z in logits]
-    if recipe.last_weight:
-        last = logits[-1].detach()  # what the last exit says is taught, not changed
-        for k, z in enumerate(logits[:-1]):
-            losses[k] = losses[k] + recipe.last_weight * divergence(z, last, recipe.distill_temperature)
-    return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
-
-
-# FROM model/training/losses.py:
-# Feature imitation: early in a run, the last stage's tokens also learn to predict the teacher's feature map.
-
-GRID = 2
-"""Squares a side that a feature map is pooled to."""
+def feature_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared error of predicted [n, G², C] against features [n, C, G, G], which are standardised over their
+    channels because their scale carries no information."""
+    wanted = squares_of(wanted.float())
+    centred = wanted - wanted.mean(2, keepdim=True)
+    scale = torch.sqrt(centred.square().mean(2, keepdim=True) + 1e-6)
+    return F.mse_loss(predicted.float(), centred / scale)
 
 
 def pooled_map(features: Tensor) -> Tensor:
@@ -78,28 +95,5 @@ def token_map(tokens: Tensor) -> Tensor:
 
 
 def squares_of(features: Tensor) -> Tensor:
-    """A map [n, C, G, G] → its squares [n, G², C], laid out one after the other."""
+    """A map [n, C, G, G] → [n, G², C], row by row."""
     return features.flatten(2).transpose(1, 2).contiguous()
-
-
-class Imitator(nn.Module):
-    """A cascade with the layer that predicts the teacher's features; the loss is in units of their variance."""
-
-    def __init__(self, model: Cascade, teacher_width: int) -> None:
-        super().__init__()
-        self.model = model
-        self.predict = nn.Linear(model.config.stages[-1].width, teacher_width)
-
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Normalised images [n, 3, H, W] → logits of every exit, predicted features [n, GRID², C_teacher]."""
-        features, logits = self.model.outputs(images)
-        return logits, cast(Tensor, self.predict(squares_of(pooled_map(token_map(features[-1])))))
-
-
-def imitation_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """The mean squared error of predicted [n, G², C] against features [n, C, G, G] that are standardised over their
-    channels: their scale says nothing."""
-    wanted = squares_of(wanted.float())
-    centred = wanted - wanted.mean(2, keepdim=True)
-    scale = torch.sqrt(centred.square().mean(2, keepdim=True) + 1e-6)
-    return F.mse_loss(predicted.float(), centred / scale)

@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate at every step."""
+"""The optimizers of a recipe, and its learning rate at every step."""
 
 import math
 from itertools import pairwise
@@ -11,28 +11,23 @@ from msmlp.model.training.recipes import Recipe
 
 
 class Optimizers:
-    """One or two torch optimizers driven as one, behind clipping; the learning rate is a function of the step, so it
-    needs no state.
+    """One or two torch optimizers driven as one, after gradient clipping. The learning rate is a function of the step
+    and has no state.
 
-    `capturable`: nothing is read back from the device, as a CUDA graph wants it; torch has this on GPUs only.
+    `capturable`: nothing is read back from the device, as a CUDA graph requires; torch supports this on GPUs only.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, *, capturable: bool = False) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
         self.recipe = recipe
-        self.steps_per_epoch = max(1, steps_per_epoch)
         self.parameters: list[Tensor] = list(model.parameters())
         self.parts = _build(model, recipe, capturable)
-
-    def factor(self, step: int) -> float:
-        """What the peak learning rate is multiplied by at global step `step` (0-based)."""
-        return lr_factor(self.recipe, step / self.steps_per_epoch)
 
     @torch.no_grad()
     def step(self, factor: Tensor) -> None:
         """Apply the gradients at `factor` (a scalar) times the peak learning rate.
 
-        Every optimizer here moves the weights in proportion to its rate: so they move them at the peak's, and `factor`
-        of the way is kept. A rate in the optimizers would be a Python number, which a CUDA graph repeats unchanged.
+        Every optimizer here moves the weights in proportion to its rate, so they step at the peak rate and `factor` of
+        the way is kept. The optimizers' own rate is a Python number, which a CUDA graph could not change.
         """
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
@@ -45,40 +40,33 @@ class Optimizers:
         torch._foreach_copy_(moved, torch._foreach_add(before, way))
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, object]]:
-        """The state of every part."""
+        """The state of every part, for a checkpoint."""
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:
-        """The reverse of `state_dict`."""
+        """Restore the state, but keep the options given here."""
         for part, state in zip(self.parts, states, strict=True):
             options = [{key: group[key] for key in group if key != "params"} for group in part.param_groups]
             part.load_state_dict(state)
             for group, ours in zip(part.param_groups, options, strict=True):
-                group.update(ours)  # a checkpoint of another device or version speaks of its own rate and ways
+                group.update(ours)  # not the options of the device or version that wrote the checkpoint
 
 
 def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
-        return [
-            torch.optim.SGD(
-                model.parameters(),
-                recipe.lr,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-                nesterov=recipe.nesterov,
-            )
-        ]
-    # Decay acts on weight matrices; norms and biases are left alone, as is customary with AdamW.
+        options = recipe.model_dump(include={"lr", "momentum", "weight_decay", "nesterov"})
+        return [torch.optim.SGD(model.parameters(), **options)]
+    # As is customary with AdamW, norms and biases do not decay.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
 
     def adamw(decayed: list[nn.Parameter]) -> torch.optim.Optimizer:
-        groups = _undecayed(decayed, vectors)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, capturable=capturable)
 
     if recipe.optimizer == "adamw":
@@ -91,12 +79,8 @@ def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.opt
     ]
 
 
-def _undecayed(matrices: list[nn.Parameter], vectors: list[nn.Parameter]) -> list[dict[str, Any]]:
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-
-
 def lr_factor(recipe: Recipe, epoch: float) -> float:
-    """What the peak learning rate is multiplied by at (fractional) epoch `epoch`."""
+    """The learning rate at the fractional epoch `epoch`, as a share of its peak."""
     warmup = min(recipe.warmup_epochs, recipe.epochs / 5)
     if epoch < warmup:
         return (epoch + 1e-3) / warmup

@@ -1,4 +1,7 @@
-"""Training recipes as data. `msmlp train --set key=value` changes any field."""
+"""What to train and how, as plain data: recipes, teacher networks, and the options of `msmlp train`.
+
+`--set key=value` changes any field of a recipe or a network.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,52 +10,54 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from msmlp.model.errors import ConfigError
-from msmlp.model.nn.config import PRESETS, CascadeConfig, override, preset
+from msmlp.model.nn.config import PRESETS, CascadeConfig, override
 
 
 class Recipe(BaseModel):
-    """Everything training does besides the network and the data."""
+    """Everything about training except the network and the data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     optimizer: Literal["sgd", "adamw", "muon"]
-    # The upper bounds leave float32 room for what optimizers multiply these with.
+    # Upper bounds keep the products that optimizers compute within float32.
     lr: float = Field(gt=0, le=1e30)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = Field(default=False, description="of sgd")
+    nesterov: bool = Field(default=False, description="sgd only")
     weight_decay: float = Field(ge=0, le=1)
     schedule: Literal["step", "cosine"]
-    milestones: tuple[float, ...] = Field(default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares")
-    warmup_epochs: float = Field(default=0, ge=0, description="never more than a fifth of the run")
+    milestones: tuple[float, ...] = Field(
+        default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares of the run"
+    )
+    warmup_epochs: float = Field(default=0, ge=0, description="at most a fifth of the run")
     clip_norm: float | None = Field(default=None, gt=0)
-    ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0: no averaging")
     augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"
     erasing: float = Field(default=0, ge=0, le=1)
     mixup: float = Field(
-        default=0, ge=0, le=100, description="Beta(a, a); with cutmix too, each batch of views takes one of the two"
+        default=0, ge=0, le=100, description="a of Beta(a, a); with cutmix as well, each batch uses one of the two"
     )
     cutmix: float = Field(default=0, ge=0, le=100)
-    mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches of views that are mixed at all")
+    mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed")
     label_smoothing: float = Field(default=0, ge=0, lt=1)
-    distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss, with one")
-    distill_temperature: float = Field(default=2, gt=0, le=100, description="softens both, the teacher and the exit")
-    exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; all 1 without")
-    last_weight: float = Field(default=0, ge=0, le=100, description="how much earlier exits learn from the last")
-    imitation: float = Field(default=0, ge=0, le=100, description="weight of predicting the teacher's feature map")
-    imitation_share: float = Field(default=0.5, ge=0, le=1, description="share of the epochs with imitation")
+    distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss")
+    distill_temperature: float = Field(default=2, gt=0, le=100, description="temperature of teacher and exit")
+    exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; default: all 1")
+    last_weight: float = Field(default=0, ge=0, le=100, description="how strongly earlier exits learn from the last")
+    imitation: float = Field(default=0, ge=0, le=100, description="weight of feature distillation")
+    imitation_share: float = Field(default=0.5, ge=0, le=1, description="share of epochs with feature distillation")
     views: int = Field(
         default=0,
         ge=0,
-        description="augmented views an image, kept in memory with what the teacher says of each; 0: always fresh ones",
+        description="augmented views per image, kept in memory with the teacher's targets; 0: new views every epoch",
     )
 
     @field_validator("exit_weights")
     @classmethod
     def _exits_matter(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if weights is not None and not (all(0 <= weight < float("inf") for weight in weights) and any(weights)):
-            raise ValueError("must be numbers of at least 0, one of them above")
+            raise ValueError("must be finite numbers of at least 0, not all of them 0")
         return weights
 
     @model_validator(mode="after")
@@ -61,13 +66,13 @@ class Recipe(BaseModel):
             raise ValueError("nesterov: needs momentum above 0")
         return self
 
-    def imitates(self, epoch: int) -> bool:
-        """Whether epoch `epoch` (0-based) has feature imitation."""
+    def distills_features(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (0-based) uses feature distillation."""
         return self.imitation > 0 and epoch < self.imitation_share * self.epochs
 
 
 ADDED_LATER = ("nesterov", "exit_weights", "last_weight", "imitation", "imitation_share", "views")
-"""Fields that say nothing at their default: a run begun before they existed can go on."""
+"""Left out of a checkpoint's setup at their default, so that runs begun before they existed can resume."""
 
 
 RECIPES: dict[str, Recipe] = {
@@ -92,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
         cutmix=1.0,
         label_smoothing=0.1,
     ),
-    # A cascade that learns from a teacher: the teacher's view of each picture regularises, so less is mixed and erased.
+    # For a cascade with a teacher, whose soft targets regularise: less mixing, no erasing.
     "distill": Recipe(
         epochs=300,
         batch_size=512,
@@ -112,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
         last_weight=0.1,
         imitation=0.5,
     ),
-    # The convolutional teacher itself; no label smoothing, which makes worse teachers (Müller et al., 2019).
+    # For the convolutional teacher. Label smoothing makes worse teachers (Müller et al., 2019).
     "teacher": Recipe(
         epochs=24,
         batch_size=512,
@@ -126,7 +131,7 @@ RECIPES: dict[str, Recipe] = {
         augment="crop-flip",
         erasing=0.25,
     ),
-    # For a CPU, or a folder of a few thousand pictures: short, with small batches and light augmentation.
+    # For a CPU, or a folder of a few thousand images: short, with small batches and light augmentation.
     "quick": Recipe(
         epochs=60,
         batch_size=32,
@@ -143,22 +148,19 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; ConfigError lists the names there are."""
+    """The named recipe; ConfigError lists the valid names."""
     try:
         return RECIPES[name]
     except KeyError:
-        raise ConfigError(f"no recipe is called {name!r}; there are {', '.join(RECIPES)}") from None
-
-
-# FROM model/training/recipes.py:
-# What a teacher is made of, as plain data: convolutional networks that only ever train cascades, never serve.
+        raise ConfigError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}") from None
 
 
 class TeacherConfig(BaseModel):
-    """A convolutional network: `widths` channels in each group, `blocks` blocks a group.
+    """A convolutional network that teaches cascades and is never served: `widths` channels per group, `blocks` blocks
+    per group.
 
-    A block is one convolution of a `vgg`, two of a `resnet`. Every group of a `vgg` halves the resolution, of a
-    `resnet` every group but the first.
+    A block is one convolution in a `vgg`, two in a `resnet`. Every group halves the resolution, except the first of a
+    `resnet`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -173,14 +175,14 @@ class TeacherConfig(BaseModel):
     @model_validator(mode="after")
     def _pixels_are_left(self) -> Self:
         if self.image_size >> len(self.widths) < 1:
-            raise ValueError(f"{len(self.widths)} groups leave nothing of {self.image_size} pixels")
+            raise ValueError(f"{len(self.widths)} groups are too many for images of {self.image_size} pixels")
         return self
 
 
 TEACHERS: dict[str, TeacherConfig] = {
-    # Two minutes on digits; tests train it in a second.
+    # For tests.
     "teacher-tiny": TeacherConfig(kind="vgg", stem=8, widths=(16, 32), blocks=1),
-    # What a CPU trains in half an hour.
+    # For a CPU.
     "teacher-s": TeacherConfig(kind="vgg", stem=24, widths=(64, 128, 256), blocks=2),
     # For a GPU.
     "teacher-resnet18": TeacherConfig(kind="resnet", stem=64, widths=(64, 128, 256, 512), blocks=2),
@@ -188,37 +190,18 @@ TEACHERS: dict[str, TeacherConfig] = {
 }
 
 
-def teacher_gflops(config: TeacherConfig) -> float:
-    """Multiply-adds / 1e9 of the convolutions and the head, for one image."""
-    size, channels, total = config.image_size, config.stem, 27 * config.stem * config.image_size**2
-    for group, width in enumerate(config.widths):
-        for block in range(config.blocks):
-            if config.kind == "vgg":
-                total += 9 * channels * width * size**2  # the group's first convolution comes before its pooling
-                size //= 2 if block == 0 else 1
-            else:
-                size //= 2 if block == 0 and group else 1
-                total += 9 * (channels + width) * width * size**2
-                total += channels * width * size**2 * (channels != width)
-            channels = width
-    return (total + channels * config.classes) / 1e9
-
-
-# FROM model/training/recipes.py:
-# The command line of `msmlp train`: which network, which recipe.
-
 NetworkConfig = CascadeConfig | TeacherConfig
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The command line of `msmlp train`, checked by the recipe's and the network's own rules."""
+    """The options of `msmlp train`; `configure` checks them."""
 
     data: Path
     preset: str
     out: Path
     recipe: str | None = None
-    """None: `teacher` for a teacher's preset, else `best`."""
+    """None: `teacher` for a teacher preset, else `best`."""
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -226,44 +209,40 @@ class TrainOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     teacher: Path | None = None
     init: Path | None = None
-    """Weights to start from; None: random ones."""
+    """Initial weights; None: random."""
     compile: bool | None = None
-    """torch.compile; None: on a GPU."""
+    """torch.compile; None: on a GPU only."""
     resume: bool = False
     limit_per_class: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def recipe_name(self) -> str:
-        """The recipe that is taken."""
+        """The recipe asked for, or the default of the preset."""
         return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
 
 
 def network_presets() -> list[str]:
-    """All that can be trained."""
+    """All presets that can be trained."""
     return [*PRESETS, *TEACHERS]
 
 
 def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
     """The network and the recipe that the options describe; each `--set` key belongs to one of the two."""
-    network: NetworkConfig = TEACHERS[options.preset] if options.preset in TEACHERS else _cascade(options.preset)
+    presets: dict[str, NetworkConfig] = {**PRESETS, **TEACHERS}
+    if options.preset not in presets:
+        raise ConfigError(f"unknown preset {options.preset!r}; expected one of {', '.join(presets)}")
+    network = presets[options.preset]
     plan = recipe(options.recipe_name)
     named = {"epochs": options.epochs, "batch_size": options.batch_size}
     changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
     if "classes" in changes:
-        raise ConfigError("classes: is taken from the data")
+        raise ConfigError("classes: cannot be set, the data determines them")
     kind = type(network)
     ours = {k: v for k, v in changes.items() if k.split(".")[0] in kind.model_fields}
     rest = {k: v for k, v in changes.items() if k not in ours}
     unknown = [k for k in rest if k not in Recipe.model_fields]
     if unknown:
         fields = sorted({*Recipe.model_fields, *kind.model_fields} - {"classes"})
-        raise ConfigError(f"--set: no field is called {unknown[0]!r}; there are {', '.join(fields)}")
+        raise ConfigError(f"--set: unknown field {unknown[0]!r}; expected one of {', '.join(fields)}")
     return override(network, ours), override(plan, rest)
-
-
-def _cascade(name: str) -> CascadeConfig:
-    try:
-        return preset(name)
-    except ConfigError:
-        raise ConfigError(f"no preset is called {name!r}; there are {', '.join(network_presets())}") from None

@@ -1,4 +1,4 @@
-"""Where a result comes from: device, commit, command."""
+"""What a run records: progress on stderr, `metrics.jsonl`, curves, and metadata for the manifest."""
 
 import json
 import os
@@ -15,115 +15,19 @@ from tqdm import tqdm
 from msmlp.model.data import Dataset, Split
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.training.loop import Learner
-from msmlp.model.training.recipes import ADDED_LATER, Recipe, TrainOptions
+from msmlp.model.training.recipes import TrainOptions
 
 COMMIT = "GIT_COMMIT"
-"""The environment's name for the commit of a copy that is no clone."""
+"""The environment variable that names the commit where the code is not a clone."""
 
 
-def command_line() -> str:
-    """The command that is running, as one would type it again."""
-    return shlex.join(["msmlp", *sys.argv[1:]])
-
-
-def device_name(device: torch.device) -> str:
-    """A name for the record: the GPU's own, or `cpu` with the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def git_commit() -> str | None:
-    """The commit of this code, `+` when the tree differs from it; outside a clone what COMMIT says, if anything."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # git would look further up: a virtual environment may lie in another repository
-        return os.environ.get(COMMIT)
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get(COMMIT)
-    return described.stdout.strip()
-
-
-# FROM model/training/run_log.py:
-# What a run says of itself: to its own checkpoint, so that it is resumed as it was begun, and in what it leaves.
-
-
-def setup_of(options: TrainOptions, learner: Learner, digest: str, images: int) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
-    teacher, plan = learner.teacher, learner.recipe
-    # Where they say nothing they are left out, so that a run begun before they existed can go on.
-    unused = {name for name in ADDED_LATER if getattr(plan, name) == Recipe.model_fields[name].default}
-    unused |= {"distill_weight", "distill_temperature"} if teacher is None else set()
-    setup = {
-        "cascade": learner.model.config.model_dump_json(),
-        "recipe": plan.model_dump_json(exclude=unused),
-        "teacher": teacher.sha256 if teacher is not None else None,
-        "seed": options.seed,
-        "validation digest": digest,
-        "number of training images": images,
-    }
-    if learner.start is not None:
-        setup["init"] = learner.start.sha256
-    return setup | ({"dtype": str(learner.dtype)} if learner.dtype != torch.float32 else {})
-
-
-def training_record(
-    options: TrainOptions,
-    learner: Learner,
-    dataset: Dataset,
-    training: Split,
-    validation: Split,
-    rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """What the manifest says of the training: enough to do it again."""
-    recipe, teacher, start = learner.recipe, learner.teacher, learner.start
-    return {
-        "data": dataset.source,
-        "images": len(training),
-        "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
-        "recipe_name": options.recipe_name,
-        "recipe": recipe.model_dump(mode="json"),
-        "preset": options.preset,
-        "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
-        "init": {"name": start.name, "sha256": start.sha256} if start is not None else None,
-        "seed": options.seed,
-        "epochs": recipe.epochs,
-        "device": device_name(learner.device),
-        "dtype": str(learner.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "command": command_line(),
-        "git_commit": learner.commit,
-        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
-    }
-
-
-def results_of(accuracies: list[float], images: int) -> list[dict[str, Any]]:
-    """Validation accuracy of every exit, with the number of images."""
-    return [
-        {"exit": k, "split": "val", "images": images, "accuracy": accuracy} for k, accuracy in enumerate(accuracies, 1)
-    ]
-
-
-# FROM model/training/run_log.py:
-# What a run leaves behind while it goes: a progress line on stderr, metrics as JSON lines, curves as PNG.
-
-METRICS = "metrics.jsonl"
-
-
-class Journal:
-    """Progress of one run of `epochs` epochs over `images` training images each."""
+class MetricsLogger:
+    """Logs a run of `epochs` epochs of `images` images, of which `done` epochs are kept from an earlier process."""
 
     def __init__(self, folder: Path, images: int, epochs: int, done: int) -> None:
-        self.path = folder / METRICS
+        self.path = folder / "metrics.jsonl"
         self.rows = read_metrics(self.path)
-        self.keep(done)
+        self.truncate(done)
         self.bar = tqdm(
             total=images * epochs,
             initial=images * done,
@@ -133,28 +37,25 @@ class Journal:
             dynamic_ncols=True,
         )
 
-    def keep(self, done: int) -> None:
-        """Drop what was written of epochs after `done`, which nothing can resume from: so a resumed run reads like an
-        uninterrupted one."""
-        self.rows = [row for row in self.rows if row["epoch"] <= done]
+    def truncate(self, epochs: int) -> None:
+        """Drop rows after epoch `epochs`, the last one in a checkpoint: resuming will write them again."""
+        self.rows = [row for row in self.rows if row["epoch"] <= epochs]
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def tick(self, images: int, loss: float) -> None:
-        """A few more images went by."""
+        """`images` more have been trained on."""
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update(images)
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """An epoch ended: write its row, say its result."""
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        """Append a row to the metrics file and print its result."""
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         accuracies = " / ".join(f"{100 * a:.1f}" for a in row["val_accuracy"])
         speed = f"{row['images_per_second']:.0f} images/s"
-        self.bar.write(
-            f"epoch {row['epoch']}: loss {row['loss']:.3f}, val {accuracies} %, {speed}",
-            file=sys.stderr,
-        )
+        line = f"epoch {row['epoch']}: loss {row['loss']:.3f}, val accuracy {accuracies} %, {speed}"
+        self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """End the progress line."""
@@ -162,7 +63,7 @@ class Journal:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; none when it is not there. A torn last line is left out."""
+    """The rows of a metrics file, none if it does not exist. An incomplete last line is left out."""
     if not path.exists():
         return []
     rows = []
@@ -175,7 +76,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss and every exit's validation accuracy against epochs, as a PNG."""
+    """Write a PNG of the loss and every exit's validation accuracy by epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -184,12 +85,67 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     left.plot(epochs, [row["loss"] for row in rows], color="black")
-    left.set(xlabel="epoch", ylabel="training loss, sum over exits")
+    left.set(xlabel="epoch", ylabel="training loss (sum over exits)")
     for k in range(len(rows[0]["val_accuracy"]) if rows else 0):
         right.plot(epochs, [100 * row["val_accuracy"][k] for row in rows], label=f"exit {k + 1}")
-    right.set(xlabel="epoch", ylabel="validation accuracy, %")
+    right.set(xlabel="epoch", ylabel="validation accuracy (%)")
     if rows:
         right.legend(loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def run_metadata(
+    options: TrainOptions,
+    learner: Learner,
+    dataset: Dataset,
+    training: Split,
+    validation: Split,
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The manifest's `training`: enough to repeat the run."""
+    recipe, teacher, initial = learner.recipe, learner.teacher, learner.initial
+    return {
+        "data": dataset.source,
+        "images": len(training),
+        "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
+        "recipe_name": options.recipe_name,
+        "recipe": recipe.model_dump(mode="json"),
+        "preset": options.preset,
+        "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
+        "init": {"name": initial.name, "sha256": initial.sha256} if initial is not None else None,
+        "seed": options.seed,
+        "epochs": recipe.epochs,
+        "device": device_name(learner.device),
+        "dtype": str(learner.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "command": command_line(),
+        "git_commit": learner.commit,
+        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's own name, or `cpu` with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it again."""
+    return shlex.join(["msmlp", *sys.argv[1:]])
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with `+` if the tree has changed since; outside a clone the value of COMMIT, if set."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # else git would find a repository that merely contains the environment
+        return os.environ.get(COMMIT)
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get(COMMIT)
+    return described.stdout.strip()

@@ -1,110 +1,144 @@
-"""One training step on the device: a batch in, moved weights out.
+"""One training step: a batch in, updated weights out.
 
-Nothing here waits for the device, and whatever changes from step to step is a tensor: so one CUDA graph can hold the
-whole step, network, losses, clipping, optimizers and average (capture.py).
+A step never waits for the device, and everything that changes between steps is a tensor, so one CUDA graph can hold all
+of it: network, losses, clipping, optimizers and average (capture.py).
 """
 
+import logging
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.batches import Batch
-from msmlp.model.training.capture import Function, plainly
+from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.losses import Imitator, cascade_loss, imitation_loss
-from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.losses import FeaturePredictor, cascade_loss, feature_loss
+from msmlp.model.training.optim import Optimizers, lr_factor
 from msmlp.model.training.recipes import Recipe
+
+TOLERANCE = 0.05
+"""Relative difference between the compiled and the plain loss that bf16 explains."""
+
+log = logging.getLogger(__name__)
+
+
+def train_step(
+    objective: nn.Module, optimizers: Optimizers, model: nn.Module, average: nn.Module | None, *, features: bool
+) -> Function:
+    """A function that takes one step: a row of `step_scalars` and a batch's tensors → the loss before the step.
+
+    `features`: with feature distillation. A graph holds no branches, so there is one function with and one without.
+    """
+
+    def step(tensors: list[Tensor]) -> Tensor:
+        factor, share = tensors[0].unbind()
+        # Views are kept in half precision; the loss is computed in float32.
+        batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
+        optimizers.zero_grad()
+        loss: Tensor = objective(batch, features)
+        loss.backward()
+        optimizers.step(factor)
+        if average is not None:
+            update_average(average, model, share)
+        return loss.detach()
+
+    return step
+
+
+def step_scalars(recipe: Recipe, epoch: int, steps: int) -> Tensor:
+    """For each of an epoch's steps: the learning rate's factor and the average's update share, [steps, 2]."""
+    numbers = range(epoch * steps, (epoch + 1) * steps)
+    return torch.tensor([(lr_factor(recipe, n / steps), average_share(recipe.ema, n)) for n in numbers])
 
 
 class Objective(nn.Module):
-    """What a batch loses: normalisation, network and losses as one module, so that they compile as one."""
+    """Normalisation, network and losses in one module, so that they compile as one graph."""
 
     def __init__(
         self,
         model: Cascade | ConvNet,
         recipe: Recipe,
         normalize: Callable[[Tensor], Tensor],
-        imitator: Imitator | None = None,
+        predictor: FeaturePredictor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.model, self.recipe, self.normalize, self.imitator, self.dtype = model, recipe, normalize, imitator, dtype
+        self.model, self.recipe, self.normalize, self.predictor, self.dtype = model, recipe, normalize, predictor, dtype
 
-    def forward(self, tensors: list[Tensor], imitates: bool) -> Tensor:
-        """A batch's tensors, floats in float32 → the loss, a scalar; products in `dtype`, losses in float32."""
-        batch = Batch.of(tensors)
+    def forward(self, tensors: list[Tensor], features: bool) -> Tensor:
+        """A batch's tensors, floats in float32 → the loss, a scalar; the network runs in `dtype`, losses in float32.
+
+        `features`: with feature distillation.
+        """
+        batch = Batch.from_tensors(tensors)
         predicted: Tensor | None = None
         with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             images = self.normalize(batch.pixels.float() / 255)
-            if imitates and self.imitator is not None:
-                logits, predicted = self.imitator(images)
+            if features and self.predictor is not None:
+                logits, predicted = self.predictor(images)
             else:
                 logits = self.model(images)
-        lesson = batch.lesson
-        taught = None if lesson is None else lesson.logits
-        loss = cascade_loss(self.recipe, [z.float() for z in logits], batch.targets, taught)
-        if predicted is not None and lesson is not None:
-            loss = loss + self.recipe.imitation * imitation_loss(predicted, lesson.features)
+        teacher = batch.teacher
+        teacher_logits = None if teacher is None else teacher.logits
+        loss = cascade_loss(self.recipe, [z.float() for z in logits], batch.targets, teacher_logits)
+        if predicted is not None and teacher is not None:
+            loss = loss + self.recipe.imitation * feature_loss(predicted, teacher.features)
         return loss
 
 
-class TrainStep:
-    """Loss, gradients, clipping, optimizers, average; `captured` makes the whole of it cheap to start again."""
+class CompiledObjective(nn.Module):
+    """`plain`, compiled. The first batch with and without feature distillation also goes through `plain`; if the losses
+    differ, or compiling fails, training continues with `plain`."""
 
-    def __init__(
-        self,
-        objective: nn.Module,
-        optimizers: Optimizers,
-        recipe: Recipe,
-        model: nn.Module,
-        average: nn.Module | None = None,
-        captured: Callable[[Function], Function] = plainly,
-    ) -> None:
-        self.objective, self.optimizers, self.recipe = objective, optimizers, recipe
-        self.model, self.average = model, average
-        # A graph holds one course of things: with imitation is another than without.
-        self._run = {imitates: captured(self._with(imitates)) for imitates in (False, True)}
+    def __init__(self, plain: nn.Module, compiled: nn.Module | None = None) -> None:
+        super().__init__()
+        self.plain = plain
+        self._fast = cast(nn.Module, torch.compile(plain)) if compiled is None else compiled
+        self._checked: set[bool] = set()
 
-    def __call__(self, batch: Batch, numbers: Tensor, *, imitates: bool) -> Tensor:
-        """Take one step; `numbers` are a row of `numbers_of` → the loss before it, a scalar on the device."""
-        return self._run[imitates]([numbers, *batch.tensors()])
+    def forward(self, tensors: list[Tensor], features: bool) -> Tensor:
+        """As `Objective.forward`."""
+        if features not in self._checked:
+            self._checked.add(features)
+            return self._compare(tensors, features)
+        loss: Tensor = self._fast(tensors, features)
+        return loss
 
-    def numbers_of(self, first: int, count: int, device: torch.device) -> Tensor:
-        """What differs in the steps `first`, `first + 1`, ... (0-based): the factor of the learning rate and the share
-        that the average moves, [count, 2]."""
-        steps = range(first, first + count)
-        rows = [(self.optimizers.factor(step), average_share(self.recipe.ema, step)) for step in steps]
-        return torch.tensor(rows).to(device)
-
-    def _with(self, imitates: bool) -> Function:
-        def run(tensors: list[Tensor]) -> Tensor:
-            factor, share = tensors[0].unbind()
-            # Views are kept in half precision; a loss is computed in float32.
-            batch = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors[1:]]
-            self.optimizers.zero_grad()
-            loss: Tensor = self.objective(batch, imitates)
-            loss.backward()
-            self.optimizers.step(factor)
-            if self.average is not None:
-                update_average(self.average, self.model, share)
-            return loss.detach()
-
-        return run
+    def _compare(self, tensors: list[Tensor], features: bool) -> Tensor:
+        # Running a batch twice must not update batch norm's statistics twice.
+        before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
+        copies = {name: buffer.clone() for name, buffer in before.items()}
+        with torch.no_grad():
+            expected: Tensor = torch.func.functional_call(self.plain, copies, (tensors, features))
+        try:
+            loss: Tensor = self._fast(tensors, features)
+        except Exception as error:  # a compiler, or the lack of one, raises nearly anything
+            problem = f"could not be compiled ({type(error).__name__})"
+        else:
+            if torch.isclose(loss.detach(), expected, rtol=TOLERANCE, atol=TOLERANCE).item():
+                return loss
+            problem = f"has a loss of {loss.item():.4g} when compiled, {expected.item():.4g} when not"
+        log.warning("the training step %s; continuing without torch.compile", problem)
+        self._fast, self._checked = self.plain, {False, True}
+        for name, buffer in self.plain.named_buffers():
+            buffer.copy_(before[name])
+        again: Tensor = self.plain(tensors, features)
+        return again
 
 
 def average_share(decay: float, step: int) -> float:
-    """How far the averaged weights move at step `step`. The memory is short at first, else the random start would
-    dominate a short run."""
+    """How far step `step` moves the averaged weights: further at first, so that the random start is soon forgotten."""
     return 1 - min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, share: Tensor) -> None:
-    """Move the averaged weights by `share` (a scalar) of the way to the present ones."""
+    """Move the averaged weights by `share` (a scalar) of the way to the model's."""
     pairs = list(zip(average.buffers(), model.buffers(), strict=True))
-    # The statistics of batch norms are averages already: moved along too. Counters are copied.
+    # Batch norm's statistics are averaged too; its counters are copied.
     floats = [(a, m) for a, m in pairs if a.is_floating_point()]
     ours = [*average.parameters(), *(a for a, _ in floats)]
     theirs = [*model.parameters(), *(m for _, m in floats)]

@@ -99,7 +99,7 @@ def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[s
     return {
         "no weights": (["evaluate", "--weights", nowhere, "--data", data], "there is no weights folder"),
         "no data": (["evaluate", "--weights", weights, "--data", nowhere], "does not exist"),
-        "no data set": (["calibrate", "--weights", weights, "--data", weights], "is no data set"),
+        "no data set": (["calibrate", "--weights", weights, "--data", weights], "is not a data set"),
         "no such split": (["evaluate", "--weights", weights, "--data", data, "--split", "dev"], "'val', 'test'"),
         "no such device": (
             ["calibrate", "--weights", weights, "--data", data, "--device", "tpu"],
@@ -108,7 +108,7 @@ def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[s
         "no GPU": (["evaluate", "--weights", weights, "--data", data, "--device", "cuda"], "use auto or cpu"),
         "a folder that cannot be": (
             ["train", "--data", data, "--preset", "tiny", "--out", weights / "manifest.json" / "x"],
-            "cannot be made a folder (Not a directory)",
+            "cannot create the folder",
         ),
         "neither": (["info"], "give one of --weights and --preset"),
         "both": (["info", "--weights", weights, "--preset", "tiny"], "give one of --weights and --preset"),

@@ -59,7 +59,7 @@ def test_the_published_counts() -> None:
     assert cumulative_gflops(preset("mixer-s"), folded=False) == pytest.approx([1.21], rel=5e-3)
 
 
-def test_serving_counts_the_folded_form_unless_told_otherwise() -> None:
+def test_the_folded_form_is_counted_by_default() -> None:
     config = preset("paper-s")
     assert cumulative_gflops(config) == cumulative_gflops(config, folded=True)
     paper, served = cumulative_gflops(config, folded=False), cumulative_gflops(config)

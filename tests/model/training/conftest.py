@@ -1,4 +1,4 @@
-"""A learner on made-up images, and a training run of a second."""
+"""A learner on synthetic images, and a training run of a second."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from PIL import Image
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, StageConfig
 from msmlp.model.training.batches import augmentation
-from msmlp.model.training.loop import Arrays, Learner, steps_per_epoch
+from msmlp.model.training.loop import Arrays, Learner
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.trainer import TrainOptions, train
@@ -45,7 +45,7 @@ def arrays() -> Arrays:
 
 
 @pytest.fixture
-def learner(arrays: Arrays) -> Callable[[Recipe], Learner]:
+def learner() -> Callable[[Recipe], Learner]:
     """`learner(recipe)`: two small stages, always with the same start."""
 
     def build(recipe: Recipe) -> Learner:
@@ -54,7 +54,7 @@ def learner(arrays: Arrays) -> Callable[[Recipe], Learner]:
         return Learner(
             model=model,
             average=None,
-            optimizers=Optimizers(model, recipe, steps_per_epoch(len(arrays.labels), recipe.batch_size)),
+            optimizers=Optimizers(model, recipe),
             augment=augmentation(recipe, CONFIG.image_size),
             normalize=lambda images: (images - 0.5) / 0.25,
             recipe=recipe,

@@ -1,4 +1,4 @@
-"""Fresh and kept views: what a pupil sees, and that the teacher speaks of exactly that."""
+"""Augmentation, mixing, and the views of a run with the teacher's targets for exactly these views."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,28 +7,156 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from msmlp.model.training.batches import Arrays, Batches
+from msmlp.model.training.batches import Arrays, Batches, PiecewiseTrivialAugment, augmentation, mix
 from msmlp.model.training.loop import Learner, train_epoch
-from msmlp.model.training.losses import Lesson
-from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.teacher import Teacher
+from msmlp.model.training.losses import TeacherTargets
+from msmlp.model.training.pretrained import Teacher
+from msmlp.model.training.recipes import RECIPES, Recipe
 from msmlp.model.training.trainer import TrainOptions, train
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch
+
+PLAIN = RECIPES["best"].model_copy(update={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0})
+
+
+@pytest.mark.parametrize("size", [8, 32, 45])
+@pytest.mark.parametrize("kind", ["none", "crop-flip", "trivial"])
+def test_shape_and_range_stay(kind: str, size: int) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.5}), size)
+    torch.manual_seed(0)
+    for _ in range(15):
+        images = torch.rand(8, 3, size, size)
+        images[:2] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+        changed = steps(images)
+        assert changed.shape == images.shape
+        assert changed.dtype == images.dtype
+        assert changed.isfinite().all()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+
+
+def test_none_changes_nothing() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(augmentation(PLAIN.model_copy(update={"augment": "none"}), 8)(images), images)
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "trivial"])
+def test_one_seed_repeats_the_draw_and_another_does_not(kind: str) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.25}), 16)
+    images = torch.rand(32, 3, 16, 16)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(steps(images))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trivial_augment_draws_many_operations_for_a_batch(seed: int) -> None:
+    images = torch.rand(1, 3, 32, 32).expand(64, 3, 32, 32).contiguous()
+    torch.manual_seed(seed)
+    changed = PiecewiseTrivialAugment()(images)
+    assert len(changed.flatten(1).unique(dim=0)) >= 8
+
+
+@pytest.mark.parametrize("batch", [1, 2, 11, 17])
+def test_any_batch_size_is_augmented(batch: int) -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": "trivial"}), 16)
+    assert steps(torch.rand(batch, 3, 16, 16)).shape == (batch, 3, 16, 16)
+
+
+def test_crop_and_flip_move_the_picture_by_at_most_four_pixels_of_32_and_mirror_half() -> None:
+    # Every pixel is its own place: red the row, green the column, blue marks what is no padding.
+    places = torch.stack([*torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"), torch.ones(32, 32)])
+    images = (places / 32).expand(200, 3, 32, 32).contiguous()
+    torch.manual_seed(0)
+    moved = augmentation(PLAIN.model_copy(update={"augment": "crop-flip"}), 32)(images) * 32
+    offsets, mirrored = set(), 0
+    for row, column, inside in moved:
+        rows = torch.nonzero(inside)[:, 0]
+        dy = row[inside > 0] - rows
+        flipped = column[16, 8] > column[16, 24]
+        dx = (column if not flipped else column.flip(1)) - torch.arange(32)
+        mask = inside > 0 if not flipped else inside.flip(1) > 0
+        assert dy.unique().numel() == dx[mask].unique().numel() == 1
+        offsets.add((int(dy[0]), int(dx[mask][0])))
+        mirrored += int(flipped)
+    assert all(abs(dy) <= 4 and abs(dx) <= 4 for dy, dx in offsets)
+    assert len(offsets) > 40
+    assert 60 < mirrored < 140
+
+
+def coloured(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image i is all of value i, and of class i."""
+    labels = torch.arange(count)
+    return labels.double().reshape(-1, 1, 1, 1).expand(count, 3, size, size).clone(), labels
+
+
+@given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 4), size=st.integers(1, 20))
+def test_cutmix_targets_are_the_pasted_area(seed: int, alpha: float, size: int) -> None:
+    images, labels = coloured(5, size)
+    torch.manual_seed(seed)
+    mixed, targets = mix(PLAIN.model_copy(update={"cutmix": alpha}), images, labels, 5)
+    shares = torch.stack([(mixed == value).double().mean((1, 2, 3)) for value in range(5)], dim=1)
+    torch.testing.assert_close(targets, shares, rtol=0, atol=1e-9)
+    torch.testing.assert_close(targets.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+@given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 4))
+def test_mixup_targets_are_the_shares_of_the_pixels(seed: int, alpha: float) -> None:
+    images, labels = coloured(5, 4)
+    torch.manual_seed(seed)
+    mixed, targets = mix(PLAIN.model_copy(update={"mixup": alpha}), images, labels, 5)
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ labels.double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(targets.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+def kinds_drawn(recipe: Recipe) -> set[str]:
+    """Which of the two (or none) appear in thirty batches."""
+    found = set()
+    for seed in range(30):
+        images, labels = coloured(6, 8)
+        torch.manual_seed(seed)
+        mixed, _ = mix(recipe, images, labels, 6)
+        if torch.equal(mixed, images):
+            found.add("none")
+        else:
+            found.add("cutmix" if torch.equal(mixed, mixed.round()) else "mixup")
+    return found
+
+
+def test_which_kinds_of_mixing_a_recipe_draws() -> None:
+    both = PLAIN.model_copy(update={"mixup": 1.0, "cutmix": 1.0})
+    assert {"mixup", "cutmix"} <= kinds_drawn(both)
+    assert "cutmix" not in kinds_drawn(both.model_copy(update={"cutmix": 0.0}))
+    assert "mixup" not in kinds_drawn(both.model_copy(update={"mixup": 0.0}))
+    assert kinds_drawn(PLAIN) == {"none"}
+    assert kinds_drawn(both.model_copy(update={"mix_probability": 0.0})) == {"none"}
+
+
+def test_unmixed_targets_are_the_labels() -> None:
+    images, labels = coloured(4, 3)
+    mixed, targets = mix(PLAIN, images, labels, 6)
+    assert torch.equal(mixed, images)
+    assert targets.tolist() == [[float(column == row) for column in range(6)] for row in range(4)]
+
 
 Build = Callable[[Recipe], Learner]
 
 
 class Asked:
-    """A teacher that notes what it is asked, and says the mean colour."""
+    """A teacher that records its images, and whose targets are their mean colour."""
 
     def __init__(self) -> None:
         self.images: list[Tensor] = []
 
-    def __call__(self, images: Tensor) -> Lesson:
+    def __call__(self, images: Tensor) -> TeacherTargets:
         self.images.append(images)
-        return Lesson(4 * images.mean((2, 3)), images.mean((2, 3))[:, :, None, None].expand(-1, -1, 2, 2))
+        return TeacherTargets(4 * images.mean((2, 3)), images.mean((2, 3))[:, :, None, None].expand(-1, -1, 2, 2))
 
 
 @pytest.fixture
@@ -36,11 +164,11 @@ def views(plain: Recipe) -> Recipe:
     return plain.model_copy(update={"augment": "crop-flip", "cutmix": 1.0, "views": 2})
 
 
-def batches(recipe: Recipe, learner: Build, teach: Any = None, seed: int = 0) -> Batches:
-    return Batches(recipe, learner(recipe).augment, 3, teach, seed)
+def batches(recipe: Recipe, learner: Build, teacher: Any = None, seed: int = 0) -> Batches:
+    return Batches(recipe, learner(recipe).augment, 3, teacher, seed)
 
 
-def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, learner: Build, arrays: Arrays) -> None:
     asked = Asked()
     made = batches(views, learner, asked)
     seen = [made.of_epoch(arrays, epoch) for epoch in range(5)]
@@ -50,13 +178,13 @@ def test_views_come_round_and_the_teacher_is_asked_once_for_each(views: Recipe, 
     assert not torch.equal(seen[0].pixels, seen[1].pixels)
 
 
-def test_the_teacher_speaks_of_the_very_view_of_each_image(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_the_teachers_targets_are_of_the_same_view(views: Recipe, learner: Build, arrays: Arrays) -> None:
     made = batches(views, learner, Asked()).of_epoch(arrays, 0)
     batch = made.rows(torch.tensor([17, 3, 29]))
-    assert batch.lesson is not None
+    assert batch.teacher is not None
     # Answers are kept in half precision.
-    assert torch.allclose(batch.lesson.logits.float(), 4 * (batch.pixels / 255).mean((2, 3)), atol=4e-3)
-    assert batch.lesson.features.shape == (3, 3, 2, 2)
+    assert torch.allclose(batch.teacher.logits.float(), 4 * (batch.pixels / 255).mean((2, 3)), atol=4e-3)
+    assert batch.teacher.features.shape == (3, 3, 2, 2)
     assert batch.targets.shape == (3, 3)
     assert torch.allclose(batch.targets.float().sum(1), torch.ones(3), atol=1e-3)
 
@@ -66,7 +194,7 @@ def test_a_view_without_augmentation_is_the_image(plain: Recipe, learner: Build,
     batch = made.of_epoch(arrays, 0)
     assert torch.equal(batch.pixels, arrays.pixels)
     assert torch.equal(batch.targets.argmax(1), arrays.labels)
-    assert batch.lesson is None
+    assert batch.teacher is None
 
 
 def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, learner: Build, arrays: Arrays) -> None:
@@ -115,7 +243,7 @@ def test_every_image_has_one_view_however_many_are_made_together(
 
 
 def test_an_epoch_of_views_trains(views: Recipe, learner: Build, arrays: Arrays) -> None:
-    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 3, Asked())
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 3, Asked())
     made = replace(learner(views), teacher=teacher)
     losses = [train_epoch(made, arrays, epoch, lambda *_: None)[0] for epoch in range(4)]
     assert losses[2] < losses[0]
@@ -130,6 +258,6 @@ def test_a_resumed_run_sees_the_same_views(
     options = short_run(changes=changes, teacher=convolutional)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, 1)
-        with pytest.raises(Exception, match="1 of 4 epochs are safe"):
+        with pytest.raises(Exception, match="1 of 4 epochs are saved"):
             train(options)
     assert_same_run(whole, train(replace(options, resume=True)))

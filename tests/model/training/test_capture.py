@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from msmlp.model.training.capture import BEFORE_CAPTURE, Captured, Function, Work
+from msmlp.model.training.capture import WARMUP_CALLS, Captured, Function, Work
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
-from msmlp.model.training.losses import Imitator
+from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.optim import Optimizers
+from msmlp.model.training.pretrained import Teacher
 from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.step import TrainStep
-from msmlp.model.training.teacher import Teacher
 from tests.model.training.test_batches import Asked
 
 Build = Callable[[Recipe], Learner]
@@ -57,7 +56,7 @@ class Notes(TorchDispatchMode):
 
 
 def recorded(work: Work) -> Work:
-    """What `cuda_graph` does on a GPU; recording does the work once, so the first repetition has nothing left to do."""
+    """Stands in for `record_cuda_graph`; recording does the work once, so the first replay has nothing left to do."""
     notes = Notes()
     with notes:
         work()
@@ -86,18 +85,15 @@ def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tupl
     made = []
     for way in (None, captured):
         one = learner(recipe)
-        imitator = None
+        predictor = None
         if recipe.imitation:
             torch.manual_seed(1)
-            imitator = Imitator(one.model, 3)  # type: ignore[arg-type]
-        held = imitator or one.model
+            predictor = FeaturePredictor(one.model, 3)  # type: ignore[arg-type]
+        held = predictor or one.model
         average = deepcopy(one.model).requires_grad_(False) if recipe.ema else None
-        optimizers = Optimizers(held, recipe, 2, capturable=way is not None)
-        one = replace(one, imitator=imitator, average=average, optimizers=optimizers, teacher=teacher)
-        if way is not None:
-            old = one.step
-            one.step = TrainStep(old.objective, optimizers, recipe, one.model, average, way)
-        made.append(one)
+        optimizers = Optimizers(held, recipe, capturable=way is not None)
+        changes = {"predictor": predictor, "average": average, "optimizers": optimizers, "teacher": teacher}
+        made.append(replace(one, capture=way, **changes))
     return made[0], made[1]
 
 
@@ -105,7 +101,7 @@ def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tupl
 def test_a_captured_step_is_the_step(
     optimizer: str, plain: Recipe, learner: Build, arrays: Arrays, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ten steps of changing batches, rates and shares, with imitation in the first six."""
+    """Ten epochs of changing batches, rates and shares, with feature distillation in the first four."""
     changes = {
         "optimizer": optimizer,
         "lr": 0.01,
@@ -121,7 +117,7 @@ def test_a_captured_step_is_the_step(
         "views": 2,
         "augment": "crop-flip",
     }
-    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 3, Asked())
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 3, Asked())
     plainly, replayed = pair(plain.model_copy(update=changes), learner, teacher)
     for epoch in range(10):
         losses = []
@@ -138,12 +134,12 @@ def test_a_captured_step_is_the_step(
         assert torch.allclose(ours, theirs, atol=1e-3), name
 
 
-def test_a_number_that_is_baked_in_would_be_seen() -> None:
-    """The stand-in is as strict as a graph: what is no tensor stays what it was."""
+def test_the_stand_in_repeats_python_numbers_as_a_graph_does() -> None:
+    """The stand-in is as strict as a graph."""
     number = [1.0]
     function = Captured(lambda tensors: tensors[0] * number[0], recorded)
     one = torch.ones(1)
-    assert [function([one]).item() for _ in range(BEFORE_CAPTURE + 1)] == [1.0] * (BEFORE_CAPTURE + 1)
+    assert [function([one]).item() for _ in range(WARMUP_CALLS + 1)] == [1.0] * (WARMUP_CALLS + 1)
     number[0] = 2.0
     assert function([3 * one]).item() == 3.0
 
@@ -155,18 +151,18 @@ def test_every_answer_is_its_own() -> None:
 
 
 def test_another_way_to_call_serves_until_the_capture() -> None:
-    function = Captured(lambda tensors: tensors[0] + 1, recorded, before=lambda tensors: tensors[0] - 1)
-    answers = [function([torch.tensor(10.0)]).item() for _ in range(BEFORE_CAPTURE + 2)]
-    assert answers == [9.0] * BEFORE_CAPTURE + [11.0, 11.0]
+    function = Captured(lambda tensors: tensors[0] + 1, recorded, warmup=lambda tensors: tensors[0] - 1)
+    answers = [function([torch.tensor(10.0)]).item() for _ in range(WARMUP_CALLS + 2)]
+    assert answers == [9.0] * WARMUP_CALLS + [11.0, 11.0]
 
 
-def test_what_cannot_be_captured_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_captured_runs_uncaptured(caplog: pytest.LogCaptureFixture) -> None:
     def refuses(work: Work) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing\nand much more")
 
     function = Captured(lambda tensors: tensors[0] * 2, refuses)
     assert [function([torch.tensor(float(n))]).item() for n in range(8)] == [2.0 * n for n in range(8)]
     assert [record.getMessage() for record in caplog.records] == [
-        "the training step could not be captured (operation not permitted when stream is capturing); "
-        "it goes on uncaptured"
+        "the training step cannot be captured as a CUDA graph (operation not permitted when stream is capturing); "
+        "continuing without"
     ]

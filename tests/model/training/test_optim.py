@@ -12,6 +12,7 @@ from torch import nn
 from msmlp.model.training.loop import Arrays, Learner, exit_accuracies, train_epoch
 from msmlp.model.training.optim import Optimizers, lr_factor
 from msmlp.model.training.recipes import RECIPES, Recipe
+from msmlp.model.training.step import step_scalars
 
 
 @pytest.mark.parametrize(
@@ -55,19 +56,19 @@ def test_every_step_uses_its_own_rate() -> None:
         epochs=4, batch_size=1, optimizer="sgd", lr=8, momentum=0, weight_decay=0, schedule="step", augment="none"
     )
     model = nn.Linear(1, 1, bias=False)
-    optimizers = Optimizers(model, recipe, steps_per_epoch=2)
+    optimizers = Optimizers(model, recipe)
     moves = []
     for step in range(8):
         before = model.weight.item()
         model.weight.grad = torch.ones(1, 1)
-        optimizers.step(torch.tensor(optimizers.factor(step)))
+        optimizers.step(step_scalars(recipe, step // 2, 2)[step % 2, 0])
         moves.append(before - model.weight.item())
     assert moves == pytest.approx([8, 8, 8, 8, 0.8, 0.8, 0.08, 0.08], rel=1e-3)
 
 
 def test_gradients_are_forgotten(plain: Recipe) -> None:
     model = nn.Linear(2, 2)
-    optimizers = Optimizers(model, plain, 1)
+    optimizers = Optimizers(model, plain)
     model(torch.ones(1, 2)).sum().backward()
     optimizers.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -44,7 +44,7 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'worst'; there are paper, best, distill, teacher, quick"):
+    with pytest.raises(ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, quick"):
         recipe("worst")
 
 

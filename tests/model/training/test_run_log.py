@@ -5,31 +5,31 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from msmlp.model.training.run_log import Journal, plot_curves, read_metrics
+from msmlp.model.training.run_log import MetricsLogger, plot_curves, read_metrics
 
 
 def row(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "loss": 1 / epoch, "val_accuracy": [0.5, 0.6], "images_per_second": 100.0}
 
 
-def journal(folder: Path, done: int) -> Journal:
-    return Journal(folder, images=10, epochs=3, done=done)
+def logger(folder: Path, done: int) -> MetricsLogger:
+    return MetricsLogger(folder, images=10, epochs=3, done=done)
 
 
 def test_one_json_line_an_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours = journal(tmp_path, 0)
+    ours = logger(tmp_path, 0)
     for epoch in (1, 2):
-        ours.epoch(row(epoch))
+        ours.log_epoch(row(epoch))
     ours.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [row(1), row(2)] == read_metrics(tmp_path / "metrics.jsonl")
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "epoch 2: loss 0.500, val 50.0 / 60.0 %, 100 images/s" in shown.err
+    assert "epoch 2: loss 0.500, val accuracy 50.0 / 60.0 %, 100 images/s" in shown.err
 
 
 def test_progress_shows_loss_images_a_second_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours = journal(tmp_path, 1)
+    ours = logger(tmp_path, 1)
     ours.tick(5, 1.2345)
     ours.bar.refresh()
     ours.close()
@@ -40,12 +40,12 @@ def test_progress_shows_loss_images_a_second_and_time_left(tmp_path: Path, capsy
 
 
 def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path: Path) -> None:
-    first = journal(tmp_path, 0)
+    first = logger(tmp_path, 0)
     for epoch in (1, 2, 3):
-        first.epoch(row(epoch))
+        first.log_epoch(row(epoch))
     first.close()
-    second = journal(tmp_path, 2)
-    second.epoch({**row(3), "loss": 9.0})
+    second = logger(tmp_path, 2)
+    second.log_epoch({**row(3), "loss": 9.0})
     second.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [row(1), row(2), {**row(3), "loss": 9.0}] == second.rows
 
@@ -54,8 +54,8 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(row(1)) + "\n" + json.dumps(row(2))[:20])
     assert read_metrics(path) == [row(1)]
-    ours = journal(tmp_path, 1)
-    ours.epoch(row(2))
+    ours = logger(tmp_path, 1)
+    ours.log_epoch(row(2))
     ours.close()
     assert read_metrics(path) == [row(1), row(2)]
 

@@ -22,8 +22,7 @@ from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import override, preset
-from msmlp.model.training import run_log as provenance
-from msmlp.model.training import trainer
+from msmlp.model.training import run_log, trainer
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
@@ -158,7 +157,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     for epoch in epochs:
         with monkeypatch.context() as patch:
             interrupt_in_epoch(patch, epoch)
-            with pytest.raises(TrainingStoppedError, match=rf"interrupted; {epoch} of 4 epochs are safe.*--resume"):
+            with pytest.raises(TrainingStoppedError, match=rf"interrupted; {epoch} of 4 epochs are saved.*--resume"):
                 train(replace(options, resume=epoch != epochs[0]))
         assert not (options.out / "model.safetensors").exists()
     assert_same_run(whole(plan), train(replace(options, resume=True)))
@@ -177,7 +176,7 @@ def test_interrupted_between_an_epochs_end_and_the_next_thing(
         with pytest.raises((TrainingStoppedError, KeyboardInterrupt)) as stopped:
             train(options)
         # Its row is written, but nothing of the epoch could be resumed from.
-        assert step != "save_checkpoint" or "0 of 4 epochs are safe" in str(stopped.value)
+        assert step != "save_checkpoint" or "0 of 4 epochs are saved" in str(stopped.value)
     assert_same_run(whole("best"), train(replace(options, resume=True)))
 
 
@@ -201,7 +200,7 @@ def interrupted(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> TrainOptions
 def test_a_run_is_not_overwritten_by_one_that_forgot_to_resume(
     whole: Callable[[str], Path], interrupted: TrainOptions
 ) -> None:
-    with pytest.raises(OptionError, match=r"out: .*holds a run already.*--resume"):
+    with pytest.raises(OptionError, match=r"out: .*already holds a run.*--resume"):
         train(replace(interrupted, resume=False))
     assert_same_run(whole("best"), train(interrupted))
 
@@ -216,7 +215,7 @@ def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> No
         (replace(interrupted, limit_per_class=10), "number of training images"),
         (replace(interrupted, dtype="bfloat16"), "dtype"),
     ):
-        with pytest.raises(DataError, match=f"of a run with another {named}; resume with the same options"):
+        with pytest.raises(DataError, match=f"from a run with another {named}; resume with the same options"):
             train(changed)
     assert [row["epoch"] for row in metrics(train(interrupted))] == [1, 2, 3, 4]
 
@@ -227,7 +226,7 @@ def test_a_bf16_run_does_not_go_on_in_float32(short_run: Run, monkeypatch: pytes
         interrupt_in_epoch(patch, 1)
         with pytest.raises(TrainingStoppedError):
             train(options)
-    with pytest.raises(DataError, match="of a run with another dtype; resume with the same options"):
+    with pytest.raises(DataError, match="from a run with another dtype; resume with the same options"):
         train(replace(options, dtype="auto", resume=True))
 
 
@@ -246,20 +245,20 @@ def test_the_commit_of_a_repository_around_the_package_is_not_its_own(
     for command in (["init"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", tmp_path, *command], capture_output=True, check=True)
     file.parent.mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(file))
+    monkeypatch.setattr(run_log, "__file__", str(file))
     monkeypatch.delenv("GIT_COMMIT", raising=False)
-    assert provenance.git_commit() is None
+    assert run_log.git_commit() is None
 
 
-def test_a_copy_that_is_no_clone_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_clone_the_environment_names_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    monkeypatch.setattr(run_log.subprocess, "run", no_git)
     monkeypatch.delenv("GIT_COMMIT", raising=False)
-    assert provenance.git_commit() is None
+    assert run_log.git_commit() is None
     monkeypatch.setenv("GIT_COMMIT", "abc")
-    assert provenance.git_commit() == "abc"
+    assert run_log.git_commit() == "abc"
 
 
 def damage(kind: str, path: Path) -> None:
@@ -356,7 +355,7 @@ def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupt
     options = short_run()
     status, said = strike(options, 1, signal.SIGINT)
     assert status == 1
-    assert "interrupted; 1 of 4 epochs are safe" in said
+    assert "interrupted; 1 of 4 epochs are saved" in said
     assert "--resume" in said
     assert "Traceback" not in said
 
@@ -384,17 +383,17 @@ def test_numbers_that_overflow_stop_with_advice_and_leave_no_weights(batch_size:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "huge"}, "no preset is called 'huge'"),
-        ({"recipe": "worst"}, "no recipe is called 'worst'"),
-        ({"changes": {"learning_rate": 1}}, "no field is called 'learning_rate'.*lr"),
-        ({"changes": {"lr.peak": 1}}, "no field is called 'lr.peak'"),
-        ({"changes": {"stages.9.width": 1}}, "no field is called 'stages.9.width'"),
+        ({"preset": "huge"}, "unknown preset 'huge'"),
+        ({"recipe": "worst"}, "unknown recipe 'worst'"),
+        ({"changes": {"learning_rate": 1}}, "unknown field 'learning_rate'.*lr"),
+        ({"changes": {"lr.peak": 1}}, "unknown field 'lr.peak'"),
+        ({"changes": {"stages.9.width": 1}}, "unknown field 'stages.9.width'"),
         ({"changes": {"lr": -1}}, "lr: "),
         ({"changes": {"lr": "fast"}}, "lr: "),
         ({"changes": {"optimizer": "lion"}}, "optimizer: .*'sgd', 'adamw' or 'muon'"),
         ({"changes": {"ema": 1}}, "ema: "),
         ({"changes": {"image_size": 30}}, "patch 16 does not divide image_size 30"),
-        ({"changes": {"classes": 3}}, "classes: is taken from the data"),
+        ({"changes": {"classes": 3}}, "classes: cannot be set"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_read(changes: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ def test_equal_grids_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("grid_up", "grid"), [(2, 4), (3, 4), (4, 4), (1, 5)])
-def test_the_index_says_what_upsampling_does(grid_up: int, grid: int) -> None:
+def test_the_index_describes_the_upsampling(grid_up: int, grid: int) -> None:
     tokens = torch.arange(2 * grid_up**2 * 3, dtype=torch.float64).reshape(2, grid_up**2, 3)
     assert torch.equal(nearest_upsample(tokens, grid_up, grid), tokens[:, nearest_index(grid_up, grid)])
 

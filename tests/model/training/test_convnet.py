@@ -1,4 +1,4 @@
-"""A convolutional teacher: what its training leaves, what it says, what is refused."""
+"""A convolutional teacher: its training, its folder, its targets, and what is refused."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from msmlp.model.errors import ConfigError, WeightsError
-from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.recipes import TEACHERS, TeacherConfig, teacher_gflops
-from msmlp.model.training.teacher import load_teacher, read_teacher
+from msmlp.model.training.convnet import ConvNet, read_teacher, teacher_gflops
+from msmlp.model.training.pretrained import load_teacher
+from msmlp.model.training.recipes import TEACHERS, TeacherConfig
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_weights
 
@@ -33,22 +33,22 @@ def test_training_leaves_a_teacher_with_its_record(convolutional: Path) -> None:
     assert not (convolutional / "manifest.json").exists()
 
 
-def test_it_teaches_what_its_network_says(convolutional: Path) -> None:
+def test_its_targets_are_its_networks_outputs(convolutional: Path) -> None:
     found = read_teacher(convolutional)
     assert found is not None
     described, network = found
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in (described.preprocess.mean, described.preprocess.std))
-    lesson = load_teacher(convolutional, CPU).teach(images)
+    targets = load_teacher(convolutional, CPU).targets(images)
     with torch.no_grad():
         expected = network((images - mean) / std)[0]
-        features = network.features((images - mean) / std)
-    assert torch.allclose(lesson.logits, expected, atol=1e-5)
-    assert torch.allclose(lesson.features.mean((2, 3)), features.mean((2, 3)), atol=1e-5)
-    lowered = load_teacher(convolutional, CPU, torch.bfloat16).teach(images)
+        features = network.outputs((images - mean) / std)[0][0]
+    assert torch.allclose(targets.logits, expected, atol=1e-5)
+    assert torch.allclose(targets.features.mean((2, 3)), features.mean((2, 3)), atol=1e-5)
+    lowered = load_teacher(convolutional, CPU, torch.bfloat16).targets(images)
     assert lowered.logits.dtype == torch.float32
-    assert not torch.equal(lowered.logits, lesson.logits)
-    assert torch.allclose(lowered.logits, lesson.logits, atol=0.1)
+    assert not torch.equal(lowered.logits, targets.logits)
+    assert torch.allclose(lowered.logits, targets.logits, atol=0.1)
 
 
 def test_a_cascade_learns_from_it_with_and_without_imitation(
@@ -80,7 +80,7 @@ def test_a_teacher_of_a_teacher_is_refused(convolutional: Path, tmp_path: Path, 
     options = TrainOptions(
         few_digits, "teacher-tiny", tmp_path, "teacher", 1, teacher=convolutional, changes={"image_size": 16}
     )
-    with pytest.raises(ConfigError, match="a teacher is trained without a teacher"):
+    with pytest.raises(ConfigError, match="teacher: only a cascade can learn from a teacher"):
         train(options)
 
 
@@ -166,19 +166,19 @@ def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str) -
 
 
 def test_a_network_that_leaves_no_pixel_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 groups leave nothing of 4 pixels"):
+    with pytest.raises(ValueError, match="3 groups are too many for images of 4 pixels"):
         TeacherConfig(kind="vgg", stem=8, widths=(8, 8, 8), blocks=1, image_size=4)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "muon"}, "optimizer: muon is for the matrices of a cascade's blocks"),
+        ({"optimizer": "muon"}, "optimizer: muon trains the blocks of a cascade only"),
         ({"momentum": 0}, "nesterov: needs momentum above 0"),
         ({"widths": [-1]}, "widths.0: "),
         ({"widths": [0, 8]}, "widths.0: "),
         ({"widths": []}, "widths: "),
-        ({"exit_weights": [float("nan")]}, "exit_weights: must be numbers of at least 0"),
+        ({"exit_weights": [float("nan")]}, "exit_weights: must be finite numbers of at least 0"),
     ],
 )
 def test_what_no_teacher_can_be_trained_with_is_refused(
@@ -190,7 +190,7 @@ def test_what_no_teacher_can_be_trained_with_is_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_a_teacher_is_trained_by_its_own_recipe_unless_told_otherwise() -> None:
+def test_the_default_recipe_depends_on_the_preset() -> None:
     made = {
         (preset, recipe): TrainOptions(Path(), preset, Path(), recipe).recipe_name
         for preset in ("teacher-s", "s")

@@ -9,8 +9,8 @@ import pytest
 MSMLP = Path(sys.executable).with_name("msmlp")
 
 MISTAKES = {
-    "bad preset": ({"--preset": "huge"}, "no preset is called 'huge'; there are "),
-    "bad --set": ({"--set": "depth=3"}, "--set: no field is called 'depth'; there are "),
+    "bad preset": ({"--preset": "huge"}, "unknown preset 'huge'; expected one of "),
+    "bad --set": ({"--set": "depth=3"}, "--set: unknown field 'depth'; expected one of "),
     "a rate no float32 holds": ({"--set": "lr=1e39"}, "lr: Input should be less than or equal to "),
     "bad number": ({"--epochs": "many"}, "Invalid value for '--epochs': Input should be a valid integer"),
     "a teacher that is not there": ({"--teacher": "no-such-folder"}, "there is no weights folder no-such-folder"),

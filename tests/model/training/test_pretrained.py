@@ -1,20 +1,21 @@
-"""Distillation: what a teacher adds to the loss, whom it may teach, and runs with one."""
+"""Runs that build on trained networks: a teacher, or initial weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msmlp.model.errors import DataError, OptionError, TrainingStoppedError, WeightsError
+from msmlp.model.errors import ConfigError, DataError, OptionError, TrainingStoppedError, WeightsError
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
-from msmlp.model.training.losses import Lesson, exit_loss
+from msmlp.model.training.losses import TeacherTargets, exit_loss
+from msmlp.model.training.pretrained import Teacher, load_teacher
 from msmlp.model.training.recipes import Recipe
-from msmlp.model.training.teacher import Teacher, load_teacher
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_weights
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
@@ -24,39 +25,17 @@ Run = Callable[..., TrainOptions]
 
 
 def ignore(images: int, loss: float) -> None:
-    """A tick nobody watches."""
+    """A tick that does nothing."""
 
 
 def teacher_of(logits: Callable[[Tensor], Tensor]) -> Teacher:
-    def teach(images: Tensor) -> Lesson:
-        return Lesson(logits(images), torch.zeros(len(images), 5, 2, 2))
+    def targets(images: Tensor) -> TeacherTargets:
+        return TeacherTargets(logits(images), torch.zeros(len(images), 5, 2, 2))
 
-    return Teacher("made up", "0" * 64, ("a", "b", "c"), 8, None, 5, teach)
+    return Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 5, targets)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("weight", "tau"), [(0.9, 2.0), (0.3, 1.0), (1.0, 4.0), (0.0, 2.0)])
-def test_the_loss_of_an_exit_is_the_mixture_by_hand(weight: float, tau: float, plain: Recipe) -> None:
-    recipe = plain.model_copy(update={"distill_weight": weight, "distill_temperature": tau})
-    generator = torch.Generator().manual_seed(0)
-    logits, taught = torch.randn(2, 5, 3, generator=generator).unbind()
-    # Soft targets, as mixup and CutMix make them.
-    targets = torch.softmax(torch.randn(5, 3, generator=generator), dim=1)
-    ours, theirs = (torch.softmax(z / tau, dim=1) for z in (logits, taught))
-    divergence = (theirs * (theirs / ours).log()).sum(1).mean()
-    entropy = -(targets * torch.softmax(logits, dim=1).log()).sum(1).mean()
-    expected = (1 - weight) * entropy + weight * tau**2 * divergence
-    assert exit_loss(recipe, logits, targets, taught).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_an_exit_that_agrees_with_the_teacher_has_nothing_left_to_learn_from_it(plain: Recipe) -> None:
-    recipe = plain.model_copy(update={"distill_weight": 1.0})
-    logits = torch.randn(4, 3)
-    # Logits are known up to a constant an image.
-    taught = logits + torch.randn(4, 1)
-    assert exit_loss(recipe, logits, torch.eye(4, 3), taught).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_an_epoch_sums_the_losses_of_all_exits(plain: Recipe, learner: Build, arrays: Arrays) -> None:
@@ -68,7 +47,7 @@ def test_an_epoch_sums_the_losses_of_all_exits(plain: Recipe, learner: Build, ar
     targets, taught = F.one_hot(arrays.labels, 3).float(), 5 * images.mean((2, 3))
     expected = sum(exit_loss(recipe, z, targets, taught).item() for z in exits)
     loss = train_epoch(made, arrays, 0, ignore)[0]
-    assert loss == pytest.approx(expected, rel=1e-3)  # lessons are kept in half precision
+    assert loss == pytest.approx(expected, rel=1e-3)  # teacher targets are kept in half precision
     assert loss != pytest.approx(train_epoch(learner(recipe), arrays, 0, ignore)[0], rel=1e-2)
 
 
@@ -103,7 +82,7 @@ def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, array
     assert all(0 <= images.min() < images.max() <= 1 for images in seen["teacher"])
 
 
-# --- whom it teaches ---------------------------------------------------------------------------------------------
+# --- a teacher and the data --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +102,9 @@ def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
     model = Cascade(weights.manifest.cascade).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.state.items()})
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    lesson = teacher.teach(images)
-    logits = lesson.logits
-    assert lesson.features.shape == (4, teacher.width, 2, 2)
+    found = teacher.targets(images)
+    logits = found.logits
+    assert found.features.shape == (4, teacher.width, 2, 2)
     assert torch.allclose(logits, model((images - mean) / std)[-1], atol=1e-6)
     assert not logits.requires_grad
     assert (teacher.name, teacher.sha256) == (weights.manifest.name, weights.sha256)
@@ -133,13 +112,13 @@ def test_a_weights_folder_teaches_with_its_last_exit(taught_by: Path) -> None:
 
 def test_other_classes_are_refused_by_name(short_run: Run, tiny_weights: Path) -> None:
     options = short_run(changes={"image_size": 32}, teacher=tiny_weights)
-    with pytest.raises(OptionError, match=r"teacher: tiny-digits knows other classes than the data: 0, 1, 2"):
+    with pytest.raises(OptionError, match=r"teacher: tiny-digits has other classes than the data: 0, 1, 2"):
         train(options)
     assert list(options.out.iterdir()) == []
 
 
 def test_another_image_size_is_refused(short_run: Run, taught_by: Path) -> None:
-    with pytest.raises(OptionError, match="sees 16 pixels, the cascade 32"):
+    with pytest.raises(OptionError, match="takes images of 16 pixels, the cascade 32"):
         train(short_run(changes={"image_size": 32}, teacher=taught_by))
 
 
@@ -173,12 +152,12 @@ def test_a_run_with_a_teacher_records_it_and_resumes_to_the_same_weights(
         with pytest.raises(TrainingStoppedError):
             train(options)
     for changed in (replace(options, teacher=None), replace(options, teacher=train(short_run(epochs=0)))):
-        with pytest.raises(DataError, match=r"a run with another .*teacher"):
+        with pytest.raises(DataError, match=r"from a run with another .*teacher"):
             train(replace(changed, resume=True))
     assert_same_run(whole, train(replace(options, resume=True)))
 
 
-def test_a_run_begun_before_there_were_teachers_goes_on(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_begun_before_there_were_teachers_resumes(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     options = short_run()
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, 1)
@@ -190,3 +169,53 @@ def test_a_run_begun_before_there_were_teachers_goes_on(short_run: Run, monkeypa
     del state["setup"]["teacher"]
     torch.save(state, path)
     assert len(metrics(train(replace(options, resume=True)))) == 4
+
+
+# --- initial weights ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first(short_run: Run) -> Path:
+    return train(short_run(epochs=2))
+
+
+def test_zero_epochs_keep_the_initial_weights(first: Path, short_run: Run) -> None:
+    weights, again = load_weights(first), load_weights(train(short_run(epochs=0, init=first, seed=0)))
+    assert all(np.array_equal(weights.state[name], again.state[name]) for name in weights.state)
+    assert again.manifest.training["init"] == {"name": weights.manifest.name, "sha256": weights.sha256}
+
+
+def test_an_epoch_starts_from_the_initial_weights(first: Path, short_run: Run) -> None:
+    """With a tiny learning rate the weights stay where they started."""
+    slow = {"lr": 1e-7, "ema": 0}
+    weights = load_weights(first)
+    near, far = (load_weights(train(short_run(epochs=1, init=start, changes=slow))) for start in (first, None))
+    for name, value in weights.state.items():
+        assert np.allclose(near.state[name], value, atol=1e-5)
+    assert not all(np.allclose(far.state[name], value, atol=1e-2) for name, value in weights.state.items())
+
+
+def test_another_cascade_is_refused_naming_the_difference(first: Path, short_run: Run) -> None:
+    with pytest.raises(OptionError, match=r"init: .* is another cascade; they differ in reuse_norm"):
+        train(short_run(init=first, changes={"reuse": "all", "reuse_norm": False}))
+
+
+def test_weights_that_may_have_seen_the_validation_images_are_refused(first: Path, short_run: Run) -> None:
+    with pytest.raises(OptionError, match=r"init: .*other validation images.*--seed"):
+        train(short_run(seed=1, init=first))
+
+
+def test_other_classes_are_refused(tiny_weights: Path, short_run: Run) -> None:
+    with pytest.raises(OptionError, match=r"init: .* has other classes than the data"):
+        train(short_run(init=tiny_weights))
+
+
+def test_a_teacher_takes_no_initial_weights(first: Path, few_digits: Path, tmp_path: Path) -> None:
+    options = TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=1, init=first, changes={"image_size": 16})
+    with pytest.raises(ConfigError, match="init: only a cascade can start from trained weights"):
+        train(options)
+
+
+def test_what_is_no_weights_folder_is_refused(tmp_path: Path, short_run: Run) -> None:
+    with pytest.raises(WeightsError):
+        train(short_run(init=tmp_path))

@@ -1,7 +1,7 @@
 """What can go wrong in the model's half of the product.
 
 MsmlpError
-├── CallerError            the caller can mend it: exit status 2 on the command line
+├── CallerError            the caller can fix it: exit status 2 on the command line
 │   ├── ConfigError        a cascade or recipe that cannot be built
 │   ├── DataError          a data set that cannot be read or is not what it must be
 │   ├── WeightsError       a weights folder that is missing, damaged or does not fit
@@ -88,3 +88,10 @@ def first_mistake(error: "ValidationError") -> tuple[str, str]:
 def one_line(error: "ValidationError", subject: str = "") -> str:
     """The same as one line, after what it is about."""
     return ": ".join(part for part in (subject, *first_mistake(error)) if part)
+
+
+def install_hint(extras: str, build: str = "") -> str:
+    """How to install `extras` (comma-separated), where needed with the `build` for a cpu or gpu."""
+    wanted = ",".join(part for part in (build, extras) if part)
+    other = "" if build else f" (or gpu {extras})"
+    return f'pip install "msmlp[{wanted}]"; in a clone, scripts/install.sh {build or "cpu"} {extras}{other}'

@@ -1,5 +1,7 @@
-"""`msmlp evaluate`: accuracy, cost and calibration error of every exit and every operating point."""
+"""One split of a data set through every exit: `msmlp evaluate`, and the numbers behind the card and the gallery."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,67 +12,127 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.errors import DataError, OptionError
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, check_classes, run_every_exit, validation_images
-from msmlp.model.weights import Weights, load_calibration, load_weights
-from msmlp.model.weights.calibration import expectation
+from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
+from msmlp.model.weights.calibration import Table
+
+BATCH = 256
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images [N] of one split with the outputs of all K exits, through the backend and dtype that serve."""
+
+    weights: Weights
+    calibration: Calibration
+    data: str
+    split: str
+    images: Split
+    outputs: Outputs
+    backend: str
+    device: str
+    dtype: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.weights.manifest.classes
+
+    @property
+    def gflops(self) -> NDArray[np.float64]:
+        return np.array(self.weights.manifest.gflops_cumulative)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return self.outputs.correct(self.images.labels)
+
+    def exits(self) -> list[dict[str, Any]]:
+        """Accuracy, cost and calibration error when every image runs to one exit."""
+        correct, gflops = self.correct, self.gflops
+        return [
+            {
+                "exit": k + 1,
+                "accuracy": float(correct[:, k].mean()),
+                "gflops": float(gflops[k]),
+                "ece": calibration_error(self.outputs, correct, k),
+            }
+            for k in range(correct.shape[1])
+        ]
+
+    def point(self, name: str) -> OperatingPoint:
+        """An operating point by name; OptionError lists the names."""
+        for point in self.calibration.points:
+            if point.name == name:
+                return point
+        known = ", ".join(point.name for point in self.calibration.points)
+        raise OptionError("policy", f"{name!r} is not an operating point; expected one of {known}")
+
+    def named_points(self) -> list[OperatingPoint]:
+        """The operating points with a name, such as `fast`, instead of a number."""
+        return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
+
+    def reached(self, point: OperatingPoint) -> Expectation:
+        return Table(self.outputs.scores, self.correct, self.gflops).expect(point.thresholds)
+
+    def left(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
+        """The exit at which each image leaves with these thresholds, 1...K [N]."""
+        return exit_of(self.outputs.scores, np.array(thresholds, dtype=float))
+
+    def answers(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
+        """The label that each image gets with these thresholds [N]."""
+        answers: NDArray[np.int64] = self.outputs.predictions[np.arange(len(self.images)), self.left(thresholds) - 1]
+        return answers
 
 
 def evaluate(
     folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> dict[str, Any]:
-    """What `msmlp evaluate --json` prints, measured with the backend and dtype that serve.
-
-    Args:
-        folder: a calibrated weights folder.
-        data: the data set.
-        split: `val` or `test`.
-        device: auto, cpu or cuda.
-        dtype: auto or what the backend knows (model/backends/settings.py).
-        backend: torch or onnx.
-
-    Raises:
-        CallerError: a split, data or weights that do not fit.
-    """
-    weights = load_weights(folder)
-    calibration = load_calibration(weights)
-    images = split_images(weights, load_dataset(data, weights.manifest.cascade.image_size), split)
-    settings = BackendSettings(device=device, dtype=dtype, capacity=256, max_batch=256)
-    built = select_backend(weights, calibration, settings, backend).build()
-    outputs = run_every_exit(built, images.pixels)
-    correct = outputs.predictions == images.labels[:, None]
-    gflops = np.array(weights.manifest.gflops_cumulative)
-    points = []
-    for point in calibration.points:
-        got = expectation(outputs.scores, correct, gflops, np.array(point.thresholds))
-        points.append(
-            {
-                "name": point.name,
-                "thresholds": list(point.thresholds),
-                "accuracy": got.accuracy,
-                "mean_gflops": got.mean_gflops,
-                "exit_share": list(got.exit_share),
-            }
-        )
+    """What `msmlp evaluate --json` prints; arguments as for `measure`."""
+    measured = measure(folder, data, split, device, dtype, backend)
+    points = [(point, measured.reached(point)) for point in measured.calibration.points]
     return {
         "weights": str(folder),
         "data": str(data),
         "split": split,
-        "images": len(images),
-        "backend": built.name,
-        "device": built.device,
-        "dtype": built.dtype,
-        "exit_policy": calibration.file.exit_policy,
-        "exits": [
+        "images": len(measured.images),
+        "backend": measured.backend,
+        "device": measured.device,
+        "dtype": measured.dtype,
+        "exit_policy": measured.calibration.file.exit_policy,
+        "exits": measured.exits(),
+        "operating_points": [
             {
-                "exit": k + 1,
-                "accuracy": float(correct[:, k].mean()),
-                "gflops": float(gflops[k]),
-                "ece": calibration_error(outputs, correct, k),
+                "name": point.name,
+                "thresholds": list(point.thresholds),
+                "accuracy": reached.accuracy,
+                "mean_gflops": reached.mean_gflops,
+                "exit_share": list(reached.exit_share),
             }
-            for k in range(built.stages)
+            for point, reached in points
         ],
-        "operating_points": points,
     }
+
+
+def measure(
+    folder: Path, data: Path, split: str | None, device: str = "auto", dtype: str = "auto", backend: str = "torch"
+) -> Measured:
+    """Run a split through every exit; None takes the test images if there are any, else the validation images.
+
+    `dtype` is auto or one that the backend, torch or onnx, knows. CallerError for a split, data or weights that do not
+    fit.
+    """
+    weights = load_weights(folder)
+    calibration = load_calibration(weights)
+    dataset = load_dataset(data, weights.manifest.cascade.image_size)
+    chosen = split or ("val" if dataset.test is None else "test")
+    images = split_images(weights, dataset, chosen)
+    settings = BackendSettings(device=device, dtype=dtype, capacity=BATCH, max_batch=BATCH)
+    built = select_backend(weights, calibration, settings, backend).build()
+    outputs = run_every_exit(built, images.pixels)
+    return Measured(
+        weights, calibration, dataset.source, chosen, images, outputs, built.name, built.device, built.dtype
+    )
 
 
 def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
@@ -85,12 +147,33 @@ def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
     return dataset.test
 
 
-def calibration_error(outputs: Outputs, correct: NDArray[np.bool_], exit: int, bins: int = 15) -> float:
-    """Expected calibration error of one exit (0-based): mean gap of confidence and accuracy over equal bins."""
-    confidence = outputs.probabilities[:, exit].max(axis=1)
+@dataclass(frozen=True)
+class Bin:
+    """Images whose confidence lies in [low, high): their share of all, mean confidence, accuracy."""
+
+    low: float
+    high: float
+    share: float
+    confidence: float
+    accuracy: float
+
+
+def bins_of(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """The bins that hold images, for confidences [N] and correctness [N]; confidence 1 belongs to the last bin."""
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[place == b].mean() - correct[place == b, exit].mean()) * (place == b).mean()
-        for b in np.unique(place)
+    return [
+        Bin(
+            low=b / bins,
+            high=(b + 1) / bins,
+            share=float((place == b).mean()),
+            confidence=float(confidence[place == b].mean()),
+            accuracy=float(correct[place == b].mean()),
+        )
+        for b in np.unique(place).tolist()
     ]
-    return float(np.sum(gaps))
+
+
+def calibration_error(outputs: Outputs, correct: NDArray[np.bool_], exit: int, bins: int = BINS) -> float:
+    """The expected calibration error of one exit (0-based): the mean gap between confidence and accuracy over bins."""
+    found = bins_of(outputs.probabilities[:, exit].max(axis=1), correct[:, exit], bins)
+    return float(np.sum([abs(each.confidence - each.accuracy) * each.share for each in found]))

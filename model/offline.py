@@ -1,4 +1,7 @@
-"""Whole data sets through a serving backend: what `calibrate` and `evaluate` measure is what serving answers."""
+"""Whole data sets through a serving backend, and the images that may calibrate and evaluate.
+
+`calibrate` and `evaluate` measure what serving answers, on images that training held out.
+"""
 
 from dataclasses import dataclass
 
@@ -25,6 +28,11 @@ class Outputs:
         best: NDArray[np.int64] = self.probabilities.argmax(axis=2)
         return best
 
+    def correct(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each exit is right about each image, [N, K]."""
+        right: NDArray[np.bool_] = self.predictions == labels[:, None]
+        return right
+
 
 def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
     """Run images uint8 [N, size, size, 3] through all stages, in the backend's largest batches."""
@@ -42,14 +50,10 @@ def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
     return Outputs(scores, probabilities)
 
 
-# FROM model/offline.py:
-# Which images may calibrate and evaluate: those that training held out.
-
-
 def validation_images(weights: Weights, dataset: Dataset) -> Split:
-    """The images training held out, found again in `dataset`; DataError when they are others.
+    """The images of `dataset` that training held out; DataError if they are not the same.
 
-    Any other images may be ones the weights were trained on, and would flatter every figure.
+    The weights may have been trained on any others, which would flatter every number.
     """
     check_classes(weights, dataset)
     held = weights.manifest.training.get("validation")

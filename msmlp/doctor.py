@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 import msmlp
-from msmlp.model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError, install_hint
 from msmlp.model.platform.cores import cores
 from msmlp.model.platform.memory import free_host_memory
 
@@ -189,7 +189,7 @@ def packages() -> Section:
         f"{extra}: " + ", ".join(f"{name} {version or 'missing'}" for name, version in packages.items())
         for extra, packages in extras.items()
     ]
-    problems = [f"serving needs {', '.join(missing)}: scripts/install.sh cpu serve (or gpu serve)"] if missing else []
+    problems = [f"serving needs {', '.join(missing)}: {install_hint('serve')}"] if missing else []
     return Section("packages", f"\n{'':<10}".join(words), extras, problems)
 
 
@@ -210,7 +210,7 @@ def torch_and_gpus() -> list[Section]:
     try:
         import torch
     except ImportError as error:
-        what_to_do = f"neither ONNX Runtime nor torch is here ({error}): scripts/install.sh cpu serve, or gpu serve"
+        what_to_do = f"neither ONNX Runtime nor torch is here ({error}): {install_hint('serve', 'cpu')}"
         problems = [] if find_spec("onnxruntime") else [what_to_do]
         return [Section("torch", "missing", None, problems), Section("gpus", "none: torch is missing", [])]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
@@ -222,7 +222,7 @@ def torch_and_gpus() -> list[Section]:
     if gpus:
         line = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in gpus)
     elif torch.version.cuda is None:
-        driver = "; nvidia-smi is here: scripts/install.sh gpu serve brings a build for it"
+        driver = f"; nvidia-smi is here, install a build for it: {install_hint('serve', 'gpu')}"
         line = f"none: this torch is a CPU build{driver if shutil.which('nvidia-smi') else ''}"
     elif "CUDA_VISIBLE_DEVICES" in os.environ:
         line = f"none: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"

@@ -10,7 +10,7 @@ from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
-from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.model.errors import CallerError, MsmlpError, install_hint
 from msmlp.service.cli import app as serving
 
 
@@ -67,7 +67,7 @@ def _run() -> int:
     except MsmlpError as error:
         return _fail(2 if isinstance(error, CallerError) else 1, str(error))
     except ModuleNotFoundError as error:
-        return _fail(1, f"this command needs the package {error.name}; scripts/install.sh cpu serve,train brings all")
+        return _fail(1, f"this command needs the package {error.name}: {install_hint('serve,train')}")
     except Exception as error:  # a full disk, or a bug
         if "--traceback" in sys.argv:
             raise

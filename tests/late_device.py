@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msmlp.model.backends.torch.devices import EagerDriver, Event, Step
+from msmlp.model.backends.torch.devices import Driver, Event, Step
 
 QUEUED = ("copy_", "index_copy_")
 
 
-class LateDriver(EagerDriver):
+class LateDriver(Driver):
     """A CPU whose copies between buffers and whose stages wait in a queue, inside `working`.
 
     `waits` counts how often the host had to wait. `fault` may raise when something is asked for.

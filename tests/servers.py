@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.weights import Calibration, OperatingPoint
+from msmlp.model.weights.calibration import Table
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
@@ -151,6 +152,6 @@ def steep(service: Service) -> None:
     )
     file = service.calibration.file.model_copy(update={"operating_points": points})
     table = np.full((4, 3), 0.5, dtype=np.float32)
-    calibration = Calibration(file, table, table > 0, np.array(gflops), "0")
+    calibration = Calibration(file, Table(table, table > 0, np.array(gflops)), "0")
     service.operating_points = OperatingPoints(calibration, gflops, "balanced")
     service.metrics.watch(service.engine, service.operating_points)

@@ -1,1 +1,1 @@
-"""What runs stages on a device, behind one small protocol (model/backends/protocol.py)."""
+"""Backends: what runs the stages on a device, behind the protocol in model/backends/protocol.py."""

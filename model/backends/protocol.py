@@ -1,4 +1,4 @@
-"""What a backend is: slots on a device, and stages that run over slots.
+"""The protocol of a backend: slots on a device, and stages that run over them.
 
 A ticket's image and its features at every stage boundary stay in its slot from `admit` to `release`; features never
 visit the host. One thread calls a backend.
@@ -6,20 +6,33 @@ visit the host. One thread calls a backend.
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.errors import DeviceError, OutOfMemoryError
+from msmlp.model.errors import DeviceError, MsmlpError, OutOfMemoryError
 
 log = logging.getLogger("msmlp.engine")
 
 Slots = NDArray[np.int64]
 
 ROUNDS = (np.inf, 1.0, 0.05, 0.05, 0.05)
-"""Warm-up times again what took so many seconds at most: one stray number would mislead the scheduler."""
+"""In each round, warm-up repeats the batches that take at most this many seconds: a single outlier would mislead the
+scheduler."""
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+    "could not create a primitive",  # oneDNN says no more than this
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,8 @@ class StageOutput:
 class StageBackend(Protocol):
     """`stages` stages over `capacity` slots; images are uint8 [size, size, 3].
 
-    A batch runs in the smallest of `buckets` that holds it. Within one bucket an image's outputs do not depend on its
-    company.
+    A batch runs in the smallest of `buckets` that holds it. Within one bucket, an image's outputs do not depend on the
+    other images of the batch.
     """
 
     name: str
@@ -51,7 +64,7 @@ class StageBackend(Protocol):
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
         """Store images [n, size, size, 3] → their slots [n].
 
-        DeviceError when fewer than n slots are free or the pixels are not such an array; it costs no slot.
+        DeviceError if fewer than n slots are free or the pixels have another shape or type; no slot is taken then.
         """
 
     def launch(self, stage: int, slots: Slots) -> Any:
@@ -61,17 +74,15 @@ class StageBackend(Protocol):
         """Wait for a launched batch."""
 
     def release(self, slots: Slots) -> None:
-        """Give slots back; DeviceError for one that is free already."""
+        """Free slots; DeviceError if one is free already."""
 
 
 def check_pixels(pixels: NDArray[np.uint8], size: int) -> None:
-    """DeviceError unless `pixels` is uint8 [n, size, size, 3]."""
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
         raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}, must be uint8 [n, {size}, {size}, 3]")
 
 
 def bucket_of(buckets: tuple[int, ...], images: int) -> int:
-    """The smallest bucket that holds `images`."""
     return next(b for b in buckets if b >= images)
 
 
@@ -86,20 +97,41 @@ def buckets_up_to(largest: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Turn what a library raises into OutOfMemoryError or DeviceError. Also a decorator."""
+    try:
+        yield
+    except MsmlpError:
+        raise
+    except Exception as error:
+        # ONNX Runtime's errors are not RuntimeErrors.
+        if not isinstance(error, MemoryError | RuntimeError) and "onnxruntime" not in type(error).__module__:
+            raise
+        kind = OutOfMemoryError if _is_out_of_memory(error) else DeviceError
+        raise kind(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Looks at earlier errors too: cleaning up after running out of memory may fail in its own way."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
+            return True
+        error = error.__context__
+    return False
+
+
 def warm_up(backend: StageBackend) -> NDArray[np.float64]:
-    """Run every stage in every bucket, so that no request pays for a first time → seconds a batch, [K, buckets].
+    """Run every stage in every bucket, so that no request pays for a first run → seconds per batch, [K, buckets].
 
-    Seconds never fall from a bucket to a larger one. A bucket that the device has no room for goes from
-    `backend.buckets`, and all above it.
-
-    Raises:
-        DeviceError: not even the smallest fits.
+    Seconds never fall from a bucket to a larger one. Buckets that do not fit on the device are removed from
+    `backend.buckets`; DeviceError if not even the smallest fits.
     """
     slots = backend.admit(np.zeros((backend.buckets[-1], backend.size, backend.size, 3), dtype=np.uint8))
     seconds = np.full((len(backend.buckets), backend.stages), np.inf)
     try:
-        # All in turn, so that what disturbs one run is over when its next comes; it only ever adds. The first round
-        # does not count: a first run captures graphs and takes memory.
+        # Round after round over all batches, so that a disturbance hits each of them once at most; the fastest run
+        # counts. The first round does not: it captures graphs and allocates memory.
         for counts, limit in ((False, np.inf), *((True, limit) for limit in ROUNDS)):
             for b, stage in np.argwhere(_at_most_those_of_larger(seconds) <= limit).tolist():
                 try:
@@ -118,13 +150,13 @@ def warm_up(backend: StageBackend) -> NDArray[np.float64]:
 def _step_down(backend: StageBackend, kept: int, error: OutOfMemoryError) -> None:
     bucket = backend.buckets[kept]
     if not kept:
-        raise DeviceError(f"no room on {backend.device} for a batch of {bucket}: {error}") from error
+        raise DeviceError(f"a batch of {bucket} does not fit on {backend.device}: {error}") from error
     backend.buckets = backend.buckets[:kept]
     log.warning("a batch of %d does not fit (%s): the largest is %d now", bucket, error, backend.buckets[-1])
 
 
 def _at_most_those_of_larger(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A batch takes no longer than a larger one, as which it could be padded: what says so was disturbed."""
+    """A batch takes no longer than a larger one, as it could be padded to it; a longer time was disturbed."""
     return np.minimum.accumulate(seconds[::-1])[::-1]
 
 

@@ -1,12 +1,12 @@
-"""Which backend serves: what `--backend`, `--device`, `--dtype` and `--provider` come to.
+"""Which backend serves, for `--backend`, `--device`, `--dtype` and `--provider`.
 
 The rule of `--backend auto`, in this order:
 
 - On a GPU: torch, if its build is one for GPUs, else ONNX Runtime.
 - On a CPU: ONNX Runtime, if the folder has graphs that match its weights and calibration, else torch.
 
-A backend that is not installed, or cannot do what the other options ask for, is passed over. torch is not imported
-here: that takes seconds, and its device belongs to the thread or process that builds the backend.
+A backend that is not installed, or cannot do what the other options ask for, is skipped. torch is not imported here:
+that takes seconds, and its device belongs to the thread or process that builds the backend.
 """
 
 import logging
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.errors import CallerError, OptionError
+from msmlp.model.errors import CallerError, OptionError, install_hint
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.platform.gpu import gpu_present
 from msmlp.model.weights import Calibration, Weights, load_graphs
@@ -28,7 +28,7 @@ log = logging.getLogger("msmlp.engine")
 
 BACKENDS = ("auto", "torch", "onnx")
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}
-EXTRAS = {"torch": "cpu serve,train", "onnx": "cpu serve"}
+INSTALL = {"torch": install_hint("train"), "onnx": install_hint("serve", "cpu")}
 TORCH_DTYPES = ("float32", "bfloat16")
 PROVIDERS = ("auto", "cuda", "tensorrt")
 
@@ -55,9 +55,8 @@ def select_backend(
 ) -> Selection:
     """Choose the backend `torch` or `onnx`, or by the rule above for `auto`.
 
-    Raises:
-        OptionError: a backend that is not installed, or a device, dtype or provider that it cannot use.
-        WeightsError: graphs that are missing, damaged or stale, if only ONNX Runtime could serve.
+    OptionError for a backend that is not installed or cannot use the device, dtype or provider; WeightsError for graphs
+    that are missing, damaged or stale, if only ONNX Runtime could serve.
     """
     if backend not in BACKENDS:
         raise OptionError("backend", f"{backend!r} is not one of {', '.join(BACKENDS)}")
@@ -65,20 +64,20 @@ def select_backend(
         raise OptionError("provider", f"{settings.provider!r} is not one of {', '.join(PROVIDERS)}")
     if settings.device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
-    passed_over: dict[str, CallerError] = {}
+    skipped: dict[str, CallerError] = {}
     for name in _in_order(settings.device) if backend == "auto" else [backend]:
         try:
             _check_installed(name)
             found = _SELECT[name](weights, calibration, settings)
         except CallerError as error:
-            passed_over[name] = error
+            skipped[name] = error
             continue
         if backend != "auto":
             return replace(found, why=f"set to {backend}")
-        others = "".join(f"; {other} cannot serve: {error}" for other, error in passed_over.items())
+        others = "".join(f"; {other} cannot serve: {error}" for other, error in skipped.items())
         log.info("backend auto: %s, %s%s", name, found.why, others)
         return replace(found, why=f"{found.why}{others}")
-    raise _refusal(backend, passed_over)
+    raise _refusal(backend, skipped)
 
 
 def _in_order(device: str) -> tuple[str, str]:
@@ -95,16 +94,14 @@ def _torch_has_gpus() -> bool:
 
 def _check_installed(name: str) -> None:
     if not find_spec(PACKAGES[name]):
-        raise OptionError(
-            "backend", f"{name} needs {PACKAGES[name]}, not installed here: scripts/install.sh {EXTRAS[name]}"
-        )
+        raise OptionError("backend", f"{name} needs {PACKAGES[name]}, not installed here: {INSTALL[name]}")
 
 
-def _refusal(backend: str, passed_over: dict[str, CallerError]) -> CallerError:
+def _refusal(backend: str, skipped: dict[str, CallerError]) -> CallerError:
     if backend != "auto":
-        return passed_over[backend]
+        return skipped[backend]
     return OptionError(
-        "backend", "none can serve; " + "; ".join(f"{name}: {error}" for name, error in passed_over.items())
+        "backend", "no backend can serve; " + "; ".join(f"{name}: {error}" for name, error in skipped.items())
     )
 
 
@@ -112,8 +109,8 @@ def _select_torch(weights: Weights, calibration: Calibration, settings: BackendS
     if settings.provider != "auto":
         raise OptionError("provider", f"{settings.provider} is for the onnx backend, not for torch")
     if settings.dtype not in ("auto", *TORCH_DTYPES):
-        allowed = ", ".join(TORCH_DTYPES)
-        raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; allowed: auto, {allowed}")
+        allowed = ", ".join(("auto", *TORCH_DTYPES))
+        raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; allowed: {allowed}")
     file = calibration.file
     exits = settings.exits or Exits(file.temperatures, file.exit_policy)
     gpu = settings.device != "cpu" and gpu_present() and _torch_has_gpus()
@@ -128,8 +125,8 @@ def _select_torch(weights: Weights, calibration: Calibration, settings: BackendS
 def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSettings) -> Selection:
     dtype = settings.dtype
     if dtype not in ("auto", *GRAPH_DTYPES):
-        allowed = ", ".join(GRAPH_DTYPES)
-        raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: auto, {allowed}")
+        allowed = ", ".join(("auto", *GRAPH_DTYPES))
+        raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: {allowed}")
     provider = _provider(settings)
     if dtype == "auto":
         dtype = "float16" if provider and has_graphs(weights.folder, "float16") else "float32"
@@ -152,21 +149,21 @@ _SELECT: dict[str, Callable[[Weights, Calibration, BackendSettings], Selection]]
 
 
 def _provider(settings: BackendSettings) -> str | None:
-    """The provider of a GPU, None for the CPU."""
+    """The provider for a GPU, None for the CPU."""
     name = "cuda" if settings.provider == "auto" else settings.provider
     if settings.device == "cpu" or (settings.provider == "auto" and not gpu_present()):
         if settings.provider != "auto":
             raise OptionError("provider", f"{name} needs a GPU; the device is cpu")
         return None
-    from msmlp.model.backends.onnx.providers import BY_NAME, has_provider
+    from msmlp.model.backends.onnx.base import BY_NAME, has_provider
 
     if has_provider(BY_NAME[name]):
         return name
     if settings.device == "auto" and settings.provider == "auto":
-        return None  # a build for CPUs beside a GPU
+        return None  # a GPU, but a build for CPUs
     raise OptionError(
         "provider" if settings.provider != "auto" else "device",
-        f"this build of ONNX Runtime has no {BY_NAME[name].name}: scripts/install.sh gpu serve",
+        f"this build of ONNX Runtime has no {BY_NAME[name].name}: {install_hint('serve', 'gpu')}",
     )
 
 

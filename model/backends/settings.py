@@ -1,9 +1,9 @@
-"""What a backend is built with: one object from the options of a command to the backend itself."""
+"""The settings of a backend: one object from a command's options to the backend itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msmlp.model.platform.memory import slots_that_fit
+from msmlp.model.backends.slots import slots_that_fit
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Exits:
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """The settings of a backend; `auto` is resolved by `select_backend` or by the backend itself.
+    """What a backend is built with; `select_backend` or the backend itself resolves `auto`.
 
     Attributes:
         device: auto (a GPU if there is one), cpu or cuda.
         dtype: auto (on a GPU bfloat16 with torch, float16 with ONNX Runtime if there are such graphs; on a CPU
             float32), float32, bfloat16 (torch), float16 or int8 (ONNX Runtime).
-        provider: what ONNX Runtime uses on a GPU: auto (cuda), cuda or tensorrt.
-        capacity: images in flight; None for as many as the free memory of the device holds (memory.py).
+        provider: ONNX Runtime's on a GPU: auto (cuda), cuda or tensorrt.
+        capacity: images in flight; None takes as many as fit into the device's free memory.
         reserve: slots beyond these.
         max_batch: the largest batch; the capacity limits it too.
-        exits: for torch, which temperatures and exit policy; None for the calibration's, which graphs contain.
+        exits: torch's temperatures and exit policy; None takes the calibration's, which ONNX graphs contain.
     """
 
     device: str = "auto"
@@ -39,11 +39,10 @@ class BackendSettings:
 
     @property
     def largest_batch(self) -> int:
-        """No batch is larger than the capacity."""
         return min(self.max_batch, self.capacity or self.max_batch)
 
     def slots(self, slot_bytes: int, free: Callable[[], int]) -> int:
-        """The number of slots, on a device with `free()` bytes; DeviceError if these are too few."""
+        """The number of slots on a device with `free()` bytes; DeviceError if these are too few."""
         if self.capacity is not None:
             return self.capacity + self.reserve
         return slots_that_fit(slot_bytes, free(), max_batch=self.max_batch, reserve=self.reserve)

@@ -1,4 +1,4 @@
-"""Which slots are free; shared by the backends."""
+"""Slots: how many fit into memory, and which are free."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
+from msmlp.model.nn.config import CascadeConfig
+
+MEMORY_SHARE = 0.25
+"""The share for slots of the memory that is free before the weights are loaded; weights and batches need the rest."""
+
+MAX_CAPACITY = 16_384
+"""Images in flight unless `capacity` is set. More would only wait longer in the device's queue."""
+
+MIB = 2**20
+
+
+def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
+    """The size of an image and its features at every stage boundary, with `itemsize` bytes per number."""
+    features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
+    return 3 * cascade.image_size**2 + itemsize * features
+
+
+def slots_that_fit(bytes_per_slot: int, free: int, *, max_batch: int, reserve: int = 0) -> int:
+    """How many slots fit into MEMORY_SHARE of `free` bytes, at most MAX_CAPACITY and `reserve`.
+
+    DeviceError if these are too few for the largest batch and the reserve.
+    """
+    # One row more than slots: padding reads and writes there.
+    fit, least = int(MEMORY_SHARE * free) // bytes_per_slot - 1, max_batch + reserve
+    if fit < least:
+        raise DeviceError(
+            f"{least} slots need {(least + 1) * bytes_per_slot / MIB:.1f} MiB, and slots may take "
+            f"{MEMORY_SHARE:.0%} of the {free / MIB:.1f} MiB free here; lower --max-batch or set --capacity"
+        )
+    return min(fit, MAX_CAPACITY + reserve)
 
 
 class SlotPool:
-    """`capacity` slots, given out and taken back in batches."""
+    """`capacity` slots, taken and given back in batches."""
 
     def __init__(self, capacity: int) -> None:
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)
@@ -19,7 +49,6 @@ class SlotPool:
         self._place = np.zeros(capacity, dtype=np.int64)
 
     def take(self, count: int) -> NDArray[np.int64]:
-        """`count` free slots; DeviceError when there are fewer."""
         if count > self._count:
             raise DeviceError(f"{count} slots wanted, {self._count} of {len(self._taken)} are free")
         self._count -= count
@@ -29,7 +58,7 @@ class SlotPool:
 
     @contextmanager
     def taking(self, count: int) -> Iterator[NDArray[np.int64]]:
-        """`take`, whose slots are given back when what is done with them fails."""
+        """`take`; an error in the block gives the slots back."""
         slots = self.take(count)
         try:
             yield slots
@@ -38,8 +67,7 @@ class SlotPool:
             raise
 
     def give(self, slots: NDArray[np.int64]) -> None:
-        """Take slots back; DeviceError when one was not given out."""
-        # A slot named twice keeps its last place; sorting to find it would cost more than all the rest here.
+        # A slot named twice keeps its last place; sorting to find it would cost more than everything else here.
         places = np.arange(len(slots))
         self._place[slots] = places
         if not self._taken[slots].all() or (self._place[slots] != places).any():

@@ -1,7 +1,8 @@
-"""What each stage costs in time, on the backend and the device that calibrate."""
+"""`msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder."""
 
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,41 +15,17 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.solvers import Setting, Table, thinned
+from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export import refresh_graphs
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
-from msmlp.model.weights.calibration import CalibrationFile, expectation
-
-RUNS = 9
-
-
-def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Each stage's own milliseconds an image: the median of RUNS runs of the largest bucket.
-
-    `pixels` [N, size, size, 3] are repeated to fill the bucket. Every run goes through all stages, so that a slow
-    moment of the machine does not fall on one stage alone.
-    """
-    batch = backend.buckets[-1]
-    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
-    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(RUNS + 1)]
-    backend.release(slots)
-    # The first run warms up.
-    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
-
-
-def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
-    start = time.perf_counter()
-    backend.collect(backend.launch(stage, slots))
-    return 1000 * (time.perf_counter() - start)
-
-
-# FROM model/calibration/calibrate.py:
-# `msmlp calibrate`: validation images through the serving backend, the frontier into the weights folder.
+from msmlp.model.weights.calibration import CalibrationFile, Table
 
 BATCH = 256
+
+TIMED_RUNS = 9
 
 Cost = Literal["gflops", "ms"]
 
@@ -64,22 +41,11 @@ def calibrate(
     risk: float | None = None,
     confidence: float | None = None,
 ) -> CalibrationFile:
-    """Measure the validation images of `data`, write the calibration, and export the graphs that no longer match it.
+    """Write a calibration from the validation images of `data`, and export graphs that no longer match it.
 
-    Args:
-        folder: a weights folder.
-        data: the data set of the training.
-        device: auto, cpu or cuda.
-        dtype: auto, float32 or bfloat16.
-        exit_policy: what an exit's score is (model/exits/policies.py).
-        cost: what the frontier is solved in: GFLOPs, or milliseconds measured here.
-        risk: adds an operating point that loses at most so much (model/calibration/risk.py).
-        confidence: the probability with which it does, 0.95 where a risk is given alone.
-
-    Raises:
-        WeightsError: a damaged weights folder.
-        DataError: not the validation images that training held out.
-        OptionError: a device, dtype or exit policy that does not exist, a risk or confidence that can be none.
+    The frontier is solved in `cost`, GFLOPs or milliseconds measured here. `risk` adds an operating point with at most
+    this risk, at `confidence` (0.95 by default; model/calibration/risk.py). CallerError for damaged weights, images
+    that training did not hold out, or an option out of range.
     """
     limit = risk_limit(risk, confidence)
     weights = load_weights(folder)
@@ -100,24 +66,24 @@ def calibrate_on(
     cost: Cost = "gflops",
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
-    """The calibration alone, on images already at hand."""
+    """The calibration alone, on loaded images."""
 
     def build(temperatures: tuple[float, ...] | None) -> StageBackend:
         exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
         return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
 
     halves = folds_of(validation.identities, 2)
-    # A half that certifies a risk has no say in the scores either.
+    # The half that certifies a risk must not influence the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
     untempered = run_every_exit(build(None), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
-    # To the bit what serving computes.
+    # Bit for bit what serving computes.
     backend = build(temperatures)
     outputs = run_every_exit(backend, validation.pixels)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
-    correct = outputs.predictions == validation.labels[:, None]
+    correct = outputs.correct(validation.labels)
     table = Table(outputs.scores, correct, ms if cost == "ms" else gflops)
     frontiers = solver_frontiers(table)
     folds = refitted(exit_policy, untempered, validation.labels, table, folds_of(validation.identities), fitting)
@@ -132,7 +98,7 @@ def calibrate_on(
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),
-        solvers=_for_the_record(table, frontiers, gflops),
+        solvers=_for_the_record(replace(table, costs=gflops), frontiers),
         stage_ms=stage_ms,
         stage_ms_batch_size=backend.buckets[-1],
         images=len(validation),
@@ -145,11 +111,28 @@ def calibrate_on(
     return file
 
 
-def _for_the_record(
-    table: Table, frontiers: dict[str, list[Setting]], gflops: NDArray[np.float64]
-) -> dict[str, list[tuple[float, float]]]:
-    def point(setting: Setting) -> tuple[float, float]:
-        got = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
+def _for_the_record(table: Table, frontiers: dict[str, list[ThresholdSetting]]) -> dict[str, list[tuple[float, float]]]:
+    def point(setting: ThresholdSetting) -> tuple[float, float]:
+        got = table.expect(setting.thresholds)
         return got.mean_gflops, got.accuracy
 
     return {solver: [point(s) for s in thinned(own)] for solver, own in frontiers.items()}
+
+
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    """Each stage's own milliseconds per image, the median over runs of the largest bucket, filled with `pixels`.
+
+    Every run goes through all stages, so that a slow moment of the machine does not fall on one stage alone.
+    """
+    batch = backend.buckets[-1]
+    slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
+    runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(TIMED_RUNS + 1)]
+    backend.release(slots)
+    # The first run warms up.
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+
+
+def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
+    start = time.perf_counter()
+    backend.collect(backend.launch(stage, slots))
+    return 1000 * (time.perf_counter() - start)

@@ -1,36 +1,37 @@
-"""Temperature scaling: one number an exit, so that one threshold means the same at every exit."""
+"""Temperature scaling, and cross-fitting on folds of the validation images.
+
+One temperature per exit makes a threshold mean the same at every exit. Temperatures and thresholds look better on the
+images that chose them than on others; cross-fitting judges each image by those that the other folds choose.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.solvers import Table, best_within, joint_frontier
+from msmlp.model.calibration.solvers import best_within, joint_frontier
 from msmlp.model.errors import DataError
 from msmlp.model.exits.policies import exit_policy
 from msmlp.model.exits.rule import exit_of
+from msmlp.model.weights.calibration import Table
 
 BOUNDS = (0.05, 20.0)
 """An exit that is always wrong on the images would have an infinite temperature."""
 
+FOLDS = 5
+
 
 def fit_temperatures(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, ...]:
-    """The temperature of every exit.
-
-    Args:
-        probabilities: [N, K, classes] at temperature 1.
-        labels: [N].
-    """
+    """The temperature of every exit, from probabilities [N, K, classes] at temperature 1 and labels [N]."""
     return tuple(fit_temperature(probabilities[:, k], labels) for k in range(probabilities.shape[1]))
 
 
 def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The temperature in BOUNDS that is likeliest for `labels` [N] on [N, classes] and one image more without a label.
+    """The most likely temperature in BOUNDS for probabilities [N, classes] and `labels` [N], smoothed.
 
-    Each label counts as (N * one-hot + 1 / classes) / (N + 1): all images together hold one pseudo-observation that is
-    for no class. A few images make no exit surer than they can tell, and among thousands it goes unnoticed. An exit
-    that is right on all N is taken to be wrong once in about N + 1, not never. Smoothed targets are Platt's
-    ("Probabilistic outputs for support vector machines", 1999), as a maximum a posteriori estimate.
+    Each label counts as (N * one-hot + 1 / classes) / (N + 1), as if one image more had no label. So an exit that is
+    right on all N counts as wrong about once in N + 1, not never; among thousands this makes no difference. Smoothed
+    targets are Platt's ("Probabilistic outputs for support vector machines", 1999), a maximum a posteriori estimate.
 
     With logits z and b = 1 / T the loss is mean(logsumexp(b z) - b z_target): convex in b, so its slope is bisected.
     """
@@ -49,14 +50,14 @@ def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64
 
 
 def tempered(probabilities: NDArray[np.float32], temperatures: tuple[float, ...]) -> NDArray[np.float32]:
-    """Probabilities [N, K, classes] at temperature 1 → at one temperature an exit."""
+    """Probabilities [N, K, classes] at temperature 1 → at one temperature per exit."""
     logits = log_probabilities(probabilities) / np.array(temperatures)[:, None]
     weights = np.exp(logits - logits.max(axis=2, keepdims=True))
     return np.asarray(weights / weights.sum(axis=2, keepdims=True), dtype=np.float32)
 
 
 def log_probabilities(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits but for a constant an image, which a softmax does not see; an underflow counts as the smallest float32."""
+    """Logits up to a constant per image, which softmax ignores; an underflow counts as the smallest float32."""
     return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
 
 
@@ -66,24 +67,15 @@ def _expected(gaps: NDArray[np.float64], inverse: float) -> float:
     return float(((scaled * gaps).sum(axis=1) / scaled.sum(axis=1)).mean())
 
 
-# FROM model/calibration/crossfit.py:
-# Cross-fitting: the best of many thousands of settings is optimistic on the images it was chosen on, and so are scores
-
-FOLDS = 5
-
-
 def folds_of(identities: NDArray[np.uint8], folds: int = FOLDS) -> NDArray[np.int64]:
-    """A fold 0...folds-1 for images named by the hashes of their pixels [N, 32].
-
-    The images alone decide, so every layout of a data set gives the same folds; equal images share one.
-    """
+    """A fold 0...folds-1 for each image, by the hash of its pixels [N, 32]: the same in every layout of a data set."""
     _, rank = np.unique(identities, axis=0, return_inverse=True)
     return np.asarray(rank.reshape(-1) % folds, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Images that are held out (a mask [N]), and the table of all images, scored as the others alone decide."""
+    """The images held out (a mask [N]), and the table of all images with scores that only the others decide."""
 
     held: NDArray[np.bool_]
     table: Table
@@ -97,18 +89,10 @@ def refitted(
     folds: NDArray[np.int64],
     fitting: NDArray[np.bool_] | None = None,
 ) -> list[Fold]:
-    """Every fold, scored with temperatures fitted to the others.
+    """Every fold, scored with temperatures fitted to the others; none if a fold leaves no images to fit to.
 
-    Args:
-        policy: the exit policy.
-        probabilities: [N, K, classes], each exit's own, at temperature 1.
-        labels: [N].
-        table: of these images; its correctness and costs, which no temperature changes, are taken over.
-        folds: the fold of each image [N].
-        fitting: which images may be fitted to at all [N]; all without it.
-
-    Returns:
-        Nothing where a single fold leaves no others, or others that must not be fitted to.
+    `probabilities` [N, K, classes] are those at temperature 1. Temperatures change neither correctness nor costs, which
+    are the table's. `fitting` [N] says which images may be fitted to at all; None for all.
     """
     score = exit_policy(policy)
     made = []
@@ -124,13 +108,9 @@ def refitted(
 
 
 def held_out(folds: list[Fold], costs: list[float]) -> NDArray[np.int64]:
-    """For each fold and each mean cost: the frontier of the others gives the thresholds that cost at most that.
+    """The exits 1...K [costs, N] at which images leave with thresholds from the frontier of the other folds.
 
-    Returns:
-        The exits 1...K at which images leave that had no say in the thresholds, [costs, N].
-
-    Raises:
-        DataError: no folds, as of a single image.
+    These are the best thresholds whose mean cost is at most that of the row. DataError without folds.
     """
     if not folds:
         raise DataError("too few validation images to hold any out")

@@ -1,5 +1,6 @@
-"""The frontier: operating points from the joint search, with what to expect of each on images it was not chosen on."""
+"""The frontier: operating points, with their expected accuracy on images that did not choose them."""
 
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -7,26 +8,26 @@ from numpy.typing import NDArray
 
 from msmlp.model.calibration.crossfit import Fold, held_out
 from msmlp.model.calibration.risk import RiskLimit, risk_controlled
-from msmlp.model.calibration.solvers import SOLVERS, Setting, Table, Thresholds, joint_frontier, pareto, thinned
+from msmlp.model.calibration.solvers import SOLVERS, Thresholds, ThresholdSetting, joint_frontier, pareto, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
-from msmlp.model.weights.calibration import Expectation, expectation, measured
+from msmlp.model.weights.calibration import Expectation, Table
 
 JOINT = "joint"
 
 NAMED = {"fast": 0.05, "balanced": 0.01, "accurate": 0.0}
-"""The cheapest point that loses at most so much accuracy against the best one."""
+"""Names of the cheapest points that lose at most this much accuracy to the best."""
 
 
 def share_sweep(exits: int) -> list[NDArray[np.float64]]:
-    """Every way to part all images among `exits` exits in steps of 1/20 (coarser beyond three exits)."""
+    """All divisions of the images among `exits` exits in steps of 1/20 (coarser beyond three exits)."""
     steps = {1: 20, 2: 20, 3: 20, 4: 12}.get(exits, 8)
     cuts = combinations_with_replacement(range(steps + 1), exits - 1)
     return [np.diff(np.array([0, *cut, steps])) / steps for cut in cuts]
 
 
-def solver_frontiers(table: Table) -> dict[str, list[Setting]]:
-    """The Pareto set of each solver over the sweep, and of the joint search, which knows all their thresholds."""
+def solver_frontiers(table: Table) -> dict[str, list[ThresholdSetting]]:
+    """The Pareto set of each solver over the sweep, and of the joint search, which includes all their thresholds."""
     sweep = share_sweep(table.exits)
     frontiers, tried = {}, set()
     for solver, solve in SOLVERS.items():
@@ -39,36 +40,29 @@ def solver_frontiers(table: Table) -> dict[str, list[Setting]]:
 
 def operating_points(
     table: Table,
-    frontier: list[Setting],
+    frontier: list[ThresholdSetting],
     folds: list[Fold],
     gflops: NDArray[np.float64],
     ms: NDArray[np.float64] | None = None,
 ) -> list[OperatingPoint]:
     """A thinned `frontier` of `table` as named points, cheapest first; accuracy strictly rises with the table's cost.
 
-    The accuracy expected is cross-fitted; cost and exit shares are those of the point's thresholds on the table.
-
-    Args:
-        table: what the frontier was solved on.
-        frontier: settings, cheapest first.
-        folds: for cross-fitting, the table's images in other hands; none where there are too few to hold any out.
-        gflops: cumulative cost of each exit [K].
-        ms: the same in milliseconds, when it was measured.
+    The expected accuracy is cross-fitted, if there are `folds`; cost and exit shares are those of the point's
+    thresholds on the table. `gflops` and `ms` are the cumulative costs of each exit [K].
     """
-    settings = thinned(frontier)
-    points: dict[Setting, OperatingPoint] = {}
+    settings, in_gflops = thinned(frontier), replace(table, costs=gflops)
+    points: dict[ThresholdSetting, OperatingPoint] = {}
     left = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
     for setting, exits in zip(settings, left, strict=True):
-        # Choosing flatters the accuracy; the cost is that of these very thresholds, which a budget is held against.
-        there = measured(exits, table.correct, gflops)
-        here = expectation(table.scores, table.correct, gflops, np.array(setting.thresholds))
-        points[Setting(setting.cost, there.accuracy, setting.thresholds)] = _point(
+        # Choosing flatters the accuracy. The cost must be that of these very thresholds, to keep to a budget.
+        there, here = in_gflops.expect_at(exits), in_gflops.expect(setting.thresholds)
+        points[ThresholdSetting(setting.cost, there.accuracy, setting.thresholds)] = _point(
             "", setting.thresholds, there, here, ms
         )
     return named([points[setting] for setting in pareto(points)])
 
 
-def _as_it_is(table: Table, settings: list[Setting]) -> NDArray[np.int64]:
+def _as_it_is(table: Table, settings: list[ThresholdSetting]) -> NDArray[np.int64]:
     return np.stack([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
 
 
@@ -79,16 +73,14 @@ def risk_point(
     gflops: NDArray[np.float64],
     ms: NDArray[np.float64] | None = None,
 ) -> OperatingPoint:
-    """The risk-controlled operating point; arguments as above, `halves` and `limit` as for `risk_controlled`.
+    """The risk-controlled operating point; arguments as for `risk_controlled` and `operating_points`.
 
-    The accuracy expected is that on half 1, which chose no thresholds but where to stop; cost and exit shares are those
-    on the whole table, as of every point. Where half 1 is empty, the accuracy is the whole table's too.
+    The expected accuracy is that on half 1, which only chose where to stop (on the whole table if half 1 is empty).
     """
     thresholds = risk_controlled(table, halves, limit)
-    here = expectation(table.scores, table.correct, gflops, np.array(thresholds))
-    test = table.take(halves == 1) if (halves == 1).any() else table
-    there = expectation(test.scores, test.correct, gflops, np.array(thresholds))
-    point = _point(limit.name, thresholds, there, here, ms)
+    in_gflops = replace(table, costs=gflops)
+    test = in_gflops.take(halves == 1) if (halves == 1).any() else in_gflops
+    point = _point(limit.name, thresholds, test.expect(thresholds), in_gflops.expect(thresholds), ms)
     return point.model_copy(update={"risk": limit.risk, "confidence": limit.confidence})
 
 
@@ -108,7 +100,7 @@ def _point(
 
 
 def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
-    """Every point gets a name; one that is two named points at once (few exits) stands in the list twice."""
+    """Name every point; with few exits one point may have two names, and is listed twice."""
     best = points[-1].expected_accuracy
     roles: dict[int, list[str]] = {}
     for name, loss in NAMED.items():
@@ -121,7 +113,6 @@ def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
     ]
 
 
-def _setting(table: Table, thresholds: tuple[float, ...]) -> Setting:
-    got = expectation(table.scores, table.correct, table.costs, np.array(thresholds, dtype=np.float64))
-    # Of the table's own unit, whatever the field is called.
-    return Setting(got.mean_gflops, got.accuracy, thresholds)
+def _setting(table: Table, thresholds: tuple[float, ...]) -> ThresholdSetting:
+    got = table.expect(thresholds)
+    return ThresholdSetting(got.mean_gflops, got.accuracy, thresholds)

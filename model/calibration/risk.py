@@ -1,10 +1,10 @@
-"""Risk control: the boldest thresholds that are certified to lose little against always running the last exit.
+"""Risk control: the boldest thresholds certified to lose little against always running the last exit.
 
-An image is *lost* when the last exit is right and the exit taken is wrong. The risk of thresholds is the share of all
-images, seen and unseen, that they lose; it is an upper bound of the accuracy that they cost. Fixed-sequence testing
-(Angelopoulos et al., "Learn then Test", 2021; for early exit: Jazbec et al., "Fast yet Safe", arXiv 2405.20915):
-thresholds are tested from the most cautious to the boldest, each with a p-value for "the risk is above the limit",
-until one is not certified. Only the first false step counts, so all of them together err as seldom as one.
+An image is *lost* if the last exit is right and the exit taken is wrong. The risk of thresholds is the share of all
+images, seen and unseen, that they lose, an upper bound of the accuracy they cost. Fixed-sequence testing (Angelopoulos
+et al., "Learn then Test", 2021; for early exit: Jazbec et al., "Fast yet Safe", arXiv 2405.20915) goes from the most
+cautious thresholds to the boldest, with a p-value for "the risk is above the limit", until one is not certified. Only
+the first false step counts, so the whole sequence errs as rarely as one test.
 """
 
 import math
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.calibration.solvers import Table, Thresholds, joint_frontier, thinned
+from msmlp.model.calibration.solvers import Thresholds, joint_frontier, thinned
 from msmlp.model.errors import OptionError
 from msmlp.model.exits.rule import exit_of
+from msmlp.model.weights.calibration import Table
 
 CONFIDENCE = 0.95
-
-
 SMALLEST = 1e-9
 
 
@@ -33,24 +32,23 @@ class RiskLimit:
 
     @property
     def name(self) -> str:
-        """The operating point's."""
         return f"risk-{self.risk:g}"
 
     @property
     def fewest_images(self) -> int:
-        """So many images are needed to certify anything, even when none of them is lost."""
+        """The images needed to certify anything, even if none of them is lost."""
         return math.ceil(math.log1p(-self.confidence) / math.log1p(-self.risk))
 
 
 def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None:
-    """What `--risk` and `--confidence` ask for, if anything; OptionError outside (0, 1)."""
+    """The limit of `--risk` and `--confidence`, if any; OptionError outside (0, 1)."""
     if risk is None:
         if confidence is not None:
-            raise OptionError("--confidence", "is of no use alone; give --risk too")
+            raise OptionError("--confidence", "needs --risk")
         return None
     limit = RiskLimit(risk, CONFIDENCE if confidence is None else confidence)
     for option, value in (("--risk", limit.risk), ("--confidence", limit.confidence)):
-        # Nearer to 0 nothing can be certified with images that fit any machine, and logarithms overflow.
+        # Closer to 0, no number of images that fits a machine could certify anything, and logarithms overflow.
         if 0 < value < SMALLEST:
             raise OptionError(option, f"{value:g} is too small; allowed: {SMALLEST:g} or more, and below 1")
         if not 0 < value < 1:
@@ -59,22 +57,15 @@ def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None
 
 
 def risk_controlled(table: Table, halves: NDArray[np.int64], limit: RiskLimit) -> Thresholds:
-    """The boldest thresholds certified on images that had no say in the thresholds tried.
+    """The boldest thresholds [K - 1] that can be certified; those that never leave early if no others can.
 
-    The guarantee: with probability at least `limit.confidence` over the draw of the images, the expected loss of the
-    thresholds returned on a further image is at most `limit.risk`. It needs images drawn independently of each other,
-    from where the further ones come from, and `table.scores` that owe nothing to the labels of half 1. Images held out
-    by class, as training does, only make the losses vary less.
+    The thresholds tried are the joint frontier of cost and loss on the images of half 0, from no loss to the cheapest;
+    half 1 tests them (`halves` [N], half 0 not empty).
 
-    The thresholds tried are the joint frontier of cost and loss on half 0, from no loss to the cheapest.
-
-    Args:
-        table: N images.
-        halves: 0 chooses the thresholds to try, 1 tests them [N]; half 0 is not empty.
-        limit: what to certify.
-
-    Returns:
-        Thresholds [K - 1]; those of never leaving early, which loses nothing, when no others can be certified.
+    The guarantee: with probability at least `limit.confidence` over the draw of the images, the expected loss on a
+    further image is at most `limit.risk`. It needs images drawn independently, from the source of the further ones, and
+    `table.scores` that do not depend on the labels of half 1. Images held out by class, as in training, only make the
+    losses vary less.
     """
     lost = table.correct[:, -1:] & ~table.correct
     choosing = Table(table.scores, ~lost, table.costs).take(halves == 0)
@@ -86,7 +77,7 @@ def risk_controlled(table: Table, halves: NDArray[np.int64], limit: RiskLimit) -
 
 
 def safe_prefix(lost: Sequence[int], images: int, limit: RiskLimit) -> int:
-    """How many settings in a row from the first one are certified, given how many of the same `images` each loses."""
+    """How many settings from the first are certified, given how many of `images` each loses."""
     for certified, count in enumerate(lost):
         if hoeffding_bentkus(count, images, limit.risk) > 1 - limit.confidence:
             return certified

@@ -1,40 +1,33 @@
-"""Settings of the thresholds on a table of images, and frontiers of them."""
+"""Solvers: thresholds from the share of images that should leave at each exit, and the joint frontier."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import leaves
+from msmlp.model.weights.calibration import Table
 
 Floats = NDArray[np.float64]
+Scores = NDArray[np.floating]
+Solver = Callable[[Scores, Floats], Floats]
+"""(scores [N, K], shares [K] that sum to 1) → thresholds [K - 1]"""
 Thresholds = tuple[float, ...]
 
+NEVER, ALWAYS = 1.0, 0.0
+
 LEVELS = 40
-"""Costs at which a frontier is looked at, from the cheapest to the dearest."""
+"""Equally spaced costs at which a frontier is sampled."""
+
+BINS = 300
+"""Thresholds per exit in the joint search, equally many images apart; with few images, one between any two."""
+
+ROUNDS = 6
+"""Coordinate descent (beyond three exits) ends after this many rounds, or when nothing improves."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in whatever unit."""
-
-    scores: NDArray[np.float32]
-    correct: NDArray[np.bool_]
-    costs: Floats
-
-    @property
-    def exits(self) -> int:
-        """K."""
-        return int(self.scores.shape[1])
-
-    def take(self, rows: NDArray[np.bool_]) -> "Table":
-        """Some of the images."""
-        return Table(self.scores[rows], self.correct[rows], self.costs)
-
-
-class Setting(NamedTuple):
+class ThresholdSetting(NamedTuple):
     """Thresholds [K - 1] with their mean cost and accuracy on the table they were found on."""
 
     cost: float
@@ -42,45 +35,31 @@ class Setting(NamedTuple):
     thresholds: Thresholds
 
 
-def pareto(settings: Iterable[Setting]) -> list[Setting]:
-    """Those that no other beats in both cost and accuracy, cheapest first."""
-    kept: list[Setting] = []
+def pareto(settings: Iterable[ThresholdSetting]) -> list[ThresholdSetting]:
+    """The settings that no other beats in both cost and accuracy, cheapest first."""
+    kept: list[ThresholdSetting] = []
     for setting in sorted(settings, key=lambda s: (s.cost, -s.accuracy, s.thresholds)):
         if not kept or setting.accuracy > kept[-1].accuracy:
             kept.append(setting)
     return kept
 
 
-def best_within(frontier: list[Setting], budget: float) -> Setting:
-    """The most accurate setting that costs at most `budget`; the cheapest when none does."""
-    # A sum in another order may differ in its last digits.
+def best_within(frontier: list[ThresholdSetting], budget: float) -> ThresholdSetting:
+    """The most accurate setting that costs at most `budget`; or the cheapest if none does."""
+    # Sums in another order may differ in the last digits.
     return [frontier[0], *(s for s in frontier if s.cost <= budget * (1 + 1e-9))][-1]
 
 
-def thinned(frontier: list[Setting], levels: int = LEVELS) -> list[Setting]:
+def thinned(frontier: list[ThresholdSetting], levels: int = LEVELS) -> list[ThresholdSetting]:
     """The best setting at each of `levels` equally spaced costs, with the cheapest and the most accurate."""
     budgets = np.linspace(frontier[0].cost, frontier[-1].cost, levels)
     return list(dict.fromkeys(best_within(frontier, budget) for budget in budgets))
 
 
-# FROM model/calibration/solvers.py:
-# From exit shares to thresholds. Shares are the portions of all images that should leave at exits 1...K.
+def survivor_conditional(scores: Scores, shares: Floats) -> Floats:
+    """The corrected Algorithm 1: each threshold comes from the images that have not left yet.
 
-Scores = NDArray[np.floating]
-Solver = Callable[[Scores, NDArray[np.float64]], NDArray[np.float64]]
-
-NEVER, ALWAYS = 1.0, 0.0
-
-
-def survivor_conditional(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each threshold from the images that are still there: the corrected Algorithm 1.
-
-    Args:
-        scores: [N, K] validation scores of every exit.
-        shares: [K], summing to 1.
-
-    Returns:
-        [K - 1] thresholds; every exit but the last gets its share to within one group of equal scores.
+    Every exit but the last gets its share, to within one group of equal scores.
     """
     images, exits = scores.shape
     thresholds = np.full(exits - 1, NEVER)
@@ -92,8 +71,8 @@ def survivor_conditional(scores: Scores, shares: NDArray[np.float64]) -> NDArray
     return thresholds
 
 
-def algorithm_1(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The paper's Algorithm 1 as its text means it: descending order, but every exit looks at all images."""
+def algorithm_1(scores: Scores, shares: Floats) -> Floats:
+    """The paper's Algorithm 1 as its text means it: in descending order, but from all images at every exit."""
     images = len(scores)
     return np.array(
         [
@@ -104,7 +83,7 @@ def algorithm_1(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float
     )
 
 
-def algorithm_1_literal(scores: Scores, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+def algorithm_1_literal(scores: Scores, shares: Floats) -> Floats:
     """Algorithm 1 as printed: T[i] = sorted ascending [W[i] · len(V)]. For the record."""
     images = len(scores)
     index = [min(images - 1, int(np.floor(images * share + 1e-9))) for share in shares[:-1]]
@@ -112,7 +91,7 @@ def algorithm_1_literal(scores: Scores, shares: NDArray[np.float64]) -> NDArray[
 
 
 def _between(descending: NDArray[np.float64], count: int) -> float:
-    """A threshold that lets the `count` largest go: midway to the next one."""
+    """A threshold that the `count` largest reach: midway to the next one."""
     if count <= 0:
         return NEVER
     if count >= len(descending):
@@ -129,21 +108,11 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-# FROM model/calibration/solvers.py:
-# The joint frontier: all thresholds chosen together, over a grid of them.
+def joint_frontier(table: Table, also: Iterable[Thresholds] = ()) -> list[ThresholdSetting]:
+    """The Pareto set over a grid of the scores' quantiles and the thresholds `also`, cheapest first.
 
-BINS = 300
-"""Thresholds an exit, equally many images apart; with few images, one between any two of them."""
-
-ROUNDS = 6
-"""Coordinate descent (more than three exits) ends after so many rounds, or when nothing improves."""
-
-
-def joint_frontier(table: Table, also: Iterable[Thresholds] = ()) -> list[Setting]:
-    """The Pareto set over a grid that holds the scores' quantiles and the thresholds `also`, cheapest first.
-
-    Up to three exits the whole grid is looked at; beyond, `also` and the single exits are improved one threshold at a
-    time. Either way no thresholds in `also` are better on this table than what is returned.
+    Up to three exits it searches the whole grid; beyond, it improves `also` and the single exits one threshold at a
+    time. Either way no thresholds in `also` are better on this table than the result.
     """
     also = list(also)
     grids = [_grid(table.scores[:, k], [t[k] for t in also]) for k in range(table.exits - 1)]
@@ -152,27 +121,27 @@ def joint_frontier(table: Table, also: Iterable[Thresholds] = ()) -> list[Settin
     return _descend(table, grids, also)
 
 
-def settings_on(table: Table, grids: list[Floats]) -> list[Setting]:
-    """The Pareto set of all combinations of the thresholds in `grids`, one ascending list an exit but the last."""
+def settings_on(table: Table, grids: list[Floats]) -> list[ThresholdSetting]:
+    """The Pareto set of all combinations of thresholds in `grids`, one ascending list per exit except the last."""
     right, cost = surface(table, grids)
     images = len(table.scores)
     found = []
     for cell in _pareto_cells(right.ravel(), cost.ravel()):
         index = np.unravel_index(cell, right.shape)
         thresholds = tuple(float(grid[i]) for grid, i in zip(grids, index, strict=True))
-        found.append(Setting(float(cost.flat[cell] / images), float(right.flat[cell] / images), thresholds))
+        found.append(ThresholdSetting(float(cost.flat[cell] / images), float(right.flat[cell] / images), thresholds))
     return found
 
 
 def surface(table: Table, grids: list[Floats]) -> tuple[Floats, Floats]:
-    """Images right and total cost of every combination of thresholds, each [G1, ..., G(K-1)]."""
+    """Images right, and total cost, of every combination of thresholds, each [G1, ..., G(K-1)]."""
     shape = tuple(len(grid) for grid in grids)
     images = len(table.scores)
     right = np.full(shape, float(table.correct[:, 0].sum()))
     cost = np.full(shape, images * float(table.costs[0]))
     bins = np.zeros((0, images), dtype=np.int64)
     for k, grid in enumerate(grids):
-        # An image leaves at its first `bin` thresholds and goes on from there.
+        # An image leaves at its first `bins` thresholds and goes on with the others.
         bins = np.vstack([bins, leaves(table.scores[:, k, None], grid).sum(axis=1)])
         goes_on = (bins < np.array(shape[: k + 1])[:, None]).all(axis=0)
         cells = np.ravel_multi_index(tuple(bins[:, goes_on]), shape[: k + 1])
@@ -199,7 +168,7 @@ def _pareto_cells(right: Floats, cost: Floats) -> NDArray[np.int64]:
 
 
 def _grid(scores: NDArray[np.float32], also: list[float]) -> Floats:
-    """Ascending thresholds: always, between quantiles of `scores` [N], `also`, never."""
+    """Ascending thresholds: ALWAYS, between quantiles of `scores` [N], `also`, NEVER."""
     ascending = np.sort(scores.astype(np.float64))
     cuts = np.unique(np.linspace(0, len(scores), min(BINS, len(scores)) + 1).round().astype(int))[1:-1]
     # A softmax can round to 1, and a threshold of exactly 1 would mean "never".
@@ -207,7 +176,7 @@ def _grid(scores: NDArray[np.float32], also: list[float]) -> Floats:
     return np.unique(np.concatenate([[0.0], middles, also, [1.0]]))
 
 
-def _descend(table: Table, grids: list[Floats], also: list[Thresholds]) -> list[Setting]:
+def _descend(table: Table, grids: list[Floats], also: list[Thresholds]) -> list[ThresholdSetting]:
     ends = [(1.0,) * k + (0.0,) * (table.exits - 1 - k) for k in range(table.exits)]
     found = pareto(s for t in [*ends, *also] for s in settings_on(table, [np.array([x]) for x in t]))
     for _ in range(ROUNDS):

@@ -2,10 +2,9 @@
 
 import typer
 
-from msmlp.model.cli.describe import export, info
-from msmlp.model.cli.measure import calibrate, evaluate
 from msmlp.model.cli.report import app as report
 from msmlp.model.cli.train import train
+from msmlp.model.cli.weights import calibrate, evaluate, export, info
 
 app = typer.Typer(rich_markup_mode=None)
 app.add_typer(report)

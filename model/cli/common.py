@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they speak."""
+"""What several commands share: options and printing."""
 
 import json
 import sys
@@ -11,45 +11,36 @@ if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile
 
 FEW_IMAGES = 100
-"""With fewer validation images than this, an expected accuracy of 90 % has a standard error above 3 points."""
+"""With fewer validation images, an expected accuracy of 90 % has a standard error above 3 points."""
 
 Data = Annotated[Path, typer.Option(help="Image folder, CIFAR python folder, or its .tar.gz.")]
 WeightsFolder = Annotated[Path, typer.Option(help="A weights folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="auto is bfloat16 on a GPU, float32 on a CPU.")
 ]
-GraphDtype = Literal["float32", "float16", "int8"]
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def say(line: str) -> None:
-    """One line on stdout."""
     sys.stdout.write(line + "\n")
 
 
 def numbers(numbers: list[float] | tuple[float, ...]) -> str:
-    """Three places each."""
     return " / ".join(f"{number:.3f}" for number in numbers)
 
 
-def shares(shares: list[float] | tuple[float, ...]) -> str:
-    """In whole percents."""
-    return " / ".join(f"{100 * share:.0f} %" for share in shares)
-
-
 def warn_of_few_images(calibration: "CalibrationFile") -> None:
-    """Before the results, on stderr, so that it stands with --json too."""
+    """On stderr, for --json too."""
     if calibration.images >= FEW_IMAGES:
         return
     error = max(point.standard_error for point in calibration.operating_points)
     counted = "1 validation image" if calibration.images == 1 else f"{calibration.images} validation images"
     sys.stderr.write(
         f"only {counted}: the standard error of an expected accuracy is up to {100 * error:.1f} points; "
-        "more of them, in a val/ folder, would tell more\n"
+        "more images, in a val/ folder, would lower it\n"
     )

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from msmlp.model.cli.common import AsJson, Data, Device, print_json
+from msmlp.model.cli.common import AsJson, Data, Device, WeightsFolder, print_json
 from msmlp.model.errors import CallerError
 
 
 class _Report(TyperGroup):
-    """Names what replaces `msmlp report RUNS`, which 0.1 had."""
+    """Says what replaces `msmlp report RUNS` of 0.1."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names) and not ctx.resilient_parsing:
@@ -25,7 +25,6 @@ class _Report(TyperGroup):
 
 app = typer.Typer(name="report", cls=_Report, no_args_is_help=True, rich_markup_mode=None)
 
-Weights = Annotated[Path, typer.Option(help="A calibrated weights folder.")]
 SplitName = Annotated[
     Literal["val", "test"] | None, typer.Option(help="Which images.", show_default="test if there are any, else val")
 ]
@@ -44,7 +43,7 @@ def report() -> None:
 
 @app.command()
 def card(
-    weights: Weights,
+    weights: WeightsFolder,
     data: Data,
     out: Annotated[Path, typer.Option(help="Write card.md and its pictures into this folder.")],
     split: SplitName = None,
@@ -62,8 +61,8 @@ def card(
       msmlp report card --weights weights/mine --data my-photos --split val \\
           --out card --json
     """
+    from msmlp.model.evaluate import measure
     from msmlp.model.report.card import write_card
-    from msmlp.model.report.measure import measure
 
     result = write_card(measure(weights, data, split, device), policy, out)
     if as_json:
@@ -74,7 +73,7 @@ def card(
 
 @app.command()
 def gallery(
-    weights: Weights,
+    weights: WeightsFolder,
     data: Data,
     split: SplitName = None,
     out: Annotated[Path, typer.Option(help="The PNG to draw.")] = Path("gallery.png"),
@@ -89,8 +88,7 @@ def gallery(
 ) -> None:
     """Draw easy images, which leave at the first exit, next to hard ones, which need the last.
 
-    Each row is a class that has both kinds. The caption of an image is its
-    answer, its exit and its score there.
+    Each row is a class that has both kinds. Captions give the answer, the exit and the score there.
 
     \b
     Examples:
@@ -98,8 +96,8 @@ def gallery(
       msmlp report gallery --weights weights/mine --data my-photos \\
           --policy accurate --classes 3 --each 5 --out hard.png
     """
+    from msmlp.model.evaluate import measure
     from msmlp.model.report.gallery import choose, draw, telling_cut
-    from msmlp.model.report.measure import measure
 
     measured = measure(weights, data, split, device)
     cut = telling_cut(measured, policy)

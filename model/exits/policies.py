@@ -1,7 +1,6 @@
 """Exit policies: from a stage's probabilities to the score that is compared with a threshold.
 
-A score lies in [0, 1], higher is surer. Each policy is written once, over `xp`, which is numpy or torch: the torch
-stage graph computes it, numpy checks and compares it. Its name stands in calibration.json.
+A score lies in [0, 1]; higher is more certain. Each policy is written once for numpy and torch (`xp`).
 """
 
 import math
@@ -17,12 +16,11 @@ ExitPolicy = Callable[..., Any]
 
 
 def max_probability(probabilities: Any, xp: Any = np) -> Any:
-    """The largest softmax entry."""
     return xp.amax(probabilities, axis=1)
 
 
 def margin(probabilities: Any, xp: Any = np) -> Any:
-    """The largest entry minus the second largest; 0 when two are largest."""
+    """The largest entry minus the second largest; 0 for a tie."""
     best = xp.amax(probabilities, axis=1)
     is_best = probabilities == best[:, None]
     second = xp.amax(xp.where(is_best, 0.0, probabilities), axis=1)
@@ -30,10 +28,10 @@ def margin(probabilities: Any, xp: Any = np) -> Any:
 
 
 def entropy(probabilities: Any, xp: Any = np) -> Any:
-    """1 - H / log C: 0 for the uniform distribution, 1 when one class has everything."""
+    """1 - H / log C: 0 for the uniform distribution, 1 if one class has everything."""
     # p log p tends to 0 with p; the smallest normal float32 keeps the logarithm finite.
     logs = xp.log(xp.clip(probabilities, float(np.finfo(np.float32).tiny), 1.0))
-    # A product per row: ONNX Runtime's sum over an axis rounds by the place in the batch.
+    # A product per row: the rounding of ONNX Runtime's sum over an axis depends on the place in the batch.
     minus_entropy = xp.einsum("nc,nc->n", probabilities, logs)
     score = 1 + minus_entropy / math.log(probabilities.shape[1])
     return xp.clip(score, 0.0, 1.0)
@@ -47,7 +45,6 @@ EXIT_POLICIES: dict[str, ExitPolicy] = {
 
 
 def exit_policy(name: str) -> ExitPolicy:
-    """The policy of that name; OptionError for an unknown one."""
     if name not in EXIT_POLICIES:
         raise OptionError("exit policy", f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
     return EXIT_POLICIES[name]

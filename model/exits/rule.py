@@ -1,6 +1,6 @@
 """The one exit rule. Calibration and the scheduler call it; nothing else compares a score with a threshold.
 
-An image leaves exit i when its score ≥ threshold i; a threshold of 1 never lets go, a threshold of 0 always does.
+An image leaves at exit i if its score ≥ threshold i; at a threshold of 1 none does, at a threshold of 0 all do.
 `min_exit` and `max_exit` are hard bounds; after the last exit everything leaves.
 """
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 class Reason(IntEnum):
-    """Why an image left, or that it goes on. Answers have the names in lower case."""
+    """Why an image left, or that it goes on. Answers have these names in lower case."""
 
     GOES_ON = 0
     CONFIDENT = 1
@@ -23,12 +23,12 @@ class Reason(IntEnum):
     EXPIRED = 5
 
 
-# The same as numpy's numbers: `decide` runs after every batch, and looking up an enum costs as much as comparing.
+# As numpy numbers: `decide` runs after every batch, and looking up an enum costs as much as comparing.
 GOES_ON, CONFIDENT, FINAL, MAX_EXIT = (np.int8(code) for code in list(Reason)[:4])
 
 
 def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[np.bool_]:
-    """Which images are sure enough: the comparison itself, scores [n] against one threshold or [n]."""
+    """Which scores [n] reach their threshold, one or [n]."""
     # One-dimensional, or older numpy would compare with a float32 as float32.
     limit = np.array(thresholds, dtype=np.float64, ndmin=1)
     sure: NDArray[np.bool_] = (scores >= limit) & (limit < 1)
@@ -43,7 +43,7 @@ def decide(
     min_exit: NDArray[np.integer] | int,
     max_exit: NDArray[np.integer] | int,
 ) -> NDArray[np.int8]:
-    """What becomes of images whose scores at exit `exit` (1-based, of `exits`) are known.
+    """The reason codes, int8 [n], of images after an exit.
 
     Args:
         exit: the exit just computed, 1...exits.
@@ -52,9 +52,6 @@ def decide(
         thresholds: [n], each image's threshold at this exit; ignored at the last.
         min_exit: 0...K, one or [n]; 0 demands no exit, which differs from 1 only for the deadline (scheduler).
         max_exit: 1...K, one or [n].
-
-    Returns:
-        Reason codes, int8 [n].
     """
     if exit == exits:
         return np.full(len(scores), FINAL)
@@ -66,16 +63,9 @@ def decide(
 def exit_of(
     scores: NDArray[np.floating], thresholds: Floats, min_exit: int = 1, max_exit: int | None = None
 ) -> NDArray[np.int64]:
-    """Where images leave when the scores of every exit are known.
+    """The exits 1...K [N] at which images leave, from the scores of every exit [N, K] and thresholds [K - 1].
 
-    Args:
-        scores: [N, K].
-        thresholds: [K - 1].
-        min_exit: no image leaves before this exit.
-        max_exit: every image has left after this exit (default K).
-
-    Returns:
-        1...K, int64 [N].
+    No image leaves before `min_exit` or after `max_exit` (K by default).
     """
     exits = scores.shape[1]
     left = np.zeros(len(scores), dtype=np.int64)

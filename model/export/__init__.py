@@ -1,4 +1,4 @@
-"""`msmlp export`: every stage as it is served, as an ONNX graph in the weights folder."""
+"""`msmlp export`: every stage as an ONNX graph in the weights folder."""
 
 from msmlp.model.export.folder import TOLERANCES, export, refresh_graphs
 

@@ -1,7 +1,7 @@
 """Exporting a weights folder in one number format, compared before anything is written.
 
-float32 and float16 graphs are compared with torch on random images. int8 graphs answer a little differently by nature:
-their accuracy is measured beside float32's, on the validation images that also set their ranges.
+float32 and float16 graphs are compared with torch on random images. int8 graphs differ a little by nature: their
+accuracy is compared with float32's, on the validation images that also set their ranges.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from msmlp.model.backends.onnx.cpu import OnnxBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
@@ -36,32 +35,25 @@ from msmlp.model.weights.graphs import (
 )
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
-"""How far a score or probability may be from torch's in float32."""
+"""The largest difference of a score or probability from torch's in float32."""
 
 COMPARED = 8
-"""Images that are compared, in batches of every bucket up to so many."""
+"""Images that are compared, in batches of every bucket up to this number."""
 
 RANGE_IMAGES = 512
-"""Validation images that set the ranges of int8, about."""
+"""About how many validation images set the ranges of int8."""
 
 
 def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> dict[str, Any]:
-    """Write the graphs of a calibrated weights folder.
-
-    Args:
-        folder: the weights folder.
-        dtype: float32, float16 (for GPUs) or int8 (for CPUs).
-        data: the data set that the weights were trained on, for int8.
+    """Write the graphs of a calibrated weights folder in `dtype`; int8 needs the `data` of the training.
 
     Returns:
-        `dtype`, and `graphs`, for each its stage, file and bytes, with its largest difference from torch. For int8
-        instead of that `validation`: images, and the accuracy [K] of float32 and int8.
+        `dtype`, and `graphs` with the stage, file, bytes and largest difference from torch of each. For int8 without
+        differences, but with `validation`: images, and the accuracy [K] of float32 and int8.
 
     Raises:
-        WeightsError: damaged or not calibrated, or a stage too large for one file.
+        CallerError: weights that are damaged or not calibrated, an unknown dtype, missing or wrong data.
         DeviceError: ONNX Runtime and torch disagree.
-        OptionError: a dtype that is not known, int8 without data, or data for another.
-        DataError: other images than those held out when the weights were trained.
     """
     if dtype not in (*TOLERANCES, "int8"):
         raise OptionError("dtype", f"{dtype!r} is not one of {', '.join((*TOLERANCES, 'int8'))}")
@@ -76,10 +68,9 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
 
 
 def refresh_graphs(folder: Path, images: Split) -> list[str]:
-    """Export float32, and the other formats that the folder holds, unless their graphs match → those exported.
+    """Export float32, and other formats in the folder, unless their graphs match → the formats exported.
 
-    `images` are the validation images, for int8. Graphs that do not match are removed first: none are left if an export
-    fails.
+    `images` are the validation images, for int8. Stale graphs are removed first, so none are left if an export fails.
     """
     weights = load_weights(folder)
     calibration = load_calibration(weights)
@@ -129,7 +120,7 @@ def _graphs(weights: Weights, made_from: Origin, dtype: torch.dtype) -> list[byt
 
 
 def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[float]:
-    """The largest difference of scores and probabilities from torch's, one a stage; DeviceError beyond TOLERANCES."""
+    """The largest difference of scores and probabilities from torch's per stage; DeviceError beyond TOLERANCES."""
     file, cascade = calibration.file, weights.manifest.cascade
     exits = Exits(file.temperatures, file.exit_policy)
     few = BackendSettings("cpu", capacity=COMPARED, max_batch=COMPARED)
@@ -146,7 +137,7 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
         stage = int(largest.argmax())
         raise DeviceError(
             f"stage {stage + 1} differs from torch by {largest[stage]:.1e} in ONNX Runtime, "
-            f"{TOLERANCES[dtype]:.0e} is allowed; nothing was written"
+            f"more than the allowed {TOLERANCES[dtype]:.0e}; nothing was written"
         )
     return [float(each) for each in largest]
 
@@ -158,7 +149,7 @@ def _int8(
         exact: Sequence[bytes] = load_graphs(weights, calibration)
     except WeightsError:  # none yet, or stale
         exact = _graphs(weights, made_from, torch.float32)
-    # Spread over the set, which may be sorted by class.
+    # Spread over the set, as it may be sorted by class.
     ranges, graphs = Ranges(images.pixels[:: max(1, len(images) // RANGE_IMAGES)]), []
     for k, model in enumerate(_traces(weights, made_from, torch.float32, quantizable=True)):
         graphs.append(serialized(ranges.quantized(model), k, made_from))
@@ -172,5 +163,5 @@ def _int8(
 
 def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
     backend = OnnxBackend(weights.manifest.cascade, graphs, BackendSettings("cpu", dtype, capacity=256, max_batch=256))
-    right: NDArray[np.bool_] = run_every_exit(backend, images.pixels).predictions == images.labels[:, None]
+    right = run_every_exit(backend, images.pixels).correct(images.labels)
     return [float(share) for share in right.mean(axis=0)]

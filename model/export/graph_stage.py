@@ -1,11 +1,11 @@
-"""A stage as it is exported: the numbers of `ServedStage` (model/nn/served.py) in operations that suit ONNX Runtime.
+"""A stage as an ONNX graph: what `ServedStage` (model/nn/served.py) computes, in operations that suit ONNX Runtime.
 
-Beside what model/nn/served.py folds:
+In addition to what model/nn/served.py folds:
 
-- Token mixing multiplies from the left, W [D_S, S] by [n, S, C], so that nothing is transposed.
+- Token mixing multiplies from the left, W [D_S, S] by [n, S, C], so nothing is transposed.
 - The residual of channel mixing goes into its second product, which adds to what is there (Gemm's C).
 - Pixels are divided by the patch embedding's weight, logits are tempered by the head's.
-- E's norm standardises upstream features alike for every block, so that is done once.
+- E's norm standardises upstream features once for all blocks.
 
 In float16 the head stays float32, as it decides exits.
 """
@@ -25,20 +25,23 @@ from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
 from msmlp.model.weights.graphs import Origin
 
+OPSET = 20
+"""The first with GELU as one operator."""
+
+MAX_GRAPH_BYTES = 2**31 - 1
+"""The limit of one protobuf message; larger weights would need a second file."""
+
 
 class GraphStage(nn.Module):
-    """What a folded `ServedStage` computes; same inputs and outputs, features and upstream in `dtype`."""
+    """A folded `ServedStage` with the same inputs and outputs; features and upstream are in `dtype`."""
 
     def __init__(self, served: ServedStage, dtype: torch.dtype = torch.float32, *, quantizable: bool = False) -> None:
-        """Take the numbers of `served`.
+        """Take over `served`, with everything but the head in `dtype`.
 
-        Args:
-            served: the stage.
-            dtype: of features, and of all but the head.
-            quantizable: leaves channel mixing's products alone, for tools that replace a MatMul with a constant.
+        `quantizable` keeps channel mixing's products as MatMuls with a constant, for quantization tools.
         """
         super().__init__()
-        stage = copy.deepcopy(served.stage)  # what is taken over is cast in place
+        stage = copy.deepcopy(served.stage)  # its layers are cast in place
         blocks = [block for block in stage.blocks if isinstance(block, MixerBlock)]
         self.dtype, self.policy, self.mean = dtype, served.policy, served.mean
         self.embed = stage.embed.project
@@ -53,7 +56,6 @@ class GraphStage(nn.Module):
         self.head_bias = nn.Parameter(stage.head.bias.detach() / served.temperature)
 
     def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """See `ServedStage.forward`."""
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean).to(self.dtype)
         z = self.embed(images).flatten(2).transpose(1, 2) + self.late
         if self.standardises and upstream is not None:
@@ -66,8 +68,6 @@ class GraphStage(nn.Module):
 
 
 class _Block(nn.Module):
-    """`MixerBlock`, folded."""
-
     def __init__(self, block: MixerBlock, quantizable: bool) -> None:
         super().__init__()
         token, channel = block.token_mlp, block.channel_mlp
@@ -104,23 +104,13 @@ class _Block(nn.Module):
         return mapped + self.shift
 
 
-# FROM model/export/graph_stage.py:
-# A stage → an ONNX graph that stands alone.
-
-OPSET = 20
-"""The first with GELU as one operator."""
-
-MAX_GRAPH_BYTES = 2**31 - 1
-"""What one protobuf message can hold; larger weights would have to stand in a file beside it."""
-
-
 def traced(stage: GraphStage, k: int, cascade: CascadeConfig) -> onnx.ModelProto:
-    """The exporter's own graph of stage `k` (0-based), for batches of any size."""
+    """torch's own export of stage `k` (0-based), for batches of any size."""
     batch, size = torch.export.Dim("n"), cascade.image_size
     # A batch of 1 would be taken for a constant.
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     upstream = torch.zeros(2, cascade.tokens(k - 1), cascade.stages[k - 1].width, dtype=stage.dtype) if k else None
-    # The exporter warns of torchvision, which nothing here needs, and of its own calls within torch.
+    # torch warns of missing torchvision, which nothing here needs, and of its own calls.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,13 +129,12 @@ def traced(stage: GraphStage, k: int, cascade: CascadeConfig) -> onnx.ModelProto
 
 
 def serialized(model: onnx.ModelProto, k: int, made_from: Origin) -> bytes:
-    """The graph of stage `k` as a file's bytes, checked, with what it was made from and nothing of this machine.
+    """The checked graph of stage `k` as a file's bytes, with its origin and nothing of this machine.
 
-    Raises:
-        WeightsError: too large for one file.
+    WeightsError if it is too large for one file.
     """
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
-        # Stack traces, with the paths of the machine that exported.
+        # Stack traces, with paths of this machine.
         part.ClearField("metadata_props")
     facts = {
         "msmlp.stage": str(k + 1),

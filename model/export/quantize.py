@@ -1,7 +1,7 @@
 """int8 graphs for CPUs: the products of channel mixing in 8 bits, their ranges set by validation images.
 
-Activations are uint8 a tensor, weights int8 an output column, both fixed here: ranges that a batch sets for itself
-would make an image's answer depend on its company. All else stays float32: token mixing (its weight stands on the left,
+Activations are uint8 per tensor and weights int8 per output column, both fixed here: with ranges set per batch, an
+image's answer would depend on the rest of its batch. All else stays float32: token mixing (its weight is on the left,
 where ONNX Runtime has no fast 8-bit product), norms, GELU, residuals, the patch embedding and the head.
 """
 
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 BATCH = 64
-"""Images run at once while ranges are looked for."""
+"""Images per run while the ranges are measured."""
 
 Inputs = dict[str, NDArray[Any]]
 
 
 class Ranges:
-    """What stages see of `pixels` [N, H, W, 3]: the float32 graphs' own inputs, stage after stage."""
+    """The inputs of each stage in turn for `pixels` [N, H, W, 3], from the float32 graphs."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._inputs: Inputs = {"pixels": pixels}
@@ -46,7 +46,7 @@ class Ranges:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 extra_options={
-                    # One product that reads 8 bits and writes float32, instead of two more passes over what it writes.
+                    # The product writes float32, which saves two passes over its output.
                     "OpTypesToExcludeOutputQuantization": ["MatMul"],
                     "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
                 },
@@ -75,14 +75,14 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def _weighted(model: onnx.ModelProto) -> list[str]:
-    """The products whose right side is a weight."""
+    """The names of products whose right side is a weight."""
     weights = {each.name for each in model.graph.initializer}
     return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer says on the root logger that graphs could be preprocessed; these need it not."""
+    """Silence the quantizer's hint that graphs could be preprocessed, which these need not be."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -5,35 +5,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from msmlp.model.errors import OptionError
-from msmlp.model.evaluate import calibration_error
+from msmlp.model.evaluate import Measured
 from msmlp.model.nn.config import CascadeConfig, StageConfig
-from msmlp.model.report.measure import Measured
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
+from msmlp.model.report.text import percent, shares, table
 from msmlp.model.training.run_log import command_line
-from msmlp.model.weights.calibration import expectation
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"
 START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"
 SIZES = {"patch", "width", "depth", "token_hidden", "channel_hidden"}
-"""A stage's sizes, which `architecture` prints by themselves or leaves out."""
+"""A stage's sizes, which `architecture` prints its own way or leaves out."""
 
 
 def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     """Write the card and its pictures into `out` → the numbers on the card.
 
-    Raises:
-        OptionError: an unknown policy, or a card.md in `out` without a place for the numbers.
+    OptionError for an unknown policy, or a card.md in `out` without a place for the numbers.
     """
     result = card(measured, policy)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
-    answers = measured.answers(measured.point(policy).thresholds)
-    matrix = confusion_matrix(measured.images.labels, answers, len(measured.classes))
     of = f"{measured.weights.manifest.name}: {len(measured.images)} {measured.split} images"
     with _writing_into(out):
-        plot_confusion(matrix, measured.classes, f"{of}, operating point {policy}", out / CONFUSION)
+        title = f"{of}, operating point {policy}"
+        plot_confusion(_confusion(measured, policy), measured.classes, title, out / CONFUSION)
         plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
         plot_frontier(measured.weights.folder, out / FRONTIER)
         (out / CARD).write_text(text)
@@ -42,11 +37,9 @@ def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
 
 def card(measured: Measured, policy: str) -> dict[str, Any]:
     """The numbers on the card, as one document."""
-    manifest, file = measured.weights.manifest, measured.calibration.file
-    labels, classes = measured.images.labels, measured.classes
-    right = measured.answers(measured.point(policy).thresholds) == labels
-    matrix = confusion_matrix(labels, measured.answers(measured.point(policy).thresholds), len(classes))
-    gflops = np.array(manifest.gflops_cumulative)
+    manifest, file, classes = measured.weights.manifest, measured.calibration.file, measured.classes
+    matrix = _confusion(measured, policy)
+    images, right = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
     return {
         "name": manifest.name,
         "network": manifest.cascade.model_dump(mode="json"),
@@ -54,51 +47,46 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
         "training": manifest.training,
         "data": measured.data,
         "split": measured.split,
-        "images": len(labels),
+        "images": len(measured.images),
         "device": measured.device,
         "dtype": measured.dtype,
         "policy": policy,
         "exit_policy": file.exit_policy,
         "exits": [
-            {
-                "exit": k + 1,
-                "gflops": float(gflops[k]),
-                "accuracy": float(measured.correct[:, k].mean()),
-                "temperature": file.temperatures[k],
-                "ece": calibration_error(measured.outputs, measured.correct, k),
-            }
-            for k in range(len(gflops))
+            {**row, "temperature": temperature}
+            for row, temperature in zip(measured.exits(), file.temperatures, strict=True)
         ],
-        "operating_points": [_point(measured, point.name, gflops) for point in measured.named_points()],
+        "operating_points": [
+            {
+                "name": point.name,
+                "expected_accuracy": point.expected_accuracy,
+                "accuracy": reached.accuracy,
+                "standard_error": reached.standard_error,
+                "mean_gflops": reached.mean_gflops,
+                "exit_share": list(reached.exit_share),
+            }
+            for point, reached in ((point, measured.reached(point)) for point in measured.named_points())
+        ],
         "classes": [
-            {"class": name, "images": int((labels == k).sum()), "accuracy": float(right[labels == k].mean())}
+            {"class": name, "images": images[k], "accuracy": right[k] / images[k]}
             for k, name in enumerate(classes)
-            if (labels == k).any()
+            if images[k]
         ],
         "confused": [
-            {"class": classes[i], "taken_for": classes[j], "images": images}
-            for i, j, images in most_confused(matrix, 5)
+            {"class": classes[i], "taken_for": classes[j], "images": count} for i, j, count in most_confused(matrix, 5)
         ],
         "command": command_line(),
         "files": [CARD, CONFUSION, RELIABILITY, FRONTIER],
     }
 
 
-def _point(measured: Measured, name: str, gflops: Any) -> dict[str, Any]:
-    expected = measured.point(name)
-    got = expectation(measured.outputs.scores, measured.correct, gflops, np.array(expected.thresholds, dtype=float))
-    return {
-        "name": name,
-        "expected_accuracy": expected.expected_accuracy,
-        "accuracy": got.accuracy,
-        "standard_error": got.standard_error,
-        "mean_gflops": got.mean_gflops,
-        "exit_share": list(got.exit_share),
-    }
+def _confusion(measured: Measured, policy: str) -> Any:
+    answers = measured.answers(measured.point(policy).thresholds)
+    return confusion_matrix(measured.images.labels, answers, len(measured.classes))
 
 
 def filled(path: Path, name: str, lines: list[str]) -> str:
-    """The card at `path` with `lines` as its measured part; the rest of an existing card is kept."""
+    """The card at `path` with `lines` as its measured part; keeps the rest of an existing card."""
     measured = START + "\n".join(lines) + "\n" + END
     if not path.exists():
         return f"# `{name}`\n\n{measured}"
@@ -113,7 +101,7 @@ def filled(path: Path, name: str, lines: list[str]) -> str:
 
 @contextmanager
 def _writing_into(path: Path) -> Iterator[None]:
-    """Make a folder and write into it; OptionError when either fails."""
+    """Make a folder and write into it; OptionError if either fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,29 +112,15 @@ def _writing_into(path: Path) -> Iterator[None]:
         raise OptionError("out", f"{path} cannot be written to ({error.strerror})") from None
 
 
-# --- Markdown ----------------------------------------------------------------------------------------------------
-
-
 def card_lines(card: dict[str, Any]) -> list[str]:
-    """The lines of the measured part."""
     return [
         *_facts(card),
         "",
-        "| exit | GFLOPs | accuracy | temperature | calibration error (ECE) |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['exit']} | {_gflops(row['gflops'])} | {_percent(row['accuracy'])} | {row['temperature']:.2f} "
-            f"| {row['ece']:.3f} |"
-            for row in card["exits"]
-        ),
+        *table(("exit", "GFLOPs", "accuracy", "temperature", "calibration error (ECE)"), map(_exit, card["exits"])),
         "",
-        "| operating point | accuracy ± s.e. | expected | mean GFLOPs | leave at each exit |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{point['name']}` | {_percent(point['accuracy'])} ± {100 * point['standard_error']:.2f} "
-            f"| {_percent(point['expected_accuracy'])} | {_gflops(point['mean_gflops'])} "
-            f"| {' / '.join(f'{100 * share:.0f} %' for share in point['exit_share'])} |"
-            for point in card["operating_points"]
+        *table(
+            ("operating point", "accuracy ± s.e.", "expected", "mean GFLOPs", "leave at each exit"),
+            map(_point, card["operating_points"]),
         ),
         "",
         *_by_class(card),
@@ -157,6 +131,17 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         "",
         f"![frontier]({FRONTIER})",
     ]
+
+
+def _exit(row: dict[str, Any]) -> tuple[str, ...]:
+    temperature, ece = f"{row['temperature']:.2f}", f"{row['ece']:.3f}"
+    return row["exit"], _gflops(row["gflops"]), percent(row["accuracy"]), temperature, ece
+
+
+def _point(row: dict[str, Any]) -> tuple[str, ...]:
+    accuracy = f"{percent(row['accuracy'])} ± {100 * row['standard_error']:.2f}"
+    expected, cost = percent(row["expected_accuracy"]), _gflops(row["mean_gflops"])
+    return f"`{row['name']}`", accuracy, expected, cost, shares(row["exit_share"])
 
 
 def _facts(card: dict[str, Any]) -> list[str]:
@@ -186,8 +171,8 @@ def _by_class(card: dict[str, Any]) -> list[str]:
     ranked = sorted(card["classes"], key=lambda row: -row["accuracy"])
     best, worst = ranked[0], ranked[-1]
     lines = [
-        f"By class, at `{card['policy']}`: best {best['class']} ({_percent(best['accuracy'])} of {best['images']}), "
-        f"worst {worst['class']} ({_percent(worst['accuracy'])} of {worst['images']})."
+        f"By class, at `{card['policy']}`: best {best['class']} ({percent(best['accuracy'])} of {best['images']}), "
+        f"worst {worst['class']} ({percent(worst['accuracy'])} of {worst['images']})."
     ]
     if card["confused"]:
         said = ", ".join(f"{row['class']} for {row['taken_for']} ({row['images']})" for row in card["confused"])
@@ -196,7 +181,7 @@ def _by_class(card: dict[str, Any]) -> list[str]:
 
 
 def architecture(network: dict[str, Any]) -> str:
-    """A cascade's configuration in brief: sizes, and whatever differs from the defaults."""
+    """A cascade's configuration in brief: sizes, and what differs from the defaults."""
     cascade = CascadeConfig.model_validate(network)
     stages = cascade.stages
     parts = [f"{_slashed(cascade.tokens(k) for k in range(len(stages)))} tokens"]
@@ -218,7 +203,3 @@ def _slashed(values: Iterable[Any]) -> str:
 
 def _gflops(cost: float) -> str:
     return f"{cost:.4f}" if cost < 1 else f"{cost:.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

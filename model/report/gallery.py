@@ -1,6 +1,6 @@
 """Easy and hard images of several classes, as in the paper's Figure 5, from the user's own data.
 
-Easy images left at exit 1; hard ones needed the last exit, or the latest exit that any image needed.
+Easy images left at exit 1; hard ones needed the last exit, or the latest that any image needed.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import DataError, OptionError
-from msmlp.model.report.measure import Measured
+from msmlp.model.evaluate import Measured
 from msmlp.model.report.plots import paper, save
 
-LEAST_SURE = 0.1
+LEAST_CERTAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,11 @@ class GalleryRow:
     hard: tuple[Shown, ...]
 
     def document(self) -> dict[str, Any]:
-        """For `--json`."""
         return {"class": self.label, "easy": [vars(s) for s in self.easy], "hard": [vars(s) for s in self.hard]}
 
 
 def telling_cut(measured: Measured, policy: str | None) -> Cut:
-    """The thresholds of an operating point; without a name, of `balanced` or another point with both kinds of images.
+    """The thresholds of the operating point `policy`; None takes `balanced` or another point with both kinds of images.
 
     If no operating point has both kinds, the tenth of the images with the lowest score at exit 1 goes on.
     """
@@ -60,7 +59,7 @@ def telling_cut(measured: Measured, policy: str | None) -> Cut:
     points = sorted(measured.calibration.points, key=lambda point: point.name != "balanced")
     both = [cut for point in points if _rows(measured, cut := Cut(point.name, point.thresholds), 1)]
     if not both:
-        limit = float(np.quantile(measured.outputs.scores[:, 0], LEAST_SURE))
+        limit = float(np.quantile(measured.outputs.scores[:, 0], LEAST_CERTAIN))
         return Cut("the lowest tenth of scores goes on", (limit,) + (1.0,) * (exits - 2))
     return next((cut for cut in both if measured.left(cut.thresholds).max() == exits), both[0])
 
@@ -68,9 +67,7 @@ def telling_cut(measured: Measured, policy: str | None) -> Cut:
 def choose(measured: Measured, cut: Cut, classes: int, each: int) -> list[GalleryRow]:
     """At most `classes` rows of at most `each` images per kind: the fullest rows, in label order.
 
-    Raises:
-        OptionError: a cascade with one exit.
-        DataError: no class has images of both kinds with these thresholds.
+    OptionError for a cascade with one exit, DataError if no class has images of both kinds with these thresholds.
     """
     if measured.correct.shape[1] == 1:
         raise OptionError("weights", f"{measured.weights.folder} has one exit, so no image is easier than another")
@@ -85,7 +82,6 @@ def choose(measured: Measured, cut: Cut, classes: int, each: int) -> list[Galler
 
 
 def _rows(measured: Measured, cut: Cut, each: int) -> list[GalleryRow]:
-    """The classes that have both kinds."""
     left = measured.left(cut.thresholds)
     rows = [_row(measured, left, label, each) for label in range(len(measured.classes))]
     return [row for row in rows if row.easy and row.hard]
@@ -109,7 +105,7 @@ def _row(measured: Measured, left: NDArray[np.int64], label: int, each: int) -> 
 
 
 def draw(rows: list[GalleryRow], measured: Measured, cut: Cut, path: Path) -> None:
-    """Draw one row per class, easy images left, hard ones right, wrong answers in red, at the size the network sees."""
+    """Draw one row per class at the network's image size: easy images left, hard ones right, wrong answers in red."""
     each = max(max(len(row.easy), len(row.hard)) for row in rows)
     figure = paper(1.25 * (2 * each) + 1.4, 1.6 * len(rows) + 0.7)
     grid = figure.subplots(len(rows), 2 * each + 1, squeeze=False, width_ratios=[1] * each + [0.15] + [1] * each)

@@ -1,26 +1,24 @@
-"""Confusion matrix and reliability diagrams. matplotlib is imported only when something is drawn."""
+"""The pictures of a model card: confusion matrix, reliability diagrams, frontier.
 
-from dataclasses import dataclass
+matplotlib is imported only to draw.
+"""
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.evaluate import calibration_error
+from msmlp.model.calibration.frontier import NAMED
+from msmlp.model.evaluate import Bin, bins_of, calibration_error
 from msmlp.model.offline import Outputs
+from msmlp.model.weights import Calibration, load_calibration, load_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-from msmlp.model.calibration.frontier import NAMED
-from msmlp.model.weights import Calibration, load_calibration, load_weights
-
-DPI = 110
 COUNTS_UP_TO = 20
 """With more classes than this, numbers in the cells would be too small to read."""
-BINS = 15
 
 
 def paper(width: float, height: float) -> "Figure":
@@ -33,12 +31,9 @@ def paper(width: float, height: float) -> "Figure":
     return figure
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG with the same bytes every time it is drawn."""
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
-
-
-# --- confusion ---------------------------------------------------------------------------------------------------
+def save(figure: "Figure", path: Path, dpi: int = 110) -> None:
+    """Write a PNG, with the same bytes every time."""
+    figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def confusion_matrix(labels: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -77,35 +72,6 @@ def plot_confusion(matrix: NDArray[np.int64], classes: tuple[str, ...], title: s
     save(figure, path)
 
 
-# --- reliability -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Images whose confidence lies in [low, high): their share of all, mean confidence, accuracy."""
-
-    low: float
-    high: float
-    share: float
-    confidence: float
-    accuracy: float
-
-
-def bins_of(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """The bins that hold images, for confidences [N] and correctness [N]; confidence 1 belongs to the last bin."""
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        Bin(
-            low=b / bins,
-            high=(b + 1) / bins,
-            share=float((place == b).mean()),
-            confidence=float(confidence[place == b].mean()),
-            accuracy=float(correct[place == b].mean()),
-        )
-        for b in np.unique(place).tolist()
-    ]
-
-
 def plot_reliability(outputs: Outputs, correct: NDArray[np.bool_], title: str, path: Path) -> None:
     """Draw the accuracy of each confidence bin next to the diagonal, and below it the bin's share of images."""
     exits = correct.shape[1]
@@ -115,7 +81,7 @@ def plot_reliability(outputs: Outputs, correct: NDArray[np.bool_], title: str, p
     )
     for k in range(exits):
         _draw_bins(upper[k], lower[k], bins_of(outputs.probabilities[:, k].max(axis=1), correct[:, k]))
-        upper[k].set_title(f"exit {k + 1}: ECE {calibration_error(outputs, correct, k, BINS):.3f}")
+        upper[k].set_title(f"exit {k + 1}: ECE {calibration_error(outputs, correct, k):.3f}")
         lower[k].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
     lower[0].set_ylabel("share of images")
@@ -136,26 +102,15 @@ def _draw_bins(upper: Any, lower: Any, bins: list[Bin]) -> None:
     lower.grid(alpha=0.3)
 
 
-# FROM model/report/plots.py:
-# The frontier of a weights folder as a picture.
-
-
 def plot_frontier(folder: Path, path: Path) -> None:
-    """Draw expected accuracy against mean GFLOPs to a PNG file.
+    """Draw the expected accuracy of a weights folder's operating points against their mean GFLOPs.
 
-    Points with ± one standard error and the names of three; crosses where every image runs to one exit; thin lines for
-    what each solver reached on the images it saw.
-
-    Raises:
-        WeightsError: a damaged or uncalibrated weights folder.
+    Error bars are one standard error; crosses are single exits; thin lines are what each solver reached on the images
+    it saw. WeightsError for a damaged or uncalibrated folder.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     weights = load_weights(folder)
     calibration = load_calibration(weights)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = paper(8, 5)
     axes = figure.subplots()
     for solver, reached in calibration.file.solvers.items():
         axes.plot(*zip(*reached, strict=True), linewidth=0.8, label=f"{solver}, on the images it saw")
@@ -176,10 +131,11 @@ def plot_frontier(folder: Path, path: Path) -> None:
             axes.annotate(point.name, place, xytext=(6, -14), textcoords="offset points")
     exits = _single_exits(calibration)
     axes.plot(*zip(*exits, strict=True), "x", color="magenta", label="every image to one exit")
-    axes.set(xlabel="mean GFLOPs an image", ylabel="accuracy", title=f"{weights.manifest.name}: {_images(calibration)}")
+    images = f"{calibration.file.images} validation images, exit policy {calibration.file.exit_policy}"
+    axes.set(xlabel="mean GFLOPs per image", ylabel="accuracy", title=f"{weights.manifest.name}: {images}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _single_exits(calibration: Calibration) -> list[tuple[float, float]]:
@@ -187,7 +143,3 @@ def _single_exits(calibration: Calibration) -> list[tuple[float, float]]:
     never = (1.0,) * (exits - 1)
     runs = [calibration.expect(never, k, k) for k in range(1, exits + 1)]
     return [(run.mean_gflops, run.accuracy) for run in runs]
-
-
-def _images(calibration: Calibration) -> str:
-    return f"{calibration.file.images} validation images, exit policy {calibration.file.exit_policy}"

@@ -1,4 +1,4 @@
-"""The weights folder `weights/<name>/`: what training leaves and serving loads; nothing pickled is ever loaded.
+"""The weights folder: what training leaves and serving loads. Nothing pickled is ever loaded.
 
 `manifest.json` + `model.safetensors` are immutable once trained, `calibration.json` + `calibration.safetensors` are
 rewritten by `msmlp calibrate`, `export.json` + `stage-<k>.onnx` by `msmlp export`.
@@ -14,7 +14,7 @@ from msmlp.model.weights.calibration import (
 )
 from msmlp.model.weights.graphs import load_graphs
 from msmlp.model.weights.info import describe, exit_costs
-from msmlp.model.weights.manifest import Manifest, Weights, load_manifest, load_weights, write_weights
+from msmlp.model.weights.manifest import Manifest, Weights, load_weights, write_weights
 
 __all__ = [
     "Calibration",
@@ -26,7 +26,6 @@ __all__ = [
     "exit_costs",
     "load_calibration",
     "load_graphs",
-    "load_manifest",
     "load_weights",
     "model_version",
     "write_calibration",

@@ -1,6 +1,7 @@
 """`calibration.json` + `calibration.safetensors`: operating points, and the table they were measured on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,14 +23,14 @@ CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"
 
 REMOVED_POLICIES = ("ensemble", "gate")
-"""Exit policies of 0.1. They read the exit before as well, which no stage does now."""
+"""Exit policies of 0.1, which also read the previous exit."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class OperatingPoint(BaseModel):
-    """A full set of thresholds [K-1] with what to expect of it, measured on calibration images it was not chosen on."""
+    """Thresholds [K-1] with their expected accuracy, measured on calibration images that did not choose them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -38,18 +39,18 @@ class OperatingPoint(BaseModel):
     expected_accuracy: Share
     standard_error: Share
     mean_gflops: Positive
-    mean_ms: Positive | None = Field(default=None, description="milliseconds an image, where stage times are known")
+    mean_ms: Positive | None = Field(default=None, description="milliseconds per image, if stage times are known")
     exit_share: tuple[Share, ...]
     solver: str
     risk: Share | None = Field(
         default=None,
-        description="of a risk-controlled point: the largest share of images it gets wrong and the last exit right",
+        description="for a risk-controlled point: the largest share of images it gets wrong and the last exit right",
     )
     confidence: Share | None = Field(default=None, description="the probability with which `risk` holds")
 
 
 class CalibrationFile(BaseModel):
-    """calibration.json. Fields with a default are later than the first files of this format."""
+    """calibration.json. Fields with a default are newer than the first files of this format."""
 
     # Unknown keys are allowed: a newer minor version may add some.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -66,7 +67,7 @@ class CalibrationFile(BaseModel):
         description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy) on the images it saw",
     )
     stage_ms: tuple[Positive, ...] | None = Field(
-        default=None, description="each stage's own milliseconds an image, in full batches"
+        default=None, description="each stage's own milliseconds per image, in full batches"
     )
     stage_ms_batch_size: int | None = None
     images: int
@@ -89,7 +90,7 @@ class CalibrationFile(BaseModel):
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a set of thresholds gives on a table of images."""
+    """What thresholds give on a table of images; the cost is in the table's unit."""
 
     accuracy: float
     standard_error: float
@@ -97,67 +98,56 @@ class Expectation:
     exit_share: tuple[float, ...]
 
 
-class Calibration:
-    """Operating points and the table of calibration scores [N, K] and correctness [N, K] behind them."""
+@dataclass(frozen=True)
+class Table:
+    """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in GFLOPs or another unit."""
 
-    def __init__(
-        self,
-        file: CalibrationFile,
-        scores: NDArray[np.float32],
-        correct: NDArray[np.bool_],
-        gflops: NDArray[np.float64],
-        sha256: str,
-    ) -> None:
-        self.file, self.sha256 = file, sha256
-        self.points = file.operating_points
-        self._scores, self._correct, self._gflops = scores, correct, gflops
-        # Requests repeat their thresholds; 512 sets are a few KB.
-        self.expect = lru_cache(maxsize=512)(self._expect)
+    scores: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+    costs: NDArray[np.float64]
 
-    def _expect(self, thresholds: tuple[float, ...], min_exit: int = 1, max_exit: int | None = None) -> Expectation:
-        """The expectation of any thresholds under any exit bounds, from the table."""
-        return expectation(
-            self._scores, self._correct, self._gflops, np.array(thresholds, dtype=float), min_exit, max_exit
+    @property
+    def exits(self) -> int:
+        return int(self.scores.shape[1])
+
+    def take(self, rows: NDArray[np.bool_]) -> "Table":
+        return Table(self.scores[rows], self.correct[rows], self.costs)
+
+    def expect(self, thresholds: Sequence[float], min_exit: int = 1, max_exit: int | None = None) -> Expectation:
+        """The expectation of any thresholds [K-1] under any exit bounds."""
+        return self.expect_at(exit_of(self.scores, np.array(thresholds, dtype=float), min_exit, max_exit))
+
+    def expect_at(self, left: NDArray[np.int64]) -> Expectation:
+        """The expectation for images that leave at the exits `left` [N], 1...K.
+
+        The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of
+        N + 2, so it is never 0: no number of images shows that an exit is always right.
+        """
+        images = len(left)
+        right = int(self.correct[np.arange(images), left - 1].sum())
+        smoothed = (right + 1) / (images + 2)
+        share = np.bincount(left - 1, minlength=self.exits) / images
+        return Expectation(
+            right / images,
+            float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
+            float(share @ self.costs),
+            tuple(share.tolist()),
         )
 
 
-def expectation(
-    scores: NDArray[np.float32],
-    correct: NDArray[np.bool_],
-    gflops: NDArray[np.float64],
-    thresholds: NDArray[np.float64],
-    min_exit: int = 1,
-    max_exit: int | None = None,
-) -> Expectation:
-    """Accuracy, its standard error, mean cost and exit shares of `thresholds` [K-1] on a table [N, K].
+class Calibration:
+    """Operating points, and the table of calibration images behind them."""
 
-    `gflops` [K] is cumulative.
-    """
-    return measured(exit_of(scores, thresholds, min_exit, max_exit), correct, gflops)
-
-
-def measured(left: NDArray[np.int64], correct: NDArray[np.bool_], gflops: NDArray[np.float64]) -> Expectation:
-    """The same for images that leave at the exits `left` [N], 1...K.
-
-    The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of N + 2,
-    so that it is never 0: no number of images shows that an exit is always right.
-    """
-    images, exits = correct.shape
-    right = int(correct[np.arange(images), left - 1].sum())
-    smoothed = (right + 1) / (images + 2)
-    share = np.bincount(left - 1, minlength=exits) / images
-    return Expectation(
-        right / images,
-        float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
-        float(share @ gflops),
-        tuple(share.tolist()),
-    )
+    def __init__(self, file: CalibrationFile, table: Table, sha256: str) -> None:
+        self.file, self.sha256 = file, sha256
+        self.points = file.operating_points
+        # Requests repeat their thresholds; 512 entries are a few KB.
+        self.expect = lru_cache(maxsize=512)(table.expect)
 
 
 def write_calibration(
     folder: Path, file: CalibrationFile, scores: NDArray[np.float32], correct: NDArray[np.bool_]
 ) -> None:
-    """Write both files, the table's hash into `file`; the JSON last, as it names the other."""
     table = save({"scores": np.ascontiguousarray(scores), "correct": correct.astype(np.uint8)})
     file = file.model_copy(update={"files": {TABLE: hashlib.sha256(table).hexdigest()}})
     write_atomically(folder / TABLE, table)
@@ -165,19 +155,15 @@ def write_calibration(
 
 
 def load_calibration(weights: Weights) -> Calibration:
-    """Read the calibration of loaded weights.
-
-    Raises:
-        WeightsError: missing, damaged, or made for other weights.
-    """
+    """Read the calibration of loaded weights; WeightsError if it is missing, damaged, or made for other weights."""
     path = weights.folder / CALIBRATION
     blob, file = _read_file(path)
     if file.model_sha256 != weights.sha256:
         raise WeightsError(f"{path} was made for other weights; run msmlp calibrate again")
     _check_lengths(path, file, len(weights.manifest.cascade.stages))
     scores, correct = _read_table(weights.folder / TABLE, file)
-    gflops = np.array(weights.manifest.gflops_cumulative)
-    return Calibration(file, scores, correct, gflops, hashlib.sha256(blob).hexdigest())
+    table = Table(scores, correct, np.array(weights.manifest.gflops_cumulative))
+    return Calibration(file, table, hashlib.sha256(blob).hexdigest())
 
 
 def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
@@ -203,7 +189,7 @@ def _refuse_removed_policy(folder: Path, document: Any) -> None:
 
 def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:
     if any(len(point.thresholds) != exits - 1 for point in file.operating_points):
-        raise WeightsError(f"{path}: operating points need {exits - 1} thresholds")
+        raise WeightsError(f"{path}: every operating point must have {exits - 1} thresholds")
     if len(file.temperatures) != exits:
         raise WeightsError(f"{path}: {len(file.temperatures)} temperatures for {exits} exits")
     if file.stage_ms is not None and len(file.stage_ms) != exits:
@@ -220,11 +206,11 @@ def _read_table(path: Path, file: CalibrationFile) -> tuple[NDArray[np.float32],
     if scores.shape != expected or correct.shape != scores.shape:
         raise WeightsError(f"{path}: shape {scores.shape}, expected {expected}")
     if not np.isfinite(scores).all():
-        raise WeightsError(f"{path} holds NaN or infinite scores")
+        raise WeightsError(f"{path} has NaN or infinite scores")
     return scores, correct
 
 
 def model_version(weights: Weights, calibration: Calibration) -> str:
-    """A short name for manifest, weights and calibration together: any change of any changes it."""
+    """A short hash of manifest, weights and calibration together."""
     parts = weights.sha256 + weights.manifest_sha256 + calibration.sha256
     return hashlib.sha256(parts.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a weights folder safely."""
+"""Safe reading and writing of the files in a weights folder."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_file(path: Path) -> bytes | None:
-    """The bytes of `path`, None when there is nothing; WeightsError for what cannot be read, or is no file."""
+    """The bytes of `path`, None if there is nothing; WeightsError if it cannot be read or is not a file."""
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would wait forever
             raise WeightsError(f"{path} is not a file")
         return path.read_bytes()
     except FileNotFoundError:
@@ -28,18 +28,18 @@ def read_file(path: Path) -> bytes | None:
 
 
 def read_json(path: Path) -> tuple[bytes, Any] | None:
-    """A JSON document and the bytes it was read from, None without a file; WeightsError for other content."""
+    """The bytes of a JSON file and its document, None without a file; WeightsError if it is not JSON."""
     blob = read_file(path)
     if blob is None:
         return None
     try:
         return blob, json.loads(blob)
-    except (ValueError, RecursionError):  # of text: JSONDecodeError and UnicodeDecodeError are ValueErrors
+    except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise WeightsError(f"{path} is not JSON") from None
 
 
 def read_checked(path: Path, expected: str | None) -> bytes:
-    """The bytes of `path`, whose sha256 must be `expected`; WeightsError when it is not."""
+    """The bytes of `path`; WeightsError unless their sha256 is `expected`."""
     blob = read_file(path)
     if blob is None:
         raise WeightsError(f"{path} is missing")

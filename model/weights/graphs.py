@@ -1,6 +1,6 @@
 """`stage-<k>.onnx` + `export.json`: the stages as ONNX graphs, and what they were made from.
 
-Graphs in other formats than float32 lie beside them: `stage-<k>.int8.onnx` + `export.int8.json`, and so for float16.
+Other formats have names of their own: `stage-<k>.int8.onnx` + `export.int8.json`, and likewise for float16.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ GRAPH_DTYPES = ("float32", "float16", "int8")
 
 
 class Origin(BaseModel):
-    """What is inside the graphs beside the stages: graphs of another origin would answer otherwise."""
+    """What the graphs contain: with another origin their answers would differ."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,8 +31,6 @@ class Origin(BaseModel):
 
 
 class ExportFile(BaseModel):
-    """export.json."""
-
     # Unknown keys are allowed: a newer minor version may add some.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -42,7 +40,7 @@ class ExportFile(BaseModel):
     torch: str
     files: dict[str, str]
     validation: dict[str, Any] | None = None
-    """Of int8: the number of validation images, and the accuracy of every exit in float32 and in int8."""
+    """For int8: the number of validation images, and the accuracy of every exit in float32 and in int8."""
 
 
 def origin(weights: Weights, calibration: Calibration) -> Origin:
@@ -57,12 +55,10 @@ def origin(weights: Weights, calibration: Calibration) -> Origin:
 
 
 def graph_name(stage: int, dtype: str = "float32") -> str:
-    """The file of stage `stage` (0-based)."""
     return f"stage-{stage + 1}{_infix(dtype)}.onnx"
 
 
 def export_name(dtype: str = "float32") -> str:
-    """The file that names the graphs of a format."""
     return f"export{_infix(dtype)}.json"
 
 
@@ -80,7 +76,7 @@ def write_graphs(
     torch: str,
     validation: dict[str, Any] | None = None,
 ) -> None:
-    """Write one file a stage, then their export.json with the hashes: it goes last, as it names the others."""
+    """Write one file per stage, then export.json, which names them all."""
     files = {graph_name(k, dtype): hashlib.sha256(graph).hexdigest() for k, graph in enumerate(graphs)}
     for name, graph in zip(files, graphs, strict=True):
         write_atomically(folder / name, graph)
@@ -90,7 +86,7 @@ def write_graphs(
 
 
 def has_graphs(folder: Path, dtype: str = "float32") -> bool:
-    """Whether graphs were written there; they may not fit any more."""
+    """Whether graphs were written there; they may no longer match."""
     return (folder / export_name(dtype)).is_file()
 
 
@@ -98,23 +94,19 @@ def remove_graphs(folder: Path, dtype: str = "float32") -> None:
     """Delete the graphs of a format, export.json first: without it nothing reads the others."""
     (folder / export_name(dtype)).unlink(missing_ok=True)
     for path in folder.glob(f"stage-*{_infix(dtype)}.onnx"):
-        # Those of other formats have a name between the number and the suffix.
+        # Other formats have a name between the number and the suffix.
         if path.name.removeprefix("stage-").removesuffix(f"{_infix(dtype)}.onnx").isdigit():
             path.unlink()
 
 
 def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:
-    """The graphs of all stages.
-
-    Raises:
-        WeightsError: missing, damaged, or made before the weights or their calibration changed.
-    """
+    """The graphs of all stages; WeightsError if they are missing, damaged or do not match the calibration."""
     try:
         file = load_export(weights.folder, dtype)
         wanted = origin(weights, calibration)
         stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
         if stale:
-            raise WeightsError(f"the {dtype} ONNX graphs in {weights.folder} were made with another {stale[0]}")
+            raise WeightsError(f"the {dtype} ONNX graphs in {weights.folder} do not match its {stale[0]}")
         names = [graph_name(k, dtype) for k in range(len(weights.manifest.cascade.stages))]
         return tuple(read_checked(weights.folder / name, file.files.get(name)) for name in names)
     except WeightsError as error:
@@ -123,11 +115,11 @@ def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float3
 
 
 def load_export(folder: Path, dtype: str = "float32") -> ExportFile:
-    """What is said of the graphs; WeightsError where it is missing or broken."""
+    """Read export.json; WeightsError if it is missing or damaged."""
     path = folder / export_name(dtype)
     read = read_json(path)
     if read is None:
-        raise WeightsError(f"{folder} holds no {dtype} ONNX graphs")
+        raise WeightsError(f"{folder} has no {dtype} ONNX graphs")
     try:
         return ExportFile.model_validate(read[1])
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a weights folder is, in one document: for `msmlp info` and `GET /model`."""
+"""A weights folder or a preset as one document, for `msmlp info` and `GET /model`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,17 @@ from msmlp.model.weights.calibration import Calibration, load_calibration, model
 from msmlp.model.weights.manifest import Weights, load_weights
 
 
+def preset_info(name: str) -> dict[str, Any]:
+    config = preset(name)
+    return {"name": name, "cascade": config.model_dump(mode="json"), "exits": exit_costs(config)}
+
+
+def weights_info(folder: Path) -> dict[str, Any]:
+    weights = load_weights(folder)
+    return describe(weights, load_calibration(weights))
+
+
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
-    """Architecture, cost, calibration, frontier and provenance."""
     manifest, file = weights.manifest, calibration.file
     return {
         "name": manifest.name,
@@ -35,19 +44,3 @@ def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:
     return [
         {"exit": k, "gflops": g, "gflops_unfolded": u} for k, (g, u) in enumerate(zip(served, paper, strict=True), 1)
     ]
-
-
-# FROM model/weights/info.py:
-# `msmlp info`: what a preset or a weights folder is.
-
-
-def preset_info(name: str) -> dict[str, Any]:
-    """Architecture and cost of a preset."""
-    config = preset(name)
-    return {"name": name, "cascade": config.model_dump(mode="json"), "exits": exit_costs(config)}
-
-
-def weights_info(folder: Path) -> dict[str, Any]:
-    """Architecture, cost, frontier and provenance of a weights folder; WeightsError for a damaged one."""
-    weights = load_weights(folder)
-    return describe(weights, load_calibration(weights))

@@ -1,4 +1,4 @@
-"""The parameters a cascade has, by name and shape; what a weights file is held against before torch is asked."""
+"""`manifest.json` + `model.safetensors`: what training leaves, immutable from then on."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,11 +17,137 @@ from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 
+MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+TEACHER = "teacher.json"
+"""A teacher's folder has this instead (model/training)."""
+FORMAT = 1
+
 Shapes = dict[str, tuple[int, ...]]
 
 
+class Manifest(BaseModel):
+    # Unknown keys are allowed: a newer minor version may add some.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal[1]
+    name: str = Field(min_length=1)
+    cascade: CascadeConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    files: dict[str, str]
+    training: dict[str, Any]
+    results: list[dict[str, Any]]
+    gflops_incremental: list[float]
+    gflops_cumulative: list[float]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checked weights folder in memory; `state` maps parameter names to arrays, in the paper's unfolded form."""
+
+    folder: Path
+    manifest: Manifest
+    state: dict[str, NDArray[np.float32]]
+    sha256: str
+    manifest_sha256: str
+
+
+def write_weights(
+    folder: Path,
+    *,
+    config: CascadeConfig,
+    state: dict[str, Any],
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    training: dict[str, Any],
+    results: list[dict[str, Any]],
+) -> None:
+    """Write model and manifest; `state` holds torch tensors."""
+    arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
+    blob = save(arrays)
+    write_atomically(folder / MODEL, blob)
+    manifest = Manifest(
+        format=FORMAT,
+        name=folder.resolve().name,
+        cascade=config,
+        classes=classes,
+        preprocess=preprocess,
+        files={MODEL: hashlib.sha256(blob).hexdigest()},
+        training=training,
+        results=results,
+        gflops_incremental=incremental_gflops(config),
+        gflops_cumulative=cumulative_gflops(config),
+    )
+    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
+    if not folder.is_dir():
+        raise WeightsError(f"there is no weights folder {folder}")
+    path = folder / MANIFEST
+    read = read_json(path)
+    if read is None and (folder / TEACHER).exists():
+        raise WeightsError(f"{folder} is a teacher, which only trains cascades: msmlp train --teacher {folder}")
+    if read is None:
+        raise WeightsError(f"{folder} has no {MANIFEST}: it is not a weights folder, or is incomplete")
+    blob, content = read
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise WeightsError(f"{path}: format {found!r} is unknown; this version reads format {FORMAT}")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise WeightsError(one_line(error, str(path))) from None
+    _check_consistent(path, manifest)
+    return blob, manifest
+
+
+def _check_consistent(path: Path, manifest: Manifest) -> None:
+    if len(manifest.classes) != manifest.cascade.classes:
+        raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
+    if manifest.preprocess.size != manifest.cascade.image_size:
+        size = manifest.cascade.image_size
+        raise WeightsError(f"{path}: preprocess.size is {manifest.preprocess.size}, but the cascade reads {size}")
+    costs, expected = manifest.gflops_cumulative, cumulative_gflops(manifest.cascade)
+    if len(costs) != len(expected) or not np.allclose(costs, expected, rtol=1e-9):
+        raise WeightsError(f"{path}: gflops_cumulative is not the cost of this cascade")
+
+
+def load_weights(folder: Path) -> Weights:
+    """Read a weights folder and check format, hash, names, shapes and finiteness; WeightsError if one is wrong."""
+    described, manifest = _read_manifest(folder)
+    path = folder / MODEL
+    blob = read_checked(path, manifest.files.get(MODEL))
+    try:
+        state = load(blob)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error})") from None
+    except KeyError as kind:
+        raise WeightsError(f"{path} has numbers of type {kind}, must be F32") from None
+    _check_shapes(path, state, parameter_shapes(manifest.cascade))
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {name} has NaN or infinite values")
+    sha256, manifest_sha256 = (hashlib.sha256(content).hexdigest() for content in (blob, described))
+    return Weights(folder, manifest, state, sha256, manifest_sha256)
+
+
+def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Shapes) -> None:
+    different = sorted(set(wanted) ^ set(state))
+    if different:
+        raise WeightsError(f"{path} does not fit the manifest's cascade: {different[0]} is missing or unexpected")
+    for name, array in state.items():
+        if array.shape != wanted[name]:
+            raise WeightsError(
+                f"{path} does not fit the manifest's cascade: {name} is {array.shape}, must be {wanted[name]}"
+            )
+        if array.dtype != np.float32:
+            raise WeightsError(f"{path}: {name} is {array.dtype}, must be float32")
+
+
 def parameter_shapes(config: CascadeConfig) -> Shapes:
-    """Name → shape of every parameter of `Cascade(config)`."""
+    """Name → shape of every parameter of `Cascade(config)`, to check a weights file without torch."""
     shapes: Shapes = {}
     for k, stage in enumerate(config.stages):
         root, width = f"stages.{k}", stage.width
@@ -59,144 +185,3 @@ def _linear(name: str, inputs: int, outputs: int) -> Shapes:
 
 def _norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-# FROM model/weights/manifest.py:
-# `manifest.json` + `model.safetensors`: what training leaves, immutable from then on.
-
-MANIFEST = "manifest.json"
-MODEL = "model.safetensors"
-TEACHER = "teacher.json"
-"""What stands in a teacher's folder instead (model/training/teacher.py)."""
-FORMAT = 1
-
-
-class Manifest(BaseModel):
-    """manifest.json."""
-
-    # Unknown keys are allowed: a newer minor version may add some.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    format: Literal[1]
-    name: str = Field(min_length=1)
-    cascade: CascadeConfig
-    classes: tuple[str, ...]
-    preprocess: Preprocess
-    files: dict[str, str]
-    training: dict[str, Any]
-    results: list[dict[str, Any]]
-    gflops_incremental: list[float]
-    gflops_cumulative: list[float]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A checked weights folder in memory; `state` maps parameter names to arrays, in the paper's (unfolded) form."""
-
-    folder: Path
-    manifest: Manifest
-    state: dict[str, NDArray[np.float32]]
-    sha256: str
-    manifest_sha256: str
-
-
-def write_weights(
-    folder: Path,
-    *,
-    config: CascadeConfig,
-    state: dict[str, Any],
-    classes: tuple[str, ...],
-    preprocess: Preprocess,
-    training: dict[str, Any],
-    results: list[dict[str, Any]],
-) -> None:
-    """Write model and manifest; `state` holds torch tensors. Each file appears whole or not at all."""
-    arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
-    blob = save(arrays)
-    write_atomically(folder / MODEL, blob)
-    manifest = Manifest(
-        format=FORMAT,
-        name=folder.resolve().name,
-        cascade=config,
-        classes=classes,
-        preprocess=preprocess,
-        files={MODEL: hashlib.sha256(blob).hexdigest()},
-        training=training,
-        results=results,
-        gflops_incremental=incremental_gflops(config),
-        gflops_cumulative=cumulative_gflops(config),
-    )
-    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
-
-
-def load_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest alone; WeightsError says what is wrong with it."""
-    return _read_manifest(folder)[1]
-
-
-def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
-    if not folder.is_dir():
-        raise WeightsError(f"there is no weights folder {folder}")
-    path = folder / MANIFEST
-    read = read_json(path)
-    if read is None and (folder / TEACHER).exists():
-        raise WeightsError(f"{folder} is a teacher, which only trains cascades: msmlp train --teacher {folder}")
-    if read is None:
-        raise WeightsError(f"{folder} holds no {MANIFEST}: not a weights folder, or only half written")
-    blob, content = read
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise WeightsError(f"{path}: format {found!r} is unknown, this version reads format {FORMAT}")
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        raise WeightsError(one_line(error, str(path))) from None
-    _check_consistent(path, manifest)
-    return blob, manifest
-
-
-def _check_consistent(path: Path, manifest: Manifest) -> None:
-    if len(manifest.classes) != manifest.cascade.classes:
-        raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
-    if manifest.preprocess.size != manifest.cascade.image_size:
-        size = manifest.cascade.image_size
-        raise WeightsError(f"{path}: preprocess.size is {manifest.preprocess.size}, the cascade reads {size}")
-    costs, expected = manifest.gflops_cumulative, cumulative_gflops(manifest.cascade)
-    if len(costs) != len(expected) or not np.allclose(costs, expected, rtol=1e-9):
-        raise WeightsError(f"{path}: gflops_cumulative is not what this cascade costs")
-
-
-def load_weights(folder: Path) -> Weights:
-    """Read a weights folder, with format, hash, names, shapes and finiteness checked.
-
-    Raises:
-        WeightsError: one line that says what is missing, damaged or does not fit.
-    """
-    described, manifest = _read_manifest(folder)
-    path = folder / MODEL
-    blob = read_checked(path, manifest.files.get(MODEL))
-    try:
-        state = load(blob)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a safetensors file ({error})") from None
-    except KeyError as kind:
-        raise WeightsError(f"{path} holds numbers of type {kind}, must be F32") from None
-    _check_shapes(path, state, parameter_shapes(manifest.cascade))
-    for name, array in state.items():
-        if not np.isfinite(array).all():
-            raise WeightsError(f"{path}: {name} holds NaN or infinite values")
-    sha256, manifest_sha256 = (hashlib.sha256(content).hexdigest() for content in (blob, described))
-    return Weights(folder, manifest, state, sha256, manifest_sha256)
-
-
-def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Shapes) -> None:
-    different = sorted(set(wanted) ^ set(state))
-    if different:
-        raise WeightsError(f"{path} does not fit the manifest's cascade: {different[0]} is missing or too much")
-    for name, array in state.items():
-        if array.shape != wanted[name]:
-            raise WeightsError(
-                f"{path} does not fit the manifest's cascade: {name} is {array.shape}, must be {wanted[name]}"
-            )
-        if array.dtype != np.float32:
-            raise WeightsError(f"{path}: {name} is {array.dtype}, must be float32")

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.service import Service
 
 
@@ -13,14 +13,9 @@ def check_installed() -> None:
     try:
         import_module("msmlp.service.grpc.server")
     except ModuleNotFoundError as error:
-        raise OptionError(
-            "--grpc-port",
-            f"needs the package {error.name}; scripts/install.sh cpu serve,grpc installs it (or gpu ...)",
-        ) from None
+        raise OptionError("--grpc-port", f"needs the package {error.name}: {install_hint('grpc')}") from None
     except FileNotFoundError as error:
-        raise OptionError(
-            "--grpc-port", f"{error.filename} is missing; scripts/install.sh cpu serve,grpc writes it (or gpu ...)"
-        ) from None
+        raise OptionError("--grpc-port", f"{error.filename} is missing: {install_hint('grpc')}") from None
 
 
 @asynccontextmanager

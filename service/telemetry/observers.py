@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.telemetry.access_log import log_access
 from msmlp.service.telemetry.record import Observer, RequestRecord, RequestRecords, tell
 
@@ -73,10 +73,7 @@ def trace_provider() -> "TracerProvider":
     try:
         from msmlp.service.telemetry.traces import otlp_provider
     except ModuleNotFoundError as error:
-        raise OptionError(
-            "--traces",
-            f"needs the package {error.name}; scripts/install.sh cpu serve,telemetry (or gpu ...) installs it",
-        ) from None
+        raise OptionError("--traces", f"needs the package {error.name}: {install_hint('telemetry')}") from None
     return otlp_provider()
 
 

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from msmlp.model.backends.onnx.base import CPU
 from msmlp.model.backends.onnx.device import OnnxDeviceBackend
-from msmlp.model.backends.onnx.providers import CPU
 from msmlp.model.backends.protocol import StageBackend, StageOutput, bucket_of, buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.backends.torch.devices import EagerDriver, Step
+from msmlp.model.backends.torch.devices import Driver, Step
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
@@ -46,7 +46,7 @@ class Case:
     across_buckets: float
 
 
-class RepeatingDriver(EagerDriver):
+class RepeatingDriver(Driver):
     """A CPU that does what a GPU does: two batches in flight, and three runs of a step when it is first wanted, two
     before its capture and the replay."""
 

@@ -9,6 +9,8 @@ import pytest
 import msmlp
 from tests.e2e.conftest import Call
 
+pytestmark = pytest.mark.usefixtures("no_graphs")
+
 NAMED = {"fast", "balanced", "accurate"}
 
 
@@ -75,7 +77,7 @@ def test_calibrating_again_without_a_risk_takes_the_point_away(call: Call, comma
         (["--risk", "1"], "--risk: 1 is out of range"),
         (["--risk", "nan"], "--risk: nan is out of range"),
         (["--risk", "0.1", "--confidence", "1.5"], "--confidence: 1.5 is out of range"),
-        (["--confidence", "0.9"], "--confidence: is of no use alone; give --risk too"),
+        (["--confidence", "0.9"], "--confidence: needs --risk"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(

@@ -223,7 +223,7 @@ main()
     python = str(Path(MSMLP).with_name("python"))
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"msmlp: this command needs the package \w+; scripts/install.sh .*\n", done.stderr)
+    assert re.fullmatch(r"msmlp: this command needs the package \w+: pip install .*\n", done.stderr)
 
 
 # --- completion --------------------------------------------------------------------------------------------------

@@ -281,4 +281,4 @@ def test_without_the_extra_it_is_one_clear_line(tiny_weights: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
-    assert line.startswith("msmlp: --grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc installs it")
+    assert line.startswith('msmlp: --grpc-port: needs the package grpc: pip install "msmlp[grpc]"')

@@ -12,6 +12,7 @@ import pytest
 
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.errors import install_hint
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
 from tests.e2e.conftest import Call, Served, environment, run_msmlp
@@ -71,7 +72,7 @@ def test_calibrate_says_what_to_install_where_graphs_cannot_be_written(tiny_weig
     command = [sys.executable, "-c", program, "calibrate", "--weights", str(folder), "--data", str(tmp_path)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "msmlp: this command needs the package onnx; scripts/install.sh cpu serve,train brings all\n"
+    assert done.stderr == f"msmlp: this command needs the package onnx: {install_hint('serve,train')}\n"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -81,4 +82,4 @@ def test_graphs_that_are_missing_or_stale_are_said_before_anything_starts(
     folder = weights_without_graphs
     assert call("serve", "--weights", folder, "--backend", "onnx") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"msmlp: {folder} holds no float32 ONNX graphs; run msmlp export --weights {folder}"
+    assert line == f"msmlp: {folder} has no float32 ONNX graphs; run msmlp export --weights {folder}"

@@ -132,5 +132,5 @@ def test_what_the_extra_lacks_is_said_before_anything_is_started(tiny_weights: P
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "--traces" in line
-    assert "scripts/install.sh cpu serve,telemetry" in line
+    assert 'pip install "msmlp[telemetry]"' in line
     assert sys.executable not in line

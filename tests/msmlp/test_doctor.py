@@ -136,7 +136,7 @@ def test_a_missing_serving_package_is_a_problem(tiny_weights: Path, monkeypatch:
     monkeypatch.setattr(doctor.metadata, "version", version)
     found = look(tiny_weights)
     assert found["packages"]["serve"]["uvicorn"] is None
-    assert found["problems"].startswith("serving needs uvicorn: scripts/install.sh")
+    assert found["problems"].startswith('serving needs uvicorn: pip install "msmlp[serve]"')
 
 
 def test_without_torch_it_says_so_and_looks_at_the_rest(weights_without_graphs: Path) -> None:

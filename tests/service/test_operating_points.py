@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msmlp.model.errors import OptionError
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import Calibration, OperatingPoint
-from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.calibration import CalibrationFile, Table
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.operating_points import OperatingPoints, ResolvedPoint
 from msmlp.service.options import RequestOptions
@@ -44,7 +44,7 @@ def made_of(points: list[OperatingPoint], scores: np.ndarray, correct: np.ndarra
         device="cpu",
         files={},
     )
-    return Calibration(file, scores, correct, np.array(gflops), "0")
+    return Calibration(file, Table(scores, correct, np.array(gflops)), "0")
 
 
 def a_point(name: str, thresholds: tuple[float, ...], accuracy: float, gflops: float) -> OperatingPoint:
@@ -63,7 +63,7 @@ def a_point(name: str, thresholds: tuple[float, ...], accuracy: float, gflops: f
 def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration:
     points = []
     for name, thresholds in THRESHOLDS.items():
-        got = expectation(scores, correct, np.array(GFLOPS), np.array(thresholds))
+        got = Table(scores, correct, np.array(GFLOPS)).expect(thresholds)
         points.append(a_point(name, thresholds, got.accuracy, got.mean_gflops))
     return made_of(points, scores, correct, GFLOPS)
 

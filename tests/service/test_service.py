@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from msmlp.model.backends.select import Selection
-from msmlp.model.platform.memory import slot_bytes
+from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import ThreadWorker

@@ -1,7 +1,8 @@
-"""An exported stage → the same stage over slabs: what it reads is gathered, what it leaves is scattered, by slot.
+"""The ONNX Runtime backend of a GPU: features stay in its memory, in slabs.
 
-ONNX Runtime has no other way to keep features on a device between batches of ever other images. A slab is input and
-output at once: where both are bound to the same memory, the scatter writes into it and copies nothing.
+ONNX Runtime cannot keep features on a device between batches of different images. So each exported stage becomes a
+*slab graph*: it gathers its inputs from slabs by slot, and scatters its features into one. A slab is input and output
+at once: with both bound to the same memory, the scatter writes in place and copies nothing.
 """
 
 from collections.abc import Sequence
@@ -13,41 +14,38 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from msmlp.model.backends.onnx.providers import BY_NAME, Provider, open_session
-from msmlp.model.backends.onnx.slots import OnnxSlots, features_dtype
-from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of
+from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, features_dtype, open_session
+from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.platform.gpu import free_gpu_memory
-from msmlp.model.platform.memory import failures
 
 ROWS = "rows"
-"""Input: int64 [n], which rows of the slabs the images of a batch have."""
+"""An input, int64 [n]: the rows of the slabs that hold the images of a batch."""
 
 
 @dataclass(frozen=True)
-class SlottedStage:
-    """The graph, and whether it reads a slab of features and writes one."""
+class SlabGraph:
+    """A stage over slabs: whether it reads upstream features from one, and writes its own into one."""
 
     graph: bytes
     reads: bool
     writes: bool
 
 
-def slotted_stages(graphs: Sequence[bytes]) -> list[SlottedStage]:
+def slab_graphs(graphs: Sequence[bytes]) -> list[SlabGraph]:
     """Wrap the graphs of all stages (model/export/graph_stage.py).
 
-    Returns:
-        Inputs `pixels`, `rows` where there are slabs, `upstream_slab` where it reads and `features_slab` where it
-        writes; outputs `probabilities`, `score`, and `features_slab_out` where it writes.
+    Their inputs: `pixels`, `rows` if there are slabs, `upstream_slab` if it reads and `features_slab` if it writes.
+    Their outputs: `probabilities`, `score`, and `features_slab_out` if it writes.
     """
     models = [onnx.load_from_string(graph) for graph in graphs]
     reads = ["upstream" in {each.name for each in model.graph.input} for model in models]
-    # Features that no stage reads are not kept.
-    return [_slotted(*each) for each in zip(models, reads, [*reads[1:], False], strict=True)]
+    # Features that no stage reads are dropped.
+    return [_slab_graph(*each) for each in zip(models, reads, [*reads[1:], False], strict=True)]
 
 
-def _slotted(model: onnx.ModelProto, reads: bool, writes: bool) -> SlottedStage:
+def _slab_graph(model: onnx.ModelProto, reads: bool, writes: bool) -> SlabGraph:
     body = model.graph
     tensors = {each.name: each for each in (*body.input, *body.output)}
     inputs, outputs = [tensors["pixels"]], [tensors["probabilities"], tensors["score"]]
@@ -71,23 +69,19 @@ def _slotted(model: onnx.ModelProto, reads: bool, writes: bool) -> SlottedStage:
     made = helper.make_model(whole, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     made.functions.extend(model.functions)
     onnx.checker.check_model(made)
-    return SlottedStage(made.SerializeToString(), reads, writes)
+    return SlabGraph(made.SerializeToString(), reads, writes)
 
 
 def _slab(tensor: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    """A slab of such rows: the batch's dimension becomes the number of slots."""
+    """A slab of such tensors: the batch's dimension becomes the number of slots."""
     kind = tensor.type.tensor_type
     dims = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
     return helper.make_tensor_value_info(name, kind.elem_type, ["slots", *dims[1:]])
 
 
-# FROM model/backends/onnx/device.py:
-# The ONNX Runtime backend of a device with memory of its own: features stay there, in slabs (slotted.py).
-
-
 @dataclass
 class _Bound:
-    """One stage's batch of one size: what changes from batch to batch, and the binding of all."""
+    """The buffers of one stage in one bucket, and their binding."""
 
     binding: Any
     pixels: Any
@@ -97,8 +91,6 @@ class _Bound:
 
 
 class OnnxDeviceBackend(OnnxSlots):
-    """Exported stages on a device."""
-
     def __init__(
         self,
         cascade: CascadeConfig,
@@ -106,20 +98,16 @@ class OnnxDeviceBackend(OnnxSlots):
         settings: BackendSettings,
         provider: Provider | None = None,
     ) -> None:
-        """Build the sessions and the slabs.
+        """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        Args:
-            cascade: what the graphs were exported from.
-            graphs: one per stage (model/weights/graphs.py).
-            settings: their dtype is that of the graphs.
-            provider: what runs them, instead of the one that the settings name.
+        `provider` replaces the one that the settings name.
         """
         provider = provider or BY_NAME[settings.provider]
         super().__init__(cascade, settings, free_gpu_memory)
         self.device, self._provider = provider.device, provider
-        self._graphs = slotted_stages(graphs)
+        self._graphs = slab_graphs(graphs)
         self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
-        # By stage that writes them.
+        # By the stage that writes them.
         self._slabs = {
             k: self._zeros((self.capacity + 1, cascade.tokens(k), stage.width), features_dtype(self.dtype))
             for k, stage in enumerate(cascade.stages)
@@ -127,7 +115,7 @@ class OnnxDeviceBackend(OnnxSlots):
         }
         self._bound: dict[tuple[int, int], _Bound] = {}
 
-    @failures()
+    @device_errors()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to the bucket, and wait for it."""
         rows = np.full(bucket_of(self.buckets, len(slots)), self.capacity)
@@ -137,12 +125,12 @@ class OnnxDeviceBackend(OnnxSlots):
         except Exception:
             if not self._sessions[stage].captures:
                 raise
-            # What cannot be captured may only show in the first run.
+            # An operation that cannot be captured may only show in the first run.
             graph = self._graphs[stage].graph
             self._sessions[stage] = open_session(graph, self._provider, self.dtype, capture=False)
             self._bound = {key: each for key, each in self._bound.items() if key[0] != stage}
             bound = self._run(stage, rows)
-        # Copies: the same memory answers the next batch.
+        # Copies: the next batch reuses this memory.
         score, probabilities = bound.score.numpy()[: len(slots)], bound.probabilities.numpy()[: len(slots)]
         return StageOutput(score.copy(), probabilities.copy())
 

@@ -1,1 +1,1 @@
-"""torch, on a CPU or a GPU, with the features of every image in slabs on the device."""
+"""The torch backend, on a CPU or a GPU, with the features of every image in slabs on the device."""

@@ -1,4 +1,7 @@
-"""The devices torch can use: which one, in which number format, and what the staged backend (staged.py) asks of it."""
+"""The devices torch can use: which one, in which number format, and what the backend asks of a GPU or a CPU.
+
+A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). Not yet measured: needs a GPU.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,9 +17,12 @@ from msmlp.model.platform.memory import free_host_memory
 Step = Callable[[int, int], None]
 """Runs a stage in a bucket, between the device's buffers."""
 
+RUNS_BEFORE_CAPTURE = 2
+"""In the first run, libraries make handles and workspaces, which no CUDA graph can hold."""
+
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one; OptionError for a device that is not there."""
+    """`auto` takes a GPU if there is one; OptionError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
@@ -27,7 +33,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 on a GPU and fp32 on a CPU; OptionError for one that no stage runs in."""
+    """`auto` is bfloat16 on a GPU and float32 on a CPU; OptionError for one that no stage runs in."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
@@ -36,59 +42,40 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         raise OptionError("dtype", f"{name!r} is not one of auto, float32, bfloat16") from None
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still take there."""
-    if device.type == "cuda":
-        free, _total = torch.cuda.mem_get_info(device)
-        return free
-    return free_host_memory()
-
-
 class Event(Protocol):
     """A mark in the device's queue."""
 
     def record(self) -> None:
-        """Put it after all that is queued now."""
+        """Put it after everything that is queued now."""
 
     def synchronize(self) -> None:
-        """Wait until the device has passed it."""
+        """Wait until the device has passed it; one that was never recorded counts as passed."""
 
 
-class Driver(Protocol):
-    """What differs from device to device."""
+class Driver:
+    """What differs between devices; here that of a CPU, where every call has done its work when it returns."""
 
-    device: torch.device
-    in_flight: int
+    in_flight = 1
     """Batches launched before one is collected."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        if self.device.type == "cpu":
+            set_threads()
+
+    def free_memory(self) -> int:
+        """Bytes that this process can still take there."""
+        return free_host_memory()
 
     def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """A buffer on the host that the device copies from and to by itself."""
-
-    def event(self) -> Event:
-        """A mark that has been passed."""
-
-    def replaying(self, step: Step) -> Step:
-        """`step`, which always does the same with the same buffers, made cheap to start again."""
-
-
-class EagerDriver:
-    """A CPU: everything is done when the call returns."""
-
-    device, in_flight = torch.device("cpu"), 1
-
-    def __init__(self) -> None:
-        set_threads()
-
-    def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory like any other."""
         return torch.zeros(*shape, dtype=dtype)
 
     def event(self) -> Event:
-        """Always passed."""
         return _Passed()
 
     def replaying(self, step: Step) -> Step:
-        """Nothing is cheaper than the call."""
+        """`step`, made cheap to run again; it always does the same with the same buffers."""
         return step
 
 
@@ -100,18 +87,9 @@ class _Passed:
         pass
 
 
-def driver_of(device: torch.device) -> Driver:
-    """The driver of a GPU or of a CPU."""
-    if device.type == "cpu":
-        return EagerDriver()
-    from msmlp.model.backends.torch.cuda import CudaDriver
-
-    return CudaDriver(device)
-
-
 @cache  # a second backend in the same process would take one more core away
 def set_threads() -> None:
-    """Tell torch, on the thread that will compute; OMP_NUM_THREADS outranks it."""
+    """Set torch's threads, on the thread that will compute; OMP_NUM_THREADS outranks this."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_for(torch.get_num_threads()))
 
@@ -119,7 +97,69 @@ def set_threads() -> None:
 def threads_for(cores: int) -> int:
     """All cores but one, which is left to the event loop and the decoders.
 
-    Every operation ends when the last of its threads has done its part. One that has to share its core makes all others
-    wait, turning microseconds into the milliseconds after which the system gives it the core back.
+    Every operation ends when its last thread does. A thread that shares its core delays the others for the milliseconds
+    until it gets the core back, where the operation itself takes microseconds.
     """
     return max(1, cores - 1)
+
+
+class _CudaDriver(Driver):
+    """One GPU, by the current stream of the thread that owns it."""
+
+    in_flight = 2
+
+    def free_memory(self) -> int:
+        free, _total = torch.cuda.mem_get_info(self.device)
+        return free
+
+    def host(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        # Pinned: the host does not wait for copies.
+        return torch.zeros(*shape, dtype=dtype, pin_memory=True)
+
+    def event(self) -> Event:
+        event: Event = torch.cuda.Event()
+        return event
+
+    def replaying(self, step: Step) -> Step:
+        return _Graphs(step)
+
+
+def driver_of(device: torch.device) -> Driver:
+    return Driver(device) if device.type == "cpu" else _CudaDriver(device)
+
+
+class _Graphs:
+    """Runs `step(stage, bucket)` as a CUDA graph, captured on first use: warm-up uses them all.
+
+    All share one memory pool: only one graph runs at a time, and results go to the backend's buffers. Captures share a
+    stream, as graphs captured on different streams would not share the pool.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._side = torch.cuda.Stream()
+
+    def __call__(self, stage: int, bucket: int) -> None:
+        graph = self._graphs.get((stage, bucket))
+        if graph is None:
+            try:
+                graph = self._graphs[stage, bucket] = self._captured(stage, bucket)
+            except BaseException:
+                torch.cuda.empty_cache()  # smaller buckets may still fit
+                raise
+        graph.replay()
+
+    def _captured(self, stage: int, bucket: int) -> torch.cuda.CUDAGraph:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        self._side.wait_stream(stream)
+        # With TF32, float32 answers would differ from the CPU's; with benchmarking, from one run to the next.
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.cuda.stream(self._side), exact:
+            for _ in range(RUNS_BEFORE_CAPTURE):
+                self._step(stage, bucket)
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
+                self._step(stage, bucket)
+        stream.wait_stream(self._side)
+        return graph

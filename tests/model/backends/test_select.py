@@ -12,8 +12,8 @@ import pytest
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
-from msmlp.model.platform.memory import slot_bytes
 from msmlp.model.weights import load_calibration, load_weights
 
 
@@ -45,7 +45,7 @@ def test_auto_takes_torch_where_no_graphs_match(weights_without_graphs: Path, ca
     assert found.build().name == "torch"
     [line] = caplog.messages
     assert line.startswith("backend auto: torch, on a CPU; onnx cannot serve: ")
-    assert f"holds no float32 ONNX graphs; run msmlp export --weights {weights_without_graphs}" in line
+    assert f"has no float32 ONNX graphs; run msmlp export --weights {weights_without_graphs}" in line
 
 
 def test_auto_takes_torch_on_a_gpu(tiny_weights: Path, gpu: None) -> None:
@@ -64,7 +64,9 @@ def test_beside_a_gpu_torchs_build_for_cpus_is_not_preferred(
 
 def test_auto_passes_over_what_cannot_do_what_is_asked(tiny_weights: Path) -> None:
     assert selected(tiny_weights, device="cpu", dtype="bfloat16").name == "torch"
-    with pytest.raises(OptionError, match=r"none can serve; onnx: dtype: int4 is not for .* torch: dtype: int4 is not"):
+    with pytest.raises(
+        OptionError, match=r"no backend can serve; onnx: dtype: int4 is not .* torch: dtype: int4 is not"
+    ):
         selected(tiny_weights, device="cpu", dtype="int4")
 
 
@@ -72,7 +74,7 @@ def test_auto_takes_what_is_installed(tiny_weights: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = selected(tiny_weights, device="cpu")
     assert found.name == "torch"
-    assert "onnx needs onnxruntime, not installed here: scripts/install.sh cpu serve" in found.why
+    assert 'onnx needs onnxruntime, not installed here: pip install "msmlp[cpu,serve]"' in found.why
 
 
 def test_without_graphs_and_torch_one_line_names_what_to_run(
@@ -83,7 +85,7 @@ def test_without_graphs_and_torch_one_line_names_what_to_run(
         selected(weights_without_graphs)
     said = str(refused.value)
     assert f"run msmlp export --weights {weights_without_graphs}" in said
-    assert "torch needs torch, not installed here: scripts/install.sh cpu serve,train" in said
+    assert 'torch needs torch, not installed here: pip install "msmlp[train]"' in said
     assert "\n" not in said
 
 
@@ -125,7 +127,7 @@ def test_what_a_backend_does_not_run_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("provider", "said"),
     [
-        ("auto", "device: this build of ONNX Runtime has no CUDAExecutionProvider: scripts/install.sh gpu serve"),
+        ("auto", 'device: this build of ONNX Runtime has no CUDAExecutionProvider: pip install "msmlp.gpu,serve."'),
         ("tensorrt", "provider: this build of ONNX Runtime has no TensorrtExecutionProvider"),
     ],
 )
@@ -138,7 +140,7 @@ def test_a_gpu_needs_its_own_build_of_onnx_runtime(
 
 
 def test_graphs_that_are_missing_are_refused(weights_without_graphs: Path) -> None:
-    with pytest.raises(WeightsError, match="holds no float32 ONNX graphs; run msmlp export"):
+    with pytest.raises(WeightsError, match="has no float32 ONNX graphs; run msmlp export"):
         selected(weights_without_graphs, "onnx")
 
 

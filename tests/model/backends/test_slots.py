@@ -1,7 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from msmlp.model.backends.slots import SlotPool
+from msmlp.model.backends.slots import MAX_CAPACITY, MEMORY_SHARE, SlotPool, slot_bytes, slots_that_fit
 from msmlp.model.errors import DeviceError
+from msmlp.model.nn.config import preset
 
 
 def test_slots_are_given_back_when_what_is_done_with_them_fails() -> None:
@@ -20,3 +23,31 @@ def test_slots_stay_taken_when_it_works() -> None:
         pool.take(2)
     pool.give(slots)
     assert len(pool.take(4)) == 4
+
+
+def test_a_slot_holds_the_image_and_the_features_of_all_stages_but_the_last() -> None:
+    # tiny: 32 x 32 images; 4 tokens of 32 channels after stage 1, 16 after stage 2.
+    assert slot_bytes(preset("tiny"), 4) == 3 * 32 * 32 + 4 * (4 * 32 + 16 * 32)
+    assert slot_bytes(preset("tiny"), 2) == 3 * 32 * 32 + 2 * (4 * 32 + 16 * 32)
+    assert slot_bytes(preset("mixer-s"), 4) == 3 * 32 * 32
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**12), st.integers(1, 4096), st.integers(0, 64))
+def test_slots_take_their_share_and_no_more(bytes_per_slot: int, free: int, max_batch: int, reserve: int) -> None:
+    try:
+        slots = slots_that_fit(bytes_per_slot, free, max_batch=max_batch, reserve=reserve)
+    except DeviceError:
+        assert (max_batch + reserve + 1) * bytes_per_slot > MEMORY_SHARE * free - bytes_per_slot
+        return
+    assert max_batch + reserve <= slots <= MAX_CAPACITY + reserve
+    assert (slots + 1) * bytes_per_slot <= MEMORY_SHARE * free
+    # One more would not fit, or would only wait.
+    assert slots == MAX_CAPACITY + reserve or (slots + 2) * bytes_per_slot > MEMORY_SHARE * free - 1
+
+
+def test_too_little_memory_says_what_is_needed_and_what_there_is() -> None:
+    with pytest.raises(DeviceError) as caught:
+        slots_that_fit(2**20, 200 * 2**20, max_batch=64, reserve=32)
+    assert str(caught.value) == (
+        "96 slots need 97.0 MiB, and slots may take 25% of the 200.0 MiB free here; lower --max-batch or set --capacity"
+    )

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from msmlp.model.calibration.crossfit import Fold
-from msmlp.model.calibration.solvers import Table
+from msmlp.model.weights.calibration import Table
 
 
 def table(exits: int, images: int, seed: int, ties: bool, skill: float) -> Table:

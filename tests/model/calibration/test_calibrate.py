@@ -8,7 +8,7 @@ from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.calibration.calibrate import Cost, calibrate
+from msmlp.model.calibration.calibrate import Cost, calibrate, measure_stage_ms
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
@@ -16,7 +16,7 @@ from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
-from msmlp.model.weights.calibration import CalibrationFile, expectation
+from msmlp.model.weights.calibration import CalibrationFile, Table
 from msmlp.model.weights.graphs import has_graphs
 
 
@@ -24,6 +24,12 @@ from msmlp.model.weights.graphs import has_graphs
 def own_weights(tiny_weights: Path, tmp_path: Path) -> Path:
     """A copy that a test may write into."""
     return Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def one_stage(one_stage_weights: Path, tmp_path: Path) -> Path:
+    """A copy that a test may write into, soon exported."""
+    return Path(shutil.copytree(one_stage_weights, tmp_path / "one-stage"))
 
 
 def without_times(points: tuple[OperatingPoint, ...]) -> list[dict[str, object]]:
@@ -52,7 +58,7 @@ def test_calibrating_writes_what_loading_reads(own_weights: Path, cifar10_folder
     gflops = np.array(weights.manifest.gflops_cumulative)
     for thresholds in [*(p.thresholds for p in made.operating_points), (0.31, 0.7), (0.9, 0.0)]:
         got = calibration.expect(thresholds)
-        wanted = expectation(outputs.scores, correct, gflops, np.array(thresholds))
+        wanted = Table(outputs.scores, correct, gflops).expect(thresholds)
         assert got.accuracy == pytest.approx(wanted.accuracy)
         assert got.mean_gflops == pytest.approx(wanted.mean_gflops)
         assert got.exit_share == pytest.approx(wanted.exit_share)
@@ -82,6 +88,7 @@ def test_temperatures_are_fitted_on_the_validation_images(own_weights: Path, cif
     assert (fitted <= loss((1.0, 1.0, 1.0)) + 1e-6).all()
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     own_weights: Path, cifar10_folder: Path
 ) -> None:
@@ -99,6 +106,7 @@ def test_a_risk_is_certified_by_images_that_had_no_say_in_the_temperatures(
     assert made.temperatures != pytest.approx(without.temperatures, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("cost", ["gflops", "ms"])
 def test_a_risk_controlled_point_takes_its_place_among_the_others(
     own_weights: Path, cifar10_folder: Path, cost: Cost
@@ -124,6 +132,7 @@ def test_points_of_older_files_have_no_risk(own_weights: Path) -> None:
     assert {(point.risk, point.confidence) for point in points} == {(None, None)}
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("policy", EXIT_POLICIES)
 def test_scores_are_those_of_the_exit_policy(own_weights: Path, cifar10_folder: Path, policy: str) -> None:
     made = calibrate(own_weights, cifar10_folder, "cpu", exit_policy=policy)
@@ -180,27 +189,27 @@ def test_every_layout_of_the_data_calibrates_alike_and_leaves_the_model_alone(
     assert (own_weights / "calibration.safetensors").read_bytes() == table
 
 
-def test_graphs_that_no_longer_match_are_exported_again(own_weights: Path, cifar10_folder: Path) -> None:
+def test_graphs_that_no_longer_match_are_exported_again(one_stage: Path, cifar10_folder: Path) -> None:
     """Those of every format in the folder, and no others; graphs that still match stay as they are."""
-    export(own_weights, "float16")
-    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin")
-    weights = load_weights(own_weights)
+    export(one_stage, "float16")
+    calibrate(one_stage, cifar10_folder, "cpu", exit_policy="margin")
+    weights = load_weights(one_stage)
     for dtype in ("float32", "float16"):
-        assert len(load_graphs(weights, load_calibration(weights), dtype)) == 3
-    assert not has_graphs(own_weights, "int8")
-    before = {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")}
-    calibrate(own_weights, cifar10_folder, "cpu", exit_policy="margin", cost="ms")
-    assert {path: path.stat().st_mtime_ns for path in own_weights.glob("*.onnx")} == before
+        assert len(load_graphs(weights, load_calibration(weights), dtype)) == 1
+    assert not has_graphs(one_stage, "int8")
+    before = {path: path.stat().st_mtime_ns for path in one_stage.glob("*.onnx")}
+    calibrate(one_stage, cifar10_folder, "cpu", exit_policy="margin", cost="ms")
+    assert {path: path.stat().st_mtime_ns for path in one_stage.glob("*.onnx")} == before
 
 
 def test_no_stale_graphs_are_left_where_the_export_fails(
-    own_weights: Path, cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
+    one_stage: Path, cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TOLERANCES, "float32", -1.0)
     with pytest.raises(DeviceError, match="differs from torch"):
-        calibrate(own_weights, cifar10_folder, "cpu", exit_policy="entropy")
-    assert not has_graphs(own_weights)
-    assert not list(own_weights.glob("*.onnx"))
+        calibrate(one_stage, cifar10_folder, "cpu", exit_policy="entropy")
+    assert not has_graphs(one_stage)
+    assert not list(one_stage.glob("*.onnx"))
 
 
 def test_other_validation_images_are_refused(own_weights: Path, digits_folder: Path, tmp_path: Path) -> None:
@@ -243,3 +252,12 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
         Image.fromarray(pixels).save(path)
     with pytest.raises(DataError, match="not those held out in training"):
         calibrate(own_weights, changed, "cpu")
+
+
+def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
+    """Fewer images than the bucket are repeated to fill it."""
+    backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
+    stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    assert len(stage_ms) == backend.stages
+    assert all(ms > 0 for ms in stage_ms)
+    assert len(backend.admit(np.zeros((8, 32, 32, 3), dtype=np.uint8))) == 8

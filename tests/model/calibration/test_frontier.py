@@ -5,9 +5,10 @@ import pytest
 
 from msmlp.model.calibration.crossfit import held_out
 from msmlp.model.calibration.frontier import JOINT, NAMED, operating_points, share_sweep, solver_frontiers
-from msmlp.model.calibration.solvers import LEVELS, SOLVERS, Setting, Table, joint_frontier, thinned
+from msmlp.model.calibration.solvers import LEVELS, SOLVERS, ThresholdSetting, joint_frontier, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
+from msmlp.model.weights.calibration import Table
 from tests.model.calibration.tables import held_apart, over_many_tables, right, table
 
 
@@ -102,7 +103,7 @@ def test_exits_that_are_never_right_leave_the_cheapest() -> None:
     measured = Table(
         np.random.default_rng(0).random((30, 3), dtype=np.float32), np.zeros((30, 3), bool), np.arange(3) + 1.0
     )
-    assert joint_frontier(measured) == [Setting(1.0, 0.0, (0.0, 0.0))]
+    assert joint_frontier(measured) == [ThresholdSetting(1.0, 0.0, (0.0, 0.0))]
     assert {p.thresholds for p in points_of(measured)} == {(0.0, 0.0)}
 
 

@@ -18,10 +18,10 @@ from msmlp.model.calibration.risk import (
     risk_limit,
     safe_prefix,
 )
-from msmlp.model.calibration.solvers import Table, Thresholds
+from msmlp.model.calibration.solvers import Thresholds
 from msmlp.model.errors import OptionError
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.weights.calibration import expectation
+from msmlp.model.weights.calibration import Table
 from tests.model.calibration.tables import over_many_tables
 
 CHANCES = st.floats(1e-3, 1 - 1e-3)
@@ -150,7 +150,7 @@ def test_a_guarantee_is_worth_having(limit: RiskLimit) -> None:
     """With many images it spends far less than the last exit and uses up most of what may be lost."""
     everyone = population(3)
     thresholds = risk_controlled(everyone, np.arange(len(everyone.scores)) % 2, limit)
-    got = expectation(everyone.scores, everyone.correct, everyone.costs, np.array(thresholds))
+    got = everyone.expect(thresholds)
     assert got.mean_gflops < 2.8
     assert 0.6 * limit.risk < loss_of(everyone, thresholds) <= limit.risk
 
@@ -206,11 +206,11 @@ def test_the_point_says_what_it_is_measured_on(measured: Table) -> None:
     point = risk_point(measured, halves, RiskLimit(0.2, 0.8), measured.costs, 2 * measured.costs)
     assert (point.name, point.risk, point.confidence) == ("risk-0.2", 0.2, 0.8)
     assert len(point.thresholds) == measured.exits - 1
-    everywhere = expectation(measured.scores, measured.correct, measured.costs, np.array(point.thresholds))
+    everywhere = measured.expect(point.thresholds)
     assert (point.mean_gflops, point.exit_share) == (everywhere.mean_gflops, everywhere.exit_share)
     assert point.mean_ms == pytest.approx(2 * point.mean_gflops)
     test = measured if len(halves) == 1 else measured.take(halves == 1)
-    held_out = expectation(test.scores, test.correct, test.costs, np.array(point.thresholds))
+    held_out = test.expect(point.thresholds)
     assert (point.expected_accuracy, point.standard_error) == (held_out.accuracy, held_out.standard_error)
 
 
@@ -235,7 +235,7 @@ def test_a_risk_that_no_number_of_images_certifies_is_refused(value: float) -> N
 
 
 def test_a_confidence_needs_a_risk_and_a_risk_has_a_confidence() -> None:
-    with pytest.raises(OptionError, match=r"--confidence: .* give --risk too"):
+    with pytest.raises(OptionError, match=r"--confidence: needs --risk"):
         risk_limit(None, 0.9)
     assert risk_limit(None, None) is None
     assert risk_limit(0.01, None) == RiskLimit(0.01, 0.95)

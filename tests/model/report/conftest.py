@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.report.measure import Measured, measure
+from msmlp.model.evaluate import Measured, measure
 
 
 @pytest.fixture(scope="session")

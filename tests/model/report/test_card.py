@@ -5,10 +5,9 @@ import pytest
 from PIL import Image
 
 from msmlp.model.errors import OptionError
-from msmlp.model.evaluate import evaluate
+from msmlp.model.evaluate import Measured, evaluate, measure
 from msmlp.model.nn.config import PRESETS
 from msmlp.model.report.card import architecture, card, write_card
-from msmlp.model.report.measure import Measured, measure
 
 
 def test_the_numbers_are_those_of_evaluate(measured: Measured, tiny_weights: Path, digits_folder: Path) -> None:

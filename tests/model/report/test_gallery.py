@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.errors import DataError, OptionError
+from msmlp.model.evaluate import Measured
 from msmlp.model.offline import Outputs
 from msmlp.model.report.gallery import Cut, choose, draw, telling_cut
-from msmlp.model.report.measure import Measured
 from msmlp.model.weights import OperatingPoint
 
 THRESHOLDS = (0.8, 0.6)

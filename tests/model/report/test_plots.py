@@ -1,12 +1,19 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.evaluate import calibration_error
-from msmlp.model.report.measure import Measured
-from msmlp.model.report.plots import bins_of, confusion_matrix, most_confused, plot_confusion, plot_reliability
+from msmlp.model.errors import WeightsError
+from msmlp.model.evaluate import Measured, bins_of, calibration_error
+from msmlp.model.report.plots import (
+    confusion_matrix,
+    most_confused,
+    plot_confusion,
+    plot_frontier,
+    plot_reliability,
+)
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 ANSWERS = np.array([0, 2, 2, 1, 0, 2, 2, 2])
@@ -56,3 +63,23 @@ def test_every_exit_has_a_panel(measured: Measured, tmp_path: Path) -> None:
     with Image.open(tmp_path / "three.png") as three, Image.open(tmp_path / "one.png") as one:
         assert three.format == "PNG"
         assert three.width > 2 * one.width
+
+
+def test_a_frontier_is_drawn(tiny_weights: Path, tmp_path: Path) -> None:
+    plot_frontier(tiny_weights, tmp_path / "frontier.png")
+    with Image.open(tmp_path / "frontier.png") as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    # White paper, black points, and the magenta crosses of the single exits.
+    magenta = (pixels[..., [0, 2]] > 200).all(axis=2) & (pixels[..., 1] < 80)
+    assert (pixels == 255).all(axis=2).mean() > 0.5
+    assert (pixels < 30).all(axis=2).any()
+    assert magenta.sum() > 20
+
+
+def test_a_folder_without_a_calibration_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
+    (folder / "calibration.json").unlink()
+    with pytest.raises(WeightsError, match="not calibrated"):
+        plot_frontier(folder, tmp_path / "frontier.png")
+    assert not (tmp_path / "frontier.png").exists()

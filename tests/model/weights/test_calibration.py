@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import WeightsError
 from msmlp.model.weights import describe, load_calibration, load_graphs, load_weights, model_version
-from msmlp.model.weights.calibration import expectation
+from msmlp.model.weights.calibration import Table
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_no_calibration_says_what_to_do(own_weights: Path) -> None:
 @pytest.mark.parametrize(("right", "images"), [(12, 12), (0, 12), (9, 12), (4000, 5000)])
 def test_the_accuracy_is_the_share_and_its_standard_error_never_nothing(right: int, images: int) -> None:
     correct = (np.arange(images) < right)[:, None]
-    got = expectation(np.ones((images, 1), np.float32), correct, np.array([0.1]), np.array([]))
+    got = Table(np.ones((images, 1), np.float32), correct, np.array([0.1])).expect([])
     assert got.accuracy == right / images
     assert got.standard_error > 0
     # The spread of the rate given these images, when every rate was as likely before.

@@ -105,7 +105,7 @@ def test_a_link_is_as_good_as_the_file_it_leads_to(exported: Path, tmp_path: Pat
     path.symlink_to(store)
     assert load_all(exported)
     store.unlink()
-    assert any(said in refusal(exported) for said in (name, "not calibrated", "holds no float32 ONNX graphs"))
+    assert any(said in refusal(exported) for said in (name, "not calibrated", "has no float32 ONNX graphs"))
     path.unlink()
     path.symlink_to(path)
     assert name in refusal(exported)
@@ -131,7 +131,7 @@ def test_a_folder_that_training_has_not_finished(folder: Path, left: tuple[str, 
         if name not in left:
             (folder / name).unlink()
     (folder / f"{MANIFEST}.partial").write_text('{"format": 1, "name": "ti')
-    assert "holds no manifest.json: not a weights folder, or only half written" in refusal(folder)
+    assert "has no manifest.json: it is not a weights folder, or is incomplete" in refusal(folder)
 
 
 def test_what_an_interrupted_writer_left_beside_whole_files_is_not_read(folder: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_single_number_that_is_none_anywhere(folder: Path, value: float) -> No
     last = sorted(state)[-1]
     state[last].flat[-1] = value
     vouched(folder, save(state))
-    assert f"{last} holds NaN or infinite values" in refusal(folder)
+    assert f"{last} has NaN or infinite values" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_single_number_that_is_none_anywhere(folder: Path, value: float) -> No
         (lambda m: m["preprocess"].update(std=[0.2, float("inf"), 0.2]), "preprocess.std.1"),
         (lambda m: m["preprocess"].update(mean=[0.2, 0.2, float("nan")]), "preprocess.mean.2"),
         (lambda m: m["preprocess"].update(mean=[0.2]), "preprocess.mean"),
-        (lambda m: m["preprocess"].update(size=64), "preprocess.size is 64, the cascade reads 32"),
+        (lambda m: m["preprocess"].update(size=64), "preprocess.size is 64, but the cascade reads 32"),
         (lambda m: m["preprocess"].update(resize="stretch"), "preprocess.resize"),
         (lambda m: m["preprocess"].update(gamma=2.2), "preprocess.gamma"),
         (lambda m: m["cascade"].update(attention=True), "cascade.attention"),

@@ -197,7 +197,7 @@ def test_an_engine_for_which_nothing_fits_is_never_ready() -> None:
     backend.fail = failing_above(0)
     (died,) = said_by(backend, 200, 0)
     assert isinstance(died, Died)
-    assert died.detail == "no room on none for a batch of 1: no room"
+    assert died.detail == "a batch of 1 does not fit on none: no room"
 
 
 FREEZE = """

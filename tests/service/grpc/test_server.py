@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_and_a_package_that_is_missing(
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
 
     monkeypatch.setattr(start, "import_module", missing)
-    with pytest.raises(OptionError, match=r"--grpc-port: needs the package grpc; scripts/install.sh cpu serve,grpc"):
+    with pytest.raises(OptionError, match=r"--grpc-port: needs the package grpc: pip install .msmlp.grpc."):
         run(settings)
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.backends.torch.backend import ARRIVING, StagedBackend
-from msmlp.model.backends.torch.devices import EagerDriver, Step
+from msmlp.model.backends.torch.backend import STAGED, StagedBackend, StagingBuffer
+from msmlp.model.backends.torch.devices import Driver, Step
 from msmlp.model.errors import DeviceError, OutOfMemoryError
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_weights
@@ -16,7 +18,7 @@ from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.late_device import LateDriver
 
 
-class Overlapping(EagerDriver):
+class Overlapping(Driver):
     """A CPU that may have several batches in flight, as a GPU does."""
 
     def __init__(self, in_flight: int) -> None:
@@ -24,7 +26,7 @@ class Overlapping(EagerDriver):
         self.in_flight = in_flight
 
 
-def staged(weights: Path, driver: EagerDriver | None = None, capacity: int = 200) -> StagedBackend:
+def staged(weights: Path, driver: Driver | None = None, capacity: int = 200) -> StagedBackend:
     settings = BackendSettings("cpu", capacity=capacity, max_batch=16)
     return StagedBackend(load_weights(weights), settings, driver or Overlapping(2))
 
@@ -45,7 +47,7 @@ def test_batches_in_flight_are_counted(tiny_weights: Path, in_flight: int) -> No
 
 
 def test_a_batch_that_could_not_start_is_not_in_flight(tiny_weights: Path) -> None:
-    class Failing(EagerDriver):
+    class Failing(Driver):
         def replaying(self, step: Step) -> Step:
             def fail(stage: int, bucket: int) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -69,7 +71,7 @@ def test_answers_stay_what_they_were_when_their_buffer_serves_another_batch(tiny
 
 
 def test_more_images_than_may_be_on_their_way(tiny_weights: Path) -> None:
-    driver, pixels = LateDriver(), images(ARRIVING + 100)
+    driver, pixels = LateDriver(), images(STAGED + 100)
     backend = staged(tiny_weights, driver, capacity=len(pixels))
     with driver.working():
         slots = backend.admit(pixels)
@@ -148,3 +150,93 @@ def test_the_head_is_fp32_and_the_rest_is_not(tiny_weights: Path) -> None:
     assert (scores != coarse).mean() > 0.9
     exact = run_every_exit(staged(tiny_weights), images(64)).scores
     assert 0 < np.abs(scores - exact).max() < 0.1
+
+
+CAPACITY, PLACES = 12, 5
+
+
+class Device:
+    """Reads the ring as late as it may. Slots of one-pixel images, each image a number of its own."""
+
+    def __init__(self, capacity: int = CAPACITY, places: int = PLACES) -> None:
+        self.driver = LateDriver()
+        self.slab = torch.zeros(capacity + 1, 1, 1, 3, dtype=torch.uint8)
+        self.staging = StagingBuffer(self.driver, self.slab, places)
+        self.images = 0
+        self.expected: dict[int, int] = {}
+
+    def add(self, slots: list[int]) -> None:
+        numbers = np.arange(self.images, self.images + len(slots)) % 255 + 1
+        self.images += len(slots)
+        pixels = np.repeat(numbers.astype(np.uint8), 3).reshape(-1, 1, 1, 3)
+        self.staging.add(pixels, np.array(slots, dtype=np.int64))
+        pixels[:] = 0  # the caller's memory is the caller's again
+        self.expected |= dict(zip(slots, numbers.tolist(), strict=True))
+
+    def seen(self) -> dict[int, int]:
+        return {slot: int(self.slab[slot, 0, 0, 0]) for slot in self.expected}
+
+
+requests = st.lists(st.integers(0, CAPACITY - 1), min_size=1, max_size=CAPACITY, unique=True)
+
+
+@given(st.lists(st.one_of(requests, st.none()), max_size=30))
+def test_every_slot_has_the_image_that_came_last(events: list[list[int] | None]) -> None:
+    """However requests (slots) and flushes (None) follow one another, and however late the device reads."""
+    device = Device()
+    with device.driver.working():
+        for event in events:
+            if event is None:
+                device.staging.flush()
+            else:
+                device.add(event)
+        device.staging.flush()
+    assert device.seen() == device.expected
+
+
+def test_the_host_waits_only_where_the_ring_is_full() -> None:
+    device = Device(capacity=8, places=4)
+    with device.driver.working():
+        for slot in range(4):
+            device.add([slot])
+            device.staging.flush()
+        assert device.driver.waits == 0
+        device.add([4])
+        assert device.driver.waits == 1
+        device.add([5])
+        assert device.driver.waits == 2
+
+
+def test_a_flush_is_a_few_copies_however_many_requests() -> None:
+    device = Device(capacity=64, places=32)
+    with device.driver.working():
+        for slot in range(20):
+            device.add([slot])
+        assert device.driver.queued == 0
+        device.staging.flush()
+        assert device.driver.queued == 3
+        device.staging.flush()
+        assert device.driver.queued == 3
+        device.add(list(range(20, 40)))
+        device.staging.flush()
+        assert device.driver.queued == 9, "the ring's end and its beginning"
+
+
+@pytest.mark.parametrize("what", ["copy_", "index_copy_", "record"])
+def test_what_could_not_be_sent_goes_with_the_next_batch(what: str) -> None:
+    device = Device()
+
+    def fail(asked: str) -> None:
+        if asked == what:
+            raise RuntimeError("no")
+
+    with device.driver.working():
+        device.add([0, 1, 2])
+        device.driver.fault = fail
+        with pytest.raises(RuntimeError):
+            device.staging.flush()
+        device.driver.fault = lambda asked: None
+        device.add([3, 4])
+        device.add([5, 6, 7])  # over places whose images are not known to have left
+        device.staging.flush()
+    assert device.seen() == device.expected

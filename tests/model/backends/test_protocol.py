@@ -3,9 +3,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
-from msmlp.model.backends.protocol import warm_up
-from msmlp.model.errors import DeviceError, OutOfMemoryError
+from msmlp.model.backends.protocol import device_errors, warm_up
+from msmlp.model.errors import DeviceError, OptionError, OutOfMemoryError
 from tests.fakes import FakeBackend, Pixels
 
 
@@ -127,7 +129,7 @@ def test_what_is_left_runs() -> None:
 
 def test_no_room_for_a_single_image_is_the_end() -> None:
     backend = no_room_above(0, (1,))
-    with pytest.raises(DeviceError, match="no room on none for a batch of 1: no room for 123 bytes"):
+    with pytest.raises(DeviceError, match="a batch of 1 does not fit on none: no room for 123 bytes"):
         warm_up(backend)
     assert backend.taken == 0
 
@@ -144,3 +146,52 @@ def test_another_failure_is_not_taken_for_a_lack_of_room() -> None:
         warm_up(backend)
     assert backend.taken == 0
     assert backend.buckets[-1] == 16
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeException("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+    ],
+    ids=repr,
+)
+def test_a_lack_of_memory_is_known_by_what_libraries_say(error: Exception) -> None:
+    with pytest.raises(OutOfMemoryError, match=type(error).__name__) as caught, device_errors():
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_also_when_cleaning_up_after_it_failed_too() -> None:
+    def capture() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    with pytest.raises(OutOfMemoryError), device_errors():
+        capture()
+
+
+def test_other_failures_are_the_devices() -> None:
+    with (
+        pytest.raises(DeviceError, match=r"^RuntimeError: CUDA error: an illegal memory access$") as caught,
+        device_errors(),
+    ):
+        raise RuntimeError("CUDA error: an illegal memory access\nCUDA kernel errors might be reported later")
+    assert not isinstance(caught.value, OutOfMemoryError)
+
+
+@pytest.mark.parametrize("error", [OptionError("device", "no"), DeviceError("no"), TypeError("no")], ids=repr)
+def test_what_is_no_librarys_failure_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, device_errors():
+        raise error
+    assert caught.value is error
+
+
+def test_torch_itself_says_it_so() -> None:
+    with pytest.raises(OutOfMemoryError), device_errors():
+        torch.empty(2**62, dtype=torch.uint8)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.backends.onnx.providers import BY_NAME, CPU, has_provider, open_session
+from msmlp.model.backends.onnx.base import BY_NAME, CPU, has_provider, open_session
 from msmlp.model.errors import DeviceError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from msmlp.model.backends.onnx.device import slotted_stages
+from msmlp.model.backends.onnx.device import slab_graphs
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 SLOTS, ROWS = 9, [7, 2, 4]
@@ -19,12 +19,12 @@ def graphs(tiny_weights: Path) -> tuple[bytes, ...]:
 
 
 def test_every_stage_keeps_what_the_next_one_reads(graphs: tuple[bytes, ...]) -> None:
-    stages = slotted_stages(graphs)
+    stages = slab_graphs(graphs)
     assert [(each.reads, each.writes) for each in stages] == [(False, True), (True, True), (True, False)]
 
 
 def test_the_scatter_writes_its_rows_in_place(graphs: tuple[bytes, ...]) -> None:
-    stage = slotted_stages(graphs)[0]
+    stage = slab_graphs(graphs)[0]
     session = onnxruntime.InferenceSession(stage.graph, providers=["CPUExecutionProvider"])
     plain = onnxruntime.InferenceSession(graphs[0], providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (len(ROWS), 32, 32, 3), dtype=np.uint8)

@@ -1,0 +1,208 @@
+"""The commands on a weights folder: `msmlp evaluate`, `calibrate`, `export` and `info`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from msmlp.model.cli.common import (
+    AsJson,
+    Data,
+    Device,
+    Dtype,
+    WeightsFolder,
+    numbers,
+    print_json,
+    say,
+    warn_of_few_images,
+)
+from msmlp.model.report.text import percent, shares
+
+if TYPE_CHECKING:
+    from msmlp.model.weights.calibration import CalibrationFile
+
+
+def evaluate(
+    weights: WeightsFolder,
+    data: Data,
+    split: Annotated[Literal["val", "test"], typer.Option(help="Which images.")] = "val",
+    device: Device = "auto",
+    backend: Annotated[Literal["torch", "onnx"], typer.Option(help="What runs the stages.")] = "torch",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        typer.Option(help="As for msmlp serve; float16 and int8 need --backend onnx."),
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy and cost of every exit and every operating point.
+
+    \b
+    Examples:
+      msmlp evaluate --weights weights/mine --data my-photos --split test
+      msmlp evaluate --weights weights/mine --data my-photos --json > result.json
+      msmlp evaluate --weights weights/mine --data my-photos \\
+          --backend onnx --dtype int8
+    """
+    from msmlp.model.evaluate import evaluate as run
+
+    result = run(weights, data, split, device, dtype, backend)
+    if as_json:
+        print_json(result)
+        return
+    say(
+        f"{result['images']} {split} images of {data}, {result['backend']} on {result['device']} in {result['dtype']}, "
+        f"exit policy {result['exit_policy']}"
+    )
+    say("exit      accuracy  GFLOPs   ECE")
+    for row in result["exits"]:
+        say(f"{row['exit']:<9} {percent(row['accuracy']):>8}  {row['gflops']:<8.3g} {row['ece']:.3f}")
+    say("point     accuracy  GFLOPs   share of images at each exit")
+    for row in result["operating_points"]:
+        say(f"{row['name']:<9} {percent(row['accuracy']):>8}  {row['mean_gflops']:<8.3g} {shares(row['exit_share'])}")
+
+
+def calibrate(
+    weights: WeightsFolder,
+    data: Data,
+    exit_policy: Annotated[
+        Literal["max-probability", "margin", "entropy"],
+        typer.Option(help="The score that is compared with the thresholds."),
+    ] = "max-probability",
+    cost: Annotated[
+        Literal["gflops", "ms"], typer.Option(help="The cost to save: GFLOPs, or milliseconds measured here.")
+    ] = "gflops",
+    risk: Annotated[
+        float | None,
+        typer.Option(help="Add the operating point risk-R, which loses at most a share R of images to early exits."),
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="The probability that --risk holds (0.95).")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fit the temperatures, solve the frontier on the validation images and write the calibration.
+
+    \b
+    Examples:
+      msmlp calibrate --weights weights/mine --data my-photos
+      msmlp calibrate --weights weights/mine --data my-photos \\
+          --exit-policy margin --cost ms
+      msmlp calibrate --weights weights/mine --data my-photos \\
+          --risk 0.01 --confidence 0.95
+    """
+    from msmlp.model.calibration.calibrate import calibrate as run
+
+    made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost, risk=risk, confidence=confidence)
+    warn_of_few_images(made)
+    _warn_of_no_early_exit(made)
+    if as_json:
+        print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points"}))
+        return
+    say(f"{made.images} validation images of {data}, on {made.device} in {made.dtype}")
+    say(f"exit policy {made.exit_policy}, temperatures {numbers(made.temperatures)}")
+    say("point     accuracy ± s.e.   GFLOPs   ms      share of images at each exit")
+    for p in made.operating_points:
+        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:5.2f} %"
+        say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {shares(p.exit_share)}")
+    for p in made.operating_points:
+        if p.risk is not None and p.confidence is not None:
+            say(
+                f"{p.name}: with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost "
+                "(wrong, and right at the last exit)"
+            )
+
+
+def _warn_of_no_early_exit(calibration: "CalibrationFile") -> None:
+    from msmlp.model.calibration.risk import RiskLimit
+
+    for point in calibration.operating_points:
+        if point.risk is not None and point.confidence is not None and min(point.thresholds, default=1.0) >= 1:
+            fewest = RiskLimit(point.risk, point.confidence).fewest_images
+            sys.stderr.write(
+                f"{point.name} never exits early: no earlier exit could be certified on half of the "
+                f"{calibration.images} validation images (at least {fewest} are needed, even if none is lost)\n"
+            )
+
+
+def export(
+    weights: WeightsFolder,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="float16 is for GPUs, int8 for CPUs.")
+    ] = "float32",
+    data: Annotated[
+        Path | None, typer.Option(help="For int8: the training data; its validation images set the ranges.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one ONNX graph per stage into a calibrated weights folder, after comparing them with torch.
+
+    msmlp train and msmlp calibrate leave matching float32 graphs; this adds other formats. Graphs contain the
+    temperatures and the exit policy, so msmlp calibrate renews those in the folder when it changes either.
+
+    \b
+    Examples:
+      msmlp export --weights weights/mine
+      msmlp export --weights weights/mine --dtype float16
+      msmlp export --weights weights/mine --dtype int8 --data my-photos
+    """
+    from msmlp.model.export import export as run
+
+    made = run(weights, dtype, data)
+    if as_json:
+        print_json({"weights": str(weights), **made})
+        return
+    for graph in made["graphs"]:
+        near = f", within {graph['difference']:.1e} of torch" if "difference" in graph else ""
+        say(f"{graph['file']}: {graph['bytes'] / 2**20:.2f} MiB{near}")
+    if "validation" in made:
+        found = made["validation"]
+        exits = zip(found["float32"], found["int8"], strict=True)
+        shown = ", ".join(f"{100 * before:.2f} → {100 * after:.2f} %" for before, after in exits)
+        say(f"accuracy of every exit on {found['images']} validation images, float32 → int8: {shown}")
+    option = "" if dtype == "float32" else f" --dtype {dtype}"
+    say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx{option}")
+
+
+def _presets(incomplete: str) -> list[str]:
+    from msmlp.model.nn.config import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+def info(
+    weights: Annotated[Path | None, typer.Option(help="A weights folder.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name.", autocompletion=_presets)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Architecture, exits, GFLOPs, frontier and provenance of a weights folder or a preset.
+
+    \b
+    Examples:
+      msmlp info --preset paper-s
+      msmlp info --weights weights/cifar10-s --json
+    """
+    from msmlp.model.errors import OptionError
+    from msmlp.model.weights.info import preset_info, weights_info
+
+    if (weights is None) == (preset is None):
+        raise OptionError("info", "give one of --weights and --preset")
+    result = weights_info(weights) if weights is not None else preset_info(str(preset))
+    if as_json:
+        print_json(result)
+        return
+    cascade = result["cascade"]
+    say(f"{result['name']}: {cascade['classes']} classes, {cascade['image_size']} px, reuse {cascade['reuse']}")
+    for stage, exit in zip(cascade["stages"], result["exits"], strict=True):
+        tokens = (cascade["image_size"] // stage["patch"]) ** 2
+        say(
+            f"exit {exit['exit']}: {tokens} tokens, width {stage['width']}, {stage['depth']} blocks; "
+            f"{exit['gflops']:.3g} GFLOPs so far ({exit['gflops_unfolded']:.3g} unfolded)"
+        )
+    if "temperatures" in result:
+        say(f"exit policy {result['exit_policy']}, temperatures {numbers(result['temperatures'])}")
+    for point in result.get("operating_points", []):
+        accuracy = percent(point["expected_accuracy"])
+        say(f"{point['name']:<9} {accuracy:>8}  {point['mean_gflops']:<8.3g} GFLOPs  {shares(point['exit_share'])}")
+    if "command" in result.get("training", {}):
+        say(f"trained by: {result['training']['command']}")

@@ -1,16 +1,15 @@
 """MSMLP: image classification that spends compute only where an image needs it.
 
 `msmlp.load("weights/mine")(images)` classifies in this process, `msmlp.Client(url).classify(images)` through a service;
-both give the same `Answer`. What stands behind each name is imported when it is first used.
+both give the same `Answer`. Each name is imported when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, Stage, StreamLine
+    from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, ServiceError, Stage, StreamLine
     from msmlp.client.client import AsyncClient, Client
-    from msmlp.client.errors import ServiceError
     from msmlp.client.local import Model, load
     from msmlp.model.errors import MsmlpError
 
@@ -25,7 +24,7 @@ _HOMES = {
     "MsmlpError": "msmlp.model.errors",
     "OperatingPoint": "msmlp.client.answer",
     "Result": "msmlp.client.answer",
-    "ServiceError": "msmlp.client.errors",
+    "ServiceError": "msmlp.client.answer",
     "Stage": "msmlp.client.answer",
     "StreamLine": "msmlp.client.answer",
     "load": "msmlp.client.local",

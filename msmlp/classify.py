@@ -1,4 +1,4 @@
-"""`msmlp classify`: picture files through a running service, or in this process."""
+"""`msmlp classify`: image files, through a running service or in this process."""
 
 import inspect
 import json
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import typer
 
-from msmlp.client.answer import Answer, OperatingPoint, Result
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
+from msmlp.model.report.text import percent
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class File:
     source: Path | bytes
 
     def read(self) -> bytes:
-        """The bytes; OptionError when they cannot be read."""
         if isinstance(self.source, bytes):
             return self.source
         try:
@@ -54,21 +53,21 @@ class File:
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files; - is standard input.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.")],
     url: Annotated[
-        str | None, typer.Option(help="A running service, as http://127.0.0.1:8000; without, this process classifies.")
+        str | None, typer.Option(help="A running service, as http://127.0.0.1:8000. Default: classify in this process.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A weights folder, for this process. Default: the shipped one.")
+        Path | None, typer.Option(help="A weights folder to load in this process. Default: the shipped one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     **given: Any,
 ) -> None:
-    """Classify picture files, through a running service or in this process.
+    """Classify image files, through a running service or in this process.
 
-    For each: its label, how sure it is, which exit said so and why, what it cost; with --top-k the next classes too.
-    --json prints the answer that POST /classify gives; where more than one request is needed, their results under one
-    index and their latencies added.
+    Prints each image's label and confidence, the exit it left at and why, and its cost; with --top-k also the next
+    classes. --json prints the answer of POST /classify; if the files need several requests, it joins their results and
+    adds their latencies.
 
     \b
     Examples:
@@ -78,11 +77,11 @@ def classify(
       msmlp classify - --thresholds 0.9,0.8 --json < cat.jpg
     """
     if url is not None and weights is not None:
-        raise OptionError("--weights", "a service at --url has its own; give one of the two")
+        raise OptionError("--weights", "the service at --url has its own; give --url or --weights, not both")
     stream = bool(given.pop("stream"))
     options = cast("Options", given)
     if stream and as_json:
-        raise OptionError("--stream", "shows lines as they come; --json prints one document at the end")
+        raise OptionError("--stream", "prints lines as they come, but --json prints one document at the end")
     files = [_file(path) for path in images]
     with closing(_caller(url, weights)) as caller:
         if as_json:
@@ -152,7 +151,7 @@ def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"],
     point: OperatingPoint | None = None
     last: list[Result] = []
     for index, result, chosen in rows:
-        if table is None:  # not before something went well
+        if table is None:  # once there is a first result
             table = Table([file.name for file in files], caller.model(), sys.stdout.encoding, top=top)
             typer.echo(table.header())
         typer.echo(table.row(index, result))
@@ -191,7 +190,7 @@ def _ask(
 def _for_terminal(error: ServiceError, files: Sequence[File]) -> MsmlpError:
     """The error as a person at a terminal needs it."""
     if error.code == "unreachable":
-        return MsmlpError(f"{error.detail}; is the address right? msmlp serve starts a service")
+        return MsmlpError(f"{error.detail}; check the address, or start a service with msmlp serve")
     text = error.detail
     if error.errors:
         text = "; ".join(f"{files[each['index']].name}: {each['detail']}" for each in error.errors[:3])
@@ -205,7 +204,7 @@ class Table:
 
     Args:
         names: the files' names, by the results' index.
-        model: what `GET /model` says.
+        model: the document of `GET /model`.
         encoding: the terminal's; what it cannot show is replaced.
         top: list further classes below each image.
     """
@@ -215,15 +214,13 @@ class Table:
         self._widths = max(map(len, [*self._names, "file"])), max(map(len, [*model["classes"], "label"]))
         self._full: float = model["exits"][-1]["gflops"]
         self._encoding, self._top = encoding, top
-        self._bars = self._can(_EIGHTHS)
+        self._bars = self._shown(_EIGHTHS) == _EIGHTHS
 
     def header(self) -> str:
-        """The names of the columns."""
         what = self._what("file", "label", "confidence")
         return f"{what:{len(self._what('', '', '')) + 8 + BAR}} exit    why         GFLOPs  of full       ms"
 
     def row(self, index: int, result: Result) -> str:
-        """The image that is `index` of the names: what it is, which exit said so and why, what it cost."""
         exit = f"{result.exit or '-'} of {result.exits}"
         why = result.reason.replace("_", " ")
         cost = f"{result.gflops:8.3g}  {self._share(result.gflops):>7}"
@@ -234,31 +231,27 @@ class Table:
         return self._shown("\n".join(rows))
 
     def summary(self, results: Iterable[Result], point: OperatingPoint) -> str:
-        """What it all cost on average, and with which thresholds."""
         costs = [result.gflops for result in results]
         mean = sum(costs) / len(costs)
         counted = "1 image" if len(costs) == 1 else f"{len(costs)} images"
         name = point.name or ", ".join(f"{t:g}" for t in point.thresholds)
         return self._shown(
             f"{counted}: {mean:.3g} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.3g}; "
-            f"operating point {name} ({point.source}), expected accuracy {100 * point.expected_accuracy:.1f} %"
+            f"operating point {name} ({point.source}), expected accuracy {percent(point.expected_accuracy, 1)}"
         )
 
     def _what(self, name: str, label: str, confidence: str) -> str:
         return f"{name:<{self._widths[0]}}  {label:<{self._widths[1]}}  {confidence}"
 
     def _share(self, gflops: float) -> str:
-        return f"{100 * gflops / self._full:.0f} %"
+        return percent(gflops / self._full, 0)
 
     def _bar(self, share: float | None) -> str:
         if share is None:
             return " " * (8 + BAR)
         eighths = round(share * BAR * 8)
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip() if self._bars else "#" * round(share * BAR)
-        return f"{100 * share:5.1f} % {bar:<{BAR}}"
-
-    def _can(self, text: str) -> bool:
-        return self._shown(text) == text
+        return f"{percent(share, 1):>7} {bar:<{BAR}}"
 
     def _shown(self, text: str) -> str:
         # A file's name may hold bytes that are no text.

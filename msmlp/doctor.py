@@ -1,4 +1,4 @@
-"""`msmlp doctor`: what this machine will use to serve, why, and what stands in the way."""
+"""`msmlp doctor`: what this machine will use to serve, why, and what is broken."""
 
 import json
 import os
@@ -66,7 +66,6 @@ def doctor(
 
 
 def examine(weights: Path | None) -> list[Section]:
-    """Look at everything; a section a line of the table."""
     found, settings = _settings(weights)
     return [
         Section("python", f"{platform.python_version()} ({sys.executable})", platform.python_version()),
@@ -94,7 +93,6 @@ def _settings(weights: Path | None) -> tuple[Section, "Settings | None"]:
 
 
 def _weights(settings: "Settings") -> list[Section]:
-    """What would be served, and what would run it."""
     from msmlp.model.weights import load_calibration, load_weights, model_version
 
     try:
@@ -114,7 +112,7 @@ def _weights(settings: "Settings") -> list[Section]:
     problems = []
     if settings.policy not in facts["operating_points"]:
         problems.append(
-            f"no operating point is called {settings.policy}; there are {', '.join(facts['operating_points'])}"
+            f"{settings.policy!r} is not an operating point; expected one of {', '.join(facts['operating_points'])}"
         )
     line = f"{weights.manifest.name}, version {version}, in {settings.weights}: hashes and shapes fit; "
     line += f"{len(file.operating_points)} operating points, from {file.images} images on {file.device}"
@@ -147,9 +145,9 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     why |= {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
     facts = {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "why": why}
     line = f"{backend.name} ({why['backend']}) on {backend.device} ({why['device']}), "
-    line += f"{backend.dtype} ({why['dtype']}); a blank image ran"
+    line += f"{backend.dtype} ({why['dtype']}); it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
-        line += "; calibrated on another device or dtype: msmlp calibrate here makes the expectations exact"
+        line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
     return Section("choice", line, facts)
 
 
@@ -162,22 +160,21 @@ def _ports(settings: "Settings") -> list[Section]:
     try:
         check_installed()
     except MsmlpError as error:
-        return [*found, Section("grpc", "cannot be spoken", None, [str(error)])]
+        return [*found, Section("grpc", "not available", None, [str(error)])]
     return [*found, _port(settings.host, "grpc_port", settings.grpc_port)]
 
 
 def _port(host: str, setting: str, port: int) -> Section:
-    address = f"{host}:{port}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    facts = {"host": host, setting: port, "free": True}
-    name = setting.partition("_")[0]
+    from msmlp.service.settings import option, variable
+
+    address, problems = f"{host}:{port}", []
     try:
-        socket.create_server((host, port), family=family).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        option = f"--{setting.replace('_', '-')} or MSMLP_{setting.upper()}"
-        what_to_do = f"cannot listen on {address} ({error.strerror or error}): set another {option}"
-        return Section(name, f"{address} is taken", {**facts, "free": False}, [what_to_do])
-    return Section(name, f"{address} is free", facts)
+        reason = f"cannot listen on {address} ({error.strerror or error})"
+        problems = [f"{reason}: set another {option(setting)} or {variable(setting)}"]
+    line = f"{address} is {'taken' if problems else 'free'}"
+    return Section(setting.partition("_")[0], line, {"host": host, setting: port, "free": not problems}, problems)
 
 
 def packages() -> Section:
@@ -204,14 +201,12 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> Section:
-    """Cores this process may use, and the memory it can still take."""
     memory = round(free_host_memory() / GIB, 2)
     line = f"{platform.system()} {platform.machine()}, {cores()} cores, {memory:.1f} GiB of memory available"
     return Section("machine", line, {"cores": cores(), "memory_available_gib": memory})
 
 
 def torch_and_gpus() -> list[Section]:
-    """torch's build and the GPUs it sees."""
     try:
         import torch
     except ImportError as error:

@@ -68,7 +68,7 @@ def _run() -> int:
         return _fail(2 if isinstance(error, CallerError) else 1, str(error))
     except ModuleNotFoundError as error:
         return _fail(1, f"this command needs the package {error.name}: {install_hint('serve,train')}")
-    except Exception as error:  # a disk that is full, a fault of ours
+    except Exception as error:  # a full disk, or a bug
         if "--traceback" in sys.argv:
             raise
         return _fail(1, f"unexpected {type(error).__name__}: {error} (msmlp --traceback ... shows where)")

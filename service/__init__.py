@@ -1,1 +1,1 @@
-"""The server: HTTP façade, engine, metrics."""
+"""The service: HTTP and gRPC front ends, engine, telemetry."""

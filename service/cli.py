@@ -47,12 +47,10 @@ def serve(**given: Any) -> None:
 
 
 def shown_default(name: str, field: FieldInfo) -> str:
-    """A setting's default, in words."""
     return _IN_WORDS.get(name, str(field.get_default(call_default_factory=True)))
 
 
 def limits(field: FieldInfo) -> dict[str, Any]:
-    """`min` and `max` of a number, if it has them."""
     return {
         side: getattr(constraint, bound)
         for constraint in field.metadata

@@ -162,7 +162,6 @@ def problem(error: MsmlpError, request_id: str) -> tuple[HTTPStatus, dict[str, A
 
 
 def problem_document(status: HTTPStatus, code: str, detail: str, request_id: str) -> dict[str, Any]:
-    """A problem+json document: RFC 9457's members and ours."""
     return {
         "type": "about:blank",
         "title": status.phrase,

@@ -67,7 +67,7 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
 
 
 async def stream(service: Service, request: ClassifyRequest) -> AsyncGenerator[dict[str, Any], None]:
-    """One document per image and exit, as it is reached; an image's last says `final` and has the operating point.
+    """One document per image and exit, as it is reached; an image's last is `final` and has the operating point.
 
     Raises:
         what `run` raises; only EngineDownError once something was yielded.
@@ -140,7 +140,6 @@ def _check_expired(request: ClassifyRequest, result: Result) -> None:
 
 
 def answer_document(facts: Facts, request: ClassifyRequest, result: Result, throughput: float) -> dict[str, Any]:
-    """The body of `POST /classify`."""
     record = request.record
     return {
         "request_id": record.request_id,
@@ -153,7 +152,6 @@ def answer_document(facts: Facts, request: ClassifyRequest, result: Result, thro
 
 
 def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
-    """The thresholds used, where they came from, and what they are expected to give."""
     assert point is not None  # not before the request was admitted
     return {
         "name": point.name,
@@ -165,7 +163,6 @@ def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
 
 
 def image_answers(facts: Facts, request: ClassifyRequest, result: Result) -> list[dict[str, Any]]:
-    """One entry per image of `result`."""
     best = (-result.probabilities).argsort(axis=1, kind="stable")[:, : request.options.top_k or DEFAULT_TOP_K]
     top = result.probabilities[np.arange(len(best))[:, None], best].astype(np.float64).round(DIGITS)
     history, record, deadline = result.history, request.record, request.deadline
@@ -206,7 +203,7 @@ def _outcome(
     classes: list[int],
     probabilities: list[float],
 ) -> dict[str, Any]:
-    """What the exit says of an image; null where it expired before the first."""
+    """An image's answer at its exit; null if it expired before the first."""
     if not exit:
         return {"label": None, "class_id": None, "confidence": None, "score": None, "top_k": [], "exit": None}
     last = stages[-1]

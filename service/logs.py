@@ -51,7 +51,6 @@ class _TextFormatter(logging.Formatter):
     """Appends the request's id in brackets, if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The first line; a traceback follows below."""
         line, request_id = super().formatMessage(record), getattr(record, "request_id", "")
         return f"{line} [{request_id}]" if request_id else line
 
@@ -65,7 +64,6 @@ def _json() -> logging.Formatter:
 
 
 def _name_request(record: logging.LogRecord) -> bool:
-    """Add the current request's id, unless the record has one."""
     request_id = request_id_of_this_task.get()
     if request_id and not hasattr(record, "request_id"):
         record.request_id = request_id

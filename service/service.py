@@ -1,7 +1,8 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import ThreadWorker, Worker
-from msmlp.service.errors import DrainingError
+from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
@@ -33,10 +33,34 @@ class Facts:
     gflops: list[float]
 
 
+class ByteBudget:
+    """Limits the bytes that all request bodies hold together; `shed` is called when a request would exceed it."""
+
+    def __init__(self, limit: int, shed: Callable[[], None]) -> None:
+        self.limit, self._shed = limit, shed
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes until they are given back; OverloadedError when there is no room for them."""
+        if self._held + size > self.limit:
+            self._shed()
+            raise OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        self._held -= size
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give_back(size)
+
+
 @dataclass
 class Service:
-    """Settings, the model's plain facts, and the engine."""
-
     settings: Settings
     weights: Weights
     calibration: Calibration
@@ -51,14 +75,13 @@ class Service:
 
     @cached_property
     def facts(self) -> Facts:
-        """What answers say about the model."""
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
 
     @cached_property
     def body_budget(self) -> ByteBudget:
-        """Bounds the bytes that all request bodies hold, over HTTP and gRPC."""
+        """Over HTTP and gRPC."""
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
     def check_ready(self) -> None:

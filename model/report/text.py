@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 
-def percent(share: float) -> str:
-    """A share with two decimals: `88.20 %`."""
-    return f"{100 * share:.2f} %"
+def percent(share: float, digits: int = 2) -> str:
+    """A share with that many decimals: `88.20 %`."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def shares(values: Iterable[float]) -> str:
     """Shares in whole percents: `60 % / 30 % / 10 %`."""
-    return " / ".join(f"{100 * share:.0f} %" for share in values)
+    return " / ".join(percent(share, 0) for share in values)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

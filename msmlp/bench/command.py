@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,25 +20,27 @@ Weights = Annotated[Path | None, typer.Option(help="A weights folder.", show_def
 def engine(
     weights: Weights = None,
     data: Annotated[Path | None, typer.Option(help="A data set; its test images are used.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2048,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 2048,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 5,
     max_batch: Annotated[str, typer.Option(help="Largest batches, one measurement each.")] = "16,64,256",
     policy: Annotated[str, typer.Option(help="The operating point.")] = "balanced",
     backend: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, or one that the backend knows.")] = "auto",
-    engine: Annotated[str, typer.Option(help="Of the service under load: auto, thread or process.")] = "auto",
-    load_seconds: Annotated[float, typer.Option(min=0, help="Seconds of each offered load; 0: none.")] = 10.0,
+    dtype: Annotated[str, typer.Option(help="auto, or a dtype of the backend.")] = "auto",
+    engine: Annotated[str, typer.Option(help="For the service under load: auto, thread or process.")] = "auto",
+    load_seconds: Annotated[float, typer.Option(min=0, help="Seconds per offered load; 0 skips them.")] = 10.0,
     plot: Annotated[Path | None, typer.Option(hidden=True, help="Removed in 0.2.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The engine at saturation and under load, against its device's bound and other ways to serve, in one run.
+    """Measure the engine at saturation and under load, next to its device's bound and other ways to serve.
 
-    The JSON document's own fields, outside its list of caps, are for batches up to 64, or for the first cap given.
+    In the JSON document, `caps` has a row per --max-batch; the fields outside it are those of the row for 64, or for
+    the first one given.
 
     \b
-    Example: msmlp bench engine --data .data/cifar-10-batches-py
-    Example: msmlp bench engine --weights weights/mine --max-batch 16 --json
+    Examples:
+      msmlp bench engine --data .data/cifar-10-batches-py
+      msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
     from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
     from msmlp.service.settings import DEFAULT_WEIGHTS
@@ -60,7 +61,7 @@ def engine(
         load_seconds=load_seconds,
     )
     result = bench_engine(options, _progress)
-    _print(result, [] if as_json else engine_lines(result))
+    typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(engine_lines(result)))
 
 
 @app.command()
@@ -68,28 +69,28 @@ def http(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Images to send, in turn.", show_default="squares of a photograph")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="A running service, to be measured alone.")] = None,
+    url: Annotated[str | None, typer.Option(help="Measure this running service only.")] = None,
     weights: Weights = None,
-    connections: Annotated[str, typer.Option(help="Closed loops, by their number of connections.")] = "1,8,32,128",
+    connections: Annotated[str, typer.Option(help="Closed loops: numbers of connections.")] = "1,8,32,128",
     rates: Annotated[
         str, typer.Option(help="Open loops: requests per second, or shares of the closed loop's best; empty: none.")
     ] = "50%,80%",
     bodies: Annotated[
-        str, typer.Option(help="One image per request, a form of 64, a tensor of 1,024 images.")
+        str, typer.Option(help="Request bodies: one image, a form of 64 images, a tensor of 1,024 images.")
     ] = "image,multipart-64,oip-1024",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds per run.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Requests per second, latency and CPU time over real sockets.
+    """Measure requests per second, latency and CPU time over real sockets.
 
-    Starts two servers and stops them at the end: `msmlp serve`, and the same with a device that computes nothing
-    (null). They take turns. With --url it measures that service alone. `msmlp serve`'s settings come from the
-    environment.
+    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment,
+    and the same with a device that computes nothing (null). With --url it measures that service only.
 
     \b
-    Example: msmlp bench http
-    Example: msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --json
+    Examples:
+      msmlp bench http
+      msmlp bench http photos/*.jpg --url http://127.0.0.1:8000 --json
     """
     from msmlp.bench.http import HttpOptions, bench_http, http_lines
     from msmlp.bench.images import IMAGES_OF
@@ -113,16 +114,11 @@ def http(
         rounds=rounds,
     )
     result = bench_http(options, _progress)
-    _print(result, [] if as_json else http_lines(result))
+    typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(http_lines(result)))
 
 
 def _progress(line: str) -> None:
     sys.stderr.write(f"msmlp bench: {line}\n")
-
-
-def _print(document: dict[str, Any], lines: Iterable[str]) -> None:
-    """The lines, or the document where there are none."""
-    typer.echo("\n".join(lines) or json.dumps(document, indent=1))
 
 
 def _items(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msmlp.bench.images import pick_images
-from msmlp.bench.load import named_point, named_points, offered_loads
+from msmlp.bench.load import named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
 from msmlp.bench.saturation import BASELINES, Saturated, Saturation
 from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
@@ -23,10 +23,13 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
+from msmlp.model.report.text import percent, shares
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Scheduler
+from msmlp.service.operating_points import OperatingPoints
+from msmlp.service.options import NO_OPTIONS
 from msmlp.service.settings import load_settings
 
 DESCRIBED = 64
@@ -60,13 +63,7 @@ class BenchOptions:
 
     @property
     def cap(self) -> int:
-        """The described one."""
         return DESCRIBED if DESCRIBED in self.caps else self.caps[0]
-
-    @property
-    def backend_settings(self) -> dict[str, Any]:
-        """Those that the backend measured and the service under load have in common."""
-        return {"backend": self.backend, "device": self.device, "dtype": self.dtype}
 
 
 def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) -> dict[str, Any]:
@@ -77,9 +74,9 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     """
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)
-    point = named_point(calibration.points, options.policy)
+    point = OperatingPoints(calibration, weights.manifest.gflops_cumulative, options.policy).resolve(NO_OPTIONS)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
-    thresholds = np.array(point.thresholds)
+    thresholds = point.parameters.thresholds
     caps = _saturate(options, weights, calibration, images, thresholds, progress)
     described = caps[options.cap]
     scores = run_every_exit(described.backend, images).scores
@@ -108,7 +105,18 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
         }
     }
     document["load_capacity_images_per_second"] = capacity = _capacity(described, calibration, scores, document)
-    document["load"] = _loads(options, images, capacity, progress) if options.load_seconds else []
+    document["load"] = []
+    if options.load_seconds:
+        settings = load_settings(
+            weights=options.weights,
+            engine=options.engine,
+            max_batch=options.cap,
+            backend=options.backend,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        loads, seconds = options.loads, options.load_seconds
+        document["load"] = asyncio.run(offered_loads(settings, images, capacity, loads, seconds, progress))
     return document
 
 
@@ -120,7 +128,6 @@ def _saturate(
     thresholds: Floats,
     progress: Progress,
 ) -> dict[int, Saturation]:
-    """All rounds, cap after cap in each."""
     caps, rng = {}, np.random.default_rng(0)
     for cap in options.caps:
         progress(f"warm-up, batches up to {cap}")
@@ -135,7 +142,7 @@ def _saturate(
 
 
 def _capacity(described: Saturation, calibration: Calibration, scores: Scores, document: dict[str, Any]) -> float:
-    """The engine's images/s, were it saturated with the mix of operating points that is offered."""
+    """The images/s that the engine would reach if it were saturated with the mix of operating points in the load."""
     mix = [exit_of(scores, np.array(point.thresholds)) for point in named_points(calibration.points)]
     reach = [reach_of(exits, scores.shape[1]) for exits in mix]
     bound = described.costs().images_per_second(np.mean(reach, axis=0))
@@ -175,17 +182,9 @@ def scheduler_us(scores: Scores, thresholds: Floats, batch: int) -> float:
     return 1e6 * statistics.median(times)
 
 
-def _loads(options: BenchOptions, images: Pixels, capacity: float, progress: Progress) -> list[dict[str, Any]]:
-    settings = load_settings(
-        weights=options.weights, engine=options.engine, max_batch=options.cap, **options.backend_settings
-    )
-    return asyncio.run(offered_loads(settings, images, capacity, options.loads, options.load_seconds, progress))
-
-
 def engine_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The document for a terminal, shortened."""
-    shares = " / ".join(f"{100 * share:.0f} %" for share in result["exit_share"])
-    yield f"{result['images']} images on {result['device']}; {result['policy']} sends {shares} to each exit"
+    exits = shares(result["exit_share"])
+    yield f"{result['images']} images on {result['device']}; {result['policy']} sends {exits} to each exit"
     for cap in result["caps"]:
         yield f"batches up to {cap['max_batch']}:"
         for name in ("plain", "bound", "engine"):
@@ -200,8 +199,8 @@ def engine_lines(result: dict[str, Any]) -> Iterator[str]:
     for row in result["load"]:
         latency = ", ".join(f"{p} {_ms(row[f'{p}_ms'])}" for p in ("p50", "p95", "p99"))
         yield (
-            f"load {100 * row['load']:3.0f} %: {row['achieved']:7.0f} images/s, {latency}, "
-            f"degraded {100 * row['degraded']:.0f} %, shed {100 * row['shed']:.0f} %"
+            f"load {percent(row['load'], 0):>5}: {row['achieved']:7.0f} images/s, {latency}, "
+            f"degraded {percent(row['degraded'], 0)}, shed {percent(row['shed'], 0)}"
         )
 
 

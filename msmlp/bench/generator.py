@@ -45,7 +45,7 @@ class Load:
 
 @dataclass
 class Seen:
-    """What came back: seconds of each request that went well (in an open loop, from the time it was due), and more.
+    """What came back: `latencies` in seconds of the requests answered 200 (in an open loop, from when they were due).
 
     `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
     time of this process.
@@ -63,7 +63,6 @@ class Seen:
         return 1e3 * np.percentile(self.latencies, (50, 95, 99))
 
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
-        """Record the answer to a request, given by its place in the load."""
         self.statuses[status] += 1
         if status == "200":
             if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
@@ -73,7 +72,6 @@ class Seen:
 
 
 def request_bytes(url: str, path: str, content: bytes, content_type: str, **headers: str) -> bytes:
-    """A whole POST request."""
     parts = urlsplit(url)
     lines = (
         f"POST {parts.path.rstrip('/')}{path} HTTP/1.1",
@@ -86,7 +84,7 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
 
 
 def offer(load: Load, seen: Seen | None = None) -> Seen:
-    """Send it, and wait for the last answer; a subclass of Seen may record more."""
+    """Send a load and wait for the last answer; a subclass of Seen may record more."""
     seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
     asyncio.run((_closed if load.rate is None else _open)(load, seen))
     seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -158,7 +156,7 @@ class _Connection:
         head = await reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
         if length is None:
-            raise ValueError("an answer without its length")
+            raise ValueError("an answer without Content-Length")
         body = await reader.readexactly(int(length[1]))
         if b"\r\nconnection: close" in head.lower():
             self.close()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import httpx
 
 from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
-from msmlp.bench.processes import Server, image_size, is_ready, server_process
+from msmlp.bench.processes import Server, image_size, server_process
 from msmlp.model.errors import DeviceError, MsmlpError
+from msmlp.model.report.text import percent
 
 SERVE = "from msmlp.main import main; main()"
 WARM_SECONDS = 0.5
@@ -28,13 +30,9 @@ Case = tuple[Server, str, int, float | None]
 """A server, the kind of body, connections, and requests per second in an open loop."""
 
 
-class UnreachableError(MsmlpError):
-    """No service answers at the URL."""
-
-
 @dataclass(frozen=True)
 class HttpOptions:
-    """What to measure: with a `url` that service alone, else servers of our own around `weights` (None: the default).
+    """What to measure: the service at `url`, or without one two servers started with `weights` (None: the default).
 
     `files` are encoded images (none: thumbnails of a photograph). `rates` are open loops: requests per second, or a
     share of the closed loop's best, as `80%`. Each run lasts `seconds`; the result has medians over `rounds`.
@@ -50,7 +48,6 @@ class HttpOptions:
     rounds: int = 3
 
     def connections_of(self, body: str) -> list[int]:
-        """The connections that send this kind of body, of those asked for."""
         return sorted({min(count, TENSOR_CONNECTIONS) if body == TENSOR else count for count in self.connections})
 
 
@@ -61,7 +58,7 @@ def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda li
     measured.
 
     Raises:
-        UnreachableError, DeviceError: no service at the URL, or none that is ready; a server that did not start.
+        MsmlpError: no service at the URL, or none that is ready; a server that did not start.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack, ProcessPoolExecutor(1, mp_context=context) as generator:
@@ -92,11 +89,11 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
 
 
 def _running(url: str) -> Server:
-    if not is_ready(url):
-        try:
-            status = httpx.get(f"{url}/readyz").status_code
-        except httpx.HTTPError:
-            raise UnreachableError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
+    try:
+        status = httpx.get(f"{url}/readyz", timeout=10).status_code
+    except httpx.HTTPError:
+        raise MsmlpError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
+    if status != HTTPStatus.OK:
         raise DeviceError(f"the service at {url} is not ready (status {status})")
     return Server("service", url, None)
 
@@ -121,7 +118,6 @@ class _Runs:
             send(Load(server.url, sent, 8, WARM_SECONDS))
 
     def closed_loops(self) -> list[Row]:
-        """As many requests as each server takes."""
         cases = [(body, count) for body in self._options.bodies for count in self._options.connections_of(body)]
         return self._measure([(server, *case, None) for case in cases for server in self._servers])
 
@@ -198,7 +194,6 @@ def _ratios(closed: list[Row]) -> list[Row]:
 
 
 def http_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The document for a terminal: a line per row, then the ratios."""
     for row in result["load"]:
         at = f"{row['connections']} connections" if row["loop"] == "closed" else f"{row['offered_per_second']:.0f}/s"
         latency = ", ".join(f"{p} {_unit(row[f'{p}_ms'], 'ms')}" for p in ("p50", "p95", "p99"))
@@ -207,7 +202,7 @@ def http_lines(result: dict[str, Any]) -> Iterator[str]:
             f"CPU {_unit(row['server_cpu_seconds_per_1000'], 's')} per 1,000, statuses {row['statuses']}"
         )
     for row in result["ratios"]:
-        share = f"{100 * row['real_over_null']:.0f} %"
+        share = percent(row["real_over_null"], 0)
         yield f"{row['body']:12} {row['connections']:4} connections: {share} of the requests/s without a device"
 
 

@@ -26,22 +26,19 @@ PICTURES = 64
 
 
 def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
-    """`count` images uint8 [count, size, size, 3], repeated where there are fewer.
+    """`count` images uint8 [count, size, size, 3], repeated if there are fewer.
 
     Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so exits fire
     differently than they would on the data.
     """
-    images = _squares(count, size) if data is None else _test_images(data, size)
-    return images[np.arange(count) % len(images)]
-
-
-def _test_images(data: Path, size: int) -> NDArray[np.uint8]:
+    if data is None:
+        return _squares(count, size)
     from msmlp.model.data import load_dataset
 
     test = load_dataset(data, size).test
     if test is None:
         raise DataError(f"{data} has no test split")
-    return test.pixels
+    return test.pixels[np.arange(count) % len(test.pixels)]
 
 
 def _squares(count: int, size: int) -> NDArray[np.uint8]:
@@ -106,7 +103,6 @@ def _tensor_bytes(pictures: Sequence[NDArray[np.uint8]]) -> tuple[bytes, int]:
 
 
 def exits_of(body: str, answer: bytes) -> Counter[str]:
-    """Where the images of an answer left."""
     document, _ = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
     if body != TENSOR:
         return Counter(str(result["exit"]) for result in document["results"])

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msmlp.bench.stages import Pixels
-from msmlp.model.errors import DeviceError, OptionError
+from msmlp.model.errors import DeviceError
+from msmlp.model.report.text import percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
 from msmlp.service.engine.transport import freeze_gc
@@ -55,14 +56,6 @@ def named_points(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     return [point for point in points if not re.fullmatch(r"p\d+", point.name)]
 
 
-def named_point(points: Sequence[OperatingPoint], name: str) -> OperatingPoint:
-    """The operating point that `--policy` names; OptionError when there is none."""
-    found = {point.name: point for point in points}
-    if name not in found:
-        raise OptionError("--policy", f"{name!r} is not an operating point; expected one of {', '.join(found)}")
-    return found[name]
-
-
 async def offered_loads(
     settings: Settings,
     images: Pixels,
@@ -74,7 +67,7 @@ async def offered_loads(
     """A row per load, as a share of `capacity` images/s; each has a fresh service, so that none inherits a backlog."""
     rows = []
     for seed, load in enumerate(loads):
-        progress(f"offering {100 * load:.0f} % of {capacity:.0f} images/s for {seconds:.0f} s")
+        progress(f"offering {percent(load, 0)} of {capacity:.0f} images/s for {seconds:.0f} s")
         async with started(settings) as service:
             points = len(named_points(service.calibration.points))
             requests = draw(np.random.default_rng(seed), load * capacity, seconds, points, len(images))
@@ -85,13 +78,12 @@ async def offered_loads(
 
 @asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[Service]:
-    """A running service, stopped at the end."""
     service = build_service(settings)
     service.engine.start()
     try:
         while not service.engine.up:
             if service.engine.down:
-                raise DeviceError("the engine could not be started")
+                raise DeviceError("the engine could not start")
             await asyncio.sleep(0.05)
         freeze_gc()  # as the app does
         yield service
@@ -101,7 +93,10 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
 
 
 async def offer_load(service: Service, images: Pixels, requests: Sequence[Request], seconds: float) -> dict[str, Any]:
-    """Send every request when it is due, whatever became of those before, and wait for the last answer."""
+    """Send every request when it is due, whatever became of those before, and wait for the last answer.
+
+    In the row, `degraded` and `shed` are shares of images.
+    """
     doubled = images[np.arange(len(images) + max(SIZES)) % len(images)]
     options = [RequestOptions(policy=point.name) for point in named_points(service.calibration.points)]
     sent, start = [], time.monotonic()
@@ -110,35 +105,13 @@ async def offer_load(service: Service, images: Pixels, requests: Sequence[Reques
         pixels = doubled[request.first : request.first + request.size]
         call = ClassifyRequest(pixels, options[request.point], RequestRecord("bench", time.monotonic()))
         sent.append(asyncio.create_task(_send(service, call)))
-    outcomes = await asyncio.gather(*sent)
+    results = await asyncio.gather(*sent)
     ran = max(seconds, time.monotonic() - start)
-    return _row([(start + r.due, r.size, o) for r, o in zip(requests, outcomes, strict=True)], service, seconds, ran)
-
-
-class Outcome(NamedTuple):
-    """What came of a request: its result, and its record, which has the operating point."""
-
-    result: Result
-    record: RequestRecord
-
-
-async def _send(service: Service, call: ClassifyRequest) -> Outcome | None:
-    """None where it is shed."""
-    try:
-        return Outcome(await run(service, call), call.record)
-    except OverloadedError:
-        return None
-
-
-def _row(
-    requests: list[tuple[float, int, Outcome | None]], service: Service, seconds: float, ran: float
-) -> dict[str, Any]:
-    """Of requests with the time they were due and their images; `degraded` and `shed` are shares of images."""
-    answered = [(due, outcome) for due, _, outcome in requests if outcome is not None]
-    offered, done = sum(size for _, size, _ in requests), sum(len(outcome.result.exit) for _, outcome in answered)
-    latencies = np.concatenate([np.zeros(0), *(outcome.result.landed - due for due, outcome in answered)])
-    exits = np.concatenate([np.zeros(0, np.int64), *(outcome.result.exit for _, outcome in answered)])
-    browned_out = sum(len(o.result.exit) for _, o in answered if o.record.point and o.record.point.source == "brownout")
+    answered = [(start + r.due, *found) for r, found in zip(requests, results, strict=True) if found is not None]
+    offered, done = sum(request.size for request in requests), sum(len(result.exit) for _, result, _ in answered)
+    latencies = np.concatenate([np.zeros(0), *(result.landed - due for due, result, _ in answered)])
+    exits = np.concatenate([np.zeros(0, np.int64), *(result.exit for _, result, _ in answered)])
+    browned_out = sum(len(result.exit) for _, result, degraded in answered if degraded)
     return {
         "offered": offered / seconds,
         "achieved": done / ran,
@@ -147,3 +120,12 @@ def _row(
         "degraded": browned_out / max(1, done),
         "shed": (offered - done) / max(1, offered),
     }
+
+
+async def _send(service: Service, call: ClassifyRequest) -> tuple[Result, bool] | None:
+    """The result, and whether brown-out chose the operating point; None if the request was shed."""
+    try:
+        result = await run(service, call)
+    except OverloadedError:
+        return None
+    return result, call.record.point is not None and call.record.point.source == "brownout"

@@ -46,29 +46,24 @@ class NullBackend:
         self._pool, self._row, self._next = SlotPool(capacity), np.zeros(capacity, dtype=np.int64), 0
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """The next rows of the recording."""
         slots = self._pool.take(len(pixels))
         self._row[slots] = (self._next + np.arange(len(slots))) % len(self._score)
         self._next += len(slots)
         return slots
 
     def launch(self, stage: int, slots: Slots) -> tuple[int, Slots]:
-        """Nothing runs."""
         return stage, slots
 
     def collect(self, handle: tuple[int, Slots]) -> StageOutput:
-        """What was recorded."""
         stage, slots = handle
         rows = self._row[slots]
         return StageOutput(self._score[rows, stage], self._probabilities[rows, stage])
 
     def release(self, slots: Slots) -> None:
-        """Give slots back."""
         self._pool.give(slots)
 
 
 def select_null(weights: Weights, calibration: Calibration, settings: BackendSettings, backend: str) -> Selection:
-    """In the place of `select_backend`."""
     manifest = weights.manifest
     build = partial(
         NullBackend,

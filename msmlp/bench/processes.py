@@ -1,4 +1,4 @@
-"""Server processes of a benchmark: started on a free port, ended with SIGTERM, CPU time read from /proc."""
+"""Server processes of a benchmark: started on a free port, stopped with SIGTERM, CPU time read from /proc."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server answers, and its process (None for one that others run)."""
+    """Where a server answers, and its process (None if it was not started here)."""
 
     name: str
     url: str
@@ -74,15 +74,14 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) 
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         found = _ADDRESS.search(log.read_text(errors="replace"))
-        if found and is_ready(found[1]):
+        if found and _is_ready(found[1]):
             return found[1]
         time.sleep(0.05)
     words = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
     raise DeviceError(f"the {name} server did not become ready; it said: {words[-1]}")
 
 
-def is_ready(url: str) -> bool:
-    """Whether `GET /readyz` answers 200."""
+def _is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:
@@ -90,7 +89,6 @@ def is_ready(url: str) -> bool:
 
 
 def image_size(url: str) -> int:
-    """The side of the images that the model of a service takes."""
     return int(httpx.get(f"{url}/model").json()["preprocess"]["size"])
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.bench.stages import Floats, Ints, Pixels, PlainStages, StageCosts, StageSamples
+from msmlp.bench.stages import Floats, Pixels, PlainStages, StageCosts, StageSamples
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
 from msmlp.service.engine.core import EngineCore
-from msmlp.service.engine.messages import Answers, ExitParameters, Failed, Outbound, Ran, Submit
+from msmlp.service.engine.messages import ExitParameters, Failed, Outbound, Ran, Submit
 
 Batches = list[tuple[int, int]]
 """(stage 0-based, images) of every batch that ran."""
@@ -57,28 +57,8 @@ class Saturated:
             raise DeviceError(failed[0])
         return [(message.stage, message.images) for message in self._landed if isinstance(message, Ran)]
 
-    @property
-    def exits(self) -> Ints:
-        """Where the images of the last run left, in the order they landed."""
-        return np.concatenate([message.exit for message in self._landed if isinstance(message, Answers)])
 
-
-def full(backend: StageBackend, images: Pixels, batch: int) -> Batches:
-    """The model without exits: every image through all stages in batches of `batch`."""
-    return _drive(backend, images, batch, partial(_walk, backend))
-
-
-def masked(backend: StageBackend, images: Pixels, thresholds: Floats) -> Batches:
-    """Exits are decided and honoured in the answer, but no image leaves its batch."""
-    return _drive(backend, images, backend.buckets[-1], partial(_walk, backend, thresholds=thresholds))
-
-
-def shrinking(backend: StageBackend, images: Pixels, thresholds: Floats) -> Batches:
-    """Images that exit make their batch smaller; survivors of different batches never meet."""
-    return _drive(backend, images, backend.buckets[-1], partial(_walk, backend, thresholds=thresholds, shrink=True))
-
-
-def _walk(backend: StageBackend, images: Pixels, thresholds: Floats | None = None, *, shrink: bool = False) -> Walk:
+def _walk(backend: StageBackend, images: Pixels, thresholds: Floats | None, shrink: bool) -> Walk:
     slots = alive = backend.admit(images)
     for stage in range(backend.stages):
         output = yield stage, alive
@@ -93,11 +73,18 @@ def _walk(backend: StageBackend, images: Pixels, thresholds: Floats | None = Non
     backend.release(slots)
 
 
-def _drive(backend: StageBackend, images: Pixels, batch: int, walk: Callable[[Pixels], Walk]) -> Batches:
-    """Walk all images to their ends, `in_flight` batches at a time."""
+def baseline(
+    backend: StageBackend, images: Pixels, batch: int, thresholds: Floats | None = None, *, shrink: bool = False
+) -> Batches:
+    """All images in batches of up to `batch`, of which no two ever merge.
+
+    Without thresholds every image runs through all stages (full). With them exits are decided and honoured in the
+    answer: images stay in their batch to its end (masked), or leave it and make it smaller (shrinking).
+    """
     ran: Batches = []
     flying: deque[tuple[Walk, Any]] = deque()
-    waiting = (walk(images[start : start + batch]) for start in range(0, len(images), batch))
+    starts = range(0, len(images), batch)
+    waiting = (_walk(backend, images[start : start + batch], thresholds, shrink) for start in starts)
 
     def go_on(walk: Walk, output: StageOutput | None) -> None:
         try:
@@ -125,12 +112,12 @@ class Saturation:
         self._samples = StageSamples(backend, plain, images)
         for bucket in backend.buckets * FIRST_SAMPLES:
             self._samples.sample(bucket)
-        self._full_batch = self.costs().best_batch()
+        most = backend.buckets[-1]
         self._ways: dict[str, Callable[[], Batches]] = {
             "engine": partial(engine.run, images, thresholds),
-            "full": partial(full, backend, images, self._full_batch),
-            "masked": partial(masked, backend, images, thresholds),
-            "shrinking": partial(shrinking, backend, images, thresholds),
+            "full": partial(baseline, backend, images, self.costs().best_batch()),
+            "masked": partial(baseline, backend, images, most, thresholds),
+            "shrinking": partial(baseline, backend, images, most, thresholds, shrink=True),
         }
         self._seconds: dict[str, list[float]] = {name: [] for name in self._ways}
         self._batches: dict[str, Batches] = {name: [] for name in self._seconds}
@@ -149,42 +136,28 @@ class Saturation:
         self._batches[name] += batches
 
     def costs(self) -> StageCosts:
-        """t_k(b) through the backend, so far."""
         return self._samples.costs()[0]
 
     def document(self, reach: Floats) -> dict[str, Any]:
         """The results; `reach` [K] is the share of images that enter each stage."""
         costs, plain = self._samples.costs()
         speed = {name: self._images / statistics.median(times) for name, times in self._seconds.items()}
-        bound = costs.images_per_second(reach)
+        bound, engine = costs.images_per_second(reach), self._seconds["engine"]
         return {
             "max_batch": self.backend.buckets[-1],
             "plain_images_per_second": plain.images_per_second(reach),
             "bound_images_per_second": bound,
             "engine_images_per_second": speed["engine"],
             "efficiency": speed["engine"] / bound,
-            "full_batch": self._full_batch,
             "baselines": {name: speed[name] for name in BASELINES},
-            "engine_over": self._engine_over(),
+            "engine_over": {
+                name: statistics.median(b / e for b, e in zip(self._seconds[name], engine, strict=True))
+                for name in BASELINES
+            },
             "mean_batch": {name: _mean_batch(of, self.backend.stages) for name, of in self._batches.items()},
-            "stage_ms": _milliseconds(costs),
-        }
-
-    def _engine_over(self) -> dict[str, float]:
-        """The engine's speed over each baseline's in the same round; medians over the rounds."""
-        engine = self._seconds["engine"]
-        return {
-            name: statistics.median(b / e for b, e in zip(self._seconds[name], engine, strict=True))
-            for name in BASELINES
         }
 
 
 def _mean_batch(batches: Batches, stages: int) -> list[float]:
     sizes = [[images for k, images in batches if k == stage] for stage in range(stages)]
     return [round(statistics.mean(of), 2) if of else 0.0 for of in sizes]
-
-
-def _milliseconds(costs: StageCosts) -> list[dict[str, Any]]:
-    """t_k(b) by stage and bucket."""
-    rows = [dict(zip(map(str, costs.buckets), row, strict=True)) for row in (1e3 * costs.seconds).round(4).tolist()]
-    return [{"stage": k + 1, "ms": row} for k, row in enumerate(rows)]

@@ -26,7 +26,6 @@ class StageCosts:
 
     @cached_property
     def per_image(self) -> Floats:
-        """t_k(b) / b, [K, len(buckets)]."""
         each: Floats = self.seconds / np.array(self.buckets)
         return each
 

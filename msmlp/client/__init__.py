@@ -1,1 +1,1 @@
-"""What stands behind `msmlp.load` and `msmlp.Client`: one answer and one error, in this process or from a service."""
+"""`msmlp.load` and `msmlp.Client`: the same answers and errors, in this process or from a service."""

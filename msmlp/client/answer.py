@@ -1,13 +1,15 @@
-"""What comes back from a service and from a model in-process: the JSON documents, with attributes."""
+"""What comes back from a service and from a model in-process: JSON documents with attributes, or the one exception."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from msmlp.model.errors import MsmlpError
 
 
 class Document(dict[str, Any]):
     """A JSON object whose fields are attributes too: `answer.results[0].label` is `answer["results"][0]["label"]`.
 
-    It is the document as it came, so a field that a newer service adds is there as well.
+    It is the whole document, so a field that a newer service adds is there too.
     """
 
     _kinds: ClassVar[dict[str, type["Document"]]] = {}
@@ -21,7 +23,7 @@ class Document(dict[str, Any]):
             elif part is not None:
                 self[name] = kind(part)
 
-    if not TYPE_CHECKING:  # a type checker knows the fields below, and no others
+    if not TYPE_CHECKING:  # type checkers know the declared fields only
 
         def __getattr__(self, name: str) -> Any:
             try:
@@ -113,3 +115,43 @@ class StreamLine(Result):
     operating_point: OperatingPoint
 
     _kinds: ClassVar[dict[str, type[Document]]] = {**Result._kinds, "operating_point": OperatingPoint}
+
+
+class ServiceError(MsmlpError):
+    """A request that was not answered; a service and a model in-process give the same fields for the same fault.
+
+    Args:
+        detail: one clear line.
+        status: the HTTP status; None when no answer came.
+        code: the service's name for it (`bad_option`, `overloaded`, ...); `unreachable` or `timeout` when no answer
+            came, `not_sent` when nothing could be sent, `not_understood` when the answer is not the service's.
+        request_id: as the service logged it.
+        errors: one `{"index", "code", "detail"}` per bad image.
+        retry_after: seconds to wait, if the service asked for a retry.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        request_id: str | None = None,
+        errors: list[dict[str, Any]] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail, self.status, self.code = detail, status, code
+        self.request_id, self.errors, self.retry_after = request_id, errors or [], retry_after
+
+    @classmethod
+    def of_problem(cls, problem: Mapping[str, Any], retry_after: float | None = None) -> "ServiceError":
+        """From a problem+json document."""
+        return cls(
+            str(problem["detail"]),
+            status=problem["status"],
+            code=str(problem["code"]),
+            request_id=problem.get("request_id"),
+            errors=problem.get("errors"),
+            retry_after=retry_after,
+        )

@@ -7,14 +7,11 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, ServiceError, StreamLine
 from msmlp.client.request import Images, Options
 from msmlp.client.transport import (
-    AsyncTimedStream,
     Attempts,
     TimedStream,
-    answer,
     checked_url,
     classify_request,
     document,
@@ -30,14 +27,14 @@ _READY = {"method": "GET", "url": "readyz"}
 class Client:
     """A running service. Use it from any number of threads; close it, or use it in `with`.
 
-    Refused connections, 429 and 503 are tried again, after as long as the service asks for.
+    Refused connections, 429 and 503 are retried, after the wait that the service asks for.
 
     Args:
         url: where the service is, as `http://127.0.0.1:8000`.
-        timeout: seconds a call may take, all its attempts, waits and reading together; of a stream, to its last line.
-            The clock is looked at whenever bytes come, so a call may last longer by one silence of the service.
+        timeout: seconds a call may take, with all its attempts, waits and reading; a stream, to its last line. It is
+            checked whenever bytes arrive, so a silent service can delay the end by one more such timeout.
         retries: attempts after the first.
-        sleep, clock: what waits and what tells the time, in seconds.
+        sleep, clock: replace waiting and the clock, in seconds.
     """
 
     def __init__(
@@ -60,20 +57,23 @@ class Client:
             ServiceError: the service refused, or could not be reached in time.
             OSError, TypeError, ValueError: an image cannot be read or has the wrong type or shape.
         """
-        return answer(self._send(classify_request(images, options, request_id)))
+        return Answer(document(self._send(classify_request(images, options, request_id))))
 
     def stream(
         self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
     ) -> Iterator[StreamLine]:
-        """The same, line by line: every image at every exit, as it lands. The first `next` sends the request."""
+        """Like `classify`, but yields a line per image and exit as soon as it is reached.
+
+        The first `next` sends the request.
+        """
         return self._lines(classify_request(images, options, request_id, stream=True))
 
     def model(self) -> dict[str, Any]:
-        """What the service says of its model: exits, costs, operating points."""
+        """The service's description of its model: exits, costs, operating points."""
         return document(self._send(_MODEL))
 
     def ready(self) -> bool:
-        """Whether the service is there and takes images now; asks once."""
+        """Whether the service is up and accepts images now; a single attempt."""
         try:
             self._send(_READY, retries=0)
         except ServiceError:
@@ -111,7 +111,6 @@ class Client:
     def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
         try:
             response = self._http.send(request, stream=True)
-            assert isinstance(response.stream, httpx.SyncByteStream)
             response.stream = TimedStream(response.stream, attempts)
             if not (stream and response.is_success):
                 response.read()
@@ -142,7 +141,7 @@ class AsyncClient:
         """See `Client.classify`."""
         # Files are read and pixels compressed beside the event loop.
         request = await asyncio.to_thread(classify_request, images, options, request_id)
-        return answer(await self._send(request))
+        return Answer(document(await self._send(request)))
 
     async def stream(
         self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
@@ -194,8 +193,7 @@ class AsyncClient:
     async def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
         try:
             response = await self._http.send(request, stream=True)
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            response.stream = AsyncTimedStream(response.stream, attempts)
+            response.stream = TimedStream(response.stream, attempts)
             if not (stream and response.is_success):
                 await response.aread()
         except httpx.RequestError as error:

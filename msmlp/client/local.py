@@ -11,8 +11,7 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import Answer, ServiceError, StreamLine
 from msmlp.client.request import Images, Options, as_text, read_images
 from msmlp.model.errors import DeviceError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
@@ -79,11 +78,11 @@ class Model:
     def stream(
         self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]
     ) -> Iterator[StreamLine]:
-        """The same, line by line: every image at every exit, as it lands. The first `next` begins."""
+        """Like `classify`, but yields a line per image and exit as soon as it is reached, from the first `next` on."""
         return self._lines(_Request(images, request_id, {**as_text(options), "stream": "true"}))
 
     def model(self) -> dict[str, Any]:
-        """What `GET /model` says: exits, costs, operating points."""
+        """The document of `GET /model`: exits, costs, operating points."""
         return self._service.describe()
 
     def close(self) -> None:
@@ -160,7 +159,7 @@ class Model:
 
 
 class _Request:
-    """What a service knows of a request from its middleware and body."""
+    """Images, options and id, as a service has them once it has read the body."""
 
     def __init__(self, images: Images, request_id: str | None, options: dict[str, str]) -> None:
         self._images, self._options = read_images(images), options
@@ -181,7 +180,7 @@ class _Request:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what goes wrong into what a service would say of it."""
+        """Turns errors into those that a service would report."""
         try:
             yield
         except MsmlpError as error:

@@ -1,4 +1,4 @@
-"""What a caller hands over: images, and options by the names they have over HTTP."""
+"""What a caller passes: images, and options by their names over HTTP."""
 
 import io
 import json
@@ -58,18 +58,14 @@ def _read(image: Any, name: str) -> Source:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, np.ndarray):
-        return _checked(image, name)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"{name} is {image.dtype} {list(image.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
+        return image
     if _is_pillow(image):
         from msmlp.model.preprocess import upright_rgb
 
         return np.asarray(upright_rgb(image))
     raise TypeError(f"{name} is a {type(image).__name__}; allowed: path, bytes, Pillow image, uint8 array [H, W, 3]")
-
-
-def _checked(pixels: NDArray[Any], name: str) -> Pixels:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"{name} is {pixels.dtype} {list(pixels.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
-    return pixels
 
 
 def _is_pillow(image: Any) -> bool:
@@ -79,7 +75,7 @@ def _is_pillow(image: Any) -> bool:
 
 
 class Options(TypedDict, total=False):
-    """The options of a request; None is not given. docs/http.md says what each means."""
+    """The options of a request, explained in docs/http.md; None means not given."""
 
     thresholds: Sequence[float] | str | None
     policy: str | None
@@ -106,7 +102,6 @@ def as_text(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's arrays and scalars."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"an option cannot be a {type(value).__name__}")

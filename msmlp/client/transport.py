@@ -1,4 +1,4 @@
-"""Requests and responses as both clients write and read them, when a call is tried again, and for how long it reads."""
+"""Requests and responses as both clients write and read them; retries and timeouts of a call."""
 
 import json
 import random
@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 
-from msmlp.client.answer import Answer, StreamLine
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import ServiceError, StreamLine
 from msmlp.client.request import Images, as_text, encoded, read_images
 from msmlp.model.errors import OptionError
 
@@ -49,13 +48,8 @@ def classify_request(
     }
 
 
-def answer(response: httpx.Response) -> Answer:
-    """The answer in a response that went well."""
-    return Answer(document(response))
-
-
 def document(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object in a response that went well."""
+    """The JSON object in a successful response."""
     try:
         found = response.json()
     except ValueError:
@@ -66,7 +60,7 @@ def document(response: httpx.Response) -> dict[str, Any]:
 
 
 def stream_line(text: str, response: httpx.Response) -> StreamLine:
-    """One line of a stream; raises ServiceError when it tells of one."""
+    """One line of a stream; ServiceError if the line reports an error."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -79,7 +73,7 @@ def stream_line(text: str, response: httpx.Response) -> StreamLine:
 
 
 def failure(response: httpx.Response) -> ServiceError:
-    """The error in a response, whose body was read."""
+    """The error that a response reports; its body has been read."""
     seconds = _seconds(response.headers.get("retry-after", ""))
     try:
         problem = response.json()
@@ -103,7 +97,7 @@ def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
         return ServiceError(f"this cannot be sent: {error}", code="not_sent")
     if isinstance(error, httpx.TransportError):
         return ServiceError(f"no answer from {url} ({error})", code="unreachable")
-    return ServiceError(f"{url} answers, but not as msmlp does ({error})", code="not_understood")
+    return ServiceError(f"{url} does not answer like an msmlp service ({error})", code="not_understood")
 
 
 def _seconds(retry_after: str) -> float | None:
@@ -120,7 +114,7 @@ def _seconds(retry_after: str) -> float | None:
 
 
 def _not_understood(response: httpx.Response) -> ServiceError:
-    text = f"{response.request.url} answers, but not as msmlp does"
+    text = f"{response.request.url} does not answer like an msmlp service"
     return ServiceError(text, status=response.status_code, code="not_understood")
 
 
@@ -154,20 +148,19 @@ class Attempts:
     def wait_after(self, error: ServiceError) -> float:
         """Seconds to wait before the next attempt; raises `error` when there is to be none."""
         again = error.code == "unreachable" or error.status in (429, 503)
-        wait = self._backoff() if error.retry_after is None else error.retry_after
+        wait = error.retry_after
+        if wait is None:
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
         if not again or self._made >= self._retries or wait >= self._end - self._clock():
             raise error
         self._made += 1
         return wait
 
-    def _backoff(self) -> float:
-        return min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._made) * (1 - self._chance() / 2)
 
+class TimedStream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """Reads on from `stream`, of either kind; raises ReadTimeout at the first bytes that come after the call's end."""
 
-class TimedStream(httpx.SyncByteStream):
-    """Reads on from `stream`; raises ReadTimeout at the first bytes that come after the call's end."""
-
-    def __init__(self, stream: httpx.SyncByteStream, attempts: Attempts) -> None:
+    def __init__(self, stream: Any, attempts: Attempts) -> None:
         self._stream, self._attempts = stream, attempts
 
     def __iter__(self) -> Iterator[bytes]:
@@ -177,23 +170,16 @@ class TimedStream(httpx.SyncByteStream):
                 raise httpx.ReadTimeout("the answer took too long")
             yield chunk
 
-    def close(self) -> None:
-        """Give the connection back."""
-        self._stream.close()
-
-
-class AsyncTimedStream(httpx.AsyncByteStream):
-    """`TimedStream` for asyncio."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, attempts: Attempts) -> None:
-        self._stream, self._attempts = stream, attempts
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._stream:
             if self._attempts.over:
                 await self.aclose()
                 raise httpx.ReadTimeout("the answer took too long")
             yield chunk
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._stream.close()
 
     async def aclose(self) -> None:
         """Give the connection back."""

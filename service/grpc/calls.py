@@ -60,7 +60,6 @@ INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, SERVER_FAILED)
 
 
 def refusal_of(error: MsmlpError) -> Refusal:
-    """The refusal for a known error."""
     status, document = problem(error, "")
     status_of_protocol, body = oip_error(status, document["detail"])
     retry_after = error.retry_after if isinstance(error, RetryableError) else None
@@ -68,7 +67,6 @@ def refusal_of(error: MsmlpError) -> Refusal:
 
 
 async def refuse(context: Context, refusal: Refusal) -> None:
-    """End a call with a refusal."""
     await context.abort(CODES[HTTPStatus(refusal.status)], refusal.detail, refusal.metadata)
 
 

@@ -27,7 +27,6 @@ Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
-    """All methods with one response, by name."""
     plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
     return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
 
@@ -36,14 +35,14 @@ async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any
     message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
-        raise OptionError("stream", "expected false: ModelInfer answers once, ModelStreamInfer streams")
+        raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")
     return response_to(service, message.model_name, inference, record, await run(service, request))
 
 
 def _handler(
     service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
 ) -> Any:
-    """`check` raises what stands in the way, before a message is read in vain."""
+    """`check` refuses a call before its message is read."""
     has_content = bool(METHODS[name].request.DESCRIPTOR.fields)
 
     async def handle(_: Any, context: Context) -> bytes:
@@ -97,10 +96,6 @@ def _statistics(service: Service, request: Any) -> dict[str, Any]:
     return model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
 
 
-def _repository_index(service: Service, request: Any) -> dict[str, Any]:
-    return {"models": repository_index(service, ready_only=request.ready)}
-
-
 _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ServerLive": lambda service, _: {"live": not service.engine.down},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
@@ -109,5 +104,5 @@ _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ModelMetadata": lambda service, request: model_metadata(service, _known(service, request)),
     "ModelConfig": lambda service, request: {"config": model_configuration(service, _known(service, request))},
     "ModelStatistics": _statistics,
-    "RepositoryIndex": _repository_index,
+    "RepositoryIndex": lambda service, request: {"models": repository_index(service, ready_only=request.ready)},
 }

@@ -6,18 +6,18 @@ a time; a message that has arrived counts against `--max-bodies-bytes`, as bodie
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError, OverloadedError
+from msmlp.service.service import ByteBudget
 
 TURN_SECONDS = 30
 """How long a call may wait for its turn."""
 
 ARRIVAL_SECONDS = 30
-"""How long its message may take then: others wait for a slow client."""
+"""How long its message may then take: other calls wait for a slow client."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -47,7 +47,7 @@ class Intake:
         finally:
             self._turns.release()
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
-            raise BodyTooLargeError(f"no message, or one of more than {self._max_bytes} bytes")
+            raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
         with self._budget.holding(len(content)):
             yield content
 
@@ -57,7 +57,7 @@ class Intake:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise OverloadedError(f"{self._most} calls are reading their message already") from None
+            raise OverloadedError(f"{self._most} calls are sending their messages, which is the most allowed") from None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -67,13 +67,9 @@ class Intake:
             OverloadedError
         """
         if self._streams == self._most:
-            raise OverloadedError(f"{self._streams} streams are open already")
+            raise OverloadedError(f"{self._streams} streams are open, which is the most allowed")
         self._streams += 1
         try:
             yield
         finally:
             self._streams -= 1
-
-    def holding(self, content: bytes) -> AbstractContextManager[None]:
-        """A message of a stream is counted inside; OverloadedError when there is no room for it."""
-        return self._budget.holding(len(content))

@@ -16,9 +16,17 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from msmlp.service.errors import MalformedBodyError
-from msmlp.service.oip.request import Data, Inference, Limits, to_inference
+from msmlp.service.oip.request import (
+    MAX_DIMENSIONS,
+    MAX_TENSORS,
+    Data,
+    Inference,
+    InputTensor,
+    Limits,
+    parse_request,
+    to_inference,
+)
 from msmlp.service.oip.response import Tensor, tensor_bytes
-from msmlp.service.oip.schema import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_request
 
 DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
 SERVICE = "inference.GRPCInferenceService"
@@ -26,9 +34,8 @@ SERVICE = "inference.GRPCInferenceService"
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the service, with its message classes."""
+    """A method's message classes."""
 
-    name: str
     request: Any
     response: Any
 
@@ -51,7 +58,7 @@ def _message(name: str) -> Any:
 
 
 METHODS = {
-    method.name: Method(method.name, _message(method.input_type.name), _message(method.output_type.name))
+    method.name: Method(_message(method.input_type.name), _message(method.output_type.name))
     for method in _pool.FindServiceByName(SERVICE).methods
 }
 InferParameter = _message("InferParameter")
@@ -105,7 +112,6 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(tensor: InputTensor, message: Any) -> Data:
-    """The data of the one tensor sent."""
     [sent], raw = message.inputs, message.raw_input_contents
     if sent.HasField("contents") == bool(raw) or len(raw) > 1:
         raise MalformedBodyError(f"{tensor.name}: expected data in contents, or as the only one of raw_input_contents")
@@ -131,6 +137,5 @@ def write_response(head: dict[str, Any], tensors: Iterable[Tensor]) -> Any:
 
 
 def set_parameters(response: Any, values: dict[str, Any]) -> None:
-    """Add parameters to a response."""
     for name, value in values.items():
         response.parameters[name].CopyFrom(InferParameter(**{_CHOICES[type(value)]: value}))

@@ -52,7 +52,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
             with intake.stream():
-                await _Stream(service, intake, context).serve(ending)
+                await _Stream(service, context).serve(ending)
             if ending.is_set():
                 service.check_ready()
         except MsmlpError as error:
@@ -74,8 +74,8 @@ class _Request:
 
 
 class _Stream:
-    def __init__(self, service: Service, intake: Intake, context: Context) -> None:
-        self._service, self._intake, self._context = service, intake, context
+    def __init__(self, service: Service, context: Context) -> None:
+        self._service, self._context = service, context
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
@@ -138,7 +138,7 @@ class _Stream:
         service.check_ready()
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
-        with self._intake.holding(content):
+        with service.body_budget.holding(size):
             message = await unhurried(size, lambda: parse(ModelInferRequest, content))
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)
@@ -157,8 +157,8 @@ class _Stream:
                     index, reason = int(image.index[0]), int(image.reason[0])
                     final = reason != Reason.GOES_ON
                     remaining -= final
-                    told = {"index": index, "reason": REASONS[reason], "final": final}
-                    response = response_to(self._service, name, inference, asked.record, image, **told)
+                    exit = {"index": index, "reason": REASONS[reason], "final": final}
+                    response = response_to(self._service, name, inference, asked.record, image, **exit)
                     await self._write(response, final=remaining == 0)
 
     async def _write(self, response: Any, *, final: bool, error: str = "") -> None:

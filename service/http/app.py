@@ -17,7 +17,7 @@ from msmlp.service.grpc.start import grpc_beside
 from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.responses import error_response
-from msmlp.service.http.routes import classify, oip, operations, playground
+from msmlp.service.http.routes import classify, oip, operations
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import watched
 
@@ -50,14 +50,13 @@ def _framework(service: Service) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
-        docs_url=None,  # routes/operations.py has it
+        docs_url=None,  # in routes/operations.py
         redoc_url=None,
     )
     app.state.service = service
     app.include_router(classify.router)
     app.include_router(operations.router)
     app.include_router(oip.router)
-    app.include_router(playground.router)
     for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _answer_error)
     complete(app.openapi())

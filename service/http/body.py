@@ -90,7 +90,6 @@ class _InMemoryParser(MultiPartParser):
             raise MultiPartException("the closing boundary is missing")
 
     def on_end(self) -> None:
-        """The closing boundary was read."""
         self._whole = True
 
 

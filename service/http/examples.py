@@ -100,21 +100,15 @@ _ERRORS: tuple[MsmlpError, ...] = (
 )
 
 
-def _by_status() -> dict[int, dict[str, dict[str, Any]]]:
-    found: dict[int, dict[str, dict[str, Any]]] = {}
-    for error in _ERRORS:
-        status, document = problem(error, REQUEST_ID)
-        found.setdefault(int(status), {})[document["code"]] = {"value": document}
-    return found
+_PATH_ERRORS = (
+    (HTTPStatus.NOT_FOUND, "not_found", "no such path"),
+    (HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed; expected one of POST"),
+)
 
-
-def _of_paths(status: HTTPStatus, code: str, detail: str) -> dict[str, dict[str, Any]]:
-    return {code: {"value": problem_document(status, code, detail, REQUEST_ID)}}
-
-
-PROBLEMS = {
-    **_by_status(),
-    404: _of_paths(HTTPStatus.NOT_FOUND, "not_found", "no such path"),
-    405: _of_paths(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed; expected one of POST"),
-}
+PROBLEMS: dict[int, dict[str, dict[str, Any]]] = {}
 """By status, and there by code."""
+for _document in (
+    *(problem(error, REQUEST_ID)[1] for error in _ERRORS),
+    *(problem_document(*error, REQUEST_ID) for error in _PATH_ERRORS),
+):
+    PROBLEMS.setdefault(_document["status"], {})[_document["code"]] = {"value": _document}

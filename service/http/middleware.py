@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.byte_budget import ByteBudget
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.responses import error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
+from msmlp.service.service import ByteBudget
 from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 
 log = logging.getLogger("msmlp.http")
@@ -35,7 +35,6 @@ class RequestMiddleware:
         self._app, self._records = app, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -76,7 +75,6 @@ def _record(scope: Scope) -> RequestRecord:
 
 
 def _route(path: str) -> str:
-    """A label from a bounded set."""
     if path.startswith("/ui/"):
         return "/ui"
     return path if path in ROUTES else route_label(path) or "other"
@@ -92,7 +90,6 @@ class BodyLimit:
         self._app, self._budget = app, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         mine = 0
 
         async def counted() -> Message:
@@ -122,7 +119,6 @@ class FastPath:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):

@@ -30,7 +30,7 @@ def _header(description: str, schema: Documented) -> Documented:
 _REQUEST_ID = _header("The request's own id if it is valid, else a new one", {"type": "string"})
 _RETRY_AFTER = _header("Seconds to wait before trying again", {"type": "integer", "minimum": 1, "maximum": 60})
 _SERVER_TIMING = {
-    "description": "Milliseconds of decoding, and of the longest queueing and compute of any image; not for streams",
+    "description": "Milliseconds of decoding, and the longest queueing and compute of any image; not sent with streams",
     "schema": {"type": "string"},
     "example": "decode;dur=1.847, queue;dur=6.033, compute;dur=12.583",
 }
@@ -120,7 +120,7 @@ CLASSIFY_RESPONSES: dict[int | str, Documented] = {
             "application/json": {"example": examples.ANSWER},
             "application/x-ndjson": {
                 "schema": {
-                    "description": "Of each line, which is JSON",
+                    "description": "The schema of each line, a JSON object",
                     "anyOf": [_reference(StreamLine), _reference(StreamProblem)],
                 },
                 "example": examples.STREAM_LINE,

@@ -43,7 +43,6 @@ class Departure:
 
 
 def departure(scope: Scope) -> Departure:
-    """The departure of a request's connection."""
     found: Departure = scope["state"]["msmlp_departure"]
     return found
 
@@ -138,8 +137,6 @@ class _H11Connection(_Connection, H11Protocol):
 
 
 class Protocol(_Connection, HttpToolsProtocol):
-    """A connection read with httptools."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._place = _BETWEEN
@@ -151,12 +148,10 @@ class Protocol(_Connection, HttpToolsProtocol):
         self._refusing = False  # as soon as what came before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes."""
         self._unset_keepalive_if_required()
         if self._refusing:
             if self._head:  # what was on its way before reading was paused
@@ -211,14 +206,12 @@ class Protocol(_Connection, HttpToolsProtocol):
         Context().run(connection.data_received, bytes(self._head))
 
     def on_response_complete(self) -> None:
-        """A response was sent in full."""
         last = not self.pipeline
         super().on_response_complete()
         if last and self._refusing and not self.transport.is_closing():
             self._hand_over()
 
     def on_message_begin(self) -> None:
-        """A request begins."""
         self._place = _HEAD
         super().on_message_begin()
 
@@ -228,7 +221,6 @@ class Protocol(_Connection, HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A request's head was read."""
         if self.parser.should_upgrade():
             # An upgrade is a request like any other, but httptools would end it here, without its body.
             raise httptools.HttpParserError
@@ -251,7 +243,6 @@ class Protocol(_Connection, HttpToolsProtocol):
         raise httptools.HttpParserError
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a request's body was read."""
         self._unclaimed = 0
         if self._ends is not None:
             self._ends += len(body)
@@ -260,7 +251,6 @@ class Protocol(_Connection, HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request's end was read."""
         self._place = _BETWEEN
         if self._ends is not None and self._ends < len(self._data):  # the next request came with it
             self._head, self._begins = self._data[self._ends :], self._ends

@@ -75,13 +75,10 @@ class Sent(Response):
         self, body: bytes, media_type: str, record: RequestRecord, headers: dict[str, str] = NO_HEADERS
     ) -> None:
         self.status_code, self.body, self.background = 200, body, None
-        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": _timing(record)}
+        seconds = record.decode_seconds, record.queue_seconds, record.compute_seconds
+        timing = "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
+        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": timing}
         self.raw_headers = [(name.encode(), value.encode()) for name, value in (given | headers).items()]
-
-
-def _timing(record: RequestRecord) -> str:
-    seconds = record.decode_seconds, record.queue_seconds, record.compute_seconds
-    return "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
 
 
 def error_response(scope: Scope, error: Exception) -> Response:

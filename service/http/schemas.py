@@ -82,7 +82,7 @@ class Answer(BaseModel):
     operating_point: OperatingPointAnswer
     results: list[ImageAnswer] = Field(description="One entry per image, in the request's order")
     latency_ms: float = Field(description="From arrival to answer, including reading the body")
-    throughput_images_per_second: float = Field(description="Of the whole service, over the last seconds")
+    throughput_images_per_second: float = Field(description="Throughput of the whole service over the last seconds")
 
 
 class ImageProblem(BaseModel):
@@ -99,8 +99,8 @@ class Problem(BaseModel):
     type: str = Field(description="about:blank")
     title: str = Field(description="The status in words")
     status: int
-    detail: str = Field(description="What is wrong and what is expected, for people")
-    code: str = Field(description="What is wrong, for programs; docs/http.md lists the codes")
+    detail: str = Field(description="What is wrong and what is expected, in words")
+    code: str = Field(description="What is wrong, as a code for programs; docs/http.md lists them")
     request_id: str = Field(description="The same as X-Request-ID; also in the service's log")
     errors: list[ImageProblem] | None = Field(
         default=None, description="The images that cannot be classified; the request fails as a whole."
@@ -117,7 +117,7 @@ class StreamLine(ImageAnswer):
 
 
 class StreamProblem(Problem):
-    """The last line of a stream that failed: the error that its status could no longer be."""
+    """The last line of a stream that failed after its status was sent."""
 
     final: Literal[True]
 
@@ -154,12 +154,12 @@ class ModelDescription(BaseModel):
 
 
 class Live(BaseModel):
-    """The process should keep running."""
+    """The process is healthy."""
 
     live: Literal[True]
 
 
 class Ready(BaseModel):
-    """Requests are accepted now."""
+    """The service accepts requests."""
 
     ready: Literal[True]

@@ -29,11 +29,11 @@ UVICORN: dict[str, Any] = {
     "ws": "none",  # a WebSocket handshake is a request like any other
     "timeout_graceful_shutdown": 30,  # seconds
 }
-"""How uvicorn runs, here and in the benchmarks' reference server."""
+"""How uvicorn runs."""
 
 
 class _Server(uvicorn.Server):
-    """A signal ends readiness first; an orderly shutdown exits with status 0 (uvicorn would raise the signal again)."""
+    """A signal first ends readiness; an orderly shutdown exits with status 0 (uvicorn would raise the signal again)."""
 
     def __init__(self, service: Service, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -56,9 +56,8 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
     Logging(settings.log_level, settings.log_format).begin()
     if settings.grpc_port is not None:
         check_installed()
-        listen(
-            settings.host, settings.grpc_port, "--grpc-port"
-        ).close()  # gRPC, which listens later, does not say why it cannot
+        # gRPC listens later, and does not say why it cannot.
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()
     traces = trace_factory() if settings.traces else None
     service = build(settings)
     if traces is not None:
@@ -78,7 +77,7 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
         log.info("serving %s on http://%s:%d", service.facts.model["name"], host, port)
         server.run(sockets=[listener])
     if failures:
-        raise DeviceError(f"the engine ended: {failures[0]}")
+        raise DeviceError(f"the engine stopped: {failures[0]}")
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:

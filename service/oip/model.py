@@ -1,4 +1,4 @@
-"""What the protocol says about the server and its model, over REST and gRPC alike: names, datatypes, shapes, errors."""
+"""The protocol's view of the server and its model, over REST and gRPC: names, datatypes, shapes, errors."""
 
 import re
 from http import HTTPStatus
@@ -116,7 +116,7 @@ def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, An
 
 
 def response_head(service: Service, name: str, inference_id: str | None, record: RequestRecord) -> dict[str, Any]:
-    """What an inference response says besides its outputs; `name` is the model's as the request had it."""
+    """An inference response without its outputs; `name` is the model's as the request had it."""
     point = record.point
     assert point is not None  # since it was admitted
     named = {"operating_point": point.name} if point.name else {}

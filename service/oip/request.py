@@ -3,12 +3,13 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msmlp.model.errors import ImageTooLargeError, OptionError
+from msmlp.model.errors import ImageTooLargeError, OptionError, first_mistake
 from msmlp.service.errors import (
     BadImagesError,
     BodyTooLargeError,
@@ -18,7 +19,6 @@ from msmlp.service.errors import (
     UnsupportedMediaTypeError,
 )
 from msmlp.service.oip.model import INPUTS, OUTPUTS
-from msmlp.service.oip.schema import InferenceRequest, InputTensor, OutputTensor, parse_request
 from msmlp.service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
 from msmlp.service.options import NO_OPTIONS, RequestOptions, parse_options
 
@@ -31,6 +31,72 @@ those whose names begin with `triton_` are ignored too."""
 
 MAX_TIMEOUT = 10**12
 """Microseconds; the same limit as that of `deadline_ms`."""
+
+MAX_TENSORS = 16
+"""Inputs or outputs of a request that are read; more than there are, so that the error can name what is expected."""
+
+MAX_DIMENSIONS = 8
+
+Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class InputParameters(_Part):
+    """`binary_data_size`: the number of bytes after the JSON that are this tensor's data; REST only."""
+
+    binary_data_size: Size | None = None
+
+
+class InputTensor(_Part):
+    """An input; `data` only when it is in the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[Size] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+    @property
+    def binary_size(self) -> int | None:
+        """The length of its data after the JSON; None when its data is in the JSON."""
+        return self.parameters.binary_data_size if self.parameters else None
+
+
+class OutputParameters(_Part):
+    """`binary_data`: send it after the JSON (REST only); `classification`: send this many likeliest classes instead."""
+
+    binary_data: bool | None = None
+    classification: Annotated[int, Field(ge=1)] | None = None
+
+
+class OutputTensor(_Part):
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class InferenceRequest(_Part):
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    inputs: list[InputTensor] = Field(max_length=MAX_TENSORS, fail_fast=True)
+    outputs: list[OutputTensor] | None = Field(default=None, max_length=MAX_TENSORS, fail_fast=True)
+
+
+def parse_request(content: bytes | dict[str, Any]) -> InferenceRequest:
+    """The JSON part of a request, or the same as plain data.
+
+    Raises:
+        MalformedBodyError: not JSON, or not a request of the protocol.
+    """
+    try:
+        if isinstance(content, bytes):
+            return InferenceRequest.model_validate_json(content)
+        return InferenceRequest.model_validate(content)
+    except ValidationError as error:
+        place, wrong = first_mistake(error)
+        raise MalformedBodyError(f"{place or 'the JSON part of the request'}: {wrong}") from None
 
 
 @dataclass(frozen=True)
@@ -67,7 +133,8 @@ def to_inference(request: InferenceRequest, data_of: Callable[[InputTensor], Dat
         MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
     """
     tensor = _only_input(request)
-    images = _IMAGES[tensor.name](tensor, lambda: data_of(tensor), limits)
+    read = _pixels if tensor.name == "pixels" else _files
+    images = read(tensor, lambda: data_of(tensor), limits)
     return Inference(images, _outputs(request), parse_options(_options(request.parameters or {})), request.id)
 
 
@@ -102,12 +169,6 @@ def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> lis
     _check_images(tensor.shape[0], limits)
     data, count = find(), tensor.shape[0]
     return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
-
-
-_IMAGES: dict[str, Callable[[InputTensor, Callable[[], Data], Limits], list[bytes] | NDArray[np.uint8]]] = {
-    "pixels": _pixels,
-    "image": _files,
-}
 
 
 def _check_images(count: int, limits: Limits) -> None:

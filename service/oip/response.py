@@ -29,7 +29,6 @@ class Tensor:
 
 
 def output_tensors(result: Result, wanted: Iterable[Wanted], facts: Facts) -> list[Tensor]:
-    """The outputs a request asked for."""
     return [_tensor(result, output, facts.classes, facts.gflops) for output in wanted]
 
 
@@ -95,7 +94,6 @@ def write_response(head: dict[str, Any], outputs: list[tuple[Tensor, bool]]) -> 
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """An output as little-endian bytes."""
     if isinstance(tensor.data, np.ndarray):
         return np.ascontiguousarray(tensor.data).data
     return memoryview(join_bytes(text.encode() for text in tensor.data))

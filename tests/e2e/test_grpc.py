@@ -124,7 +124,7 @@ def test_statistics_count(caller: triton.InferenceServerClient, digits: Any) -> 
         ("other", {}, "NOT_FOUND", "no model 'other'"),
         ("msmlp", {"colour": 1}, "INVALID_ARGUMENT", "'colour': no such option"),
         ("msmlp", {"min_exit": 7}, "INVALID_ARGUMENT", "min_exit: "),
-        ("msmlp", {"stream": True}, "INVALID_ARGUMENT", "stream: expected false: ModelInfer answers once"),
+        ("msmlp", {"stream": True}, "INVALID_ARGUMENT", "stream: expected false: ModelInfer sends one response"),
         ("msmlp", {"deadline_ms": 1e-6}, "DEADLINE_EXCEEDED", "no image reached an exit by its deadline"),
     ],
 )

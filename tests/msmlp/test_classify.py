@@ -285,7 +285,7 @@ def test_faults_that_are_not_the_callers_are_status_1(call: Call, capsys: Captur
     assert call("classify", files[0], "--url", server.url) == 1  # it is gone
     line = mistake(capsys)
     assert f"no answer from {server.url}" in line
-    assert "msmlp serve starts" in line
+    assert "start a service with msmlp serve" in line
     with scripted(Reply(200, "<html>hello</html>")) as server:
         assert call("classify", files[0], "--url", server.url, "--json") == 1
-        assert "not as msmlp does" in mistake(capsys)
+        assert "does not answer like an msmlp service" in mistake(capsys)

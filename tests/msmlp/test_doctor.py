@@ -105,7 +105,7 @@ def test_grpc_is_looked_at_where_it_is_wanted(tiny_weights: Path, monkeypatch: p
     [
         ("MSMLP_PROT", "9000", "MSMLP_PROT: no such setting"),
         ("MSMLP_MAX_BATCH", "many", "MSMLP_MAX_BATCH: "),
-        ("MSMLP_POLICY", "frugal", "no operating point is called frugal"),
+        ("MSMLP_POLICY", "frugal", "'frugal' is not an operating point"),
     ],
 )
 def test_a_wrong_setting_in_the_environment_is_a_problem(

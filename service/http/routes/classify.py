@@ -31,7 +31,7 @@ router = APIRouter()
 async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     service = await service_of(request)  # a FastAPI dependency would cost more than the answer's JSON
-    service.check_ready()  # before reading a body in vain
+    service.check_ready()  # before the body is read
     settings = service.settings
     images, options = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
     asked = ClassifyRequest(images, options, request.scope["msmlp_record"])
@@ -66,7 +66,7 @@ async def _lines(first: dict[str, Any], more: Documents, record: RequestRecord) 
         async for document in more:
             yield _line(document)
     except MsmlpError as error:
-        # The status is already sent; the last line says what it would have been.
+        # The status has been sent already; the last line carries the error instead.
         record.status, document = problem(error, record.request_id)
         yield _line({**document, "final": True})
 

@@ -38,13 +38,11 @@ KnownModel = Annotated[str, Depends(_known_model)]
 
 @router.get("")
 async def server() -> dict[str, Any]:
-    """The server and the protocol extensions that it supports."""
     return model.server_metadata()
 
 
 @router.get("/health/live")
 async def live(service: ServiceDep) -> dict[str, bool]:
-    """Whether the process should keep running."""
     if service.engine.down:
         raise EngineDownError(DOWN)
     return {"live": True}
@@ -52,7 +50,6 @@ async def live(service: ServiceDep) -> dict[str, bool]:
 
 @router.get("/health/ready")
 async def ready(service: ServiceDep) -> dict[str, bool]:
-    """Whether requests are accepted now."""
     service.check_ready()
     return {"live": True, "ready": True}
 
@@ -73,21 +70,18 @@ async def index(request: Request, service: ServiceDep) -> list[dict[str, Any]]:
 
 @router.get("/models/stats")
 async def all_statistics(service: ServiceDep) -> dict[str, Any]:
-    """Counts and times since the start."""
     return model.model_statistics(service, service.facts.model["name"])
 
 
 @router.get(f"{MODEL}/stats")
 @router.get(f"{VERSION}/stats")
 async def model_statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    """Counts and times since the start."""
     return model.model_statistics(service, name)
 
 
 @router.get(f"{MODEL}/ready")
 @router.get(f"{VERSION}/ready")
 async def model_ready(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    """Whether the model accepts requests now."""
     service.check_ready()
     return {"name": name, "ready": True}
 
@@ -95,14 +89,12 @@ async def model_ready(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
 @router.get(f"{MODEL}/config")
 @router.get(f"{VERSION}/config")
 async def model_configuration(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    """The model's configuration in Triton's form."""
     return model.model_configuration(service, name)
 
 
 @router.get(MODEL)
 @router.get(VERSION)
 async def model_metadata(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    """The model's tensors."""
     return model.model_metadata(service, name)
 
 
@@ -112,10 +104,10 @@ async def infer(request: Request) -> Response:
     """Classify images given as tensors; the options of `POST /classify` are request parameters."""
     service = await service_of(request)
     name = await _known_model(service, **request.path_params)
-    service.check_ready()  # before reading a body in vain
+    service.check_ready()  # before the body is read
     inference = await _read(request, service)
     if inference.options.stream:
-        raise OptionError("stream", "expected false: over HTTP this protocol has no streams, POST /classify has")
+        raise OptionError("stream", "expected false: this protocol cannot stream over HTTP; use POST /classify")
     asked = ClassifyRequest(inference.images, inference.options, request.scope["msmlp_record"])
     result = await while_connected(request, run(service, asked))
     tensors = output_tensors(result, inference.outputs, service.facts)

@@ -1,10 +1,11 @@
-"""`/livez`, `/readyz`, `/metrics`, `/model`, `/docs`."""
+"""`/livez`, `/readyz`, `/metrics`, `/model`, `/docs`, and the playground at `/`."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.staticfiles import StaticFiles
 
 from msmlp.service.engine.async_engine import DOWN
 from msmlp.service.errors import EngineDownError
@@ -15,7 +16,19 @@ from msmlp.service.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+PAGE_HEADERS = {
+    # Pictures are shown from `blob:`; everything else comes from this server, and no other site may frame the page.
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # Revalidated each time (304 by the ETag), so that an old page never meets a new version of the server.
+    "Cache-Control": "no-cache",
+}
+
 router = APIRouter()
+_files = StaticFiles(packages=[("msmlp.service", "ui")])
 ServiceDep = Annotated[Service, Depends(service_of)]
 _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
 _METRICS: dict[int | str, dict[str, Any]] = {
@@ -33,7 +46,7 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
 @router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez(service: ServiceDep) -> dict[str, bool]:
-    """Whether the process should keep running: 503 once the engine has died for good."""
+    """Whether the process should keep running: 503 once the engine is down for good."""
     if service.engine.down:
         raise EngineDownError(DOWN)
     return {"live": True}
@@ -55,7 +68,7 @@ async def model(service: ServiceDep) -> Response:
 
 @router.get("/metrics", response_class=Response, responses=_METRICS)
 async def metrics(service: ServiceDep) -> Response:
-    """Prometheus text."""
+    """All metrics in the Prometheus text format."""
     return Response(service.metrics.render(), media_type=METRICS_TYPE)
 
 
@@ -64,3 +77,11 @@ async def docs() -> HTMLResponse:
     """The API documentation for people; /openapi.json is for programs."""
     # An empty icon, or the page would fetch one from elsewhere.
     return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")
+
+
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@router.api_route("/ui/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+async def playground(request: Request) -> Response:
+    response = await _files.get_response(request.path_params.get("name", "index.html"), request.scope)
+    response.headers.update(PAGE_HEADERS)
+    return response

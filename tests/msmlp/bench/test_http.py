@@ -7,8 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from msmlp.bench.http import HttpOptions, UnreachableError, bench_http
+from msmlp.bench.http import HttpOptions, bench_http
 from msmlp.bench.images import IMAGES_OF
+from msmlp.model.errors import MsmlpError
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
 from tests.e2e.conftest import Call
@@ -108,7 +109,7 @@ def test_a_mistake_is_one_line(call: Call, capsys: pytest.CaptureFixture[str], w
 
 
 def test_a_service_that_is_not_there_is_said_to_be_so() -> None:
-    with pytest.raises(UnreachableError, match="nothing answers at http"):
+    with pytest.raises(MsmlpError, match="nothing answers at http"):
         bench_http(HttpOptions("http://127.0.0.1:9", connections=(1,), seconds=0.1))
 
 

@@ -276,9 +276,9 @@ def test_a_newer_services_fields_are_there_by_name(ask: Driver) -> None:
         (Reply(404, {"detail": "Not Found"}), "answers 404 Not Found"),
         (Reply(401, ["no"]), "answers 401 Unauthorized"),
         (Reply(302, "", {"Location": "/login"}), "answers 302 Found"),
-        (Reply(200, "<html>hello</html>"), "answers, but not as msmlp does"),
-        (Reply(200, ["cat"]), "answers, but not as msmlp does"),
-        (Reply(200, "cat", {"Content-Encoding": "gzip"}), "answers, but not as msmlp does"),
+        (Reply(200, "<html>hello</html>"), "does not answer like an msmlp service"),
+        (Reply(200, ["cat"]), "does not answer like an msmlp service"),
+        (Reply(200, "cat", {"Content-Encoding": "gzip"}), "does not answer like an msmlp service"),
     ],
 )
 @pytest.mark.parametrize("method", ["classify", "stream"])

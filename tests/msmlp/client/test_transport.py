@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.client.errors import ServiceError
+from msmlp.client.answer import ServiceError
 from msmlp.client.transport import FIRST_WAIT, LONGEST_WAIT, Attempts
 
 REFUSED = ServiceError("no answer", code="unreachable")

@@ -94,7 +94,7 @@ def test_what_messages_hold_is_bounded_together_with_bodies(serve: Serve) -> Non
             held = [served.call.start("ModelInfer", request) for _ in range(2)]
             submissions.wait_for(2)
             code, detail, _ = served.call.refused("ModelInfer", request)
-            assert (code, "the bodies of all requests hold" in detail) == ("RESOURCE_EXHAUSTED", True)
+            assert (code, "request bodies already take" in detail) == ("RESOURCE_EXHAUSTED", True)
             assert served.http.post("/classify", content=b"x" * 200).status_code in (415, 429)
             png = {"Content-Type": "image/png"}
             assert served.http.post("/classify", content=b"x" * 200, headers=png).status_code == 429
@@ -142,7 +142,10 @@ def test_who_gets_no_turn_may_come_again(serve: Serve, monkeypatch: pytest.Monke
     monkeypatch.setattr(intake, "TURN_SECONDS", 0.2)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
-        assert (code, detail) == ("RESOURCE_EXHAUSTED", "1 calls are reading their message already")
+        assert (code, detail) == (
+            "RESOURCE_EXHAUSTED",
+            "1 calls are sending their messages, which is the most allowed",
+        )
         assert "retry-pushback-ms" in metadata
         call.cancel()
         wait_until(lambda: served.call.start("ModelInfer", infer_request(ONE)).exception() is None)

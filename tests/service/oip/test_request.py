@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Inference, Limits, Wanted, read_inference, to_inference
-from msmlp.service.oip.schema import parse_request
+from msmlp.service.oip.request import Inference, Limits, Wanted, parse_request, read_inference, to_inference
 from msmlp.service.oip.tensors import join_bytes
 from msmlp.service.options import NO_OPTIONS, RequestOptions
 

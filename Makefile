@@ -25,10 +25,10 @@ serve: $(SERVE) ## serve on 127.0.0.1:8000; PORT=9000 ARGS="--log-level debug"
 	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
 test: $(DEV) ## run the test suite on a CPU, with PyPI packages only
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-system: $(DEV) ## run the tests that need Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER)
-	$(BIN)/python -m pytest -m system $(ARGS)
+	$(BIN)/python -m pytest -m system -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-gpu: gpu-here $(DEV) ## run the CUDA tests; fails without a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)

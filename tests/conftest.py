@@ -40,6 +40,20 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 
 @pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The `msmlp` command in this process, for what needs none of its own: arguments → exit status."""
+    from msmlp.main import main
+
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr("sys.argv", ["msmlp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """SIGINT interrupts again, here and in the processes a test starts: a script's background job has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -205,6 +219,13 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
             changes=changes,
         )
     )
+
+
+@pytest.fixture
+def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and calibrating leave no graphs: exporting them takes several times as long as a short run."""
+    for module in ("training.trainer", "calibration.calibrate"):
+        monkeypatch.setattr(f"msmlp.model.{module}.refresh_graphs", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

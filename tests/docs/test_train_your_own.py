@@ -1,27 +1,24 @@
 """docs/train-your-own.md, run from top to bottom: its commands, its server, its calls."""
 
-import io
 import json
 import os
 import re
 import shlex
 import shutil
-import string
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from msmlp.main import main
+from tests.docs.commands import run_commands
 from tests.docs.test_readme import ROOT
 from tests.e2e.conftest import environment, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
 # All that is changed of what stands there: fewer epochs.
-EPOCHS = ("EPOCHS=60\n", "EPOCHS=12\n")
+EPOCHS = ("EPOCHS=60\n", "EPOCHS=3\n")
 
 
 def blocks(language: str) -> list[str]:
@@ -34,26 +31,6 @@ class Followed:
 
     folder: Path
     out: str
-
-
-def run(block: str) -> str:
-    """Run assignments and msmlp commands as a shell would, but in this process, as importing torch for each takes
-    seconds; returns what stood on stdout."""
-    variables: dict[str, str] = {}
-    out = io.StringIO()
-    for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(string.Template(line).substitute(variables))
-        name, assigns, value = words[0].partition("=")
-        if assigns:
-            variables[name] = value
-            continue
-        assert name == "msmlp"
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
-            patch.setattr("sys.argv", words)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert ended.value.code == 0, line
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +47,9 @@ def followed(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> F
             patch.delenv(name)
         # doctor would stumble over whatever has port 8000 on this machine.
         patch.setenv("MSMLP_PORT", "0")
-        return Followed(folder, run(commands.replace(*EPOCHS)))
+        # Of the weights trained here, one is served: calibrating exports its graphs.
+        patch.setattr("msmlp.model.training.trainer.refresh_graphs", lambda *_: None)
+        return Followed(folder, run_commands(commands.replace(*EPOCHS)))
 
 
 def called(command: str, folder: Path, url: str) -> httpx.Response:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.main import main
 from tests.fakes import PATIENCE_SECONDS
+
+Call = Callable[..., int]
+"""What the fixture `call` is."""
 
 MSMLP = str(Path(sys.executable).parent / "msmlp")
 
@@ -115,19 +117,3 @@ def served(tiny_weights: Path) -> Iterator[Served]:
     with msmlp_serve(tiny_weights, "--grpc-port", "0") as running:
         running.wait_for("engine: ready")
         yield running
-
-
-Call = Callable[..., int]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Call:
-    """The `msmlp` command in this process, for what needs none of its own: arguments → exit status."""
-
-    def run(*arguments: str | Path) -> int:
-        monkeypatch.setattr(sys, "argv", ["msmlp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return run

@@ -9,6 +9,8 @@ import pytest
 import msmlp
 from tests.e2e.conftest import Call
 
+pytestmark = pytest.mark.usefixtures("no_graphs")
+
 NAMED = {"fast", "balanced", "accurate"}
 
 

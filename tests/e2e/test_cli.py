@@ -1,4 +1,4 @@
-"""The offline commands as processes: what stands on stdout, what on stderr, and the exit status."""
+"""The offline commands: what they write to stdout and to stderr, and their exit status."""
 
 import json
 import re
@@ -21,13 +21,15 @@ def test_evaluate_prints_one_document(tiny_weights: Path, cifar10_folder: Path) 
     assert json.loads(done.stdout) == evaluate(tiny_weights, cifar10_folder, "test", "cpu")
 
 
-def test_calibrate_prints_one_document_and_writes_it(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
+def test_calibrate_prints_one_document_and_writes_it(
+    call: Call, capfd: pytest.CaptureFixture[str], tiny_weights: Path, cifar10_folder: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
     (folder / "calibration.json").unlink()
-    done = run_msmlp("calibrate", "--weights", folder, "--data", cifar10_folder, "--device", "cpu", "--json")
-    assert done.returncode == 0, done.stderr
-    [said] = [line for line in done.stderr.splitlines() if "validation images" in line]
-    printed = json.loads(done.stdout)["operating_points"]
+    assert call("calibrate", "--weights", folder, "--data", cifar10_folder, "--device", "cpu", "--json") == 0
+    out, err = capfd.readouterr()
+    [said] = [line for line in err.splitlines() if "validation images" in line]
+    printed = json.loads(out)["operating_points"]
     error = max(point["standard_error"] for point in printed)
     assert said.startswith(
         f"only 40 validation images: the standard error of an expected accuracy is up to {100 * error:.1f}"
@@ -37,10 +39,9 @@ def test_calibrate_prints_one_document_and_writes_it(tiny_weights: Path, cifar10
     assert {"fast", "balanced", "accurate"} <= {point["name"] for point in printed}
 
 
-def test_info_prints_one_document(tiny_weights: Path) -> None:
-    done = run_msmlp("info", "--weights", tiny_weights, "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_info_prints_one_document(call: Call, capfd: pytest.CaptureFixture[str], tiny_weights: Path) -> None:
+    assert call("info", "--weights", tiny_weights, "--json") == 0
+    document = json.loads(capfd.readouterr().out)
     assert set(document["exits"][0]) == {"exit", "gflops", "gflops_unfolded"}
     assert document["operating_points"]
 
@@ -69,6 +70,7 @@ def test_small_costs_are_not_rounded_away(call: Call, capsys: pytest.CaptureFixt
     assert [float(cost) for cost in said] == pytest.approx(cumulative_gflops(preset("tiny")), rel=5e-3)
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_many_validation_images_are_nothing_to_warn_of(
     call: Call, capsys: pytest.CaptureFixture[str], tiny_weights: Path, digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -14,10 +14,13 @@ def test_completion_knows_the_commands_below_report() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["runs"], ["tables", "runs"], ["--json", "runs"]])
-def test_tables_of_runs_are_refused_with_what_to_use_instead(arguments: list[str]) -> None:
-    done = run_msmlp("report", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = done.stderr.splitlines()
+def test_tables_of_runs_are_refused_with_what_to_use_instead(
+    arguments: list[str], call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("report", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
     assert "removed in 0.2" in line
     assert "msmlp info --weights DIR" in line
 

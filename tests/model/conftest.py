@@ -1,6 +1,7 @@
-"""Networks with weights that do not come from any random generator."""
+"""Networks with weights that do not come from any random generator, and a weights folder that is soon exported."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.training.trainer import TrainOptions, train
 
 
 def _pattern(shape: tuple[int, ...], phase: float) -> Tensor:
@@ -38,3 +40,11 @@ def patterned() -> Callable[..., Cascade]:
 def pictures() -> Callable[[int, int], Tensor]:
     """`pictures(count, size)`: normalised images [count, 3, size, size], float64, from a formula."""
     return lambda count, size: 1.5 * _pattern((count, 3, size, size), 0.5)
+
+
+@pytest.fixture(scope="session")
+def one_stage_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of one small stage, quickly exported."""
+    stage = {"patch": 16, "width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 8, "overlap": 3}
+    out = tmp_path_factory.mktemp("weights") / "one-stage"
+    return train(TrainOptions(digits_folder, "tiny", out, device="cpu", epochs=0, changes={"stages": [stage]}))

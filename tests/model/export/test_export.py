@@ -26,7 +26,6 @@ from msmlp.model.exits.policies import EXIT_POLICIES
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.export import TOLERANCES, export
 from msmlp.model.offline import Outputs, run_every_exit
-from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
 from msmlp.model.weights.graphs import load_export
 
@@ -52,14 +51,9 @@ def copied(tiny_weights: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_stage(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights of one small stage, quickly exported."""
-    stage = {"patch": 16, "width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 8, "overlap": 3}
-    out = tmp_path_factory.mktemp("weights") / "one-stage"
-    options = TrainOptions(
-        data=digits_folder, preset="tiny", out=out, device="cpu", epochs=0, changes={"stages": [stage]}
-    )
-    return train(options)
+def one_stage(one_stage_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(one_stage_weights, tmp_path_factory.mktemp("weights") / "one-stage"))
 
 
 @pytest.mark.parametrize("bucket", [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])

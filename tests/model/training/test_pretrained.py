@@ -85,7 +85,7 @@ def test_the_teacher_sees_the_students_view(plain: Recipe, learner: Build, array
 # --- a teacher and the data --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def taught_by(short_run: Run) -> Path:
     """A weights folder of the few digits: the teacher of the tests."""
     return train(short_run(epochs=2))
@@ -174,7 +174,7 @@ def test_a_run_begun_before_there_were_teachers_resumes(short_run: Run, monkeypa
 # --- initial weights ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def first(short_run: Run) -> Path:
     return train(short_run(epochs=2))
 

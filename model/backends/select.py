@@ -110,7 +110,7 @@ def _select_torch(weights: Weights, calibration: Calibration, settings: BackendS
         raise OptionError("provider", f"{settings.provider} is for the onnx backend, not for torch")
     if settings.dtype not in ("auto", *TORCH_DTYPES):
         allowed = ", ".join(("auto", *TORCH_DTYPES))
-        raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; allowed: {allowed}")
+        raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; expected one of {allowed}")
     file = calibration.file
     exits = settings.exits or Exits(file.temperatures, file.exit_policy)
     gpu = settings.device != "cpu" and gpu_present() and _torch_has_gpus()
@@ -126,7 +126,7 @@ def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSe
     dtype = settings.dtype
     if dtype not in ("auto", *GRAPH_DTYPES):
         allowed = ", ".join(("auto", *GRAPH_DTYPES))
-        raise OptionError("dtype", f"{dtype} is not for the onnx backend; allowed: {allowed}")
+        raise OptionError("dtype", f"{dtype} is not for the onnx backend; expected one of {allowed}")
     provider = _provider(settings)
     if dtype == "auto":
         dtype = "float16" if provider and has_graphs(weights.folder, "float16") else "float32"

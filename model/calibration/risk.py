@@ -50,9 +50,9 @@ def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None
     for option, value in (("--risk", limit.risk), ("--confidence", limit.confidence)):
         # Closer to 0, no number of images that fits a machine could certify anything, and logarithms overflow.
         if 0 < value < SMALLEST:
-            raise OptionError(option, f"{value:g} is too small; allowed: {SMALLEST:g} or more, and below 1")
+            raise OptionError(option, f"{value:g} is too small; expected {SMALLEST:g} or more, and below 1")
         if not 0 < value < 1:
-            raise OptionError(option, f"{value:g} is out of range; allowed: above 0 and below 1")
+            raise OptionError(option, f"{value:g} is out of range; expected above 0 and below 1")
     return limit
 
 

@@ -142,7 +142,7 @@ def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: P
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
     with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")
-    with pytest.raises(OptionError, match="int8 is not for the torch backend; allowed: auto, float32, bfloat16"):
+    with pytest.raises(OptionError, match="int8 is not for the torch backend; expected one of auto, float32, bfloat16"):
         evaluate(tiny_weights, cifar10_folder, "test", "cpu", "int8")
     with pytest.raises(DataError, match="nowhere"):
         evaluate(tiny_weights, tmp_path / "nowhere", "test", "cpu")

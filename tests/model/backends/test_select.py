@@ -110,10 +110,10 @@ def test_a_backend_that_is_not_there_is_refused(
 @pytest.mark.parametrize(
     ("backend", "settings", "said"),
     [
-        ("onnx", {"dtype": "bfloat16"}, "dtype: bfloat16 is not for the onnx backend; allowed: auto, float32, f"),
+        ("onnx", {"dtype": "bfloat16"}, "dtype: bfloat16 is not for the onnx backend; expected one of auto, float32"),
         ("onnx", {"provider": "directml"}, "provider: 'directml' is not one of auto, cuda, tensorrt"),
         ("onnx", {"provider": "tensorrt", "device": "cpu"}, "provider: tensorrt needs a GPU; the device is cpu"),
-        ("torch", {"dtype": "int8"}, "dtype: int8 is not for the torch backend; allowed: auto, float32, bfloat16"),
+        ("torch", {"dtype": "int8"}, "dtype: int8 is not for the torch backend; expected one of auto, float32"),
         ("torch", {"provider": "cuda"}, "provider: cuda is for the onnx backend, not for torch"),
     ],
 )

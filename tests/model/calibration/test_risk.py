@@ -222,15 +222,15 @@ def test_too_few_images_never_exit_early(images: int) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
 def test_what_is_no_probability_is_refused(value: float) -> None:
-    with pytest.raises(OptionError, match=r"--risk: .* allowed: above 0 and below 1"):
+    with pytest.raises(OptionError, match=r"--risk: .* expected above 0 and below 1"):
         risk_limit(value, None)
-    with pytest.raises(OptionError, match=r"--confidence: .* allowed: above 0 and below 1"):
+    with pytest.raises(OptionError, match=r"--confidence: .* expected above 0 and below 1"):
         risk_limit(0.1, value)
 
 
 @pytest.mark.parametrize("value", [1e-320, 1e-10])
 def test_a_risk_that_no_number_of_images_certifies_is_refused(value: float) -> None:
-    with pytest.raises(OptionError, match=r"--risk: .* is too small; allowed: 1e-09 or more"):
+    with pytest.raises(OptionError, match=r"--risk: .* is too small; expected 1e-09 or more"):
         risk_limit(value, None)
 
 

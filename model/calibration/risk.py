@@ -52,7 +52,7 @@ def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None
         if 0 < value < SMALLEST:
             raise OptionError(option, f"{value:g} is too small; allowed: {SMALLEST:g} or more, and below 1")
         if not 0 < value < 1:
-            raise OptionError(option, f"{value:g} is out of range; allowed: above 0 and below 1")
+            raise OptionError(option, f"{value:g} is out of range; expected above 0 and below 1")
     return limit
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.backends --data .data/cifar-10-batches-py
 
-Prints one JSON document: milliseconds of every stage in every bucket, all backends by turns in one process; how soon
-`msmlp serve` is ready with each, and the memory it holds; and how far the answers agree with those of torch in float32.
+Prints one JSON document: milliseconds of every stage in every bucket, the backends taking turns in one process; time to
+start and memory of `msmlp serve` with each backend; and how closely the answers agree with torch in float32.
 """
 
 import argparse
@@ -43,13 +43,12 @@ PICTURE = Path(__file__).resolve().parents[1] / "examples" / "cat.jpg"
 POINT = "balanced"
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 UNCOUNTED = 2
-"""First rounds that do not count: they allocate memory and wake threads."""
+"""Warm-up rounds, which allocate memory and start threads."""
 REQUESTS, IMAGES = 50, 64
-"""Sent to each service, and the images of each, before its memory is measured again."""
+"""Requests to each service, and images per request, before its memory is measured again."""
 
 
 def main() -> None:
-    """Measure and print."""
     options = _options()
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)

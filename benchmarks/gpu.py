@@ -34,7 +34,7 @@ class Step:
 
     @property
     def typed(self) -> str:
-        """The command as one would type it."""
+        """The command as a user would type it."""
         if self.command[: len(MSMLP)] == MSMLP:
             return shlex.join(("msmlp", *self.command[len(MSMLP) :]))
         return shlex.join(("python", *self.command[1:]))
@@ -65,7 +65,7 @@ def steps(out: Path, data: Path | None = None) -> Iterator[Step]:
 
 
 def run(listed: list[Step], out: Path) -> bool:
-    """Run what has not succeeded yet; whether all has now."""
+    """Run every step that has not succeeded yet → whether all have now."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "state.json"
     state: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -81,7 +81,7 @@ def run(listed: list[Step], out: Path) -> bool:
 
 
 def _succeeded(state: dict[str, Any], step: Step) -> bool:
-    """Not if the command has changed since."""
+    """Whether this command has succeeded before, unchanged."""
     return bool(step.name in state and state[step.name]["status"] == 0 and state[step.name]["command"] == step.typed)
 
 
@@ -98,7 +98,7 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
 def _write(file: Path, state: dict[str, Any]) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(state, indent=1) + "\n")
-    new.replace(file)  # whole, even when the machine goes away now
+    new.replace(file)  # atomic, because the machine may disappear at any time
 
 
 def _tell(step: Step, ended: dict[str, Any], out: Path) -> None:
@@ -116,7 +116,6 @@ def _msmlp(name: str, *arguments: str) -> Step:
 
 
 def main() -> int:
-    """Run the list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="outputs, trainings and state.json")
     parser.add_argument("--data", type=Path, help="CIFAR-10; without it nothing is trained or evaluated")

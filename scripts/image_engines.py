@@ -18,14 +18,14 @@ from scripts.commands import call, flags, output, succeeds
 from scripts.pip_settings import pip_volumes
 
 DOCKER_PORT = 8000
-"""The port the service listens on in a container of Docker's."""
+"""The port the service listens on in a Docker container."""
 
 BASE = "localhost/msmlp-base:bookworm"
 DEBOOTSTRAP = ("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 CHROOT = ("--isolation", "chroot")
 STAGES = {"packages": "-packages", "wheel": "-wheel", "service": ""}
-"""The Dockerfile's stages, each with the ending of its image's tag. A tag keeps what the next build can use again, and
-nothing more."""
+"""The Dockerfile's stages, each with the suffix of its image's tag. Tags keep what the next build can reuse, nothing
+more."""
 
 READ_ONLY = """
 mount --bind "$0" "$0"
@@ -33,7 +33,7 @@ mount -o remount,bind,ro "$0"
 mount -t tmpfs -o mode=755 tmpfs "$0/run"
 exec "$@"
 """
-"""Runs a command that sees the folder $0 read-only, except /run, where buildah keeps a file of its own."""
+"""Runs a command that sees the folder $0 read-only, except /run, where buildah keeps its own file."""
 
 
 class Docker:
@@ -46,7 +46,6 @@ class Docker:
 
     @staticmethod
     def usable() -> bool:
-        """Whether an engine answers."""
         return bool(shutil.which("docker")) and succeeds("docker", "info")
 
     def build(self, image: str, arguments: list[str]) -> None:
@@ -79,11 +78,9 @@ class Docker:
         return output("docker", "exec", self._container, *command)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the service."""
         output("docker", "kill", "--signal", "TERM", self._container)
 
     def remove(self) -> None:
-        """End and remove the container; the image stays."""
         succeeds("docker", "rm", "--force", self._container)
 
 
@@ -116,13 +113,11 @@ class Buildah:
                     succeeds("buildah", "rmi", before)
 
     def inspect(self, image: str) -> tuple[int, dict[str, Any]]:
-        """The bytes of the image's layers, and its configuration."""
         found = json.loads(output("buildah", "inspect", "--type", "image", image))
         self._entrypoint = found["Docker"]["config"]["Entrypoint"]
         return sum(layer["size"] for layer in json.loads(found["Manifest"])["layers"]), found["Docker"]["config"]
 
     def start(self, image: str, port: int, log: IO[bytes], weights: Path | None) -> "subprocess.Popen[bytes]":
-        """The image's entrypoint at 127.0.0.1:`port`; the process ends with its status."""
         self._container = output("buildah", "from", "--pull=never", image)
         root = output("buildah", "mount", self._container)
         self._options = [*CHROOT, "--env", f"MSMLP_PORT={port}"]
@@ -136,19 +131,15 @@ class Buildah:
         return self._process
 
     def proc(self, file: str) -> str:
-        """The service's own /proc/self/`file`."""
         return Path(f"/proc/{self._service()}/{file}").read_text()
 
     def inside(self, command: list[str]) -> str:
-        """What a command prints in the container; CalledProcessError when it fails."""
         return output("buildah", "run", *self._options, self._container, "--", *command)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the service."""
         os.kill(self._service(), signal.SIGTERM)
 
     def remove(self) -> None:
-        """End and remove the container; the image stays."""
         if self._process and self._process.poll() is None:
             for pid in _descendants(self._process.pid):
                 with contextlib.suppress(ProcessLookupError):
@@ -172,12 +163,12 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _image_id(tag: str) -> str:
-    """Empty where no image has that tag."""
+    """Empty if no image has that tag."""
     return output("buildah", "images", "--quiet", "--no-trunc", "--filter", f"reference={tag}")
 
 
 def _make_base() -> None:
-    """Debian with its Python as an image: takes minutes, once per machine."""
+    """Build the base image, Debian with its Python: takes minutes, once per machine."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "root"
         call(*DEBOOTSTRAP, str(root))

@@ -34,7 +34,7 @@ MOST_BYTES, MOST_SECONDS = 500_000_000, 5
 """Limits for the CPU image: its size, and the time until it is ready."""
 
 MOST_HIDDEN_BYTES = 5_000_000
-"""Of files in one layer that another replaces or removes; the base brings some along."""
+"""Limit for files in one layer that another replaces or removes; the base image has some."""
 
 
 class ImageTestError(Exception):
@@ -42,7 +42,6 @@ class ImageTestError(Exception):
 
 
 def expect(holds: bool, otherwise: str) -> None:
-    """ImageTestError unless it holds."""
     if not holds:
         raise ImageTestError(otherwise)
 
@@ -50,7 +49,7 @@ def expect(holds: bool, otherwise: str) -> None:
 def main(extra: str) -> int:
     """Test the image of `extra`, cpu or gpu → the exit status."""
     if extra not in BACKENDS:
-        _say(f"EXTRA is cpu or gpu, not {extra}")
+        _say(f"EXTRA: expected cpu or gpu, got {extra}")
         return 2
     engine = Docker() if Docker.usable() else Buildah() if Buildah.usable() else None
     if not engine:
@@ -99,8 +98,6 @@ def _say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Running:
-    """A container that is ready."""
-
     engine: Docker | Buildah
     process: "subprocess.Popen[bytes]"
     port: int
@@ -108,7 +105,6 @@ class Running:
     _log: IO[bytes]
 
     def call(self, path: str, body: bytes | None = None) -> tuple[int, str]:
-        """GET, or POST with a body → status and text."""
         return _http(f"http://127.0.0.1:{self.port}{path}", body)
 
     def post(self, path: str, body: bytes) -> Any:
@@ -118,13 +114,12 @@ class Running:
         return json.loads(text)
 
     def log(self) -> list[str]:
-        """What it has written, line by line."""
         return _lines(self._log)
 
 
 @contextlib.contextmanager
 def _running(engine: Docker | Buildah, image: str, weights: Path | None = None) -> Iterator[Running]:
-    """A container with the image's weights or with this folder's; its log is shown when anything goes wrong."""
+    """A container with the image's weights or with this folder's; its log is shown if anything fails."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     with tempfile.TemporaryFile() as log:
@@ -169,36 +164,34 @@ def _lines(log: IO[bytes]) -> list[str]:
 
 
 def _check_configuration(config: dict[str, Any]) -> None:
-    """Labels, user, signal."""
     labels = {name: config["Labels"].get(f"org.opencontainers.image.{name}") for name in LABELS}
     expect(all(labels.values()), f"a label is missing: {labels}")
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     expect(labels["version"] == version, f"its label says version {labels['version']}, pyproject.toml {version}")
     expect(config["User"] == "10001:10001", f"its user is {config['User']}")
-    expect(config.get("StopSignal") == "SIGTERM", f"its signal to stop is {config.get('StopSignal')}")
+    expect(config.get("StopSignal") == "SIGTERM", f"its stop signal is {config.get('StopSignal')}")
 
 
 def _check_contents(running: Running, extra: str, layers: int) -> None:
-    """Every package is pinned, no file is there twice, torch only where it is needed, one CUDA for all."""
+    """Every package is pinned, no file is stored twice, torch only where it is needed, one CUDA for all."""
     contents = json.loads(running.engine.inside(["python", "-c", Path("scripts/image_contents.py").read_text()]))
     pinned = constraints()
     installed = {re.sub("[-_.]+", "-", name).lower(): version for name, version in contents["packages"].items()}
     loose = {name: version for name, version in installed.items() if name != "msmlp" and pinned.get(name) != version}
     expect(not loose, f"docker/constraints.txt does not pin {loose}")
-    expect(("torch" in installed) == (extra == "gpu"), "torch must be in the GPU image, and in no other")
-    expect(not contents["doubles"], f"in it twice: {contents['doubles']}")
+    expect(("torch" in installed) == (extra == "gpu"), "torch must be in the GPU image, and only there")
+    expect(not contents["doubles"], f"stored twice: {contents['doubles']}")
     hidden = layers - contents["bytes"]
     expect(hidden < MOST_HIDDEN_BYTES, f"{hidden} bytes of its layers are hidden by others")
     if extra == "gpu":
         majors = {str(version).split(".")[0] for version in contents["cuda"].values()}
-        expect(len(majors) == 1, f"not one CUDA for all: {contents['cuda']}")
+        expect(len(majors) == 1, f"packages need different CUDA versions: {contents['cuda']}")
         # This needs no GPU; complaints go to stdout.
         complaint = running.engine.inside(["python", "-c", "import onnxruntime; onnxruntime.preload_dlls()"])
         expect(not complaint, f"ONNX Runtime cannot load the libraries of CUDA: {complaint}")
 
 
 def constraints() -> dict[str, str]:
-    """The versions that docker/constraints.txt pins."""
     lines = Path("docker/constraints.txt").read_text().splitlines()
     return dict(re.split("={2,3}", line) for line in lines if not line.startswith("#"))
 
@@ -230,7 +223,7 @@ def _check_isolation(running: Running) -> None:
 
 
 def _check_end(running: Running) -> None:
-    """A request in flight on SIGTERM is answered; then the service ends with status 0, without a complaint."""
+    """A request in flight on SIGTERM is answered; then the service ends with status 0 and logs no error."""
     photo = PHOTO.read_bytes()
     head = (
         "POST /classify HTTP/1.1\r\nHost: image-test\r\nContent-Type: image/jpeg\r\n"
@@ -252,7 +245,7 @@ def _check_end(running: Running) -> None:
     expect(running.process.wait(ENDS_WITHIN) == 0, f"SIGTERM ended it with status {running.process.returncode}, not 0")
     # A file that it could not write would show here.
     odd = [line for line in running.log() if " INFO " not in line]
-    expect(not odd, f"its log holds more than INFO, first {odd[:1]}")
+    expect(not odd, f"its log has lines above INFO, first {odd[:1]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The machine's settings of pip, for a pip in a container that is being built.
+"""The machine's pip settings, for the pip of a container build.
 
-Behind a proxy or a mirror pip works only with the settings of the machine; they are read when they are needed and stand
-nowhere in the repository.
+Behind a proxy or a mirror pip works only with the settings of the machine; they are read when needed and never
+stored in the repository.
 """
 
 import ast
@@ -12,7 +12,7 @@ from scripts.commands import output
 
 SETTINGS = ("cert", "find-links", "index-url", "extra-index-url", "trusted-host")
 PLACES = ("global", "user", "site", ":env:")
-"""Where settings stand; the later wins."""
+"""Where pip reads settings; later ones win."""
 
 
 def pip_volumes(scratch: Path) -> list[str]:
@@ -37,5 +37,5 @@ def _settings() -> dict[str, str]:
 
 
 def _local(word: str) -> Path:
-    """The folder or file that a setting names; the files of an index lie beside it."""
+    """The folder or file that a setting names; for an index, the folder of its files."""
     return Path(word.removeprefix("file://")).parent if word.startswith("file://") else Path(word)

@@ -1,1 +1,1 @@
-"""Our service beside the servers that users would choose instead."""
+"""Our service compared with the servers that users would choose instead."""

@@ -3,8 +3,8 @@
     python -m benchmarks.peers > benchmarks/peers/README.md
 
 Makes untrained networks and the peers' own virtual environment in --work (pip installs requirements.txt), chooses each
-peer's settings in short runs, then measures all in turn; about ten minutes. Everything, the load included, runs on two
-cores. Prints the page, or with --json the document. Exit status 1 when an answer was wrong. Linux only.
+peer's settings in short runs, then measures them all in alternation; about ten minutes. Everything, the load included,
+runs on two cores. Prints the page, or with --json the document. Exit status 1 when an answer was wrong. Linux only.
 """
 
 import argparse
@@ -72,7 +72,7 @@ QUICK = Options(connections=(1, 32), seconds=0.5, rounds=1, tunes=False)
 
 
 def run(options: Options, work: Path, say: Say) -> dict[str, Any]:
-    """Measure → the document. Raises PeersError or DeviceError for what could not be made or started."""
+    """Measure → the document. Raises PeersError or DeviceError if something cannot be built or started."""
     start, machine = time.monotonic(), _machine()
     python = environment(work / "venv")
     packages = versions(python)
@@ -159,7 +159,6 @@ def _machine() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="a folder for nets and packages")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each run")

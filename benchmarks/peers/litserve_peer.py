@@ -1,6 +1,6 @@
 """The LitServe peer: decoding in `decode_request`, and LitServe's own batching around the graphs.
 
-A module of its own, as LitServe pickles the class for its workers, and our environment has no LitServe to import.
+A separate module, because LitServe pickles the class for its workers, and our environment has no LitServe to import.
 """
 
 from pathlib import Path
@@ -14,20 +14,18 @@ from benchmarks.peers.programs import Answer, Graphs, Pixels, decode
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]
-    """The graphs in the form that LitServe expects."""
+    """The graphs behind LitServe's interface."""
 
     def __init__(self, given: dict[str, Any]) -> None:
         super().__init__(max_batch_size=given["batch"], batch_timeout=given["timeout"])
         self._given = given
 
     def setup(self, device: str) -> None:
-        """In each worker."""
         given = self._given
         self._graphs = Graphs(Path(given["folder"]), given["thresholds"], given["threads"], given["spinning"])
 
     # The body as it is: a form or base64 in JSON would cost LitServe more.
     def decode_request(self, request: Annotated[bytes, Body()]) -> Pixels:
-        """One image."""
         return decode(request, self._graphs.size)
 
     def batch(self, inputs: list[Pixels]) -> Pixels:
@@ -35,11 +33,9 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
         return np.stack(inputs)
 
     def predict(self, x: Pixels) -> list[Answer]:
-        """One answer per image."""
         return self._graphs.classify(x)
 
     def unbatch(self, output: list[Answer]) -> list[Answer]:
-        """Already one per image."""
         return output
 
     def encode_response(self, output: Answer):  # type: ignore[no-untyped-def]  # LitServe reads the annotation

@@ -1,6 +1,6 @@
 """The measurement: in each round every server takes its turn at every load; medians over the rounds are reported.
 
-ONNX Runtime alone, in a process of its own on all cores, is measured too: no server on the machine can be faster.
+ONNX Runtime alone, in its own process on all cores, is measured too: no server on the machine can be faster.
 """
 
 import json
@@ -44,7 +44,7 @@ class Entry:
     server: Server
 
     def load(self, connections: int, seconds: float) -> Load:
-        """One image per request, in turn."""
+        """One image per request, cycling through them."""
         path = self.case.path(self.server.name)
         sent = (request_bytes(self.server.url, path, file, "application/octet-stream") for file in self.case.files)
         return Load(self.server.url, tuple(sent), connections, seconds)
@@ -65,7 +65,7 @@ def measure(
         for case, count in _loads(entries, connections):
             rows = bare(case) if count == nearest(connections) else []
             mine = [entry for entry in entries if entry.case is case]
-            first = number % len(mine)  # no server always follows the same one
+            first = number % len(mine)  # so that no server always runs after the same one
             rows += [_run(entry, count, seconds, send) for entry in mine[first:] + mine[:first]]
             for row in rows:
                 found.setdefault((row["case"], row["server"], row["connections"]), []).append(row)
@@ -75,7 +75,7 @@ def measure(
 
 
 def nearest(connections: tuple[int, ...]) -> int:
-    """The number of connections beside which bare ONNX Runtime is measured."""
+    """The number of connections at which bare ONNX Runtime is measured too."""
     return min(connections, key=lambda count: abs(count - TUNED_AT))
 
 
@@ -120,18 +120,18 @@ def _run(entry: Entry, connections: int, seconds: float, send: Callable[[Load], 
 def _cpu_seconds(server: Server) -> float | None:
     try:
         return server.cpu_seconds()
-    except FileNotFoundError:  # a process of it has died
+    except FileNotFoundError:  # one of its processes has died
         return None
 
 
 def busy_seconds() -> float:
-    """CPU time of the whole machine so far, what a hypervisor took away included; /proc/stat has it in ticks."""
+    """CPU seconds of the whole machine so far, including time that a hypervisor took; /proc/stat has them in ticks."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def median(rows: list[Row]) -> Row:
-    """Rounds of one run in one row: medians of what was measured, sums of what was counted, each round's speed."""
+    """One row for all rounds: medians of measurements, sums of counts, each round's speed."""
     whole: Row = {}
     for name, first in rows[0].items():
         values = [row[name] for row in rows if row[name] is not None]
@@ -164,9 +164,9 @@ def _same(answer: Answer, right: Answer) -> bool:
 
 @dataclass(frozen=True)
 class Way:
-    """The size of its batches, and how cores are shared: one caller with a thread per core, or a caller per core.
+    """Batch size, and how cores are shared: one caller with a thread per core, or one caller per core.
 
-    Idle threads spin or not: with two stages those of one take cores from the other.
+    Idle threads spin or not: with two stages, spinning threads of one take cores from the other.
     """
 
     batch: int
@@ -180,7 +180,6 @@ class Way:
 
 
 def ways(cores: int) -> list[Way]:
-    """All ways that are tried."""
     return [
         Way(batch, callers, threads, spinning)
         for batch, (callers, threads, spinning) in product(
@@ -190,7 +189,7 @@ def ways(cores: int) -> list[Way]:
 
 
 class Bare:
-    """Measures a case's graphs in `process` (an executor of one), each time in the way that was fastest at first."""
+    """Measures a case's graphs in `process` (an executor of one), always in the way that was fastest the first time."""
 
     def __init__(self, process: Executor, seconds: float) -> None:
         self._process, self._seconds = process, seconds

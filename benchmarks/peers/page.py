@@ -11,8 +11,8 @@ HEAD = """# Compared with other servers
     python -m benchmarks.peers > benchmarks/peers/README.md
 
 measures for about ten minutes and writes this page (`--quick`: one round in two minutes, to see that it works;
-`--json`: the document instead of the page). It needs the extras `cpu`, `serve` and `train`; the peers get a virtual
-environment of their own, in `build/peers/venv`, without torch.
+`--json`: the document instead of the page). It needs the extras `cpu`, `serve` and `train`; the peers get
+their own virtual environment in `build/peers/venv`, without torch.
 
 ## What is measured
 
@@ -31,7 +31,7 @@ first.
 
 In the cascade the peers run the first stage over the batch, then the second over the images that stay.
 
-The load is a closed loop. Each server is a process of its own (with its children). All servers and the load share two
+The load is a closed loop. Each server runs in its own process (with its children). All servers and the load share two
 cores; a server is stopped (SIGSTOP) while another is measured, as some poll when idle. In each round every server takes
 its turn at every load, in an order that changes from round to round; figures are medians of the rounds. Only answers
 with status 200 count. One in nine, up to 200 per run, is compared with what the graphs answer for that image: class,
@@ -42,7 +42,6 @@ defaults.
 
 
 def page(document: dict[str, Any]) -> str:
-    """The whole page."""
     parts = [HEAD, _run(document)]
     parts += [_case(document, case) for case in (PLAIN, CASCADE)]
     return "\n".join([*parts, _settings(document["settings"])])

@@ -62,12 +62,11 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-        raise PeersError(f"{' '.join(command[1:4])} ... ended with {done.returncode}; it said: {words[-1]}")
+        raise PeersError(f"{' '.join(command[1:4])} ... ended with {done.returncode}: {words[-1]}")
     return done.stdout
 
 
 def make_nets(folder: Path, nets: dict[str, list[dict[str, int]]] = NETS) -> dict[str, Path]:
-    """Weights folders with their graphs, always made from scratch."""
     shutil.rmtree(folder, ignore_errors=True)
     pictures, made = _pictures(folder / "pictures"), {}
     for name, stages in nets.items():
@@ -99,7 +98,7 @@ def _msmlp(*arguments: str) -> str:
 
 
 def half_threshold(scores: NDArray[np.float32]) -> float:
-    """Halfway between the two scores at the median: half of the images leave, and rounding decides for none."""
+    """Halfway between the two scores at the median: half of the images leave, and none by a rounding error."""
     ordered = np.sort(scores.astype(float))
     half = len(ordered) // 2
     return float(ordered[half - 1] + ordered[half]) / 2

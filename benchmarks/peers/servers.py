@@ -33,7 +33,6 @@ class Case:
     right: tuple[Answer, ...]
 
     def path(self, server: str) -> str:
-        """Where a server accepts an image."""
         if server != OURS:
             return "/predict"
         return "/classify" + (f"?thresholds={','.join(map(repr, self.thresholds))}" if self.thresholds else "")
@@ -82,7 +81,6 @@ def our_server(case: Case, say: Say) -> Iterator[Server]:
 
 @contextmanager
 def peer_server(peer: Peer, tuning: Tuning, case: Case, python: str, say: Say) -> Iterator[Server]:
-    """One of PEERS, under its own Python."""
     given = {"folder": str(case.folder), "thresholds": case.thresholds, "port": _free_port(), **tuning}
     arguments = ["-m", "benchmarks.peers.programs", peer.program, json.dumps(given)]
     with server_process(peer.name, arguments, say, python=python) as server:
@@ -95,12 +93,12 @@ def _free_port() -> int:
 
 
 def pause(server: Server) -> None:
-    """Stop its processes where they are: some poll while idle, at the expense of the one that is measured."""
+    """Stop its processes: some poll while idle, which would slow down the server that is measured."""
     _signal(server, signal.SIGSTOP, parents_first=True)
 
 
 def resume(server: Server) -> None:
-    """Continue them, children first: a parent that watches them finds them running."""
+    """Continue its processes, children first, because a parent may watch its children."""
     _signal(server, signal.SIGCONT, parents_first=False)
 
 
@@ -108,7 +106,7 @@ def _signal(server: Server, number: signal.Signals, *, parents_first: bool) -> N
     assert server.process is not None
     processes = list(family(server.process))
     for process in processes if parents_first else reversed(processes):
-        with suppress(ProcessLookupError):  # a dead one shows in what it does not answer
+        with suppress(ProcessLookupError):  # a dead process shows up as missing answers
             os.kill(process, number)
 
 

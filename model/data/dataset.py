@@ -24,11 +24,9 @@ class Split:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Split":
-        """The images at `index`, in its order."""
         return Split(self.pixels[index], self.labels[index], self.identities[index])
 
     def limited(self, per_class: int) -> "Split":
-        """The first `per_class` images of each class."""
         keep = np.zeros(len(self), dtype=bool)
         for label in np.unique(self.labels):
             keep[np.flatnonzero(self.labels == label)[:per_class]] = True
@@ -45,11 +43,11 @@ class Dataset:
     test: Split | None
     source: str
 
-    def train_and_validation(self, seed: int, fraction: float = 0.1) -> tuple[Split, Split]:
-        """The training and the validation images: `val` if there is one, else `fraction` of every class held out."""
+    def train_and_validation(self, seed: int) -> tuple[Split, Split]:
+        """The training and the validation images: `val` if there is one, else a tenth of every class held out."""
         if self.val is not None:
             return self.train, self.val
-        held = validation_mask(self.train, seed, fraction)
+        held = validation_mask(self.train, seed, fraction=0.1)
         for label, name in enumerate(self.classes):
             if held[self.train.labels == label].all():
                 raise DataError(

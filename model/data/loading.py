@@ -44,8 +44,6 @@ def _load_folder(root: Path, size: int) -> Dataset:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing: an image folder has train/<class>/* (and val/, test/)")
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folder(s), a classifier needs at least 2")

@@ -18,7 +18,6 @@ class Cascade(nn.Module):
         self.stages = nn.ModuleList(Stage(config, k, folded=folded) for k in range(len(config.stages)))
 
     def stage(self, index: int) -> "Stage":
-        """Stage `index` (0-based)."""
         stage = self.stages[index]
         assert isinstance(stage, Stage)
         return stage
@@ -34,7 +33,6 @@ class Cascade(nn.Module):
         return features, logits
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [N, 3, H, W] → logits of every exit, K x [N, classes]."""
         return self.outputs(images)[1]
 
 

@@ -36,7 +36,6 @@ class StageConfig(BaseModel):
 
     @property
     def window(self) -> int:
-        """The side, in pixels, of what the patch embedding reads for one patch."""
         return self.patch + 2 * self.overlap
 
 
@@ -106,7 +105,6 @@ PRESETS: dict[str, CascadeConfig] = {
 
 
 def preset(name: str) -> CascadeConfig:
-    """The named cascade; ConfigError lists the valid names."""
     try:
         return PRESETS[name]
     except KeyError:
@@ -147,7 +145,6 @@ def override(config: M, changes: dict[str, Any]) -> M:
 
 
 def validate(kind: type[M], data: Any) -> M:
-    """Build a config from plain data; ConfigError with the first mistake in one line."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:

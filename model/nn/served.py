@@ -39,15 +39,8 @@ class ServedStage(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """One stage over a batch.
-
-        Args:
-            pixels: uint8 [n, H, W, 3].
-            upstream: features of the previous stage [n, S_up, C_up]; None at the first.
-
-        Returns:
-            Features [n, S, C], probabilities [n, classes], score [n].
-        """
+        """Pixels uint8 [n, H, W, 3] and the previous stage's features [n, S_up, C_up] (None at the first stage) →
+        features [n, S, C], probabilities [n, classes], scores [n]."""
         images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
         features, logits = self.stage(images, upstream)
         probabilities = torch.softmax(logits.float() / self.temperature, dim=1)
@@ -69,14 +62,12 @@ def served_stages(
 
 
 def fold(cascade: Cascade) -> Cascade:
-    """A folded copy of a trained cascade: same outputs, fewer multiply-adds."""
     folded = Cascade(cascade.config, folded=True)
     folded.load_state_dict(fold_state(cascade.config, cascade.state_dict()))
     return folded.eval()
 
 
 def fold_state(config: CascadeConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of `Cascade(config)` → the state of `Cascade(config, folded=True)`."""
     folded = dict(state)
     for k in range(1, len(config.stages)):
         index = nearest_index(config.grid(k - 1), config.grid(k))

@@ -40,7 +40,6 @@ class Batch:
     teacher: TeacherTargets | None
 
     def rows(self, rows: Tensor) -> "Batch":
-        """The views of the images `rows` [m]."""
         return Batch.from_tensors([tensor[rows] for tensor in self.tensors()])
 
     def tensors(self) -> list[Tensor]:
@@ -49,7 +48,6 @@ class Batch:
 
     @staticmethod
     def from_tensors(tensors: list[Tensor]) -> "Batch":
-        """The reverse of `tensors`."""
         pixels, targets, *teacher = tensors
         return Batch(pixels, targets, TeacherTargets(*teacher) if teacher else None)
 
@@ -69,7 +67,6 @@ class Batches:
         self._kept: dict[int, Batch] = {}
 
     def of_epoch(self, data: Arrays, epoch: int) -> Batch:
-        """The views of all images in epoch `epoch` (0-based)."""
         if not self.recipe.views:
             return self._make(data, epoch)
         number = epoch % self.recipe.views
@@ -130,7 +127,6 @@ class PiecewiseTrivialAugment(nn.Module):
         self.augment = TrivialAugment()
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1] → the same."""
         pieces = max(16, len(images) // self.PIECE)
         return torch.cat([self.augment(piece) for piece in images.chunk(pieces)])
 

@@ -65,12 +65,10 @@ class Captured:
 
 
 def as_cuda_graph(function: Function) -> Function:
-    """`function` as a CUDA graph, from the fourth call on."""
     return Captured(function, record_cuda_graph, warmup=on_side_stream(function))
 
 
 def record_cuda_graph(work: Work) -> Work:
-    """Capture `work`, without doing it."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     # The outer context leaves the capture's stream even if ending the capture fails.

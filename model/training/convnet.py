@@ -25,8 +25,6 @@ VGG_SCALE = 0.125
 
 
 class ConvNet(nn.Module):
-    """Stem, groups of blocks, pooling, a linear head."""
-
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
         self.config = config
@@ -35,11 +33,8 @@ class ConvNet(nn.Module):
         channels = config.stem
         for group, width in enumerate(config.widths):
             for number in range(config.blocks):
-                first = number == 0
-                if residual:
-                    blocks.append(ResidualBlock(channels, width, halves=first and group > 0))
-                else:
-                    blocks.append(VggBlock(channels, width, halves=first))
+                halves = number == 0 and (group > 0 or not residual)
+                blocks.append((ResidualBlock if residual else VggBlock)(channels, width, halves=halves))
                 channels = width
         self.stem = _convolution(3, config.stem) if residual else VggBlock(3, config.stem, halves=False)
         self.blocks = nn.Sequential(*blocks)
@@ -56,7 +51,6 @@ class ConvNet(nn.Module):
         return [features], [VGG_SCALE * cast(Tensor, self.head(features.amax((2, 3))))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [N, 3, H, W] → the logits [N, classes] of its one exit."""
         return self.outputs(images)[1]
 
 
@@ -78,8 +72,6 @@ class VggBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm → ReLU → convolution, twice, with a skip connection."""
-
     def __init__(self, inputs: int, outputs: int, *, halves: bool) -> None:
         super().__init__()
         stride = 2 if halves else 1
@@ -89,7 +81,6 @@ class ResidualBlock(nn.Module):
         self.project = nn.Identity() if self.same else _convolution(inputs, outputs, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H or H / 2, ...]."""
         normed = F.relu(self.norm1(x))
         skip = x if self.same else self.project(normed)
         out: Tensor = skip + self.convolution2(F.relu(self.norm2(self.convolution1(normed))))
@@ -144,11 +135,8 @@ def write_teacher(folder: Path, *, config: TeacherConfig, state: dict[str, torch
 
 
 def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
-    """A trained teacher, in evaluation mode on the CPU; None if the folder has no teacher.json.
-
-    Raises:
-        WeightsError: damaged or inconsistent.
-    """
+    """A trained teacher, in evaluation mode on the CPU; None if the folder has no teacher.json; WeightsError if it is
+    damaged or inconsistent."""
     path = folder / TEACHER
     found = read_json(path)
     if found is None:
@@ -159,16 +147,12 @@ def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
         raise WeightsError(f"{path}: {error}") from None
     if len(description.classes) != description.network.classes:
         raise WeightsError(f"{path}: {len(description.classes)} class names for {description.network.classes} outputs")
-    return description, _read_network(folder / MODEL, description)
-
-
-def _read_network(path: Path, description: TeacherFile) -> ConvNet:
-    blob = read_checked(path, description.files.get(MODEL))
+    blob = read_checked(folder / MODEL, description.files.get(MODEL))
     network = ConvNet(description.network).eval()
     try:
         network.load_state_dict(load(blob))
     except Exception as error:  # safetensors' own error, a wrong name or a wrong shape
-        raise WeightsError(f"{path} does not fit the network of {TEACHER} ({type(error).__name__})") from None
+        raise WeightsError(f"{folder / MODEL} does not fit the network of {TEACHER} ({type(error).__name__})") from None
     if not all(tensor.float().isfinite().all() for tensor in network.state_dict().values()):
-        raise WeightsError(f"{path} holds NaN or infinite values")
-    return network
+        raise WeightsError(f"{folder / MODEL} holds NaN or infinite values")
+    return description, network

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from msmlp.model.errors import DataError, TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.training.batches import Arrays, Batches
+from msmlp.model.training.batches import Arrays, Batches, augmentation
 from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor
@@ -28,17 +29,10 @@ ADVICE = "start again with a smaller --set lr"
 
 @dataclass
 class Learner:
-    """Everything one training run holds."""
-
     model: Cascade | ConvNet
-    average: Cascade | ConvNet | None
-    optimizers: Optimizers
-    augment: nn.Module
-    normalize: Callable[[Tensor], Tensor]
     recipe: Recipe
-    device: torch.device
+    normalize: Callable[[Tensor], Tensor]
     teacher: Teacher | None = None
-    predictor: FeaturePredictor | None = None
     dtype: torch.dtype = torch.float32
     compiles: bool = False
     capture: Callable[[Function], Function] | None = None
@@ -49,9 +43,16 @@ class Learner:
     """The code's commit when the run began; a resumed run keeps it."""
 
     def __post_init__(self) -> None:
-        targets = None if self.teacher is None else self.teacher.targets
-        self.batches = Batches(self.recipe, self.augment, self.model.config.classes, targets, self.seed)
-        objective: nn.Module = Objective(self.model, self.recipe, self.normalize, self.predictor, self.dtype)
+        recipe, config, teacher = self.recipe, self.model.config, self.teacher
+        self.device = next(self.model.parameters()).device
+        self.average = deepcopy(self.model).requires_grad_(False) if recipe.ema else None
+        self.predictor: FeaturePredictor | None = None
+        if recipe.imitation and teacher is not None and isinstance(self.model, Cascade):
+            self.predictor = FeaturePredictor(self.model, teacher.width).to(self.device)
+        self.optimizers = Optimizers(self.predictor or self.model, recipe, capturable=self.capture is not None)
+        targets = None if teacher is None else teacher.targets
+        self.batches = Batches(recipe, augmentation(recipe, config.image_size), config.classes, targets, self.seed)
+        objective: nn.Module = Objective(self.model, recipe, self.normalize, self.predictor, self.dtype)
         if self.compiles:
             objective = CompiledObjective(objective)
         steps = {
@@ -72,13 +73,10 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int, float], None]) -> tuple[float, float]:
-    """Train one epoch (0-based `epoch`) → mean loss, images per second.
+    """Train one epoch (0-based `epoch`) → mean loss, images per second; TrainingStoppedError if the loss is not finite.
 
     `tick(images, loss)` is called every CHECK_EVERY steps. The last, incomplete batch is left out: all batches have the
     same shape, and the next epoch's shuffle includes its images.
-
-    Raises:
-        TrainingStoppedError: the loss is not finite.
     """
     recipe, images = learner.recipe, len(data.labels)
     batch = min(recipe.batch_size, images)
@@ -104,11 +102,10 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
 
 @torch.inference_mode()
 def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[float]:
-    """The accuracy of each exit on `data`, with the final weights.
+    """The accuracy of each exit on `data`, with the final weights; TrainingStoppedError if an output is not finite.
 
-    Raises:
-        TrainingStoppedError: an output is not finite. A step's loss is that of the weights before it, so only this
-            pass checks an epoch's last step before a checkpoint keeps it.
+    A step's loss is that of the weights before it, so only this pass checks an epoch's last step before a checkpoint
+    keeps it.
     """
     model = learner.final.eval()
     counts: list[list[float]] = []
@@ -123,7 +120,6 @@ def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[fl
 
 
 def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str, Any]:
-    """What must be equal when a run is resumed."""
     teacher, recipe = learner.teacher, learner.recipe
     # Unused fields are left out, so that runs begun before they existed can resume.
     unused = {name for name in ADDED_LATER if getattr(recipe, name) == Recipe.model_fields[name].default}
@@ -132,17 +128,15 @@ def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str,
         "cascade": learner.model.config.model_dump_json(),
         "recipe": recipe.model_dump_json(exclude=unused),
         "teacher": teacher.sha256 if teacher is not None else None,
+        "init": learner.initial.sha256 if learner.initial is not None else None,
         "seed": learner.seed,
         "validation digest": validation_digest,
         "number of training images": images,
     }
-    if learner.initial is not None:
-        setup["init"] = learner.initial.sha256
     return setup | ({"dtype": str(learner.dtype)} if learner.dtype != torch.float32 else {})
 
 
 def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dict[str, Any]) -> None:
-    """Write the state after `epochs_done` epochs, atomically."""
     state = {
         "epochs_done": epochs_done,
         "setup": setup,
@@ -158,11 +152,7 @@ def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dic
 
 
 def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> int:
-    """Restore `learner` → epochs done, 0 without a checkpoint.
-
-    Raises:
-        DataError: the checkpoint cannot be read, or its setup differs.
-    """
+    """Restore `learner` → epochs done, 0 without a checkpoint; DataError if it cannot be read or its setup differs."""
     path = folder / CHECKPOINT
     if not path.exists():
         return 0

@@ -20,19 +20,12 @@ class TeacherTargets(NamedTuple):
     features: Tensor
 
     def half(self) -> "TeacherTargets":
-        """In half precision, which suffices for keeping them."""
         return TeacherTargets(self.logits.half(), self.features.half())
 
 
 def cascade_loss(recipe: Recipe, logits: list[Tensor], targets: Tensor, teacher: Tensor | None) -> Tensor:
     """Equation 1, the sum of the exits' losses, weighted by `exit_weights`; with `last_weight` earlier exits also learn
-    from the last.
-
-    Args:
-        logits: K x [n, classes], float32.
-        targets: [n, classes].
-        teacher: the teacher's logits [n, classes], or None.
-    """
+    from the last. Logits K x [n, classes], targets and the teacher's logits [n, classes], all float32."""
     weights = recipe.exit_weights or (1.0,) * len(logits)
     losses = [exit_loss(recipe, z, targets, teacher) for z in logits]
     if recipe.last_weight:

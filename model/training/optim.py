@@ -40,12 +40,10 @@ class Optimizers:
         torch._foreach_copy_(moved, torch._foreach_add(before, way))
 
     def zero_grad(self) -> None:
-        """Drop the gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, object]]:
-        """The state of every part, for a checkpoint."""
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from msmlp.model.errors import OptionError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.batches import normalizer
 from msmlp.model.training.convnet import ConvNet, TeacherFile, read_teacher
 from msmlp.model.training.losses import TeacherTargets, pooled_map, token_map
@@ -46,13 +45,10 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class InitialWeights(Pretrained):
-    """Weights of a cascade that training starts from."""
-
     cascade: CascadeConfig
     state: dict[str, Tensor]
 
     def load_into(self, model: Cascade) -> None:
-        """Raises OptionError if `model` is another cascade."""
         ours, theirs = model.config.model_dump(), self.cascade.model_dump()
         different = sorted(key for key in ours if ours[key] != theirs[key])
         if different:
@@ -70,7 +66,6 @@ class Teacher(Pretrained):
     targets: Callable[[Tensor], TeacherTargets]
 
     def check(self, classes: tuple[str, ...], image_size: int, validation_digest: str) -> None:
-        """Raise OptionError if it cannot teach a cascade of this data and image size."""
         if self.image_size != image_size:
             raise OptionError(
                 "teacher", f"{self.name} takes images of {self.image_size} pixels, the cascade {image_size}"
@@ -86,11 +81,7 @@ def load_initial_weights(folder: Path) -> InitialWeights:
 
 
 def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:
-    """A teacher's folder, or a weights folder, of which the last exit teaches; it computes in `dtype`.
-
-    Raises:
-        WeightsError: damaged, or neither kind of folder.
-    """
+    """A teacher's folder, or a weights folder, of which the last exit teaches; it computes in `dtype`."""
     network: ConvNet | Cascade
     description: TeacherFile | Manifest
     if (found := read_teacher(folder)) is not None:
@@ -104,19 +95,7 @@ def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.
         network.load_state_dict(state)
         width = description.cascade.stages[-1].width
     digest = description.training.get("validation", {}).get("digest")
-    targets = _targets_of(network, description.preprocess, device, dtype)
-    return Teacher(description.name, sha256, description.classes, digest, network.config.image_size, width, targets)
-
-
-def _read_weights(folder: Path) -> tuple[Manifest, str, dict[str, Tensor]]:
-    weights = load_weights(folder)
-    return weights.manifest, weights.sha256, {name: torch.from_numpy(array) for name, array in weights.state.items()}
-
-
-def _targets_of(
-    network: ConvNet | Cascade, preprocess: Preprocess, device: torch.device, dtype: torch.dtype
-) -> Callable[[Tensor], TeacherTargets]:
-    normalize = normalizer(preprocess, device)
+    normalize = normalizer(description.preprocess, device)
 
     @torch.no_grad()
     def targets(images: Tensor) -> TeacherTargets:
@@ -125,4 +104,9 @@ def _targets_of(
         last = features[-1] if isinstance(network, ConvNet) else token_map(features[-1])
         return TeacherTargets(logits[-1].float(), pooled_map(last.float()))
 
-    return targets
+    return Teacher(description.name, sha256, description.classes, digest, network.config.image_size, width, targets)
+
+
+def _read_weights(folder: Path) -> tuple[Manifest, str, dict[str, Tensor]]:
+    weights = load_weights(folder)
+    return weights.manifest, weights.sha256, {name: torch.from_numpy(array) for name, array in weights.state.items()}

@@ -14,8 +14,6 @@ from msmlp.model.nn.config import PRESETS, CascadeConfig, override
 
 
 class Recipe(BaseModel):
-    """Everything about training except the network and the data."""
-
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(ge=0)
@@ -67,13 +65,11 @@ class Recipe(BaseModel):
         return self
 
     def distills_features(self, epoch: int) -> bool:
-        """Whether epoch `epoch` (0-based) uses feature distillation."""
         return self.imitation > 0 and epoch < self.imitation_share * self.epochs
 
 
 ADDED_LATER = ("nesterov", "exit_weights", "last_weight", "imitation", "imitation_share", "views")
 """Left out of a checkpoint's setup at their default, so that runs begun before they existed can resume."""
-
 
 RECIPES: dict[str, Recipe] = {
     # Section 4 of the paper: 300 epochs, ÷10 at 150 and 225, equation 1 (the plain sum of the exits' losses).
@@ -147,14 +143,6 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The named recipe; ConfigError lists the valid names."""
-    try:
-        return RECIPES[name]
-    except KeyError:
-        raise ConfigError(f"unknown recipe {name!r}; expected one of {', '.join(RECIPES)}") from None
-
-
 class TeacherConfig(BaseModel):
     """A convolutional network that teaches cascades and is never served: `widths` channels per group, `blocks` blocks
     per group.
@@ -189,14 +177,11 @@ TEACHERS: dict[str, TeacherConfig] = {
     "teacher-wrn28-10": TeacherConfig(kind="resnet", stem=16, widths=(160, 320, 640), blocks=4),
 }
 
-
 NetworkConfig = CascadeConfig | TeacherConfig
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `msmlp train`; `configure` checks them."""
-
     data: Path
     preset: str
     out: Path
@@ -218,12 +203,10 @@ class TrainOptions:
 
     @property
     def recipe_name(self) -> str:
-        """The recipe asked for, or the default of the preset."""
         return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
 
 
 def network_presets() -> list[str]:
-    """All presets that can be trained."""
     return [*PRESETS, *TEACHERS]
 
 
@@ -232,17 +215,18 @@ def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
     presets: dict[str, NetworkConfig] = {**PRESETS, **TEACHERS}
     if options.preset not in presets:
         raise ConfigError(f"unknown preset {options.preset!r}; expected one of {', '.join(presets)}")
-    network = presets[options.preset]
-    plan = recipe(options.recipe_name)
+    if options.recipe_name not in RECIPES:
+        raise ConfigError(f"unknown recipe {options.recipe_name!r}; expected one of {', '.join(RECIPES)}")
+    network, recipe = presets[options.preset], RECIPES[options.recipe_name]
     named = {"epochs": options.epochs, "batch_size": options.batch_size}
     changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
     if "classes" in changes:
         raise ConfigError("classes: cannot be set, the data determines them")
-    kind = type(network)
-    ours = {k: v for k, v in changes.items() if k.split(".")[0] in kind.model_fields}
+    fields_of_network = type(network).model_fields
+    ours = {k: v for k, v in changes.items() if k.split(".")[0] in fields_of_network}
     rest = {k: v for k, v in changes.items() if k not in ours}
     unknown = [k for k in rest if k not in Recipe.model_fields]
     if unknown:
-        fields = sorted({*Recipe.model_fields, *kind.model_fields} - {"classes"})
+        fields = sorted({*Recipe.model_fields, *fields_of_network} - {"classes"})
         raise ConfigError(f"--set: unknown field {unknown[0]!r}; expected one of {', '.join(fields)}")
-    return override(network, ours), override(plan, rest)
+    return override(network, ours), override(recipe, rest)

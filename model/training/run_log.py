@@ -43,12 +43,10 @@ class MetricsLogger:
         self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def tick(self, images: int, loss: float) -> None:
-        """`images` more have been trained on."""
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update(images)
 
     def log_epoch(self, row: dict[str, Any]) -> None:
-        """Append a row to the metrics file and print its result."""
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -58,7 +56,6 @@ class MetricsLogger:
         self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """End the progress line."""
         self.bar.close()
 
 
@@ -76,7 +73,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of the loss and every exit's validation accuracy by epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,7 +101,8 @@ def run_metadata(
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The manifest's `training`: enough to repeat the run."""
-    recipe, teacher, initial = learner.recipe, learner.teacher, learner.initial
+    recipe, teacher, initial, device = learner.recipe, learner.teacher, learner.initial, learner.device
+    threads = torch.get_num_threads()
     return {
         "data": dataset.source,
         "images": len(training),
@@ -117,7 +114,7 @@ def run_metadata(
         "init": {"name": initial.name, "sha256": initial.sha256} if initial is not None else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
-        "device": device_name(learner.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({threads} threads)",
         "dtype": str(learner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "command": command_line(),
@@ -126,15 +123,7 @@ def run_metadata(
     }
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's own name, or `cpu` with the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"
-
-
 def command_line() -> str:
-    """The command that is running, as one would type it again."""
     return shlex.join(["msmlp", *sys.argv[1:]])
 
 

@@ -100,7 +100,6 @@ class CompiledObjective(nn.Module):
         self._checked: set[bool] = set()
 
     def forward(self, tensors: list[Tensor], features: bool) -> Tensor:
-        """As `Objective.forward`."""
         if features not in self._checked:
             self._checked.add(features)
             return self._compare(tensors, features)

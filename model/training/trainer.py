@@ -1,6 +1,5 @@
 """`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
-import copy
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from msmlp.model.export import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
-from msmlp.model.training.batches import Arrays, augmentation, normalizer
+from msmlp.model.training.batches import Arrays, normalizer
 from msmlp.model.training.capture import as_cuda_graph
 from msmlp.model.training.convnet import ConvNet, write_teacher
 from msmlp.model.training.loop import (
@@ -32,8 +31,6 @@ from msmlp.model.training.loop import (
     steps_per_epoch,
     train_epoch,
 )
-from msmlp.model.training.losses import FeaturePredictor
-from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import InitialWeights, Teacher, load_initial_weights, load_teacher
 from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
 from msmlp.model.training.run_log import MetricsLogger, git_commit, plot_curves, run_metadata
@@ -70,8 +67,19 @@ def train(options: TrainOptions) -> Path:
 
     _make_folder(options.out)
     torch.manual_seed(options.seed)
-    model = _model(network, recipe, teacher, initial, device)
-    learner = _learner(options, model, recipe, preprocess, dtype, teacher, initial)
+    on_gpu = device.type == "cuda"
+    learner = Learner(
+        _model(network, recipe, teacher, initial, device),
+        recipe,
+        normalizer(preprocess, device),
+        teacher,
+        dtype,
+        compiles=on_gpu if options.compile is None else options.compile,
+        capture=as_cuda_graph if on_gpu else None,
+        initial=initial,
+        seed=options.seed,
+        commit=git_commit(),  # now, before anything is committed during training
+    )
     setup = setup_of(learner, digest, len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
@@ -90,15 +98,14 @@ def train(options: TrainOptions) -> Path:
         ],
     }
     # The other kind's description goes: it may be left from an untrained network in the same folder.
-    if not isinstance(network, CascadeConfig):
+    if isinstance(network, CascadeConfig):
+        (options.out / TEACHER).unlink(missing_ok=True)
+        write_weights(options.out, config=network, **left)
+        calibrate_on(load_weights(options.out), validation, options.device)
+        refresh_graphs(options.out, validation)
+    else:
         (options.out / MANIFEST).unlink(missing_ok=True)
         write_teacher(options.out, config=network, **left)
-        return options.out
-    (options.out / TEACHER).unlink(missing_ok=True)
-    write_weights(options.out, config=network, **left)
-    # Calibrate and export, so that the folder can be served.
-    calibrate_on(load_weights(options.out), validation, options.device)
-    refresh_graphs(options.out, validation)
     return options.out
 
 
@@ -134,7 +141,6 @@ def _model(
     initial: InitialWeights | None,
     device: torch.device,
 ) -> Cascade | ConvNet:
-    """The network at its start; ConfigError if recipe, teacher or initial weights do not fit it."""
     exits = len(network.stages) if isinstance(network, CascadeConfig) else 1
     if recipe.exit_weights is not None and len(recipe.exit_weights) != exits:
         raise ConfigError(f"exit_weights: {len(recipe.exit_weights)} numbers for {exits} exits")
@@ -151,39 +157,6 @@ def _model(
         raise ConfigError("optimizer: muon trains the blocks of a cascade only; for a teacher use sgd or adamw")
     # Convolutions are faster with the channels last.
     return ConvNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _learner(
-    options: TrainOptions,
-    model: Cascade | ConvNet,
-    recipe: Recipe,
-    preprocess: Preprocess,
-    dtype: torch.dtype,
-    teacher: Teacher | None,
-    initial: InitialWeights | None,
-) -> Learner:
-    device = next(model.parameters()).device
-    predictor = None
-    if recipe.imitation and teacher is not None and isinstance(model, Cascade):
-        predictor = FeaturePredictor(model, teacher.width).to(device)
-    on_gpu = device.type == "cuda"
-    return Learner(
-        model=model,
-        average=copy.deepcopy(model).requires_grad_(False) if recipe.ema else None,
-        optimizers=Optimizers(predictor or model, recipe, capturable=on_gpu),
-        augment=augmentation(recipe, preprocess.size),
-        normalize=normalizer(preprocess, device),
-        recipe=recipe,
-        device=device,
-        dtype=dtype,
-        teacher=teacher,
-        predictor=predictor,
-        compiles=on_gpu if options.compile is None else options.compile,
-        capture=as_cuda_graph if on_gpu else None,
-        initial=initial,
-        seed=options.seed,
-        commit=git_commit(),  # now, before anything is committed during training
-    )
 
 
 def _train_epochs(

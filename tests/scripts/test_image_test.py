@@ -38,7 +38,7 @@ def test_docker_without_an_engine_is_no_tool(tmp_path: Path) -> None:
 
 
 def test_another_build_than_cpu_and_gpu_is_refused(tmp_path: Path) -> None:
-    assert image_test("tpu", tmp_path) == (2, ["image-test: EXTRA is cpu or gpu, not tpu"])
+    assert image_test("tpu", tmp_path) == (2, ["image-test: EXTRA: expected cpu or gpu, got tpu"])
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -12,9 +12,7 @@ from PIL import Image
 
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, StageConfig
-from msmlp.model.training.batches import augmentation
 from msmlp.model.training.loop import Arrays, Learner
-from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.trainer import TrainOptions, train
 
@@ -56,15 +54,7 @@ def learner() -> Callable[[Recipe], Learner]:
     def build(recipe: Recipe) -> Learner:
         torch.manual_seed(0)
         model = Cascade(CONFIG)
-        return Learner(
-            model=model,
-            average=None,
-            optimizers=Optimizers(model, recipe),
-            augment=augmentation(recipe, CONFIG.image_size),
-            normalize=lambda images: (images - 0.5) / 0.25,
-            recipe=recipe,
-            device=torch.device("cpu"),
-        )
+        return Learner(model, recipe, normalize=lambda images: (images - 0.5) / 0.25)
 
     return build
 

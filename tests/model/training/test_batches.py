@@ -164,13 +164,13 @@ def views(plain: Recipe) -> Recipe:
     return plain.model_copy(update={"augment": "crop-flip", "cutmix": 1.0, "views": 2})
 
 
-def batches(recipe: Recipe, learner: Build, teacher: Any = None, seed: int = 0) -> Batches:
-    return Batches(recipe, learner(recipe).augment, 3, teacher, seed)
+def batches(recipe: Recipe, teacher: Any = None, seed: int = 0) -> Batches:
+    return Batches(recipe, augmentation(recipe, 8), 3, teacher, seed)
 
 
-def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, arrays: Arrays) -> None:
     asked = Asked()
-    made = batches(views, learner, asked)
+    made = batches(views, asked)
     seen = [made.of_epoch(arrays, epoch) for epoch in range(5)]
     assert sum(len(images) for images in asked.images) == 2 * 30
     assert torch.equal(seen[0].pixels, seen[2].pixels)
@@ -178,8 +178,8 @@ def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, learner:
     assert not torch.equal(seen[0].pixels, seen[1].pixels)
 
 
-def test_the_teachers_targets_are_of_the_same_view(views: Recipe, learner: Build, arrays: Arrays) -> None:
-    made = batches(views, learner, Asked()).of_epoch(arrays, 0)
+def test_the_teachers_targets_are_of_the_same_view(views: Recipe, arrays: Arrays) -> None:
+    made = batches(views, Asked()).of_epoch(arrays, 0)
     batch = made.rows(torch.tensor([17, 3, 29]))
     assert batch.teacher is not None
     # Answers are kept in half precision.
@@ -189,42 +189,42 @@ def test_the_teachers_targets_are_of_the_same_view(views: Recipe, learner: Build
     assert torch.allclose(batch.targets.float().sum(1), torch.ones(3), atol=1e-3)
 
 
-def test_a_view_without_augmentation_is_the_image(plain: Recipe, learner: Build, arrays: Arrays) -> None:
-    made = batches(plain.model_copy(update={"views": 1}), learner)
+def test_a_view_without_augmentation_is_the_image(plain: Recipe, arrays: Arrays) -> None:
+    made = batches(plain.model_copy(update={"views": 1}))
     batch = made.of_epoch(arrays, 0)
     assert torch.equal(batch.pixels, arrays.pixels)
     assert torch.equal(batch.targets.argmax(1), arrays.labels)
     assert batch.teacher is None
 
 
-def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, learner: Build, arrays: Arrays) -> None:
-    early, late = (batches(views, learner) for _ in range(2))
+def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, arrays: Arrays) -> None:
+    early, late = (batches(views) for _ in range(2))
     first = early.of_epoch(arrays, 0)
     torch.manual_seed(99)
     state = torch.get_rng_state()
     again = late.of_epoch(arrays, 4)
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(torch.get_rng_state(), state)
-    other = batches(views, learner, seed=1).of_epoch(arrays, 0)
+    other = batches(views, seed=1).of_epoch(arrays, 0)
     assert not torch.equal(first.pixels, other.pixels)
 
 
-def test_without_kept_views_every_epoch_has_its_own(views: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_without_kept_views_every_epoch_has_its_own(views: Recipe, arrays: Arrays) -> None:
     recipe = views.model_copy(update={"views": 0})
     asked = Asked()
-    made = batches(recipe, learner, asked)
+    made = batches(recipe, asked)
     first, second = (made.of_epoch(arrays, epoch) for epoch in range(2))
     assert not torch.equal(first.pixels, second.pixels)
     assert sum(len(images) for images in asked.images) == 2 * 30
-    resumed = batches(recipe, learner).of_epoch(arrays, 1)
+    resumed = batches(recipe).of_epoch(arrays, 1)
     assert torch.equal(resumed.pixels, second.pixels)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_views_are_not_made_in_the_order_of_training(seed: int, plain: Recipe, learner: Build, arrays: Arrays) -> None:
+def test_views_are_not_made_in_the_order_of_training(seed: int, plain: Recipe, arrays: Arrays) -> None:
     """Else images that were augmented and mixed together would stay together."""
     asked = Asked()
-    batches(plain, learner, asked, seed).of_epoch(arrays, 0)
+    batches(plain, asked, seed).of_epoch(arrays, 0)
     made = torch.cat(asked.images)
     torch.manual_seed(seed * 1_000_003)  # as trainer.py does before an epoch
     trained = arrays.pixels[torch.randperm(30)].float() / 255
@@ -234,10 +234,10 @@ def test_views_are_not_made_in_the_order_of_training(seed: int, plain: Recipe, l
 
 @pytest.mark.parametrize("piece", [64, 24 * 64, 4096 * 64])
 def test_every_image_has_one_view_however_many_are_made_together(
-    piece: int, plain: Recipe, learner: Build, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+    piece: int, plain: Recipe, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("msmlp.model.training.batches.PIECE", piece)
-    made = batches(plain, learner).of_epoch(arrays, 0)
+    made = batches(plain).of_epoch(arrays, 0)
     assert torch.equal(made.pixels, arrays.pixels)
     assert torch.equal(made.targets.argmax(1), arrays.labels)
 

@@ -5,7 +5,6 @@ call makes and repeats exactly these, on the same memory and with the same Pytho
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -18,8 +17,6 @@ from torch.utils._pytree import tree_leaves
 
 from msmlp.model.training.capture import WARMUP_CALLS, Captured, Function, Work
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
-from msmlp.model.training.losses import FeaturePredictor
-from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import Teacher
 from msmlp.model.training.recipes import Recipe
 from tests.model.training.test_batches import Asked
@@ -85,15 +82,8 @@ def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tupl
     made = []
     for way in (None, captured):
         one = learner(recipe)
-        predictor = None
-        if recipe.imitation:
-            torch.manual_seed(1)
-            predictor = FeaturePredictor(one.model, 3)  # type: ignore[arg-type]
-        held = predictor or one.model
-        average = deepcopy(one.model).requires_grad_(False) if recipe.ema else None
-        optimizers = Optimizers(held, recipe, capturable=way is not None)
-        changes = {"predictor": predictor, "average": average, "optimizers": optimizers, "teacher": teacher}
-        made.append(replace(one, capture=way, **changes))
+        torch.manual_seed(1)
+        made.append(replace(one, capture=way, teacher=teacher))
     return made[0], made[1]
 
 

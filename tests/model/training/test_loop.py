@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -95,8 +94,7 @@ def test_accuracy_is_the_share_right_at_every_exit(plain: Recipe, learner: Build
 
 
 def test_the_average_is_what_is_measured_and_kept(plain: Recipe, learner: Build, arrays: Arrays) -> None:
-    made = learner(plain.model_copy(update={"lr": 0.3, "ema": 0.9}))
-    averaged = replace(made, average=deepcopy(made.model))
+    averaged = learner(plain.model_copy(update={"lr": 0.3, "ema": 0.9}))
     for epoch in range(3):
         train_epoch(averaged, arrays, epoch, ignore)
     assert averaged.final is averaged.average

@@ -1,14 +1,16 @@
+from pathlib import Path
+
 import pytest
 
 from msmlp.model.errors import ConfigError
 from msmlp.model.nn.config import override
-from msmlp.model.training.recipes import RECIPES, recipe
+from msmlp.model.training.recipes import RECIPES, TrainOptions, configure
 
 
 def test_paper_is_the_papers_numbers() -> None:
     # These only matter with a teacher, which the paper does not have.
     taught = {"distill_weight", "distill_temperature", "imitation", "imitation_share"}
-    paper = recipe("paper").model_dump(exclude=taught)
+    paper = RECIPES["paper"].model_dump(exclude=taught)
     assert paper == {
         "epochs": 300,
         "batch_size": 64,
@@ -36,7 +38,7 @@ def test_paper_is_the_papers_numbers() -> None:
 
 
 def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> None:
-    best = recipe("best")
+    best = RECIPES["best"]
     assert (best.optimizer, best.schedule) == ("adamw", "cosine")
     assert best.epochs >= 300
     assert min(best.warmup_epochs, best.ema, best.mixup, best.cutmix) > 0
@@ -45,7 +47,7 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, quick"):
-        recipe("worst")
+        configure(TrainOptions(Path(), "tiny", Path(), "worst"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,4 +62,4 @@ def test_recipes_are_data(name: str) -> None:
 )
 def test_numbers_no_optimizer_can_use_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{field}: "):
-        override(recipe("best"), {field: value})
+        override(RECIPES["best"], {field: value})

@@ -52,18 +52,17 @@ class Batch:
         return Batch(pixels, targets, TeacherTargets(*teacher) if teacher else None)
 
 
+@dataclass
 class Batches:
-    """Makes a view of every image for each epoch; with `views`, keeps that many sets and reuses them in turn."""
+    """Makes a view of every image for each epoch; with `views`, keeps that many sets and cycles through them."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        augment: nn.Module,
-        classes: int,
-        teacher: Callable[[Tensor], TeacherTargets] | None,
-        seed: int,
-    ) -> None:
-        self.recipe, self.augment, self.classes, self.teacher, self.seed = recipe, augment, classes, teacher, seed
+    recipe: Recipe
+    augment: nn.Module
+    classes: int
+    teacher: Callable[[Tensor], TeacherTargets] | None
+    seed: int
+
+    def __post_init__(self) -> None:
         self._kept: dict[int, Batch] = {}
 
     def of_epoch(self, data: Arrays, epoch: int) -> Batch:

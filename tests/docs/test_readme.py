@@ -23,13 +23,11 @@ def test_training_on_a_folder_of_pictures_goes_as_the_readme_says(
 ) -> None:
     (tmp_path / "my-photos").symlink_to(digits_folder)
     [commands] = blocks("sh")
-    # All that is changed of what stands there: fewer epochs.
-    commands = commands.replace("--recipe quick", "--recipe quick --epochs 15")
     monkeypatch.chdir(tmp_path)
     printed = run_commands(commands)
     last_exit = re.search(r"^3 +([0-9.]+) %", printed, flags=re.MULTILINE)
     assert last_exit, printed
-    assert float(last_exit[1]) > 50
+    assert float(last_exit[1]) > 70
     assert (tmp_path / "weights" / "mine" / "calibration.json").exists()
 
 

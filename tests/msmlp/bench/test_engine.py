@@ -77,12 +77,6 @@ def test_every_offered_load_is_accounted_for(result: dict[str, Any]) -> None:
             assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
 
 
-def test_a_plot_is_refused(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("bench", "engine", "--plot", "bench.png") == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert "removed in 0.2" in line
-
-
 def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
     with pytest.raises(OptionError, match="'best' is not an operating point; expected one of"):
         bench_engine(BenchOptions(tiny_weights, policy="best"))

@@ -42,21 +42,11 @@ def engine(
       msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
     from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
-    from msmlp.service.settings import DEFAULT_WEIGHTS
+    from msmlp.service.settings import load_settings
 
-    options = BenchOptions(
-        weights=weights or DEFAULT_WEIGHTS,
-        data=data,
-        images=images,
-        rounds=rounds,
-        caps=_numbers("--max-batch", max_batch, 4096),
-        policy=policy,
-        backend=backend,
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        load_seconds=load_seconds,
-    )
+    settings = load_settings(weights=weights, policy=policy, backend=backend, device=device, dtype=dtype, engine=engine)
+    caps = _numbers("--max-batch", max_batch, 4096)
+    options = BenchOptions(settings, data, images, rounds, caps, load_seconds)
     result = bench_engine(options, _progress)
     typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(engine_lines(result)))
 

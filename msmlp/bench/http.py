@@ -9,16 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
-from msmlp.bench.processes import Server, image_size, server_process
-from msmlp.model.errors import DeviceError, MsmlpError
+from msmlp.bench.processes import Server, image_size, is_ready, server_process
+from msmlp.model.errors import MsmlpError
 from msmlp.model.report.text import percent
 
 SERVE = "from msmlp.main import main; main()"
@@ -57,7 +54,7 @@ def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda li
     measured.
 
     Raises:
-        MsmlpError: no service at the URL, or none that is ready; a server that did not start.
+        MsmlpError: no service is ready at the URL, or a server did not start.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack, ProcessPoolExecutor(1, mp_context=context) as generator:
@@ -75,7 +72,10 @@ def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda li
 
 def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitStack) -> Iterator[Server]:
     if options.url is not None:
-        yield _running(options.url.rstrip("/"))
+        url = options.url.rstrip("/")
+        if not is_ready(url):
+            raise MsmlpError(f"no service is ready at {url}; start it with msmlp serve, or leave out --url")
+        yield Server("service", url, None)
         return
     # Shedding would make the servers incomparable: there is room for all that the closed loops send at once.
     most = max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
@@ -83,16 +83,6 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
     arguments += [] if options.weights is None else [f"--weights={options.weights}"]
     for name, program in {"real": ["-c", SERVE, "serve"], "null": ["-m", "msmlp.bench.null_server"]}.items():
         yield stack.enter_context(server_process(name, [*program, *arguments], progress))
-
-
-def _running(url: str) -> Server:
-    try:
-        status = httpx.get(f"{url}/readyz", timeout=10).status_code
-    except httpx.HTTPError:
-        raise MsmlpError(f"nothing answers at {url}; start it with msmlp serve, or leave out --url") from None
-    if status != HTTPStatus.OK:
-        raise DeviceError(f"the service at {url} is not ready (status {status})")
-    return Server("service", url, None)
 
 
 def _measure(

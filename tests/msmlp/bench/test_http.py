@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line(call: Call, capsys: pytest.CaptureFixture[str], w
 
 
 def test_a_service_that_is_not_there_is_said_to_be_so() -> None:
-    with pytest.raises(MsmlpError, match="nothing answers at http"):
+    with pytest.raises(MsmlpError, match="no service is ready at http"):
         bench_http(HttpOptions("http://127.0.0.1:9", connections=(1,), seconds=0.1))
 
 

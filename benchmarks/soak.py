@@ -14,12 +14,14 @@ import re
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
+from benchmarks.open_loop import open_loop
 from msmlp.bench.generator import Load, Seen, offer, request_bytes
 from msmlp.bench.images import form_bytes, thumbnails
 from msmlp.bench.load import SIZES
@@ -58,7 +60,8 @@ def soak(
         _say(f"offering {rate:.1f} requests/s of {images:.1f} images for {minutes:g} minutes")
         watcher = _Watcher(server, every)
         watcher.start()
-        seen = offer(Load(server.url, requests, OPEN_CONNECTIONS, 60 * minutes, rate))
+        offered = Load(server.url, requests, OPEN_CONNECTIONS, 60 * minutes)
+        seen = offer(offered, loop=partial(open_loop, rate=rate))
         watcher.stop()
         left = _drained(server.url)
     memory = memory_growth(watcher.samples)

@@ -1,34 +1,23 @@
 """MSMLP: image classification that spends compute only where an image needs it.
 
 `msmlp.load("weights/mine")(images)` classifies in this process, `msmlp.Client(url).classify(images)` through a service;
-both give the same `Answer`. Each name is imported when it is first used.
+both give the same `Answer`. What needs httpx or a backend is imported when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, ServiceError, Stage, StreamLine
+from msmlp.model.errors import MsmlpError
+
 if TYPE_CHECKING:
-    from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, ServiceError, Stage, StreamLine
     from msmlp.client.client import AsyncClient, Client
     from msmlp.client.local import Model, load
-    from msmlp.model.errors import MsmlpError
 
     __version__: str
 
-_HOMES = {
-    "Answer": "msmlp.client.answer",
-    "AsyncClient": "msmlp.client.client",
-    "ClassProbability": "msmlp.client.answer",
-    "Client": "msmlp.client.client",
-    "Model": "msmlp.client.local",
-    "MsmlpError": "msmlp.model.errors",
-    "OperatingPoint": "msmlp.client.answer",
-    "Result": "msmlp.client.answer",
-    "ServiceError": "msmlp.client.answer",
-    "Stage": "msmlp.client.answer",
-    "StreamLine": "msmlp.client.answer",
-    "load": "msmlp.client.local",
-}
+_LAZY = {"AsyncClient": "client", "Client": "client", "Model": "local", "load": "local"}
+"""What needs more packages, and the module in msmlp.client that has it."""
 
 __all__ = [
     "Answer",
@@ -50,9 +39,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("msmlp")
-    if name not in _HOMES:
+    if name not in _LAZY:
         raise AttributeError(f"module 'msmlp' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"msmlp.client.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import typer
 
+import msmlp
 from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
 from msmlp.model.report.text import percent
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
-    from msmlp.client.client import Client
-    from msmlp.client.local import Model
     from msmlp.client.request import Options
 
-Caller: TypeAlias = "Client | Model"
+Caller: TypeAlias = "msmlp.Client | msmlp.Model"
 Row: TypeAlias = "tuple[int, Result, OperatingPoint | None]"
 """The file's index, its result, and the operating point, once that is known."""
 
@@ -30,10 +29,7 @@ T = TypeVar("T")
 
 AT_ONCE = 128
 """Files of one request, at most; half as many, and half of that, where a service takes fewer."""
-BAR = 10
-"""Width of a bar that means certainty."""
 LONGEST_NAME = 40
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def classify(
     if stream and as_json:
         raise OptionError("--stream", "prints lines as they come, but --json prints one document at the end")
     files = [_file(path) for path in images]
-    with closing(_caller(url, weights)) as caller:
+    with closing(msmlp.load(weights) if url is None else msmlp.Client(url)) as caller:
         if as_json:
             typer.echo(json.dumps(_document(caller, files, options)))
         else:
@@ -107,16 +103,6 @@ def _file(path: Path) -> File:
     if path.is_dir():
         raise OptionError(str(path), f"is a folder; give its files, as {path}/*.jpg")
     return File(str(path), path)
-
-
-def _caller(url: str | None, weights: Path | None) -> "Caller":
-    if url is not None:
-        from msmlp.client.client import Client
-
-        return Client(url)
-    from msmlp.client.local import load
-
-    return load(weights)
 
 
 def _document(caller: "Caller", files: Sequence[File], options: "Options") -> dict[str, Any]:
@@ -214,20 +200,19 @@ class Table:
         self._widths = max(map(len, [*self._names, "file"])), max(map(len, [*model["classes"], "label"]))
         self._full: float = model["exits"][-1]["gflops"]
         self._encoding, self._top = encoding, top
-        self._bars = self._shown(_EIGHTHS) == _EIGHTHS
 
     def header(self) -> str:
-        what = self._what("file", "label", "confidence")
-        return f"{what:{len(self._what('', '', '')) + 8 + BAR}} exit    why         GFLOPs  of full       ms"
+        return f"{self._what('file', 'label', 'confidence')} exit    why         GFLOPs  of full       ms"
 
     def row(self, index: int, result: Result) -> str:
         exit = f"{result.exit or '-'} of {result.exits}"
         why = result.reason.replace("_", " ")
         cost = f"{result.gflops:8.3g}  {self._share(result.gflops):>7}"
-        first = self._what(self._names[index], result.label or "-", self._bar(result.confidence))
+        confidence = "" if result.confidence is None else percent(result.confidence, 1)
+        first = self._what(self._names[index], result.label or "-", confidence)
         rows = [f"{first} {exit:<7} {why:<9} {cost} {result.latency_ms:8.1f}"]
         if self._top:
-            rows += [self._what("", each.label, self._bar(each.probability)).rstrip() for each in result.top_k[1:]]
+            rows += [self._what("", each.label, percent(each.probability, 1)) for each in result.top_k[1:]]
         return self._shown("\n".join(rows))
 
     def summary(self, results: Iterable[Result], point: OperatingPoint) -> str:
@@ -241,17 +226,10 @@ class Table:
         )
 
     def _what(self, name: str, label: str, confidence: str) -> str:
-        return f"{name:<{self._widths[0]}}  {label:<{self._widths[1]}}  {confidence}"
+        return f"{name:<{self._widths[0]}}  {label:<{self._widths[1]}}  {confidence:>10}"
 
     def _share(self, gflops: float) -> str:
         return percent(gflops / self._full, 0)
-
-    def _bar(self, share: float | None) -> str:
-        if share is None:
-            return " " * (8 + BAR)
-        eighths = round(share * BAR * 8)
-        bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip() if self._bars else "#" * round(share * BAR)
-        return f"{percent(share, 1):>7} {bar:<{BAR}}"
 
     def _shown(self, text: str) -> str:
         # A file's name may hold bytes that are no text.

@@ -29,7 +29,6 @@ def engine(
     dtype: Annotated[str, typer.Option(help="auto, or a dtype of the backend.")] = "auto",
     engine: Annotated[str, typer.Option(help="For the service under load: auto, thread or process.")] = "auto",
     load_seconds: Annotated[float, typer.Option(min=0, help="Seconds per offered load; 0 skips them.")] = 10.0,
-    plot: Annotated[Path | None, typer.Option(hidden=True, help="Removed in 0.2.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the engine at saturation and under load, next to its device's bound and other ways to serve.
@@ -43,23 +42,11 @@ def engine(
       msmlp bench engine --weights weights/mine --max-batch 16 --json
     """
     from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
-    from msmlp.service.settings import DEFAULT_WEIGHTS
+    from msmlp.service.settings import load_settings
 
-    if plot is not None:
-        raise OptionError("--plot", "removed in 0.2; --json has every figure")
-    options = BenchOptions(
-        weights=weights or DEFAULT_WEIGHTS,
-        data=data,
-        images=images,
-        rounds=rounds,
-        caps=_numbers("--max-batch", max_batch, 4096),
-        policy=policy,
-        backend=backend,
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        load_seconds=load_seconds,
-    )
+    settings = load_settings(weights=weights, policy=policy, backend=backend, device=device, dtype=dtype, engine=engine)
+    caps = _numbers("--max-batch", max_batch, 4096)
+    options = BenchOptions(settings, data, images, rounds, caps, load_seconds)
     result = bench_engine(options, _progress)
     typer.echo(json.dumps(result, indent=1) if as_json else "\n".join(engine_lines(result)))
 
@@ -71,10 +58,7 @@ def http(
     ] = None,
     url: Annotated[str | None, typer.Option(help="Measure this running service only.")] = None,
     weights: Weights = None,
-    connections: Annotated[str, typer.Option(help="Closed loops: numbers of connections.")] = "1,8,32,128",
-    rates: Annotated[
-        str, typer.Option(help="Open loops: requests per second, or shares of the closed loop's best; empty: none.")
-    ] = "50%,80%",
+    connections: Annotated[str, typer.Option(help="Numbers of connections, one measurement each.")] = "1,8,32,128",
     bodies: Annotated[
         str, typer.Option(help="Request bodies: one image, a form of 64 images, a tensor of 1,024 images.")
     ] = "image,multipart-64,oip-1024",
@@ -96,11 +80,9 @@ def http(
     from msmlp.bench.images import IMAGES_OF
     from msmlp.client.transport import checked_url
 
-    kinds, shares = _items(bodies), _items(rates)
+    kinds = _items(bodies)
     if not kinds or not set(kinds) <= IMAGES_OF.keys():
         raise OptionError("--bodies", f"{bodies!r} is not a list of {', '.join(IMAGES_OF)}")
-    if not all(map(_is_rate, shares)):
-        raise OptionError("--rates", f"{rates!r} is not a list of requests per second or shares, as in 200 or 50%,80%")
     if url is not None and weights is not None:
         raise OptionError("--weights", "a running service has its own; give --url or --weights, not both")
     options = HttpOptions(
@@ -108,7 +90,6 @@ def http(
         weights=weights,
         files=_read(files or []),
         connections=_numbers("--connections", connections, 1024),
-        rates=shares,
         bodies=kinds,
         seconds=seconds,
         rounds=rounds,
@@ -130,13 +111,6 @@ def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
     if not parts or not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):
         raise OptionError(option, f"{text!r} is not a list of numbers from 1 to {most}, as in 16,64")
     return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _is_rate(text: str) -> bool:
-    try:
-        return 0 < float(text.removesuffix("%")) <= 1e6
-    except ValueError:
-        return False
 
 
 def _read(files: list[Path]) -> tuple[bytes, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from msmlp.bench.images import pick_images
 from msmlp.bench.load import named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
-from msmlp.bench.saturation import BASELINES, Saturated, Saturation
+from msmlp.bench.saturation import Saturated, Saturation
 from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
@@ -30,7 +30,7 @@ from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.scheduler import Scheduler
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
-from msmlp.service.settings import load_settings
+from msmlp.service.settings import Settings
 
 DESCRIBED = 64
 """The cap that the document's own fields describe, where it is among those measured."""
@@ -48,16 +48,11 @@ Scores = NDArray[np.float32]
 class BenchOptions:
     """What to measure; `caps` are largest batches, `load_seconds` 0 leaves the offered loads out."""
 
-    weights: Path
+    settings: Settings
     data: Path | None = None
     images: int = 2048
     rounds: int = 5
     caps: tuple[int, ...] = (16, 64, 256)
-    policy: str = "balanced"
-    backend: str = "torch"
-    device: str = "auto"
-    dtype: str = "auto"
-    engine: str = "auto"
     load_seconds: float = 10.0
     loads: tuple[float, ...] = (0.5, 0.8, 0.95, 1.5)
 
@@ -72,9 +67,10 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     Raises:
         CallerError: weights, data, policy or device that do not fit.
     """
-    weights = load_weights(options.weights)
+    settings = options.settings.model_copy(update={"max_batch": options.cap})
+    weights = load_weights(settings.weights)
     calibration = load_calibration(weights)
-    point = OperatingPoints(calibration, weights.manifest.gflops_cumulative, options.policy).resolve(NO_OPTIONS)
+    point = OperatingPoints(calibration, weights.manifest.gflops_cumulative, settings.policy).resolve(NO_OPTIONS)
     images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
     thresholds = point.parameters.thresholds
     caps = _saturate(options, weights, calibration, images, thresholds, progress)
@@ -83,7 +79,7 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     exits, stages = exit_of(scores, thresholds), described.backend.stages
     documents = {cap: saturation.document(reach_of(exits, stages)) for cap, saturation in caps.items()}
     document = {
-        "weights": str(options.weights),
+        "weights": str(settings.weights),
         "data": None if options.data is None else options.data.name,
         "images": len(images),
         "rounds": options.rounds,
@@ -107,14 +103,6 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     document["load_capacity_images_per_second"] = capacity = _capacity(described, calibration, scores, document)
     document["load"] = []
     if options.load_seconds:
-        settings = load_settings(
-            weights=options.weights,
-            engine=options.engine,
-            max_batch=options.cap,
-            backend=options.backend,
-            device=options.device,
-            dtype=options.dtype,
-        )
         loads, seconds = options.loads, options.load_seconds
         document["load"] = asyncio.run(offered_loads(settings, images, capacity, loads, seconds, progress))
     return document
@@ -128,11 +116,11 @@ def _saturate(
     thresholds: Floats,
     progress: Progress,
 ) -> dict[int, Saturation]:
-    caps, rng = {}, np.random.default_rng(0)
+    caps, rng, given = {}, np.random.default_rng(0), options.settings
     for cap in options.caps:
         progress(f"warm-up, batches up to {cap}")
-        settings = BackendSettings(options.device, options.dtype, capacity=len(images), max_batch=cap)
-        backend = select_backend(weights, calibration, settings, options.backend).build()
+        wanted = BackendSettings(given.device, given.dtype, given.provider, capacity=len(images), max_batch=cap)
+        backend = select_backend(weights, calibration, wanted, given.backend).build()
         caps[cap] = Saturation(backend, PlainStages(weights, backend), images, thresholds)
     for number in range(options.rounds):
         for cap, saturation in caps.items():
@@ -186,23 +174,13 @@ def engine_lines(result: dict[str, Any]) -> Iterator[str]:
     exits = shares(result["exit_share"])
     yield f"{result['images']} images on {result['device']}; {result['policy']} sends {exits} to each exit"
     for cap in result["caps"]:
-        yield f"batches up to {cap['max_batch']}:"
-        for name in ("plain", "bound", "engine"):
-            yield f"  {name:10} {cap[name + '_images_per_second']:9.0f} images/s"
-        for name in BASELINES:
-            speed, over = cap["baselines"][name], cap["engine_over"][name]
-            yield f"  {name:10} {speed:9.0f} images/s; the engine is {over:.2f} times as fast"
-        yield f"  engine / bound {cap['efficiency']:.3f}"
-    scheduler = result["host"]["scheduler_us_per_image_and_stage"]
-    alone = ", ".join(f"{us:.2f} at {batch}" for batch, us in scheduler.items())
-    yield f"host: {result['host_us_per_image']:.1f} us per image; scheduler alone, us per image and stage: {alone}"
+        speeds = {name: cap[f"{name}_images_per_second"] for name in ("bound", "engine")} | cap["baselines"]
+        said = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
+        yield f"batches up to {cap['max_batch']}, images/s: {said}; engine / bound {cap['efficiency']:.3f}"
+    yield f"host: {result['host_us_per_image']:.1f} us per image"
     for row in result["load"]:
-        latency = ", ".join(f"{p} {_ms(row[f'{p}_ms'])}" for p in ("p50", "p95", "p99"))
+        latency = "-" if row["p50_ms"] is None else " / ".join(f"{row[f'p{p}_ms']:.1f}" for p in (50, 95, 99))
         yield (
-            f"load {percent(row['load'], 0):>5}: {row['achieved']:7.0f} images/s, {latency}, "
+            f"load {percent(row['load'], 0):>5}: {row['achieved']:7.0f} images/s, p50 / p95 / p99 {latency} ms, "
             f"degraded {percent(row['degraded'], 0)}, shed {percent(row['shed'], 0)}"
         )
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms"

@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests in a closed loop or at a given rate, from a client lean enough that the server is measured.
+"""HTTP/1.1 requests in a closed loop, from a client lean enough that the server is measured.
 
 Requests are bytes prepared beforehand, connections are kept, an answer is read by its Content-Length, and only a few
 answers are kept, to be parsed afterwards.
@@ -9,7 +9,8 @@ import re
 import ssl
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Coroutine
+from contextlib import closing
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -28,24 +29,17 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """Whole requests, sent in turn over `connections` for `seconds`.
-
-    Without a `rate` each connection sends as soon as it was answered (closed loop). With one (requests per second),
-    requests go out at the times of a Poisson process, whatever came back (open loop); `connections` bounds how many
-    wait for their answer at once.
-    """
+    """Whole requests, sent in turn over `connections` for `seconds`."""
 
     url: str
     requests: tuple[bytes, ...]
     connections: int
     seconds: float
-    rate: float | None = None
-    seed: int = 0
 
 
 @dataclass
 class Seen:
-    """What came back: `latencies` in seconds of the requests answered 200 (in an open loop, from when they were due).
+    """What came back: `latencies` in seconds of the requests answered 200.
 
     `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
     time of this process.
@@ -83,19 +77,12 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
     return "\r\n".join((*lines, "", "")).encode() + content
 
 
-def offer(load: Load, seen: Seen | None = None) -> Seen:
-    """Send a load and wait for the last answer; a subclass of Seen may record more."""
-    seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
-    asyncio.run((_closed if load.rate is None else _open)(load, seen))
-    seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
-    return seen
-
-
-async def _closed(load: Load, seen: Seen) -> None:
+async def closed_loop(load: Load, seen: Seen) -> None:
+    """Each connection sends as soon as it was answered."""
     until = time.perf_counter() + load.seconds
 
     async def send_on(number: int) -> None:
-        with closing(_Connection(load, seen)) as connection:
+        with closing(Connection(load, seen)) as connection:
             while (now := time.perf_counter()) < until:
                 await connection.ask(number, now)
                 number += 1
@@ -103,28 +90,17 @@ async def _closed(load: Load, seen: Seen) -> None:
     await asyncio.gather(*(send_on(number) for number in range(load.connections)))
 
 
-async def _open(load: Load, seen: Seen) -> None:
-    assert load.rate is not None
-    rng, number, due = np.random.default_rng(load.seed), 0, time.perf_counter()
-    until = due + load.seconds
-    with ExitStack() as stack:
-        free = [stack.enter_context(closing(_Connection(load, seen))) for _ in range(load.connections)]
-        waiting = asyncio.Semaphore(load.connections)
-
-        async def send(number: int, due: float) -> None:
-            async with waiting:
-                connection = free.pop()
-                await connection.ask(number, due)
-                free.append(connection)
-
-        async with asyncio.TaskGroup() as sending:
-            while (due := due + rng.exponential(1 / load.rate)) < until:
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                sending.create_task(send(number, due))
-                number += 1
+def offer(
+    load: Load, seen: Seen | None = None, loop: Callable[[Load, Seen], Coroutine[None, None, None]] = closed_loop
+) -> Seen:
+    """Send a load and wait for the last answer; a subclass of Seen may record more."""
+    seen, start, cpu = seen or Seen(), time.perf_counter(), time.process_time()
+    asyncio.run(loop(load, seen))
+    seen.seconds, seen.cpu = time.perf_counter() - start, time.process_time() - cpu
+    return seen
 
 
-class _Connection:
+class Connection:
     """A kept connection, opened again when the server has closed it."""
 
     def __init__(self, load: Load, seen: Seen) -> None:

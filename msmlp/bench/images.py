@@ -2,12 +2,12 @@
 
 import io
 import json
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -77,15 +77,8 @@ def requests(url: str, body: str, files: Sequence[bytes], size: int) -> tuple[by
 
 def form_bytes(files: Sequence[bytes]) -> tuple[bytes, str]:
     """Files as `multipart/form-data`: the body and its content type."""
-    boundary = uuid.uuid4().hex
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{n}"\r\n'
-        f"Content-Type: application/octet-stream\r\n\r\n".encode()
-        + file
-        + b"\r\n"
-        for n, file in enumerate(files)
-    ]
-    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+    form = httpx.Request("POST", "http://service", files=[("images", (f"{n}", file)) for n, file in enumerate(files)])
+    return form.read(), form.headers["Content-Type"]
 
 
 def _tensor_bytes(pictures: Sequence[NDArray[np.uint8]]) -> tuple[bytes, int]:

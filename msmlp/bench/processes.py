@@ -74,14 +74,14 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) 
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         found = _ADDRESS.search(log.read_text(errors="replace"))
-        if found and _is_ready(found[1]):
+        if found and is_ready(found[1]):
             return found[1]
         time.sleep(0.05)
     words = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
     raise DeviceError(f"the {name} server did not become ready; it said: {words[-1]}")
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.bench.stages import Floats, Pixels, PlainStages, StageCosts, StageSamples
+from msmlp.bench.stages import Floats, Pixels, PlainStages, StageCosts, StageSamples, backend_times
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
@@ -109,9 +109,10 @@ class Saturation:
     def __init__(self, backend: StageBackend, plain: PlainStages, images: Pixels, thresholds: Floats) -> None:
         self.backend, self._images = backend, len(images)
         engine = Saturated(backend, warm_up(backend))  # warm-up may step the buckets down
-        self._samples = StageSamples(backend, plain, images)
-        for bucket in backend.buckets * FIRST_SAMPLES:
-            self._samples.sample(bucket)
+        self._backend_times = StageSamples(partial(backend_times, backend), backend.buckets, images)
+        self._plain_times = StageSamples(plain.times, backend.buckets, images)
+        for task in self._sampling(FIRST_SAMPLES):
+            task()
         most = backend.buckets[-1]
         self._ways: dict[str, Callable[[], Batches]] = {
             "engine": partial(engine.run, images, thresholds),
@@ -125,9 +126,13 @@ class Saturation:
     def round(self, samples: int, rng: np.random.Generator) -> None:
         """Each way to serve once, among `samples` samples of every stage and bucket, in random order."""
         tasks: list[Callable[[], None]] = [partial(self._run, name) for name in self._ways]
-        tasks += [partial(self._samples.sample, bucket) for bucket in self.backend.buckets * samples]
+        tasks += self._sampling(samples)
         for i in rng.permutation(len(tasks)):
             tasks[i]()
+
+    def _sampling(self, samples: int) -> list[Callable[[], None]]:
+        both = (self._backend_times, self._plain_times)
+        return [partial(each.sample, bucket) for bucket in self.backend.buckets * samples for each in both]
 
     def _run(self, name: str) -> None:
         start = time.perf_counter()
@@ -136,16 +141,15 @@ class Saturation:
         self._batches[name] += batches
 
     def costs(self) -> StageCosts:
-        return self._samples.costs()[0]
+        return self._backend_times.costs()
 
     def document(self, reach: Floats) -> dict[str, Any]:
         """The results; `reach` [K] is the share of images that enter each stage."""
-        costs, plain = self._samples.costs()
         speed = {name: self._images / statistics.median(times) for name, times in self._seconds.items()}
-        bound, engine = costs.images_per_second(reach), self._seconds["engine"]
+        bound, engine = self.costs().images_per_second(reach), self._seconds["engine"]
         return {
             "max_batch": self.backend.buckets[-1],
-            "plain_images_per_second": plain.images_per_second(reach),
+            "plain_images_per_second": self._plain_times.costs().images_per_second(reach),
             "bound_images_per_second": bound,
             "engine_images_per_second": speed["engine"],
             "efficiency": speed["engine"] / bound,

@@ -1,6 +1,7 @@
 """Stage times t_k(b): how they are measured, and the bound that follows from them."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,22 +83,16 @@ def backend_times(backend: StageBackend, pixels: Pixels) -> Floats:
 
 
 class StageSamples:
-    """Samples of t_k(b), through the backend and plain, one right after the other."""
+    """Samples of t_k(b) in every bucket; `times` gives the seconds of every stage over one batch, [K]."""
 
-    def __init__(self, backend: StageBackend, plain: PlainStages, images: Pixels) -> None:
-        self._backend, self._plain, self._images = backend, plain, images
-        self._samples: dict[int, list[Floats]] = {bucket: [] for bucket in backend.buckets}
+    def __init__(self, times: Callable[[Pixels], Floats], buckets: tuple[int, ...], images: Pixels) -> None:
+        self._times, self._images = times, images
+        self._samples: dict[int, list[Floats]] = {bucket: [] for bucket in buckets}
 
     def sample(self, bucket: int) -> None:
-        """One more of both in this bucket; they take turns in going first."""
-        pixels, samples = self._images[:bucket], self._samples[bucket]
-        if len(samples) % 2:
-            plain, backend = self._plain.times(pixels), backend_times(self._backend, pixels)
-        else:
-            backend, plain = backend_times(self._backend, pixels), self._plain.times(pixels)
-        samples.append(np.stack([backend, plain]))
+        self._samples[bucket].append(self._times(self._images[:bucket]))
 
-    def costs(self) -> tuple[StageCosts, StageCosts]:
-        """Medians: through the backend, and plain."""
-        medians = np.stack([np.median(samples, axis=0) for samples in self._samples.values()], axis=-1)
-        return StageCosts(self._backend.buckets, medians[0]), StageCosts(self._backend.buckets, medians[1])
+    def costs(self) -> StageCosts:
+        """The medians."""
+        medians = [np.median(samples, axis=0) for samples in self._samples.values()]
+        return StageCosts(tuple(self._samples), np.stack(medians, axis=-1))

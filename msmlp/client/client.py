@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, closing
 from typing import Any, Self, Unpack
 
 import httpx
@@ -15,9 +16,9 @@ from msmlp.client.transport import (
     checked_url,
     classify_request,
     document,
-    failure,
     stream_line,
-    unanswered,
+    successful,
+    transport_errors,
 )
 
 _MODEL = {"method": "GET", "url": "model"}
@@ -91,34 +92,23 @@ class Client:
         self.close()
 
     def _lines(self, request: dict[str, Any]) -> Iterator[StreamLine]:
-        response = self._send(request, stream=True)
-        try:
+        with closing(self._send(request, stream=True)) as response, transport_errors(self.url):
             for line in response.iter_lines():
                 yield stream_line(line, response)
-        except httpx.RequestError as error:
-            raise unanswered(error, self.url) from error
-        finally:
-            response.close()
 
     def _send(self, request: dict[str, Any], *, stream: bool = False, retries: int | None = None) -> httpx.Response:
         attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
         while True:
             try:
-                return self._attempt(self._http.build_request(**request, timeout=attempts.left), stream, attempts)
+                with transport_errors(self.url):
+                    built = self._http.build_request(**request, timeout=attempts.left)
+                    response = self._http.send(built, stream=True)
+                    response.stream = TimedStream(response.stream, attempts)
+                    if not (stream and response.is_success):
+                        response.read()
+                return successful(response)
             except ServiceError as error:
                 self._sleep(attempts.wait_after(error))
-
-    def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
-        try:
-            response = self._http.send(request, stream=True)
-            response.stream = TimedStream(response.stream, attempts)
-            if not (stream and response.is_success):
-                response.read()
-        except httpx.RequestError as error:
-            raise unanswered(error, self.url) from error
-        if not response.is_success:
-            raise failure(response)
-        return response
 
 
 class AsyncClient:
@@ -148,14 +138,10 @@ class AsyncClient:
     ) -> AsyncGenerator[StreamLine, None]:
         """See `Client.stream`; for `async for`."""
         request = await asyncio.to_thread(classify_request, images, options, request_id, stream=True)
-        response = await self._send(request, stream=True)
-        try:
-            async for line in response.aiter_lines():
-                yield stream_line(line, response)
-        except httpx.RequestError as error:
-            raise unanswered(error, self.url) from error
-        finally:
-            await response.aclose()
+        async with aclosing(await self._send(request, stream=True)) as response:
+            with transport_errors(self.url):
+                async for line in response.aiter_lines():
+                    yield stream_line(line, response)
 
     async def model(self) -> dict[str, Any]:
         """See `Client.model`."""
@@ -185,19 +171,12 @@ class AsyncClient:
         attempts = Attempts(self._retries if retries is None else retries, self._timeout, self._clock)
         while True:
             try:
-                built = self._http.build_request(**request, timeout=attempts.left)
-                return await self._attempt(built, stream, attempts)
+                with transport_errors(self.url):
+                    built = self._http.build_request(**request, timeout=attempts.left)
+                    response = await self._http.send(built, stream=True)
+                    response.stream = TimedStream(response.stream, attempts)
+                    if not (stream and response.is_success):
+                        await response.aread()
+                return successful(response)
             except ServiceError as error:
                 await self._sleep(attempts.wait_after(error))
-
-    async def _attempt(self, request: httpx.Request, stream: bool, attempts: Attempts) -> httpx.Response:
-        try:
-            response = await self._http.send(request, stream=True)
-            response.stream = TimedStream(response.stream, attempts)
-            if not (stream and response.is_success):
-                await response.aread()
-        except httpx.RequestError as error:
-            raise unanswered(error, self.url) from error
-        if not response.is_success:
-            raise failure(response)
-        return response

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -48,56 +49,58 @@ def classify_request(
     }
 
 
-def document(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object in a successful response."""
+def document(response: httpx.Response, text: str | None = None) -> dict[str, Any]:
+    """The JSON object in a successful response, or in one line of it."""
     try:
-        found = response.json()
+        found = response.json() if text is None else json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise _not_understood(response)
+        problem = f"{response.request.url} does not answer like an msmlp service"
+        raise ServiceError(problem, status=response.status_code, code="not_understood")
     return found
 
 
 def stream_line(text: str, response: httpx.Response) -> StreamLine:
     """One line of a stream; ServiceError if the line reports an error."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        raise _not_understood(response) from None
-    if not isinstance(found, dict):
-        raise _not_understood(response)
+    found = document(response, text)
     if "code" in found and "detail" in found:
         raise ServiceError.of_problem(found)
     return StreamLine(found)
 
 
-def failure(response: httpx.Response) -> ServiceError:
-    """The error that a response reports; its body has been read."""
+def successful(response: httpx.Response) -> httpx.Response:
+    """The same response; ServiceError if it reports an error, when its body must have been read."""
+    if response.is_success:
+        return response
     seconds = _seconds(response.headers.get("retry-after", ""))
     try:
         problem = response.json()
         if response.status_code in (404, 405):  # the address is at fault, and only the caller knows it
             problem = {**problem, "detail": f"{response.request.url}: {problem['detail']}"}
-        return ServiceError.of_problem(problem, seconds)
+        raise ServiceError.of_problem(problem, seconds)
     except (ValueError, KeyError, TypeError):  # a proxy's page, or another service
-        return ServiceError(
+        raise ServiceError(
             f"{response.request.url} answers {response.status_code} {response.reason_phrase}",
             status=response.status_code,
             code="not_understood",
             retry_after=seconds,
-        )
+        ) from None
 
 
-def unanswered(error: httpx.RequestError, url: str) -> ServiceError:
-    """No answer came: the connection was refused or lost, or it took too long."""
-    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
-        return ServiceError(f"{url} took too long to answer", code="timeout")
-    if isinstance(error, httpx.LocalProtocolError):
-        return ServiceError(f"this cannot be sent: {error}", code="not_sent")
-    if isinstance(error, httpx.TransportError):
-        return ServiceError(f"no answer from {url} ({error})", code="unreachable")
-    return ServiceError(f"{url} does not answer like an msmlp service ({error})", code="not_understood")
+@contextmanager
+def transport_errors(url: str) -> Iterator[None]:
+    """Turns httpx's errors into ServiceError: the connection was refused or lost, or the answer took too long."""
+    try:
+        yield
+    except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout) as error:
+        raise ServiceError(f"{url} took too long to answer", code="timeout") from error
+    except httpx.LocalProtocolError as error:
+        raise ServiceError(f"this cannot be sent: {error}", code="not_sent") from error
+    except httpx.TransportError as error:
+        raise ServiceError(f"no answer from {url} ({error})", code="unreachable") from error
+    except httpx.RequestError as error:
+        raise ServiceError(f"{url} does not answer like an msmlp service ({error})", code="not_understood") from error
 
 
 def _seconds(retry_after: str) -> float | None:
@@ -111,11 +114,6 @@ def _seconds(retry_after: str) -> float | None:
     # Of the three forms of a date one names no zone; all are UTC.
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
-
-
-def _not_understood(response: httpx.Response) -> ServiceError:
-    text = f"{response.request.url} does not answer like an msmlp service"
-    return ServiceError(text, status=response.status_code, code="not_understood")
 
 
 class Attempts:

@@ -168,18 +168,6 @@ def test_the_table_says_what_and_why_and_what_it_cost(
     assert f"expected accuracy {100 * answer.operating_point.expected_accuracy:.1f} %" in summary
 
 
-@pytest.mark.parametrize(("encoding", "block"), [("utf-8", "█"), ("ascii", "#"), ("latin-1", "#")])
-def test_bars_are_as_long_as_certainty_and_plain_where_the_terminal_is(
-    model: msmlp.Model, files: list[Path], encoding: str, block: str
-) -> None:
-    result = model(files[0], thresholds=[1, 1]).results[0]
-    row = Table(["a.png"], model.model(), encoding, top=False).row(0, result)
-    assert result.confidence is not None
-    assert abs(row.count(block) - 10 * result.confidence) <= 1
-    assert row.encode(encoding)
-    assert "?" not in row
-
-
 def test_an_image_without_an_answer_has_its_row(model: msmlp.Model, files: list[Path]) -> None:
     nothing = {"label": None, "confidence": None, "exit": None, "top_k": [], "stages": [], "gflops": 0.0}
     expired = msmlp.Result({**model(files[0]).results[0], **nothing, "reason": "expired"})

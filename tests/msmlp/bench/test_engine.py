@@ -8,22 +8,16 @@ import pytest
 
 from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
 from msmlp.model.errors import OptionError
+from msmlp.service.settings import Settings
 from tests.e2e.conftest import Call
 
 
 @pytest.fixture(scope="module")
 def result(tiny_weights: Path, digits_folder: Path) -> dict[str, Any]:
     told: list[str] = []
+    settings = Settings(weights=tiny_weights, backend="torch", device="cpu", engine="thread")
     options = BenchOptions(
-        tiny_weights,
-        data=digits_folder,
-        images=48,
-        rounds=1,
-        caps=(16, 4),
-        device="cpu",
-        engine="thread",
-        load_seconds=0.2,
-        loads=(0.5, 4.0),
+        settings, data=digits_folder, images=48, rounds=1, caps=(16, 4), load_seconds=0.2, loads=(0.5, 4.0)
     )
     document = bench_engine(options, told.append)
     assert "round 1 of 1, batches up to 4" in told
@@ -77,15 +71,9 @@ def test_every_offered_load_is_accounted_for(result: dict[str, Any]) -> None:
             assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
 
 
-def test_a_plot_is_refused(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("bench", "engine", "--plot", "bench.png") == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert "removed in 0.2" in line
-
-
 def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
     with pytest.raises(OptionError, match="'best' is not an operating point; expected one of"):
-        bench_engine(BenchOptions(tiny_weights, policy="best"))
+        bench_engine(BenchOptions(Settings(weights=tiny_weights, policy="best")))
 
 
 @pytest.mark.parametrize("caps", ["16,0", "16;64", "", "5000"])

@@ -65,16 +65,6 @@ def test_every_request_is_sent_whole_and_in_turn_and_counted() -> None:
     assert 0 < seen.percentiles_ms()[0] <= seen.percentiles_ms()[2]
 
 
-def test_an_open_loop_sends_what_is_due_whatever_comes_back() -> None:
-    with answering(well) as (url, read):
-        seen = offer(Load(url, requests(url), 1, 0.2, rate=200.0, seed=1))
-    assert sum(seen.statuses.values()) == len(read)
-    # The same seed gives the same arrivals.
-    with answering(well) as (url, again):
-        offer(Load(url, requests(url), 1, 0.2, rate=200.0, seed=1))
-    assert len(again) == len(read) > 0
-
-
 @pytest.mark.parametrize(
     ("second", "error"),
     [

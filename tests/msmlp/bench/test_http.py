@@ -18,19 +18,15 @@ from tests.servers import serving
 
 def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
     said: list[str] = []
-    options = HttpOptions(weights=tiny_weights, connections=(2,), rates=("50%",), seconds=0.2, rounds=1)
+    options = HttpOptions(weights=tiny_weights, connections=(2,), seconds=0.2, rounds=1)
     result = bench_http(options, said.append)
     json.dumps(result)
-    runs = Counter((row["server"], row["body"], row["loop"]) for row in result["load"])
-    assert runs == {(s, b, o): 1 for s in ("null", "real") for b in IMAGES_OF for o in ("closed", "open")}
+    runs = Counter((row["server"], row["body"]) for row in result["load"])
+    assert runs == {(s, b): 1 for s in ("null", "real") for b in IMAGES_OF}
     for row in result["load"]:
-        if row["loop"] == "closed":
-            assert row["statuses"].keys() == {"200"}, row
-        if "200" in row["statuses"]:
-            assert sum(row["exit_share"].values()) == pytest.approx(1, abs=1e-3)
-    speed = {
-        (row["server"], row["body"]): row["requests_per_second"] for row in result["load"] if row["loop"] == "closed"
-    }
+        assert row["statuses"].keys() == {"200"}, row
+        assert sum(row["exit_share"].values()) == pytest.approx(1, abs=1e-3)
+    speed = {(row["server"], row["body"]): row["requests_per_second"] for row in result["load"]}
     assert {ratio["body"] for ratio in result["ratios"]} == IMAGES_OF.keys()
     for ratio in result["ratios"]:
         real, null = (speed[server, ratio["body"]] for server in ("real", "null"))
@@ -49,14 +45,13 @@ def test_over_http_every_request_is_counted(tiny_weights: Path, cat_photo: bytes
             url,
             files=(cat_photo, b"no picture"),
             connections=(1, 4),
-            rates=("20",),
             bodies=("image",),
             seconds=0.3,
             rounds=2,
         )
         result = bench_http(options)
         counted = metric(client, 'msmlp_requests_total{route="/classify",status="200"}')
-    assert [(row["loop"], row["connections"]) for row in result["load"]][:2] == [("closed", 1), ("closed", 4)]
+    assert [row["connections"] for row in result["load"]] == [1, 4]
     assert {status for row in result["load"] for status in row["statuses"]} == {"200", "422"}
     warm_up = counted - sum(row["statuses"]["200"] for row in result["load"])
     assert 0 < warm_up < counted
@@ -78,7 +73,7 @@ def test_where_nothing_went_well_there_is_no_latency_but_json(
     text.write_text("no picture")
     with serving(build_service(Settings(weights=tiny_weights, device="cpu", engine="thread"))) as client:
         words = ["bench", "http", text, "--url", str(client.base_url), "--connections", "1", "--seconds", "0.1"]
-        words += ["--rates", "", "--bodies", "image", "--rounds", "1"]
+        words += ["--bodies", "image", "--rounds", "1"]
         assert call(*words, "--json") == 0
         [row] = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["load"]
         assert call(*words) == 0
@@ -93,8 +88,6 @@ def test_where_nothing_went_well_there_is_no_latency_but_json(
         (["--connections", "\xb2"], "'\xb2' is not a list of numbers from 1 to 1024"),
         (["--connections", "1,0"], "'1,0' is not a list of numbers from 1 to 1024"),
         (["--connections", ""], "'' is not a list of numbers from 1 to 1024"),
-        (["--rates", "fast"], "'fast' is not a list of requests per second or shares"),
-        (["--rates", "nan%"], "'nan%' is not a list of requests per second or shares"),
         (["--bodies", "text"], "'text' is not a list of image, multipart-64, oip-1024"),
         (["--url", "http://[::1"], "'http://[::1' is not the address of a service"),
         (["--url", "foo"], "'foo' is not the address of a service"),
@@ -109,7 +102,7 @@ def test_a_mistake_is_one_line(call: Call, capsys: pytest.CaptureFixture[str], w
 
 
 def test_a_service_that_is_not_there_is_said_to_be_so() -> None:
-    with pytest.raises(MsmlpError, match="nothing answers at http"):
+    with pytest.raises(MsmlpError, match="no service is ready at http"):
         bench_http(HttpOptions("http://127.0.0.1:9", connections=(1,), seconds=0.1))
 
 

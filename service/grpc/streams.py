@@ -13,6 +13,8 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.errors import OverloadedError
 from msmlp.service.grpc.calls import (
+    Context,
+    Intake,
     Refusal,
     new_record,
     read_request,
@@ -22,7 +24,6 @@ from msmlp.service.grpc.calls import (
     response_to,
     unhurried,
 )
-from msmlp.service.grpc.intake import Context, Intake
 from msmlp.service.grpc.messages import (
     ModelInferRequest,
     ModelInferResponse,

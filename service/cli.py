@@ -65,15 +65,14 @@ def _setting(name: str, field: FieldInfo) -> inspect.Parameter:
     return _parameter(name, field.annotation, text, **limits(field))
 
 
-def _parameter(name: str, kind: Any, text: str, **limits: Any) -> inspect.Parameter:
-    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **limits)]
+def _parameter(name: str, kind: Any, text: str, **more: Any) -> inspect.Parameter:
+    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **more)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _removed(name: str) -> inspect.Parameter:
     """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
-    annotation = Annotated[bool | None, typer.Option(help="Removed.", hidden=True)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return _parameter(name, bool, "Removed.", hidden=True)
 
 
 def request_parameters() -> list[inspect.Parameter]:

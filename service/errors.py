@@ -1,19 +1,4 @@
-"""The service's own errors, and the one table from errors to HTTP responses.
-
-ServiceError(MsmlpError)
-├── MalformedBodyError          400
-├── BodyTooLargeError           413
-├── TooManyImagesError          413
-├── UnsupportedMediaTypeError   415
-├── UnknownModelError           404
-├── NoImagesError               422
-├── BadImagesError              422 or 413, with one entry per image
-├── ExpiredError                504
-├── OverloadedError             429 + Retry-After
-├── StartingError               503 + Retry-After
-├── DrainingError               503 + Retry-After
-└── EngineDownError             503 + Retry-After
-"""
+"""The service's own errors, and the one table from errors to HTTP responses."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -32,35 +17,31 @@ from msmlp.model.errors import (
 )
 
 
-class ServiceError(MsmlpError):
-    """Root of the service's own errors."""
-
-
-class MalformedBodyError(ServiceError):
+class MalformedBodyError(MsmlpError):
     """The body does not match its content type."""
 
 
-class BodyTooLargeError(ServiceError):
+class BodyTooLargeError(MsmlpError):
     """The body has more bytes than allowed."""
 
 
-class TooManyImagesError(ServiceError):
+class TooManyImagesError(MsmlpError):
     """More images in one request than allowed."""
 
 
-class UnsupportedMediaTypeError(ServiceError):
+class UnsupportedMediaTypeError(MsmlpError):
     """A content type or encoding that is not supported."""
 
 
-class UnknownModelError(ServiceError):
+class UnknownModelError(MsmlpError):
     """A model or version other than the one served."""
 
 
-class NoImagesError(ServiceError):
+class NoImagesError(MsmlpError):
     """A request without an image."""
 
 
-class BadImagesError(ServiceError):
+class BadImagesError(MsmlpError):
     """Some images of a request cannot be classified; the request fails as a whole.
 
     Args:
@@ -75,11 +56,11 @@ class BadImagesError(ServiceError):
         self.errors = errors
 
 
-class ExpiredError(ServiceError):
+class ExpiredError(MsmlpError):
     """No image of the request reached an exit by its deadline."""
 
 
-class RetryableError(ServiceError):
+class RetryableError(MsmlpError):
     """A request that may succeed later.
 
     Args:

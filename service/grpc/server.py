@@ -23,14 +23,7 @@ from msmlp.service.grpc.calls import (
 from msmlp.service.grpc.messages import METHODS, SERVICE, Method, ModelInferRequest, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
 from msmlp.service.inference import run
-from msmlp.service.oip.model import (
-    check_model,
-    model_configuration,
-    model_metadata,
-    model_statistics,
-    repository_index,
-    server_metadata,
-)
+from msmlp.service.oip import model
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
 
@@ -129,7 +122,7 @@ def _ready(service: Service) -> bool:
 
 
 def _known(service: Service, request: Any) -> str:
-    check_model(service, request.name, request.version or None)
+    model.check_model(service, request.name, request.version or None)
     name: str = request.name
     return name
 
@@ -140,16 +133,16 @@ def _model_ready(service: Service, request: Any) -> dict[str, Any]:
 
 
 def _statistics(service: Service, request: Any) -> dict[str, Any]:
-    return model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
+    return model.model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
 
 
 _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
     "ServerLive": lambda service, _: {"live": not service.engine.down},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
     "ModelReady": _model_ready,
-    "ServerMetadata": lambda service, _: server_metadata(),
-    "ModelMetadata": lambda service, request: model_metadata(service, _known(service, request)),
-    "ModelConfig": lambda service, request: {"config": model_configuration(service, _known(service, request))},
+    "ServerMetadata": lambda service, _: model.server_metadata(),
+    "ModelMetadata": lambda service, request: model.model_metadata(service, _known(service, request)),
+    "ModelConfig": lambda service, request: {"config": model.model_configuration(service, _known(service, request))},
     "ModelStatistics": _statistics,
-    "RepositoryIndex": lambda service, request: {"models": repository_index(service, ready_only=request.ready)},
+    "RepositoryIndex": lambda service, request: {"models": model.repository_index(service, ready_only=request.ready)},
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.result import REASONS
 from msmlp.service.errors import OverloadedError
 from msmlp.service.grpc.calls import (
     Context,
@@ -31,7 +32,7 @@ from msmlp.service.grpc.messages import (
     parse,
     set_parameters,
 )
-from msmlp.service.inference import REASONS, ClassifyRequest, run, run_stream
+from msmlp.service.inference import ClassifyRequest, run, run_stream
 from msmlp.service.oip.request import Inference
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import STREAM, RequestRecord

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -37,6 +38,9 @@ async def service_of(request: Request) -> Service:
     """The service behind a request; async, as FastAPI would run a plain dependency in a thread."""
     service: Service = request.app.state.service
     return service
+
+
+ServiceDep = Annotated[Service, Depends(service_of)]
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

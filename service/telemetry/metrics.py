@@ -30,7 +30,7 @@ from prometheus_client.utils import floatToGoString
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancelled, Died, Load, Outbound, Ran, Ready, Shadowed
-from msmlp.service.engine.result import Result
+from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
 from msmlp.service.telemetry.record import INFERENCES, RequestRecord
@@ -42,7 +42,6 @@ MANY = 128
 """From this many images on, numpy costs less than a loop."""
 SHADOWS = 1000
 """The newest shadows of an exit, over which its agreement is computed."""
-REASONS = {int(r): r.name.lower() for r in Reason}
 STATUSES = (200, 429, 499, 500, 503, 504)
 """Statuses of valid requests to classify."""
 

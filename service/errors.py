@@ -42,11 +42,7 @@ class NoImagesError(MsmlpError):
 
 
 class BadImagesError(MsmlpError):
-    """Some images of a request cannot be classified; the request fails as a whole.
-
-    Args:
-        errors: (index, error) of each.
-    """
+    """Some images of a request cannot be classified, so it fails as a whole; `errors` is (index, error) of each."""
 
     def __init__(self, errors: list[tuple[int, MsmlpError]]) -> None:
         first = errors[0][1]
@@ -61,12 +57,7 @@ class ExpiredError(MsmlpError):
 
 
 class RetryableError(MsmlpError):
-    """A request that may succeed later.
-
-    Args:
-        detail: why.
-        retry_after: seconds.
-    """
+    """A request that may succeed after `retry_after` seconds."""
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
@@ -74,13 +65,7 @@ class RetryableError(MsmlpError):
 
 
 class OverloadedError(RetryableError):
-    """No room for these images now.
-
-    Args:
-        detail: why.
-        retry_after: seconds.
-        reason: the limit that was reached, for the metrics.
-    """
+    """No room for these images now; `reason` is the limit that was reached, for the metrics."""
 
     def __init__(self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "memory"] = "memory"):
         super().__init__(detail, retry_after)

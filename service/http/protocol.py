@@ -29,8 +29,6 @@ MAX_HEAD = 2**16
 MAX_WAITING = 64
 """Pipelined requests that wait on one connection; a packet can hold thousands."""
 
-NO_HTTP = "this is not HTTP/1.1"
-
 _BETWEEN, _HEAD, _BODY = range(3)
 
 
@@ -94,7 +92,7 @@ class _Connection:
 
     app_state: dict[str, Any]
     transport: Any
-    detail = NO_HTTP
+    detail = "this is not HTTP/1.1"
 
     def connection_made(self, transport: Any) -> None:
         self._departure = Departure()

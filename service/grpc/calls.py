@@ -123,24 +123,23 @@ class Refusal:
     detail: str
     retry_after: int | None = None
 
+    @classmethod
+    def of(cls, error: MsmlpError) -> "Refusal":
+        status, document = problem(error, "")
+        status_of_protocol, body = oip_error(status, document["detail"])
+        retry_after = error.retry_after if isinstance(error, RetryableError) else None
+        return cls(status_of_protocol, body["error"], retry_after)
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """gRPC's name for Retry-After."""
         return () if self.retry_after is None else (("retry-pushback-ms", str(self.retry_after * 1000)),)
 
+    async def send(self, context: Context) -> None:
+        await context.abort(CODES[HTTPStatus(self.status)], self.detail, self.metadata)
+
 
 INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, SERVER_FAILED)
-
-
-def refusal_of(error: MsmlpError) -> Refusal:
-    status, document = problem(error, "")
-    status_of_protocol, body = oip_error(status, document["detail"])
-    retry_after = error.retry_after if isinstance(error, RetryableError) else None
-    return Refusal(status_of_protocol, body["error"], retry_after)
-
-
-async def refuse(context: Context, refusal: Refusal) -> None:
-    await context.abort(CODES[HTTPStatus(refusal.status)], refusal.detail, refusal.metadata)
 
 
 def new_record(method: str, context: Context) -> RequestRecord:
@@ -159,7 +158,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
         try:
             answer = await work
         except MsmlpError as error:
-            refusal = refusal_of(error)
+            refusal = Refusal.of(error)
         except Exception:
             # Whatever fails below still has an answer and a row in the metrics.
             log.exception("%s failed", record.route)
@@ -171,7 +170,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
     return refusal
 
 
-async def unhurried(size: int, work: Callable[[], T]) -> T:
+async def offload(size: int, work: Callable[[], T]) -> T:
     """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
     return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
 
@@ -183,7 +182,7 @@ async def read_request(
     record.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
     limits = Limits(service.max_images, service.settings.max_pixels)
-    inference = await unhurried(size, lambda: read_inference(message, limits))
+    inference = await offload(size, lambda: read_inference(message, limits))
     return inference, ClassifyRequest(inference.images, inference.options, record)
 
 

@@ -9,17 +9,7 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
-from msmlp.service.grpc.calls import (
-    Context,
-    Intake,
-    Refusal,
-    new_record,
-    read_request,
-    recorded,
-    refuse,
-    response_to,
-    unhurried,
-)
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, offload, read_request, recorded, response_to
 from msmlp.service.grpc.messages import METHODS, SERVICE, Method, ModelInferRequest, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
 from msmlp.service.inference import run
@@ -72,7 +62,7 @@ def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
-    message = await unhurried(len(content), lambda: parse(ModelInferRequest, content))
+    message = await offload(len(content), lambda: parse(ModelInferRequest, content))
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
         raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")
@@ -98,7 +88,7 @@ def _handler(
 
         answered = await recorded(service.records, record, work())
         if isinstance(answered, Refusal):
-            await refuse(context, answered)
+            await answered.send(context)
             return b""
         return answered
 
@@ -122,9 +112,7 @@ def _ready(service: Service) -> bool:
 
 
 def _known(service: Service, request: Any) -> str:
-    model.check_model(service, request.name, request.version or None)
-    name: str = request.name
-    return name
+    return model.check_model(service, request.name, request.version or None)
 
 
 def _model_ready(service: Service, request: Any) -> dict[str, Any]:

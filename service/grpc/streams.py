@@ -13,18 +13,7 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
 from msmlp.service.errors import OverloadedError
-from msmlp.service.grpc.calls import (
-    Context,
-    Intake,
-    Refusal,
-    new_record,
-    read_request,
-    recorded,
-    refusal_of,
-    refuse,
-    response_to,
-    unhurried,
-)
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, offload, read_request, recorded, response_to
 from msmlp.service.grpc.messages import (
     ModelInferRequest,
     ModelInferResponse,
@@ -58,10 +47,10 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
             if ending.is_set():
                 service.check_ready()
         except MsmlpError as error:
-            refusal = refusal_of(error)
+            refusal = Refusal.of(error)
             record.status = refusal.status
             service.records.close(record)
-            await refuse(context, refusal)
+            await refusal.send(context)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -141,7 +130,7 @@ class _Stream:
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
         with service.body_budget.holding(size):
-            message = await unhurried(size, lambda: parse(ModelInferRequest, content))
+            message = await offload(size, lambda: parse(ModelInferRequest, content))
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)
             if not inference.options.stream:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -72,10 +72,8 @@ class Traces:
         sending.join(seconds)
         return not sending.is_alive()
 
-    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
-        span = self._tracer.start_span(
-            name, set_span_in_context(request), attributes=dict(attributes), start_time=begins
-        )
+    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: dict[str, Any]) -> None:
+        span = self._tracer.start_span(name, set_span_in_context(request), attributes=attributes, start_time=begins)
         span.end(ends)
 
 

@@ -28,8 +28,7 @@ router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has it
 
 async def _known_model(service: ServiceDep, name: str, version: str | None = None) -> str:
     """The model's name as the request has it; UnknownModelError for any other model."""
-    model.check_model(service, name, version)
-    return name
+    return model.check_model(service, name, version)
 
 
 KnownModel = Annotated[str, Depends(_known_model)]

@@ -70,17 +70,14 @@ def _parameter(name: str, kind: Any, text: str, **more: Any) -> inspect.Paramete
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _removed(name: str) -> inspect.Parameter:
-    """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
-    return _parameter(name, bool, "Removed.", hidden=True)
-
-
 def request_parameters() -> list[inspect.Parameter]:
     """The options of a request as command-line options; the service checks the ranges."""
     return [_parameter(name, _KINDS[schema["type"]], schema["description"]) for name, schema in schemas().items()]
 
 
 # A new setting is an option, with its help, without a word here.
-_PARAMETERS = [*(_setting(*item) for item in FIELDS.items()), *map(_removed, REMOVED)]
+_PARAMETERS = [_setting(*item) for item in FIELDS.items()]
+# Parsed, though not in the help, so that `load_settings` can say what to use instead.
+_PARAMETERS += [_parameter(name, bool, "Removed.", hidden=True) for name in REMOVED]
 serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

@@ -22,7 +22,7 @@ from msmlp.service.errors import (
     RetryableError,
     problem,
 )
-from msmlp.service.grpc.messages import read_inference, write_response
+from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
 from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import check_model, oip_error, response_head
@@ -170,9 +170,14 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
     return refusal
 
 
-async def offload(size: int, work: Callable[[], T]) -> T:
+async def _offload(size: int, work: Callable[[], T]) -> T:
     """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
     return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
+
+
+async def parsed(content: bytes) -> Any:
+    """The bytes of a ModelInferRequest → the message; MalformedBodyError if they are none."""
+    return await _offload(len(content), lambda: parse(ModelInferRequest, content))
 
 
 async def read_request(
@@ -182,7 +187,7 @@ async def read_request(
     record.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
     limits = Limits(service.max_images, service.settings.max_pixels)
-    inference = await offload(size, lambda: read_inference(message, limits))
+    inference = await _offload(size, lambda: read_inference(message, limits))
     return inference, ClassifyRequest(inference.images, inference.options, record)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
-from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, offload, read_request, recorded, response_to
-from msmlp.service.grpc.messages import METHODS, SERVICE, Method, ModelInferRequest, parse
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.grpc.messages import METHODS, SERVICE, Method, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
 from msmlp.service.inference import run
 from msmlp.service.oip import model
@@ -62,7 +62,7 @@ def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
-    message = await offload(len(content), lambda: parse(ModelInferRequest, content))
+    message = await parsed(content)
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
         raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")

@@ -13,14 +13,8 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
 from msmlp.service.errors import OverloadedError
-from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, offload, read_request, recorded, response_to
-from msmlp.service.grpc.messages import (
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelStreamInferResponse,
-    parse,
-    set_parameters,
-)
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.grpc.messages import ModelInferResponse, ModelStreamInferResponse, set_parameters
 from msmlp.service.inference import ClassifyRequest, run, run_stream
 from msmlp.service.oip.request import Inference
 from msmlp.service.service import Service
@@ -130,7 +124,7 @@ class _Stream:
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
         with service.body_budget.holding(size):
-            message = await offload(size, lambda: parse(ModelInferRequest, content))
+            message = await parsed(content)
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)
             if not inference.options.stream:

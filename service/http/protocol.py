@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Any, Self
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -33,16 +32,14 @@ _BETWEEN, _HEAD, _BODY = range(3)
 
 
 class Departure:
-    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn."""
+    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn.
+
+    Requests find their connection's as `msmlp_departure` in the state of their scope.
+    """
 
     def __init__(self) -> None:
         self.over = False
         self.tell: Callable[[], None] | None = None
-
-
-def departure(scope: Scope) -> Departure:
-    found: Departure = scope["state"]["msmlp_departure"]
-    return found
 
 
 def _head_length(read: bytes | bytearray) -> int | None:

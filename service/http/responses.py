@@ -20,7 +20,7 @@ from msmlp.service.errors import (
     problem,
     problem_document,
 )
-from msmlp.service.http.protocol import departure
+from msmlp.service.http.protocol import Departure
 from msmlp.service.oip.model import is_oip, oip_error
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
@@ -56,7 +56,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     # The work runs in the request's own task and the connection calls back: a second task that waits for the client to
     # leave would cost as much as writing the answer.
-    connection = departure(request.scope)
+    connection: Departure = request.scope["state"]["msmlp_departure"]
     if connection.over:
         work.close()
         raise ClientDisconnect

@@ -155,7 +155,7 @@ def _ports(settings: "Settings") -> list[Section]:
     found = [_port(settings.host, "port", settings.port)]
     if settings.grpc_port is None:
         return found
-    from msmlp.service.grpc.start import check_installed
+    from msmlp.service.grpc import check_installed
 
     try:
         check_installed()

@@ -65,14 +65,8 @@ def _setting(name: str, field: FieldInfo) -> inspect.Parameter:
     return _parameter(name, field.annotation, text, **limits(field))
 
 
-def _parameter(name: str, kind: Any, text: str, **limits: Any) -> inspect.Parameter:
-    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **limits)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _removed(name: str) -> inspect.Parameter:
-    """An option that is parsed, though not in the help, so that `load_settings` can say what to use instead."""
-    annotation = Annotated[bool | None, typer.Option(help="Removed.", hidden=True)]
+def _parameter(name: str, kind: Any, text: str, **more: Any) -> inspect.Parameter:
+    annotation = Annotated[kind | None, typer.Option(help=text, show_default=False, **more)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -82,6 +76,8 @@ def request_parameters() -> list[inspect.Parameter]:
 
 
 # A new setting is an option, with its help, without a word here.
-_PARAMETERS = [*(_setting(*item) for item in FIELDS.items()), *map(_removed, REMOVED)]
+_PARAMETERS = [_setting(*item) for item in FIELDS.items()]
+# Parsed, though not in the help, so that `load_settings` can say what to use instead.
+_PARAMETERS += [_parameter(name, bool, "Removed.", hidden=True) for name in REMOVED]
 serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 app.command(context_settings={"ignore_unknown_options": not FIELDS, "allow_extra_args": not FIELDS})(serve)

@@ -1,19 +1,4 @@
-"""The service's own errors, and the one table from errors to HTTP responses.
-
-ServiceError(MsmlpError)
-├── MalformedBodyError          400
-├── BodyTooLargeError           413
-├── TooManyImagesError          413
-├── UnsupportedMediaTypeError   415
-├── UnknownModelError           404
-├── NoImagesError               422
-├── BadImagesError              422 or 413, with one entry per image
-├── ExpiredError                504
-├── OverloadedError             429 + Retry-After
-├── StartingError               503 + Retry-After
-├── DrainingError               503 + Retry-After
-└── EngineDownError             503 + Retry-After
-"""
+"""The service's own errors, and the one table from errors to HTTP responses."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -32,40 +17,32 @@ from msmlp.model.errors import (
 )
 
 
-class ServiceError(MsmlpError):
-    """Root of the service's own errors."""
-
-
-class MalformedBodyError(ServiceError):
+class MalformedBodyError(MsmlpError):
     """The body does not match its content type."""
 
 
-class BodyTooLargeError(ServiceError):
+class BodyTooLargeError(MsmlpError):
     """The body has more bytes than allowed."""
 
 
-class TooManyImagesError(ServiceError):
+class TooManyImagesError(MsmlpError):
     """More images in one request than allowed."""
 
 
-class UnsupportedMediaTypeError(ServiceError):
+class UnsupportedMediaTypeError(MsmlpError):
     """A content type or encoding that is not supported."""
 
 
-class UnknownModelError(ServiceError):
+class UnknownModelError(MsmlpError):
     """A model or version other than the one served."""
 
 
-class NoImagesError(ServiceError):
+class NoImagesError(MsmlpError):
     """A request without an image."""
 
 
-class BadImagesError(ServiceError):
-    """Some images of a request cannot be classified; the request fails as a whole.
-
-    Args:
-        errors: (index, error) of each.
-    """
+class BadImagesError(MsmlpError):
+    """Some images of a request cannot be classified, so it fails as a whole; `errors` is (index, error) of each."""
 
     def __init__(self, errors: list[tuple[int, MsmlpError]]) -> None:
         first = errors[0][1]
@@ -75,17 +52,12 @@ class BadImagesError(ServiceError):
         self.errors = errors
 
 
-class ExpiredError(ServiceError):
+class ExpiredError(MsmlpError):
     """No image of the request reached an exit by its deadline."""
 
 
-class RetryableError(ServiceError):
-    """A request that may succeed later.
-
-    Args:
-        detail: why.
-        retry_after: seconds.
-    """
+class RetryableError(MsmlpError):
+    """A request that may succeed after `retry_after` seconds."""
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
@@ -93,13 +65,7 @@ class RetryableError(ServiceError):
 
 
 class OverloadedError(RetryableError):
-    """No room for these images now.
-
-    Args:
-        detail: why.
-        retry_after: seconds.
-        reason: the limit that was reached, for the metrics.
-    """
+    """No room for these images now; `reason` is the limit that was reached, for the metrics."""
 
     def __init__(self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "memory"] = "memory"):
         super().__init__(detail, retry_after)

@@ -15,14 +15,13 @@ from msmlp.model.exits.rule import Reason
 from msmlp.service.decoding import Sources, decode_images
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import ExitParameters, history_floats, history_ints
-from msmlp.service.engine.result import Result
+from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.errors import ExpiredError, OverloadedError
 from msmlp.service.operating_points import ResolvedPoint
 from msmlp.service.options import DEFAULT_TOP_K, RequestOptions
 from msmlp.service.service import Facts, Service
 from msmlp.service.telemetry.record import RequestRecord
 
-REASONS = {int(r): r.name.lower() for r in Reason}
 DIGITS = 8
 """Digits of probabilities: those that a float32 holds."""
 # History's columns: score and confidence with as many digits, seconds as milliseconds with three.
@@ -62,7 +61,6 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
     async with _decoded(service, request) as admitted:
         result = await service.engine.classify(*admitted)
     _count(service, request, result)
-    _check_expired(request, result)
     return result
 
 
@@ -93,7 +91,6 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
     ):
         async for result in results:
             _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
-            _check_expired(request, result)
             yield result
 
 
@@ -127,14 +124,12 @@ async def _decoded(
 
 
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:
+    """Images have been answered; ExpiredError if they are all of the request's, and none reached an exit."""
     record = request.record
     assert record.point is not None
     spent = service.metrics.answered(result, record.arrival, request.deadline)
     service.metrics.gflops_expected.inc(len(result.index) * record.point.expected_gflops)
     record.land(result, spent)
-
-
-def _check_expired(request: ClassifyRequest, result: Result) -> None:
     if len(result.index) == len(request.images) and (result.exit == 0).all():
         raise ExpiredError("no image reached an exit by its deadline")
 

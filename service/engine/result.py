@@ -11,6 +11,8 @@ from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import Answers, History, history_floats
 
+REASONS = {int(reason): reason.name.lower() for reason in Reason}
+
 
 @dataclass
 class Result:

@@ -1,9 +1,10 @@
-"""What every request over gRPC has: its record, its errors as status codes, and how a ModelInferRequest is answered."""
+"""What requests over gRPC share: reading messages, records, errors as status codes, answers to a ModelInferRequest."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -12,18 +13,26 @@ import grpc
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.result import Result
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST, SERVER_FAILED, RetryableError, problem
-from msmlp.service.grpc.intake import Context
-from msmlp.service.grpc.messages import read_inference, write_response
+from msmlp.service.errors import (
+    CLIENT_CLOSED_REQUEST,
+    SERVER_FAILED,
+    BodyTooLargeError,
+    MalformedBodyError,
+    OverloadedError,
+    RetryableError,
+    problem,
+)
+from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
 from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
-from msmlp.service.service import Service
+from msmlp.service.service import ByteBudget, Service
 from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
 
 T = TypeVar("T")
+Context = grpc.aio.ServicerContext[bytes, bytes]
 log = logging.getLogger("msmlp.grpc")
 
 CODES = {
@@ -42,6 +51,70 @@ SMALL_BYTES = 2**16
 """Messages up to this size are handled on the event loop: a thread costs more."""
 
 
+TURN_SECONDS = 30
+"""How long a call may wait for its turn."""
+
+ARRIVAL_SECONDS = 30
+"""How long its message may then take: other calls wait for a slow client."""
+
+
+class Intake:
+    """Reads the messages of one server, within bounds on the memory they take.
+
+    gRPC collects a message in memory, up to `--max-body-bytes`, as soon as a handler reads it. So only a few calls read
+    at a time; a message that has arrived counts against `--max-bodies-bytes`, as bodies over HTTP do.
+    """
+
+    def __init__(self, budget: ByteBudget, max_bytes: int) -> None:
+        self._budget, self._max_bytes = budget, max_bytes
+        self._most = max(1, budget.limit // max_bytes)
+        self._turns = asyncio.Semaphore(self._most)
+        self._streams = 0
+
+    @asynccontextmanager
+    async def message(self, context: Context) -> AsyncIterator[bytes]:
+        """The one message of a call, counted inside.
+
+        Raises:
+            MalformedBodyError, BodyTooLargeError, OverloadedError
+        """
+        await self._turn()
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                content = await context.read()
+        except TimeoutError:
+            raise MalformedBodyError(f"the message did not arrive within {ARRIVAL_SECONDS} s") from None
+        finally:
+            self._turns.release()
+        if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
+            raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
+        with self._budget.holding(len(content)):
+            yield content
+
+    async def _turn(self) -> None:
+        """Take one of the turns, waiting for it if need be; OverloadedError when none becomes free."""
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise OverloadedError(f"{self._most} calls are sending their messages, which is the most allowed") from None
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """A stream is open inside. It always reads, so there are at most as many as calls that may.
+
+        Raises:
+            OverloadedError
+        """
+        if self._streams == self._most:
+            raise OverloadedError(f"{self._streams} streams are open, which is the most allowed")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An error as the client sees it; `status` is REST's, `retry_after` in seconds."""
@@ -50,24 +123,23 @@ class Refusal:
     detail: str
     retry_after: int | None = None
 
+    @classmethod
+    def of(cls, error: MsmlpError) -> "Refusal":
+        status, document = problem(error, "")
+        status_of_protocol, body = oip_error(status, document["detail"])
+        retry_after = error.retry_after if isinstance(error, RetryableError) else None
+        return cls(status_of_protocol, body["error"], retry_after)
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """gRPC's name for Retry-After."""
         return () if self.retry_after is None else (("retry-pushback-ms", str(self.retry_after * 1000)),)
 
+    async def send(self, context: Context) -> None:
+        await context.abort(CODES[HTTPStatus(self.status)], self.detail, self.metadata)
+
 
 INTERNAL = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, SERVER_FAILED)
-
-
-def refusal_of(error: MsmlpError) -> Refusal:
-    status, document = problem(error, "")
-    status_of_protocol, body = oip_error(status, document["detail"])
-    retry_after = error.retry_after if isinstance(error, RetryableError) else None
-    return Refusal(status_of_protocol, body["error"], retry_after)
-
-
-async def refuse(context: Context, refusal: Refusal) -> None:
-    await context.abort(CODES[HTTPStatus(refusal.status)], refusal.detail, refusal.metadata)
 
 
 def new_record(method: str, context: Context) -> RequestRecord:
@@ -86,7 +158,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
         try:
             answer = await work
         except MsmlpError as error:
-            refusal = refusal_of(error)
+            refusal = Refusal.of(error)
         except Exception:
             # Whatever fails below still has an answer and a row in the metrics.
             log.exception("%s failed", record.route)
@@ -98,9 +170,14 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
     return refusal
 
 
-async def unhurried(size: int, work: Callable[[], T]) -> T:
+async def _offload(size: int, work: Callable[[], T]) -> T:
     """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
     return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
+
+
+async def parsed(content: bytes) -> Any:
+    """The bytes of a ModelInferRequest → the message; MalformedBodyError if they are none."""
+    return await _offload(len(content), lambda: parse(ModelInferRequest, content))
 
 
 async def read_request(
@@ -110,7 +187,7 @@ async def read_request(
     record.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
     limits = Limits(service.max_images, service.settings.max_pixels)
-    inference = await unhurried(size, lambda: read_inference(message, limits))
+    inference = await _offload(size, lambda: read_inference(message, limits))
     return inference, ClassifyRequest(inference.images, inference.options, record)
 
 

@@ -1,17 +1,21 @@
-"""gRPC's server, on the event loop of the web app."""
+"""gRPC's server, on the event loop of the web app, and its methods that have one response."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 import grpc
 
-from msmlp.service.grpc.handlers import unary_handlers
-from msmlp.service.grpc.intake import Intake
-from msmlp.service.grpc.messages import SERVICE
+from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.grpc.messages import METHODS, SERVICE, Method, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
+from msmlp.service.inference import run
+from msmlp.service.oip import model
 from msmlp.service.service import Service
+from msmlp.service.telemetry.record import RequestRecord
 
 log = logging.getLogger("msmlp.grpc")
 
@@ -26,6 +30,9 @@ OPTIONS = (
     # gRPC would probe how much a connection can carry, and let every call that waits for its turn send as much.
     ("grpc.http2.bdp_probe", 0),
 )
+
+Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
+"""From a request's bytes and its record to the response."""
 
 
 @asynccontextmanager
@@ -47,3 +54,83 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     finally:
         ending.set()
         await server.stop(grace)
+
+
+def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
+    plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
+    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
+
+
+async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
+    message = await parsed(content)
+    inference, request = await read_request(service, message, len(content), record)
+    if inference.options.stream:
+        raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")
+    return response_to(service, message.model_name, inference, record, await run(service, request))
+
+
+def _handler(
+    service: Service, intake: Intake, name: str, answer: Answer, check: Callable[[], None] = lambda: None
+) -> Any:
+    """`check` refuses a call before its message is read."""
+    has_content = bool(METHODS[name].request.DESCRIPTOR.fields)
+
+    async def handle(_: Any, context: Context) -> bytes:
+        record = new_record(name, context)
+
+        async def work() -> bytes:
+            check()
+            # Probes send an empty message, and need not wait for a turn.
+            async with intake.message(context) if has_content else nullcontext(b"") as content:
+                response = await answer(service, content, record)
+            written: bytes = response.SerializeToString()
+            return written
+
+        answered = await recorded(service.records, record, work())
+        if isinstance(answered, Refusal):
+            await answered.send(context)
+            return b""
+        return answered
+
+    # A unary call to the client; declared as a stream, so that the message is read when it is due.
+    return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
+    async def answer(service: Service, content: bytes, record: RequestRecord) -> Any:
+        return method.response(**say(service, parse(method.request, content)))
+
+    return answer
+
+
+def _ready(service: Service) -> bool:
+    try:
+        service.check_ready()
+    except MsmlpError:
+        return False
+    return True
+
+
+def _known(service: Service, request: Any) -> str:
+    return model.check_model(service, request.name, request.version or None)
+
+
+def _model_ready(service: Service, request: Any) -> dict[str, Any]:
+    _known(service, request)
+    return {"ready": _ready(service)}
+
+
+def _statistics(service: Service, request: Any) -> dict[str, Any]:
+    return model.model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
+
+
+_PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
+    "ServerLive": lambda service, _: {"live": not service.engine.down},
+    "ServerReady": lambda service, _: {"ready": _ready(service)},
+    "ModelReady": _model_ready,
+    "ServerMetadata": lambda service, _: model.server_metadata(),
+    "ModelMetadata": lambda service, request: model.model_metadata(service, _known(service, request)),
+    "ModelConfig": lambda service, request: {"config": model.model_configuration(service, _known(service, request))},
+    "ModelStatistics": _statistics,
+    "RepositoryIndex": lambda service, request: {"models": model.repository_index(service, ready_only=request.ready)},
+}

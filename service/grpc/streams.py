@@ -11,26 +11,11 @@ import numpy as np
 
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.result import REASONS
 from msmlp.service.errors import OverloadedError
-from msmlp.service.grpc.calls import (
-    Refusal,
-    new_record,
-    read_request,
-    recorded,
-    refusal_of,
-    refuse,
-    response_to,
-    unhurried,
-)
-from msmlp.service.grpc.intake import Context, Intake
-from msmlp.service.grpc.messages import (
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelStreamInferResponse,
-    parse,
-    set_parameters,
-)
-from msmlp.service.inference import REASONS, ClassifyRequest, run, run_stream
+from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.grpc.messages import ModelInferResponse, ModelStreamInferResponse, set_parameters
+from msmlp.service.inference import ClassifyRequest, run, run_stream
 from msmlp.service.oip.request import Inference
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import STREAM, RequestRecord
@@ -56,10 +41,10 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
             if ending.is_set():
                 service.check_ready()
         except MsmlpError as error:
-            refusal = refusal_of(error)
+            refusal = Refusal.of(error)
             record.status = refusal.status
             service.records.close(record)
-            await refuse(context, refusal)
+            await refusal.send(context)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -139,7 +124,7 @@ class _Stream:
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
         with service.body_budget.holding(size):
-            message = await unhurried(size, lambda: parse(ModelInferRequest, content))
+            message = await parsed(content)
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)
             if not inference.options.stream:

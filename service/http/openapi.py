@@ -1,9 +1,9 @@
 """What FastAPI cannot see in the code for the OpenAPI document: bodies, options, headers, errors, examples."""
 
+from http import HTTPStatus
 from typing import Any
 
-from msmlp.service.errors import PROBLEM_TYPE
-from msmlp.service.http import examples
+from msmlp.service.errors import PROBLEM_TYPE, SERVER_FAILED, problem_document
 from msmlp.service.http.body import RAW_TYPES
 from msmlp.service.http.schemas import Problem, StreamLine, StreamProblem
 from msmlp.service.options import schemas
@@ -27,7 +27,8 @@ def _header(description: str, schema: Documented) -> Documented:
     return {"description": description, "required": True, "schema": schema}
 
 
-_REQUEST_ID = _header("The request's own id if it is valid, else a new one", {"type": "string"})
+_REQUEST_ID = "92b0c0c687884cfab2c1a3dc10b18646"
+_ID_HEADER = _header("The request's own id if it is valid, else a new one", {"type": "string"})
 _RETRY_AFTER = _header("Seconds to wait before trying again", {"type": "integer", "minimum": 1, "maximum": 60})
 _SERVER_TIMING = {
     "description": "Milliseconds of decoding, and the longest queueing and compute of any image; not sent with streams",
@@ -46,11 +47,34 @@ _PROBLEM_TEXTS = {
     503: "Starting, shutting down, or the engine is down",
     504: "Every image expired before it reached an exit",
 }
+_PROBLEM_EXAMPLES = (
+    (400, "malformed_body", "the body is not JSON"),
+    (404, "not_found", "no such path"),
+    (405, "method_not_allowed", "method not allowed; expected one of POST"),
+    (413, "body_too_large", "the body has 70000000 bytes; at most 67108864 are allowed"),
+    (413, "too_many_images", "1200 images in one request; at most 1024 are allowed"),
+    (413, "image_too_large", "image is 10000x10000 = 100000000 pixels, the limit is 32000000"),
+    (415, "unsupported_media_type", "content type 'text/html' is not supported; expected image/png, ..."),
+    (422, "undecodable_image", "not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"),
+    (422, "bad_option", "max_exit: 4 is out of range; expected 1 to 3"),
+    (422, "no_images", "the request has no image"),
+    (429, "overloaded", "the service is full: 1020 of 1024 images in flight, 8 more requested"),
+    (500, "internal", SERVER_FAILED),
+    (503, "starting", "the service is starting: stages are being warmed up"),
+    (503, "draining", "the service is shutting down"),
+    (503, "engine_down", "the engine is down"),
+    (504, "expired", "no image reached an exit by its deadline"),
+)
 
 
 def _problem(status: int) -> Documented:
+    examples: Documented = {}
+    for _, code, detail in (each for each in _PROBLEM_EXAMPLES if each[0] == status):
+        examples[code] = {"value": problem_document(HTTPStatus(status), code, detail, _REQUEST_ID)}
+        if code in ("image_too_large", "undecodable_image"):
+            examples[code]["value"]["errors"] = [{"index": 0, "code": code, "detail": detail}]
     headers = {"Retry-After": _RETRY_AFTER} if status in (429, 503) else {}
-    content = {"schema": _reference(Problem), "examples": examples.PROBLEMS[status]}
+    content = {"schema": _reference(Problem), "examples": examples}
     return {"description": _PROBLEM_TEXTS[status], "headers": headers, "content": {PROBLEM_TYPE: content}}
 
 
@@ -72,11 +96,71 @@ def complete(document: Documented) -> None:
             for status, response in operation["responses"].items():
                 operation["responses"][status] = {
                     **response,
-                    "headers": {"X-Request-ID": _REQUEST_ID, **response.get("headers", {})},
+                    "headers": {"X-Request-ID": _ID_HEADER, **response.get("headers", {})},
                 }
     # They belong to no operation, so no operation can list them.
     document["components"]["responses"] = {"NotFound": PROBLEMS[404], "MethodNotAllowed": PROBLEMS[405]}
 
+
+# A yellow square of 8 x 8 pixels.
+_PNG_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAE0lEQVR42mP8f4YBK2BiYBhKEgBrGAHbZAj7BwAAAABJRU5ErkJggg=="
+
+_JSON_REQUESTS: dict[str, dict[str, Any]] = {
+    "an image": {"value": {"images": [_PNG_BASE64]}},
+    "two images under a budget": {
+        "value": {"images": [_PNG_BASE64, _PNG_BASE64], "budget_gflops": 0.012, "min_exit": 2, "top_k": 3}
+    },
+    "anytime": {"value": {"images": [_PNG_BASE64], "accuracy_floor": 0.5, "deadline_ms": 50, "min_exit": 1}},
+}
+
+
+def _stage(stage: int, label: str, score: float, **times: float) -> dict[str, Any]:
+    return {"stage": stage, "score": score, "confidence": score, "label": label, **times, "batch_size": 1}
+
+
+# Of weights/cifar10-s and examples/cat.jpg with top_k=2.
+_ANSWER: dict[str, Any] = {
+    "request_id": _REQUEST_ID,
+    "model": {"name": "cifar10-s", "version": "a65518dd7c93"},
+    "operating_point": {
+        "name": "balanced",
+        "source": "default",
+        "thresholds": [0.9652883112430573, 0.6747980415821075],
+        "expected_accuracy": 0.874,
+        "expected_gflops": 0.012313361804800001,
+    },
+    "results": [
+        {
+            "index": 0,
+            "label": "cat",
+            "class_id": 3,
+            "confidence": 0.8128975,
+            "score": 0.8128975,
+            "top_k": [
+                {"label": "cat", "class_id": 3, "probability": 0.8128975},
+                {"label": "deer", "class_id": 4, "probability": 0.0999618},
+            ],
+            "exit": 2,
+            "exits": 3,
+            "reason": "confident",
+            "gflops": 0.009097472,
+            "degraded": False,
+            "stages": [
+                _stage(1, "deer", 0.38472801, queue_ms=0.531, compute_ms=1.48),
+                _stage(2, "cat", 0.8128975, queue_ms=0.276, compute_ms=1.942),
+            ],
+            "latency_ms": 7.206,
+        }
+    ],
+    "latency_ms": 7.804,
+    "throughput_images_per_second": 6.0,
+}
+_STREAM_LINE = {
+    "request_id": _REQUEST_ID,
+    **_ANSWER["results"][0],
+    "final": True,
+    "operating_point": _ANSWER["operating_point"],
+}
 
 _BINARY = {"type": "string", "format": "binary", "description": "An encoded image; its format is detected"}
 _BASE64 = {
@@ -108,7 +192,7 @@ CLASSIFY_OPENAPI: Documented = {
         "content": {
             **{kind: {"schema": _BINARY} for kind in RAW_TYPES},
             "multipart/form-data": _images(_BINARY),
-            "application/json": _images(_BASE64, examples=examples.JSON_REQUESTS),
+            "application/json": _images(_BASE64, examples=_JSON_REQUESTS),
         },
     },
 }
@@ -117,13 +201,13 @@ CLASSIFY_RESPONSES: dict[int | str, Documented] = {
         "description": "The answer; with stream=true, one line per image and exit",
         "headers": {"Server-Timing": _SERVER_TIMING},
         "content": {
-            "application/json": {"example": examples.ANSWER},
+            "application/json": {"example": _ANSWER},
             "application/x-ndjson": {
                 "schema": {
                     "description": "The schema of each line, a JSON object",
                     "anyOf": [_reference(StreamLine), _reference(StreamProblem)],
                 },
-                "example": examples.STREAM_LINE,
+                "example": _STREAM_LINE,
             },
         },
     },

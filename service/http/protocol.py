@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Any, Self
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -29,22 +28,18 @@ MAX_HEAD = 2**16
 MAX_WAITING = 64
 """Pipelined requests that wait on one connection; a packet can hold thousands."""
 
-NO_HTTP = "this is not HTTP/1.1"
-
 _BETWEEN, _HEAD, _BODY = range(3)
 
 
 class Departure:
-    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn."""
+    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn.
+
+    Requests find their connection's as `msmlp_departure` in the state of their scope.
+    """
 
     def __init__(self) -> None:
         self.over = False
         self.tell: Callable[[], None] | None = None
-
-
-def departure(scope: Scope) -> Departure:
-    found: Departure = scope["state"]["msmlp_departure"]
-    return found
 
 
 def _head_length(read: bytes | bytearray) -> int | None:
@@ -94,7 +89,7 @@ class _Connection:
 
     app_state: dict[str, Any]
     transport: Any
-    detail = NO_HTTP
+    detail = "this is not HTTP/1.1"
 
     def connection_made(self, transport: Any) -> None:
         self._departure = Departure()

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -19,7 +20,7 @@ from msmlp.service.errors import (
     problem,
     problem_document,
 )
-from msmlp.service.http.protocol import departure
+from msmlp.service.http.protocol import Departure
 from msmlp.service.oip.model import is_oip, oip_error
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
@@ -39,6 +40,9 @@ async def service_of(request: Request) -> Service:
     return service
 
 
+ServiceDep = Annotated[Service, Depends(service_of)]
+
+
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
     mine = asyncio.current_task()
@@ -52,7 +56,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     # The work runs in the request's own task and the connection calls back: a second task that waits for the client to
     # leave would cost as much as writing the answer.
-    connection = departure(request.scope)
+    connection: Departure = request.scope["state"]["msmlp_departure"]
     if connection.over:
         work.close()
         raise ClientDisconnect

@@ -46,12 +46,13 @@ def oip_error(status: int, detail: str) -> tuple[int, dict[str, Any]]:
     return HTTPStatus.BAD_REQUEST if content else status, {"error": detail}
 
 
-def check_model(service: Service, name: str, version: str | None) -> None:
-    """Raise UnknownModelError unless this is the served model's name and, if given, its version."""
+def check_model(service: Service, name: str, version: str | None) -> str:
+    """`name`; UnknownModelError unless it is the served model's and `version`, if given, its version."""
     model = service.facts.model
     if name not in (model["name"], ALIAS) or version not in (None, model["version"]):
         asked = ascii(name[:100]) + (f" version {version[:40]!a}" if version else "")
         raise UnknownModelError(f"no model {asked}; expected {model['name']} or {ALIAS}")
+    return name
 
 
 def server_metadata() -> dict[str, Any]:

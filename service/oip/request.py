@@ -1,5 +1,9 @@
 """An inference request, over REST or gRPC → images, options, and the outputs asked for."""
 
+import base64
+import binascii
+import math
+import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +23,6 @@ from msmlp.service.errors import (
     UnsupportedMediaTypeError,
 )
 from msmlp.service.oip.model import INPUTS, OUTPUTS
-from msmlp.service.oip.tensors import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
 from msmlp.service.options import NO_OPTIONS, RequestOptions, parse_options
 
 Data = memoryview | Sequence[Any] | NDArray[Any]
@@ -36,6 +39,9 @@ MAX_TENSORS = 16
 """Inputs or outputs of a request that are read; more than there are, so that the error can name what is expected."""
 
 MAX_DIMENSIONS = 8
+
+PREFIX = struct.Struct("<I")
+"""Before each BYTES element: its length."""
 
 Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -176,6 +182,72 @@ def _check_images(count: int, limits: Limits) -> None:
         raise NoImagesError("the request has no image")
     if count > limits.max_images:
         raise TooManyImagesError(f"{count} images in one request; at most {limits.max_images} are allowed")
+
+
+def pixels_from_bytes(raw: memoryview, shape: list[int]) -> NDArray[np.uint8]:
+    """UINT8 data → an array over the same memory."""
+    if len(raw) != math.prod(shape):
+        raise MalformedBodyError(f"pixels: {len(raw)} bytes were sent; shape {shape} has {math.prod(shape)}")
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
+
+
+def pixels_from_numbers(data: Sequence[Any] | NDArray[Any], shape: list[int]) -> NDArray[np.uint8]:
+    """Numbers 0 to 255, flat or nested as the shape says → an array."""
+    try:
+        numbers = np.array(data)
+    except (ValueError, OverflowError):  # lists of unequal length, or deeper than arrays go
+        raise MalformedBodyError("pixels: data is nested unevenly") from None
+    if numbers.size != math.prod(shape) or (numbers.ndim > 1 and list(numbers.shape) != shape):
+        raise MalformedBodyError(
+            f"pixels: data has shape {list(numbers.shape)}; expected {shape} or [{math.prod(shape)}]"
+        )
+    if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > 255):
+        raise MalformedBodyError("pixels: data must be whole numbers from 0 to 255")
+    return numbers.astype(np.uint8).reshape(shape)
+
+
+def split_bytes(raw: memoryview, count: int) -> list[bytes]:
+    """BYTES data → its elements.
+
+    Raises:
+        MalformedBodyError: a length that goes beyond the end, or not `count` elements.
+    """
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if len(elements) == count:  # without counting how many more there are
+            raise MalformedBodyError(f"image: more elements were sent than the {count} of the shape")
+        start = at + PREFIX.size
+        if start > len(raw):
+            raise MalformedBodyError(f"image: the 4-byte length before element {len(elements)} is cut short")
+        (length,) = PREFIX.unpack_from(raw, at)
+        at = start + length
+        if at > len(raw):
+            left = len(raw) - start
+            raise MalformedBodyError(f"image: element {len(elements)} should have {length} bytes; {left} are left")
+        elements.append(bytes(raw[start:at]))
+    _check_count(len(elements), count)
+    return elements
+
+
+def files_from_elements(data: Sequence[Any] | NDArray[Any], count: int) -> list[bytes]:
+    """Files as bytes, or as base64 strings from JSON."""
+    _check_count(len(data), count)
+    try:
+        return [element if isinstance(element, bytes) else _decoded(element) for element in data]
+    except (binascii.Error, TypeError, ValueError):
+        raise MalformedBodyError("image: data in JSON must be base64 strings, one per file") from None
+
+
+def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError
+    return base64.b64decode(text, validate=True)
+
+
+def _check_count(given: int, count: int) -> None:
+    if given != count:
+        raise MalformedBodyError(f"image: {given} elements were sent; the shape has {count}")
 
 
 def _outputs(request: InferenceRequest) -> list[Wanted]:

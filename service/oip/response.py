@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from msmlp.service.engine.result import Result
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Wanted
-from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.oip.request import PREFIX, Wanted
 from msmlp.service.service import Facts
 
 NO_CLASS = -1
@@ -97,3 +96,8 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     if isinstance(tensor.data, np.ndarray):
         return np.ascontiguousarray(tensor.data).data
     return memoryview(join_bytes(text.encode() for text in tensor.data))
+
+
+def join_bytes(elements: Iterable[bytes]) -> bytes:
+    """Elements → BYTES data."""
+    return b"".join(part for element in elements for part in (PREFIX.pack(len(element)), element))

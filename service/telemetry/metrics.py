@@ -30,7 +30,7 @@ from prometheus_client.utils import floatToGoString
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Cancelled, Died, Load, Outbound, Ran, Ready, Shadowed
-from msmlp.service.engine.result import Result
+from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
 from msmlp.service.telemetry.record import INFERENCES, RequestRecord
@@ -42,7 +42,6 @@ MANY = 128
 """From this many images on, numpy costs less than a loop."""
 SHADOWS = 1000
 """The newest shadows of an exit, over which its agreement is computed."""
-REASONS = {int(r): r.name.lower() for r in Reason}
 STATUSES = (200, 429, 499, 500, 503, 504)
 """Statuses of valid requests to classify."""
 
@@ -79,19 +78,17 @@ class Metrics(Collector):
 
     def _create(self, exits: Sequence[int]) -> None:
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
-        by_label = partial(LabelledHistogram, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=SECONDS)
+        by_label = partial(LabelledHistogram, registry=self.registry, bounds=SECONDS)
 
         self.requests = counter("msmlp_requests", "Requests answered.", ["route", "status"])
-        text = "Arrival to answer."
-        self.request_seconds = histogram("msmlp_request_seconds", text, ["route"], buckets=SECONDS)
+        self.request_seconds = histogram("msmlp_request_seconds", "Arrival to answer.", ["route"])
         self.images = counter("msmlp_images", "Images answered.", ["exit", "reason"])
         text = "Arrival to the answer of an image."
-        self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT], bounds=SECONDS)
+        self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT])
         text = "Time that an image waited for a stage."
-        self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits, bounds=SECONDS)
-        text = "Duration of a batch."
-        self.compute_seconds = histogram("msmlp_stage_compute_seconds", text, ["stage"], buckets=SECONDS)
+        self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits)
+        self.compute_seconds = histogram("msmlp_stage_compute_seconds", "Duration of a batch.", ["stage"])
         text = "Images in a batch, without padding."
         self.batch_size = histogram("msmlp_stage_batch_size", text, ["stage"], buckets=SIZES)
         self.confidence = by_label("msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES)

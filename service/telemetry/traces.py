@@ -7,8 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,8 +60,8 @@ class Traces:
         began, decoded = record.decoding
         if decoded:
             self._child(request, "decode", at(began), at(decoded), {"msmlp.images": record.images})
-        for stage, span in enumerate(stage_spans(record.landed), start=1):
-            self._child(request, f"stage {stage}", at(decoded + span.begins), at(decoded + span.ends), span.attributes)
+        for stage, (begins, ends, attributes) in enumerate(_stages(record.landed), start=1):
+            self._child(request, f"stage {stage}", at(decoded + begins), at(decoded + ends), attributes)
         request.end(at(record.ended))
 
     def close(self, seconds: float) -> bool:
@@ -73,10 +72,8 @@ class Traces:
         sending.join(seconds)
         return not sending.is_alive()
 
-    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: Mapping[str, Any]) -> None:
-        span = self._tracer.start_span(
-            name, set_span_in_context(request), attributes=dict(attributes), start_time=begins
-        )
+    def _child(self, request: Span, name: str, begins: int, ends: int, attributes: dict[str, Any]) -> None:
+        span = self._tracer.start_span(name, set_span_in_context(request), attributes=attributes, start_time=begins)
         span.end(ends)
 
 
@@ -111,19 +108,11 @@ def _of_request(record: RequestRecord) -> dict[str, Any]:
     return attributes
 
 
-@dataclass(frozen=True)
-class StageSpan:
-    """What one stage did for a request; in seconds from the moment its images were decoded."""
+def _stages(landed: list[Landed]) -> Iterator[tuple[float, float, dict[str, Any]]]:
+    """Begin, end and attributes of each stage that a request's images passed, in seconds from the end of decoding.
 
-    begins: float
-    ends: float
-    attributes: Mapping[str, Any]
-
-
-def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
-    """The stages that a request's images passed, each from the first image that waited to the last that was answered.
-
-    An image waits for a stage from the end of the one before, so its times add up.
+    It begins with the first image that waited and ends with the last that was answered. An image waits for a stage
+    from the end of the one before, so its times add up.
     """
     if not landed:
         return
@@ -135,7 +124,7 @@ def stage_spans(landed: list[Landed]) -> Iterator[StageSpan]:
         here = exits > stage
         ends = (queue + compute)[here, : stage + 1].sum(axis=1)
         begins = ends - queue[here, stage] - compute[here, stage]
-        yield StageSpan(
+        yield (
             float(begins.min()),
             float(ends.max()),
             {

@@ -12,7 +12,7 @@ from msmlp.model.errors import OptionError
 from msmlp.service.engine.async_engine import DOWN
 from msmlp.service.errors import EngineDownError, MalformedBodyError
 from msmlp.service.http.body import SLICE, read_content
-from msmlp.service.http.responses import Sent, service_of, while_connected
+from msmlp.service.http.responses import Sent, ServiceDep, service_of, while_connected
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.oip import model
 from msmlp.service.oip.request import Inference, Limits, decompress, read_inference
@@ -24,13 +24,11 @@ MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has its own; docs/oip.md describes ours
-ServiceDep = Annotated[Service, Depends(service_of)]
 
 
 async def _known_model(service: ServiceDep, name: str, version: str | None = None) -> str:
     """The model's name as the request has it; UnknownModelError for any other model."""
-    model.check_model(service, name, version)
-    return name
+    return model.check_model(service, name, version)
 
 
 KnownModel = Annotated[str, Depends(_known_model)]

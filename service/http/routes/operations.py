@@ -1,8 +1,8 @@
 """`/livez`, `/readyz`, `/metrics`, `/model`, `/docs`, and the playground at `/`."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
@@ -10,9 +10,8 @@ from starlette.staticfiles import StaticFiles
 from msmlp.service.engine.async_engine import DOWN
 from msmlp.service.errors import EngineDownError
 from msmlp.service.http.openapi import PROBLEMS
-from msmlp.service.http.responses import service_of
+from msmlp.service.http.responses import ServiceDep
 from msmlp.service.http.schemas import Live, ModelDescription, Ready
-from msmlp.service.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,7 +28,6 @@ PAGE_HEADERS = {
 
 router = APIRouter()
 _files = StaticFiles(packages=[("msmlp.service", "ui")])
-ServiceDep = Annotated[Service, Depends(service_of)]
 _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
 _METRICS: dict[int | str, dict[str, Any]] = {
     200: {

@@ -3,7 +3,7 @@ import pytest
 
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import STATUS, BodyTooLargeError, OverloadedError, StartingError
-from msmlp.service.grpc.calls import CODES, refusal_of
+from msmlp.service.grpc.calls import CODES, Refusal
 
 GIVEN = {
     "malformed_body": "INVALID_ARGUMENT",
@@ -27,13 +27,13 @@ GIVEN = {
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.__name__)
 def test_every_error_has_its_code(kind: type[MsmlpError]) -> None:
     text = "/home/someone is wrong"
-    refusal = refusal_of(OptionError("policy", text) if kind is OptionError else kind(text))
+    refusal = Refusal.of(OptionError("policy", text) if kind is OptionError else kind(text))
     code = CODES[refusal.status]  # type: ignore[index]
     assert code == grpc.StatusCode[GIVEN[STATUS[kind][1]]]
     assert ("someone" in refusal.detail) == (code != grpc.StatusCode.INTERNAL)
 
 
 def test_when_to_come_again_is_said_in_milliseconds() -> None:
-    assert refusal_of(OverloadedError("full", 3)).metadata == (("retry-pushback-ms", "3000"),)
-    assert refusal_of(StartingError("warming up")).metadata == (("retry-pushback-ms", "1000"),)
-    assert refusal_of(BodyTooLargeError("too large")).metadata == ()
+    assert Refusal.of(OverloadedError("full", 3)).metadata == (("retry-pushback-ms", "3000"),)
+    assert Refusal.of(StartingError("warming up")).metadata == (("retry-pushback-ms", "1000"),)
+    assert Refusal.of(BodyTooLargeError("too large")).metadata == ()

@@ -14,7 +14,7 @@ from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesErr
 from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse, read_inference
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Inference, Limits, Wanted
-from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.oip.response import join_bytes
 from msmlp.service.options import RequestOptions
 
 LIMITS = Limits(max_images=8, max_pixels=1000)

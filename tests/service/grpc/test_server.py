@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from msmlp.service.grpc import intake, start
+from msmlp.service.grpc import calls
 from msmlp.service.grpc.messages import METHODS
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
@@ -131,7 +131,7 @@ def silent_call(served: Any) -> Iterator[Any]:
 def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_time(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 1)
+    monkeypatch.setattr(calls, "ARRIVAL_SECONDS", 1)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
         assert "did not arrive within 1 s" in call.details()
@@ -139,7 +139,7 @@ def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_tim
 
 
 def test_who_gets_no_turn_may_come_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(calls, "TURN_SECONDS", 0.2)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
         assert (code, detail) == (
@@ -157,7 +157,7 @@ def test_a_limit_beyond_what_grpc_can_count_is_no_error(serve: Serve) -> None:
 
 
 def test_probes_wait_for_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr(calls, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         request = METHODS["ModelReady"].request(name="msmlp")
         wait_until(lambda: served.call.start("ModelReady", request, timeout=0.2).exception() is not None)
@@ -219,7 +219,7 @@ def test_a_port_that_is_taken_and_a_package_that_is_missing(
     def missing(name: str) -> None:
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
 
-    monkeypatch.setattr(start, "import_module", missing)
+    monkeypatch.setattr("msmlp.service.grpc.import_module", missing)
     with pytest.raises(OptionError, match=r"--grpc-port: needs the package grpc: pip install .msmlp.grpc."):
         run(settings)
 

@@ -15,7 +15,7 @@ from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import Inference, Limits, Wanted, parse_request, read_inference, to_inference
-from msmlp.service.oip.tensors import join_bytes
+from msmlp.service.oip.response import join_bytes
 from msmlp.service.options import NO_OPTIONS, RequestOptions
 
 LIMITS = Limits(max_images=8, max_pixels=1000)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from msmlp.service.engine.messages import HISTORY
 from msmlp.service.engine.result import Result
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Wanted
+from msmlp.service.oip.request import Wanted, split_bytes
 from msmlp.service.oip.response import Tensor, output_tensors, write_response
-from msmlp.service.oip.tensors import split_bytes
 from msmlp.service.service import Facts
 
 CLASSES, GFLOPS = ("cat", "dog", "größe"), [0.1, 0.4]

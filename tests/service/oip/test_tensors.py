@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.service.errors import MalformedBodyError
-from msmlp.service.oip.tensors import (
-    files_from_elements,
-    join_bytes,
-    pixels_from_bytes,
-    pixels_from_numbers,
-    split_bytes,
-)
+from msmlp.service.oip.request import files_from_elements, pixels_from_bytes, pixels_from_numbers, split_bytes
+from msmlp.service.oip.response import join_bytes
 
 SHAPES = st.tuples(*[st.integers(1, 4)] * 3).map(lambda sides: [*sides, 3])
 

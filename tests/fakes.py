@@ -59,7 +59,7 @@ class Gate:
     def pass_through(self) -> None:
         """Called on the engine's thread, before every batch."""
         self._reached.set()
-        assert self._open.wait(PATIENCE_SECONDS), "nobody opened the gate"
+        assert self._open.wait(PATIENCE_SECONDS), "the gate was not opened"
 
     @contextmanager
     def held(self) -> Iterator[None]:

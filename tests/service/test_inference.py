@@ -58,7 +58,7 @@ def test_pixels_and_files_get_the_same_answer(tiny_weights: Path) -> None:
     play(tiny_weights, scenario)
 
 
-def test_the_longest_queueing_and_compute_of_any_image_are_told(tiny_weights: Path) -> None:
+def test_the_longest_queueing_and_compute_of_any_image_are_reported(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         images = np.stack([picture(1.0, size=32), picture(0.2, 0.2, 0.6, size=32)])
         asked = call(images)
@@ -117,7 +117,7 @@ def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path) -> None
     play(tiny_weights, scenario)
 
 
-def test_who_reads_a_stream_slowly_holds_no_places(tiny_weights: Path) -> None:
+def test_a_slow_reader_of_a_stream_holds_no_permits(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
         seen = [await anext(lines)]

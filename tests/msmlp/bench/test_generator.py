@@ -107,6 +107,6 @@ def test_a_connection_the_server_closes_is_made_anew() -> None:
     assert seen.latencies == []
 
 
-def test_nobody_there_is_an_error_of_its_own() -> None:
+def test_an_unreachable_server_is_an_error_of_its_own() -> None:
     seen = offer(Load("http://127.0.0.1:9", (b"x",), 2, 0.05))
     assert seen.statuses.keys() == {"ConnectionRefusedError"}

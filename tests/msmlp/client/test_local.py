@@ -316,7 +316,7 @@ def fake(tiny_weights: Path) -> Iterator[Callable[..., tuple[Model, FakeBackend]
         model.close()
 
 
-def test_who_is_in_flight_is_answered_before_the_end(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
+def test_images_in_flight_are_answered_before_the_end(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
     model, backend = fake()
     with ThreadPoolExecutor(2) as pool, backend.gate.held():
         answering = pool.submit(model, picture(0.9, label=3, size=32), thresholds=[0.5, 0.5])

@@ -57,7 +57,7 @@ def test_tickets_know_their_request_and_their_place_in_it() -> None:
     assert scheduler.tickets.index[slots(5, 2, 6)].tolist() == [0, 1, 2]
 
 
-def test_who_is_sure_leaves_and_the_others_wait_for_the_next_stage() -> None:
+def test_confident_tickets_leave_and_the_others_wait_for_the_next_stage() -> None:
     scheduler = scheduler_of(8, 2, 8)
     enter(scheduler, slots(0, 1, 2), now=0.0)
     settled = scheduler.settle(run(scheduler), scores(0.9, 0.1, 0.5), now=4.0)
@@ -219,7 +219,7 @@ def overdue(scheduler: Scheduler, now: float, free: float | None = None) -> list
     ]
 
 
-def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_before() -> None:
+def test_a_ticket_without_an_exit_expires_at_its_deadline_and_not_before() -> None:
     scheduler = scheduler_of(4, 2, 4, seconds=(100.0, 100.0))
     enter(scheduler, slots(0), min_exit=0, deadline=5.0)
     enter(scheduler, slots(1), min_exit=0)
@@ -228,7 +228,7 @@ def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_be
     assert run(scheduler, now=1e9).slots.tolist() == [1], "a ticket without a deadline waits forever"
 
 
-def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
+def test_a_ticket_with_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
     scheduler = scheduler_of(4, 3, 4, seconds=(1.0, 10.0, 10.0))
     enter(scheduler, slots(0), deadline=20.0)
     enter(scheduler, slots(1), deadline=25.0)
@@ -282,7 +282,7 @@ def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
     return Scheduler(capacity, len(seconds), times)
 
 
-def test_who_would_be_late_after_another_batch_overtakes_those_before() -> None:
+def test_a_ticket_that_would_be_late_after_another_batch_overtakes_earlier_ones() -> None:
     scheduler = scheduler_of(16, 2, 2, seconds=(10.0, 10.0))
     enter(scheduler, slots(0, 1, 2, 3))
     enter(scheduler, slots(4), request=1, deadline=19.0)
@@ -357,7 +357,7 @@ def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
     assert scheduler.oldest_since() == [np.inf] * 3
 
 
-def test_who_leaves_for_another_reason_is_no_shadow() -> None:
+def test_tickets_that_leave_for_another_reason_become_no_shadows() -> None:
     scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=8)
     enter(scheduler, slots(0), max_exit=1)
     enter(scheduler, slots(1))

@@ -235,7 +235,7 @@ def test_a_stream_has_one_line(client: httpx.Client, lines: Lines) -> None:
     assert fields(line, "status", "images", "exits") == {"status": 200, "images": 2, "exits": {"1": 1, "3": 1}}
 
 
-def test_who_expired_left_at_none(client: httpx.Client, lines: Lines) -> None:
+def test_expired_images_left_at_no_exit(client: httpx.Client, lines: Lines) -> None:
     files = [("images", encoded(picture(0.9, size=32)))]
     assert client.post("/classify", files=files, params={"deadline_ms": "0.0001"}).status_code == 504
     (line,) = lines

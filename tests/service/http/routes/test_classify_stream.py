@@ -135,7 +135,9 @@ def test_what_fails_later_is_the_last_line(fake: tuple[httpx.Client, Service, Fa
 
 
 @pytest.mark.parametrize("lines_read", [0, 1])
-def test_who_leaves_frees_its_places(fake: tuple[httpx.Client, Service, FakeBackend], lines_read: int) -> None:
+def test_a_client_that_leaves_its_stream_returns_its_permits(
+    fake: tuple[httpx.Client, Service, FakeBackend], lines_read: int
+) -> None:
     """Before the first line, or while the second stage is held."""
     client, service, backend = fake
     gone, submissions = threading.Event(), Submissions(service.engine)

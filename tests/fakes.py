@@ -89,8 +89,8 @@ class _Launched:
 class FakeBackend:
     """`model/backends/protocol.py` without a device; `picture` says what an image's stages answer.
 
-    It has its largest bucket alone unless told otherwise: how long nothing takes is chance, and the engine would size
-    its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage,
+    By default it has only its largest bucket: the time of a batch that computes nothing is chance, and the engine
+    would size its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage,
     its images).
     """
 

@@ -85,7 +85,7 @@ def test_latency_and_deadline_count_from_arrival(tiny_weights: Path) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_whatever_goes_wrong_the_places_come_back(tiny_weights: Path, streamed: bool) -> None:
+def test_permits_return_whatever_goes_wrong(tiny_weights: Path, streamed: bool) -> None:
     async def ask(service: Service, given: ClassifyRequest) -> None:
         if streamed:
             [line async for line in stream(service, given)]
@@ -107,7 +107,7 @@ def test_whatever_goes_wrong_the_places_come_back(tiny_weights: Path, streamed: 
     play(tiny_weights, scenario)
 
 
-def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path) -> None:
+def test_a_stream_that_is_left_returns_its_permits(tiny_weights: Path) -> None:
     async def scenario(service: Service) -> None:
         lines = stream(service, call(pictures(4, 0.2, 0.2, size=32), stream=True))
         assert (await anext(lines))["exit"] == 1
@@ -241,7 +241,7 @@ def test_a_tie_goes_to_the_class_that_the_stage_named(point: ResolvedPoint, resu
 
 
 def test_a_score_just_under_its_threshold_is_not_rounded_onto_it(point: ResolvedPoint, result: Result) -> None:
-    """Who checks the rule by the answer must come to the same exit: float32 numbers near 0.9 are 6e-8 apart."""
+    """A client that applies the rule to the answer must get the same exit: float32 numbers near 0.9 are 6e-8 apart."""
     below = np.nextafter(np.float32(0.9), np.float32(0))
     result.history["score"][1, 0] = below
     assert answer(point, result)["results"][1]["stages"][0]["score"] < 0.9

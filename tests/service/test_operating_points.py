@@ -143,7 +143,7 @@ def test_a_risk_controlled_point_is_taken_by_name_alone(scores: np.ndarray, corr
     for floor in ("min_accuracy", "accuracy_floor"):
         with pytest.raises(OptionError, match=r"expected 0 to 0\.8000"):
             table.resolve(RequestOptions(**{floor: 0.85}))
-    # Brown-out passes it by, and takes it away unless told not to.
+    # Brown-out passes it by, and takes it away unless the request forbids that.
     assert {table.resolve(RequestOptions(), level).name for level in range(LEVELS + 1)} == {"good", "cheap"}
     assert table.resolve(RequestOptions(policy="risk-0.01"), LEVELS).name == "cheap"
     assert table.resolve(RequestOptions(policy="risk-0.01", degrade=False), LEVELS).name == "risk-0.01"

@@ -34,9 +34,9 @@ def test_too_little_memory_ends_the_start_with_a_line_that_says_so(
     assert "engine stopped: 96 slots need" in caplog.text
 
 
-def test_no_request_has_more_images_than_there_are_places(tiny_weights: Path) -> None:
+def test_no_request_has_more_images_than_there_are_permits(tiny_weights: Path) -> None:
     service = fake_service(tiny_weights, lambda: fake_backend(capacity=3))
-    assert service.max_images == service.settings.max_images  # nobody knows better yet
+    assert service.max_images == service.settings.max_images  # capacity is not known yet
     image = encoded(pictures(1, 1.0, size=32)[0])
     with serving(service) as client:
         assert service.max_images == 3

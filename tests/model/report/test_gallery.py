@@ -82,7 +82,7 @@ def test_where_no_image_needs_the_last_exit_the_latest_one_is_hard(mixed: Measur
 
 def test_another_point_is_taken_where_balanced_tells_nothing(mixed: Measured) -> None:
     assert telling_cut(mixed, None).name == "balanced"
-    # At balanced everyone leaves at once; below its threshold, the others still tell images apart.
+    # At balanced every image leaves at once; below its threshold, the others still tell images apart.
     points = [point.model_copy(update={"thresholds": (0.0, 0.0)}) for point in mixed.calibration.points]
     points[-1] = points[-1].model_copy(update={"thresholds": THRESHOLDS})
     assert points[-1].name != "balanced"

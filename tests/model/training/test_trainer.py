@@ -405,9 +405,9 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_read(changes: di
 
 def test_each_key_goes_where_it_belongs() -> None:
     changes = {"lr": 0.5, "reuse": "first", "stages.0.width": 48}
-    cascade, plan = configure(TrainOptions(Path(), "tiny", Path(), epochs=7, batch_size=9, changes=changes))
+    cascade, recipe = configure(TrainOptions(Path(), "tiny", Path(), epochs=7, batch_size=9, changes=changes))
     assert cascade == override(preset("tiny"), {"reuse": "first", "stages.0.width": 48})
-    assert plan == RECIPES["best"].model_copy(update={"lr": 0.5, "epochs": 7, "batch_size": 9})
+    assert recipe == RECIPES["best"].model_copy(update={"lr": 0.5, "epochs": 7, "batch_size": 9})
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -161,7 +161,7 @@ def executes(tmp_path: Path) -> tuple[bytes, Path]:
     return blob, trace
 
 
-def test_a_pickle_is_never_loaded_whoever_vouches_for_it(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_never_loaded_even_with_matching_hashes(folder: Path, tmp_path: Path) -> None:
     blob, trace = executes(tmp_path)
     vouched(folder, blob)
     assert "is not a safetensors file" in refusal(folder)

@@ -96,7 +96,7 @@ def test_what_fails_is_counted_and_the_next_goes_over_a_new_connection(second: b
     assert seen.statuses.keys() == {"200"}
 
 
-def test_a_connection_the_server_closes_is_made_anew() -> None:
+def test_a_connection_the_server_closes_is_opened_again() -> None:
     def answer(number: int, connection: socket.socket) -> bool:
         connection.sendall(b"HTTP/1.1 429 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         return False

@@ -104,8 +104,8 @@ def test_what_fails_before_the_first_line_has_its_own_status(fake: tuple[httpx.C
     bad = client.post("/classify", files=[("images", b"no picture")], params=OPTIONS)
     assert (bad.status_code, bad.json()["code"]) == (422, "undecodable_image")
     assert bad.json()["errors"][0]["index"] == 0
-    dear = client.post("/classify", files=files(EASY), params={"stream": "true", "budget_gflops": 0})
-    assert (dear.status_code, dear.json()["code"]) == (422, "bad_option")
+    costly = client.post("/classify", files=files(EASY), params={"stream": "true", "budget_gflops": 0})
+    assert (costly.status_code, costly.json()["code"]) == (422, "bad_option")
     late = client.post("/classify", files=files(EASY), params={**OPTIONS, "deadline_ms": 0})
     assert (late.status_code, late.json()["code"]) == (504, "expired")
     with service.engine.admit(1024):

@@ -90,8 +90,8 @@ class FakeBackend:
     """`model/backends/protocol.py` without a device; `picture` says what an image's stages answer.
 
     By default it has only its largest bucket: the time of a batch that computes nothing is chance, and the engine
-    would size its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage,
-    its images).
+    would size its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch,
+    from (stage, its images).
     """
 
     name = "fake"

@@ -59,7 +59,7 @@ class Gate:
     def pass_through(self) -> None:
         """Called on the engine's thread, before every batch."""
         self._reached.set()
-        assert self._open.wait(PATIENCE_SECONDS), "nobody opened the gate"
+        assert self._open.wait(PATIENCE_SECONDS), "the gate was not opened"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -89,9 +89,9 @@ class _Launched:
 class FakeBackend:
     """`model/backends/protocol.py` without a device; `picture` says what an image's stages answer.
 
-    It has its largest bucket alone unless told otherwise: how long nothing takes is chance, and the engine would size
-    its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch, from (stage,
-    its images).
+    By default it has only its largest bucket: the time of a batch that computes nothing is chance, and the engine
+    would size its batches by it. `batches` lists what ran, as (stage 0-based, images); `fail` may raise for a batch,
+    from (stage, its images).
     """
 
     name = "fake"

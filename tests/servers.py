@@ -94,7 +94,7 @@ class Told:
 
 
 class Submissions:
-    """Counts what requests hand to an engine, so that a test can wait until so many stand before a held device."""
+    """Counts what requests hand to an engine, so a test can wait until enough of them wait for a held device."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._count = threading.Semaphore(0)

@@ -94,7 +94,7 @@ ACROSS_BUCKETS = {
     # Where rounding in float32 falls on the other side of a step of 8 bits.
     ("cpu", "int8"): 1e-2,
     ("cuda", "float32"): 1e-5,
-    # Not yet measured: needs a GPU, whose library may sum in another order for another batch, before it rounds to bf16.
+    # Chosen without a measurement: a GPU library may sum in another order for another batch size, then rounds to bf16.
     ("cuda", "bfloat16"): 0.1,
     ("cuda", "float16"): 2e-2,
 }
@@ -210,7 +210,7 @@ def through_all_stages(backend: StageBackend, pixels: Pixels) -> list[StageOutpu
 
 
 def in_batches_of(backend: StageBackend, pixels: Pixels, images: int) -> Outputs:
-    """Every exit of every image, so many to a batch."""
+    """Every exit of every image, run in batches of `images`."""
     parts = [through_all_stages(backend, pixels[start : start + images]) for start in range(0, len(pixels), images)]
     stages = [list(outputs) for outputs in zip(*parts, strict=True)]
     return Outputs(
@@ -224,11 +224,11 @@ def bits(output: StageOutput, row: int) -> bytes:
 
 
 def in_company(
-    backend: StageBackend, pixels: Pixels, image: int, bucket: int, position: int, aboard: int
+    backend: StageBackend, pixels: Pixels, image: int, bucket: int, position: int, count: int
 ) -> list[bytes]:
-    """What every stage says of one image at `position` among `aboard` images of a bucket."""
+    """What every stage says of one image at `position` among `count` images of a bucket."""
     others = [i for i in range(len(pixels)) if i != image]
-    order = np.random.default_rng((bucket, position, aboard)).permutation(others)[: aboard - 1].tolist()
+    order = np.random.default_rng((bucket, position, count)).permutation(others)[: count - 1].tolist()
     order.insert(position, image)
     assert bucket_of(backend.buckets, len(order)) == bucket
     return [bits(output, position) for output in through_all_stages(backend, pixels[order])]
@@ -323,10 +323,10 @@ def test_outputs_follow_the_order_of_the_slots(backend: StageBackend, pixels: Pi
 
 
 def test_within_a_bucket_company_changes_no_bit(backend: StageBackend, pixels: Pixels) -> None:
-    """Whoever is aboard, wherever the image sits, however much of the bucket is padding."""
+    """Whatever the other images, the position of the image, and the share of padding."""
     for smaller, bucket in zip((0, *backend.buckets), backend.buckets, strict=False):
         places = {(0, bucket), (bucket // 2, bucket), (bucket - 1, bucket), (0, smaller + 1), (smaller, smaller + 1)}
-        seen = {tuple(in_company(backend, pixels, 3, bucket, position, aboard)) for position, aboard in places}
+        seen = {tuple(in_company(backend, pixels, 3, bucket, position, count)) for position, count in places}
         assert len(seen) == 1, f"bucket {bucket}"
 
 
@@ -334,7 +334,7 @@ def test_across_buckets_outputs_agree_within_epsilon(case: Case, pixels: Pixels)
     """And with them exit and label, but for images so near a decision that rounding makes it; how many is printed."""
     images, epsilon = pixels[:MAX_BATCH], case.across_buckets
     alone = in_batches_of(case.backend, images, 1)
-    # The hardest thresholds there are: at every exit somebody's score.
+    # The hardest thresholds: at every exit, the score of one of the images.
     thresholds = np.sort(alone.scores[:, :-1], axis=0)[len(images) // 2].astype(np.float64)
     ranked = np.sort(alone.probabilities, axis=2)
     undecided = (np.abs(alone.scores[:, :-1] - thresholds) <= epsilon).any(axis=1)
@@ -351,7 +351,7 @@ def test_across_buckets_outputs_agree_within_epsilon(case: Case, pixels: Pixels)
 
 
 def test_survivors_of_different_batches_run_together(backend: StageBackend, pixels: Pixels) -> None:
-    """A stage's batch is formed from slots of anyone, in any order: each reads its own features."""
+    """A stage's batch is formed from any slots, in any order: each reads its own features."""
     one, two = backend.admit(pixels[:6]), backend.admit(pixels[6:12])
     backend.collect(backend.launch(0, one))
     backend.collect(backend.launch(0, two))
@@ -363,7 +363,7 @@ def test_survivors_of_different_batches_run_together(backend: StageBackend, pixe
         assert [bits(output, row) for row in range(6)] == [each[stage] for each in apart]
 
 
-def test_padding_touches_nobodys_slot(backend: StageBackend, pixels: Pixels) -> None:
+def test_padding_touches_no_other_slot(backend: StageBackend, pixels: Pixels) -> None:
     expected = through_all_stages(backend, pixels[:8])
     mine, others = backend.admit(pixels[:8]), backend.admit(pixels[8:25])
     for stage in range(backend.stages):

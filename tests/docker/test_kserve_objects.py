@@ -45,7 +45,7 @@ def test_the_environment_is_settings(container: Object) -> None:
     assert set(given) <= {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
 
 
-def test_nobody_gets_more_rights_than_it_takes(container: Object) -> None:
+def test_no_container_has_more_rights_than_it_needs(container: Object) -> None:
     assert container["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 10001,
@@ -62,7 +62,7 @@ def test_a_gpu_is_asked_for_and_must_be_there(container: Object) -> None:
     assert {"name": "MSMLP_DEVICE", "value": "cuda"} in container["env"]
 
 
-def test_kserve_is_told_the_protocol_and_where_weights_are() -> None:
+def test_kserve_knows_the_protocol_and_where_weights_are() -> None:
     [of_the_image], [of_the_runtime] = OF_THE_IMAGE["spec"]["predictor"]["containers"], RUNTIME["spec"]["containers"]
     assert {"name": "PROTOCOL", "value": "v2"} in of_the_image["env"]
     assert {"name": "MSMLP_WEIGHTS", "value": "/mnt/models"} in of_the_runtime["env"]

@@ -101,7 +101,7 @@ def test_every_error_is_listed_with_its_status_and_none_else() -> None:
     assert listed == known | {(400, "bad_request"), (404, "not_found"), (405, "method_not_allowed")}
 
 
-def test_every_field_and_reason_is_told() -> None:
+def test_every_field_and_reason_is_documented() -> None:
     section = PAGE.partition("\n## The answer\n")[2].partition("\n## Streams\n")[0]
     told = set(re.findall(r"`(\w+)`", section))
     assert set(Answer.model_fields) <= told

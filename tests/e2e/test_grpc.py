@@ -240,7 +240,7 @@ def test_a_stream_of_exits(served: Served, digits: Any) -> None:
     assert result.as_numpy("class_id")[0] == alone.as_numpy("class_id")[said["index"]]
 
 
-def test_who_cancels_is_counted_and_no_place_is_kept(served: Served, digits: Any) -> None:
+def test_cancelled_calls_are_counted_and_keep_no_permit(served: Served, digits: Any) -> None:
     def metric(start: str) -> float:
         lines = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(start))

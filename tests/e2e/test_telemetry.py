@@ -101,8 +101,8 @@ def test_a_request_can_be_followed_from_its_answer_to_the_log_and_its_trace(
 def test_without_a_collector_it_serves_and_ends_in_order(
     tiny_weights: Path, cat_photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     with msmlp_serve(tiny_weights, "--traces") as running:
         running.wait_for("engine: ready")

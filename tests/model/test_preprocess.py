@@ -307,7 +307,7 @@ HUGE = png(10_000, 10_000, 8, 2, b"too few bytes for even one line")
 
 
 def test_a_hundred_megapixels_are_refused_from_the_header() -> None:
-    # Its pixels are not there: whoever tried to decode it would call it damaged instead.
+    # It holds no pixels, so decoding it would report damage instead.
     with pytest.raises(ImageTooLargeError):
         decode(HUGE)
 

@@ -85,7 +85,7 @@ def test_bad_images_are_listed_and_the_first_gives_the_status() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (status, _) in STATUS.items() if status == 500])
-def test_what_is_the_servers_fault_is_told_to_nobody(kind: type[MsmlpError]) -> None:
+def test_a_fault_of_the_server_is_not_shown_to_clients(kind: type[MsmlpError]) -> None:
     status, document = problem(kind("/home/someone/weights is damaged at line 7"), "id-1")
     assert status == 500
     assert "someone" not in json.dumps(document)

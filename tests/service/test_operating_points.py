@@ -143,7 +143,7 @@ def test_a_risk_controlled_point_is_taken_by_name_alone(scores: np.ndarray, corr
     for floor in ("min_accuracy", "accuracy_floor"):
         with pytest.raises(OptionError, match=r"expected 0 to 0\.8000"):
             table.resolve(RequestOptions(**{floor: 0.85}))
-    # Brown-out passes it by, and takes it away unless told not to.
+    # Brown-out passes it by, and takes it away unless the request forbids that.
     assert {table.resolve(RequestOptions(), level).name for level in range(LEVELS + 1)} == {"good", "cheap"}
     assert table.resolve(RequestOptions(policy="risk-0.01"), LEVELS).name == "cheap"
     assert table.resolve(RequestOptions(policy="risk-0.01", degrade=False), LEVELS).name == "risk-0.01"
@@ -239,7 +239,7 @@ def test_a_level_is_a_share_of_the_way_to_the_cheapest(scores: np.ndarray, corre
     ]
 
 
-def test_brown_out_never_changes_explicit_thresholds_nor_who_refuses(table: OperatingPoints) -> None:
+def test_brown_out_changes_neither_explicit_thresholds_nor_requests_that_refuse(table: OperatingPoints) -> None:
     for options in ({"thresholds": (0.9, 0.8)}, {"degrade": False}, {"policy": "accurate", "degrade": False}):
         by_level = browned(table, **options)
         assert {(tuple(found.parameters.thresholds), found.source) for found in by_level} == {
@@ -301,9 +301,9 @@ def test_whatever_can_be_met_is_and_more_budget_is_never_worse(
     scores: np.ndarray, correct: np.ndarray, data: st.DataObject
 ) -> None:
     table, within = data.draw(policies(scores, correct)), data.draw(bounds)
-    offers = reach(table, within)
-    least, most = min(p.expected_gflops for p in offers), max(p.expected_accuracy for p in offers)
-    costs = [p.expected_gflops for p in offers]
+    reachable = reach(table, within)
+    least, most = min(p.expected_gflops for p in reachable), max(p.expected_accuracy for p in reachable)
+    costs = [p.expected_gflops for p in reachable]
     budgets = sorted(data.draw(st.lists(st.floats(0, 2.5) | st.sampled_from(costs), min_size=2, max_size=5)))
     best = -1.0
     for budget in budgets:
@@ -313,10 +313,12 @@ def test_whatever_can_be_met_is_and_more_budget_is_never_worse(
         found = table.resolve(RequestOptions(budget_gflops=budget, **within))
         assert found.expected_gflops <= budget
         assert (
-            found.expected_accuracy == max(p.expected_accuracy for p in offers if p.expected_gflops <= budget) >= best
+            found.expected_accuracy
+            == max(p.expected_accuracy for p in reachable if p.expected_gflops <= budget)
+            >= best
         )
         best = found.expected_accuracy
-    wanted = data.draw(fractions | st.sampled_from([p.expected_accuracy for p in offers]))
+    wanted = data.draw(fractions | st.sampled_from([p.expected_accuracy for p in reachable]))
     for name in ("min_accuracy", "accuracy_floor"):
         if wanted > most:
             refused(table, name, wanted, within, at_most=most)
@@ -324,7 +326,9 @@ def test_whatever_can_be_met_is_and_more_budget_is_never_worse(
             found = table.resolve(RequestOptions(**{name: wanted}, **within))
             if name == "min_accuracy":
                 assert found.expected_accuracy >= wanted
-                assert found.expected_gflops == min(p.expected_gflops for p in offers if p.expected_accuracy >= wanted)
+                assert found.expected_gflops == min(
+                    p.expected_gflops for p in reachable if p.expected_accuracy >= wanted
+                )
 
 
 def refused(
@@ -348,8 +352,8 @@ def refused(
 @given(st.data())
 def test_brown_out_keeps_every_promise(scores: np.ndarray, correct: np.ndarray, data: st.DataObject) -> None:
     table, within = data.draw(policies(scores, correct)), data.draw(bounds)
-    offers = reach(table, within)
-    most = max(p.expected_accuracy for p in offers)
+    reachable = reach(table, within)
+    most = max(p.expected_accuracy for p in reachable)
     floor = data.draw(st.floats(0, most))
     selector = data.draw(st.sampled_from([{}, {"min_accuracy": floor}, {"accuracy_floor": floor}]))
     by_level = browned(table, **selector, **within)
@@ -361,7 +365,7 @@ def test_brown_out_keeps_every_promise(scores: np.ndarray, correct: np.ndarray, 
         assert (found.source == "brownout") == (found.expected_gflops < calm.expected_gflops)
         if selector and calm.expected_accuracy >= floor:
             assert found.expected_accuracy >= floor
-    cheapest = min(p.expected_gflops for p in offers if not selector or p.expected_accuracy >= floor)
+    cheapest = min(p.expected_gflops for p in reachable if not selector or p.expected_accuracy >= floor)
     if not selector or calm.expected_accuracy >= floor:
         assert by_level[-1].expected_gflops == min(cheapest, calm.expected_gflops)
 

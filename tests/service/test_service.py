@@ -9,7 +9,7 @@ from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import ThreadWorker
 from msmlp.service.service import build_service, pick_engine
 from msmlp.service.settings import Settings
-from tests.fakes import pictures
+from tests.fakes import picture, pictures
 from tests.servers import encoded, fake_backend, fake_service, serving
 
 
@@ -34,9 +34,9 @@ def test_too_little_memory_ends_the_start_with_a_line_that_says_so(
     assert "engine stopped: 96 slots need" in caplog.text
 
 
-def test_no_request_has_more_images_than_there_are_places(tiny_weights: Path) -> None:
+def test_no_request_has_more_images_than_there_are_permits(tiny_weights: Path) -> None:
     service = fake_service(tiny_weights, lambda: fake_backend(capacity=3))
-    assert service.max_images == service.settings.max_images  # nobody knows better yet
+    assert service.max_images == service.settings.max_images  # capacity is not known yet
     image = encoded(pictures(1, 1.0, size=32)[0])
     with serving(service) as client:
         assert service.max_images == 3
@@ -62,3 +62,22 @@ def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, backend: s
 
 def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:
     assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, ThreadWorker)
+
+
+# --- the memory for bodies, over a real socket -----------------------------------------------------------------------
+
+
+IMAGE = encoded(picture(1.0, size=32))
+PNG = {"Content-Type": "image/png"}
+
+
+def test_bodies_beyond_the_memory_for_them_are_shed_and_their_bytes_come_back(tiny_weights: Path) -> None:
+    service = fake_service(tiny_weights, fake_backend, max_bodies_bytes=2 * len(IMAGE))
+    with serving(service) as client:
+        for _ in range(5):  # one after the other they fit
+            assert client.post("/classify", content=IMAGE, headers=PNG).status_code == 200
+        answer = client.post("/classify", content=3 * IMAGE, headers=PNG)
+        assert (answer.status_code, answer.json()["code"]) == (429, "overloaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert client.post("/classify", content=IMAGE, headers=PNG).status_code == 200
+        assert 'msmlp_shed_total{reason="memory"} 1.0' in client.get("/metrics").text

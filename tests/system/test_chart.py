@@ -99,7 +99,7 @@ def test_a_pod_has_the_time_to_drain(seconds: int, grpc: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", RELEASES)
-def test_nobody_gets_more_rights_than_it_takes(name: str, tmp_path: Path) -> None:
+def test_no_container_has_more_rights_than_it_needs(name: str, tmp_path: Path) -> None:
     pod = pod_of(render(RELEASES[name], tmp_path))
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -150,7 +150,7 @@ def test_ports_are_the_containers(grpc: bool, tmp_path: Path) -> None:
     assert scraped["port"] in {port["name"] for port in served}
 
 
-def test_who_may_call_and_be_called_is_said(tmp_path: Path) -> None:
+def test_the_network_policy_names_callers_and_targets(tmp_path: Path) -> None:
     [rule] = of_kind("NetworkPolicy", things := render({}, tmp_path))["spec"]["ingress"]
     assert "from" not in rule
     assert of_kind("NetworkPolicy", things)["spec"]["egress"] == []

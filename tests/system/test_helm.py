@@ -111,7 +111,7 @@ def test_a_package_renders_like_the_folder(tmp_path: Path) -> None:
     assert render(EVERYTHING, tmp_path, package) == render(EVERYTHING, tmp_path)
 
 
-def test_who_installs_it_is_told_how_to_call_it() -> None:
+def test_the_notes_say_how_to_call_the_service() -> None:
     done = helm("install", "msmlp", CHART, "--dry-run=client", "--namespace", "shop", "--set", "service.port=80")
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
@@ -137,7 +137,7 @@ def test_helm_comes_from_a_package(tmp_path: Path) -> None:
     assert done.stdout.startswith("v4.3.1")
 
 
-def test_its_client_is_told_what_classify_says(
+def test_its_client_gets_the_answers_of_classify(
     kserve_python: Path, serve_shipped: httpx.Client, tmp_path: Path
 ) -> None:
     picture = Image.open(PICTURE).convert("RGB")

@@ -83,7 +83,7 @@ def test_a_card_says_what_the_service_answers(page: Chrome, url: str, policy: st
     assert len(texts(page, ".details dt")) == len(answer["top_k"]) + 1 + 2 * answer["exit"]
 
 
-def test_by_keyboard_a_threshold_decides_who_leaves(page: Chrome) -> None:
+def test_a_threshold_set_by_keyboard_decides_which_images_leave(page: Chrome) -> None:
     choose(page, CAT)
     seen(page, ".card:not(.waiting) .stage.left")
     page.find_element(By.CSS_SELECTOR, ".modes input:checked").send_keys(Keys.ARROW_RIGHT)
@@ -151,7 +151,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: Chrome, width: int) -
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_service_that_went_is_told_and_can_be_asked_again(page: Chrome, url: str) -> None:
+def test_a_service_that_went_away_is_reported_and_can_be_asked_again(page: Chrome, url: str) -> None:
     choose(page, CAT)
     seen(page, "#summary", lambda text: text != "")
     cut = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}

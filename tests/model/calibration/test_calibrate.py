@@ -33,7 +33,7 @@ def one_stage(one_stage_weights: Path, tmp_path: Path) -> Path:
 
 
 def without_times(points: tuple[OperatingPoint, ...]) -> list[dict[str, object]]:
-    """Points without what is measured anew each time."""
+    """Points without the times, which differ in every run."""
     return [point.model_dump(exclude={"mean_ms"}) for point in points]
 
 

@@ -143,7 +143,7 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64], temperature: float, prior: float = 1) -> float:
-    """The mean negative log-likelihood with `prior` images more that are for no class, written anew."""
+    """The mean negative log-likelihood with `prior` more images spread over all classes, as a plain formula."""
     logs = log_probabilities(probabilities)
     scaled = logs / temperature
     lost = np.logaddexp.reduce(scaled, axis=1)[:, None] - scaled

@@ -20,7 +20,7 @@ def points_of(measured: Table) -> list[OperatingPoint]:
 def test_a_larger_budget_never_lowers_the_expected_accuracy(measured: Table) -> None:
     points = points_of(measured)
     distinct = list(dict.fromkeys((p.mean_gflops, p.expected_accuracy, p.thresholds) for p in points))
-    assert all(cheap[0] < dear[0] and cheap[1] < dear[1] for cheap, dear in pairwise(distinct))
+    assert all(cheap[0] < costly[0] and cheap[1] < costly[1] for cheap, costly in pairwise(distinct))
     assert len(distinct) <= LEVELS
 
 

@@ -216,7 +216,7 @@ def test_thinning_keeps_both_ends_and_the_order(measured: Table, levels: int) ->
 
 
 def test_the_best_within_a_budget() -> None:
-    cheap, dear = ThresholdSetting(1.0, 0.5, (0.0,)), ThresholdSetting(2.0, 0.7, (1.0,))
-    assert best_within([cheap, dear], 1.99) == cheap
-    assert best_within([cheap, dear], 2.0) == dear
-    assert best_within([cheap, dear], 0.1) == cheap
+    cheap, costly = ThresholdSetting(1.0, 0.5, (0.0,)), ThresholdSetting(2.0, 0.7, (1.0,))
+    assert best_within([cheap, costly], 1.99) == cheap
+    assert best_within([cheap, costly], 2.0) == costly
+    assert best_within([cheap, costly], 0.1) == cheap

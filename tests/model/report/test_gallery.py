@@ -72,7 +72,7 @@ def test_classes_with_both_kinds_are_drawn(mixed: Measured) -> None:
     assert len(choose(mixed, telling_cut(mixed, "balanced"), classes=4, each=2)) == 4
 
 
-def test_where_nobody_needs_the_last_exit_the_latest_one_is_hard(mixed: Measured) -> None:
+def test_where_no_image_needs_the_last_exit_the_latest_one_is_hard(mixed: Measured) -> None:
     scores = mixed.outputs.scores.copy()
     scores[:, 1] = 1.0
     early = with_scores(mixed, scores)
@@ -82,7 +82,7 @@ def test_where_nobody_needs_the_last_exit_the_latest_one_is_hard(mixed: Measured
 
 def test_another_point_is_taken_where_balanced_tells_nothing(mixed: Measured) -> None:
     assert telling_cut(mixed, None).name == "balanced"
-    # At balanced everyone leaves at once; below its threshold, the others still tell images apart.
+    # At balanced every image leaves at once; below its threshold, the others still tell images apart.
     points = [point.model_copy(update={"thresholds": (0.0, 0.0)}) for point in mixed.calibration.points]
     points[-1] = points[-1].model_copy(update={"thresholds": THRESHOLDS})
     assert points[-1].name != "balanced"
@@ -102,7 +102,7 @@ def test_where_every_point_treats_all_alike_the_least_sure_go_on(mixed: Measured
         choose(alike, telling_cut(alike, "balanced"), 6, 4)
 
 
-def test_what_cannot_be_told_apart_is_refused(mixed: Measured) -> None:
+def test_an_unknown_point_and_a_single_exit_are_refused(mixed: Measured) -> None:
     with pytest.raises(OptionError, match="'slow' is not an operating point"):
         telling_cut(mixed, "slow")
     one = replace(mixed, outputs=Outputs(mixed.outputs.scores[:, :1], mixed.outputs.probabilities[:, :1]))

@@ -129,7 +129,7 @@ def test_a_teacher_that_may_have_seen_the_validation_images_is_refused(short_run
 
 def test_a_teacher_that_is_no_weights_folder_is_refused(short_run: Run, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no weights folder"):
-        train(short_run(teacher=tmp_path / "nobody"))
+        train(short_run(teacher=tmp_path / "missing"))
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_the_seed_decides_the_validation_images(short_run: Run) -> None:
 
 # --- interrupting and resuming -----------------------------------------------------------------------------------
 
-PLANS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "best": {},
     "muon": {"changes": {"optimizer": "muon"}},
     "paper": {"recipe": "paper", "changes": {"warmup_epochs": 0}},
@@ -129,8 +129,8 @@ PLANS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def whole(short_run: Run) -> Callable[[str], Path]:
-    """`whole("best")`: the folder of an uninterrupted run by that plan."""
-    return functools.cache(lambda plan: train(short_run(**PLANS[plan])))
+    """`whole("best")`: the folder of an uninterrupted run of that variant."""
+    return functools.cache(lambda variant: train(short_run(**VARIANTS[variant])))
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
@@ -148,19 +148,19 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "epochs"), [("best", [0]), ("best", [1, 2, 3]), ("muon", [2]), ("paper", [2])], ids=str
+    ("variant", "epochs"), [("best", [0]), ("best", [1, 2, 3]), ("muon", [2]), ("paper", [2])], ids=str
 )
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    plan: str, epochs: list[int], whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+    variant: str, epochs: list[int], whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = short_run(**PLANS[plan])
+    options = short_run(**VARIANTS[variant])
     for epoch in epochs:
         with monkeypatch.context() as patch:
             interrupt_in_epoch(patch, epoch)
             with pytest.raises(TrainingStoppedError, match=rf"interrupted; {epoch} of 4 epochs are saved.*--resume"):
                 train(replace(options, resume=epoch != epochs[0]))
         assert not (options.out / "model.safetensors").exists()
-    assert_same_run(whole(plan), train(replace(options, resume=True)))
+    assert_same_run(whole(variant), train(replace(options, resume=True)))
 
 
 @pytest.mark.parametrize("step", ["save_checkpoint", "plot_curves", "write_weights"])
@@ -405,9 +405,9 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_read(changes: di
 
 def test_each_key_goes_where_it_belongs() -> None:
     changes = {"lr": 0.5, "reuse": "first", "stages.0.width": 48}
-    cascade, plan = configure(TrainOptions(Path(), "tiny", Path(), epochs=7, batch_size=9, changes=changes))
+    cascade, recipe = configure(TrainOptions(Path(), "tiny", Path(), epochs=7, batch_size=9, changes=changes))
     assert cascade == override(preset("tiny"), {"reuse": "first", "stages.0.width": 48})
-    assert plan == RECIPES["best"].model_copy(update={"lr": 0.5, "epochs": 7, "batch_size": 9})
+    assert recipe == RECIPES["best"].model_copy(update={"lr": 0.5, "epochs": 7, "batch_size": 9})
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -1,4 +1,4 @@
-"""Folders that nobody should serve: each refused by one clear line, and nothing in them is ever executed."""
+"""Damaged and hostile weights folders: each is refused in one clear line, and nothing in them is executed."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def folder(weights_without_graphs: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(folder: Path) -> Path:
-    """The same with graphs; nobody here looks into them."""
+    """The same with graphs, whose content is never read here."""
     weights = load_weights(folder)
     write_graphs(folder, [b"a graph"] * 3, origin(weights, load_calibration(weights)), opset=18, torch="2")
     return folder
@@ -91,7 +91,7 @@ def test_a_directory_in_place_of_a_file(exported: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(exported: Path, name: str) -> None:
+def test_a_pipe_in_place_of_a_file_does_not_block(exported: Path, name: str) -> None:
     (exported / name).unlink()
     os.mkfifo(exported / name)
     assert refusal(exported).startswith(f"{exported / name} is not a file")
@@ -161,7 +161,7 @@ def executes(tmp_path: Path) -> tuple[bytes, Path]:
     return blob, trace
 
 
-def test_a_pickle_is_never_loaded_whoever_vouches_for_it(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_never_loaded_even_with_matching_hashes(folder: Path, tmp_path: Path) -> None:
     blob, trace = executes(tmp_path)
     vouched(folder, blob)
     assert "is not a safetensors file" in refusal(folder)
@@ -229,7 +229,7 @@ def test_a_manifest_that_would_compute_something_else(folder: Path, change: Dama
 
 @pytest.mark.parametrize("trick", ["../../outside", "/etc/passwd", "model.safetensors/../x", "\x00", "x\ny", ""])
 def test_names_in_files_lead_nowhere(folder: Path, trick: str) -> None:
-    """What is read is what its own name says, in the folder; other entries are looked up by nobody."""
+    """Only files of known names in the folder are read; other entries are ignored."""
     edit(folder / MANIFEST, lambda m: m["files"].update({trick: "0" * 64}))
     assert load_all(folder)
     edit(folder / MANIFEST, lambda m: m.update(files={trick: m["files"][MODEL]}))

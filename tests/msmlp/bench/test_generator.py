@@ -86,7 +86,7 @@ def test_what_fails_is_counted_and_the_next_goes_over_a_new_connection(second: b
     assert seen.statuses.keys() == {"200"}
 
 
-def test_a_connection_the_server_closes_is_made_anew() -> None:
+def test_a_connection_the_server_closes_is_opened_again() -> None:
     def answer(number: int, connection: socket.socket) -> bool:
         connection.sendall(b"HTTP/1.1 429 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         return False
@@ -97,6 +97,6 @@ def test_a_connection_the_server_closes_is_made_anew() -> None:
     assert seen.latencies == []
 
 
-def test_nobody_there_is_an_error_of_its_own() -> None:
+def test_an_unreachable_server_is_an_error_of_its_own() -> None:
     seen = offer(Load("http://127.0.0.1:9", (b"x",), 2, 0.05))
     assert seen.statuses.keys() == {"ConnectionRefusedError"}

@@ -1,4 +1,4 @@
-"""Servers as processes: whoever they have started ends with them."""
+"""Servers as processes: their children end with them."""
 
 import os
 from pathlib import Path
@@ -29,5 +29,5 @@ def test_children_that_a_server_leaves_behind_are_ended_too() -> None:
         _parent, child = family(server.process)
         os.kill(child, 0)
     assert said[-1] == "stopped test"
-    # Its parent is gone, so somebody else takes note of its end, or nobody does: then it is a zombie.
+    # Its parent is gone: if no other process reaps it, it stays as a zombie.
     wait_until(lambda: not (stat := Path(f"/proc/{child}/stat")).exists() or ") Z " in stat.read_text())

@@ -53,7 +53,7 @@ def test_full_and_masked_run_every_image_through_every_stage(in_flight: int) -> 
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
-def test_shrinking_batches_lose_who_leaves_and_never_meet(in_flight: int) -> None:
+def test_shrinking_batches_lose_images_that_leave_and_never_merge(in_flight: int) -> None:
     backend = null(in_flight)
     batches = baseline(backend, NOTHING, 16, THRESHOLDS, shrink=True)
     assert entered(batches) == pytest.approx(REACHED)

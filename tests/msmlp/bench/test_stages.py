@@ -32,7 +32,7 @@ def test_the_full_model_has_one_batch_for_all_stages() -> None:
     assert COSTS.best_batch() == 8
 
 
-def test_who_leaves_later_enters_every_stage_before() -> None:
+def test_an_image_that_leaves_later_enters_every_earlier_stage() -> None:
     assert reach_of(np.array([1, 1, 2, 3]), 3).tolist() == [1.0, 0.5, 0.25]
 
 

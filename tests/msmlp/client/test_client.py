@@ -222,7 +222,7 @@ def test_other_errors_are_final(ask: Driver, method: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["classify", "stream", "model"])
-def test_nobody_there(ask: Driver, method: str) -> None:
+def test_an_unreachable_server(ask: Driver, method: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     error = ask.fails(url, method, *([b"image"] if method != "model" else []), retries=2)

@@ -266,7 +266,7 @@ def test_a_stream_tells_every_exit_and_ends_as_the_answer(
         assert {line.operating_point.source for line in final} == {"request"}
 
 
-def test_a_stream_that_is_left_gives_its_places_back(tiny_weights: Path, digit_files: list[bytes]) -> None:
+def test_a_stream_that_is_left_returns_its_permits(tiny_weights: Path, digit_files: list[bytes]) -> None:
     with msmlp.load(tiny_weights, device="cpu", capacity=4) as model:
         for _ in range(5):
             stream = model.stream(digit_files[:4], thresholds=[1, 1])
@@ -316,7 +316,7 @@ def fake(tiny_weights: Path) -> Iterator[Callable[..., tuple[Model, FakeBackend]
         model.close()
 
 
-def test_who_is_in_flight_is_answered_before_the_end(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
+def test_images_in_flight_are_answered_before_the_end(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
     model, backend = fake()
     with ThreadPoolExecutor(2) as pool, backend.gate.held():
         answering = pool.submit(model, picture(0.9, label=3, size=32), thresholds=[0.5, 0.5])
@@ -347,7 +347,7 @@ def test_threads_share_batches(fake: Callable[..., tuple[Model, FakeBackend]]) -
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_gives_the_places_back(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
+def test_an_interrupt_returns_the_permits(fake: Callable[..., tuple[Model, FakeBackend]]) -> None:
     model, backend = fake(capacity=1)
 
     def interrupt() -> None:

@@ -13,7 +13,7 @@ REFUSED = ServiceError("no answer", code="unreachable")
 
 
 def waits(retries: int, chance: float, *errors: ServiceError, timeout: float = 1e9) -> list[float]:
-    """The waits after errors, until one is final; nobody really waits, so that no time goes by."""
+    """The waits after errors, until one is final; sleeping is replaced, so the test does not wait."""
     attempts = Attempts(retries, timeout, clock=lambda: 0.0, chance=lambda: chance)
     waited: list[float] = []
     with contextlib.suppress(ServiceError):

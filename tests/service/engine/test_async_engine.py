@@ -54,9 +54,9 @@ def play(backend: FakeBackend, scenario: Scenario, *, all_released: bool = True,
     asyncio.run(main())
 
 
-async def classify(engine: AsyncEngine, pixels: NDArray[np.uint8]) -> Result:
+async def classify(engine: AsyncEngine, pixels: NDArray[np.uint8], *, min_exit: int = 1, max_exit: int = 3) -> Result:
     with engine.admit(len(pixels)) as permits:
-        return await engine.classify(pixels, ExitParameters(np.array([0.5, 0.5]), 1, 3), permits)
+        return await engine.classify(pixels, ExitParameters(np.array([0.5, 0.5]), min_exit, max_exit), permits)
 
 
 async def started(*tasks: "asyncio.Task[Result]") -> None:
@@ -76,6 +76,16 @@ def test_answers_come_in_the_order_of_the_images() -> None:
         assert result.history["batch_size"][0].tolist() == [3, 2, 1]
         assert (result.landed > 0).all()
         assert result.landed[1] <= result.landed[2] <= result.landed[0]
+
+    play(FakeBackend(), scenario)
+
+
+def test_exit_bounds_are_kept() -> None:
+    async def scenario(engine: AsyncEngine) -> None:
+        late = await classify(engine, pictures(1, 1.0, 1.0), min_exit=2)
+        assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
+        early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
+        assert (early.exit[0], early.reason[0]) == (2, Reason.MAX_EXIT)
 
     play(FakeBackend(), scenario)
 

@@ -306,6 +306,17 @@ def test_batches_in_flight_count_for_a_deadline(in_flight: int) -> None:
     assert (1, 0, 1, Reason.DEADLINE) in hand.told() if in_flight == 2 else (1, 0, 2, Reason.CONFIDENT) in hand.told()
 
 
+def test_a_request_the_backend_has_no_slots_for_fails_alone() -> None:
+    hand = ByHand(capacity=8)
+    hand.submit(1, pictures(8, 1.0))
+    hand.submit(2, pictures(1, 1.0))
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[2]]
+    hand.run()
+    assert [line[:2] for line in hand.told()] == [(1, index) for index in range(8)]
+    assert len(hand.of(Failed)) == 1
+    assert hand.backend.taken == 0
+
+
 def test_a_device_that_takes_no_image_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits then, so no batch would ever show it."""
     hand = ByHand()

@@ -57,7 +57,7 @@ def test_tickets_know_their_request_and_their_place_in_it() -> None:
     assert scheduler.tickets.index[slots(5, 2, 6)].tolist() == [0, 1, 2]
 
 
-def test_who_is_sure_leaves_and_the_others_wait_for_the_next_stage() -> None:
+def test_confident_tickets_leave_and_the_others_wait_for_the_next_stage() -> None:
     scheduler = scheduler_of(8, 2, 8)
     enter(scheduler, slots(0, 1, 2), now=0.0)
     settled = scheduler.settle(run(scheduler), scores(0.9, 0.1, 0.5), now=4.0)
@@ -70,6 +70,12 @@ def test_who_is_sure_leaves_and_the_others_wait_for_the_next_stage() -> None:
     settled = scheduler.settle(last, scores(0.0), now=6.0)
     assert settled.reasons.tolist() == [Reason.FINAL]
     assert scheduler.waiting() == [0, 0]
+
+
+def test_with_one_stage_every_exit_is_the_final_one() -> None:
+    scheduler = scheduler_of(2, 1, 2)
+    enter(scheduler, slots(0, 1), thresholds=())
+    assert scheduler.settle(run(scheduler), scores(0.0, 1.0), now=0.0).reasons.tolist() == [Reason.FINAL] * 2
 
 
 def test_survivors_of_different_requests_and_batches_run_together() -> None:
@@ -157,6 +163,13 @@ def test_cancelling_frees_waiting_tickets_at_once_and_running_ones_after_their_b
     assert run(scheduler).slots.tolist() == [3]
 
 
+def test_cancelling_an_unknown_request_frees_nothing() -> None:
+    scheduler = scheduler_of(4, 2, 2)
+    enter(scheduler, slots(0), request=1)
+    assert scheduler.cancel(7).tolist() == []
+    assert scheduler.waiting() == [1, 0]
+
+
 def test_abandoning_a_batch_fails_its_requests_only() -> None:
     scheduler = scheduler_of(8, 2, 2)
     enter(scheduler, slots(0, 1, 2), request=1)
@@ -206,7 +219,7 @@ def overdue(scheduler: Scheduler, now: float, free: float | None = None) -> list
     ]
 
 
-def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_before() -> None:
+def test_a_ticket_without_an_exit_expires_at_its_deadline_and_not_before() -> None:
     scheduler = scheduler_of(4, 2, 4, seconds=(100.0, 100.0))
     enter(scheduler, slots(0), min_exit=0, deadline=5.0)
     enter(scheduler, slots(1), min_exit=0)
@@ -215,7 +228,7 @@ def test_who_has_reached_no_exit_expires_when_the_deadline_has_passed_and_not_be
     assert run(scheduler, now=1e9).slots.tolist() == [1], "a ticket without a deadline waits forever"
 
 
-def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
+def test_a_ticket_with_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> None:
     scheduler = scheduler_of(4, 3, 4, seconds=(1.0, 10.0, 10.0))
     enter(scheduler, slots(0), deadline=20.0)
     enter(scheduler, slots(1), deadline=25.0)
@@ -225,6 +238,22 @@ def test_who_has_an_exit_leaves_with_it_when_the_next_would_come_too_late() -> N
     scheduler.settle(run(scheduler, now=10.1), scores(0.1), now=20.1)
     assert overdue(scheduler, 20.1) == [(1, 2, Reason.DEADLINE)]
     assert scheduler.waiting() == [0, 0, 0]
+
+
+def test_a_deadline_takes_no_running_ticket_out_of_its_batch() -> None:
+    scheduler = scheduler_of(4, 2, 4)
+    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
+    batch = run(scheduler)
+    assert overdue(scheduler, 50.0) == []
+    assert scheduler.settle(batch, scores(0.9), now=50.0).reasons.tolist() == [Reason.CONFIDENT]
+
+
+def test_a_slot_used_again_has_no_deadline_of_the_ticket_before() -> None:
+    scheduler = scheduler_of(1, 2, 1)
+    enter(scheduler, slots(0), min_exit=0, deadline=1.0)
+    assert len(overdue(scheduler, 2.0)) == 1
+    enter(scheduler, slots(0), request=1, min_exit=0)
+    assert overdue(scheduler, 3.0) == []
 
 
 def test_the_batch_that_goes_first_counts_too() -> None:
@@ -253,7 +282,7 @@ def sized(capacity: int, *seconds: tuple[float, ...]) -> Scheduler:
     return Scheduler(capacity, len(seconds), times)
 
 
-def test_who_would_be_late_after_another_batch_overtakes_those_before() -> None:
+def test_a_ticket_that_would_be_late_after_another_batch_overtakes_earlier_ones() -> None:
     scheduler = scheduler_of(16, 2, 2, seconds=(10.0, 10.0))
     enter(scheduler, slots(0, 1, 2, 3))
     enter(scheduler, slots(4), request=1, deadline=19.0)
@@ -328,7 +357,7 @@ def test_every_nth_of_the_confident_is_answered_and_its_slot_stays() -> None:
     assert scheduler.oldest_since() == [np.inf] * 3
 
 
-def test_who_leaves_for_another_reason_is_no_shadow() -> None:
+def test_tickets_that_leave_for_another_reason_become_no_shadows() -> None:
     scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=8)
     enter(scheduler, slots(0), max_exit=1)
     enter(scheduler, slots(1))
@@ -365,6 +394,20 @@ def test_there_are_never_more_shadows_than_the_reserve() -> None:
     scheduler.settle(run(scheduler), scores(1.0, 1.0, 1.0), now=2.0)
     for number, slot in enumerate((8, 9, 10), 2):
         assert leave_confident(scheduler, slots(slot), request=number).free.tolist() == [], "there is room again"
+
+
+def test_running_shadows_count_against_the_reserve() -> None:
+    scheduler = scheduler_of(8, 2, 4, shadow_every=1, reserve=2)
+    leave_confident(scheduler, slots(0, 1))
+    in_flight = run(scheduler)
+    assert leave_confident(scheduler, slots(2), request=1).free.tolist() == [2]
+    assert scheduler.settle(in_flight, scores(1.0, 1.0), now=2.0).checked.tolist() == [0, 1]
+
+
+def test_without_a_reserve_or_a_share_there_are_no_shadows() -> None:
+    for scheduler in (scheduler_of(4, 2, 4, shadow_every=1), scheduler_of(4, 2, 4, reserve=4)):
+        assert leave_confident(scheduler, slots(0, 1)).free.tolist() == [0, 1]
+        assert scheduler.idle()
 
 
 def test_shadows_make_no_larger_batches_than_others() -> None:

@@ -138,7 +138,7 @@ def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_tim
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
 
-def test_who_gets_no_turn_may_come_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_gets_no_turn_may_be_retried(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "TURN_SECONDS", 0.2)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
@@ -156,7 +156,7 @@ def test_a_limit_beyond_what_grpc_can_count_is_no_error(serve: Serve) -> None:
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
 
-def test_probes_wait_for_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_do_not_wait_for_calls(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
     with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
         request = METHODS["ModelReady"].request(name="msmlp")

@@ -370,7 +370,7 @@ def test_trailers_without_end_are_refused(piece: bytes) -> None:
     async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Protocol) -> None:
         writer.write(CHUNKED + b"X: ")
         sent = 0
-        # Whoever went on writing to a closed connection could lose what was said before.
+        # Writing on to a closed connection could lose the answer that was already sent.
         while not protocol.transport.is_closing() and sent < 8 * MAX_HEAD:
             writer.write(piece)
             sent += len(piece)

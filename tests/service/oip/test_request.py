@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import gzip
 import json
 import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.errors import MsmlpError, OptionError
-from msmlp.service.errors import BadImagesError, MalformedBodyError, NoImagesError, TooManyImagesError
+from msmlp.service.errors import (
+    BadImagesError,
+    BodyTooLargeError,
+    MalformedBodyError,
+    NoImagesError,
+    TooManyImagesError,
+    UnsupportedMediaTypeError,
+)
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import Inference, Limits, Wanted, parse_request, read_inference, to_inference
+from msmlp.service.oip.request import Inference, Limits, Wanted, decompress, parse_request, read_inference, to_inference
 from msmlp.service.oip.response import join_bytes
 from msmlp.service.options import NO_OPTIONS, RequestOptions
 
@@ -220,3 +229,36 @@ def test_a_timeout_is_a_deadline() -> None:
     for bad in (-1, "5", 1.5, True, 10**400):
         with pytest.raises(OptionError, match="timeout"):
             read(request(parameters={"timeout": bad}))
+
+
+# --- compressed bodies -----------------------------------------------------------------------------------------------
+
+
+PACK = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", " GZIP", "", "identity"]))
+def test_what_is_packed_comes_back(content: bytes, encoding: str) -> None:
+    pack = PACK.get(encoding.strip().lower(), bytes)
+    assert decompress(pack(content), encoding, 300) == content
+
+
+@pytest.mark.parametrize("encoding", PACK)
+def test_a_bomb_is_not_held(encoding: str) -> None:
+    packed = PACK[encoding](bytes(10**6))
+    assert len(packed) < 5000
+    with pytest.raises(BodyTooLargeError, match="decompressed body has more than 999999 bytes"):
+        decompress(packed, encoding, 10**6 - 1)
+    assert decompress(packed, encoding, 10**6) == bytes(10**6)
+
+
+@pytest.mark.parametrize("encoding", PACK)
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"x" + b, lambda b: b""])
+def test_damaged_streams(encoding: str, damage: object) -> None:
+    with pytest.raises(MalformedBodyError):
+        decompress(damage(PACK[encoding](b"content")), encoding, 100)  # type: ignore[operator]
+
+
+def test_an_unknown_encoding() -> None:
+    with pytest.raises(UnsupportedMediaTypeError, match="'br' is not supported; expected gzip or deflate"):
+        decompress(b"x", "br", 100)

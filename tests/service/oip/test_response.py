@@ -20,7 +20,7 @@ DTYPES = {"INT32": "<i4", "FP32": "<f4"}
 
 
 def nothing(images: int) -> Result:
-    """Columns of so many images, all zero."""
+    """The result of `images` images, every column zero."""
     zeros = {
         name: np.zeros(images, dtype=kind) for name, kind in (("exit", int), ("reason", np.int8), ("landed", float))
     }

@@ -68,7 +68,7 @@ def test_lengths_that_lie(raw: bytes, count: int, said: str) -> None:
         split_bytes(memoryview(raw), count)
 
 
-def test_nobody_waits_until_all_the_elements_too_many_are_counted() -> None:
+def test_surplus_elements_are_not_all_counted_first() -> None:
     """A length that lies, after those of the shape, is never come to."""
     raw = join_bytes([b"", b""]) + struct.pack("<I", 99)
     with pytest.raises(MalformedBodyError, match="more elements were sent than the 1 of"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -13,7 +14,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from msmlp.model.exits.rule import Reason
@@ -23,7 +28,7 @@ from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.metrics import SCORES, Metrics
+from msmlp.service.telemetry.metrics import SCORES, LabelledHistogram, Metrics
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -428,3 +433,115 @@ def test_restarts_of_the_engines_process_are_counted() -> None:
     metrics.observe(Died("killed", restarting=True))
     metrics.observe(Died("stopped"))
     assert metrics.registry.get_sample_value("msmlp_engine_restarts_total") == 2
+
+
+# --- gauges of a service on a fake backend that can be held ----------------------------------------------------------
+
+
+def value(client: httpx.Client, series: str) -> float:
+    """What one series shows now."""
+    (line,) = [line for line in client.get("/metrics").text.splitlines() if line.startswith(f"{series} ")]
+    return float(line.split()[-1])
+
+
+def test_the_backlog_is_predicted_while_a_request_is_held(tiny_weights: Path) -> None:
+    backend = fake_backend()
+    service = fake_service(tiny_weights, lambda: backend)
+    files = [("images", encoded(picture(0.1, 0.2, 0.3, size=32)))] * 4
+    with serving(service) as client:
+        assert value(client, "msmlp_backlog_seconds") == 0
+        with backend.gate.held(), knock(client, files=files, params={"thresholds": "1,1"}):
+            backend.gate.wait_until_reached()
+            load = service.engine.worker.load
+            assert load is not None
+            assert value(client, "msmlp_backlog_seconds") == load.backlog_seconds > 0
+        wait_until(lambda: value(client, "msmlp_backlog_seconds") == 0)
+
+
+def test_work_is_what_full_batches_would_have_taken(tiny_weights: Path) -> None:
+    backend = fake_backend()
+    service = fake_service(tiny_weights, lambda: backend)
+    files = [("images", encoded(picture(0.1, 0.2, 0.3, size=32)))] * 4
+    with serving(service) as client:
+        assert value(client, "msmlp_work_seconds_total") == 0
+        grown = []
+        for _ in range(2):
+            before = value(client, "msmlp_work_seconds_total")
+            assert client.post("/classify", files=files, params={"thresholds": "1,1"}).status_code == 200
+            wait_until(lambda: value(client, "msmlp_backlog_seconds") == 0)
+            grown.append(value(client, "msmlp_work_seconds_total") - before)
+        load = service.engine.worker.load
+        assert load is not None
+        assert value(client, "msmlp_work_seconds_total") == load.work_seconds
+    assert min(grown) > 0
+
+
+def test_every_exit_has_its_price(tiny_weights: Path) -> None:
+    service = fake_service(tiny_weights, fake_backend)
+    with serving(service) as client:
+        for exit, gflops in enumerate(service.facts.gflops, start=1):
+            assert value(client, f'msmlp_exit_gflops{{exit="{exit}"}}') == gflops
+
+
+def test_the_process_says_what_it_uses(tiny_weights: Path) -> None:
+    with serving(fake_service(tiny_weights, fake_backend)) as client:
+        assert value(client, "process_resident_memory_bytes") > 2**20
+        assert value(client, "process_virtual_memory_bytes") > value(client, "process_resident_memory_bytes")
+        cpu = sum(os.times()[:2])
+        assert 0 < value(client, "process_cpu_seconds_total") < cpu + 1
+        assert 0 < value(client, "process_open_fds") < value(client, "process_max_fds")
+        assert value(client, "process_start_time_seconds") > 1.6e9
+
+
+# --- histograms against the library's own ----------------------------------------------------------------------------
+
+
+BOUNDS = (0.05, 0.5, 1.0, 20.0)
+VALUES = (1, 2, "none")
+
+
+def both() -> tuple[LabelledHistogram, CollectorRegistry, Histogram, CollectorRegistry]:
+    mine, theirs = CollectorRegistry(), CollectorRegistry()
+    ours = LabelledHistogram("some_seconds", "Some.", "exit", VALUES, bounds=BOUNDS, registry=mine)
+    library = Histogram("some_seconds", "Some.", ["exit"], buckets=BOUNDS, registry=theirs)
+    for value in VALUES:
+        library.labels(value)
+    return ours, mine, library, theirs
+
+
+def test_before_any_observation_every_count_is_zero() -> None:
+    _, mine, _, theirs = both()
+    assert generate_latest(mine) == generate_latest(theirs)
+    assert b'some_seconds_bucket{exit="none",le="+Inf"} 0.0' in generate_latest(mine)
+
+
+# Quarters and edges: sums are exact, whatever the order.
+amounts = st.sampled_from((-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 20.0, 20.25, 1e9))
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2), amounts)), max_size=5))
+def test_the_text_is_the_librarys(batches: list[list[tuple[int, float]]]) -> None:
+    ours, mine, library, theirs = both()
+    for batch in batches:
+        ours.observe([row for row, _ in batch], [amount for _, amount in batch])
+        for row, amount in batch:
+            library.labels(VALUES[row]).observe(amount)
+    assert generate_latest(mine).splitlines() == generate_latest(theirs).splitlines()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-1, 2), amounts)), max_size=5))
+def test_many_are_counted_as_each(batches: list[list[tuple[int, float]]]) -> None:
+    ours, mine, _, _ = both()
+    others, theirs, _, _ = both()
+    for batch in batches:
+        rows, observed = [row for row, _ in batch], [amount for _, amount in batch]
+        ours.observe_many(np.array(rows, dtype=np.int64), np.array(observed))
+        others.observe(rows, observed)
+    assert generate_latest(mine) == generate_latest(theirs)
+
+
+def test_minus_one_is_the_last_value() -> None:
+    ours, mine, _, _ = both()
+    ours.observe([-1], [0.25])
+    assert mine.get_sample_value("some_seconds_count", {"exit": "none"}) == 1
+    assert mine.get_sample_value("some_seconds_sum", {"exit": "none"}) == 0.25

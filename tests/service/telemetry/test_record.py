@@ -46,7 +46,7 @@ def test_an_observer_that_fails_is_logged_and_spoils_neither_the_answer_nor_the_
     assert "an observer of requests failed" in caplog.text
 
 
-def test_each_is_told_once_with_the_id_of_its_own(running: Any) -> None:
+def test_each_request_is_reported_once_with_its_own_id(running: Any) -> None:
     client, _, _, ended = running
     for number in range(3):
         client.get("/livez", headers={"X-Request-ID": f"r-{number}"})

@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
 from msmlp.service.service import Service
@@ -138,6 +138,18 @@ def test_what_the_caller_does_not_sample_is_not_traced(traced: Traced) -> None:
     trace, parent = PARENT
     assert traced.classify(picture(0.9, size=32), headers={"traceparent": f"00-{trace}-{parent}-00"}).status_code == 200
     assert not traced.spans()
+
+
+def test_a_sampler_may_refuse(tiny_weights: Path) -> None:
+    memory = InMemorySpanExporter()
+    service = fake_service(tiny_weights, fake_backend)
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    service.records.observers.append(Traces(provider, service.facts.model).ended)
+    with serving(service) as client:
+        files = [("images", encoded(picture(0.9, size=32)))]
+        assert client.post("/classify", files=files).status_code == 200
+    assert not memory.get_finished_spans()
 
 
 @pytest.mark.parametrize("nonsense", ["", "00-zz-1-01", "x" * 1000, f"00-{'0' * 32}-{'0' * 16}-01"])

@@ -31,7 +31,7 @@ def test_one_core_is_left_to_the_others(cores: int, threads: int) -> None:
 
 
 @pytest.mark.parametrize(("asked", "threads"), [(None, "3"), ("4", "4")])
-def test_who_asks_for_threads_gets_them(asked: str | None, threads: str) -> None:
+def test_the_number_of_threads_can_be_set(asked: str | None, threads: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     if asked:
         environment["OMP_NUM_THREADS"] = asked

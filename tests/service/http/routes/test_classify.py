@@ -35,7 +35,7 @@ def only(document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(client: httpx.Client, cat_photo: bytes) -> dict[str, Any]:
-    """The photograph's answer, thresholds that let nobody go before the last exit."""
+    """The photograph's answer, with thresholds that no image passes before the last exit."""
     return classify(client, cat_photo, thresholds="1,1")
 
 

@@ -295,7 +295,7 @@ def test_places_are_counted_in_images_for_singles_and_batches_alike(
     assert "msmlp_inflight_images 0.0" in client.get("/metrics").text
 
 
-def test_a_bad_image_gives_its_places_back(small: tuple[httpx.Client, Submissions]) -> None:
+def test_a_bad_image_returns_its_permits(small: tuple[httpx.Client, Submissions]) -> None:
     client, _ = small
     for _ in range(3):
         assert client.post("/classify", **form(HTML, HTML, HTML)).status_code == 422

@@ -380,7 +380,7 @@ def test_metrics_name_few_routes(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("form", ["pixels", "files"])
-def test_what_costs_time_to_take_apart_keeps_nobody_waiting(
+def test_a_body_that_is_slow_to_parse_delays_no_other_request(
     caller: triton.InferenceServerClient, digits: Any, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Pixels stay where they are, however many; files are copied one by one."""

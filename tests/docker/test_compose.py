@@ -85,7 +85,7 @@ def test_prometheus_reads_the_configuration_that_is_mounted() -> None:
     assert all((mounted / rules).is_file() for rules in PROMETHEUS["rule_files"])
 
 
-def test_grafana_is_told_where_prometheus_and_the_dashboard_are() -> None:
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     provisioning = DOCKER / mounts("grafana")["/etc/grafana/provisioning"]
     [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

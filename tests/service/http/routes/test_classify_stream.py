@@ -104,8 +104,8 @@ def test_what_fails_before_the_first_line_has_its_own_status(fake: tuple[httpx.C
     bad = client.post("/classify", files=[("images", b"no picture")], params=OPTIONS)
     assert (bad.status_code, bad.json()["code"]) == (422, "undecodable_image")
     assert bad.json()["errors"][0]["index"] == 0
-    dear = client.post("/classify", files=files(EASY), params={"stream": "true", "budget_gflops": 0})
-    assert (dear.status_code, dear.json()["code"]) == (422, "bad_option")
+    costly = client.post("/classify", files=files(EASY), params={"stream": "true", "budget_gflops": 0})
+    assert (costly.status_code, costly.json()["code"]) == (422, "bad_option")
     late = client.post("/classify", files=files(EASY), params={**OPTIONS, "deadline_ms": 0})
     assert (late.status_code, late.json()["code"]) == (504, "expired")
     with service.engine.admit(1024):
@@ -135,7 +135,9 @@ def test_what_fails_later_is_the_last_line(fake: tuple[httpx.Client, Service, Fa
 
 
 @pytest.mark.parametrize("lines_read", [0, 1])
-def test_who_leaves_frees_its_places(fake: tuple[httpx.Client, Service, FakeBackend], lines_read: int) -> None:
+def test_a_client_that_leaves_its_stream_returns_its_permits(
+    fake: tuple[httpx.Client, Service, FakeBackend], lines_read: int
+) -> None:
     """Before the first line, or while the second stage is held."""
     client, service, backend = fake
     gone, submissions = threading.Event(), Submissions(service.engine)

@@ -20,7 +20,7 @@ from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.errors import CallerError, OptionError, install_hint
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.platform.gpu import gpu_present
+from msmlp.model.platform import gpu_present
 from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from msmlp.model.errors import OptionError
-from msmlp.model.platform.memory import free_host_memory
+from msmlp.model.platform import free_host_memory
 
 Step = Callable[[int, int], None]
 """Runs a stage in a bucket, between the device's buffers."""

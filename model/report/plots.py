@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msmlp.model.calibration.frontier import NAMED
 from msmlp.model.evaluate import Bin, bins_of, calibration_error
 from msmlp.model.offline import Outputs
-from msmlp.model.weights import Calibration, load_calibration, load_weights
+from msmlp.model.weights import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,14 +102,12 @@ def _draw_bins(upper: Any, lower: Any, bins: list[Bin]) -> None:
     lower.grid(alpha=0.3)
 
 
-def plot_frontier(folder: Path, path: Path) -> None:
-    """Draw the expected accuracy of a weights folder's operating points against their mean GFLOPs.
+def plot_frontier(name: str, calibration: Calibration, path: Path) -> None:
+    """Draw the expected accuracy of the operating points of the weights `name` against their mean GFLOPs.
 
     Error bars are one standard error; crosses are single exits; thin lines are what each solver reached on the images
-    it saw. WeightsError for a damaged or uncalibrated folder.
+    it saw.
     """
-    weights = load_weights(folder)
-    calibration = load_calibration(weights)
     figure = paper(8, 5)
     axes = figure.subplots()
     for solver, reached in calibration.file.solvers.items():
@@ -132,7 +130,7 @@ def plot_frontier(folder: Path, path: Path) -> None:
     exits = _single_exits(calibration)
     axes.plot(*zip(*exits, strict=True), "x", color="magenta", label="every image to one exit")
     images = f"{calibration.file.images} validation images, exit policy {calibration.file.exit_policy}"
-    axes.set(xlabel="mean GFLOPs per image", ylabel="accuracy", title=f"{weights.manifest.name}: {images}")
+    axes.set(xlabel="mean GFLOPs per image", ylabel="accuracy", title=f"{name}: {images}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save(figure, path, dpi=120)

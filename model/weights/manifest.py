@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from msmlp.model.errors import WeightsError, one_line
-from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights.files import read_checked, read_json, write_atomically
 

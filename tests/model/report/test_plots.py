@@ -1,11 +1,9 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from msmlp.model.errors import WeightsError
 from msmlp.model.evaluate import Measured, bins_of, calibration_error
 from msmlp.model.report.plots import (
     confusion_matrix,
@@ -65,8 +63,8 @@ def test_every_exit_has_a_panel(measured: Measured, tmp_path: Path) -> None:
         assert three.width > 2 * one.width
 
 
-def test_a_frontier_is_drawn(tiny_weights: Path, tmp_path: Path) -> None:
-    plot_frontier(tiny_weights, tmp_path / "frontier.png")
+def test_a_frontier_is_drawn(measured: Measured, tmp_path: Path) -> None:
+    plot_frontier("tiny", measured.calibration, tmp_path / "frontier.png")
     with Image.open(tmp_path / "frontier.png") as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture.convert("RGB"))
@@ -75,11 +73,3 @@ def test_a_frontier_is_drawn(tiny_weights: Path, tmp_path: Path) -> None:
     assert (pixels == 255).all(axis=2).mean() > 0.5
     assert (pixels < 30).all(axis=2).any()
     assert magenta.sum() > 20
-
-
-def test_a_folder_without_a_calibration_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(tiny_weights, tmp_path / "tiny"))
-    (folder / "calibration.json").unlink()
-    with pytest.raises(WeightsError, match="not calibrated"):
-        plot_frontier(folder, tmp_path / "frontier.png")
-    assert not (tmp_path / "frontier.png").exists()

@@ -145,12 +145,8 @@ def override(config: M, changes: dict[str, Any]) -> M:
             fields = ", ".join(type(config).model_fields)
             raise ConfigError(f"unknown field {key!r}; expected one of {fields}") from None
         node[last] = value
-    return validate(type(config), data)
-
-
-def validate(kind: type[M], data: Any) -> M:
     try:
-        return kind.model_validate(data)
+        return type(config).model_validate(data)
     except ValidationError as error:
         raise ConfigError(one_line(error)) from None
 

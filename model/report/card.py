@@ -1,7 +1,6 @@
 """The model card: the numbers of a weights folder on one split, with three pictures."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,18 @@ def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     result = card(measured, policy)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
     of = f"{measured.weights.manifest.name}: {len(measured.images)} {measured.split} images"
-    with _writing_into(out):
-        title = f"{of}, operating point {policy}"
+    title = f"{of}, operating point {policy}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{out} cannot be made a folder ({error.strerror})") from None
+    try:
         plot_confusion(_confusion(measured, policy), measured.classes, title, out / CONFUSION)
         plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
         plot_frontier(measured.weights.manifest.name, measured.calibration, out / FRONTIER)
         (out / CARD).write_text(text)
+    except OSError as error:
+        raise OptionError("out", f"{out} cannot be written to ({error.strerror})") from None
     return result
 
 
@@ -95,19 +100,6 @@ def filled(path: Path, name: str, lines: list[str]) -> str:
             "out", f"{path} has no place for the numbers between {START.strip()} and {END.strip()}; move it away"
         )
     return before + measured + after
-
-
-@contextmanager
-def _writing_into(path: Path) -> Iterator[None]:
-    """Make a folder and write into it; OptionError if either fails."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None
-    try:
-        yield
-    except OSError as error:
-        raise OptionError("out", f"{path} cannot be written to ({error.strerror})") from None
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:

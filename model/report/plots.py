@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.calibration.frontier import NAMED
-from msmlp.model.evaluate import Bin, bins_of, calibration_error
+from msmlp.model.evaluate import BINS, Bins, bins_of, calibration_error
 from msmlp.model.offline import Outputs
 from msmlp.model.weights import Calibration
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 COUNTS_UP_TO = 20
 """With more classes than this, numbers in the cells would be too small to read."""
+
+BAR = 0.92 / BINS
+"""The width of a bin's bar."""
 
 
 def paper(width: float, height: float) -> "Figure":
@@ -89,16 +92,13 @@ def plot_reliability(outputs: Outputs, correct: NDArray[np.bool_], title: str, p
     save(figure, path)
 
 
-def _draw_bins(upper: Any, lower: Any, bins: list[Bin]) -> None:
-    centres = [(each.low + each.high) / 2 for each in bins]
-    widths = [0.92 * (each.high - each.low) for each in bins]
-    accuracies = [each.accuracy for each in bins]
-    upper.bar(centres, accuracies, widths, color="tab:blue")
+def _draw_bins(upper: Any, lower: Any, bins: Bins) -> None:
+    upper.bar(bins.middle, bins.accuracy, BAR, color="tab:blue")
     upper.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    upper.plot([each.confidence for each in bins], accuracies, "o", color="magenta", markersize=3)
+    upper.plot(bins.confidence, bins.accuracy, "o", color="magenta", markersize=3)
     upper.set(xlim=(0, 1), ylim=(0, 1))
     upper.grid(alpha=0.3)
-    lower.bar(centres, [each.share for each in bins], widths, color="tab:gray")
+    lower.bar(bins.middle, bins.share, BAR, color="tab:gray")
     lower.grid(alpha=0.3)
 
 

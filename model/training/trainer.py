@@ -14,7 +14,7 @@ from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
-from msmlp.model.export import refresh_graphs
+from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess

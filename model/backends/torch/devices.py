@@ -96,7 +96,7 @@ def threads_for(cores: int) -> int:
     return max(1, cores - 1)
 
 
-class _CudaDriver(Driver):
+class CudaDriver(Driver):
     """One GPU, by the current stream of the thread that owns it."""
 
     in_flight = 2
@@ -114,10 +114,6 @@ class _CudaDriver(Driver):
 
     def replaying(self, step: Step) -> Step:
         return _Graphs(step)
-
-
-def driver_of(device: torch.device) -> Driver:
-    return Driver(device) if device.type == "cpu" else _CudaDriver(device)
 
 
 class _Graphs:

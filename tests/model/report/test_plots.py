@@ -41,17 +41,18 @@ def test_the_picture_is_darker_where_more_images_are(classes: int, tmp_path: Pat
 
 def test_bins_hold_their_images() -> None:
     confidence = np.array([0.05, 0.31, 0.35, 0.39, 1.0])
-    low, middle, high = bins_of(confidence, np.array([False, True, False, True, True]), bins=10)
-    assert (low.low, low.high, low.share, low.accuracy) == (0.0, 0.1, 0.2, 0.0)
-    assert (middle.share, middle.confidence, middle.accuracy) == pytest.approx((0.6, 0.35, 2 / 3))
-    assert (high.low, high.share, high.accuracy) == (0.9, 0.2, 1.0)
+    found = bins_of(confidence, np.array([False, True, False, True, True]), bins=10)
+    assert found.middle == pytest.approx([0.05, 0.35, 0.95])
+    assert found.share == pytest.approx([0.2, 0.6, 0.2])
+    assert found.confidence == pytest.approx([0.05, 0.35, 1.0])
+    assert found.accuracy == pytest.approx([0.0, 2 / 3, 1.0])
 
 
 def test_the_gaps_that_are_drawn_are_the_calibration_error(measured: Measured) -> None:
     for k in range(3):
         bins = bins_of(measured.outputs.probabilities[:, k].max(axis=1), measured.correct[:, k])
-        assert sum(each.share for each in bins) == pytest.approx(1)
-        gaps = sum(each.share * abs(each.accuracy - each.confidence) for each in bins)
+        assert bins.share.sum() == pytest.approx(1)
+        gaps = bins.share @ abs(bins.accuracy - bins.confidence)
         assert gaps == pytest.approx(calibration_error(measured.outputs, measured.correct, k))
 
 

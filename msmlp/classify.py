@@ -15,7 +15,7 @@ import typer
 import msmlp
 from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
-from msmlp.model.report.text import percent
+from msmlp.model.text import percent
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:

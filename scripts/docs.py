@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from msmlp.model.report.text import percent, shares, table
+from msmlp.model.text import percent, shares, table
 from msmlp.service.cli import limits, shown_default
 from msmlp.service.settings import Settings
 

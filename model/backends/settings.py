@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from msmlp.model.errors import DeviceError
+from msmlp.model.text import percent
 
 MEMORY_SHARE = 0.25
 """The share for slots of the memory that is free before the weights are loaded; weights and batches need the rest."""
@@ -63,6 +64,7 @@ class BackendSettings:
         if fit < least:
             raise DeviceError(
                 f"{least} slots need {(least + 1) * slot_bytes / MIB:.1f} MiB, and slots may take "
-                f"{MEMORY_SHARE:.0%} of the {available / MIB:.1f} MiB free here; lower --max-batch or set --capacity"
+                f"{percent(MEMORY_SHARE, 0)} of the {available / MIB:.1f} MiB free here; "
+                "lower --max-batch or set --capacity"
             )
         return min(fit, MAX_CAPACITY + self.reserve)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say, warn_of_few_images
+from msmlp.model.text import percent
 
 
 def _trainable(incomplete: str) -> list[str]:
@@ -61,11 +62,11 @@ def train(
     Examples:
       msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
-      msmlp train --data cifar-10-python.tar.gz --preset xs --out weights/x \\
+      msmlp train --data cifar-10-python.tar.gz --preset s --out weights/x \\
           --epochs 50 --set lr=0.002 --set stages.0.width=96
       msmlp train --data cifar-10-python.tar.gz --preset teacher-s \\
           --recipe teacher --out runs/teacher
-      msmlp train --data cifar-10-python.tar.gz --preset xs --recipe distill \\
+      msmlp train --data cifar-10-python.tar.gz --preset s --recipe distill \\
           --teacher runs/teacher --out weights/y
     """
     from msmlp.model.nn.config import parse_assignments
@@ -107,6 +108,6 @@ def _say_trained(folder: Path, as_json: bool) -> None:
         print_json({"weights": str(folder), "results": results})
         return
     for row in results:
-        say(f"exit {row['exit']}: {100 * row['accuracy']:.2f} % of {row['images']} validation images")
+        say(f"exit {row['exit']}: {percent(row['accuracy'])} of {row['images']} validation images")
     next_step = f"msmlp serve --weights {folder}" if found is None else f"msmlp train --teacher {folder} ..."
     say(f"{folder} is ready: {next_step}")

@@ -17,7 +17,7 @@ from msmlp.model.cli.common import (
     say,
     warn_of_few_images,
 )
-from msmlp.model.report.text import percent, shares
+from msmlp.model.text import percent, shares
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile
@@ -103,7 +103,7 @@ def calibrate(
     say(f"exit policy {made.exit_policy}, temperatures {numbers(made.temperatures)}")
     say("point     accuracy ± s.e.   GFLOPs   ms      share of images at each exit")
     for p in made.operating_points:
-        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {100 * p.standard_error:5.2f} %"
+        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {percent(p.standard_error):>7}"
         say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {shares(p.exit_share)}")
     for p in made.operating_points:
         if p.risk is not None and p.confidence is not None:
@@ -158,7 +158,7 @@ def export(
     if "validation" in made:
         found = made["validation"]
         exits = zip(found["float32"], found["int8"], strict=True)
-        shown = ", ".join(f"{100 * before:.2f} → {100 * after:.2f} %" for before, after in exits)
+        shown = ", ".join(f"{100 * before:.2f} → {percent(after)}" for before, after in exits)
         say(f"accuracy of every exit on {found['images']} validation images, float32 → int8: {shown}")
     option = "" if dtype == "float32" else f" --dtype {dtype}"
     say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx{option}")

@@ -8,7 +8,7 @@ from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
-from msmlp.model.report.text import percent, shares, table
+from msmlp.model.text import percent, shares, table
 from msmlp.model.training.run_log import command_line
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"

@@ -23,7 +23,7 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
-from msmlp.model.report.text import percent, shares
+from msmlp.model.text import percent, shares
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel
 from msmlp.service.engine.messages import ExitParameters

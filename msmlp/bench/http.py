@@ -16,7 +16,7 @@ from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
 from msmlp.bench.processes import Server, image_size, is_ready, server_process
 from msmlp.model.errors import MsmlpError
-from msmlp.model.report.text import percent
+from msmlp.model.text import percent
 
 SERVE = "from msmlp.main import main; main()"
 WARM_SECONDS = 0.5

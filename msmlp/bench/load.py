@@ -16,7 +16,7 @@ import numpy as np
 
 from msmlp.bench.stages import Pixels
 from msmlp.model.errors import DeviceError
-from msmlp.model.report.text import percent
+from msmlp.model.text import percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
 from msmlp.service.engine.transport import freeze_gc

@@ -50,5 +50,6 @@ def test_too_little_memory_says_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(DeviceError) as caught:
         BackendSettings(max_batch=64, reserve=32).slots(2**20, lambda: 200 * 2**20)
     assert str(caught.value) == (
-        "96 slots need 97.0 MiB, and slots may take 25% of the 200.0 MiB free here; lower --max-batch or set --capacity"
+        "96 slots need 97.0 MiB, and slots may take 25 % of the 200.0 MiB free here; "
+        "lower --max-batch or set --capacity"
     )

@@ -15,7 +15,7 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.solvers import thinned
+from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export.folder import refresh_graphs
@@ -67,18 +67,15 @@ def calibrate_on(
     limit: RiskLimit | None = None,
 ) -> CalibrationFile:
     """The calibration alone, on loaded images."""
-
-    def build(temperatures: tuple[float, ...] | None) -> StageBackend:
-        exits = Exits(temperatures or (1.0,) * len(weights.manifest.cascade.stages), exit_policy)
-        return StagedBackend(weights, BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH, exits=exits))
-
     halves = folds_of(validation.identities, 2)
     # The half that certifies a risk must not influence the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
-    untempered = run_every_exit(build(None), validation.pixels).probabilities
+    settings = BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH)
+    plain = Exits((1.0,) * len(weights.manifest.cascade.stages), exit_policy)
+    untempered = run_every_exit(StagedBackend(weights, replace(settings, exits=plain)), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     # Bit for bit what serving computes.
-    backend = build(temperatures)
+    backend = StagedBackend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
     outputs = run_every_exit(backend, validation.pixels)
     stage_ms = measure_stage_ms(backend, validation.pixels)
 
@@ -91,8 +88,6 @@ def calibrate_on(
     if limit:
         points.append(risk_point(table, halves, limit, gflops, ms))
         points.sort(key=lambda point: float(np.array(point.exit_share) @ table.costs))
-    in_gflops = replace(table, costs=gflops)
-    reached = {solver: [in_gflops.expect(s.thresholds) for s in thinned(own)] for solver, own in frontiers.items()}
     file = CalibrationFile(
         format=1,
         model_sha256=weights.sha256,
@@ -100,7 +95,7 @@ def calibrate_on(
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),
-        solvers={solver: [(each.mean_gflops, each.accuracy) for each in own] for solver, own in reached.items()},
+        solvers={solver: _reached(replace(table, costs=gflops), own) for solver, own in frontiers.items()},
         stage_ms=stage_ms,
         stage_ms_batch_size=backend.buckets[-1],
         images=len(validation),
@@ -111,6 +106,12 @@ def calibrate_on(
     )
     write_calibration(weights.folder, file, outputs.scores, correct)
     return file
+
+
+def _reached(table: Table, frontier: list[ThresholdSetting]) -> list[tuple[float, float]]:
+    """Mean cost and accuracy at settings along a frontier."""
+    reached = [table.expect(setting.thresholds) for setting in thinned(frontier)]
+    return [(each.mean_gflops, each.accuracy) for each in reached]
 
 
 def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:

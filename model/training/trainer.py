@@ -11,7 +11,7 @@ import torch
 
 from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
-from msmlp.model.data import Split, load_dataset
+from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
@@ -53,16 +53,8 @@ def train(options: TrainOptions) -> Path:
     dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
     initial = load_initial_weights(options.init) if options.init is not None else None
-    dataset = load_dataset(options.data, network.image_size)
+    dataset, training, validation = _load(options, network.image_size, teacher, initial)
     network = override(network, {"classes": len(dataset.classes)})
-    training, validation = dataset.train_and_validation(options.seed)
-    digest = split_digest(validation)
-    if teacher is not None:
-        teacher.check(dataset.classes, network.image_size, digest)
-    if initial is not None:
-        initial.check_data("init", dataset.classes, digest)
-    if options.limit_per_class is not None:
-        training = training.limited(options.limit_per_class)
     preprocess = _statistics(training, network.image_size)
 
     _make_folder(options.out)
@@ -80,7 +72,7 @@ def train(options: TrainOptions) -> Path:
         seed=options.seed,
         commit=git_commit(),  # now, before anything is committed during training
     )
-    setup = setup_of(learner, digest, len(training))
+    setup = setup_of(learner, split_digest(validation), len(training))
     if not options.resume and (options.out / CHECKPOINT).exists():
         raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
     done = load_checkpoint(options.out, learner, setup) if options.resume else 0
@@ -97,16 +89,36 @@ def train(options: TrainOptions) -> Path:
             for k, accuracy in enumerate(accuracies, 1)
         ],
     }
+    _write(options.out, network, left, validation, options.device)
+    return options.out
+
+
+def _load(
+    options: TrainOptions, image_size: int, teacher: Teacher | None, initial: InitialWeights | None
+) -> tuple[Dataset, Split, Split]:
+    """The data set, and its training and validation images, which must suit the teacher and the initial weights."""
+    dataset = load_dataset(options.data, image_size)
+    training, validation = dataset.train_and_validation(options.seed)
+    digest = split_digest(validation)
+    if teacher is not None:
+        teacher.check(dataset.classes, image_size, digest)
+    if initial is not None:
+        initial.check_data("init", dataset.classes, digest)
+    if options.limit_per_class is not None:
+        training = training.limited(options.limit_per_class)
+    return dataset, training, validation
+
+
+def _write(out: Path, network: NetworkConfig, left: dict[str, Any], validation: Split, device: str) -> None:
     # The other kind's description goes: it may be left from an untrained network in the same folder.
     if isinstance(network, CascadeConfig):
-        (options.out / TEACHER).unlink(missing_ok=True)
-        write_weights(options.out, config=network, **left)
-        calibrate_on(load_weights(options.out), validation, options.device)
-        refresh_graphs(options.out, validation)
+        (out / TEACHER).unlink(missing_ok=True)
+        write_weights(out, config=network, **left)
+        calibrate_on(load_weights(out), validation, device)
+        refresh_graphs(out, validation)
     else:
-        (options.out / MANIFEST).unlink(missing_ok=True)
-        write_teacher(options.out, config=network, **left)
-    return options.out
+        (out / MANIFEST).unlink(missing_ok=True)
+        write_teacher(out, config=network, **left)
 
 
 def _statistics(training: Split, size: int) -> Preprocess:

@@ -12,9 +12,11 @@ from msmlp.model.errors import CallerError
 
 
 class _Report(TyperGroup):
-    """Says what replaces `msmlp report RUNS` of 0.1."""
+    """Says what replaces `msmlp report RUNS` of 0.1, and in one line what is missing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            raise CallerError("report: expected one of card, gallery; see msmlp report --help")
         if args and args[0] not in (*self.commands, *ctx.help_option_names) and not ctx.resilient_parsing:
             raise CallerError(
                 f"report: {args[0]!r} is neither card nor gallery; tables of runs (msmlp report RUNS) were removed "
@@ -23,7 +25,7 @@ class _Report(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(name="report", cls=_Report, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name="report", cls=_Report, rich_markup_mode=None)
 
 SplitName = Annotated[
     Literal["val", "test"] | None, typer.Option(help="Which images.", show_default="test if there are any, else val")

@@ -20,7 +20,7 @@ from msmlp.model.cli.common import (
 from msmlp.model.text import percent, shares
 
 if TYPE_CHECKING:
-    from msmlp.model.weights.calibration import CalibrationFile
+    from msmlp.model.weights.calibration import CalibrationFile, OperatingPoint
 
 
 def evaluate(
@@ -62,12 +62,30 @@ def evaluate(
         say(f"{row['name']:<9} {percent(row['accuracy']):>8}  {row['mean_gflops']:<8.3g} {shares(row['exit_share'])}")
 
 
+def _exit_policies(incomplete: str) -> list[str]:
+    from msmlp.model.exits.policies import EXIT_POLICIES
+
+    return [name for name in EXIT_POLICIES if name.startswith(incomplete)]
+
+
+def _checked_exit_policy(name: str) -> str:
+    from msmlp.model.exits.policies import exit_policy
+
+    exit_policy(name)
+    return name
+
+
 def calibrate(
     weights: WeightsFolder,
     data: Data,
     exit_policy: Annotated[
-        Literal["max-probability", "margin", "entropy"],
-        typer.Option(help="The score that is compared with the thresholds."),
+        str,
+        typer.Option(
+            help="The score that is compared with the thresholds.",
+            metavar="[max-probability|margin|entropy]",
+            autocompletion=_exit_policies,
+            callback=_checked_exit_policy,
+        ),
     ] = "max-probability",
     cost: Annotated[
         Literal["gflops", "ms"], typer.Option(help="The cost to save: GFLOPs, or milliseconds measured here.")
@@ -107,17 +125,20 @@ def calibrate(
         say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {shares(p.exit_share)}")
     for p in made.operating_points:
         if p.risk is not None and p.confidence is not None:
-            say(
-                f"{p.name}: with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost "
-                "(wrong, and right at the last exit)"
-            )
+            lost = f"with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost"
+            none = "no early exit certified; every image runs to the last exit"
+            say(f"{p.name}: {none if _never_early(p) else f'{lost} (wrong, and right at the last exit)'}")
+
+
+def _never_early(point: "OperatingPoint") -> bool:
+    return min(point.thresholds, default=1.0) >= 1
 
 
 def _warn_of_no_early_exit(calibration: "CalibrationFile") -> None:
     from msmlp.model.calibration.risk import RiskLimit
 
     for point in calibration.operating_points:
-        if point.risk is not None and point.confidence is not None and min(point.thresholds, default=1.0) >= 1:
+        if point.risk is not None and point.confidence is not None and _never_early(point):
             fewest = RiskLimit(point.risk, point.confidence).fewest_images
             sys.stderr.write(
                 f"{point.name} never exits early: no earlier exit could be certified on half of the "

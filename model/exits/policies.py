@@ -44,7 +44,12 @@ EXIT_POLICIES: dict[str, ExitPolicy] = {
 }
 
 
+REMOVED_POLICIES = ("ensemble", "gate")
+"""Exit policies of 0.1, which also read the previous exit."""
+
+
 def exit_policy(name: str) -> ExitPolicy:
     if name not in EXIT_POLICIES:
-        raise OptionError("exit policy", f"{name!r} is not one of {', '.join(EXIT_POLICIES)}")
+        why = "was removed in 0.2" if name in REMOVED_POLICIES else "is unknown"
+        raise OptionError("exit policy", f"{name!r} {why}; expected one of {', '.join(EXIT_POLICIES)}")
     return EXIT_POLICIES[name]

@@ -14,16 +14,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from msmlp.model.errors import OptionError, WeightsError
-from msmlp.model.exits.policies import exit_policy
+from msmlp.model.exits.policies import REMOVED_POLICIES, exit_policy
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 from msmlp.model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
 TABLE = "calibration.safetensors"
-
-REMOVED_POLICIES = ("ensemble", "gate")
-"""Exit policies of 0.1, which also read the previous exit."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

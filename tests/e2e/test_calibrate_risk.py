@@ -62,6 +62,15 @@ def test_what_cannot_be_certified_never_exits_early_and_says_so(
     assert "at least 299" in said
 
 
+def test_what_is_not_certified_promises_nothing(
+    call: Call, capsys: pytest.CaptureFixture[str], command: list[str | Path]
+) -> None:
+    assert call(*command, "--risk", "0.01") == 0
+    printed = capsys.readouterr().out
+    assert "risk-0.01: no early exit certified; every image runs to the last exit\n" in printed
+    assert "with probability" not in printed
+
+
 def test_calibrating_again_without_a_risk_takes_the_point_away(call: Call, command: list[str | Path]) -> None:
     calibration = Path(command[2]) / "calibration.json"
     for more, wanted in ((["--risk", "0.3"], {"risk-0.3"}), (["--risk", "0.2"], {"risk-0.2"}), ([], set())):

@@ -129,11 +129,12 @@ def test_an_unknown_option_is_one_line_and_status_2(name: str, call: Call, capsy
         (["serve", "--port", "70000"], "less than or equal to 65535"),
         (["serve", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["info", "weights/x"], "unexpected extra argument"),
-        # Removed in 0.2.
         (
             ["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "gate"],
-            "'gate' is not one of 'max-probability', 'margin', 'entropy'",
+            "'gate' was removed in 0.2; expected one of max-probability, margin, entropy",
         ),
+        (["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "x"], "'x' is unknown; expected one of max-"),
+        (["report"], "report: expected one of card, gallery; see msmlp report --help"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_status_2(

@@ -56,5 +56,5 @@ def test_certainty_scores_1_and_ignorance_least(name: str) -> None:
 
 
 def test_an_unknown_policy_names_those_there_are() -> None:
-    with pytest.raises(OptionError, match="'oracle' is not one of max-probability, margin, entropy"):
+    with pytest.raises(OptionError, match="'oracle' is unknown; expected one of max-probability, margin, entropy"):
         exit_policy("oracle")

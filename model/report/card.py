@@ -18,7 +18,7 @@ START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"
 def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     """Write the card and its pictures into `out` → the numbers on the card.
 
-    OptionError for an unknown policy, or a card.md in `out` without a place for the numbers.
+    OptionError for an unknown policy, or a card.md in `out` without the markers.
     """
     result = card(measured, policy)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
@@ -96,9 +96,7 @@ def filled(path: Path, name: str, lines: list[str]) -> str:
     before, start, rest = path.read_text().partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise OptionError(
-            "out", f"{path} has no place for the numbers between {START.strip()} and {END.strip()}; move it away"
-        )
+        raise OptionError("out", f"{path} lacks the markers {START.strip()} and {END.strip()}; move or delete it")
     return before + measured + after
 
 
@@ -109,7 +107,7 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         *table(("exit", "GFLOPs", "accuracy", "temperature", "calibration error (ECE)"), map(_exit, card["exits"])),
         "",
         *table(
-            ("operating point", "accuracy ± s.e.", "expected", "mean GFLOPs", "leave at each exit"),
+            ("operating point", "accuracy ± s.e.", "expected", "mean GFLOPs", "share per exit"),
             map(_point, card["operating_points"]),
         ),
         "",

@@ -56,9 +56,9 @@ def test_what_people_wrote_on_the_card_is_kept(measured: Measured, tmp_path: Pat
     assert text.count("| operating point |") == 1
 
 
-def test_a_card_without_a_place_for_the_numbers_is_left_as_it_is(measured: Measured, tmp_path: Path) -> None:
+def test_a_card_without_the_markers_is_left_as_it_is(measured: Measured, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("My own card.\n")
-    with pytest.raises(OptionError, match=r"card\.md has no place for the numbers"):
+    with pytest.raises(OptionError, match=r"card\.md lacks the markers"):
         write_card(measured, "balanced", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
     assert (tmp_path / "card.md").read_text() == "My own card.\n"

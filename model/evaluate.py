@@ -141,7 +141,7 @@ def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
     if split == "val":
         return validation_images(weights, dataset)
     if split != "test":
-        raise OptionError("split", f"{split!r} is not one of val, test")
+        raise OptionError("split", f"{split!r} is unknown; expected val or test")
     if dataset.test is None:
         raise DataError(f"{dataset.source} has no test split")
     return dataset.test

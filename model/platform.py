@@ -22,7 +22,7 @@ DEVICE_NODES = ("/dev/nvidiactl", "/dev/dxg")
 def cores(root: Path = Path("/")) -> int:
     """Cores this process may use, within `taskset`, cpusets and a container's limit, rounded up.
 
-    More threads would use up the limit at the start of each of its periods, and stand still for the rest.
+    More threads would use up the limit at the start of each of its periods, and stall for the rest.
     """
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([seen, *map(math.ceil, _limits(root))]))
@@ -44,7 +44,7 @@ def _limits(root: Path) -> Iterator[float]:
 def _groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, bool]]:
     """The folders of this process's control groups for `controller` and their parents, and whether they are version 2.
 
-    In a container a group's path may lie outside what is mounted, so a folder may not exist.
+    In a container a group's path may lie outside the mounts, so a folder may not exist.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -61,7 +61,7 @@ def _groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, boo
 
 
 def free_host_memory(root: Path = Path("/")) -> int:
-    """Bytes this process can still take: what the machine has available, or less if its control groups say so."""
+    """Bytes this process can still take: what the machine has available, or less within its control groups."""
     return max(0, min([_available(root), *_left(root)]))
 
 
@@ -93,7 +93,10 @@ def gpu_present() -> bool:
 
 
 def free_gpu_memory() -> int:
-    """Bytes free on the first GPU this process may see, from the driver; DeviceError if it does not say."""
+    """Bytes free on the first GPU this process may see, from the driver; DeviceError if it does not say.
+
+    By nvidia-smi, as ONNX Runtime cannot tell and may be installed without torch.
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:

@@ -79,7 +79,7 @@ class StageBackend(Protocol):
 
 def check_pixels(pixels: NDArray[np.uint8], size: int) -> None:
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-        raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}, must be uint8 [n, {size}, {size}, 3]")
+        raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 [n, {size}, {size}, 3]")
 
 
 def bucket_of(buckets: tuple[int, ...], images: int) -> int:

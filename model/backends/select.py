@@ -59,9 +59,9 @@ def select_backend(
     that are missing, damaged or stale, if only ONNX Runtime could serve.
     """
     if backend not in BACKENDS:
-        raise OptionError("backend", f"{backend!r} is not one of {', '.join(BACKENDS)}")
+        raise OptionError("backend", f"{backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
     if settings.provider not in PROVIDERS:
-        raise OptionError("provider", f"{settings.provider!r} is not one of {', '.join(PROVIDERS)}")
+        raise OptionError("provider", f"{settings.provider!r} is unknown; expected one of {', '.join(PROVIDERS)}")
     if settings.device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
     skipped: dict[str, CallerError] = {}

@@ -1,10 +1,10 @@
-"""Risk control: the boldest thresholds certified to lose little against always running the last exit.
+"""Risk control: the most aggressive thresholds certified to lose little against always running the last exit.
 
 An image is *lost* if the last exit is right and the exit taken is wrong. The risk of thresholds is the share of all
 images, seen and unseen, that they lose, an upper bound of the accuracy they cost. Fixed-sequence testing (Angelopoulos
 et al., "Learn then Test", 2021; for early exit: Jazbec et al., "Fast yet Safe", arXiv 2405.20915) goes from the most
-cautious thresholds to the boldest, with a p-value for "the risk is above the limit", until one is not certified. Only
-the first false step counts, so the whole sequence errs as rarely as one test.
+cautious thresholds to the most aggressive, with a p-value for "the risk is above the limit", until one is not
+certified. Only the first false step counts, so the whole sequence errs as rarely as one test.
 """
 
 import math
@@ -57,7 +57,7 @@ def risk_limit(risk: float | None, confidence: float | None) -> RiskLimit | None
 
 
 def risk_controlled(table: Table, halves: NDArray[np.int64], limit: RiskLimit) -> Thresholds:
-    """The boldest thresholds [K - 1] that can be certified; those that never leave early if no others can.
+    """The most aggressive thresholds [K - 1] that can be certified; those that never leave early if no others can.
 
     The thresholds tried are the joint frontier of cost and loss on the images of half 0, from no loss to the cheapest;
     half 1 tests them (`halves` [N], half 0 not empty).

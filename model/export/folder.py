@@ -56,7 +56,7 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
         DeviceError: ONNX Runtime and torch disagree.
     """
     if dtype not in (*TOLERANCES, "int8"):
-        raise OptionError("dtype", f"{dtype!r} is not one of {', '.join((*TOLERANCES, 'int8'))}")
+        raise OptionError("dtype", f"{dtype!r} is not supported; expected one of {', '.join((*TOLERANCES, 'int8'))}")
     if dtype != "int8" and data is not None:
         raise OptionError("data", f"{dtype} graphs need no images; --data is for --dtype int8")
     if dtype == "int8" and data is None:

@@ -47,7 +47,7 @@ class GraphStage(nn.Module):
         self.embed = stage.embed.project
         self.embed.weight.data = self.embed.weight.detach() / served.std
         # The biases of token mixing's second layers, [S, 1]. Each adds one number to all channels of a token, which the
-        # norm of every later reader removes. So all may be added at once, after the patch embedding.
+        # norm of every later reader removes. So a single addition suffices, after the patch embedding.
         late = torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0).float()
         self.late = nn.Parameter(late[:, None])
         reuse = next((block.reuse for block in blocks if block.reuse), None)

@@ -16,7 +16,7 @@ from torch import Tensor
 Function = Callable[[list[Tensor]], Tensor]
 Work = Callable[[], None]
 Record = Callable[[Work], Work]
-"""Records work on fixed buffers and returns its replay. Recording need not do the work, as a replay follows at once."""
+"""Records work on fixed buffers and returns its replay. Recording need not do the work: a replay follows."""
 
 WARMUP_CALLS = 3
 """Ordinary calls before the capture: they compile, and allocate optimizer state and library workspaces, which a graph

@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     @classmethod
     def _exits_matter(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if weights is not None and not (all(0 <= weight < float("inf") for weight in weights) and any(weights)):
-            raise ValueError("must be finite numbers of at least 0, not all of them 0")
+            raise ValueError("expected finite numbers of at least 0, not all of them 0")
         return weights
 
     @model_validator(mode="after")

@@ -103,6 +103,7 @@ def run_metadata(
     """The manifest's `training`: enough to repeat the run."""
     recipe, teacher, initial, device = learner.recipe, learner.teacher, learner.initial, learner.device
     threads = torch.get_num_threads()
+    cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
     return {
         "data": dataset.source,
         "images": len(training),
@@ -114,7 +115,7 @@ def run_metadata(
         "init": {"name": initial.name, "sha256": initial.sha256} if initial is not None else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({threads} threads)",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "dtype": str(learner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "command": command_line(),

@@ -120,7 +120,7 @@ def load_weights(folder: Path) -> Weights:
     except SafetensorError as error:
         raise WeightsError(f"{path} is not a safetensors file ({error})") from None
     except KeyError as kind:
-        raise WeightsError(f"{path} has numbers of type {kind}, must be F32") from None
+        raise WeightsError(f"{path} has numbers of type {kind}; expected F32") from None
     _check_shapes(path, state, parameter_shapes(manifest.cascade))
     for name, array in state.items():
         if not np.isfinite(array).all():
@@ -136,10 +136,10 @@ def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Sha
     for name, array in state.items():
         if array.shape != wanted[name]:
             raise WeightsError(
-                f"{path} does not fit the manifest's cascade: {name} is {array.shape}, must be {wanted[name]}"
+                f"{path} does not fit the manifest's cascade: {name} is {array.shape}; expected {wanted[name]}"
             )
         if array.dtype != np.float32:
-            raise WeightsError(f"{path}: {name} is {array.dtype}, must be float32")
+            raise WeightsError(f"{path}: {name} is {array.dtype}; expected float32")
 
 
 def parameter_shapes(config: CascadeConfig) -> Shapes:

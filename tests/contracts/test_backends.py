@@ -260,7 +260,7 @@ def test_pixels_of_another_shape_or_kind_are_refused_and_cost_nothing(backend: S
         pixels[:4].astype(np.int8),
     )
     for each in wrong:
-        with pytest.raises(DeviceError, match=f"must be uint8 .n, {backend.size}, {backend.size}, 3."):
+        with pytest.raises(DeviceError, match=f"expected uint8 .n, {backend.size}, {backend.size}, 3."):
             backend.admit(each)  # type: ignore[arg-type]
     assert len(backend.admit(pixels)) == CAPACITY
 

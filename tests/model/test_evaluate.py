@@ -138,9 +138,9 @@ def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits
 
 
 def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="'train' is not one of val, test"):
+    with pytest.raises(OptionError, match="'train' is unknown; expected val or test"):
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
-    with pytest.raises(OptionError, match="'tpu' is not one of auto, cpu, cuda"):
+    with pytest.raises(OptionError, match="'tpu' is unknown; expected one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")
     with pytest.raises(OptionError, match="int8 is not for the torch backend; expected one of auto, float32, bfloat16"):
         evaluate(tiny_weights, cifar10_folder, "test", "cpu", "int8")

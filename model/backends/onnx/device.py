@@ -1,8 +1,8 @@
 """The ONNX Runtime backend of a GPU: features stay in its memory, in slabs.
 
 ONNX Runtime cannot keep features on a device between batches of different images. So each exported stage becomes a
-*slab graph*: it gathers its inputs from slabs by slot, and scatters its features into one. A slab is input and output
-at once: with both bound to the same memory, the scatter writes in place and copies nothing.
+*slab graph*: it gathers its inputs from slabs by slot, and scatters its features into one. A slab is both input and
+output: bound to the same memory, so that the scatter writes in place and copies nothing.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The devices torch can use: which one, in which number format, and what the backend asks of a GPU or a CPU.
 
-A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). Not yet measured: needs a GPU.
+A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). See docs/not-run.md.
 """
 
 import os
@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
-        raise OptionError("device", f"{name!r} is not one of auto, cpu, cuda")
+        raise OptionError("device", f"{name!r} is unknown; expected one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise OptionError("device", "cuda is not available here (torch sees no GPU); use auto or cpu")
     return torch.device(name)
@@ -40,7 +40,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     try:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     except KeyError:
-        raise OptionError("dtype", f"{name!r} is not one of auto, float32, bfloat16") from None
+        raise OptionError("dtype", f"{name!r} is not supported; expected one of auto, float32, bfloat16") from None
 
 
 class Event:
@@ -102,6 +102,7 @@ class CudaDriver(Driver):
     in_flight = 2
 
     def free_memory(self) -> int:
+        # Not platform.free_gpu_memory: torch asks the driver itself, and needs no nvidia-smi.
         free, _total = torch.cuda.mem_get_info(self.device)
         return free
 

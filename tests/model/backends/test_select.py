@@ -92,7 +92,7 @@ def test_without_graphs_and_torch_one_line_names_what_to_run(
 @pytest.mark.parametrize(
     ("missing", "name", "said"),
     [
-        ([], "jax", "'jax' is not one of auto, torch, onnx"),
+        ([], "jax", "'jax' is unknown; expected one of auto, torch, onnx"),
         (["torch"], "torch", "torch needs torch, not installed here"),
         (["onnxruntime"], "onnx", "onnx needs onnxruntime, not installed here"),
         (["torch", "onnxruntime"], "auto", r"onnx needs onnxruntime, .*; torch: backend: torch needs torch, not inst"),
@@ -111,7 +111,7 @@ def test_a_backend_that_is_not_there_is_refused(
     ("backend", "settings", "said"),
     [
         ("onnx", {"dtype": "bfloat16"}, "dtype: bfloat16 is not for the onnx backend; expected one of auto, float32"),
-        ("onnx", {"provider": "directml"}, "provider: 'directml' is not one of auto, cuda, tensorrt"),
+        ("onnx", {"provider": "directml"}, "provider: 'directml' is unknown; expected one of auto, cuda, tensorrt"),
         ("onnx", {"provider": "tensorrt", "device": "cpu"}, "provider: tensorrt needs a GPU; the device is cpu"),
         ("torch", {"dtype": "int8"}, "dtype: int8 is not for the torch backend; expected one of auto, float32"),
         ("torch", {"provider": "cuda"}, "provider: cuda is for the onnx backend, not for torch"),

@@ -163,9 +163,9 @@ def test_milliseconds_are_measured_and_can_be_what_the_frontier_spends(own_weigh
 
 def test_what_cannot_be_calibrated_says_why_and_changes_nothing(own_weights: Path, cifar10_folder: Path) -> None:
     before = (own_weights / "calibration.json").read_bytes()
-    with pytest.raises(OptionError, match="'oracle' is not one of max-probability, margin, entropy"):
+    with pytest.raises(OptionError, match="'oracle' is unknown; expected one of max-probability, margin, entropy"):
         calibrate(own_weights, cifar10_folder, "cpu", exit_policy="oracle")
-    with pytest.raises(OptionError, match="'int8' is not one of auto, float32, bfloat16"):
+    with pytest.raises(OptionError, match="'int8' is not supported; expected one of auto, float32, bfloat16"):
         calibrate(own_weights, cifar10_folder, "cpu", dtype="int8")
     assert (own_weights / "calibration.json").read_bytes() == before
 

@@ -193,11 +193,11 @@ def test_the_other_half_alone_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(risk_module, "safe_prefix", remember)
     table = population(3, 1000)
     halves = (np.arange(1000) % 5 > 1).astype(np.int64)
-    boldest = risk_controlled(table, halves, LIMIT)
+    loosest = risk_controlled(table, halves, LIMIT)
     [(lost, images)] = seen
     assert images == 600
-    assert boldest == (0.0, 0.0)
-    assert lost[-1] == round(600 * loss_of(table.take(halves == 1), boldest)) > 100
+    assert loosest == (0.0, 0.0)
+    assert lost[-1] == round(600 * loss_of(table.take(halves == 1), loosest)) > 100
 
 
 @over_many_tables

@@ -232,7 +232,7 @@ def test_eight_bits_are_measured_on_the_images_held_out(one_stage: Path, digits_
     ("dtype", "said"),
     [
         ("int8", "data: int8 needs validation images for its ranges: --data PATH"),
-        ("bfloat16", "dtype: 'bfloat16' is not one of float32, float16, int8"),
+        ("bfloat16", "dtype: 'bfloat16' is not supported; expected one of float32, float16, int8"),
     ],
 )
 def test_what_cannot_be_exported_is_said(copied: Path, dtype: str, said: str) -> None:

@@ -178,7 +178,7 @@ def test_a_network_that_leaves_no_pixel_is_refused() -> None:
         ({"widths": [-1]}, "widths.0: "),
         ({"widths": [0, 8]}, "widths.0: "),
         ({"widths": []}, "widths: "),
-        ({"exit_weights": [float("nan")]}, "exit_weights: must be finite numbers of at least 0"),
+        ({"exit_weights": [float("nan")]}, "exit_weights: expected finite numbers of at least 0"),
     ],
 )
 def test_what_no_teacher_can_be_trained_with_is_refused(

@@ -56,7 +56,7 @@ def test_earlier_exits_learn_the_last_which_does_not_learn_them(plain: Recipe) -
 @pytest.mark.parametrize("weights", [[-1, 1, 1], [0, 0, 0], [], [1e999, 1, 1]])
 def test_weights_that_teach_nothing_are_refused(weights: list[float]) -> None:
     changes = {"exit_weights": weights}
-    with pytest.raises(ConfigError, match="exit_weights: must be finite numbers of at least 0, not all of them 0"):
+    with pytest.raises(ConfigError, match="exit_weights: expected finite numbers of at least 0, not all of them 0"):
         train(TrainOptions(Path("nowhere"), "tiny", Path("nowhere"), changes=changes))
 
 

@@ -75,18 +75,22 @@ def _checked_exit_policy(name: str) -> str:
     return name
 
 
+# Not a Literal: the check knows which policies were removed.
+ExitPolicy = Annotated[
+    str,
+    typer.Option(
+        help="The score that is compared with the thresholds.",
+        metavar="[max-probability|margin|entropy]",
+        autocompletion=_exit_policies,
+        callback=_checked_exit_policy,
+    ),
+]
+
+
 def calibrate(
     weights: WeightsFolder,
     data: Data,
-    exit_policy: Annotated[
-        str,
-        typer.Option(
-            help="The score that is compared with the thresholds.",
-            metavar="[max-probability|margin|entropy]",
-            autocompletion=_exit_policies,
-            callback=_checked_exit_policy,
-        ),
-    ] = "max-probability",
+    exit_policy: ExitPolicy = "max-probability",
     cost: Annotated[
         Literal["gflops", "ms"], typer.Option(help="The cost to save: GFLOPs, or milliseconds measured here.")
     ] = "gflops",

@@ -114,7 +114,7 @@ def test_explicit_thresholds_have_no_name_and_their_own_expectation(
 
 @pytest.mark.parametrize("thresholds", [(), (0.5,), (0.5, 0.5, 0.5)])
 def test_the_number_of_thresholds_is_checked(table: OperatingPoints, thresholds: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match=f"{len(thresholds)} numbers given; expected 2"):
+    with pytest.raises(OptionError, match=rf"{len(thresholds)} numbers? given; expected 2"):
         table.resolve(RequestOptions(thresholds=thresholds))
 
 

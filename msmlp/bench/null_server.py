@@ -24,7 +24,7 @@ from msmlp.service.service import build_service
 from msmlp.service.settings import load_settings
 
 CAPACITY = 1024
-"""Images in flight where none are asked for."""
+"""Images in flight by default."""
 
 
 class NullBackend:

@@ -97,7 +97,7 @@ class Intake:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise OverloadedError(f"{self._most} calls are sending their messages, which is the most allowed") from None
+            raise OverloadedError(f"{self._most} calls are sending messages, the maximum is {self._most}") from None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -107,7 +107,7 @@ class Intake:
             OverloadedError
         """
         if self._streams == self._most:
-            raise OverloadedError(f"{self._streams} streams are open, which is the most allowed")
+            raise OverloadedError(f"{self._streams} streams are open, the maximum is {self._most}")
         self._streams += 1
         try:
             yield
@@ -160,7 +160,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
         except MsmlpError as error:
             refusal = Refusal.of(error)
         except Exception:
-            # Whatever fails below still has an answer and a row in the metrics.
+            # A failure below still has an answer and a row in the metrics.
             log.exception("%s failed", record.route)
             refusal = INTERNAL
         else:

@@ -198,7 +198,7 @@ class ProcessWorker:
             self._thread.join()
 
     def kill(self) -> None:
-        """End the child at once, and start no other."""
+        """End the child immediately, and start no other."""
         self._stopping.set()
         with self._lock:
             if self._child:

@@ -84,8 +84,9 @@ def http(
 ) -> None:
     """Measure requests per second, latency and CPU time over real sockets.
 
-    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment,
-    and the same with a device that computes nothing (null). With --url it measures that service only.
+    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment
+    but without shedding and brown-out, and the same with a device that computes nothing (null). With --url it measures
+    that service only.
 
     \b
     Examples:

@@ -85,7 +85,7 @@ class OperatingPoints:
         """Every operating point under exit bounds, in the order of the file.
 
         Without bounds the expectation is the calibration's own (cross-fitted); under bounds it comes from the table.
-        Risk-controlled points are chosen by name only: fewer images vouch for their accuracy.
+        Risk-controlled points are chosen by name only: fewer images support their accuracy.
         """
         candidates = []
         for point in self._calibration.points:

@@ -92,7 +92,7 @@ class Intake:
             yield content
 
     async def _turn(self) -> None:
-        """Take one of the turns, waiting for it if need be; OverloadedError when none becomes free."""
+        """Take one of the turns, waiting if necessary; OverloadedError when none becomes free."""
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
@@ -101,7 +101,7 @@ class Intake:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """A stream is open inside. It always reads, so there are at most as many as calls that may.
+        """A stream is open inside. It reads all the time, so streams have the same limit as calls that receive.
 
         Raises:
             OverloadedError

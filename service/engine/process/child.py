@@ -31,7 +31,7 @@ hour (a paused container, a migrated machine) has missed that hour's looks too."
 class ChildSpec:
     """What a child is started with; `build` crosses pickled.
 
-    `ring_images` is how many images can be on their way to it at once, and the most of one request; images are uint8
+    `ring_images` is how many images can be on their way to it, and the most per request; images are uint8
     [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `Watchdog` for `hang_seconds`.
     """
 

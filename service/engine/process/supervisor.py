@@ -186,7 +186,7 @@ class ProcessWorker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, None if there is no child."""
+        """The child's process id, None without a child."""
         with self._lock:
             return self._child.process.pid if self._child else None
 

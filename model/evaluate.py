@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,33 +147,24 @@ def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
     return dataset.test
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Images whose confidence lies in [low, high): their share of all, mean confidence, accuracy."""
+class Bins(NamedTuple):
+    """The bins of confidence that hold images [bins]: middle, share of all images, mean confidence and accuracy."""
 
-    low: float
-    high: float
-    share: float
-    confidence: float
-    accuracy: float
+    middle: NDArray[np.float64]
+    share: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
 
 
-def bins_of(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """The bins that hold images, for confidences [N] and correctness [N]; confidence 1 belongs to the last bin."""
+def bins_of(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> Bins:
+    """The bins for confidences [N] and correctness [N]; confidence 1 belongs to the last bin."""
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        Bin(
-            low=b / bins,
-            high=(b + 1) / bins,
-            share=float((place == b).mean()),
-            confidence=float(confidence[place == b].mean()),
-            accuracy=float(correct[place == b].mean()),
-        )
-        for b in np.unique(place).tolist()
-    ]
+    found = [(b, place == b) for b in np.unique(place).tolist()]
+    rows = [((b + 0.5) / bins, here.mean(), confidence[here].mean(), correct[here].mean()) for b, here in found]
+    return Bins(*np.array(rows, dtype=np.float64).T)
 
 
-def calibration_error(outputs: Outputs, correct: NDArray[np.bool_], exit: int, bins: int = BINS) -> float:
+def calibration_error(outputs: Outputs, correct: NDArray[np.bool_], exit: int) -> float:
     """The expected calibration error of one exit (0-based): the mean gap between confidence and accuracy over bins."""
-    found = bins_of(outputs.probabilities[:, exit].max(axis=1), correct[:, exit], bins)
-    return float(np.sum([abs(each.confidence - each.accuracy) * each.share for each in found]))
+    bins = bins_of(outputs.probabilities[:, exit].max(axis=1), correct[:, exit])
+    return float((np.abs(bins.confidence - bins.accuracy) * bins.share).sum())

@@ -19,9 +19,7 @@ import typer
 
 import msmlp
 from msmlp.model.errors import MsmlpError, install_hint
-from msmlp.model.platform.cores import cores
-from msmlp.model.platform.gpu import gpu_present
-from msmlp.model.platform.memory import free_host_memory
+from msmlp.model.platform import cores, free_host_memory, gpu_present
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights

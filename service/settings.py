@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from msmlp.model.errors import OptionError, first_mistake
-from msmlp.model.platform.cores import cores
+from msmlp.model.platform import cores
 from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"

@@ -20,7 +20,7 @@ from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.errors import CallerError, OptionError, install_hint
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.platform.gpu import gpu_present
+from msmlp.model.platform import gpu_present
 from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 
@@ -67,8 +67,9 @@ def select_backend(
     skipped: dict[str, CallerError] = {}
     for name in _in_order(settings.device) if backend == "auto" else [backend]:
         try:
-            _check_installed(name)
-            found = _SELECT[name](weights, calibration, settings)
+            if not find_spec(PACKAGES[name]):
+                raise OptionError("backend", f"{name} needs {PACKAGES[name]}, not installed here: {INSTALL[name]}")
+            found = (_select_torch if name == "torch" else _select_onnx)(weights, calibration, settings)
         except CallerError as error:
             skipped[name] = error
             continue
@@ -77,7 +78,10 @@ def select_backend(
         others = "".join(f"; {other} cannot serve: {error}" for other, error in skipped.items())
         log.info("backend auto: %s, %s%s", name, found.why, others)
         return replace(found, why=f"{found.why}{others}")
-    raise _refusal(backend, skipped)
+    if backend != "auto":
+        raise skipped[backend]
+    refused = "; ".join(f"{name}: {error}" for name, error in skipped.items())
+    raise OptionError("backend", f"no backend can serve; {refused}")
 
 
 def _in_order(device: str) -> tuple[str, str]:
@@ -90,19 +94,6 @@ def _torch_has_gpus() -> bool:
         return "+cpu" not in metadata.version("torch")
     except metadata.PackageNotFoundError:
         return False
-
-
-def _check_installed(name: str) -> None:
-    if not find_spec(PACKAGES[name]):
-        raise OptionError("backend", f"{name} needs {PACKAGES[name]}, not installed here: {INSTALL[name]}")
-
-
-def _refusal(backend: str, skipped: dict[str, CallerError]) -> CallerError:
-    if backend != "auto":
-        return skipped[backend]
-    return OptionError(
-        "backend", "no backend can serve; " + "; ".join(f"{name}: {error}" for name, error in skipped.items())
-    )
 
 
 def _select_torch(weights: Weights, calibration: Calibration, settings: BackendSettings) -> Selection:
@@ -140,12 +131,6 @@ def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSe
         f"the {dtype} graphs match" + ("" if provider else ", on a CPU"),
         partial(_build_onnx, weights.manifest.cascade, graphs, resolved),
     )
-
-
-_SELECT: dict[str, Callable[[Weights, Calibration, BackendSettings], Selection]] = {
-    "torch": _select_torch,
-    "onnx": _select_onnx,
-}
 
 
 def _provider(settings: BackendSettings) -> str | None:

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msmlp.model.backends.slots import slots_that_fit
+from msmlp.model.errors import DeviceError
+
+MEMORY_SHARE = 0.25
+"""The share for slots of the memory that is free before the weights are loaded; weights and batches need the rest."""
+
+MAX_CAPACITY = 16_384
+"""Images in flight unless `capacity` is set. More would only wait longer in the device's queue."""
+
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,19 @@ class BackendSettings:
         return min(self.max_batch, self.capacity or self.max_batch)
 
     def slots(self, slot_bytes: int, free: Callable[[], int]) -> int:
-        """The number of slots on a device with `free()` bytes; DeviceError if these are too few."""
+        """The number of slots of `slot_bytes` on a device with `free()` bytes: what the settings say, or as many as fit
+        into MEMORY_SHARE, at most MAX_CAPACITY and the reserve.
+
+        DeviceError if these are too few for the largest batch and the reserve.
+        """
         if self.capacity is not None:
             return self.capacity + self.reserve
-        return slots_that_fit(slot_bytes, free(), max_batch=self.max_batch, reserve=self.reserve)
+        # One row more than slots: padding reads and writes there.
+        available, least = free(), self.max_batch + self.reserve
+        fit = int(MEMORY_SHARE * available) // slot_bytes - 1
+        if fit < least:
+            raise DeviceError(
+                f"{least} slots need {(least + 1) * slot_bytes / MIB:.1f} MiB, and slots may take "
+                f"{MEMORY_SHARE:.0%} of the {available / MIB:.1f} MiB free here; lower --max-batch or set --capacity"
+            )
+        return min(fit, MAX_CAPACITY + self.reserve)

@@ -1,4 +1,4 @@
-"""Slots: how many fit into memory, and which are free."""
+"""Slots: how large one is, and which are free."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,34 +9,11 @@ from numpy.typing import NDArray
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.config import CascadeConfig
 
-MEMORY_SHARE = 0.25
-"""The share for slots of the memory that is free before the weights are loaded; weights and batches need the rest."""
-
-MAX_CAPACITY = 16_384
-"""Images in flight unless `capacity` is set. More would only wait longer in the device's queue."""
-
-MIB = 2**20
-
 
 def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
     """The size of an image and its features at every stage boundary, with `itemsize` bytes per number."""
     features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
     return 3 * cascade.image_size**2 + itemsize * features
-
-
-def slots_that_fit(bytes_per_slot: int, free: int, *, max_batch: int, reserve: int = 0) -> int:
-    """How many slots fit into MEMORY_SHARE of `free` bytes, at most MAX_CAPACITY and `reserve`.
-
-    DeviceError if these are too few for the largest batch and the reserve.
-    """
-    # One row more than slots: padding reads and writes there.
-    fit, least = int(MEMORY_SHARE * free) // bytes_per_slot - 1, max_batch + reserve
-    if fit < least:
-        raise DeviceError(
-            f"{least} slots need {(least + 1) * bytes_per_slot / MIB:.1f} MiB, and slots may take "
-            f"{MEMORY_SHARE:.0%} of the {free / MIB:.1f} MiB free here; lower --max-batch or set --capacity"
-        )
-    return min(fit, MAX_CAPACITY + reserve)
 
 
 class SlotPool:

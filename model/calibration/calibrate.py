@@ -15,10 +15,10 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
-from msmlp.model.calibration.solvers import ThresholdSetting, thinned
+from msmlp.model.calibration.solvers import thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
-from msmlp.model.export import refresh_graphs
+from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import CalibrationFile, Table
@@ -91,6 +91,8 @@ def calibrate_on(
     if limit:
         points.append(risk_point(table, halves, limit, gflops, ms))
         points.sort(key=lambda point: float(np.array(point.exit_share) @ table.costs))
+    in_gflops = replace(table, costs=gflops)
+    reached = {solver: [in_gflops.expect(s.thresholds) for s in thinned(own)] for solver, own in frontiers.items()}
     file = CalibrationFile(
         format=1,
         model_sha256=weights.sha256,
@@ -98,7 +100,7 @@ def calibrate_on(
         temperatures=temperatures,
         cost=cost,
         operating_points=tuple(points),
-        solvers=_for_the_record(replace(table, costs=gflops), frontiers),
+        solvers={solver: [(each.mean_gflops, each.accuracy) for each in own] for solver, own in reached.items()},
         stage_ms=stage_ms,
         stage_ms_batch_size=backend.buckets[-1],
         images=len(validation),
@@ -109,14 +111,6 @@ def calibrate_on(
     )
     write_calibration(weights.folder, file, outputs.scores, correct)
     return file
-
-
-def _for_the_record(table: Table, frontiers: dict[str, list[ThresholdSetting]]) -> dict[str, list[tuple[float, float]]]:
-    def point(setting: ThresholdSetting) -> tuple[float, float]:
-        got = table.expect(setting.thresholds)
-        return got.mean_gflops, got.accuracy
-
-    return {solver: [point(s) for s in thinned(own)] for solver, own in frontiers.items()}
 
 
 def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:

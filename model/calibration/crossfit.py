@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.calibration.solvers import best_within, joint_frontier
-from msmlp.model.errors import DataError
 from msmlp.model.exits.policies import exit_policy
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights.calibration import Table
@@ -110,10 +109,8 @@ def refitted(
 def held_out(folds: list[Fold], costs: list[float]) -> NDArray[np.int64]:
     """The exits 1...K [costs, N] at which images leave with thresholds from the frontier of the other folds.
 
-    These are the best thresholds whose mean cost is at most that of the row. DataError without folds.
+    These are the best thresholds whose mean cost is at most that of the row. `folds` is not empty.
     """
-    if not folds:
-        raise DataError("too few validation images to hold any out")
     left = np.zeros((len(costs), len(folds[0].held)), dtype=np.int64)
     for fold in folds:
         frontier = joint_frontier(fold.table.take(~fold.held))

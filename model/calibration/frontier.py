@@ -52,7 +52,10 @@ def operating_points(
     """
     settings, in_gflops = thinned(frontier), replace(table, costs=gflops)
     points: dict[ThresholdSetting, OperatingPoint] = {}
-    left = held_out(folds, [setting.cost for setting in settings]) if folds else _as_it_is(table, settings)
+    if folds:
+        left = held_out(folds, [setting.cost for setting in settings])
+    else:
+        left = np.stack([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
     for setting, exits in zip(settings, left, strict=True):
         # Choosing flatters the accuracy. The cost must be that of these very thresholds, to keep to a budget.
         there, here = in_gflops.expect_at(exits), in_gflops.expect(setting.thresholds)
@@ -60,10 +63,6 @@ def operating_points(
             "", setting.thresholds, there, here, ms
         )
     return named([points[setting] for setting in pareto(points)])
-
-
-def _as_it_is(table: Table, settings: list[ThresholdSetting]) -> NDArray[np.int64]:
-    return np.stack([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
 
 
 def risk_point(

@@ -9,9 +9,10 @@ from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say,
 
 
 def _trainable(incomplete: str) -> list[str]:
-    from msmlp.model.training.recipes import network_presets
+    from msmlp.model.nn.config import PRESETS
+    from msmlp.model.training.recipes import TEACHERS
 
-    return [name for name in network_presets() if name.startswith(incomplete)]
+    return [name for name in (*PRESETS, *TEACHERS) if name.startswith(incomplete)]
 
 
 def train(

@@ -146,7 +146,7 @@ def export(
       msmlp export --weights weights/mine --dtype float16
       msmlp export --weights weights/mine --dtype int8 --data my-photos
     """
-    from msmlp.model.export import export as run
+    from msmlp.model.export.folder import export as run
 
     made = run(weights, dtype, data)
     if as_json:

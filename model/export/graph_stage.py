@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msmlp.model.errors import WeightsError
-from msmlp.model.nn.blocks import MixerBlock
+from msmlp.model.nn.blocks import MixerBlock, Reuse
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.nn.served import ServedStage, embedding_after_norm, late_bias, token_weight
+from msmlp.model.nn.served import ServedStage
 from msmlp.model.weights.graphs import Origin
 
 OPSET = 20
@@ -46,7 +46,10 @@ class GraphStage(nn.Module):
         self.dtype, self.policy, self.mean = dtype, served.policy, served.mean
         self.embed = stage.embed.project
         self.embed.weight.data = self.embed.weight.detach() / served.std
-        self.late = nn.Parameter(late_bias(blocks)[:, None])
+        # The biases of token mixing's second layers, [S, 1]. Each adds one number to all channels of a token, which the
+        # norm of every later reader removes. So all may be added at once, after the patch embedding.
+        late = torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0).float()
+        self.late = nn.Parameter(late[:, None])
         reuse = next((block.reuse for block in blocks if block.reuse), None)
         self.standardises = reuse is not None and isinstance(reuse.norm, nn.LayerNorm)
         self.blocks = nn.ModuleList(_Block(block, quantizable) for block in blocks)
@@ -73,13 +76,14 @@ class _Block(nn.Module):
         token, channel = block.token_mlp, block.channel_mlp
         self.quantizable = quantizable
         self.token_norm, self.channel_norm = block.token_norm, block.channel_norm
-        self.token1 = nn.Parameter(token_weight(block))
+        # With the bias as one more column, which multiplies a row of ones: [D_S, S_in + 1].
+        self.token1 = nn.Parameter(torch.cat([token.fc1.weight, token.fc1.bias[:, None]], dim=1).detach())
         self.token2 = nn.Parameter(token.fc2.weight.detach())
         self.channel1 = nn.Parameter(channel.fc1.weight.detach().T.contiguous())
         self.channel2 = nn.Parameter(channel.fc2.weight.detach().T.contiguous())
         self.bias1, self.bias2 = channel.fc1.bias, channel.fc2.bias
         self.reads = block.reuse is not None
-        after = embedding_after_norm(block.reuse) if block.reuse is not None else None
+        after = _after_norm(block.reuse) if block.reuse is not None else None
         self.scale = nn.Parameter(after[0].mT.contiguous() if after[0].dim() == 2 else after[0]) if after else None
         self.shift = nn.Parameter(after[1]) if after else None
 
@@ -102,6 +106,24 @@ class _Block(nn.Module):
             return upstream
         mapped = upstream * self.scale if self.scale.dim() == 1 else torch.matmul(upstream, self.scale)
         return mapped + self.shift
+
+
+def _after_norm(reuse: Reuse) -> tuple[Tensor, Tensor] | None:
+    """f without its LN's standardisation, which all blocks can share: a weight [C, C_up] or a scale [C], and a shift
+    [C]; None if nothing remains."""
+    norm, project = reuse.norm, reuse.project
+    if isinstance(project, nn.Linear):
+        weight, bias = _exact(project.weight), _exact(project.bias)
+        if isinstance(norm, nn.LayerNorm):
+            weight, bias = weight * _exact(norm.weight), bias + weight @ _exact(norm.bias)
+        return weight.float().contiguous(), bias.float()
+    if isinstance(norm, nn.LayerNorm):
+        return norm.weight.detach(), norm.bias.detach()
+    return None
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().double()
 
 
 def traced(stage: GraphStage, k: int, cascade: CascadeConfig) -> onnx.ModelProto:

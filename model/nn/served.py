@@ -5,13 +5,11 @@ of the same upstream token are summed. LN works token by token and commutes with
 from D_S x S_down to D_S x S_up, exactly.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
-from msmlp.model.nn.blocks import MixerBlock, Reuse, nearest_index
+from msmlp.model.nn.blocks import nearest_index
 from msmlp.model.nn.cascade import Cascade, Stage
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.weights import Weights
@@ -80,36 +78,3 @@ def fold_state(config: CascadeConfig, state: dict[str, Tensor]) -> dict[str, Ten
             summed.index_add_(1, index.to(reused.device), reused.double())
             folded[name] = torch.cat([own, summed.to(own.dtype)], dim=1)
     return folded
-
-
-def token_weight(block: MixerBlock) -> Tensor:
-    """Token mixing's first layer with its bias as one more column, to multiply a row of ones: [D_S, S_in + 1]."""
-    first = block.token_mlp.fc1
-    return torch.cat([first.weight, first.bias[:, None]], dim=1).detach()
-
-
-def late_bias(blocks: Sequence[MixerBlock]) -> Tensor:
-    """The biases of token mixing's second layers, summed over the blocks: [S].
-
-    Each adds one number to all channels of a token, which the LN of every later reader removes. So they may all be
-    added at once, after the patch embedding.
-    """
-    return torch.stack([_exact(block.token_mlp.fc2.bias) for block in blocks]).sum(dim=0).float()
-
-
-def embedding_after_norm(reuse: Reuse) -> tuple[Tensor, Tensor] | None:
-    """f without its LN's standardisation, which all blocks can share: a weight [C, C_up] or a scale [C], and a shift
-    [C]; None if nothing remains."""
-    norm, project = reuse.norm, reuse.project
-    if isinstance(project, nn.Linear):
-        weight, bias = _exact(project.weight), _exact(project.bias)
-        if isinstance(norm, nn.LayerNorm):
-            weight, bias = weight * _exact(norm.weight), bias + weight @ _exact(norm.bias)
-        return weight.float().contiguous(), bias.float()
-    if isinstance(norm, nn.LayerNorm):
-        return norm.weight.detach(), norm.bias.detach()
-    return None
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x.detach().double()

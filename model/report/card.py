@@ -1,21 +1,18 @@
 """The model card: the numbers of a weights folder on one split, with three pictures."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured
-from msmlp.model.nn.config import CascadeConfig, StageConfig
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
 from msmlp.model.report.text import percent, shares, table
 from msmlp.model.training.run_log import command_line
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"
 START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"
-SIZES = {"patch", "width", "depth", "token_hidden", "channel_hidden"}
-"""A stage's sizes, which `architecture` prints its own way or leaves out."""
 
 
 def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
@@ -26,12 +23,18 @@ def write_card(measured: Measured, policy: str, out: Path) -> dict[str, Any]:
     result = card(measured, policy)
     text = filled(out / CARD, measured.weights.manifest.name, card_lines(result))
     of = f"{measured.weights.manifest.name}: {len(measured.images)} {measured.split} images"
-    with _writing_into(out):
-        title = f"{of}, operating point {policy}"
+    title = f"{of}, operating point {policy}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", f"{out} cannot be made a folder ({error.strerror})") from None
+    try:
         plot_confusion(_confusion(measured, policy), measured.classes, title, out / CONFUSION)
         plot_reliability(measured.outputs, measured.correct, of, out / RELIABILITY)
-        plot_frontier(measured.weights.folder, out / FRONTIER)
+        plot_frontier(measured.weights.manifest.name, measured.calibration, out / FRONTIER)
         (out / CARD).write_text(text)
+    except OSError as error:
+        raise OptionError("out", f"{out} cannot be written to ({error.strerror})") from None
     return result
 
 
@@ -97,19 +100,6 @@ def filled(path: Path, name: str, lines: list[str]) -> str:
             "out", f"{path} has no place for the numbers between {START.strip()} and {END.strip()}; move it away"
         )
     return before + measured + after
-
-
-@contextmanager
-def _writing_into(path: Path) -> Iterator[None]:
-    """Make a folder and write into it; OptionError if either fails."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError("out", f"{path} cannot be made a folder ({error.strerror})") from None
-    try:
-        yield
-    except OSError as error:
-        raise OptionError("out", f"{path} cannot be written to ({error.strerror})") from None
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:
@@ -188,12 +178,9 @@ def architecture(network: dict[str, Any]) -> str:
     parts.append(f"width {_slashed(stage.width for stage in stages)}")
     parts.append(f"{_slashed(stage.depth for stage in stages)} blocks")
     parts += [f"reuse {cascade.reuse}"] if len(stages) > 1 else []
-    changed = cascade.model_dump(exclude_defaults=True, exclude={"image_size", "classes", "stages", "reuse"})
-    parts += [f"{name} {value}" for name, value in changed.items()]
-    for name, field in StageConfig.model_fields.items():
-        values = [getattr(stage, name) for stage in stages]
-        if name not in SIZES and any(value != field.default for value in values):
-            parts.append(f"{name} {_slashed(values)}")
+    parts += [] if cascade.reuse_norm else ["reuse_norm False"]
+    if any(stage.overlap for stage in stages):
+        parts.append(f"overlap {_slashed(stage.overlap for stage in stages)}")
     return ", ".join(parts)
 
 

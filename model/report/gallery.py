@@ -112,10 +112,13 @@ def draw(rows: list[GalleryRow], measured: Measured, cut: Cut, path: Path) -> No
     for axes in grid.flat:
         axes.set_axis_off()
     for row, places in zip(rows, grid, strict=True):
-        _name(places[0], row.label)
+        style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
+        places[0].text(-0.15, 0.5, _short(row.label), transform=places[0].transAxes, **style)
         for shown, axes in [*zip(row.easy, places, strict=False), *zip(row.hard, places[each + 1 :], strict=False)]:
             axes.imshow(measured.images.pixels[shown.index], interpolation="nearest")
-            _caption(axes, shown)
+            said = f"{_short(shown.answer)}\nexit {shown.exit}: {shown.score:.2f}"
+            style = {"ha": "center", "va": "top", "fontsize": 8, "color": "black" if shown.right else "red"}
+            axes.text(0.5, -0.05, said, transform=axes.transAxes, **style)
     grid[0, 0].set_title("easy: left at exit 1", loc="left", fontsize=10)
     grid[0, each + 1].set_title(f"hard: needed exit {rows[0].hard[0].exit}", loc="left", fontsize=10)
     figure.suptitle(
@@ -127,17 +130,6 @@ def draw(rows: list[GalleryRow], measured: Measured, cut: Cut, path: Path) -> No
         save(figure, path)
     except OSError as error:
         raise OptionError("out", f"{path} cannot be written ({error.strerror})") from None
-
-
-def _name(axes: Any, label: str) -> None:
-    style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
-    axes.text(-0.15, 0.5, _short(label), transform=axes.transAxes, **style)
-
-
-def _caption(axes: Any, shown: Shown) -> None:
-    said = f"{_short(shown.answer)}\nexit {shown.exit}: {shown.score:.2f}"
-    style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 8, "color": "black" if shown.right else "red"}
-    axes.text(0.5, -0.05, said, transform=axes.transAxes, **style)
 
 
 def _short(name: str) -> str:

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.calibration.frontier import NAMED
-from msmlp.model.evaluate import Bin, bins_of, calibration_error
+from msmlp.model.evaluate import BINS, Bins, bins_of, calibration_error
 from msmlp.model.offline import Outputs
-from msmlp.model.weights import Calibration, load_calibration, load_weights
+from msmlp.model.weights import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COUNTS_UP_TO = 20
 """With more classes than this, numbers in the cells would be too small to read."""
+
+BAR = 0.92 / BINS
+"""The width of a bin's bar."""
 
 
 def paper(width: float, height: float) -> "Figure":
@@ -89,27 +92,22 @@ def plot_reliability(outputs: Outputs, correct: NDArray[np.bool_], title: str, p
     save(figure, path)
 
 
-def _draw_bins(upper: Any, lower: Any, bins: list[Bin]) -> None:
-    centres = [(each.low + each.high) / 2 for each in bins]
-    widths = [0.92 * (each.high - each.low) for each in bins]
-    accuracies = [each.accuracy for each in bins]
-    upper.bar(centres, accuracies, widths, color="tab:blue")
+def _draw_bins(upper: Any, lower: Any, bins: Bins) -> None:
+    upper.bar(bins.middle, bins.accuracy, BAR, color="tab:blue")
     upper.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    upper.plot([each.confidence for each in bins], accuracies, "o", color="magenta", markersize=3)
+    upper.plot(bins.confidence, bins.accuracy, "o", color="magenta", markersize=3)
     upper.set(xlim=(0, 1), ylim=(0, 1))
     upper.grid(alpha=0.3)
-    lower.bar(centres, [each.share for each in bins], widths, color="tab:gray")
+    lower.bar(bins.middle, bins.share, BAR, color="tab:gray")
     lower.grid(alpha=0.3)
 
 
-def plot_frontier(folder: Path, path: Path) -> None:
-    """Draw the expected accuracy of a weights folder's operating points against their mean GFLOPs.
+def plot_frontier(name: str, calibration: Calibration, path: Path) -> None:
+    """Draw the expected accuracy of the operating points of the weights `name` against their mean GFLOPs.
 
     Error bars are one standard error; crosses are single exits; thin lines are what each solver reached on the images
-    it saw. WeightsError for a damaged or uncalibrated folder.
+    it saw.
     """
-    weights = load_weights(folder)
-    calibration = load_calibration(weights)
     figure = paper(8, 5)
     axes = figure.subplots()
     for solver, reached in calibration.file.solvers.items():
@@ -132,7 +130,7 @@ def plot_frontier(folder: Path, path: Path) -> None:
     exits = _single_exits(calibration)
     axes.plot(*zip(*exits, strict=True), "x", color="magenta", label="every image to one exit")
     images = f"{calibration.file.images} validation images, exit policy {calibration.file.exit_policy}"
-    axes.set(xlabel="mean GFLOPs per image", ylabel="accuracy", title=f"{weights.manifest.name}: {images}")
+    axes.set(xlabel="mean GFLOPs per image", ylabel="accuracy", title=f"{name}: {images}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     save(figure, path, dpi=120)

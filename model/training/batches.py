@@ -22,34 +22,17 @@ VIEW_SEED = 500_009
 """Offset of the views' seed: without it, seed 0 would make the views in the order in which an epoch trains on them."""
 
 
+Views = list[Tensor]
+"""Views of n images: pixels uint8 [n, 3, H, W], targets [n, classes] and the teacher's targets, if there is a teacher;
+targets are in half precision."""
+
+
 @dataclass(frozen=True)
 class Arrays:
     """One split on the training device: pixels uint8 [N, 3, H, W], labels int64 [N]."""
 
     pixels: Tensor
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Views of n images: pixels uint8 [n, 3, H, W], targets [n, classes] in half precision, the teacher's targets (half
-    precision) if there is a teacher."""
-
-    pixels: Tensor
-    targets: Tensor
-    teacher: TeacherTargets | None
-
-    def rows(self, rows: Tensor) -> "Batch":
-        return Batch.from_tensors([tensor[rows] for tensor in self.tensors()])
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors, in the order that `from_tensors` expects."""
-        return [self.pixels, self.targets, *(self.teacher or ())]
-
-    @staticmethod
-    def from_tensors(tensors: list[Tensor]) -> "Batch":
-        pixels, targets, *teacher = tensors
-        return Batch(pixels, targets, TeacherTargets(*teacher) if teacher else None)
 
 
 @dataclass
@@ -63,9 +46,9 @@ class Batches:
     seed: int
 
     def __post_init__(self) -> None:
-        self._kept: dict[int, Batch] = {}
+        self._kept: dict[int, Views] = {}
 
-    def of_epoch(self, data: Arrays, epoch: int) -> Batch:
+    def of_epoch(self, data: Arrays, epoch: int) -> Views:
         if not self.recipe.views:
             return self._make(data, epoch)
         number = epoch % self.recipe.views
@@ -74,21 +57,21 @@ class Batches:
         return self._kept[number]
 
     @torch.no_grad()
-    def _make(self, data: Arrays, number: int) -> Batch:
+    def _make(self, data: Arrays, number: int) -> Views:
         # Each set has its own seed, so a resumed run makes the same views whenever it first needs them.
         images, size = len(data.labels), self.recipe.batch_size
         in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
-        made: list[Tensor] = []
+        made: Views = []
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)
             for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
-                views = self._make_piece(data.pixels[rows], data.labels[rows]).tensors()
+                views = self._make_piece(data.pixels[rows], data.labels[rows])
                 made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
                 for kept, view in zip(made, views, strict=True):
                     kept[rows] = view
-        return Batch.from_tensors(made)
+        return made
 
-    def _make_piece(self, pixels: Tensor, labels: Tensor) -> Batch:
+    def _make_piece(self, pixels: Tensor, labels: Tensor) -> Views:
         # Images are mixed within a batch.
         augmented = self.augment(pixels.float() / 255).split(self.recipe.batch_size)
         batches = zip(augmented, labels.split(self.recipe.batch_size), strict=True)
@@ -96,8 +79,8 @@ class Batches:
         images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
         # The teacher sees the rounded pixels, as the network will.
-        teacher = None if self.teacher is None else self.teacher(pixels.float() / 255).half()
-        return Batch(pixels, targets.half(), teacher)
+        teacher = () if self.teacher is None else self.teacher(pixels.float() / 255)
+        return [pixels, *(each.half() for each in (targets, *teacher))]
 
 
 def augmentation(recipe: Recipe, size: int) -> nn.Module:

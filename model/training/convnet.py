@@ -13,11 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msmlp.model.errors import ConfigError, WeightsError
-from msmlp.model.nn.config import validate
+from msmlp.model.errors import WeightsError
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.recipes import TeacherConfig
-from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 from msmlp.model.weights.manifest import MODEL, TEACHER
 
 VGG_SCALE = 0.125
@@ -141,10 +140,7 @@ def read_teacher(folder: Path) -> tuple[TeacherFile, ConvNet] | None:
     found = read_json(path)
     if found is None:
         return None
-    try:
-        description = validate(TeacherFile, found[1])
-    except ConfigError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    description = validated(TeacherFile, found[1], path)
     if len(description.classes) != description.network.classes:
         raise WeightsError(f"{path}: {len(description.classes)} class names for {description.network.classes} outputs")
     blob = read_checked(folder / MODEL, description.files.get(MODEL))

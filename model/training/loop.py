@@ -90,7 +90,7 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
     take_step = learner.steps[recipe.distills_features(epoch)]
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
-        losses.append(take_step([scalars[step], *views.rows(chosen).tensors()]))
+        losses.append(take_step([scalars[step], *(view[chosen] for view in views)]))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             recent = torch.stack(losses[checked:]).mean().item()
             tick((step + 1 - checked) * batch, recent)

@@ -19,9 +19,6 @@ class TeacherTargets(NamedTuple):
     logits: Tensor
     features: Tensor
 
-    def half(self) -> "TeacherTargets":
-        return TeacherTargets(self.logits.half(), self.features.half())
-
 
 def cascade_loss(recipe: Recipe, logits: list[Tensor], targets: Tensor, teacher: Tensor | None) -> Tensor:
     """Equation 1, the sum of the exits' losses, weighted by `exit_weights`; with `last_weight` earlier exits also learn

@@ -206,10 +206,6 @@ class TrainOptions:
         return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
 
 
-def network_presets() -> list[str]:
-    return [*PRESETS, *TEACHERS]
-
-
 def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
     """The network and the recipe that the options describe; each `--set` key belongs to one of the two."""
     presets: dict[str, NetworkConfig] = {**PRESETS, **TEACHERS}

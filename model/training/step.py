@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.training.batches import Batch
+from msmlp.model.training.batches import Views
 from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
-from msmlp.model.training.losses import FeaturePredictor, cascade_loss, feature_loss
+from msmlp.model.training.losses import FeaturePredictor, TeacherTargets, cascade_loss, feature_loss
 from msmlp.model.training.optim import Optimizers, lr_factor
 from msmlp.model.training.recipes import Recipe
 
@@ -68,22 +68,21 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe, self.normalize, self.predictor, self.dtype = model, recipe, normalize, predictor, dtype
 
-    def forward(self, tensors: list[Tensor], features: bool) -> Tensor:
-        """A batch's tensors, floats in float32 → the loss, a scalar; the network runs in `dtype`, losses in float32.
+    def forward(self, batch: Views, features: bool) -> Tensor:
+        """A batch, floats in float32 → the loss, a scalar; the network runs in `dtype`, losses in float32.
 
         `features`: with feature distillation.
         """
-        batch = Batch.from_tensors(tensors)
+        pixels, targets, *answers = batch
+        teacher = TeacherTargets(*answers) if answers else None
         predicted: Tensor | None = None
-        with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            images = self.normalize(batch.pixels.float() / 255)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            images = self.normalize(pixels.float() / 255)
             if features and self.predictor is not None:
                 logits, predicted = self.predictor(images)
             else:
                 logits = self.model(images)
-        teacher = batch.teacher
-        teacher_logits = None if teacher is None else teacher.logits
-        loss = cascade_loss(self.recipe, [z.float() for z in logits], batch.targets, teacher_logits)
+        loss = cascade_loss(self.recipe, [z.float() for z in logits], targets, teacher.logits if teacher else None)
         if predicted is not None and teacher is not None:
             loss = loss + self.recipe.imitation * feature_loss(predicted, teacher.features)
         return loss

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from msmlp.model.backends.torch.devices import pick_device
+from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
-from msmlp.model.export import refresh_graphs
+from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
@@ -50,7 +50,7 @@ def train(options: TrainOptions) -> Path:
     """
     network, recipe = configure(options)
     device = pick_device(options.device)
-    dtype = _dtype(options, device)
+    dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
     initial = load_initial_weights(options.init) if options.init is not None else None
     dataset = load_dataset(options.data, network.image_size)
@@ -107,13 +107,6 @@ def train(options: TrainOptions) -> Path:
         (options.out / MANIFEST).unlink(missing_ok=True)
         write_teacher(options.out, config=network, **left)
     return options.out
-
-
-def _dtype(options: TrainOptions, device: torch.device) -> torch.dtype:
-    """bf16 on a GPU; on a CPU only on request, because few have instructions for it and it slows down the others."""
-    if options.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
 
 
 def _statistics(training: Split, size: int) -> Preprocess:

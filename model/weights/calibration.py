@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from msmlp.model.errors import OptionError, WeightsError, one_line
+from msmlp.model.errors import OptionError, WeightsError
 from msmlp.model.exits.policies import exit_policy
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 from msmlp.model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
@@ -170,21 +170,14 @@ def _read_file(path: Path) -> tuple[bytes, CalibrationFile]:
     read = read_json(path)
     if read is None:
         raise WeightsError(f"{path.parent} is not calibrated; run msmlp calibrate --weights {path.parent}")
-    _refuse_removed_policy(path.parent, read[1])
-    try:
-        return read[0], CalibrationFile.model_validate(read[1])
-    except ValidationError as error:
-        raise WeightsError(one_line(error, str(path))) from None
-
-
-def _refuse_removed_policy(folder: Path, document: Any) -> None:
+    blob, document = read
     policy = document.get("exit_policy") if isinstance(document, dict) else None
-    if policy not in REMOVED_POLICIES:
-        return
-    raise WeightsError(
-        f"{folder}: calibration uses the exit policy {policy!r}, removed in 0.2; "
-        f"run msmlp calibrate --weights {folder} --data DATA"
-    )
+    if policy in REMOVED_POLICIES:
+        raise WeightsError(
+            f"{path.parent}: calibration uses the exit policy {policy!r}, removed in 0.2; "
+            f"run msmlp calibrate --weights {path.parent} --data DATA"
+        )
+    return blob, validated(CalibrationFile, document, path)
 
 
 def _check_lengths(path: Path, file: CalibrationFile, exits: int) -> None:

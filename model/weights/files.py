@@ -3,9 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msmlp.model.errors import WeightsError
+from pydantic import BaseModel, ValidationError
+
+from msmlp.model.errors import WeightsError, one_line
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -36,6 +40,14 @@ def read_json(path: Path) -> tuple[bytes, Any] | None:
         return blob, json.loads(blob)
     except (ValueError, RecursionError):  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise WeightsError(f"{path} is not JSON") from None
+
+
+def validated(kind: type[M], document: Any, path: Path) -> M:
+    """The document of `path` as a `kind`; WeightsError with the first mistake in it."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise WeightsError(one_line(error, str(path))) from None
 
 
 def read_checked(path: Path, expected: str | None) -> bytes:

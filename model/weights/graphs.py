@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from msmlp.model.errors import WeightsError, one_line
+from msmlp.model.errors import WeightsError
 from msmlp.model.weights.calibration import Calibration
-from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 from msmlp.model.weights.manifest import Weights
 
 FORMAT = 1
@@ -102,7 +102,11 @@ def remove_graphs(folder: Path, dtype: str = "float32") -> None:
 def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float32") -> tuple[bytes, ...]:
     """The graphs of all stages; WeightsError if they are missing, damaged or do not match the calibration."""
     try:
-        file = load_export(weights.folder, dtype)
+        path = weights.folder / export_name(dtype)
+        read = read_json(path)
+        if read is None:
+            raise WeightsError(f"{weights.folder} has no {dtype} ONNX graphs")
+        file = validated(ExportFile, read[1], path)
         wanted = origin(weights, calibration)
         stale = [name for name in Origin.model_fields if getattr(file.origin, name) != getattr(wanted, name)]
         if stale:
@@ -112,15 +116,3 @@ def load_graphs(weights: Weights, calibration: Calibration, dtype: str = "float3
     except WeightsError as error:
         more = {"float32": "", "int8": " --dtype int8 --data PATH"}.get(dtype, f" --dtype {dtype}")
         raise WeightsError(f"{error}; run msmlp export --weights {weights.folder}{more}") from None
-
-
-def load_export(folder: Path, dtype: str = "float32") -> ExportFile:
-    """Read export.json; WeightsError if it is missing or damaged."""
-    path = folder / export_name(dtype)
-    read = read_json(path)
-    if read is None:
-        raise WeightsError(f"{folder} has no {dtype} ONNX graphs")
-    try:
-        return ExportFile.model_validate(read[1])
-    except ValidationError as error:
-        raise WeightsError(one_line(error, str(path))) from None

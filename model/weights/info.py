@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from msmlp.model.nn.config import CascadeConfig, preset
-from msmlp.model.nn.flops import cumulative_gflops
+from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, preset
 from msmlp.model.weights.calibration import Calibration, load_calibration, model_version
 from msmlp.model.weights.manifest import Weights, load_weights
 

@@ -7,15 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from msmlp.model.errors import WeightsError, one_line
-from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.errors import WeightsError
+from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
-from msmlp.model.weights.files import read_checked, read_json, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -95,10 +94,7 @@ def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise WeightsError(f"{path}: format {found!r} is unknown; this version reads format {FORMAT}")
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        raise WeightsError(one_line(error, str(path))) from None
+    manifest = validated(Manifest, content, path)
     _check_consistent(path, manifest)
     return blob, manifest
 
@@ -149,39 +145,30 @@ def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Sha
 def parameter_shapes(config: CascadeConfig) -> Shapes:
     """Name → shape of every parameter of `Cascade(config)`, to check a weights file without torch."""
     shapes: Shapes = {}
-    for k, stage in enumerate(config.stages):
-        root, width = f"stages.{k}", stage.width
-        shapes[f"{root}.embed.project.weight"] = (width, 3, stage.window, stage.window)
-        shapes[f"{root}.embed.project.bias"] = (width,)
-        for b in range(stage.depth):
-            shapes |= _block(config, k, b, f"{root}.blocks.{b}")
-        shapes |= _norm(f"{root}.norm", width) | _linear(f"{root}.head", width, config.classes)
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        shapes.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+
+    def norm(name: str, width: int) -> None:
+        shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+
+    for k, own in enumerate(config.stages):
+        root, tokens = f"stages.{k}", config.tokens(k)
+        shapes[f"{root}.embed.project.weight"] = (own.width, 3, own.window, own.window)
+        shapes[f"{root}.embed.project.bias"] = (own.width,)
+        for b in range(own.depth):
+            block, reuses = f"{root}.blocks.{b}", config.reuses(k, b)
+            width_up = config.stages[k - 1].width
+            if reuses and config.reuse_norm:
+                norm(f"{block}.reuse.norm", width_up)
+            if reuses and width_up != own.width:
+                linear(f"{block}.reuse.project", width_up, own.width)
+            norm(f"{block}.token_norm", own.width)
+            linear(f"{block}.token_mlp.fc1", tokens * (1 + reuses), own.token_hidden)
+            linear(f"{block}.token_mlp.fc2", own.token_hidden, tokens)
+            norm(f"{block}.channel_norm", own.width)
+            linear(f"{block}.channel_mlp.fc1", own.width, own.channel_hidden)
+            linear(f"{block}.channel_mlp.fc2", own.channel_hidden, own.width)
+        norm(f"{root}.norm", own.width)
+        linear(f"{root}.head", own.width, config.classes)
     return shapes
-
-
-def _block(config: CascadeConfig, stage: int, block: int, name: str) -> Shapes:
-    own, tokens = config.stages[stage], config.tokens(stage)
-    shapes: Shapes = {}
-    reads = tokens
-    if config.reuses(stage, block):
-        reads = 2 * tokens
-        width_up = config.stages[stage - 1].width
-        if config.reuse_norm:
-            shapes |= _norm(f"{name}.reuse.norm", width_up)
-        if width_up != own.width:
-            shapes |= _linear(f"{name}.reuse.project", width_up, own.width)
-    shapes |= _norm(f"{name}.token_norm", own.width) | _norm(f"{name}.channel_norm", own.width)
-    shapes |= _mlp(f"{name}.token_mlp", reads, own.token_hidden, tokens)
-    return shapes | _mlp(f"{name}.channel_mlp", own.width, own.channel_hidden, own.width)
-
-
-def _mlp(name: str, inputs: int, hidden: int, outputs: int) -> Shapes:
-    return _linear(f"{name}.fc1", inputs, hidden) | _linear(f"{name}.fc2", hidden, outputs)
-
-
-def _linear(name: str, inputs: int, outputs: int) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str, width: int) -> Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}

@@ -25,7 +25,7 @@ from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.policies import ExitPolicy, exit_policy, max_probability
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.export import export
+from msmlp.model.export.folder import export
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
 from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights

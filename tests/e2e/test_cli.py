@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from msmlp.model.evaluate import evaluate
-from msmlp.model.nn.config import preset
-from msmlp.model.nn.flops import cumulative_gflops
+from msmlp.model.nn.config import cumulative_gflops, preset
 from tests.e2e.conftest import Call, run_msmlp
 
 

@@ -15,7 +15,8 @@ import typer.main
 import msmlp
 from msmlp import main as command_line
 from msmlp.main import app
-from msmlp.model.training.recipes import network_presets
+from msmlp.model.nn.config import PRESETS
+from msmlp.model.training.recipes import TEACHERS
 from msmlp.service.settings import REMOVED, Settings
 from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
 
@@ -261,7 +262,7 @@ def test_completion_installed_for_bash_completes_commands_and_values(tmp_path: P
     asked += [("serve", "--device", "c"), ("doctor", "--js")]
     printed = in_bash(script + "".join(pressed_tab("", *words) for words in asked), tmp_path)
     proposals = [part.split() for part in printed.split("--\n")[:-1]]
-    assert proposals == [["evaluate"], network_presets(), ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
+    assert proposals == [["evaluate"], [*PRESETS, *TEACHERS], ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
 
 
 def test_the_script_to_copy_is_shown(tmp_path: Path) -> None:

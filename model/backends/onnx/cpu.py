@@ -15,8 +15,7 @@ from msmlp.model.backends.onnx.base import CPU, OnnxSlots, features_dtype, open_
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.platform.cores import cores
-from msmlp.model.platform.memory import free_host_memory
+from msmlp.model.platform import cores, free_host_memory
 
 SMALL, LARGE = 4, 8
 """Images per part: fewer cost more per image, as does a batch of 64 (docs/backends.md has the times)."""

@@ -18,7 +18,7 @@ from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, feature
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.nn.config import CascadeConfig
-from msmlp.model.platform.gpu import free_gpu_memory
+from msmlp.model.platform import free_gpu_memory
 
 ROWS = "rows"
 """An input, int64 [n]: the rows of the slabs that hold the images of a batch."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels, device_errors
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.slots import SlotPool, slot_bytes
-from msmlp.model.backends.torch.devices import Driver, Event, driver_of, pick_device, pick_dtype
+from msmlp.model.backends.torch.devices import CudaDriver, Driver, Event, pick_device, pick_dtype
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.served import ServedStage, served_stages
 from msmlp.model.weights import Weights
@@ -36,7 +36,9 @@ class StagedBackend:
         Without `exits` in the settings, all temperatures are 1 and scores are the largest probabilities. `driver`
         replaces that of the settings' device. OptionError for a device or dtype that is not there.
         """
-        driver = driver or driver_of(pick_device(settings.device))
+        if driver is None:
+            device = pick_device(settings.device)
+            driver = Driver(device) if device.type == "cpu" else CudaDriver(device)
         cascade, device = weights.manifest.cascade, driver.device
         dtype = pick_dtype(settings.dtype, device)
         exits = settings.exits or Exits((1.0,) * len(cascade.stages))

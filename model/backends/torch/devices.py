@@ -6,13 +6,13 @@ A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). Not yet 
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from msmlp.model.errors import OptionError
-from msmlp.model.platform.memory import free_host_memory
+from msmlp.model.platform import free_host_memory
 
 Step = Callable[[int, int], None]
 """Runs a stage in a bucket, between the device's buffers."""
@@ -33,7 +33,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU; OptionError for one that no stage runs in."""
+    """`auto` is bfloat16 on a GPU and float32 on a CPU: few CPUs have instructions for bfloat16, which slows down the
+    others. OptionError for a dtype that no stage runs in."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
@@ -42,8 +43,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         raise OptionError("dtype", f"{name!r} is not one of auto, float32, bfloat16") from None
 
 
-class Event(Protocol):
-    """A mark in the device's queue."""
+class Event:
+    """A mark in the device's queue; a CPU's queue is always empty."""
 
     def record(self) -> None:
         """Put it after everything that is queued now."""
@@ -72,19 +73,11 @@ class Driver:
         return torch.zeros(*shape, dtype=dtype)
 
     def event(self) -> Event:
-        return _Passed()
+        return Event()
 
     def replaying(self, step: Step) -> Step:
         """`step`, made cheap to run again; it always does the same with the same buffers."""
         return step
-
-
-class _Passed:
-    def record(self) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
 
 
 @cache  # a second backend in the same process would take one more core away
@@ -103,7 +96,7 @@ def threads_for(cores: int) -> int:
     return max(1, cores - 1)
 
 
-class _CudaDriver(Driver):
+class CudaDriver(Driver):
     """One GPU, by the current stream of the thread that owns it."""
 
     in_flight = 2
@@ -117,15 +110,10 @@ class _CudaDriver(Driver):
         return torch.zeros(*shape, dtype=dtype, pin_memory=True)
 
     def event(self) -> Event:
-        event: Event = torch.cuda.Event()
-        return event
+        return cast(Event, torch.cuda.Event())  # it has both methods
 
     def replaying(self, step: Step) -> Step:
         return _Graphs(step)
-
-
-def driver_of(device: torch.device) -> Driver:
-    return Driver(device) if device.type == "cpu" else _CudaDriver(device)
 
 
 class _Graphs:

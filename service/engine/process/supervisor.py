@@ -90,7 +90,8 @@ class ChildProcess:
             self._to.close()
             self._outbox.clear()
         self._from.close()
-        self.process.close()
+        if status is not None:  # None at the interpreter's exit, if multiprocessing has collected the child itself
+            self.process.close()
         return status or 0
 
     def _flush(self) -> None:

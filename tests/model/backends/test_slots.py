@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.backends.slots import MAX_CAPACITY, MEMORY_SHARE, SlotPool, slot_bytes, slots_that_fit
+from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE, BackendSettings
+from msmlp.model.backends.slots import SlotPool, slot_bytes
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.config import preset
 
@@ -35,7 +36,7 @@ def test_a_slot_holds_the_image_and_the_features_of_all_stages_but_the_last() ->
 @given(st.integers(1, 10**7), st.integers(0, 10**12), st.integers(1, 4096), st.integers(0, 64))
 def test_slots_take_their_share_and_no_more(bytes_per_slot: int, free: int, max_batch: int, reserve: int) -> None:
     try:
-        slots = slots_that_fit(bytes_per_slot, free, max_batch=max_batch, reserve=reserve)
+        slots = BackendSettings(max_batch=max_batch, reserve=reserve).slots(bytes_per_slot, lambda: free)
     except DeviceError:
         assert (max_batch + reserve + 1) * bytes_per_slot > MEMORY_SHARE * free - bytes_per_slot
         return
@@ -47,7 +48,7 @@ def test_slots_take_their_share_and_no_more(bytes_per_slot: int, free: int, max_
 
 def test_too_little_memory_says_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(DeviceError) as caught:
-        slots_that_fit(2**20, 200 * 2**20, max_batch=64, reserve=32)
+        BackendSettings(max_batch=64, reserve=32).slots(2**20, lambda: 200 * 2**20)
     assert str(caught.value) == (
         "96 slots need 97.0 MiB, and slots may take 25% of the 200.0 MiB free here; lower --max-batch or set --capacity"
     )

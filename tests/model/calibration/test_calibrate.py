@@ -13,7 +13,7 @@ from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
 from msmlp.model.exits.policies import EXIT_POLICIES, exit_policy
-from msmlp.model.export import TOLERANCES, export
+from msmlp.model.export.folder import TOLERANCES, export
 from msmlp.model.offline import run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_calibration, load_graphs, load_weights
 from msmlp.model.weights.calibration import CalibrationFile, Table

@@ -24,10 +24,9 @@ from msmlp.model.errors import DeviceError, OptionError, WeightsError
 from msmlp.model.evaluate import evaluate
 from msmlp.model.exits.policies import EXIT_POLICIES
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.export import TOLERANCES, export
+from msmlp.model.export.folder import TOLERANCES, export
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
-from msmlp.model.weights.graphs import load_export
 
 TOLERANCE = TOLERANCES["float32"]
 
@@ -215,7 +214,7 @@ def test_eight_bits_are_measured_on_the_images_held_out(one_stage: Path, digits_
     calibrate(one_stage, digits_folder, "cpu")
     made = export(one_stage, "int8", digits_folder)
     found = made["validation"]
-    assert found == load_export(one_stage, "int8").validation
+    assert found == json.loads((one_stage / "export.int8.json").read_text())["validation"]
     assert found["images"] == 40
     weights = load_weights(one_stage)
     for dtype in ("float32", "int8"):

@@ -5,8 +5,15 @@ import pytest
 import torch
 
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override, preset
-from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.config import (
+    PRESETS,
+    CascadeConfig,
+    StageConfig,
+    cumulative_gflops,
+    incremental_gflops,
+    override,
+    preset,
+)
 
 # fvcore counts by torch.jit's tracer, which torch has put on its list of things to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

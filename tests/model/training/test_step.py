@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msmlp.model.training.batches import Arrays, Batch
+from msmlp.model.training.batches import Arrays, Views
 from msmlp.model.training.loop import Learner
-from msmlp.model.training.losses import FeaturePredictor, TeacherTargets
+from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.step import CompiledObjective, Objective, average_share, update_average
 
@@ -17,16 +17,17 @@ Build = Callable[[Recipe], Learner]
 
 
 @pytest.fixture
-def batch(arrays: Arrays) -> Batch:
+def batch(arrays: Arrays) -> Views:
     generator = torch.Generator().manual_seed(0)
-    targets = TeacherTargets(torch.randn(30, 3, generator=generator), torch.randn(30, 5, 2, 2, generator=generator))
-    return Batch(arrays.pixels, torch.nn.functional.one_hot(arrays.labels, 3).half(), targets.half())
+    teacher = torch.randn(30, 3, generator=generator), torch.randn(30, 5, 2, 2, generator=generator)
+    targets = torch.nn.functional.one_hot(arrays.labels, 3)
+    return [arrays.pixels, *(each.half() for each in (targets, *teacher))]
 
 
 @pytest.mark.parametrize("features", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_normalisation_network_and_losses_compile_as_one_graph(
-    features: bool, dtype: torch.dtype, plain: Recipe, learner: Build, batch: Batch
+    features: bool, dtype: torch.dtype, plain: Recipe, learner: Build, batch: Views
 ) -> None:
     """`fullgraph` refuses what would fall back to Python; the compiler itself needs a GPU or a C++ compiler."""
     made = learner(plain.model_copy(update={"imitation": 0.5, "last_weight": 0.1}))
@@ -36,7 +37,7 @@ def test_normalisation_network_and_losses_compile_as_one_graph(
     found = []
     for module in (objective, compiled):
         predictor.zero_grad()
-        loss = module(batch.tensors(), features)
+        loss = module(batch, features)
         loss.backward()
         found.append([loss.detach(), *(p.grad.clone() for p in predictor.parameters() if p.grad is not None)])
     assert len(found[0]) == len(found[1]) == 1 + len(list(predictor.parameters())) - (0 if features else 2)
@@ -44,14 +45,14 @@ def test_normalisation_network_and_losses_compile_as_one_graph(
         assert torch.allclose(ours, theirs, atol=1e-6 if dtype == torch.float32 else 2e-2)
 
 
-def test_imitation_adds_its_weight_of_the_loss(plain: Recipe, learner: Build, batch: Batch) -> None:
+def test_imitation_adds_its_weight_of_the_loss(plain: Recipe, learner: Build, batch: Views) -> None:
     made = learner(plain.model_copy(update={"imitation": 0.5}))
     predictor = FeaturePredictor(made.model, 5)  # type: ignore[arg-type]
     for weight in (0.5, 1.0):
         recipe = made.recipe.model_copy(update={"imitation": weight})
         objective = Objective(made.model, recipe, made.normalize, predictor)
         with torch.no_grad():
-            without, with_it = (objective(batch.tensors(), features).item() for features in (False, True))
+            without, with_it = (objective(batch, features).item() for features in (False, True))
         if weight == 0.5:
             half = with_it - without
     assert with_it - without == pytest.approx(2 * half, rel=1e-4)

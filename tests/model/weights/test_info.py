@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from msmlp.model.errors import ConfigError, WeightsError
-from msmlp.model.nn.config import PRESETS
-from msmlp.model.nn.flops import cumulative_gflops
+from msmlp.model.nn.config import PRESETS, cumulative_gflops
 from msmlp.model.weights.info import preset_info, weights_info
 
 

@@ -13,8 +13,7 @@ from safetensors.numpy import load, save
 
 from msmlp.model.errors import WeightsError
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, override
-from msmlp.model.nn.flops import cumulative_gflops, incremental_gflops
+from msmlp.model.nn.config import PRESETS, CascadeConfig, StageConfig, cumulative_gflops, incremental_gflops, override
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights import load_weights, write_weights
 from msmlp.model.weights.manifest import parameter_shapes

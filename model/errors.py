@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_PLAIN = {
+    "Value error, ": "",
+    "Input should be ": "expected ",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
+}
+
+
 class MsmlpError(Exception):
     """Root of the tree; the text is one clear line for a person."""
 
@@ -81,8 +91,18 @@ class OutOfMemoryError(DeviceError):
 
 def first_mistake(error: "ValidationError") -> tuple[str, str]:
     """The first mistake that pydantic found: its place (`a.b.0`, empty for the whole) and what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    first = error.errors(include_url=False, include_input=False)[0]
+    text = plain(first["msg"])
+    if first["type"] == "literal_error":
+        text = "expected one of " + first["ctx"]["expected"].replace("' or '", "', '").replace("'", "")
+    return ".".join(map(str, first["loc"])), text
+
+
+def plain(text: str) -> str:
+    """Pydantic's text in the words of our own messages."""
+    for theirs, ours in _PLAIN.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def one_line(error: "ValidationError", subject: str = "") -> str:

@@ -232,7 +232,7 @@ class Table:
         return percent(gflops / self._full, 0)
 
     def _shown(self, text: str) -> str:
-        # A file's name may hold bytes that are no text.
+        # A file's name may hold bytes that are not valid text.
         return text.encode(self._encoding, "replace").decode(self._encoding, "replace")
 
 

@@ -1,5 +1,6 @@
 """`msmlp doctor`: what this machine will use to serve, why, and what is broken."""
 
+import errno
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ import typer
 
 import msmlp
 from msmlp.model.errors import MsmlpError, install_hint
-from msmlp.model.platform import cores, free_host_memory
+from msmlp.model.platform import cores, free_host_memory, gpu_present
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights
@@ -93,6 +94,7 @@ def _settings(weights: Path | None) -> tuple[Section, "Settings | None"]:
 
 def _weights(settings: "Settings") -> list[Section]:
     from msmlp.model.weights import load_calibration, load_weights, model_version
+    from msmlp.service.operating_points import in_words
 
     try:
         weights = load_weights(settings.weights)
@@ -110,9 +112,8 @@ def _weights(settings: "Settings") -> list[Section]:
     }
     problems = []
     if settings.policy not in facts["operating_points"]:
-        problems.append(
-            f"{settings.policy!r} is not an operating point; expected one of {', '.join(facts['operating_points'])}"
-        )
+        known = in_words(facts["operating_points"])
+        problems.append(f"{settings.policy!r} is not an operating point; expected one of {known}")
     line = f"{weights.manifest.name}, version {version}, in {settings.weights}: hashes and shapes fit; "
     line += f"{len(file.operating_points)} operating points, from {file.images} images on {file.device}"
     return [Section("weights", line, facts, problems), _choice(settings, weights, calibration)]
@@ -135,16 +136,19 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     except (MsmlpError, RuntimeError) as error:  # RuntimeError: a GPU that torch sees but cannot use
         return Section("choice", "none", None, [f"the model does not run: {' '.join(str(error).split())}"])
     device = backend.device.partition(":")[0]
+    no_gpu = "this build cannot use the GPU" if gpu_present() else "there is no GPU"
     auto = {
-        "device": "it sees a GPU" if device == "cuda" else "it sees no GPU",
+        "device": "there is a GPU" if device == "cuda" else no_gpu,
         "dtype": "half precision on a GPU, float32 on a CPU",
     }
     chosen = {name: getattr(settings, name) for name in auto}
     why = {"backend": selected.why}
     why |= {name: auto[name] if chosen[name] == "auto" else f"set to {chosen[name]}" for name in auto}
     facts = {"backend": backend.name, "device": backend.device, "dtype": backend.dtype, "why": why}
-    line = f"{backend.name} ({why['backend']}) on {backend.device} ({why['device']}), "
-    line += f"{backend.dtype} ({why['dtype']}); it classified a blank image"
+    # "on a CPU" is in the line already, and why a dtype was chosen is in the JSON.
+    reasons = [f"{name} {why[name]}" if why[name].startswith("set to") else why[name] for name in ("backend", "device")]
+    reasons = [reason.replace(", on a CPU", "") for reason in dict.fromkeys(reasons) if reason != "on a CPU"]
+    line = f"{backend.name} on {backend.device}, {backend.dtype}: {' and '.join(reasons)}; it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
     return Section("choice", line, facts)
@@ -170,8 +174,8 @@ def _port(host: str, setting: str, port: int) -> Section:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        reason = f"cannot listen on {address} ({error.strerror or error})"
-        problems = [f"{reason}: set another {option(setting)} or {variable(setting)}"]
+        reason = "the address is in use" if error.errno == errno.EADDRINUSE else error.strerror or error
+        problems = [f"cannot listen on {address}: {reason}; set another {option(setting)} or {variable(setting)}"]
     line = f"{address} is {'taken' if problems else 'free'}"
     return Section(setting.partition("_")[0], line, {"host": host, setting: port, "free": not problems}, problems)
 
@@ -211,7 +215,7 @@ def torch_and_gpus() -> list[Section]:
     except ImportError as error:
         what_to_do = f"neither ONNX Runtime nor torch is here ({error}): {install_hint('serve', 'cpu')}"
         problems = [] if find_spec("onnxruntime") else [what_to_do]
-        return [Section("torch", "missing", None, problems), Section("gpus", "none: torch is missing", [])]
+        return [Section("torch", "missing", None, problems), Section("gpus", "unknown (torch is not installed)", [])]
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     facts = {"version": torch.__version__, "build": build, "threads": torch.get_num_threads()}
     gpus = [

@@ -10,7 +10,7 @@ from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
-from msmlp.model.errors import CallerError, MsmlpError, install_hint
+from msmlp.model.errors import CallerError, MsmlpError, install_hint, plain
 from msmlp.service.cli import app as serving
 
 
@@ -63,7 +63,10 @@ def _run() -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "msmlp"
-        return _fail(2, f"{error.format_message().removesuffix('.')}; see {command} --help")
+        text = plain(error.format_message()).removesuffix(".")
+        if context and type(error).__name__ == "NoArgsIsHelpError":  # its text is the whole help
+            text = f"{context.info_name}: expected one of {', '.join(context.command.commands)}"
+        return _fail(2, f"{text}; see {command} --help")
     except MsmlpError as error:
         return _fail(2 if isinstance(error, CallerError) else 1, str(error))
     except ModuleNotFoundError as error:
@@ -78,5 +81,5 @@ def _run() -> int:
 
 def _fail(status: int, text: str) -> int:
     # Some libraries' texts have several lines.
-    sys.stderr.write(f"msmlp: {' '.join(text.replace('Value error, ', '').split())}\n")
+    sys.stderr.write(f"msmlp: {' '.join(text.split())}\n")
     return status

@@ -1,5 +1,7 @@
 """From a request's options to an operating point: thresholds, exit bounds, and the expected accuracy and cost."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
@@ -61,14 +63,12 @@ class OperatingPoints:
         return tuple(self.resolve(NO_OPTIONS, level).expected_gflops for level in range(LEVELS + 1))
 
     def _unknown(self, name: str) -> str:
-        return f"{name[:40]!a} is not an operating point; expected one of {', '.join(self._names)}"
+        return f"{name[:40]!a} is not an operating point; expected one of {in_words(self._names)}"
 
     def _explicit(self, thresholds: tuple[float, ...], low: int, high: int) -> ResolvedPoint:
         if len(thresholds) != self.exits - 1:
-            raise OptionError(
-                "thresholds",
-                f"{len(thresholds)} numbers given; expected {self.exits - 1}, one per exit except the last",
-            )
+            given = "1 number" if len(thresholds) == 1 else f"{len(thresholds)} numbers"
+            raise OptionError("thresholds", f"{given} given; expected {self.exits - 1}, one per exit except the last")
         expected = self._calibration.expect(thresholds, low, high)
         return _point(None, thresholds, low, high, expected.accuracy, expected.mean_gflops)
 
@@ -85,7 +85,7 @@ class OperatingPoints:
         """Every operating point under exit bounds, in the order of the file.
 
         Without bounds the expectation is the calibration's own (cross-fitted); under bounds it comes from the table.
-        Risk-controlled points are chosen by name only: fewer images vouch for their accuracy.
+        Risk-controlled points are chosen by name only: fewer images support their accuracy.
         """
         candidates = []
         for point in self._calibration.points:
@@ -133,15 +133,26 @@ class OperatingPoints:
         low, high = options.min_exit or 0, options.max_exit or self.exits
         for name, value in (("min_exit", low), ("max_exit", high)):
             if value > self.exits:
-                raise OptionError(name, f"{value} is out of range; expected 1 to {self.exits}")
+                raise OptionError(name, f"{value} is out of range; expected {_one_to(self.exits)}")
         if options.max_gflops is not None:
             affordable = sum(cost <= options.max_gflops for cost in self._gflops)
             if not affordable:
                 raise OptionError("max_gflops", f"no exit is that cheap; expected {_up(self._gflops[0])} or more")
             high = min(high, affordable)
         if low > high:
-            raise OptionError("min_exit", f"{low} is above the last exit allowed; expected 1 to {high}")
+            raise OptionError("min_exit", f"{low} is above the last exit allowed; expected {_one_to(high)}")
         return low, high
+
+
+def in_words(names: Sequence[str]) -> str:
+    """The operating points, those with a name of their own first and the numbered ones (p01, p02, ...) as a range."""
+    numbered = [name for name in names if re.fullmatch(r"p\d+", name)]
+    own = [name for name in names if name not in numbered]
+    return ", ".join([*own, f"{numbered[0]} to {numbered[-1]}"] if len(numbered) > 1 else own + numbered)
+
+
+def _one_to(most: int) -> str:
+    return "1" if most == 1 else f"1 to {most}"
 
 
 def _point(

@@ -107,7 +107,7 @@ def pick_engine(settings: Settings, selected: Selection) -> str:
     """`auto` takes a process for torch and for a GPU, and a thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
-    holds; ONNX Runtime's is one. And a GPU's errors can outlive whatever caused them, but not the process.
+    holds; ONNX Runtime's is one. And a GPU's errors can outlive their cause, but not the process.
     """
     if settings.engine != "auto":
         return settings.engine

@@ -55,8 +55,8 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1_000_000,
-        description="Permits: images in flight at a time; more are answered 429. By default as many as fit into a "
-        "quarter of the device's free memory, at most 16384.",
+        description="Maximum number of images in flight; further images are answered with 429. By default as many as "
+        "fit into a quarter of the device's free memory, at most 16384.",
     )
     policy: str = Field(default="balanced", description="Operating point of requests that select none.")
     max_wait_ms: float = Field(

@@ -3,15 +3,31 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from msmlp.model.errors import DataError, OptionError
+from msmlp.model.errors import CallerError, DataError, OptionError
 
-app = typer.Typer(
-    name="bench", no_args_is_help=True, rich_markup_mode=None, help="Measure throughput and latency, with baselines."
-)
+
+class _Bench(TyperGroup):
+    """Says what replaces `msmlp bench pair` of 0.1."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] == ["pair"] and not ctx.resilient_parsing:
+            raise CallerError("bench pair was removed in 0.2; use msmlp bench engine --weights DIR for each folder")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(name="bench", cls=_Bench, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure throughput and latency, with baselines."""
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Weights = Annotated[Path | None, typer.Option(help="A weights folder.", show_default="the shipped one")]
 
@@ -68,8 +84,9 @@ def http(
 ) -> None:
     """Measure requests per second, latency and CPU time over real sockets.
 
-    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment,
-    and the same with a device that computes nothing (null). With --url it measures that service only.
+    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment
+    but without shedding and brown-out, and the same with a device that computes nothing (null). With --url it measures
+    that service only.
 
     \b
     Examples:
@@ -82,7 +99,7 @@ def http(
 
     kinds = _items(bodies)
     if not kinds or not set(kinds) <= IMAGES_OF.keys():
-        raise OptionError("--bodies", f"{bodies!r} is not a list of {', '.join(IMAGES_OF)}")
+        raise OptionError("--bodies", f"{bodies!r} is not valid; expected a list of {', '.join(IMAGES_OF)}")
     if url is not None and weights is not None:
         raise OptionError("--weights", "a running service has its own; give --url or --weights, not both")
     options = HttpOptions(
@@ -109,7 +126,7 @@ def _items(text: str) -> tuple[str, ...]:
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
     parts = _items(text)
     if not parts or not all(part.isascii() and part.isdigit() and 0 < int(part) <= most for part in parts):
-        raise OptionError(option, f"{text!r} is not a list of numbers from 1 to {most}, as in 16,64")
+        raise OptionError(option, f"{text!r} is not valid; expected numbers from 1 to {most}, as in 16,64")
     return tuple(dict.fromkeys(map(int, parts)))
 
 

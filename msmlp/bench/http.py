@@ -21,7 +21,7 @@ from msmlp.model.text import percent
 SERVE = "from msmlp.main import main; main()"
 WARM_SECONDS = 0.5
 TENSOR_CONNECTIONS = 2
-"""At most: one is read while the other runs, and more would wait longer than a server lets them."""
+"""At most: one is read while the other runs; more would only wait."""
 Row = dict[str, Any]
 Case = tuple[Server, str, int]
 """A server, the kind of body, and connections."""
@@ -77,9 +77,10 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
             raise MsmlpError(f"no service is ready at {url}; start it with msmlp serve, or leave out --url")
         yield Server("service", url, None)
         return
-    # Shedding would make the servers incomparable: there is room for all that the closed loops send at once.
+    # Shedding and brown-out would make the servers incomparable: there is room for all that the closed loops send, and
+    # no limit on the wait.
     most = max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
-    arguments = [f"--capacity={max(1024, most)}", "--port=0", "--host=127.0.0.1"]
+    arguments = [f"--capacity={max(1024, most)}", "--max-wait-ms=0", "--brownout-ms=0", "--port=0", "--host=127.0.0.1"]
     arguments += [] if options.weights is None else [f"--weights={options.weights}"]
     for name, program in {"real": ["-c", SERVE, "serve"], "null": ["-m", "msmlp.bench.null_server"]}.items():
         yield stack.enter_context(server_process(name, [*program, *arguments], progress))

@@ -93,7 +93,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
 
 
 async def offer_load(service: Service, images: Pixels, requests: Sequence[Request], seconds: float) -> dict[str, Any]:
-    """Send every request when it is due, whatever became of those before, and wait for the last answer.
+    """Send every request when it is due, without waiting for earlier ones, and wait for the last answer.
 
     In the row, `degraded` and `shed` are shares of images.
     """

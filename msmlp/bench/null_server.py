@@ -24,7 +24,7 @@ from msmlp.service.service import build_service
 from msmlp.service.settings import load_settings
 
 CAPACITY = 1024
-"""Images in flight where none are asked for."""
+"""Images in flight by default."""
 
 
 class NullBackend:
@@ -79,7 +79,8 @@ def select_null(weights: Weights, calibration: Calibration, settings: BackendSet
 def main(arguments: list[str]) -> None:
     """Serve with the options `--name=value` of `msmlp serve`."""
     given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    serve(load_settings(**given), partial(build_service, select=select_null))
+    settings = load_settings(**{name.replace("-", "_"): value for name, value in given.items()})
+    serve(settings, partial(build_service, select=select_null))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ FIRST_SAMPLES = 5
 
 
 class Saturated:
-    """Engine core and backend, handed everything at once in requests of REQUEST images.
+    """Engine core and backend, handed everything up front in requests of REQUEST images.
 
     `seconds` [K, buckets] is what warm-up measured.
     """

@@ -48,7 +48,7 @@ class PlainStages:
     """The folded stages without slots: contiguous batches in, features kept as tensors."""
 
     def __init__(self, weights: Weights, backend: StageBackend) -> None:
-        # int8 graphs have 8 bits in weights and products only: the modules beside them run in float32.
+        # int8 graphs have 8 bits in weights and products only; all other modules run in float32.
         kind = "float32" if backend.dtype == "int8" else backend.dtype
         self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
         self._stages = served_stages(weights, (1.0,) * backend.stages)

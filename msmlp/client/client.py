@@ -129,7 +129,7 @@ class AsyncClient:
 
     async def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
         """See `Client.classify`."""
-        # Files are read and pixels compressed beside the event loop.
+        # Files are read and pixels compressed off the event loop.
         request = await asyncio.to_thread(classify_request, images, options, request_id)
         return Answer(document(await self._send(request)))
 

@@ -59,13 +59,13 @@ def _read(image: Any, name: str) -> Source:
         return bytes(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"{name} is {image.dtype} {list(image.shape)}; allowed: uint8 [H, W, 3] or [n, H, W, 3]")
+            raise ValueError(f"{name} is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] or [n, H, W, 3]")
         return image
     if _is_pillow(image):
         from msmlp.model.preprocess import upright_rgb
 
         return np.asarray(upright_rgb(image))
-    raise TypeError(f"{name} is a {type(image).__name__}; allowed: path, bytes, Pillow image, uint8 array [H, W, 3]")
+    raise TypeError(f"{name} is a {type(image).__name__}; expected path, bytes, Pillow image or uint8 array [H, W, 3]")
 
 
 def _is_pillow(image: Any) -> bool:

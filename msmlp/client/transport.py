@@ -37,7 +37,7 @@ def classify_request(
     """What httpx needs to build a `POST /classify`: one multipart form of images and options."""
     fields = as_text(options)
     if request_id is not None and not (request_id.isascii() and request_id.isprintable()):
-        raise ServiceError(f"this cannot be sent: the request id {request_id!a}; allowed: ASCII text", code="not_sent")
+        raise ServiceError(f"this cannot be sent: the request id {request_id!a}; expected ASCII text", code="not_sent")
     # The service asks for at least one part to see a form.
     files = [("images", (f"{i}", encoded(image))) for i, image in enumerate(read_images(images))]
     return {

@@ -56,7 +56,7 @@ class AsyncEngine:
     `permits` is how many images may be in flight (None: as many as the device has slots), `max_wait_seconds` the
     longest predicted time to an answer at which images are admitted (0: no limit), `brownout_seconds` the wait above
     which brown-out begins (0: never), `costs` the expected cost per image at each of its levels. One of `shadow_every`
-    confident images is run to the last exit all the same (0: none).
+    confident images still runs to the last exit (0: none).
     """
 
     def __init__(

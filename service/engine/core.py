@@ -71,7 +71,7 @@ def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every:
     died, outbox = Died("stopped"), list[Outbound]()
 
     def flush() -> None:
-        # A batch's duration alone is no reason to wake the other side.
+        # Do not wake the other side for a batch's duration alone.
         if not all(isinstance(message, Ran) for message in outbox):
             port.send(outbox.copy())
             outbox.clear()

@@ -23,7 +23,7 @@ REFRESH = 64
 """Batches between two computations of the batch sizes."""
 
 NEARLY = 0.01
-"""A batch whose time per image is within this share of the best is as good: the smaller one is answered earlier."""
+"""A batch whose time per image is within this share of the best counts as equal; the smaller one answers sooner."""
 
 COVERED = 0.95
 """Share of batches that end within their predicted time, margin included."""

@@ -2,7 +2,7 @@
 
 Rules
 1. A ticket is a row of columns, named by its slot; it is FREE, WAITING (for a stage), RUNNING (in a batch) or a SHADOW.
-2. Tickets wait for a stage together, from whatever request or batch, first in, first out.
+2. Tickets of all requests wait for a stage in one queue, first in, first out.
 3. Work-conserving: if a ticket waits, there is a batch.
 4. No stage with waiting tickets is passed over more than P times in a row, P = max(patience, K - 1); nor is the oldest
    ticket of a stage by batches of its own stage.
@@ -12,7 +12,7 @@ Rules
 7. Else the stage whose batch wastes the least of the device, the deeper one where they are alike; the others collect
    tickets meanwhile. `LatencyModel.take` says how many of the waiting tickets run.
 8. `model.exits.decide` alone says where a ticket goes after a stage.
-9. A cancelled ticket leaves at once when WAITING and after its batch when RUNNING.
+9. A cancelled ticket leaves immediately when WAITING and after its batch when RUNNING.
 10. A ticket that has reached an exit leaves with it when its next stage cannot end by its deadline (`overdue`). One
     that has reached none leaves when the deadline has passed. `min_exit` outranks both.
 11. Of the tickets that leave confident, every `shadow_every`-th is answered and kept as a SHADOW, which runs on to the
@@ -169,7 +169,7 @@ class Scheduler:
         return Settled(left, reasons, free=free, cancelled=len(withdrawn), onward=onward)
 
     def cancel(self, request: int) -> Slots:
-        """Drop a request: its waiting tickets leave at once → their slots, to release."""
+        """Drop a request: its waiting tickets leave immediately → their slots, to release."""
         return self._withdraw(np.array([request]))
 
     def abandon(self, batch: Batch) -> tuple[NDArray[np.int64], Slots]:

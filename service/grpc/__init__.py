@@ -17,7 +17,7 @@ def check_installed() -> None:
         raise OptionError("--grpc-port", f"{error.filename} is missing: {install_hint('grpc')}") from None
 
 
-def grpc_beside(service: Service) -> AbstractAsyncContextManager[None]:
+def grpc_running(service: Service) -> AbstractAsyncContextManager[None]:
     """Serves gRPC inside, if `--grpc-port` is set."""
     port = service.settings.grpc_port
     if port is None:

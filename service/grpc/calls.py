@@ -92,22 +92,22 @@ class Intake:
             yield content
 
     async def _turn(self) -> None:
-        """Take one of the turns, waiting for it if need be; OverloadedError when none becomes free."""
+        """Take one of the turns, waiting if necessary; OverloadedError when none becomes free."""
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise OverloadedError(f"{self._most} calls are sending their messages, which is the most allowed") from None
+            raise OverloadedError(f"{self._most} calls are sending messages, the maximum is {self._most}") from None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """A stream is open inside. It always reads, so there are at most as many as calls that may.
+        """A stream is open inside. It reads all the time, so streams have the same limit as calls that receive.
 
         Raises:
             OverloadedError
         """
         if self._streams == self._most:
-            raise OverloadedError(f"{self._streams} streams are open, which is the most allowed")
+            raise OverloadedError(f"{self._streams} streams are open, the maximum is {self._most}")
         self._streams += 1
         try:
             yield
@@ -160,7 +160,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
         except MsmlpError as error:
             refusal = Refusal.of(error)
         except Exception:
-            # Whatever fails below still has an answer and a row in the metrics.
+            # A failure below still has an answer and a row in the metrics.
             log.exception("%s failed", record.route)
             refusal = INTERNAL
         else:

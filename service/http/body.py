@@ -37,7 +37,10 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (*RAW_TYPES, "multipart/form-data", "application/json"):
         allowed = ", ".join((*RAW_TYPES, "multipart/form-data", "application/json"))
-        raise UnsupportedMediaTypeError(f"content type {kind[:60] or '(none)'!r} is not supported; expected {allowed}")
+        raise UnsupportedMediaTypeError(
+            f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
+            f"expected one of {allowed}"
+        )
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"content encoding {encoding[:60]!a} is not supported; send none")
@@ -49,7 +52,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
     else:
         images, options = [content] if content else [], {}
     if not images:
-        raise NoImagesError("the request has no image")
+        raise NoImagesError("the request has no image; send an image as the body, form fields named images, or JSON")
     if len(images) > max_images:
         raise TooManyImagesError(f"{len(images)} images in one request; at most {max_images} are allowed")
     for name, value in request.query_params.multi_items():
@@ -122,6 +125,8 @@ async def _parts(form: FormData) -> _Parts:
 
 
 def _json(content: bytes) -> _Parts:
+    if not content:
+        raise MalformedBodyError("the body is empty; expected JSON")
     try:
         document = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError):

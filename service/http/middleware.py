@@ -55,7 +55,7 @@ class RequestMiddleware:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
             except Exception as error:
-                # Whatever fails below still has a response, an id and a row in the metrics.
+                # A failure below still has a response, an id and a row in the metrics.
                 log.exception("request failed")
                 if not record.status:
                     await error_response(scope, error)(scope, receive, send_and_note)

@@ -1,6 +1,7 @@
 """The web app (routes, error handlers, the lifespan of the engine and gRPC) and the process that serves it."""
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 from msmlp.model.errors import DeviceError, MsmlpError, OptionError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.transport import freeze_gc
-from msmlp.service.grpc import check_installed, grpc_beside
+from msmlp.service.grpc import check_installed, grpc_running
 from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
@@ -34,7 +35,7 @@ log = logging.getLogger("msmlp.server")
 
 UVICORN: dict[str, Any] = {
     "log_config": None,
-    "access_log": False,  # service/telemetry/access_log.py writes ours
+    "access_log": False,  # service/telemetry/observers.py writes ours
     "http": Protocol,
     "server_header": False,
     "ws": "none",  # a WebSocket handshake is a request like any other
@@ -58,7 +59,7 @@ def _framework(service: Service) -> FastAPI:
         settings = service.settings
         access_log = settings.access_log or settings.log_level == "debug"
         async with watched(service.records, service.traces, access_log=access_log):
-            async with grpc_beside(service):
+            async with grpc_running(service):
                 yield
                 service.draining = True
             await service.engine.stop()
@@ -101,7 +102,7 @@ class _Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second SIGINT stops at once."""
+        """Begin to drain; a second SIGINT stops immediately."""
         self._service.draining = True
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
@@ -117,6 +118,8 @@ def serve(settings: Settings, build: Callable[[Settings], Service] = build_servi
     Logging(settings.log_level, settings.log_format).begin()
     if settings.grpc_port is not None:
         check_installed()
+        if settings.grpc_port == settings.port != 0:
+            raise OptionError("--grpc-port", f"{settings.port} is the HTTP port already; choose another")
         # gRPC listens later, and does not say why it cannot.
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
     traces = trace_factory() if settings.traces else None
@@ -147,7 +150,10 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OptionError(option, f"cannot listen on {host}:{port} ({error.strerror or error})") from None
+        reason = str(error.strerror or error)
+        if error.errno == errno.EADDRINUSE:
+            reason = f"the address is in use; choose another with {option}"
+        raise OptionError(option, f"cannot listen on {host}:{port}: {reason}") from None
     # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it the body of an answer
     # waits for the client's delayed acknowledgement of the headers: 40 ms on a kept connection.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

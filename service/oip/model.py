@@ -10,7 +10,7 @@ from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
 
 ALIAS = "msmlp"
-"""A second name of the model, whatever its manifest calls it."""
+"""A second name of the model, in addition to the name in its manifest."""
 
 INPUTS = {"pixels": "UINT8", "image": "BYTES"}
 OUTPUTS = {
@@ -41,7 +41,7 @@ def route_label(path: str) -> str | None:
 
 
 def oip_error(status: int, detail: str) -> tuple[int, dict[str, Any]]:
-    """The status and body of an error: whatever is wrong with a request's content is 400."""
+    """The status and body of an error; every mistake in a request's content is 400."""
     content = status in (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY)
     return HTTPStatus.BAD_REQUEST if content else status, {"error": detail}
 

@@ -136,7 +136,7 @@ def to_inference(request: InferenceRequest, data_of: Callable[[InputTensor], Dat
     """Check a request and read its images; `data_of` finds the data of its one tensor.
 
     Raises:
-        MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError; whatever `data_of` raises
+        MalformedBodyError, NoImagesError, TooManyImagesError, BadImagesError, OptionError, and what `data_of` raises
     """
     tensor = _only_input(request)
     read = _pixels if tensor.name == "pixels" else _files
@@ -202,7 +202,7 @@ def pixels_from_numbers(data: Sequence[Any] | NDArray[Any], shape: list[int]) ->
             f"pixels: data has shape {list(numbers.shape)}; expected {shape} or [{math.prod(shape)}]"
         )
     if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > 255):
-        raise MalformedBodyError("pixels: data must be whole numbers from 0 to 255")
+        raise MalformedBodyError("pixels: expected whole numbers from 0 to 255")
     return numbers.astype(np.uint8).reshape(shape)
 
 
@@ -236,7 +236,7 @@ def files_from_elements(data: Sequence[Any] | NDArray[Any], count: int) -> list[
     try:
         return [element if isinstance(element, bytes) else _decoded(element) for element in data]
     except (binascii.Error, TypeError, ValueError):
-        raise MalformedBodyError("image: data in JSON must be base64 strings, one per file") from None
+        raise MalformedBodyError("image: expected base64 strings in JSON, one per file") from None
 
 
 def _decoded(text: Any) -> bytes:

@@ -254,9 +254,10 @@ def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Me
 
 
 class LabelledHistogram(Collector):
-    """A histogram with one label whose values are known; `bounds` are upper edges, without inf. Takes many at once.
+    """A histogram with one label whose values are known; `bounds` are upper edges, without inf.
 
-    The library's own takes one observation per call, which costs more than the JSON of a request of many images.
+    It takes many observations per call. The library's own takes one, which costs more than the JSON of a request of
+    many images.
     """
 
     def __init__(

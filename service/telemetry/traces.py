@@ -25,7 +25,7 @@ from msmlp.service.telemetry.record import Landed, RequestRecord
 RPC_SERVICE = "inference.GRPCInferenceService"
 
 FAILED = 500
-"""Statuses from here on are the service's own errors; those below are the client's, and no error of the span."""
+"""Statuses from here on are the service's own errors; lower ones leave the span's status unset."""
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 

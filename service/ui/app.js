@@ -142,7 +142,7 @@ async function start() {
   const known = model.classes.slice(0, 20).join(", ") + (model.classes.length > 20 ? ", …" : "");
   at("model").replaceChildren(
     element("b", {}, model.name),
-    ` has ${model.classes.length} classes: ${known}. Every image gets one of them, whatever it shows.`,
+    ` has ${model.classes.length} classes: ${known}. Every image gets one of them, even if it shows something else.`,
   );
   options = buildControls(at("controls"), model, changed);
 }

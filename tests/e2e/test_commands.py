@@ -125,16 +125,20 @@ def test_an_unknown_option_is_one_line_and_status_2(name: str, call: Call, capsy
         (["--nonsense"], "No such option: --nonsense"),
         (["train"], "Missing option '--data'"),
         (["serve", "--port"], "'--port' requires an argument"),
-        (["serve", "--port", "http"], "Invalid value for '--port': Input should be a valid integer"),
-        (["serve", "--port", "70000"], "less than or equal to 65535"),
+        (["serve", "--port", "http"], "Invalid value for '--port': expected a valid integer"),
+        (["serve", "--port", "8123", "--grpc-port", "8123"], "--grpc-port: 8123 is the HTTP port already"),
+        (["serve", "--port", "70000"], "'--port': expected at most 65535"),
         (["serve", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["info", "weights/x"], "unexpected extra argument"),
+        (["report"], "msmlp: report: expected one of card, gallery; see msmlp report --help"),
+        (["bench"], "msmlp: bench: expected one of engine, http; see msmlp bench --help"),
+        # Removed in 0.2.
+        (["bench", "pair"], "bench pair was removed in 0.2"),
         (
             ["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "gate"],
             "'gate' was removed in 0.2; expected one of max-probability, margin, entropy",
         ),
         (["calibrate", "--weights", "w", "--data", "d", "--exit-policy", "x"], "'x' is unknown; expected one of max-"),
-        (["report"], "report: expected one of card, gallery; see msmlp report --help"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_status_2(

@@ -206,7 +206,7 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
         done = run_msmlp("serve", "--weights", tiny_weights, "--port", str(port), "--device", "cpu")
     assert done.returncode == 2
     *logged, said = done.stderr.splitlines()
-    assert said.startswith(f"msmlp: --port: cannot listen on 127.0.0.1:{port}")
+    assert said.startswith(f"msmlp: --port: cannot listen on 127.0.0.1:{port}: the address is in use")
     assert all(" INFO " in line for line in logged)
 
 

@@ -220,7 +220,7 @@ def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url:
         ([*files, text], f"{text}: not a readable image"),
         ([*files, text, "--stream"], f"{text}: not a readable image"),
         ([files[0], "--top-k", "0"], "top_k: expected a whole number from 1 to 1e9"),
-        ([files[0], "--thresholds", "0.5"], "thresholds: 1 numbers given; expected 2"),
+        ([files[0], "--thresholds", "0.5"], "thresholds: 1 number given; expected 2"),
         ([files[0], "--policy", "fast", "--min-accuracy", "0.2"], "give only one of"),
         ([files[0], "--min-accuracy", "1"], "expected 0 to "),
         ([files[0], "--weights", "weights"], "--weights"),

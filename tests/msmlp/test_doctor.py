@@ -59,6 +59,7 @@ def test_the_table_ends_with_the_verdict(tiny_weights: Path, tmp_path: Path) -> 
     fine = run_msmlp("doctor", "--weights", tiny_weights, MSMLP_PORT="0", MSMLP_DEVICE="cpu")
     assert fine.returncode == 0
     assert "weights   tiny-digits, version " in fine.stdout
+    assert "choice    onnx on cpu, float32: the float32 graphs match and device set to cpu" in fine.stdout
     assert fine.stdout.splitlines()[-1] == "ready to serve"
     broken = run_msmlp("doctor", "--weights", tmp_path, MSMLP_PORT="0")
     assert broken.returncode == 1

@@ -14,7 +14,7 @@ from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import Calibration, OperatingPoint
 from msmlp.model.weights.calibration import CalibrationFile, Table
 from msmlp.service.engine.brownout import LEVELS
-from msmlp.service.operating_points import OperatingPoints, ResolvedPoint
+from msmlp.service.operating_points import OperatingPoints, ResolvedPoint, in_words
 from msmlp.service.options import RequestOptions
 
 GFLOPS = [0.1, 0.3, 1.0]
@@ -102,6 +102,11 @@ def test_an_unknown_policy_lists_the_known_ones(table: OperatingPoints, calibrat
         OperatingPoints(calibration, GFLOPS, "best")
 
 
+def test_numbered_points_are_listed_as_a_range() -> None:
+    assert in_words(["p01", "fast", "p03", "risk-5", "p05", "accurate"]) == "fast, risk-5, accurate, p01 to p05"
+    assert in_words(["p01", "fast"]) == "fast, p01"
+
+
 def test_explicit_thresholds_have_no_name_and_their_own_expectation(
     table: OperatingPoints, scores: np.ndarray, correct: np.ndarray
 ) -> None:
@@ -114,7 +119,7 @@ def test_explicit_thresholds_have_no_name_and_their_own_expectation(
 
 @pytest.mark.parametrize("thresholds", [(), (0.5,), (0.5, 0.5, 0.5)])
 def test_the_number_of_thresholds_is_checked(table: OperatingPoints, thresholds: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match=f"{len(thresholds)} numbers given; expected 2"):
+    with pytest.raises(OptionError, match=rf"{len(thresholds)} numbers? given; expected 2"):
         table.resolve(RequestOptions(thresholds=thresholds))
 
 

@@ -31,7 +31,7 @@ hour (a paused container, a migrated machine) has missed that hour's looks too."
 class ChildSpec:
     """What a child is started with; `build` crosses pickled.
 
-    `ring_images` is how many images can be on their way to it at once, and the most of one request; images are uint8
+    `ring_images` is how many images can be on their way to it, and the most per request; images are uint8
     [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `Watchdog` for `hang_seconds`.
     """
 
@@ -87,7 +87,7 @@ def main(
 ) -> None:
     """The process's life; `logs` is how the parent logs."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group, but images in flight are answered first:
-    # the end comes as a message, or at once when the parent is gone.
+    # the end comes as a message, or immediately when the parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
@@ -157,5 +157,5 @@ def _end_with_parent() -> None:
 
 
 def _end() -> None:
-    """At once, whatever runs: the parent is gone."""
+    """Exit immediately, even in mid-batch: the parent is gone."""
     os._exit(1)

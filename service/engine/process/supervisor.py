@@ -187,7 +187,7 @@ class ProcessWorker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, None if there is no child."""
+        """The child's process id, None without a child."""
         with self._lock:
             return self._child.process.pid if self._child else None
 
@@ -199,7 +199,7 @@ class ProcessWorker:
             self._thread.join()
 
     def kill(self) -> None:
-        """End the child at once, and start no other."""
+        """End the child immediately, and start no other."""
         self._stopping.set()
         with self._lock:
             if self._child:

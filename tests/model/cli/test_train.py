@@ -8,8 +8,8 @@ import pytest
 MISTAKES = {
     "bad preset": ({"--preset": "huge"}, "unknown preset 'huge'; expected one of "),
     "bad --set": ({"--set": "depth=3"}, "--set: unknown field 'depth'; expected one of "),
-    "a rate no float32 holds": ({"--set": "lr=1e39"}, "lr: Input should be less than or equal to "),
-    "bad number": ({"--epochs": "many"}, "Invalid value for '--epochs': Input should be a valid integer"),
+    "a rate no float32 holds": ({"--set": "lr=1e39"}, "lr: expected at most "),
+    "bad number": ({"--epochs": "many"}, "Invalid value for '--epochs': expected a valid integer"),
     "a teacher that is not there": ({"--teacher": "no-such-folder"}, "there is no weights folder no-such-folder"),
     "missing data": ({"--data": "no-such-folder"}, "no-such-folder does not exist"),
 }

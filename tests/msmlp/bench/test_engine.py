@@ -80,4 +80,4 @@ def test_an_unknown_operating_point_is_named(tiny_weights: Path) -> None:
 def test_caps_that_are_no_numbers_are_one_line(call: Call, capsys: pytest.CaptureFixture[str], caps: str) -> None:
     assert call("bench", "engine", "--max-batch", caps) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert f"{caps!r} is not a list of numbers from 1 to 4096" in line
+    assert f"{caps!r} is not valid; expected numbers from 1 to 4096" in line

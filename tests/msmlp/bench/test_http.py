@@ -85,10 +85,10 @@ def test_where_nothing_went_well_there_is_no_latency_but_json(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--connections", "\xb2"], "'\xb2' is not a list of numbers from 1 to 1024"),
-        (["--connections", "1,0"], "'1,0' is not a list of numbers from 1 to 1024"),
-        (["--connections", ""], "'' is not a list of numbers from 1 to 1024"),
-        (["--bodies", "text"], "'text' is not a list of image, multipart-64, oip-1024"),
+        (["--connections", "\xb2"], "'\xb2' is not valid; expected numbers from 1 to 1024"),
+        (["--connections", "1,0"], "'1,0' is not valid; expected numbers from 1 to 1024"),
+        (["--connections", ""], "'' is not valid; expected numbers from 1 to 1024"),
+        (["--bodies", "text"], "'text' is not valid; expected a list of image, multipart-64, oip-1024"),
         (["--url", "http://[::1"], "'http://[::1' is not the address of a service"),
         (["--url", "foo"], "'foo' is not the address of a service"),
         (["--url", "http://127.0.0.1:9", "--weights", "w"], "a running service has its own"),

@@ -144,7 +144,7 @@ def test_a_call_that_gets_no_turn_may_be_retried(serve: Serve, monkeypatch: pyte
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
         assert (code, detail) == (
             "RESOURCE_EXHAUSTED",
-            "1 calls are sending their messages, which is the most allowed",
+            "1 calls are sending messages, the maximum is 1",
         )
         assert "retry-pushback-ms" in metadata
         call.cancel()

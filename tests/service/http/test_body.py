@@ -85,7 +85,7 @@ def test_the_content_types_parameters_and_case_do_not_matter() -> None:
 
 @pytest.mark.parametrize("kind", [None, "", "text/html", "application/x-www-form-urlencoded", "image/tiff", "\xff"])
 def test_another_content_type_lists_those_read(kind: str | None) -> None:
-    with pytest.raises(UnsupportedMediaTypeError, match=r"image/png, .*multipart/form-data, application/json"):
+    with pytest.raises(UnsupportedMediaTypeError, match=r"set Content-Type.* image/png, .*, application/json"):
         read(b"x", kind)
 
 
@@ -179,7 +179,7 @@ def test_an_encoding_that_is_none() -> None:
     ],
 )
 def test_json_that_is_none_or_says_something_else(content: bytes) -> None:
-    with pytest.raises(MalformedBodyError):
+    with pytest.raises(MalformedBodyError, match=None if content else "the body is empty; expected JSON"):
         read(content, "application/json", max_bytes=1_000_000)
 
 
@@ -224,7 +224,7 @@ def test_a_form_that_is_none_or_is_cut_short(content: bytes, kind: str) -> None:
     ],
 )
 def test_no_image(content: bytes, kind: str) -> None:
-    with pytest.raises(NoImagesError):
+    with pytest.raises(NoImagesError, match="send an image as the body, form fields named images, or JSON"):
         read(content, kind)
 
 

@@ -390,7 +390,7 @@ def test_numbers_that_overflow_stop_with_advice_and_leave_no_weights(batch_size:
         ({"changes": {"stages.9.width": 1}}, "unknown field 'stages.9.width'"),
         ({"changes": {"lr": -1}}, "lr: "),
         ({"changes": {"lr": "fast"}}, "lr: "),
-        ({"changes": {"optimizer": "lion"}}, "optimizer: .*'sgd', 'adamw' or 'muon'"),
+        ({"changes": {"optimizer": "lion"}}, "optimizer: expected one of sgd, adamw, muon"),
         ({"changes": {"ema": 1}}, "ema: "),
         ({"changes": {"image_size": 30}}, "patch 16 does not divide image_size 30"),
         ({"changes": {"classes": 3}}, "classes: cannot be set"),

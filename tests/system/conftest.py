@@ -15,6 +15,8 @@ import httpx
 import pytest
 from selenium import webdriver
 
+from tests.servers import wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -81,7 +83,8 @@ def make_serve(*variables: str) -> Iterator[httpx.Client]:
         # The engine may be ready a moment before the socket listens: hence the retries.
         transport = httpx.HTTPTransport(retries=5)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
-            assert client.get("/readyz").status_code == 200
+            # The log may say "ready" a moment before the event loop knows.
+            wait_until(lambda: client.get("/readyz").status_code == 200)
             yield client
     finally:
         with contextlib.suppress(ProcessLookupError):

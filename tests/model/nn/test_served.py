@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +16,8 @@ Pictures = Callable[[int, int], Tensor]
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> CascadeConfig:
-    """Small cascades: any grids that grow, unequal widths, every switch."""
+def configs(draw: st.DrawFn, widths: Sequence[int] = (3, 4, 7), overlap: bool = False) -> CascadeConfig:
+    """Small cascades: any grids that grow, unequal widths, every switch, `overlap`ping patches."""
     size = draw(st.sampled_from([6, 8, 12]))
     divisors = [p for p in range(1, size + 1) if size % p == 0 and size // p <= 6]
     patches = sorted(draw(st.lists(st.sampled_from(divisors), min_size=1, max_size=3)), reverse=True)
@@ -25,10 +25,11 @@ def configs(draw: st.DrawFn) -> CascadeConfig:
     stages = tuple(
         StageConfig(
             patch=patch,
-            width=draw(st.sampled_from([3, 4, 7])),
+            width=draw(st.sampled_from(widths)),
             depth=draw(st.integers(1, 2)),
             token_hidden=draw(number),
             channel_hidden=draw(number),
+            overlap=draw(st.integers(0, min(patch, 3))) if overlap else 0,
         )
         for patch in patches
     )

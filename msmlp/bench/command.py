@@ -40,7 +40,7 @@ def engine(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are reported.")] = 5,
     max_batch: Annotated[str, typer.Option(help="Largest batches, one measurement each.")] = "16,64,256",
     policy: Annotated[str, typer.Option(help="The operating point.")] = "balanced",
-    backend: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
+    backend: Annotated[str, typer.Option(help="auto (the one that would serve), torch or onnx.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, or a dtype of the backend.")] = "auto",
     engine: Annotated[str, typer.Option(help="For the service under load: auto, thread or process.")] = "auto",

@@ -7,7 +7,8 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -23,6 +24,9 @@ from msmlp.service.settings import load_settings
 from msmlp.service.telemetry.record import RequestRecord
 
 T = TypeVar("T")
+
+INTERRUPT_SECONDS = 1.0
+"""The longest that a Ctrl-C may go unnoticed."""
 
 
 def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Model":
@@ -127,7 +131,12 @@ class Model:
                 raise RuntimeError("the model is closed")
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            while True:
+                # Python loses the wake-up of a Ctrl-C that comes just before a wait begins; the next wait notices it.
+                with suppress(FutureTimeoutError):
+                    return future.result(INTERRUPT_SECONDS)
+                if future.done():
+                    return future.result()
         finally:
             future.cancel()
 

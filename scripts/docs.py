@@ -8,12 +8,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from msmlp.model.text import percent, shares, table
-from msmlp.service.cli import limits, shown_default
+from msmlp.service.cli import choices, limits, shown_default
 from msmlp.service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,8 +60,9 @@ def _setting_rows() -> Iterator[tuple[str, ...]]:
 
 
 def _allowed(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    if words := choices(field):
+        number = ["1 or more"] if int in get_args(field.annotation) else []
+        return ", ".join([*(f"`{word}`" for word in words), *number])
     found = limits(field)
     if not found:
         return ""

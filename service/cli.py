@@ -1,7 +1,7 @@
 """`msmlp serve`, and command-line options made from pydantic fields. Web packages are imported when it runs."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -50,6 +50,12 @@ def shown_default(name: str, field: FieldInfo) -> str:
     return _IN_WORDS.get(name, str(field.get_default(call_default_factory=True)))
 
 
+def choices(field: FieldInfo) -> tuple[Any, ...]:
+    """The words that a setting allows, if it is one of some, or one of some or a number."""
+    kinds = field.annotation, *get_args(field.annotation)
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
 def limits(field: FieldInfo) -> dict[str, Any]:
     return {
         side: getattr(constraint, bound)
@@ -62,7 +68,8 @@ def limits(field: FieldInfo) -> dict[str, Any]:
 def _setting(name: str, field: FieldInfo) -> inspect.Parameter:
     # None means not given: the environment and the default come next, which only `load_settings` knows.
     text = f"{field.description} Default: {shown_default(name, field)}."
-    return _parameter(name, field.annotation, text, **limits(field))
+    kind = str if choices(field) and int in get_args(field.annotation) else field.annotation
+    return _parameter(name, kind, text, **limits(field))
 
 
 def _parameter(name: str, kind: Any, text: str, **more: Any) -> inspect.Parameter:

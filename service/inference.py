@@ -46,8 +46,7 @@ class ClassifyRequest:
 async def classify(service: Service, request: ClassifyRequest) -> dict[str, Any]:
     """Classify the images of a request → the answer of `POST /classify`; raises what `run` raises."""
     result = await run(service, request)
-    throughput = service.engine.throughput.per_second(time.monotonic())
-    return answer_document(service.facts, request, result, throughput)
+    return answer_document(service.facts, request, result, service.images_per_second())
 
 
 async def run(service: Service, request: ClassifyRequest) -> Result:

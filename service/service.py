@@ -1,5 +1,6 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.platform import cores, free_host_memory
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.frontends.layout import Layout, resolve
+from msmlp.service.frontends.peers import Peers
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
@@ -61,6 +65,8 @@ class ByteBudget:
 
 @dataclass
 class Service:
+    """`peers` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
+
     settings: Settings
     weights: Weights
     calibration: Calibration
@@ -70,6 +76,8 @@ class Service:
     decoders: ThreadPoolExecutor
     statistics: Statistics
     records: RequestRecords
+    layout: Layout
+    peers: Peers | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
 
@@ -85,10 +93,34 @@ class Service:
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
     def check_ready(self) -> None:
-        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served now."""
+        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served here now."""
         if self.draining:
             raise DrainingError("the service is shutting down")
         self.engine.check()
+
+    def check_any_ready(self) -> None:
+        """The same for the whole service: it is ready if one front end is."""
+        if self.draining or self.peers is None or not self.peers.any_ready:
+            self.check_ready()
+
+    def own_images_per_second(self) -> float:
+        return self.engine.throughput.per_second(time.monotonic())
+
+    def images_per_second(self) -> float:
+        """Of the whole service, over the last seconds."""
+        return self.own_images_per_second() + (self.peers.rate if self.peers else 0.0)
+
+    async def metrics_text(self) -> bytes:
+        """The whole service's, in Prometheus' text format."""
+        text: bytes = await self.peers.ask("metrics") if self.peers else self.metrics.render()
+        return text
+
+    async def counts(self) -> tuple[Statistics, int]:
+        """The whole service's statistics, and how many batches the first stage has run."""
+        if self.peers is None:
+            return self.statistics, self.metrics.executions
+        counts: tuple[Statistics, int] = await self.peers.ask("statistics")
+        return counts
 
     @property
     def max_images(self) -> int:
@@ -103,21 +135,11 @@ class Service:
         return {**document, "default_policy": self.operating_points.default}
 
 
-def pick_engine(settings: Settings, selected: Selection) -> str:
-    """`auto` takes a process for torch and for a GPU, and a thread for ONNX Runtime on a CPU.
-
-    A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
-    holds; ONNX Runtime's is one. And a GPU's errors can outlive their cause, but not the process.
-    """
-    if settings.engine != "auto":
-        return settings.engine
-    return "process" if selected.name == "torch" or selected.device != "cpu" else "thread"
-
-
-def build_service(settings: Settings, select: Callable[..., Selection] = select_backend) -> Service:
+def build_service(settings: Settings, select: Callable[..., Selection] = select_backend, *, share: int = 1) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
 
-    `select` chooses the backend; `msmlp bench http` gives one that computes nothing.
+    `select` chooses the backend; `msmlp bench http` gives one that computes nothing. `share` engines like this one
+    divide the machine.
 
     Raises:
         CallerError: weights or settings that do not fit.
@@ -138,10 +160,12 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         capacity=settings.capacity,
         reserve=SHADOW_SLOTS if settings.shadow else 0,
         max_batch=settings.max_batch,
+        share=share,
     )
     selected = select(weights, calibration, wanted, settings.backend)
-    start: Callable[..., Worker] = ThreadWorker
-    if pick_engine(settings, selected) == "process":
+    layout = resolve(settings, selected.name, selected.device, cores=cores(), free_memory=free_host_memory())
+    start: Callable[..., Worker] = ThreadWorker  # TODO of issue 17: InlineWorker if layout.engine == "inline"
+    if layout.engine == "process":
         size, ring_images = manifest.cascade.image_size, 2 * settings.max_images
         start = partial(ProcessWorker, stages=stages, size=size, ring_images=ring_images)
     engine = AsyncEngine(
@@ -161,4 +185,4 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)
-    return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records)
+    return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records, layout)

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from msmlp.model.errors import OptionError, first_mistake
@@ -14,6 +14,15 @@ from msmlp.model.platform import cores
 from msmlp.model.preprocess import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 DEFAULT_WEIGHTS = Path(str(files("msmlp"))).resolve() / "weights" / "cifar10-s"
+
+
+def _count_or_auto(raw: Any) -> Any:
+    try:
+        if raw == "auto" or int(raw) >= 1:
+            return raw
+    except (TypeError, ValueError):
+        pass
+    raise ValueError("expected auto or a whole number of at least 1")
 
 
 class Settings(BaseSettings):
@@ -45,10 +54,15 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cuda", "tensorrt"] = Field(
         default="auto", description="ONNX Runtime's execution provider on a GPU; auto: cuda."
     )
-    engine: Literal["auto", "thread", "process"] = Field(
+    frontends: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = Field(
         default="auto",
-        description="Where the stages run: in a thread of the server, or in a separate process that is restarted when "
-        "it dies; auto: a process for torch and on a GPU, else a thread.",
+        description="Processes that accept, decode and answer. auto: with an engine inside each, one a core, as far as "
+        "memory allows; with one engine process, 1 on a CPU, and for a GPU half as many as cores, at most 8.",
+    )
+    engine: Literal["auto", "inline", "thread", "process"] = Field(
+        default="auto",
+        description="Where the stages run: inside each front end, in a thread of it, or in a separate process that is "
+        "restarted when it dies; auto: a process for torch and on a GPU, else inline.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of a stage.")
     capacity: int | None = Field(
@@ -56,7 +70,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Maximum number of images in flight; further images are answered with 429. By default as many as "
-        "fit into a quarter of the device's free memory, at most 16384.",
+        "fit into a quarter of the device's free memory, at most 16384. Engines inside front ends divide it.",
     )
     policy: str = Field(default="balanced", description="Operating point of requests that select none.")
     max_wait_ms: float = Field(

@@ -21,7 +21,8 @@ from msmlp.model.weights.calibration import Table
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
-from msmlp.service.http.server import UVICORN, create_app, listen
+from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.http.server import listen
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings

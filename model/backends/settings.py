@@ -35,6 +35,7 @@ class BackendSettings:
         capacity: images in flight; None takes as many as fit into the device's free memory.
         reserve: slots beyond these.
         max_batch: the largest batch; the capacity limits it too.
+        share: how many backends like this one divide the device's memory, and a CPU's cores.
         exits: torch's temperatures and exit policy; None takes the calibration's, which ONNX graphs contain.
     """
 
@@ -44,6 +45,7 @@ class BackendSettings:
     capacity: int | None = None
     reserve: int = 0
     max_batch: int = 64
+    share: int = 1
     exits: Exits | None = None
 
     @property
@@ -59,7 +61,7 @@ class BackendSettings:
         if self.capacity is not None:
             return self.capacity + self.reserve
         # One row more than slots: padding reads and writes there.
-        available, least = free(), self.max_batch + self.reserve
+        available, least = free() // self.share, self.max_batch + self.reserve
         fit = int(MEMORY_SHARE * available) // slot_bytes - 1
         if fit < least:
             raise DeviceError(
@@ -67,4 +69,4 @@ class BackendSettings:
                 f"{percent(MEMORY_SHARE, 0)} of the {available / MIB:.1f} MiB free here; "
                 "lower --max-batch or set --capacity"
             )
-        return min(fit, MAX_CAPACITY + self.reserve)
+        return min(fit, max(self.max_batch, MAX_CAPACITY // self.share) + self.reserve)

@@ -26,7 +26,6 @@ LARGEST = 2**31 - 1
 """The largest message size that gRPC can count."""
 
 OPTIONS = (
-    ("grpc.so_reuseport", 0),  # or a second server on the port would take half of the calls
     # gRPC would probe how much a connection can carry, and let every call that waits for its turn send as much.
     ("grpc.http2.bdp_probe", 0),
 )
@@ -39,7 +38,10 @@ Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     """Serves inside; on exit, calls in flight are answered first."""
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
-    server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
+    # Front ends share the port; without, a second server on it would take half of the calls.
+    several = int(service.peers is not None)
+    options = [*OPTIONS, ("grpc.so_reuseport", several)]
+    server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
     intake, ending = Intake(service.body_budget, max_bytes), asyncio.Event()
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
@@ -96,16 +98,17 @@ def _handler(
     return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any]]) -> Answer:
+def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any] | Awaitable[dict[str, Any]]]) -> Answer:
     async def answer(service: Service, content: bytes, record: RequestRecord) -> Any:
-        return method.response(**say(service, parse(method.request, content)))
+        said = say(service, parse(method.request, content))
+        return method.response(**(said if isinstance(said, dict) else await said))
 
     return answer
 
 
 def _ready(service: Service) -> bool:
     try:
-        service.check_ready()
+        service.check_any_ready()
     except MsmlpError:
         return False
     return True
@@ -120,11 +123,12 @@ def _model_ready(service: Service, request: Any) -> dict[str, Any]:
     return {"ready": _ready(service)}
 
 
-def _statistics(service: Service, request: Any) -> dict[str, Any]:
-    return model.model_statistics(service, _known(service, request) if request.name else service.facts.model["name"])
+async def _statistics(service: Service, request: Any) -> dict[str, Any]:
+    name = _known(service, request) if request.name else service.facts.model["name"]
+    return await model.model_statistics(service, name)
 
 
-_PLAIN: dict[str, Callable[[Service, Any], dict[str, Any]]] = {
+_PLAIN: dict[str, Callable[[Service, Any], dict[str, Any] | Awaitable[dict[str, Any]]]] = {
     "ServerLive": lambda service, _: {"live": not service.engine.down},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
     "ModelReady": _model_ready,

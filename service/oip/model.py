@@ -101,16 +101,16 @@ def model_configuration(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def model_statistics(service: Service, name: str) -> dict[str, Any]:
+async def model_statistics(service: Service, name: str) -> dict[str, Any]:
     """`GET /v2/models/{name}/stats`: counts and times since the start."""
-    executions = service.metrics.executions
-    return {"model_stats": [service.statistics.document(name, service.facts.model["version"], executions)]}
+    statistics, executions = await service.counts()
+    return {"model_stats": [statistics.document(name, service.facts.model["version"], executions)]}
 
 
 def repository_index(service: Service, *, ready_only: bool) -> list[dict[str, Any]]:
     """The one model, in Triton's form; none when only ready models are asked for and it is not."""
     try:
-        service.check_ready()
+        service.check_any_ready()
     except MsmlpError as error:
         return [] if ready_only else [{**service.facts.model, "state": "UNAVAILABLE", "reason": str(error)}]
     return [{**service.facts.model, "state": "READY"}]

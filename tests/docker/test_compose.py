@@ -8,7 +8,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from msmlp.service.http.server import UVICORN
+from msmlp.service.http.app import UVICORN
 from msmlp.service.settings import Settings
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"

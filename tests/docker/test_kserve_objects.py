@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from msmlp.service.http.app import UVICORN
 from msmlp.service.http.routes import oip
-from msmlp.service.http.server import UVICORN
 from msmlp.service.settings import Settings
 from tests.docs.test_readme import ROOT
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msmlp.service.http.app import UVICORN
 from msmlp.service.http.routes import operations
-from msmlp.service.http.server import UVICORN
 from msmlp.service.settings import Settings, load_settings
 from scripts.docs import SET_BY_OTHER_VALUES
 from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render

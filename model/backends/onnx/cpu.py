@@ -73,7 +73,7 @@ class OnnxBackend(OnnxSlots):
         `threads` run the parts of a batch; None for one per core.
         """
         super().__init__(cascade, settings, free_host_memory)
-        self._workers = WorkerPool(threads)
+        self._workers = WorkerPool(threads or max(1, cores() // settings.share))
         self._sessions = [open_session(graph, CPU).session for graph in graphs]
         self._features = [
             np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))

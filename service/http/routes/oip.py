@@ -48,7 +48,7 @@ async def live(service: ServiceDep) -> dict[str, bool]:
 
 @router.get("/health/ready")
 async def ready(service: ServiceDep) -> dict[str, bool]:
-    service.check_ready()
+    service.check_any_ready()
     return {"live": True, "ready": True}
 
 
@@ -68,19 +68,19 @@ async def index(request: Request, service: ServiceDep) -> list[dict[str, Any]]:
 
 @router.get("/models/stats")
 async def all_statistics(service: ServiceDep) -> dict[str, Any]:
-    return model.model_statistics(service, service.facts.model["name"])
+    return await model.model_statistics(service, service.facts.model["name"])
 
 
 @router.get(f"{MODEL}/stats")
 @router.get(f"{VERSION}/stats")
 async def model_statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    return model.model_statistics(service, name)
+    return await model.model_statistics(service, name)
 
 
 @router.get(f"{MODEL}/ready")
 @router.get(f"{VERSION}/ready")
 async def model_ready(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    service.check_ready()
+    service.check_any_ready()
     return {"name": name, "ready": True}
 
 

@@ -54,7 +54,7 @@ async def livez(service: ServiceDep) -> dict[str, bool]:
 @router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are accepted now; 503 says why not."""
-    service.check_ready()
+    service.check_any_ready()
     return {"ready": True}
 
 
@@ -67,7 +67,7 @@ async def model(service: ServiceDep) -> Response:
 @router.get("/metrics", response_class=Response, responses=_METRICS)
 async def metrics(service: ServiceDep) -> Response:
     """All metrics in the Prometheus text format."""
-    return Response(service.metrics.render(), media_type=METRICS_TYPE)
+    return Response(await service.metrics_text(), media_type=METRICS_TYPE)
 
 
 @router.get("/docs", response_class=HTMLResponse)

@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from msmlp.service.http.app import UVICORN
 from msmlp.service.http.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
 from msmlp.service.http.responses import while_connected
-from msmlp.service.http.server import UVICORN
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.http.routes.test_errors import check_problem
 

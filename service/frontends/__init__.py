@@ -1,0 +1,1 @@
+"""Several processes that answer, and the supervisor above them. No web packages here: the supervisor needs none."""

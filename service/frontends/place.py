@@ -1,0 +1,127 @@
+"""One of the supervisor's places for a front end: the process in it, and what is known of that."""
+
+import math
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from msmlp.service.engine.process.supervisor import Backoff
+from msmlp.service.frontends.board import Board, Column
+from msmlp.service.frontends.channel import Channel, Failed
+from msmlp.service.logs import Logging
+from msmlp.service.settings import Settings
+
+LOOK_SECONDS = 0.1
+SILENT_LOOKS = 20
+"""Looks in a row without a heartbeat after which a front end hangs. They are counted, not timed: if all were frozen (a
+paused container), so was the supervisor."""
+STARTING_LOOKS = 3000
+"""The same for one that was not ready yet: starting and warming up may take minutes without a heartbeat."""
+
+ATTEMPTS = 3
+"""A front end that fails so often in a row without becoming ready is not started again."""
+
+REAP_SECONDS = 5.0
+"""How long the system may take to end a process that was killed, or has closed its socket."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a front end is started with. `build(settings, share=share)` makes its service; it crosses pickled.
+
+    `share` is how many engines divide the machine, `logs` how the supervisor logs.
+    """
+
+    index: int
+    settings: Settings
+    build: Callable[..., Any]
+    share: int
+    board: Board
+    logs: Logging | None
+
+
+class Place:
+    """Place `start.index`; `target(start, socket)` is the life of a front end."""
+
+    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None]) -> None:
+        self.index, self._start, self._target, self._board = start.index, start, target, start.board
+        self.process: BaseProcess | None = None
+        self.channel: Channel | None = None
+        self.failure: Failed | None = None
+        self.gone = False
+        """Whether it failed too often."""
+        self._backoff, self._failures = Backoff(), 0
+        self._dispatched = self._looks = 0
+        self._beat, self._ready_since = 0.0, math.inf
+
+    def start(self) -> None:
+        """Start a process; it is heard through `channel`, which is to be opened."""
+        self._board.clear(self.index)
+        self._dispatched = self._looks = 0
+        self._beat, self._ready_since, self.failure = 0.0, math.inf, None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # Not a daemon: those may have no children, and an engine can be one.
+            self.process = get_context("spawn").Process(
+                target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
+            )
+            self.process.start()
+        self.channel = Channel(ours)
+
+    @property
+    def running(self) -> bool:
+        """Whether its event loop runs."""
+        return self.channel is not None and self._board.get(self.index, Column.BEAT) > 0
+
+    @property
+    def ready(self) -> bool:
+        return self.channel is not None and self._board.get(self.index, Column.READY) > 0
+
+    @property
+    def connections(self) -> int:
+        return self._dispatched - int(self._board.get(self.index, Column.LEFT))
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        taken = self.channel is not None and self.channel.hand_over(connection)
+        self._dispatched += taken
+        return taken
+
+    def hangs(self) -> bool:
+        """Look once more → whether it has been silent too long."""
+        if self.ready and math.isinf(self._ready_since):
+            self._ready_since = time.monotonic()
+        beat = self._board.get(self.index, Column.BEAT)
+        self._looks = self._looks + 1 if beat == self._beat else 0
+        self._beat = beat
+        return self._looks >= (STARTING_LOOKS if math.isinf(self._ready_since) else SILENT_LOOKS)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def bury(self) -> str:
+        """The process has ended, or is killed now → how it ended."""
+        assert self.process is not None
+        assert self.channel is not None
+        self.channel.close()
+        self.process.join(REAP_SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join(REAP_SECONDS)
+        status = self.process.exitcode or 0
+        self.process = self.channel = None
+        self._board.clear(self.index)
+        if self.failure is not None:
+            return self.failure.detail
+        return f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
+
+    def next_start(self) -> float | None:
+        """Seconds until a process is to be started after one that died; None: not again."""
+        was_ready = math.isfinite(self._ready_since)
+        self._failures = 0 if was_ready else self._failures + 1
+        self.gone = self._failures == ATTEMPTS
+        return None if self.gone else self._backoff.after(time.monotonic() - self._ready_since)

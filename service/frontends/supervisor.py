@@ -1,0 +1,244 @@
+"""The supervisor: accepts connections and hands each to a front end; starts, watches and ends these processes."""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import resource_tracker
+from typing import Any
+
+from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.service.frontends.board import Board
+from msmlp.service.frontends.channel import Ask, Counted, Drain, Failed
+from msmlp.service.frontends.layout import Layout, divide
+from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.logs import in_force
+from msmlp.service.settings import Settings
+
+log = logging.getLogger("msmlp.supervisor")
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+ACCEPTS = 64
+"""Connections accepted per turn of the event loop."""
+
+RETRY_SECONDS = 0.005
+"""Until a connection is offered again that found no room with any front end."""
+
+OUT_OF_FILES_SECONDS = 1.0
+"""Until accepting is tried again when it cannot be done now."""
+
+DRAIN_SECONDS = 75.0
+"""How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
+
+
+def supervise(
+    listener: socket.socket,
+    settings: Settings,
+    layout: Layout,
+    build: Callable[..., Any],
+    target: Callable[[Start, socket.socket], None],
+) -> None:
+    """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+
+    Raises:
+        CallerError: what a front end found that only the caller can change.
+        DeviceError: no front end is left.
+    """
+    board, logs = Board(layout.frontends), in_force()
+    starts = [
+        Start(index, mine, build, layout.share, board, logs) for index, mine in enumerate(divide(settings, layout))
+    ]
+    places = [Place(start, target) for start in starts]
+    # Before the signals are blocked, as it would unblock them.
+    resource_tracker.ensure_running()
+    asyncio.run(Supervisor(listener, places, Scrapes(places, shared_engine=layout.engine == "process")).run())
+
+
+class Supervisor:
+    def __init__(self, listener: socket.socket, places: list[Place], scrapes: Scrapes) -> None:
+        listener.setblocking(False)
+        self._listener, self._places, self._scrapes = listener, places, scrapes
+        self._held: socket.socket | None = None
+        self._accepting = self._paused = False
+        self._turn = 0
+        self._stopping = False
+
+    async def run(self) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._all_ended = asyncio.Event()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            for place in self._places:
+                self._start(place)
+            self._look()
+            await self._over
+        finally:
+            await self._end()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """End in order; a second SIGINT ends immediately."""
+        if self._stopping and number == signal.SIGINT:
+            self._kill_all()
+        elif not self._over.done():
+            self._over.set_result(None)
+
+    # Connections.
+
+    def _accept_now(self, *, wanted: bool) -> None:
+        if wanted != self._accepting and not self._stopping:
+            self._accepting = wanted
+            if wanted:
+                self._loop.add_reader(self._listener, self._accept)
+            else:
+                self._loop.remove_reader(self._listener)
+
+    def _accept(self) -> None:
+        """Accept what waits, and hand it over."""
+        for _ in range(ACCEPTS):
+            try:
+                connection = self._held or self._listener.accept()[0]
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                log.error("no connection can be accepted now: %s", error.strerror)
+                self._pause(OUT_OF_FILES_SECONDS)
+                return
+            self._held = None
+            if not self._hand_over(connection):
+                self._held = connection
+                self._pause(RETRY_SECONDS)
+                return
+
+    def _pause(self, seconds: float) -> None:
+        self._paused = True
+        self._accept_now(wanted=False)
+        self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._accept_if_any_runs()
+
+    def _accept_if_any_runs(self) -> None:
+        """Until a front end runs, connections wait in the backlog."""
+        if not self._paused:
+            self._accept_now(wanted=any(place.running for place in self._places))
+            if self._accepting and self._held is not None:
+                self._accept()
+
+    def _hand_over(self, connection: socket.socket) -> bool:
+        """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
+        places = [place for place in self._places if place.ready] or [p for p in self._places if p.running]
+        number = len(self._places)
+        # Among equals they take turns.
+        for place in sorted(places, key=lambda p: (p.connections, (p.index - self._turn) % number)):
+            if place.hand_over(connection):
+                self._turn = place.index + 1
+                connection.close()
+                return True
+        return False
+
+    # Processes.
+
+    def _start(self, place: Place) -> None:
+        if self._stopping:
+            return
+        # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            place.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        assert place.channel is not None
+        place.channel.open(_Heard(self, place))
+
+    def _look(self) -> None:
+        for place in self._places:
+            if place.process is not None and place.hangs():
+                log.error("front end %d does not respond: it is killed, with its connections", place.index)
+                place.kill()
+        if not self._stopping:
+            self._accept_if_any_runs()
+            self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def heard(self, place: Place, message: Any) -> None:
+        if isinstance(message, Ask):
+            self._scrapes.answer(place, message)
+        elif isinstance(message, Counted):
+            self._scrapes.counted(place, message)
+        elif isinstance(message, Failed):
+            place.failure = message
+
+    def ended(self, place: Place) -> None:
+        how, failure = place.bury(), place.failure
+        self._scrapes.retire(place)
+        if self._stopping:
+            if all(each.process is None for each in self._places):
+                self._all_ended.set()
+            return
+        if failure is not None and failure.by_caller:
+            self._fail(CallerError(failure.detail))
+            return
+        wait = place.next_start()
+        if wait is not None:
+            log.error("front end %d died: %s; restart in %g s", place.index, how, wait)
+            self._scrapes.restarts += 1
+            self._loop.call_later(wait, self._start, place)
+            return
+        log.error("front end %d died: %s; it is not started again", place.index, how)
+        if all(each.gone for each in self._places):
+            self._fail(DeviceError(f"the engine stopped: {how}"))
+
+    def _fail(self, error: MsmlpError) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    # The end.
+
+    async def _end(self) -> None:
+        """Stop listening, let front ends answer what is in flight, and leave no process."""
+        self._accept_now(wanted=False)
+        self._stopping = True
+        self._listener.close()
+        if self._held is not None:
+            self._held.close()
+        living = [place for place in self._places if place.process is not None]
+        for place in living:
+            if place.running and place.channel is not None:
+                place.channel.send(Drain())
+            else:
+                place.kill()  # nothing is in flight
+        try:
+            if living:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self._all_ended.wait()
+        except TimeoutError:
+            log.error("front ends took too long to end: they are killed")
+        finally:
+            self._kill_all()
+            for place in self._places:
+                if place.process is not None:
+                    place.bury()
+
+    def _kill_all(self) -> None:
+        for place in self._places:
+            place.kill()
+
+
+class _Heard:
+    """What one front end says (channel.Receiver)."""
+
+    def __init__(self, supervisor: Supervisor, place: Place) -> None:
+        self.on_message = partial(supervisor.heard, place)
+        self.on_end = partial(supervisor.ended, place)
+
+    def on_connection(self, connection: socket.socket | None) -> None:
+        """Front ends send none."""

@@ -1,0 +1,84 @@
+"""The web app: routes, error handlers, and the lifespan of the engine and gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from msmlp.model.errors import MsmlpError
+from msmlp.service.engine.messages import Outbound, Ready
+from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.grpc import grpc_running
+from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
+from msmlp.service.http.openapi import DESCRIPTION, complete
+from msmlp.service.http.protocol import Protocol
+from msmlp.service.http.responses import error_response
+from msmlp.service.http.routes import classify, oip, operations
+from msmlp.service.service import Service
+from msmlp.service.telemetry.observers import watched
+
+UVICORN: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,  # service/telemetry/observers.py writes ours
+    "http": Protocol,
+    "server_header": False,
+    "ws": "none",  # a WebSocket handshake is a request like any other
+    "timeout_graceful_shutdown": 30,  # seconds
+}
+"""How uvicorn runs."""
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The application of a service; the engine starts and stops with its lifespan."""
+    app = FastPath(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
+    return RequestMiddleware(BodyLimit(app, service.body_budget), service.records)
+
+
+def _framework(service: Service) -> FastAPI:
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.watch(_when_ready)
+        service.engine.start()
+        settings = service.settings
+        access_log = settings.access_log or settings.log_level == "debug"
+        async with watched(service.records, service.traces, access_log=access_log):
+            async with grpc_running(service):
+                yield
+                service.draining = True
+            await service.engine.stop()
+            await asyncio.to_thread(service.decoders.shutdown)
+
+    app = FastAPI(
+        title="msmlp",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+        docs_url=None,  # in routes/operations.py
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(classify.router)
+    app.include_router(operations.router)
+    app.include_router(oip.router)
+    for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    complete(app.openapi())
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return error_response(request.scope, error)
+
+
+def _when_ready(message: Outbound) -> None:
+    if isinstance(message, Ready):
+        freeze_gc()

@@ -1,0 +1,196 @@
+"""A process that answers: with a listening socket of its own, or with the connections that the supervisor hands it."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.service.engine.messages import Died, Outbound
+from msmlp.service.frontends.board import Board, Column
+from msmlp.service.frontends.channel import Answer, Channel, Count, Counted, Drain, Failed
+from msmlp.service.frontends.peers import Peers
+from msmlp.service.frontends.place import Start
+from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.service import Service
+from msmlp.service.telemetry.observers import trace_factory
+from msmlp.service.telemetry.totals import take_snapshot
+
+log = logging.getLogger("msmlp.server")
+
+BEAT_SECONDS = 0.1
+
+BEATS_PER_PUSH = 10
+"""Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
+
+
+class Server(uvicorn.Server):
+    """A signal first ends readiness; an orderly shutdown exits with status 0 (uvicorn would raise the signal again)."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(uvicorn.Config(create_app(service), **UVICORN))
+        self.service = service
+        self.failure = ""
+        """Why the engine has died for good."""
+        service.engine.watch(self._watch)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second SIGINT stops immediately."""
+        self.service.draining = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    def _watch(self, message: Outbound) -> None:
+        if isinstance(message, Died) and not message.restarting and not self.should_exit:
+            # A process without an engine is useless: let its supervisor start another.
+            self.failure = message.detail
+            self.should_exit = True
+
+
+def serve_alone(service: Service, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; DeviceError when the engine has died for good."""
+    server = Server(service)
+    server.run(sockets=[listener])
+    if server.failure:
+        raise DeviceError(f"the engine stopped: {server.failure}")
+
+
+def live(start: Start, end: socket.socket) -> None:
+    """The life of a front end, whose supervisor has the other end of the socket. Does not return."""
+    # The end comes as a message, or immediately when the supervisor is gone; see engine/process/child.py.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
+    if start.logs is not None:
+        start.logs.begin()
+    channel = Channel(end)
+    try:
+        traces = trace_factory() if start.settings.traces else None
+        service: Service = start.build(start.settings, share=start.share)
+        service.peers = Peers(start.board, start.index, channel)
+        if traces is not None:
+            service.traces = traces(service.facts.model)
+        server = FrontEnd(service, channel, start.board, start.index)
+        server.run()
+        failed = Failed(server.failure, by_caller=False) if server.failure else None
+    except MsmlpError as error:
+        failed = Failed(str(error), by_caller=isinstance(error, CallerError))
+    except Exception as error:
+        log.exception("front end %d stopped", start.index)
+        failed = Failed(f"unexpected {type(error).__name__}: {error}", by_caller=False)
+    if failed is not None:
+        channel.send(failed)
+    os._exit(1 if failed else 0)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+class _Connections(set[Any]):
+    """uvicorn's set of open connections, which says when one has left."""
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        super().__init__()
+        self._left = left
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self._left()
+
+
+class FrontEnd(Server):
+    """One of several (channel.Receiver)."""
+
+    def __init__(self, service: Service, channel: Channel, board: Board, index: int) -> None:
+        super().__init__(service)
+        self._channel, self._board, self._index = channel, board, index
+        self._received = self._connecting = self._beats = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.server_state.connections = _Connections(self._count_left)
+        service.engine.watch(lambda _: self._show())
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """They are the supervisor's."""
+        return nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin without a listening socket."""
+        await super().startup(sockets=[])
+        self._channel.open(self)
+        self._beat()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._board.put(self._index, Column.BEAT, self._beats)
+        self._show()
+        if self._beats % BEATS_PER_PUSH == 0 and self._channel.idle:
+            self._channel.send(Counted(0, take_snapshot(self.service)))
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _show(self) -> None:
+        service, peers = self.service, self.service.peers
+        assert peers is not None
+        self._board.put(self._index, Column.READY, service.engine.up and not self.should_exit)
+        self._board.put(self._index, Column.RATE, service.own_images_per_second())
+        peers.look()
+
+    def _count_left(self) -> None:
+        left = self._received - self._connecting - len(self.server_state.connections)
+        self._board.put(self._index, Column.LEFT, left)
+
+    def on_connection(self, connection: socket.socket | None) -> None:
+        self._received += 1
+        if connection is None or self.should_exit:
+            if connection is not None:
+                connection.close()
+            self._count_left()
+            return
+        self._connecting += 1
+        task = asyncio.create_task(self._connect(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:  # it has left already
+            connection.close()
+        finally:
+            self._connecting -= 1
+            self._count_left()
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes it."""
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+    def on_message(self, message: Any) -> None:
+        if isinstance(message, Drain):
+            self.handle_exit(signal.SIGTERM, None)
+            self._show()
+        elif isinstance(message, Count):
+            self._channel.send(Counted(message.number, take_snapshot(self.service)))
+        elif isinstance(message, Answer) and self.service.peers is not None:
+            self.service.peers.answered(message)
+
+    def on_end(self) -> None:
+        """The supervisor is gone."""
+        os._exit(1)

@@ -71,7 +71,7 @@ def _engine(wanted: str, name: str, device: str) -> str:
 
 def divide(settings: Settings, layout: Layout) -> list[Settings]:
     """The settings of each front end: limits on the command line are totals, and `capacity` is each engine's own."""
-    number = layout.frontends
+    number, capacity = layout.frontends, settings.capacity
 
     def part(total: int, index: int) -> int:
         return max(1, (total + index) // number)  # adds up to the total
@@ -81,7 +81,7 @@ def divide(settings: Settings, layout: Layout) -> list[Settings]:
             update={
                 "frontends": 1,
                 "engine": layout.engine,
-                "capacity": part(settings.capacity, index) if settings.capacity and layout.share > 1 else None,
+                "capacity": part(capacity, index) if capacity and layout.share > 1 else capacity,
                 "max_bodies_bytes": part(settings.max_bodies_bytes, index),
                 "decode_threads": part(settings.decode_threads, index),
             }

@@ -220,6 +220,8 @@ def test_a_port_in_use_is_one_clear_line(tiny_weights: Path) -> None:
         ),
         (["--dtype", "int4"], {}, "'--dtype': "),
         (["--max-batch", "0"], {}, "'--max-batch': "),
+        (["--frontends", "0"], {}, "--frontends: expected auto or a whole number of at least 1"),
+        ([], {"MSMLP_FRONTENDS": "many"}, "MSMLP_FRONTENDS: expected auto or a whole number of at least 1"),
         ([], {"MSMLP_CAPACITY": "none"}, "MSMLP_CAPACITY: "),
         ([], {"MSMLP_PROT": "9000"}, "MSMLP_PROT: no such setting"),
         pytest.param(

@@ -2,12 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from msmlp.model.backends.select import Selection
 from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import ThreadWorker
-from msmlp.service.service import build_service, pick_engine
+from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
 from tests.fakes import picture, pictures
 from tests.servers import encoded, fake_backend, fake_service, serving
@@ -43,21 +42,6 @@ def test_no_request_has_more_images_than_there_are_permits(tiny_weights: Path) -
         for count, status in ((3, 200), (4, 413)):
             files = [("images", image)] * count
             assert client.post("/classify", files=files).status_code == status
-
-
-@pytest.mark.parametrize(
-    ("wanted", "backend", "device", "engine"),
-    [
-        ("auto", "onnx", "cpu", "thread"),
-        ("auto", "onnx", "cuda", "process"),
-        ("auto", "torch", "cpu", "process"),
-        ("auto", "torch", "cuda", "process"),
-        ("process", "onnx", "cpu", "process"),
-        ("thread", "torch", "cpu", "thread"),
-    ],
-)
-def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, backend: str, device: str, engine: str) -> None:
-    assert pick_engine(Settings(engine=wanted), Selection(backend, device, "", fake_backend)) == engine
 
 
 def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:

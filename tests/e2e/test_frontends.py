@@ -1,0 +1,236 @@
+"""`msmlp serve --frontends 2`: real processes, which are killed, stopped and drained."""
+
+import http.client
+import os
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import Served, msmlp_serve
+from tests.fakes import PATIENCE_SECONDS
+from tests.servers import encoded, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+IMAGE = encoded(np.zeros((32, 32, 3), dtype=np.uint8))
+PNG = {"Content-Type": "image/png"}
+
+
+def children(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}
+
+
+def front_ends(served: Served) -> set[int]:
+    """Process ids; the supervisor's other child is a helper of multiprocessing."""
+
+    def command(pid: int) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    return {pid for pid in children(served.process.pid) if b"spawn_main" in command(pid)}
+
+
+def alive(pids: set[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def ready(served: Served) -> int:
+    return int(metric(served, "msmlp_frontends_ready"))
+
+
+def metric(served: Served, name: str) -> float:
+    """The sum over its labels."""
+    text = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+
+@contextmanager
+def two(weights: Path, *options: str) -> Iterator[Served]:
+    with msmlp_serve(weights, "--frontends", "2", *options) as served:
+        wait_until(lambda: served.url != "" and ready(served) == 2)
+        yield served
+
+
+class Client:
+    """A connection that is kept, and the process at its other end."""
+
+    def __init__(self, served: Served) -> None:
+        host, port = served.url.removeprefix("http://").split(":")
+        self._served = served
+        self.connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_SECONDS)
+        self.connection.connect()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def classify(self) -> int:
+        self.connection.request("POST", "/classify", IMAGE, PNG)
+        response = self.connection.getresponse()
+        response.read()
+        return response.status
+
+    @property
+    def at(self) -> int | None:
+        """The front end that has the connection; None while the supervisor has."""
+        here, there = f":{self.connection.sock.getsockname()[1]:04X}", f":{self.connection.port:04X}"
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, _, _, _, _, _, _, inode, *_ = line.split()
+            if local.endswith(there) and remote.endswith(here):
+                return next((pid for pid in front_ends(self._served) if has_socket(pid, inode)), None)
+        return None
+
+
+def has_socket(pid: int, inode: str) -> bool:
+    try:
+        return any(str(file.readlink()) == f"socket:[{inode}]" for file in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:  # it ended, or one of its files was closed
+        return False
+
+
+@pytest.mark.parametrize(("number", "spread"), [(3, [1, 2]), (8, [4, 4])])
+def test_connections_spread(tiny_weights: Path, number: int, spread: list[int]) -> None:
+    with two(tiny_weights) as served, ExitStack() as opened:
+        # What came before has left.
+        wait_until(lambda: not any(established(served)))
+        clients = [opened.enter_context(Client(served)) for _ in range(number)]
+        wait_until(lambda: all(client.at for client in clients))
+        assert sorted(Counter(client.at for client in clients).values()) == spread
+        assert {client.classify() for client in clients} == {200}
+
+
+def established(served: Served) -> list[str]:
+    port = f":{int(served.url.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [line[9] for line in lines if line[1].endswith(port) and line[3] == "01"]
+
+
+def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served, ExitStack() as opened:
+        clients = [opened.enter_context(Client(served)) for _ in range(6)]
+        assert {client.classify() for client in clients} == {200}
+        places = {client: client.at for client in clients}
+        victim = places[clients[0]]
+        assert victim is not None
+        lost: set[Client] = set()
+        enough, answered = threading.Event(), Counter[int]()
+
+        def load(client: Client) -> None:
+            while not enough.is_set():
+                try:
+                    answered[client.classify()] += 1
+                except (OSError, http.client.HTTPException):
+                    lost.add(client)
+                    return
+
+        threads = [threading.Thread(target=load, args=(client,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: answered[200] > 50)
+        counted = [metric(served, "msmlp_images_total")]
+        os.kill(victim, signal.SIGKILL)
+
+        def back() -> bool:
+            counted.append(metric(served, "msmlp_images_total"))
+            return victim not in front_ends(served) and ready(served) == 2
+
+        wait_until(back)
+        enough.set()
+        for thread in threads:
+            thread.join()
+        assert lost == {client for client in clients if places[client] == victim}
+        assert set(answered) == {200}
+        assert counted == sorted(counted)
+        assert counted[0] > 50
+        assert metric(served, "msmlp_frontend_restarts_total") == 1
+        assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
+        assert "was killed by signal 9; restart in" in served.log
+        assert "Traceback" not in served.log
+
+
+def test_one_that_hangs_is_replaced_while_the_other_answers(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served, Client(served) as one, Client(served) as other:
+        wait_until(lambda: one.at is not None and other.at is not None)
+        hanging = one.at
+        assert hanging is not None
+        assert hanging != other.at
+        os.kill(hanging, signal.SIGSTOP)
+        answered = 0
+
+        def replaced() -> bool:
+            nonlocal answered
+            answered += other.classify() == 200
+            return hanging not in front_ends(served)
+
+        wait_until(replaced)
+        assert answered > 1
+        with pytest.raises((OSError, http.client.HTTPException)):
+            one.classify()  # its connection was reset
+        for _ in range(4):
+            assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
+        wait_until(lambda: ready(served) == 2)
+        assert "does not respond" in served.log
+
+
+def test_one_that_stays_dead_leaves_the_service_to_the_other(tiny_weights: Path) -> None:
+    """It is ready though one front end is not."""
+    with two(tiny_weights) as served:
+        victim = min(front_ends(served))
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not alive({victim}))
+        assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
+        answer = httpx.post(f"{served.url}/classify", content=IMAGE, headers=PNG, timeout=PATIENCE_SECONDS)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_ends_all(tiny_weights: Path, number: signal.Signals) -> None:
+    with two(tiny_weights, "--grpc-port", "0") as served, Client(served) as client:
+        assert client.classify() == 200
+        started = children(served.process.pid)
+        assert len(started) == 3
+        served.process.send_signal(number)
+        assert served.end() == 0
+        wait_until(lambda: not alive(started))
+        assert "Traceback" not in served.log
+
+
+def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        started = children(served.process.pid)
+        served.process.kill()
+        served.end()
+        wait_until(lambda: not alive(started))
+
+
+def test_limits_are_totals(tiny_weights: Path) -> None:
+    with two(tiny_weights, "--capacity", "6", "--max-batch", "2") as served:
+        assert metric(served, "msmlp_capacity_images") == 6
+        files = [("images", IMAGE)] * 4
+        answer = httpx.post(f"{served.url}/classify", files=files, timeout=PATIENCE_SECONDS)
+        assert (answer.status_code, "3" in answer.json()["detail"]) == (413, True)
+
+
+def test_metrics_and_statistics_count_what_was_answered_before_whoever_did(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        for number in range(1, 7):
+            with Client(served) as client:
+                assert client.classify() == 200
+            assert metric(served, "msmlp_images_total") == number
+            statistics = httpx.get(f"{served.url}/v2/models/stats", timeout=PATIENCE_SECONDS).json()
+            assert statistics["model_stats"][0]["inference_count"] == number

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,25 +116,26 @@ def _weights(settings: "Settings") -> list[Section]:
         problems.append(f"{settings.policy!r} is not an operating point; expected one of {known}")
     line = f"{weights.manifest.name}, version {version}, in {settings.weights}: hashes and shapes fit; "
     line += f"{len(file.operating_points)} operating points, from {file.images} images on {file.device}"
-    return [Section("weights", line, facts, problems), _choice(settings, weights, calibration)]
+    return [Section("weights", line, facts, problems), *_choice(settings, weights, calibration)]
 
 
-def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration") -> Section:
-    """The backend that serving would build, proven on a blank image."""
+def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration") -> list[Section]:
+    """The backend that serving would build, proven on a blank image, and the processes it would start."""
     file = calibration.file
     try:
         from msmlp.model.backends.select import select_backend
         from msmlp.model.backends.settings import BackendSettings
         from msmlp.model.offline import run_every_exit
+        from msmlp.service.frontends.layout import resolve
 
         wanted = BackendSettings(settings.device, settings.dtype, settings.provider, capacity=1, max_batch=1)
         selected = select_backend(weights, calibration, wanted, settings.backend)
         backend = selected.build()
         run_every_exit(backend, np.zeros((1, backend.size, backend.size, 3), dtype=np.uint8))
     except ModuleNotFoundError as error:
-        return Section("choice", f"none: {error.name} is missing", None)  # its own section says what to do
+        return [Section("choice", f"none: {error.name} is missing", None)]  # its own section says what to do
     except (MsmlpError, RuntimeError) as error:  # RuntimeError: a GPU that torch sees but cannot use
-        return Section("choice", "none", None, [f"the model does not run: {' '.join(str(error).split())}"])
+        return [Section("choice", "none", None, [f"the model does not run: {' '.join(str(error).split())}"])]
     device = backend.device.partition(":")[0]
     no_gpu = "this build cannot use the GPU" if gpu_present() else "there is no GPU"
     auto = {
@@ -151,7 +152,8 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     line = f"{backend.name} on {backend.device}, {backend.dtype}: {' and '.join(reasons)}; it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
-    return Section("choice", line, facts)
+    layout = resolve(settings, backend.name, device, cores=cores(), free_memory=free_host_memory())
+    return [Section("choice", line, facts), Section("processes", str(layout), asdict(layout))]
 
 
 def _ports(settings: "Settings") -> list[Section]:

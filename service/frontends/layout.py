@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from msmlp.model.backends.settings import MEMORY_SHARE
+from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE
 from msmlp.service.settings import Settings
 
 WORKER_BYTES = 200 * 2**20
@@ -52,7 +52,7 @@ def resolve(
         f"{free_memory / 2**30:.1f} GiB of memory are free": int((1 - MEMORY_SHARE) * free_memory) // WORKER_BYTES,
         # The largest request must fit into one of them.
         "--max-bodies-bytes is divided": settings.max_bodies_bytes // settings.max_body_bytes,
-        "--capacity is divided": (settings.capacity or sys.maxsize) // settings.max_images,
+        "--capacity is divided": (settings.capacity or MAX_CAPACITY) // settings.max_images,
     }
     why = min(bounds, key=lambda reason: bounds[reason])
     return Layout(max(1, bounds[why]), engine, why)

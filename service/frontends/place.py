@@ -59,18 +59,22 @@ class Place:
         self._beat, self._ready_since = 0.0, math.inf
 
     def start(self) -> None:
-        """Start a process; it is heard through `channel`, which is to be opened."""
+        """Start a process; it is heard through `channel`, which is to be opened. OSError if there can be none now."""
         self._board.clear(self.index)
         self._dispatched = self._looks = 0
         self._beat, self._ready_since, self.failure = 0.0, math.inf, None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Not a daemon: those may have no children, and an engine can be one.
+        process = get_context("spawn").Process(
+            target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
+        )
         with theirs:
-            # Not a daemon: those may have no children, and an engine can be one.
-            self.process = get_context("spawn").Process(
-                target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
-            )
-            self.process.start()
-        self.channel = Channel(ours)
+            try:
+                process.start()
+            except OSError:
+                ours.close()
+                raise
+        self.process, self.channel = process, Channel(ours)
 
     @property
     def running(self) -> bool:

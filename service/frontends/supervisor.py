@@ -155,6 +155,9 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             place.start()
+        except OSError as error:
+            self._start_again(place, f"it could not be started: {error.strerror}")
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         assert place.channel is not None
@@ -187,6 +190,9 @@ class Supervisor:
         if failure is not None and failure.by_caller:
             self._fail(CallerError(failure.detail))
             return
+        self._start_again(place, how)
+
+    def _start_again(self, place: Place, how: str) -> None:
         wait = place.next_start()
         if wait is not None:
             log.error("front end %d died: %s; restart in %g s", place.index, how, wait)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.engine.messages import Ready
 from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
 from msmlp.service.grpc.messages import METHODS, SERVICE, Method, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
@@ -46,16 +47,40 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     address = f"[{host}]" if ":" in host else host
-    bound = server.add_insecure_port(f"{address}:{port}")
-    await server.start()
-    log.info("serving gRPC on %s:%d", address, bound)
+
+    async def begin() -> None:
+        if service.peers is not None:
+            await _ready_once(service)  # until then a call may go to a front end that can answer it
+        bound = server.add_insecure_port(f"{address}:{port}")
+        await server.start()
+        log.info("serving gRPC on %s:%d", address, bound)
+
+    beginning = asyncio.create_task(begin())
+    beginning.add_done_callback(_log_failure)
     grace = 0
     try:
+        if service.peers is None:
+            await beginning
         yield
         grace = GRACE_SECONDS  # but none when the app is cut short, as by a second SIGINT
     finally:
         ending.set()
+        beginning.cancel()
+        await asyncio.wait([beginning])
         await server.stop(grace)
+
+
+def _log_failure(beginning: "asyncio.Task[None]") -> None:
+    error = None if beginning.cancelled() else beginning.exception()
+    if error is not None:
+        log.error("gRPC cannot be served: %s", error)
+
+
+async def _ready_once(service: Service) -> None:
+    ready = asyncio.Event()
+    service.engine.watch(lambda message: ready.set() if isinstance(message, Ready) else None)
+    if not service.engine.up:
+        await ready.wait()
 
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:

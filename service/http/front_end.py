@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
-from msmlp.service.engine.messages import Died, Outbound
+from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.channel import Answer, Channel, Count, Counted, Drain, Failed
 from msmlp.service.frontends.peers import Peers
@@ -121,7 +121,7 @@ class FrontEnd(Server):
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.server_state.connections = _Connections(self._count_left)
-        service.engine.watch(lambda _: self._show())
+        service.engine.watch(self._show_state)
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """They are the supervisor's."""
@@ -140,6 +140,10 @@ class FrontEnd(Server):
         if self._beats % BEATS_PER_PUSH == 0 and self._channel.idle:
             self._channel.send(Counted(0, take_snapshot(self.service)))
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _show_state(self, message: Outbound) -> None:
+        if isinstance(message, Ready | Died):
+            self._show()
 
     def _show(self) -> None:
         service, peers = self.service, self.service.peers

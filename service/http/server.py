@@ -6,7 +6,8 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, install_hint
+from msmlp.service.frontends.channel import Channel, Failed
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
 from msmlp.service.grpc import check_installed
@@ -56,8 +57,12 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
 
 def _front_end(start: Start, end: socket.socket) -> None:
     """The life of a front end, in its process. The supervisor does without the web packages that it needs."""
-    from msmlp.service.http.front_end import live
-
+    try:
+        from msmlp.service.http.front_end import live
+    except ModuleNotFoundError as error:
+        detail = f"serving needs the package {error.name}: {install_hint('serve')}"
+        Channel(end).send(Failed(detail, by_caller=True))
+        return
     live(start, end)
 
 

@@ -109,6 +109,8 @@ class Metrics(Collector):
         text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
         self.restarts = counter("msmlp_engine_restarts", "Restarts of the engine's process after it died.")
+        # The supervisor counts them, if there is one.
+        counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
         labels = ["name", "version", "backend", "device"]
         self.model_info = gauge("msmlp_model_info", "The model served.", labels)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
@@ -22,6 +23,7 @@ from tests.servers import encoded, wait_until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 IMAGE = encoded(np.zeros((32, 32, 3), dtype=np.uint8))
+ESTABLISHED, LISTEN = "01", "0A"
 PNG = {"Content-Type": "image/png"}
 
 
@@ -60,6 +62,13 @@ def metric(served: Served, name: str) -> float:
 def two(weights: Path, *options: str) -> Iterator[Served]:
     with msmlp_serve(weights, "--frontends", "2", *options) as served:
         wait_until(lambda: served.url != "" and ready(served) == 2)
+        yield served
+
+
+@pytest.fixture(scope="module")
+def running(tiny_weights: Path) -> Iterator[Served]:
+    """One service for the tests that leave it as it is."""
+    with two(tiny_weights, "--capacity", "6", "--max-batch", "2") as served:
         yield served
 
 
@@ -103,20 +112,37 @@ def has_socket(pid: int, inode: str) -> bool:
 
 
 @pytest.mark.parametrize(("number", "spread"), [(3, [1, 2]), (8, [4, 4])])
-def test_connections_spread(tiny_weights: Path, number: int, spread: list[int]) -> None:
-    with two(tiny_weights) as served, ExitStack() as opened:
+def test_connections_spread(running: Served, number: int, spread: list[int]) -> None:
+    with ExitStack() as opened:
         # What came before has left.
-        wait_until(lambda: not any(established(served)))
-        clients = [opened.enter_context(Client(served)) for _ in range(number)]
+        wait_until(lambda: not sockets(running.url, ESTABLISHED))
+        clients = [opened.enter_context(Client(running)) for _ in range(number)]
         wait_until(lambda: all(client.at for client in clients))
         assert sorted(Counter(client.at for client in clients).values()) == spread
         assert {client.classify() for client in clients} == {200}
 
 
-def established(served: Served) -> list[str]:
-    port = f":{int(served.url.rpartition(':')[2]):04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return [line[9] for line in lines if line[1].endswith(port) and line[3] == "01"]
+def sockets(address: str, state: str) -> list[str]:
+    """The inodes of the sockets at an address, ...:port."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    files = Path("/proc/net/tcp"), Path("/proc/net/tcp6")  # gRPC's are of both kinds
+    lines = [line.split() for file in files if file.exists() for line in file.read_text().splitlines()[1:]]
+    return [line[9] for line in lines if line[1].endswith(port) and line[3] == state]
+
+
+def test_all_listen_for_grpc_on_one_port(tiny_weights: Path) -> None:
+    with two(tiny_weights, "--grpc-port", "0") as served:
+        wait_until(lambda: served.log.count("serving gRPC") == 2)
+        listening = sockets(served.grpc, LISTEN)
+        for pid in front_ends(served):
+            assert any(has_socket(pid, inode) for inode in listening)
+        assert not any(has_socket(served.process.pid, inode) for inode in listening)
+        with triton.InferenceServerClient(served.grpc) as caller:
+            tensor = triton.InferInput("pixels", [3, 32, 32, 3], "UINT8")
+            tensor.set_data_from_numpy(np.zeros((3, 32, 32, 3), dtype=np.uint8))
+            caller.infer("msmlp", [tensor])
+            assert caller.get_inference_statistics("msmlp").model_stats[0].inference_count == 3
+        assert metric(served, "msmlp_images_total") == 3
 
 
 def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
@@ -218,19 +244,18 @@ def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> No
         wait_until(lambda: not alive(started))
 
 
-def test_limits_are_totals(tiny_weights: Path) -> None:
-    with two(tiny_weights, "--capacity", "6", "--max-batch", "2") as served:
-        assert metric(served, "msmlp_capacity_images") == 6
-        files = [("images", IMAGE)] * 4
-        answer = httpx.post(f"{served.url}/classify", files=files, timeout=PATIENCE_SECONDS)
-        assert (answer.status_code, "3" in answer.json()["detail"]) == (413, True)
+def test_limits_are_totals(running: Served) -> None:
+    assert metric(running, "msmlp_capacity_images") == 6
+    files = [("images", IMAGE)] * 4
+    answer = httpx.post(f"{running.url}/classify", files=files, timeout=PATIENCE_SECONDS)
+    assert (answer.status_code, "3" in answer.json()["detail"]) == (413, True)
 
 
-def test_metrics_and_statistics_count_what_was_answered_before_whoever_did(tiny_weights: Path) -> None:
-    with two(tiny_weights) as served:
-        for number in range(1, 7):
-            with Client(served) as client:
-                assert client.classify() == 200
-            assert metric(served, "msmlp_images_total") == number
-            statistics = httpx.get(f"{served.url}/v2/models/stats", timeout=PATIENCE_SECONDS).json()
-            assert statistics["model_stats"][0]["inference_count"] == number
+def test_metrics_and_statistics_count_what_was_answered_before_whoever_did(running: Served) -> None:
+    before = metric(running, "msmlp_images_total")
+    for number in range(1, 7):
+        with Client(running) as client:
+            assert client.classify() == 200
+        assert metric(running, "msmlp_images_total") == before + number
+        statistics = httpx.get(f"{running.url}/v2/models/stats", timeout=PATIENCE_SECONDS).json()
+        assert statistics["model_stats"][0]["inference_count"] == before + number

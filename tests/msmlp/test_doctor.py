@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -50,6 +51,8 @@ def test_a_machine_that_can_serve(tiny_weights: Path) -> None:
     assert choice["why"]["backend"] == "the float32 graphs match, on a CPU"
     assert choice["why"]["device"] == "set to cpu"
     assert choice["why"]["dtype"] == "half precision on a GPU, float32 on a CPU"
+    assert document["processes"]["engine"] == "inline"
+    assert document["processes"]["frontends"] >= 1
     assert document["settings"] == {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu"}
     assert {"fastapi", "uvicorn", "pydantic-settings"} <= document["packages"]["serve"].keys()
     assert "kornia" in document["packages"]["train"]
@@ -60,6 +63,7 @@ def test_the_table_ends_with_the_verdict(tiny_weights: Path, tmp_path: Path) -> 
     assert fine.returncode == 0
     assert "weights   tiny-digits, version " in fine.stdout
     assert "choice    onnx on cpu, float32: the float32 graphs match and device set to cpu" in fine.stdout
+    assert re.search(r"^processes \d+ front ends?, an engine inside", fine.stdout, re.MULTILINE)
     assert fine.stdout.splitlines()[-1] == "ready to serve"
     broken = run_msmlp("doctor", "--weights", tmp_path, MSMLP_PORT="0")
     assert broken.returncode == 1

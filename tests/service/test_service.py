@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,10 @@ from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import ThreadWorker
+from msmlp.service.errors import DrainingError, StartingError
+from msmlp.service.frontends.board import Board, Column
+from msmlp.service.frontends.channel import Channel
+from msmlp.service.frontends.peers import Peers
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
 from tests.fakes import picture, pictures
@@ -42,6 +47,26 @@ def test_no_request_has_more_images_than_there_are_permits(tiny_weights: Path) -
         for count, status in ((3, 200), (4, 413)):
             files = [("images", image)] * count
             assert client.post("/classify", files=files).status_code == status
+
+
+def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) -> None:
+    service, board = fake_service(tiny_weights, fake_backend), Board(3)
+    near, far = socket.socketpair()
+    with near, far:
+        service.peers = Peers(board, 1, Channel(near))
+        with pytest.raises(StartingError):
+            service.check_any_ready()
+        board.put(2, Column.READY, 1)
+        service.check_any_ready()
+        with pytest.raises(StartingError):
+            service.check_ready()
+        for row, rate in enumerate((10.0, 20.0, 30.0)):
+            board.put(row, Column.RATE, rate)
+        service.peers.look()
+        assert service.images_per_second() == 40  # and its own, which is nothing yet
+        service.draining = True
+        with pytest.raises(DrainingError):
+            service.check_any_ready()
 
 
 def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:

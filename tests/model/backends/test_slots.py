@@ -53,3 +53,9 @@ def test_too_little_memory_says_what_is_needed_and_what_there_is() -> None:
         "96 slots need 97.0 MiB, and slots may take 25 % of the 200.0 MiB free here; "
         "lower --max-batch or set --capacity"
     )
+
+
+@pytest.mark.parametrize("free", [2**20, 2**40])
+def test_backends_that_share_a_device_divide_its_memory_and_the_cap(free: int) -> None:
+    whole, part = (BackendSettings(max_batch=8, share=share).slots(100, lambda: free) for share in (1, 4))
+    assert part == pytest.approx(whole / 4, abs=1)

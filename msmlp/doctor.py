@@ -126,7 +126,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
         from msmlp.model.backends.select import select_backend
         from msmlp.model.backends.settings import BackendSettings
         from msmlp.model.offline import run_every_exit
-        from msmlp.service.frontends.layout import resolve
+        from msmlp.service.frontends.layout import layout_here
 
         wanted = BackendSettings(settings.device, settings.dtype, settings.provider, capacity=1, max_batch=1)
         selected = select_backend(weights, calibration, wanted, settings.backend)
@@ -152,7 +152,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     line = f"{backend.name} on {backend.device}, {backend.dtype}: {' and '.join(reasons)}; it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
-    layout = resolve(settings, backend.name, device, cores=cores(), free_memory=free_host_memory())
+    layout = layout_here(settings, backend.name, device, weights)
     return [Section("choice", line, facts), Section("processes", str(layout), asdict(layout))]
 
 

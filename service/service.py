@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.platform import cores, free_host_memory
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
 from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
-from msmlp.service.frontends.layout import Layout, resolve
+from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.frontends.peers import Peers
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
@@ -163,7 +162,7 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         share=share,
     )
     selected = select(weights, calibration, wanted, settings.backend)
-    layout = resolve(settings, selected.name, selected.device, cores=cores(), free_memory=free_host_memory())
+    layout = layout_here(settings, selected.name, selected.device, weights)
     start: Callable[..., Worker] = ThreadWorker  # TODO of issue 17: InlineWorker if layout.engine == "inline"
     if layout.engine == "process":
         size, ring_images = manifest.cascade.image_size, 2 * settings.max_images

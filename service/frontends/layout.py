@@ -1,14 +1,17 @@
-"""How many processes answer, and where the engine runs. Pure: the machine's numbers are arguments."""
+"""How many processes answer, and where the engine runs."""
 
 import sys
 from dataclasses import dataclass
 
 from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE
+from msmlp.model.platform import cores, free_host_memory
+from msmlp.model.weights import Weights
 from msmlp.service.settings import Settings
 
-WORKER_BYTES = 200 * 2**20
-"""Memory of one front end with its engine inside: 140 MiB were resident with the default weights and one connection,
-few of them shared; the rest is for bodies, larger weights and batches."""
+WORKER_BYTES, PER_WEIGHT_BYTE = 200 * 2**20, 4
+"""Memory of one front end with its engine inside: some bytes, and a multiple of its weights. 140 MiB were resident with
+weights of 2 MB, and 940 with weights of 197 (as read, as graphs, and twice in ONNX Runtime); the rest is for bodies and
+batches."""
 
 MOST_BY_A_GPU = 8
 """Front ends for one GPU unless `--frontends` says otherwise: that many decode more than one engine process takes."""
@@ -34,8 +37,21 @@ class Layout:
         return f"{number}, {places[self.engine]}{each}: {self.why}"
 
 
+def layout_here(settings: Settings, name: str, device: str, weights: Weights) -> Layout:
+    """The layout on this machine."""
+    size = sum(array.nbytes for array in weights.state.values())
+    return resolve(settings, name, device, size, cores=cores(), free_memory=free_host_memory())
+
+
 def resolve(
-    settings: Settings, name: str, device: str, *, cores: int, free_memory: int, platform: str = sys.platform
+    settings: Settings,
+    name: str,
+    device: str,
+    weights_bytes: int,
+    *,
+    cores: int,
+    free_memory: int,
+    platform: str = sys.platform,
 ) -> Layout:
     """The layout for the backend `name` on `device` (cpu or cuda), on a machine with `free_memory` bytes to take."""
     engine = _engine(settings.engine, name, device)
@@ -47,9 +63,10 @@ def resolve(
         return Layout(min(MOST_BY_A_GPU, max(1, cores // 2)), engine, f"for a GPU, by {cores} cores")
     if engine != "inline":
         return Layout(1, engine, f"the engine has the {cores} cores")
+    each = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
     bounds = {
         f"one a core ({cores})": cores,
-        f"{free_memory / 2**30:.1f} GiB of memory are free": int((1 - MEMORY_SHARE) * free_memory) // WORKER_BYTES,
+        f"{free_memory / 2**30:.1f} GiB of memory are free": int((1 - MEMORY_SHARE) * free_memory) // each,
         # The largest request must fit into one of them.
         "--max-bodies-bytes is divided": settings.max_bodies_bytes // settings.max_body_bytes,
         "--capacity is divided": (settings.capacity or MAX_CAPACITY) // settings.max_images,

@@ -101,7 +101,10 @@ class Place:
         beat = self._board.get(self.index, Column.BEAT)
         self._looks = self._looks + 1 if beat == self._beat else 0
         self._beat = beat
-        return self._looks >= (STARTING_LOOKS if math.isinf(self._ready_since) else SILENT_LOOKS)
+        if self._looks < (STARTING_LOOKS if math.isinf(self._ready_since) else SILENT_LOOKS):
+            return False
+        self._looks = 0
+        return True
 
     def kill(self) -> None:
         if self.process is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from msmlp.service.frontends.channel import Answer, Ask, Count, Counted
 from msmlp.service.frontends.place import Place
@@ -74,6 +74,4 @@ class Scrapes:
         """The supervisor's own metrics."""
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
-        living = sum(place.ready for place in self._places)
-        yield GaugeMetricFamily("msmlp_frontends_ready", "Front ends that take images.", living)
         yield from self._process.collect()

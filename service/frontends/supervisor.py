@@ -104,13 +104,10 @@ class Supervisor:
         for _ in range(ACCEPTS):
             try:
                 connection = self._held or self._listener.accept()[0]
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
-                log.error("no connection can be accepted now: %s", error.strerror)
-                self._pause(OUT_OF_FILES_SECONDS)
+            except OSError as error:  # nothing waits, or the one that did has left
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.error("no connection can be accepted now: %s", error.strerror)
+                    self._pause(OUT_OF_FILES_SECONDS)
                 return
             self._held = None
             if not self._hand_over(connection):

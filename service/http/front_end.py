@@ -150,6 +150,7 @@ class FrontEnd(Server):
         assert peers is not None
         self._board.put(self._index, Column.READY, service.engine.up and not self.should_exit)
         self._board.put(self._index, Column.RATE, service.own_images_per_second())
+        self._count_left()  # a connection that changes its parser leaves and comes
         peers.look()
 
     def _count_left(self) -> None:

@@ -235,6 +235,7 @@ def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Me
         backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
         rate = engine.throughput.per_second(time.monotonic())
     yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
+    yield _gauge("msmlp_frontends_ready", "Processes that take images.", up)
     yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
     yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)
     yield _gauge("msmlp_backlog_seconds", "Predicted device time until all images in flight are answered.", backlog)

@@ -1,19 +1,18 @@
-"""How many front ends, and where the engine runs: pure functions of settings and the machine."""
+"""How many front ends, and where the engine runs."""
 
 from typing import Any
 
 import pytest
 
-from msmlp.service.frontends.layout import MOST_BY_A_GPU, WORKER_BYTES, Layout, divide, resolve
+from msmlp.service.frontends.layout import MOST_BY_A_GPU, PER_WEIGHT_BYTE, WORKER_BYTES, Layout, divide, resolve
 from msmlp.service.settings import Settings
 
 ONNX, TORCH, GPU = ("onnx", "cpu"), ("torch", "cpu"), ("torch", "cuda")
 
 
-def layout(
-    on: tuple[str, str] = ONNX, cores: int = 4, free: int = 2**40, platform: str = "linux", **given: Any
-) -> Layout:
-    return resolve(Settings(**given), *on, cores=cores, free_memory=free, platform=platform)
+def layout(on: tuple[str, str] = ONNX, cores: int = 4, free: int = 2**40, size: int = 0, **given: Any) -> Layout:
+    platform = given.pop("platform", "linux")
+    return resolve(Settings(**given), *on, size, cores=cores, free_memory=free, platform=platform)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +50,7 @@ def test_auto_follows_cores_and_device(on: tuple[str, str], cores: int, frontend
 def test_auto_takes_no_more_than_memory_allows_and_says_so() -> None:
     free = 4 * WORKER_BYTES
     assert layout(cores=8, free=free).frontends == 3  # slots take a quarter
+    assert layout(cores=8, free=free, size=WORKER_BYTES // PER_WEIGHT_BYTE).frontends == 1  # which are as large again
     assert "memory" in layout(cores=8, free=free).why
     assert layout(cores=8, free=0).frontends == 1
 

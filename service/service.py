@@ -13,7 +13,7 @@ from msmlp.model.weights import Calibration, Weights, describe, load_calibration
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import ThreadWorker, Worker
+from msmlp.service.engine.transport import InlineWorker, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
@@ -31,6 +31,11 @@ class Facts:
     model: dict[str, str]
     classes: tuple[str, ...]
     gflops: list[float]
+
+    @cached_property
+    def spent(self) -> list[float]:
+        """GFLOPs of an image that left at each exit, [K + 1]; none at exit 0."""
+        return [0.0, *self.gflops]
 
 
 class ByteBudget:
@@ -104,14 +109,14 @@ class Service:
 
 
 def pick_engine(settings: Settings, selected: Selection) -> str:
-    """`auto` takes a process for torch and for a GPU, and a thread for ONNX Runtime on a CPU.
+    """`auto` takes a process for torch and for a GPU, and the event loop's own thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
     holds; ONNX Runtime's is one. And a GPU's errors can outlive their cause, but not the process.
     """
     if settings.engine != "auto":
         return settings.engine
-    return "process" if selected.name == "torch" or selected.device != "cpu" else "thread"
+    return "process" if selected.name == "torch" or selected.device != "cpu" else "inline"
 
 
 def build_service(settings: Settings, select: Callable[..., Selection] = select_backend) -> Service:
@@ -140,8 +145,9 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
         max_batch=settings.max_batch,
     )
     selected = select(weights, calibration, wanted, settings.backend)
-    start: Callable[..., Worker] = ThreadWorker
-    if pick_engine(settings, selected) == "process":
+    placed = pick_engine(settings, selected)
+    start: Callable[..., Worker] = InlineWorker if placed == "inline" else ThreadWorker
+    if placed == "process":
         size, ring_images = manifest.cascade.image_size, 2 * settings.max_images
         start = partial(ProcessWorker, stages=stages, size=size, ring_images=ring_images)
     engine = AsyncEngine(

@@ -14,7 +14,7 @@ from msmlp.model.weights import Calibration, Weights, describe, load_calibration
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import ThreadWorker, Worker
+from msmlp.service.engine.transport import InlineWorker, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.frontends.peers import Peers
@@ -34,6 +34,11 @@ class Facts:
     model: dict[str, str]
     classes: tuple[str, ...]
     gflops: list[float]
+
+    @cached_property
+    def spent(self) -> list[float]:
+        """GFLOPs of an image that left at each exit, [K + 1]; none at exit 0."""
+        return [0.0, *self.gflops]
 
 
 class ByteBudget:
@@ -163,7 +168,7 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
     )
     selected = select(weights, calibration, wanted, settings.backend)
     layout = layout_here(settings, selected.name, selected.device, weights)
-    start: Callable[..., Worker] = ThreadWorker  # TODO of issue 17: InlineWorker if layout.engine == "inline"
+    start: Callable[..., Worker] = InlineWorker if layout.engine == "inline" else ThreadWorker
     if layout.engine == "process":
         size, ring_images = manifest.cascade.image_size, 2 * settings.max_images
         start = partial(ProcessWorker, stages=stages, size=size, ring_images=ring_images)

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -78,6 +79,7 @@ class AsyncEngine:
         self._pending: dict[int, Pending] = {}
         self._outbox: list[Inbound] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._died: Died | None = None
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
 
@@ -87,7 +89,7 @@ class AsyncEngine:
 
     def start(self) -> None:
         """Start the worker; call with the loop running."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.worker.start()
         self._tick()
 
@@ -205,8 +207,11 @@ class AsyncEngine:
         self.brownout.update(now, wait, totals, admission.share)
 
     def _send(self, messages: list[Outbound]) -> None:
-        """Hand messages to the event loop; called on the worker's thread."""
+        """Hand messages to the event loop, from the worker's thread or its own."""
         assert self._loop is not None
+        if threading.get_ident() == self._thread:
+            self._receive(messages)
+            return
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._receive, messages)
 

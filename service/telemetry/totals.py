@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from msmlp.service.telemetry.metrics import Metrics
 from msmlp.service.telemetry.record import Statistics
 
-Merge = Callable[[Iterable[float]], float]
+Merge = Callable[[list[float]], float]
 Series = tuple[str, tuple[tuple[str, str], ...]]
 """The name of a sample, and its labels."""
 
@@ -39,6 +39,9 @@ AGREEMENT = "msmlp_shadow_agreement"
 """It is computed anew, over the newest shadows of all processes."""
 SHARED = ("msmlp_capacity_images", "msmlp_engine_", "msmlp_queue_images", "msmlp_work_seconds")
 """What so begins is the engine's own: every process that uses the same one tells the same; the largest is taken."""
+
+OWN = -1
+"""The index of the process that adds up; those of others are not negative."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,7 @@ class _Process:
     offsets: dict[Series, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Sums(Collector):
-    metrics: list[Metric]
-
-    def collect(self) -> list[Metric]:
-        return self.metrics
-
-
-class Totals:
+class Totals(Collector):
     """Sums over the living processes of a service and those that died. `shared_engine`: all use the same engine."""
 
     def __init__(self, *, shared_engine: bool = False) -> None:
@@ -110,15 +105,15 @@ class Totals:
             self.retire(index)
         process = self._living.setdefault(index, _Process(snapshot))
         if snapshot.taken >= process.newest.taken:
-            process.newest, process.gauges = snapshot, {}
-            self._read(process, snapshot.metrics)
+            process.newest = snapshot
+            self._read(process)
 
     def retire(self, index: int) -> None:
         """The process at `index` has died, if there was one: what it counted stays, its gauges vanish."""
         if process := self._living.pop(index, None):
             for metric, all_series in self._known.values():
                 for series in all_series.keys() & process.counters.keys():
-                    self._base[series] = self._counted(metric, series, [process])
+                    self._base[series] = self._merge(metric, (self._base.get(series, 0.0), process.counters[series]))
             self._dead[index] = process.newest
             self._statistics.add(process.newest.statistics)
             self._executions += process.newest.executions
@@ -137,18 +132,21 @@ class Totals:
 
     def render(self, extra: Iterable[Metric] = ()) -> bytes:
         """In Prometheus' text format. `extra` metrics, the caller's own, count like those of one more process."""
-        own = _Process(Snapshot(os.getpid(), 0.0, list(extra), {}, Statistics(), 0))
-        self._read(own, own.newest.metrics)
-        processes = [*self._living.values(), own]
-        return generate_latest(_Sums([self._sum(*known, processes) for known in self._known.values()]))
+        self._living[OWN] = _Process(Snapshot(os.getpid(), 0.0, list(extra), {}, Statistics(), 0))
+        self._read(self._living[OWN])
+        return generate_latest(self)
 
-    def _read(self, process: _Process, metrics: Iterable[Metric]) -> None:
-        for metric in metrics:
+    def collect(self) -> list[Metric]:
+        return [self._sum(metric, known) for metric, known in self._known.values()]
+
+    def _read(self, process: _Process) -> None:
+        process.gauges = {}
+        for metric in process.newest.metrics:
             _, known = self._known.setdefault(metric.name, (metric, {}))
             for sample in metric.samples:
                 series = sample.name, tuple(sample.labels.items())
                 known[series] = None
-                if not _grows(metric):
+                if metric.type == "gauge":
                     process.gauges[series] = sample.value
                 elif sample.value or not metric.name.startswith(self._shared):  # at 0 the process sees no engine
                     self._count(process, metric, series, sample.value)
@@ -157,42 +155,35 @@ class Totals:
         """A counter that falls began again at 0 with its engine; it goes on from where it was."""
         before = process.counters.get(series)
         if before is None and metric.name.startswith(self._shared):  # what earlier engines did is counted already
-            process.offsets[series] = max(0.0, self._counted(metric, series, self._living.values()) - value)
+            process.offsets[series] = max(0.0, self._counted(metric, series) - value)
         elif before is not None and process.offsets.get(series, 0.0) + value < before:
             process.offsets[series] = before
         process.counters[series] = process.offsets.get(series, 0.0) + value
 
-    def _merge(self, metric: Metric) -> Merge:
-        return max if metric.name.startswith(self._shared) else RULES.get(metric.name, math.fsum)
+    def _merge(self, metric: Metric, values: Iterable[float]) -> float:
+        rule = max if metric.name.startswith(self._shared) else RULES.get(metric.name, math.fsum)
+        return rule([value for value in values if not math.isnan(value)] or [math.nan])
 
-    def _counted(self, metric: Metric, series: Series, processes: Iterable[_Process]) -> float:
-        counts = (process.counters.get(series, 0.0) for process in processes)
-        return self._merge(metric)((self._base.get(series, 0.0), *counts))
+    def _counted(self, metric: Metric, series: Series) -> float:
+        """Never less than before: rounding could let a sum fall when a process dies, as if it had restarted."""
+        counts = (process.counters.get(series, 0.0) for process in self._living.values())
+        counted = self._merge(metric, (self._base.get(series, 0.0), *counts))
+        self._shown[series] = max(counted, self._shown.get(series, 0.0))
+        return self._shown[series]
 
-    def _sum(self, metric: Metric, known: Iterable[Series], processes: list[_Process]) -> Metric:
+    def _sum(self, metric: Metric, known: Iterable[Series]) -> Metric:
         summed = Metric(metric.name, metric.documentation, metric.type)
         for series in known:
-            gauges = [process.gauges[series] for process in processes if series in process.gauges]
-            if _grows(metric):
-                # Rounding could let a sum fall when a process dies, which Prometheus would take for a restart.
-                value = max(self._counted(metric, series, processes), self._shown.get(series, 0.0))
-                self._shown[series] = value
-            elif not gauges:
-                continue
-            elif metric.name == AGREEMENT:
-                value = _agreement(int(dict(series[1])["exit"]), processes)
-            else:
-                numbers = [value for value in gauges if not math.isnan(value)]
-                value = self._merge(metric)(numbers) if numbers else math.nan
-            summed.add_sample(series[0], dict(series[1]), value)
+            gauges = [process.gauges[series] for process in self._living.values() if series in process.gauges]
+            if metric.type != "gauge":
+                summed.add_sample(series[0], dict(series[1]), self._counted(metric, series))
+            elif gauges:
+                value = self._agreement(series) if metric.name == AGREEMENT else self._merge(metric, gauges)
+                summed.add_sample(series[0], dict(series[1]), value)
         return summed
 
-
-def _grows(metric: Metric) -> bool:
-    return metric.type in ("counter", "histogram")
-
-
-def _agreement(exit: int, processes: list[_Process]) -> float:
-    shadows = [process.newest.shadows.get(exit, (0, 0)) for process in processes]
-    agreed, number = map(sum, zip(*shadows, strict=True))
-    return agreed / number if number else math.nan
+    def _agreement(self, series: Series) -> float:
+        exit = int(dict(series[1])["exit"])
+        shadows = [process.newest.shadows.get(exit, (0, 0)) for process in self._living.values()]
+        agreed, number = map(sum, zip(*shadows, strict=True))
+        return agreed / number if number else math.nan

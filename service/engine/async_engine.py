@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ from msmlp.service.engine.messages import (
 )
 from msmlp.service.engine.result import Pending, Result
 from msmlp.service.engine.transport import ThreadWorker, Worker
-from msmlp.service.errors import EngineDownError, StartingError
+from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 
 log = logging.getLogger("msmlp.engine")
 
@@ -78,8 +79,10 @@ class AsyncEngine:
         self._pending: dict[int, Pending] = {}
         self._outbox: list[Inbound] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._died: Died | None = None
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
+        self.admission.share_with = self.worker.share
 
     def watch(self, observe: Callable[[Outbound], None]) -> None:
         """Call `observe` with every message of the engine, on the event loop."""
@@ -87,7 +90,7 @@ class AsyncEngine:
 
     def start(self) -> None:
         """Start the worker; call with the loop running."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.worker.start()
         self._tick()
 
@@ -131,6 +134,7 @@ class AsyncEngine:
 
         Raises:
             EngineDownError: the device failed under this request.
+            OverloadedError: other front ends took the last slots first.
         """
         with self._submitted(pixels, parameters, permits) as pending:
             return await pending.done
@@ -201,12 +205,16 @@ class AsyncEngine:
     def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self.admission
         wait = max(now - min(load.oldest), admission.backlog(load))
-        totals = Totals(load.work_seconds, admission.admitted, admission.degraded)
-        self.brownout.update(now, wait, totals, admission.share)
+        counts = admission.total(load)
+        totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
+        self.brownout.update(now, wait, totals, admission.share(load))
 
     def _send(self, messages: list[Outbound]) -> None:
-        """Hand messages to the event loop; called on the worker's thread."""
+        """Hand messages to the event loop, from the worker's thread or its own."""
         assert self._loop is not None
+        if threading.get_ident() == self._thread:
+            self._receive(messages)
+            return
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._receive, messages)
 
@@ -218,7 +226,7 @@ class AsyncEngine:
                 self._died, self.admission.permits = None, message.permits
             elif isinstance(message, Failed):
                 for number in message.requests.tolist():
-                    self._fail(number, EngineDownError(message.detail))
+                    self._fail(number, _error_of(message))
             elif isinstance(message, Died):
                 self._died, self.admission.permits = message, 0
                 for number in list(self._pending):
@@ -251,6 +259,11 @@ class AsyncEngine:
         pending = self._pending.get(number)
         if pending is not None:
             pending.fail(error)
+
+
+def _error_of(failed: Failed) -> MsmlpError:
+    """What the caller of a failed request learns."""
+    return OverloadedError(failed.detail, reason="capacity") if failed.shed else EngineDownError(failed.detail)
 
 
 class Throughput:

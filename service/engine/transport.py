@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from msmlp.service.engine.core import BackendFactory, run
-from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ready, Submit
+from msmlp.service.engine.messages import Counts, Died, Inbound, Load, Outbound, Ready, Submit
 
 Send = Callable[[list[Outbound]], None]
 """Takes everything that a batch produced, and must not block. Handing over wakes the other side, which costs more than
@@ -19,6 +19,10 @@ the messages themselves. Ready and Died come last in their list."""
 
 class Worker(Protocol):
     """The owner of the device, as AsyncEngine sees it. One thread calls."""
+
+    @property
+    def share(self) -> Callable[[Counts], None] | None:
+        """Shows the engine's other front ends what this one has in flight; None where there can be no others."""
 
     @property
     def ready(self) -> threading.Event:
@@ -68,6 +72,8 @@ class ThreadWorker:
 
     `send` is called on that thread. See `core.run` for `permits` and `shadow_every`.
     """
+
+    share = None
 
     def __init__(self, build: BackendFactory, send: Send, *, permits: int | None, shadow_every: int = 0) -> None:
         self._send = send

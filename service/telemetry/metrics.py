@@ -29,7 +29,7 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Died, Load, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Died, Failed, Load, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
@@ -65,6 +65,7 @@ class Metrics(Collector):
         ProcessCollector(registry=registry)
         registry.register(self)
         self._watched: tuple[AsyncEngine, OperatingPoints] | None = None
+        self._states: Callable[[], Sequence[str]] | None = None
         self._gflops, self._name, self._version = gflops, name, version
         self._stages = len(gflops)
         self.executions = 0
@@ -136,9 +137,10 @@ class Metrics(Collector):
     def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
         self._watched = engine, points
 
-    def watch_process(self, pid: Callable[[], int | None]) -> None:
-        """Show the resources of the engine's own process as `msmlp_engine_process_...`; nothing while there is none."""
-        ProcessCollector(namespace="msmlp_engine", pid=lambda: str(pid()), registry=self.registry)
+    def watch_engines(self, states: Callable[[], Sequence[str]], pids: Callable[[], Sequence[int]]) -> None:
+        """Show the states of engines in processes, and the resources of these as `msmlp_engine_process_...`."""
+        self._states = states
+        self.registry.register(_Processes("msmlp_engine", pids))
 
     def observe(self, message: Outbound) -> None:
         if isinstance(message, Ready):
@@ -151,6 +153,8 @@ class Metrics(Collector):
             self.cancelled.labels(message.where).inc(message.images)
         elif isinstance(message, Died) and message.restarting:
             self.restarts.inc()
+        elif isinstance(message, Failed) and message.shed:
+            self.shed.labels("capacity").inc(message.shed)
         elif isinstance(message, Shadowed):
             for exit, agreed in zip(message.exit.tolist(), message.agreed.tolist(), strict=True):
                 newest = self._shadows.setdefault(exit, deque(maxlen=SHADOWS))
@@ -209,6 +213,7 @@ class Metrics(Collector):
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
         yield from _engine_gauges(engine, load)
+        yield _states_gauge(self._states() if self._states else _state(engine))
         yield from _load_gauges(load or Load.none(len(self._gflops)))
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
@@ -236,6 +241,19 @@ def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Me
     yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
 
 
+def _state(engine: AsyncEngine | None) -> list[str]:
+    """Of an engine in this process."""
+    return [] if engine is None else ["up" if engine.up else "out" if engine.down else "restarting"]
+
+
+def _states_gauge(states: Sequence[str]) -> Metric:
+    text = "Engines, one per device: in service, starting, or ended for good."
+    family = GaugeMetricFamily("msmlp_engines", text, labels=["state"])
+    for state in ("up", "restarting", "out"):
+        family.add_metric([state], states.count(state))
+    return family
+
+
 def _load_gauges(load: Load) -> Iterator[Metric]:
     now = time.monotonic()
     waits = [max(0.0, now - since) if math.isfinite(since) else 0.0 for since in load.oldest]
@@ -251,6 +269,25 @@ def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Me
     for number, value in enumerate(values, start=1):
         family.add_metric([str(number)] if label else [], float(value))
     return family
+
+
+class _Processes(Collector):
+    """The resources of several processes together; the start is that of the first. Nothing while there are none."""
+
+    def __init__(self, namespace: str, pids: Callable[[], Sequence[int]]) -> None:
+        self._namespace, self._pids = namespace, pids
+
+    def collect(self) -> Iterator[Metric]:
+        together: dict[str, tuple[Metric, list[float]]] = {}
+        for pid in self._pids():
+            # Registered nowhere: it is asked here.
+            one = ProcessCollector(namespace=self._namespace, pid=partial(str, pid), registry=None)
+            for family in one.collect():
+                together.setdefault(family.name, (family, []))[1].append(family.samples[0].value)
+        for name, (family, values) in together.items():
+            value = min(values) if name.endswith("start_time_seconds") else sum(values)
+            family.samples = [family.samples[0]._replace(value=value)]
+            yield family
 
 
 class LabelledHistogram(Collector):

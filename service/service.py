@@ -246,7 +246,7 @@ def build_service(
     metrics.watch(engine, points)
     worker = engine.worker
     if isinstance(worker, ProcessWorker):
-        metrics.watch_engines(lambda: worker.states, lambda: worker.pids)
+        metrics.watch_engines(worker)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)

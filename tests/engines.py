@@ -77,6 +77,19 @@ class Build:
         return backend
 
 
+class BreaksLater(Build):
+    """After `broken` is set, processes end before they are ready."""
+
+    def __init__(self, **size: int) -> None:
+        super().__init__(**size)
+        self.broken = get_context("spawn").RawValue("b", 0)
+
+    def __call__(self) -> FakeBackend:
+        if self.broken.value:
+            os._exit(7)
+        return super().__call__()
+
+
 def _fail(stage: int, pixels: NDArray[np.uint8]) -> None:
     labels = pixels[:, 1, 0, 1]
     if (labels == FATAL).any():

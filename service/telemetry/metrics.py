@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Died, Failed, Load, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
@@ -54,6 +54,21 @@ SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 disable_created_metrics()
 
 
+class Engines(Protocol):
+    """Engines in processes of their own."""
+
+    @property
+    def states(self) -> Sequence[str]:
+        """Of each: up, restarting or out."""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Their processes."""
+
+    @property
+    def restarts(self) -> int: ...
+
+
 class Metrics(Collector):
     """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
@@ -65,7 +80,7 @@ class Metrics(Collector):
         ProcessCollector(registry=registry)
         registry.register(self)
         self._watched: tuple[AsyncEngine, OperatingPoints] | None = None
-        self._states: Callable[[], Sequence[str]] | None = None
+        self._engines: Engines | None = None
         self._gflops, self._name, self._version = gflops, name, version
         self._stages = len(gflops)
         self.executions = 0
@@ -109,7 +124,6 @@ class Metrics(Collector):
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
-        self.restarts = counter("msmlp_engine_restarts", "Restarts of the engine's process after it died.")
         labels = ["name", "version", "backend", "device"]
         self.model_info = gauge("msmlp_model_info", "The model served.", labels)
 
@@ -137,10 +151,10 @@ class Metrics(Collector):
     def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
         self._watched = engine, points
 
-    def watch_engines(self, states: Callable[[], Sequence[str]], pids: Callable[[], Sequence[int]]) -> None:
-        """Show the states of engines in processes, and the resources of these as `msmlp_engine_process_...`."""
-        self._states = states
-        self.registry.register(_Processes("msmlp_engine", pids))
+    def watch_engines(self, engines: Engines) -> None:
+        """Show engines in processes, and the resources of these together as `msmlp_engine_process_...`."""
+        self._engines = engines
+        self.registry.register(_Processes("msmlp_engine", lambda: engines.pids))
 
     def observe(self, message: Outbound) -> None:
         if isinstance(message, Ready):
@@ -151,8 +165,6 @@ class Metrics(Collector):
             self._child(self.batch_size, message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
-        elif isinstance(message, Died) and message.restarting:
-            self.restarts.inc()
         elif isinstance(message, Failed) and message.shed:
             self.shed.labels("capacity").inc(message.shed)
         elif isinstance(message, Shadowed):
@@ -213,7 +225,10 @@ class Metrics(Collector):
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
         yield from _engine_gauges(engine, load)
-        yield _states_gauge(self._states() if self._states else _state(engine))
+        engines = self._engines
+        yield _states_gauge(engines.states if engines else _state(engine))
+        text = "Restarts of the engine's process after it died."
+        yield CounterMetricFamily("msmlp_engine_restarts", text, engines.restarts if engines else 0)
         yield from _load_gauges(load or Load.none(len(self._gflops)))
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)

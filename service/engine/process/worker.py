@@ -38,6 +38,10 @@ class ProcessWorker:
         """The engines' processes."""
         return [pid for host in self.hosts if (pid := host.pid) is not None]
 
+    @property
+    def restarts(self) -> int:
+        return sum(host.restarts for host in self.hosts)
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end that `Stop` asked for; engines that take longer than `timeout` are killed."""
         until = None if timeout is None else time.monotonic() + timeout

@@ -337,10 +337,10 @@ def test_a_killed_parent_leaves_neither_child_nor_memory_nor_socket(tmp_path: Pa
             child = int(re.findall(r"(\d+)$", "".join(said), re.MULTILINE)[0])
             assert "False\n" in said, "a server imports no torch for an engine that is another process"
             assert alive(child)
-            assert len(os.listdir(folder)) == 1, "that of the socket"
+            assert len(list(Path(folder).iterdir())) == 1, "that of the socket"
             assert shared_memory() == before, "the memory has no name"
         finally:
             parent.kill()  # or leaving the block would wait for it
         wait_until(lambda: not alive(child))
-        assert os.listdir(folder) == []
+        assert list(Path(folder).iterdir()) == []
         assert shared_memory() == before

@@ -125,12 +125,12 @@ async def _decoded(
 
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:
     """Images have been answered; ExpiredError if they are all of the request's, and none reached an exit."""
-    record = request.record
-    assert record.point is not None
-    spent = service.metrics.answered(result, record.arrival, request.deadline)
-    service.metrics.gflops_expected.inc(len(result.index) * record.point.expected_gflops)
+    record, point, exits = request.record, request.record.point, result.exit.tolist()
+    assert point is not None
+    spent, expected = sum(map(service.facts.spent.__getitem__, exits)), len(exits) * point.expected_gflops
+    service.metrics.answered(result, record, request.deadline, spent=spent, expected=expected)
     record.land(result, spent)
-    if len(result.index) == len(request.images) and (result.exit == 0).all():
+    if len(exits) == len(request.images) and not any(exits):
         raise ExpiredError("no image reached an exit by its deadline")
 
 

@@ -18,7 +18,7 @@ from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
 from msmlp.service.engine.process.group import connected
 from msmlp.service.engine.process.host import EngineHost
 from msmlp.service.engine.process.worker import ProcessWorker
-from msmlp.service.engine.transport import Send, ThreadWorker, Worker
+from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
@@ -36,6 +36,11 @@ class Facts:
     model: dict[str, str]
     classes: tuple[str, ...]
     gflops: list[float]
+
+    @cached_property
+    def spent(self) -> list[float]:
+        """GFLOPs of an image that left at each exit, [K + 1]; none at exit 0."""
+        return [0.0, *self.gflops]
 
 
 class ByteBudget:
@@ -109,7 +114,7 @@ class Service:
 
 
 def pick_engine(settings: Settings, selected: Selection) -> str:
-    """`auto` takes a process for torch and for a GPU, and a thread for ONNX Runtime on a CPU.
+    """`auto` takes a process for torch and for a GPU, and the event loop's own thread for ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
     holds; ONNX Runtime's is one. And a GPU's errors can outlive their cause, but not the process.
@@ -118,7 +123,7 @@ def pick_engine(settings: Settings, selected: Selection) -> str:
         return "process"
     if settings.engine != "auto":
         return settings.engine
-    return "process" if selected.name == "torch" or selected.device != "cpu" else "thread"
+    return "process" if selected.name == "torch" or selected.device != "cpu" else "inline"
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ def build_service(
     else:
         plan = plan_engine(settings, weights, calibration, select)
         build, permits, shadow_every = plan.selected[0][0].build, plan.permits, plan.shadow_every
-        start = ThreadWorker
+        start = InlineWorker if plan.where == "inline" else ThreadWorker
         if plan.where == "process":
             start = partial(_beside, partial(ProcessWorker, plan.hosts(), **shape))
     engine = AsyncEngine(

@@ -52,10 +52,10 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cuda", "tensorrt"] = Field(
         default="auto", description="ONNX Runtime's execution provider on a GPU; auto: cuda."
     )
-    engine: Literal["auto", "thread", "process"] = Field(
+    engine: Literal["auto", "inline", "thread", "process"] = Field(
         default="auto",
-        description="Where the stages run: in a thread of the server, or in a separate process that is restarted when "
-        "it dies; auto: a process for torch and on a GPU, else a thread.",
+        description="Where the stages run: on the server's own thread, in another thread, or in a separate process "
+        "that is restarted when it dies; auto: a process for torch and on a GPU, else inline.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of a stage.")
     capacity: int | None = Field(

@@ -42,7 +42,7 @@ def load(weights: str | os.PathLike[str] | None = None, **settings: Any) -> "Mod
     """
     # No process: it would import the caller's script again.
     alone = {
-        "engine": "thread",
+        "engine": "inline",
         "brownout_ms": 0,
         "max_wait_ms": 0,
         "shadow": 0,

@@ -1,12 +1,13 @@
 """The engine core: backend and scheduler together. Batches go out, answers come in and leave as messages.
 
-`run` is its life on the thread that owns the device, `Port` what it needs from its other side.
+`Engine` runs it, a turn at a time; `run` is its life on a thread of its own. `Port` is what it needs of its other side.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,70 +55,106 @@ SHADOW_SLOTS = 32
 class Port(Protocol):
     """The core's end of the transport. Only the thread that owns the device calls."""
 
+    def send(self, messages: list[Outbound]) -> None: ...
+
+    def publish(self, load: Load) -> None: ...
+
+
+class BlockingPort(Port, Protocol):
     def take(self, *, block: bool) -> list[Inbound]:
         """The messages that have come, in order; with `block`, at least one.
 
         Their pixels stay valid until the next call of any method of this port.
         """
 
-    def send(self, messages: list[Outbound]) -> None: ...
 
-    def publish(self, load: Load) -> None: ...
+def run(build: BackendFactory, port: BlockingPort, *, permits: int | None, shadow_every: int) -> None:
+    """The core's life on a thread of its own: build, warm up, and serve until `Stop` or an error; Died is the last
+    message. See `Engine` for the arguments.
+    """
+    engine, stopping = Engine(port, permits=permits, shadow_every=shadow_every), False
+    with engine.ending():
+        engine.begin(*warmed(build))
+        while True:
+            messages = port.take(block=engine.core.idle and not stopping)
+            if stopping and not messages and not engine.core.busy:
+                return
+            stopping |= any(isinstance(message, Stop) for message in messages)
+            engine.turn(messages)
 
 
-def run(build: BackendFactory, port: Port, *, permits: int | None, shadow_every: int) -> None:
-    """The core's life: build, warm up, and serve until `Stop` or an error; Died is its last message.
+def warmed(build: BackendFactory, most: float = np.inf) -> tuple[StageBackend, NDArray[np.float64]]:
+    """A backend and the seconds of its batches, [K, buckets], without the buckets that take more than `most`."""
+    backend = build()
+    seconds = warm_up(backend)
+    kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
+    backend.buckets = backend.buckets[:kept]
+    return backend, seconds[:, :kept]
+
+
+class Engine:
+    """A core and its port.
 
     The callers keep at most `permits` images in flight. The backend's other slots are for shadows: one of
     `shadow_every` confident exits. Without `permits` there are as many as slots, less SHADOW_SLOTS.
     """
-    died, outbox = Died("stopped"), list[Outbound]()
 
-    def flush() -> None:
-        # Do not wake the other side for a batch's duration alone.
-        if not all(isinstance(message, Ran) for message in outbox):
-            port.send(outbox.copy())
-            outbox.clear()
+    core: "EngineCore"
 
-    def publish(load: Load) -> None:
-        port.publish(load)
-        flush()  # expired images are answered before the next batch runs
+    def __init__(self, port: Port, *, permits: int | None, shadow_every: int) -> None:
+        self._port, self._permits, self._shadow_every = port, permits, shadow_every
+        self._outbox = list[Outbound]()
 
-    try:
-        backend = build()
-        seconds = warm_up(backend)
+    def begin(self, backend: StageBackend, seconds: NDArray[np.float64]) -> None:
+        """Be ready with a warm backend."""
+        permits, shadow_every = self._permits, self._shadow_every
         if permits is None:
             permits = backend.capacity - (SHADOW_SLOTS if shadow_every else 0)
         reserve = max(0, backend.capacity - permits)
-        core = EngineCore(
-            backend, outbox.append, seconds=seconds, shadow_every=shadow_every, reserve=reserve, publish=publish
+        self.core = EngineCore(
+            backend,
+            self._outbox.append,
+            seconds=seconds,
+            shadow_every=shadow_every,
+            reserve=reserve,
+            publish=self._publish,
         )
-        port.publish(core.load())
-        port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
+        self._port.publish(self.core.load())
+        self._port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
         log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
-        _serve(core, port, flush)
-    except MsmlpError as error:
-        # A restart does not help where the caller must change something.
-        died = Died(str(error), restarting=not isinstance(error, CallerError))
-        log.error("engine stopped: %s", died.detail)
-    except Exception:
-        died = Died("engine failed", restarting=True)
-        log.exception("engine stopped")
-    finally:
-        port.send([*outbox, died])
 
-
-def _serve(core: "EngineCore", port: Port, flush: Callable[[], None]) -> None:
-    stopping = False
-    while True:
-        messages = port.take(block=core.idle and not stopping)
-        if stopping and not messages and not core.busy:
-            return
+    def turn(self, messages: list[Inbound]) -> None:
+        """Take in messages, run a batch, and send what came of both."""
         for message in messages:
-            stopping |= isinstance(message, Stop)
-            core.receive(message)
-        core.run_once()
-        flush()
+            self.core.receive(message)
+        self.core.run_once()
+        self._flush()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Sends Died when the block ends, and what was not sent before."""
+        died = Died("stopped")
+        try:
+            yield
+        except MsmlpError as error:
+            # A restart does not help where the caller must change something.
+            died = Died(str(error), restarting=not isinstance(error, CallerError))
+            log.error("engine stopped: %s", died.detail)
+        except Exception:
+            died = Died("engine failed", restarting=True)
+            log.exception("engine stopped")
+        finally:
+            self._port.send([*self._outbox, died])
+
+    def _publish(self, load: Load) -> None:
+        self._port.publish(load)
+        self._flush()  # expired images are answered before the next batch runs
+
+    def _flush(self) -> None:
+        # Do not wake the other side for a batch's duration alone.
+        if not all(isinstance(message, Ran) for message in self._outbox):
+            self._port.send(self._outbox.copy())
+            self._outbox.clear()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Between AsyncEngine and the engine core: the interface, and the core as a thread of this process."""
+"""Between AsyncEngine and the engine core: the interface, and the core in this process, inline or as a thread."""
 
+import asyncio
 import gc
 import queue
 import threading
@@ -9,12 +10,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from msmlp.service.engine.core import BackendFactory, run
-from msmlp.service.engine.messages import Counts, Died, Inbound, Load, Outbound, Ready, Submit
+from msmlp.service.engine.core import BackendFactory, Engine, run, warmed
+from msmlp.service.engine.messages import Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
 
 Send = Callable[[list[Outbound]], None]
 """Takes everything that a batch produced, and must not block. Handing over wakes the other side, which costs more than
 the messages themselves. Ready and Died come last in their list."""
+
+
+MOST_SECONDS = 0.05
+"""The longest batch that may run on the event loop's thread: probes and deadlines wait for it."""
 
 
 class Worker(Protocol):
@@ -67,20 +72,45 @@ class InTransit:
         return replace(load, queued=queued, oldest=since, backlog_seconds=backlog)
 
 
-class ThreadWorker:
-    """Builds and runs the backend on a thread of its own: the device belongs to that thread.
-
-    `send` is called on that thread. See `core.run` for `permits` and `shadow_every`.
-    """
+class LocalWorker:
+    """What the workers of this process share. `send` is called on the core's thread. See `core.Engine` for the rest."""
 
     share = None
 
     def __init__(self, build: BackendFactory, send: Send, *, permits: int | None, shadow_every: int = 0) -> None:
+        self._build, self._permits, self._shadow_every = build, permits, shadow_every
         self._send = send
-        self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._in_transit = InTransit()
         self._published: Load | None = None
         self.ready = threading.Event()
+
+    @property
+    def load(self) -> Load | None:
+        published = self._published
+        return self._in_transit.added_to(published) if published and self.ready.is_set() else None
+
+    # The core's end (core.Port), called on its thread.
+
+    def send(self, messages: list[Outbound]) -> None:
+        """Send messages. The engine cannot restart: its device belongs to this process."""
+        last = messages[-1]
+        if isinstance(last, Died):
+            self.ready.clear()
+            messages = [*messages[:-1], replace(last, restarting=False)]
+        self._send(messages)
+        if isinstance(last, Ready):
+            self.ready.set()  # after AsyncEngine got the message: others wait for this event
+
+    def publish(self, load: Load) -> None:
+        self._published = load
+
+
+class ThreadWorker(LocalWorker):
+    """Builds and runs the backend on a thread of its own: the device belongs to that thread."""
+
+    def __init__(self, build: BackendFactory, send: Send, *, permits: int | None, shadow_every: int = 0) -> None:
+        super().__init__(build, send, permits=permits, shadow_every=shadow_every)
+        self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=run,
             args=(build, self),
@@ -97,15 +127,8 @@ class ThreadWorker:
             self._in_transit.put(message)
         self._inbox.put(message)
 
-    @property
-    def load(self) -> Load | None:
-        published = self._published
-        return self._in_transit.added_to(published) if published and self.ready.is_set() else None
-
     def join(self, timeout: float | None = None) -> None:
         self._thread.join(timeout)
-
-    # The core's end (core.Port), called on the engine's thread.
 
     def take(self, *, block: bool) -> list[Inbound]:
         messages = [self._inbox.get()] if block else []
@@ -114,18 +137,63 @@ class ThreadWorker:
                 messages.append(self._inbox.get_nowait())
         return messages
 
-    def send(self, messages: list[Outbound]) -> None:
-        """Send messages. A thread cannot restart: its device belongs to this process."""
-        last = messages[-1]
-        if isinstance(last, Died):
-            self.ready.clear()
-            messages = [*messages[:-1], replace(last, restarting=False)]
-        self._send(messages)
-        if isinstance(last, Ready):
-            self.ready.set()  # after AsyncEngine got the message: others wait for this event
 
-    def publish(self, load: Load) -> None:
-        self._published = load
+class InlineWorker(LocalWorker):
+    """Runs the backend on the event loop's own thread, a batch at a time between the loop's other work.
+
+    Handing over to a thread costs more than a small network's batch takes on a CPU. The loop cannot do anything else
+    while a batch runs, so buckets whose batch takes longer than `MOST_SECONDS` are not used.
+    """
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._inbox: list[Inbound] = []
+        self._due = self._stopping = False
+        self._stopped, self._ended = self._loop.create_future(), threading.Event()
+        self._engine = Engine(self, permits=self._permits, shadow_every=self._shadow_every)
+        self._life = self._loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        try:
+            with self._engine.ending():
+                self._engine.begin(*await asyncio.to_thread(warmed, self._build, MOST_SECONDS))
+                self._wake()
+                await self._stopped
+        finally:
+            self._ended.set()
+
+    def put(self, message: Inbound) -> None:
+        if isinstance(message, Submit):
+            self._in_transit.put(message)
+        self._inbox.append(message)
+        if self.ready.is_set():
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._due = False
+        if self._stopped.done():
+            return
+        messages, self._inbox = self._inbox, []
+        self._stopping |= any(isinstance(message, Stop) for message in messages)
+        try:
+            self._engine.turn(messages)
+        except Exception as error:
+            self._stopped.set_exception(error)
+            return
+        core = self._engine.core
+        if self._stopping and not core.busy:
+            self._stopped.set_result(None)
+        elif not core.idle:
+            self._wake()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait on another thread than the loop's."""
+        self._ended.wait(timeout)
 
 
 def freeze_gc() -> None:

@@ -38,6 +38,7 @@ UVICORN: dict[str, Any] = {
     "access_log": False,  # service/telemetry/observers.py writes ours
     "http": Protocol,
     "server_header": False,
+    "proxy_headers": False,  # nothing reads a client's address
     "ws": "none",  # a WebSocket handshake is a request like any other
     "timeout_graceful_shutdown": 30,  # seconds
 }

@@ -2,10 +2,9 @@
 
 import math
 import time
-from bisect import bisect_left
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import accumulate
 from operator import add
@@ -38,8 +37,8 @@ from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-MANY = 128
-"""From this many images on, numpy costs less than a loop."""
+TOGETHER = 64
+"""Requests whose images are counted together."""
 SHADOWS = 1000
 """The newest shadows of an exit, over which its agreement is computed."""
 STATUSES = (200, 429, 499, 500, 503, 504)
@@ -86,6 +85,8 @@ class Metrics(Collector):
         self.executions = 0
         """Batches that the first stage has run."""
 
+        self._answers: deque[tuple[Any, ...]] = deque()
+        self._spent = self._expected = 0.0
         self._shadows: dict[int, deque[bool]] = {}
         # Label values are bounded, and looking a child up costs as much as counting.
         self._child: Callable[..., Any] = cache(lambda metric, *values: metric.labels(*values))
@@ -177,45 +178,48 @@ class Metrics(Collector):
         self._child(self.requests, record.route, record.status).inc()
         self._child(self.request_seconds, record.route).observe(record.seconds)
 
-    def answered(self, result: Result, arrival: float, deadline: float) -> float:
-        """Images of a request were answered → the GFLOPs they cost. `deadline` is inf without one."""
-        left, reasons = result.exit.tolist(), result.reason.tolist()
-        spent = 0.0
-        for (exit, reason), number in Counts(zip(left, reasons, strict=True)).items():
-            spent += number * self._gflops[exit - 1] if exit else 0.0
-            self._child(self.images, exit or NO_EXIT, REASONS[reason]).inc(number)
+    def answered(
+        self, result: Result, record: RequestRecord, deadline: float, *, spent: float, expected: float
+    ) -> None:
+        """Images of a request were answered, with their GFLOPs `spent` and `expected`; `deadline` is inf without one.
+
+        They are counted later, many together: one by one that costs more than the JSON of their answers.
+        """
+        self._answers.append((result.exit, result.reason, result.landed, result.history, record.arrival, deadline))
+        self._spent += spent
+        self._expected += expected
+        if len(self._answers) >= TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what was answered since the last call."""
+        rows = [self._answers.popleft() for _ in range(len(self._answers))]
+        if not rows:
+            return
+        sizes = [len(row[0]) for row in rows]
+        exit, reason, landed, history = (np.concatenate([row[column] for row in rows]) for column in range(4))
+        arrival, deadline = (np.repeat([row[column] for row in rows], sizes) for column in (4, 5))
+        for (left, why), number in Counts(zip(exit.tolist(), reason.tolist(), strict=True)).items():
+            self._child(self.images, left or NO_EXIT, REASONS[why]).inc(number)
+        spent, expected, self._spent, self._expected = self._spent, self._expected, 0.0, 0.0
         self.gflops.inc(spent)
-        self.gflops_saved.inc(self._gflops[-1] * len(left) - spent)
-        if len(left) < MANY:
-            self._observe_each(result, left, arrival)
-        else:
-            self._observe_together(result, arrival)
-        if deadline < math.inf:
-            for reason, landed in zip(reasons, result.landed.tolist(), strict=True):
-                self.deadline.labels(_outcome(reason, landed, deadline)).inc()
-                self.margin.observe(deadline - landed)
-        return spent
-
-    def _observe_each(self, result: Result, exits: list[int], arrival: float) -> None:
-        self.image_seconds.observe([exit - 1 for exit in exits], (result.landed - arrival).tolist())
-        queue_seconds, confidences = (result.history[name].tolist() for name in ("queue_seconds", "confidence"))
-        for exit, queued, confidence in zip(exits, queue_seconds, confidences, strict=True):
-            if exit:
-                self.confidence.observe((exit - 1,), (confidence[exit - 1],))
-                self.queue_seconds.observe(range(exit), queued[:exit])
-
-    def _observe_together(self, result: Result, arrival: float) -> None:
-        self.image_seconds.observe_many(result.exit - 1, result.landed - arrival)
-        images, stages = np.nonzero(np.arange(self._stages) < result.exit[:, None])
-        self.queue_seconds.observe_many(stages, result.history["queue_seconds"][images, stages])
-        reached = result.exit.nonzero()[0]
-        last = result.exit[reached] - 1
-        self.confidence.observe_many(last, result.history["confidence"][reached, last])
+        self.gflops_saved.inc(max(0.0, self._gflops[-1] * len(exit) - spent))
+        self.gflops_expected.inc(expected)
+        self.image_seconds.observe(exit - 1, landed - arrival)
+        images, stages = np.nonzero(np.arange(self._stages) < exit[:, None])
+        self.queue_seconds.observe(stages, history["queue_seconds"][images, stages])
+        reached = exit.nonzero()[0]
+        last = exit[reached] - 1
+        self.confidence.observe(last, history["confidence"][reached, last])
+        for row in np.flatnonzero(deadline < math.inf).tolist():
+            self.deadline.labels(_outcome(reason[row], landed[row], deadline[row])).inc()
+            self.margin.observe(deadline[row] - landed[row])
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
+        self._count()  # the registry asks this collector before those it counts with
         yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:
@@ -308,8 +312,7 @@ class _Processes(Collector):
 class LabelledHistogram(Collector):
     """A histogram with one label whose values are known; `bounds` are upper edges, without inf.
 
-    It takes many observations per call. The library's own takes one, which costs more than the JSON of a request of
-    many images.
+    It takes many observations per call. The library's own takes one.
     """
 
     def __init__(
@@ -331,17 +334,11 @@ class LabelledHistogram(Collector):
         self._lock = Lock()
         registry.register(self)
 
-    def observe(self, rows: Iterable[int], amounts: Iterable[float]) -> None:
-        """Count each of `amounts` under the label value whose position is in `rows`; -1 is the last."""
-        bounds, counts, sums = self._bounds, self._counts, self._sums
-        with self._lock:
-            # Faster than numpy for up to a hundred or so.
-            for row, amount in zip(rows, amounts, strict=True):
-                counts[row][bisect_left(bounds, amount)] += 1  # an amount on an edge counts below it
-                sums[row] += amount
+    def observe(self, rows: NDArray[np.int64], amounts: NDArray[np.floating]) -> None:
+        """Count each of `amounts` under the label value whose position is in `rows`; -1 is the last.
 
-    def observe_many(self, rows: NDArray[np.int64], amounts: NDArray[np.floating]) -> None:
-        """The same for hundreds or more."""
+        An amount on an edge counts below it.
+        """
         values, edges = len(self._values), len(self._edges)
         buckets = np.searchsorted(self._bounds, amounts.astype(np.float64), side="left")
         rows = rows % values

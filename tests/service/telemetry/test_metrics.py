@@ -544,25 +544,14 @@ amounts = st.sampled_from((-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 20.0, 20.25, 1e9))
 def test_the_text_is_the_librarys(batches: list[list[tuple[int, float]]]) -> None:
     ours, mine, library, theirs = both()
     for batch in batches:
-        ours.observe([row for row, _ in batch], [amount for _, amount in batch])
+        ours.observe(np.array([row for row, _ in batch], np.int64), np.array([amount for _, amount in batch]))
         for row, amount in batch:
             library.labels(VALUES[row]).observe(amount)
     assert generate_latest(mine).splitlines() == generate_latest(theirs).splitlines()
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(-1, 2), amounts)), max_size=5))
-def test_many_are_counted_as_each(batches: list[list[tuple[int, float]]]) -> None:
-    ours, mine, _, _ = both()
-    others, theirs, _, _ = both()
-    for batch in batches:
-        rows, observed = [row for row, _ in batch], [amount for _, amount in batch]
-        ours.observe_many(np.array(rows, dtype=np.int64), np.array(observed))
-        others.observe(rows, observed)
-    assert generate_latest(mine) == generate_latest(theirs)
-
-
 def test_minus_one_is_the_last_value() -> None:
     ours, mine, _, _ = both()
-    ours.observe([-1], [0.25])
+    ours.observe(np.array([-1]), np.array([0.25]))
     assert mine.get_sample_value("some_seconds_count", {"exit": "none"}) == 1
     assert mine.get_sample_value("some_seconds_sum", {"exit": "none"}) == 0.25

@@ -1,20 +1,25 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.core import SHADOW_SLOTS
-from msmlp.service.engine.process.supervisor import ProcessWorker
-from msmlp.service.engine.transport import InlineWorker, ThreadWorker, Worker
+from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
+from msmlp.service.engine.process.group import connected
+from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.worker import ProcessWorker
+from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.frontends.peers import Peers
@@ -139,11 +144,100 @@ class Service:
         return {**document, "default_policy": self.operating_points.default}
 
 
-def build_service(settings: Settings, select: Callable[..., Selection] = select_backend, *, share: int = 1) -> Service:
+@dataclass(frozen=True)
+class EnginePlan:
+    """Where the stages run, and on what: a selected backend per device, and the GPU that its process may see."""
+
+    layout: Layout
+    selected: list[tuple[Selection, str | None]]
+    permits: int | None
+    shadow_every: int
+    stages: int
+    size: int
+
+    def hosts(self) -> list[EngineHost]:
+        """The engines' processes, not yet started."""
+        return [
+            EngineHost(
+                each.build,
+                permits=self.permits,
+                stages=self.stages,
+                size=self.size,
+                shadow_every=self.shadow_every,
+                gpu=gpu,
+            )
+            for each, gpu in self.selected
+        ]
+
+
+def plan_engine(
+    settings: Settings,
+    weights: Weights,
+    calibration: Calibration,
+    select: Callable[..., Selection] = select_backend,
+    *,
+    share: int = 1,
+) -> EnginePlan:
+    """Choose the backend of every device, and where it runs. `capacity` is shared by the devices.
+
+    Raises:
+        CallerError: what `select` raises; OptionError for a GPU that this process may not use.
+    """
+    devices = settings.devices.split(",") if settings.devices else [settings.device]
+    if settings.devices and settings.engine not in ("auto", "process"):
+        raise OptionError("devices", f"every device has an engine process of its own, not --engine {settings.engine}")
+    permits = settings.capacity and max(1, settings.capacity // len(devices))
+
+    @cache
+    def selected(kind: str) -> Selection:
+        # Built where it runs: torch's thread pool and a GPU's context belong to that thread.
+        wanted = BackendSettings(
+            kind,
+            settings.dtype,
+            settings.provider,
+            capacity=permits,
+            reserve=SHADOW_SLOTS if settings.shadow else 0,
+            max_batch=settings.max_batch,
+            share=share,
+        )
+        return select(weights, calibration, wanted, settings.backend)
+
+    found = [(selected("cuda" if each.isdecimal() else each), _gpu(each)) for each in devices]
+    return EnginePlan(
+        layout_here(settings, found[0][0].name, found[0][0].device, weights),
+        found,
+        permits,
+        round(1 / settings.shadow) if settings.shadow else 0,
+        len(weights.manifest.cascade.stages),
+        weights.manifest.cascade.image_size,
+    )
+
+
+def _gpu(device: str) -> str | None:
+    """A number of --devices as CUDA names that GPU, among those that this process may use."""
+    if not device.isdecimal():
+        return None
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not allowed:
+        return device
+    names = allowed.split(",")
+    if int(device) >= len(names):
+        raise OptionError("devices", f"there is no GPU {device}: CUDA_VISIBLE_DEVICES is {allowed}")
+    return names[int(device)]
+
+
+def build_service(
+    settings: Settings,
+    select: Callable[..., Selection] = select_backend,
+    *,
+    share: int = 1,
+    engines: Sequence[str] | None = None,
+) -> Service:
     """Load and check the weights folder and put a service together; the engine starts with the app.
 
-    `select` chooses the backend; `msmlp bench http` gives one that computes nothing. `share` engines like this one
-    divide the machine.
+    `select` chooses the backend; `msmlp bench http` gives one that computes nothing. `engines` are the addresses of
+    engines that other processes host (`EngineHost.address`); without them the service has its own, one of `share` like
+    it that divide the machine.
 
     Raises:
         CallerError: weights or settings that do not fit.
@@ -151,42 +245,51 @@ def build_service(settings: Settings, select: Callable[..., Selection] = select_
     weights = load_weights(settings.weights)
     calibration = load_calibration(weights)
     manifest = weights.manifest
-    stages = len(manifest.cascade.stages)
     name, version = manifest.name, model_version(weights, calibration)
     metrics = Metrics(manifest.gflops_cumulative, name, version)
     points = OperatingPoints(calibration, manifest.gflops_cumulative, settings.policy)
-
-    # Built on the engine's thread: torch's thread pool and a GPU's context belong to it.
-    wanted = BackendSettings(
-        settings.device,
-        settings.dtype,
-        settings.provider,
-        capacity=settings.capacity,
-        reserve=SHADOW_SLOTS if settings.shadow else 0,
-        max_batch=settings.max_batch,
-        share=share,
-    )
-    selected = select(weights, calibration, wanted, settings.backend)
-    layout = layout_here(settings, selected.name, selected.device, weights)
-    start: Callable[..., Worker] = InlineWorker if layout.engine == "inline" else ThreadWorker
-    if layout.engine == "process":
-        size, ring_images = manifest.cascade.image_size, 2 * settings.max_images
-        start = partial(ProcessWorker, stages=stages, size=size, ring_images=ring_images)
+    shape: dict[str, Any] = {
+        "stages": len(manifest.cascade.stages),
+        "size": manifest.cascade.image_size,
+        "ring_images": 2 * settings.max_images,
+    }
+    build: Callable[[], StageBackend] = _elsewhere
+    permits, shadow_every = settings.capacity, 0
+    start: Callable[..., Worker]
+    if engines is not None:
+        layout = Layout(1, "process", "another process has the engine")
+        start = partial(_beside, partial(connected, engines, **shape))
+    else:
+        plan = plan_engine(settings, weights, calibration, select, share=share)
+        layout = plan.layout
+        build, permits, shadow_every = plan.selected[0][0].build, plan.permits, plan.shadow_every
+        start = InlineWorker if layout.engine == "inline" else ThreadWorker
+        if layout.engine == "process":
+            start = partial(_beside, partial(ProcessWorker, plan.hosts(), **shape))
     engine = AsyncEngine(
-        selected.build,
-        permits=settings.capacity,
+        build,
+        permits=permits,
         max_wait_seconds=settings.max_wait_ms / 1e3,
         costs=points.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
-        shadow_every=round(1 / settings.shadow) if settings.shadow else 0,
+        shadow_every=shadow_every,
         worker=start,
     )
     engine.watch(metrics.observe)
     metrics.watch(engine, points)
     worker = engine.worker
     if isinstance(worker, ProcessWorker):
-        metrics.watch_process(lambda: worker.pid)
+        metrics.watch_engines(worker)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)
     return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records, layout)
+
+
+def _elsewhere() -> StageBackend:
+    raise RuntimeError("another process builds this service's backend")
+
+
+def _beside(make: Callable[[Send], Worker], _build: BackendFactory, send: Send, **_: Any) -> Worker:
+    """The worker of an AsyncEngine whose backend another process builds: what it is built with is known there."""
+    return make(send)

@@ -46,6 +46,13 @@ class Settings(BaseSettings):
         "folder has graphs that match, else torch.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one.")
+    devices: str | None = Field(
+        default=None,
+        pattern=r"^(cpu|\d+)(,(cpu|\d+))*$",
+        description="Several devices, each with an engine process of its own: numbers of GPUs, or cpu, separated by "
+        "commas. Each request goes to the engine where it would wait the least, and the others go on where one fails "
+        "for good. By default one, the device of --device.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         default="auto",
         description="auto: on a GPU bfloat16 with torch, float16 with ONNX Runtime where there are such graphs; on a "

@@ -1,9 +1,11 @@
 """Admission: a limit on images in flight and a limit on the predicted wait. Pure: no clock."""
 
 import math
+from collections.abc import Callable
+from operator import add
 from typing import Self
 
-from msmlp.service.engine.messages import Load
+from msmlp.service.engine.messages import Counts, Load
 from msmlp.service.errors import OverloadedError
 
 RETRY_SECONDS = 1, 60
@@ -29,7 +31,7 @@ class Permits:
 
     def _release(self, images: int) -> None:
         self._held -= images
-        self._admission.inflight -= images
+        self._admission.release(images)
 
 
 class Admission:
@@ -38,38 +40,53 @@ class Admission:
     `max_wait` is the longest predicted time to an answer, in seconds, at which images are admitted (0: no limit).
     `permits` is how many there are, 0 until the engine is ready; `inflight` how many are held, `inside` how many of
     those by images in the engine. `admitted` and `degraded` count all images since the start, and those of them that
-    brown-out moved to a cheaper operating point.
+    brown-out moved to a cheaper operating point. Front ends that use one engine share its permits: each passes its
+    numbers to `share_with`, and finds those of the others in the engine's load.
     """
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
         self.permits = self.inflight = self.inside = 0
         self.admitted = self.degraded = 0
+        self.share_with: Callable[[Counts], None] | None = None
 
     def admit(self, images: int, load: Load, *, degraded: bool = False) -> Permits:
         """Take permits; OverloadedError says when to retry. With nothing in flight, any wait is admitted."""
-        pace = load.seconds_per_image
-        missing = self.inflight + images - self.permits
+        pace, inflight = load.seconds_per_image, int(self.inflight + load.others.inflight)
+        missing = inflight + images - self.permits
         if missing > 0:
-            detail = f"the service is full: {self.inflight} of {self.permits} images in flight, {images} more requested"
+            detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"
             raise OverloadedError(detail, _retry_after(missing * pace), "capacity")
         predicted = self.backlog(load) + images * pace
-        if self.inflight and 0 < self.max_wait < predicted:
+        if inflight and 0 < self.max_wait < predicted:
             detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
             raise OverloadedError(detail, _retry_after(predicted - self.max_wait), "wait")
-        self.inflight += images
         self.admitted += images
         self.degraded += images * degraded
+        self.release(-images)
         return Permits(self, images)
+
+    def release(self, images: int) -> None:
+        """Permits return."""
+        self.inflight -= images
+        if self.share_with is not None:
+            self.share_with(self._own())
+
+    def _own(self) -> Counts:
+        return Counts(self.inflight, self.inside, self.admitted, self.degraded)
+
+    def total(self, load: Load) -> Counts:
+        """The counts of all front ends."""
+        return Counts(*map(add, self._own(), load.others))
 
     def backlog(self, load: Load) -> float:
         """Predicted seconds of device time until all images in flight are answered, undecoded ones included."""
-        return load.backlog_seconds + max(0, self.inflight - self.inside) * load.seconds_per_image
+        outside = self.inflight - self.inside + load.others.inflight - load.others.inside
+        return load.backlog_seconds + max(0, outside) * load.seconds_per_image
 
-    @property
-    def share(self) -> float:
+    def share(self, load: Load) -> float:
         """The share of permits held by images in the engine; brown-out makes nothing decode faster."""
-        return self.inside / self.permits if self.permits else 0.0
+        return (self.inside + load.others.inside) / self.permits if self.permits else 0.0
 
 
 def _retry_after(seconds: float) -> int:

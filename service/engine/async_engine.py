@@ -34,7 +34,7 @@ from msmlp.service.engine.messages import (
 )
 from msmlp.service.engine.result import Pending, Result
 from msmlp.service.engine.transport import ThreadWorker, Worker
-from msmlp.service.errors import EngineDownError, StartingError
+from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
 
 log = logging.getLogger("msmlp.engine")
 
@@ -82,6 +82,7 @@ class AsyncEngine:
         self._thread = 0
         self._died: Died | None = None
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
+        self.admission.share_with = self.worker.share
 
     def watch(self, observe: Callable[[Outbound], None]) -> None:
         """Call `observe` with every message of the engine, on the event loop."""
@@ -133,6 +134,7 @@ class AsyncEngine:
 
         Raises:
             EngineDownError: the device failed under this request.
+            OverloadedError: other front ends took the last slots first.
         """
         with self._submitted(pixels, parameters, permits) as pending:
             return await pending.done
@@ -203,8 +205,9 @@ class AsyncEngine:
     def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self.admission
         wait = max(now - min(load.oldest), admission.backlog(load))
-        totals = Totals(load.work_seconds, admission.admitted, admission.degraded)
-        self.brownout.update(now, wait, totals, admission.share)
+        counts = admission.total(load)
+        totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
+        self.brownout.update(now, wait, totals, admission.share(load))
 
     def _send(self, messages: list[Outbound]) -> None:
         """Hand messages to the event loop, from the worker's thread or its own."""
@@ -223,7 +226,7 @@ class AsyncEngine:
                 self._died, self.admission.permits = None, message.permits
             elif isinstance(message, Failed):
                 for number in message.requests.tolist():
-                    self._fail(number, EngineDownError(message.detail))
+                    self._fail(number, _error_of(message))
             elif isinstance(message, Died):
                 self._died, self.admission.permits = message, 0
                 for number in list(self._pending):
@@ -256,6 +259,11 @@ class AsyncEngine:
         pending = self._pending.get(number)
         if pending is not None:
             pending.fail(error)
+
+
+def _error_of(failed: Failed) -> MsmlpError:
+    """What the caller of a failed request learns."""
+    return OverloadedError(failed.detail, reason="capacity") if failed.shed else EngineDownError(failed.detail)
 
 
 class Throughput:

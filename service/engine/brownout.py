@@ -33,8 +33,8 @@ class Totals:
     """Counts since the start: seconds of device time, images admitted, and how many of these were degraded."""
 
     work_seconds: float = 0.0
-    images: int = 0
-    degraded: int = 0
+    images: float = 0
+    degraded: float = 0
 
 
 class Brownout:
@@ -92,6 +92,7 @@ class Brownout:
             return
         weight = 1 - math.exp(-passed / SMOOTHING)
         self._load += weight * (max(0.0, totals.work_seconds - before.work_seconds) / passed - self._load)
-        if images := totals.images - before.images:
-            self._degraded += weight * ((totals.degraded - before.degraded) / images - self._degraded)
+        images, degraded = totals.images - before.images, totals.degraded - before.degraded
+        if images > 0 and degraded >= 0:  # totals fall when a front end ends
+            self._degraded += weight * (min(1.0, degraded / images) - self._degraded)
         self._updated, self._totals = now, totals

@@ -23,6 +23,7 @@ from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
+    CancelRange,
     Died,
     Failed,
     Inbound,
@@ -44,6 +45,8 @@ BackendFactory = Callable[[], StageBackend]
 MAX_FAILURES = 3
 """Failures without a successful batch between them that mean a broken device. The worker then ends, so that the server
 does not seem healthy. Images that cannot be stored count too: with a poisoned context, nothing else may be tried."""
+
+FULL = "the service is full"
 
 SHADOW_SLOTS = 32
 """Slots on the device beyond the permits, so that shadows never take one from a request."""
@@ -198,9 +201,13 @@ class EngineCore:
         if isinstance(message, Submit):
             self._submit(message)
         elif isinstance(message, Cancel):
-            slots = self.scheduler.cancel(message.request)
-            self.backend.release(slots)
-            self._send(Cancelled("queue", len(slots)))
+            self._withdrawn(self.scheduler.cancel(message.request))
+        elif isinstance(message, CancelRange):
+            self._withdrawn(self.scheduler.cancel_range(message.first, message.last))
+
+    def _withdrawn(self, slots: Slots) -> None:
+        self.backend.release(slots)
+        self._send(Cancelled("queue", len(slots)))
 
     def _submit(self, message: Submit) -> None:
         self._submits += 1
@@ -208,7 +215,11 @@ class EngineCore:
         try:
             slots = self._admit(message.pixels)
         except Exception as error:
-            self._fail(np.array([message.request]), error)
+            images = len(message.pixels)
+            if self.scheduler.free < images:  # front ends that share an engine may together admit too many
+                self._send(Failed(np.array([message.request]), FULL, shed=images))
+            else:
+                self._fail(np.array([message.request]), error)
             return
         self._stream[slots] = message.parameters.stream
         if self.idle:

@@ -1,7 +1,7 @@
 """What the web side and the engine core send each other: flat arrays and plain numbers that can cross to a process."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,14 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class CancelRange:
+    """Whoever sent the requests `first` to `last` - 1 has left."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """Finish the images in flight, then end the worker."""
 
@@ -92,10 +100,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Failed:
-    """The device failed under these requests; nothing more will come for them."""
+    """The device failed under these requests, or had no slots for their `shed` images; nothing more will come."""
 
     requests: NDArray[np.int64]
     detail: str
+    shed: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,18 @@ class Ready:
     permits: int
 
 
+class Counts(NamedTuple):
+    """Images of a front end: in flight, inside the engine, admitted since its start, and degraded among those."""
+
+    inflight: float = 0
+    inside: float = 0
+    admitted: float = 0
+    degraded: float = 0
+
+
+NO_COUNTS = Counts()
+
+
 @dataclass(frozen=True)
 class Load:
     """What waits, for gauges, brown-out and admission. Plain numbers, because one is made for every batch.
@@ -131,7 +152,8 @@ class Load:
     of them has waited (monotonic seconds; inf if none). `backlog_seconds`: device time still needed by the images that
     wait or run. `seconds_per_image`: device time of an image that arrives now. `work_seconds`: device time of all
     images so far, at full batches; its increase per second is the load. `prediction_margin`: the factor by which
-    deadlines allow for batches slower than predicted. `submits` and `images`: received so far.
+    deadlines allow for batches slower than predicted. `submits` and `images`: received so far. `others`: the sums of
+    all other front ends of the engine.
     """
 
     queued: tuple[int, ...]
@@ -142,6 +164,7 @@ class Load:
     prediction_margin: float = 1.0
     submits: int = 0
     images: int = 0
+    others: Counts = NO_COUNTS
 
     @classmethod
     def none(cls, stages: int) -> "Load":
@@ -165,5 +188,5 @@ class Died:
     restarting: bool = False
 
 
-Inbound = Submit | Cancel | Stop
+Inbound = Submit | Cancel | CancelRange | Stop
 Outbound = Ready | Answers | Failed | Cancelled | Shadowed | Ran | Died

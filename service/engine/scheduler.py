@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decide
 from msmlp.service.engine.latency import PATIENCE, LatencyModel, StageSelector
 from msmlp.service.engine.messages import ExitParameters
-from msmlp.service.engine.tickets import RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
+from msmlp.service.engine.tickets import FREE, RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
 
 NO_TICKETS = np.zeros(0, dtype=np.int64)
 NO_REASONS = np.zeros(0, dtype=np.int8)
@@ -171,6 +171,16 @@ class Scheduler:
     def cancel(self, request: int) -> Slots:
         """Drop a request: its waiting tickets leave immediately → their slots, to release."""
         return self._withdraw(np.array([request]))
+
+    def cancel_range(self, first: int, last: int) -> Slots:
+        """`cancel` for the requests `first` to `last` - 1."""
+        requests = self.tickets.request
+        return self._withdraw(np.unique(requests[(requests >= first) & (requests < last)]))
+
+    @property
+    def free(self) -> int:
+        """How many slots have no ticket."""
+        return int(np.count_nonzero(self.tickets.state == FREE))
 
     def abandon(self, batch: Batch) -> tuple[NDArray[np.int64], Slots]:
         """A batch failed: every ticket of its requests leaves unanswered → those requests, slots to release.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from msmlp.service.engine.core import BackendFactory, Engine, run, warmed
-from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop, Submit
+from msmlp.service.engine.messages import Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
 
 Send = Callable[[list[Outbound]], None]
 """Takes everything that a batch produced, and must not block. Handing over wakes the other side, which costs more than
@@ -24,6 +24,10 @@ MOST_SECONDS = 0.05
 
 class Worker(Protocol):
     """The owner of the device, as AsyncEngine sees it. One thread calls."""
+
+    @property
+    def share(self) -> Callable[[Counts], None] | None:
+        """Shows the engine's other front ends what this one has in flight; None where there can be no others."""
 
     @property
     def ready(self) -> threading.Event:
@@ -70,6 +74,8 @@ class InTransit:
 
 class LocalWorker:
     """What the workers of this process share. `send` is called on the core's thread. See `core.Engine` for the rest."""
+
+    share = None
 
     def __init__(self, build: BackendFactory, send: Send, *, permits: int | None, shadow_every: int = 0) -> None:
         self._build, self._permits, self._shadow_every = build, permits, shadow_every

@@ -54,7 +54,7 @@ def resolve(
     platform: str = sys.platform,
 ) -> Layout:
     """The layout for the backend `name` on `device` (cpu or cuda), on a machine with `free_memory` bytes to take."""
-    engine = _engine(settings.engine, name, device)
+    engine = "process" if settings.devices is not None else _engine(settings.engine, name, device)
     if platform != "linux":
         return Layout(1, engine, "several need Linux")
     if settings.frontends != "auto":

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from msmlp.service.engine.process.supervisor import Backoff
+from msmlp.service.engine.process.host import Backoff
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.channel import Channel, Failed
 from msmlp.service.logs import Logging
@@ -31,15 +31,11 @@ REAP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Start:
-    """What a front end is started with. `build(settings, share=share)` makes its service; it crosses pickled.
-
-    `share` is how many engines divide the machine, `logs` how the supervisor logs.
-    """
+    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs."""
 
     index: int
     settings: Settings
-    build: Callable[..., Any]
-    share: int
+    build: Callable[[Settings], Any]
     board: Board
     logs: Logging | None
 

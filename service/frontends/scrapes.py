@@ -9,7 +9,9 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from msmlp.service.frontends.channel import Answer, Ask, Count, Counted
+from msmlp.service.frontends.hosts import Hosts
 from msmlp.service.frontends.place import Place
+from msmlp.service.telemetry.metrics import engine_metrics
 from msmlp.service.telemetry.totals import Totals
 
 COUNT_SECONDS = 1.0
@@ -19,8 +21,8 @@ COUNT_SECONDS = 1.0
 class Scrapes:
     """The one owner of totals. `restarts`: front ends that died and are started anew."""
 
-    def __init__(self, places: list[Place], *, shared_engine: bool) -> None:
-        self._places, self._totals = places, Totals(shared_engine=shared_engine)
+    def __init__(self, places: list[Place], hosts: Hosts) -> None:
+        self._places, self._hosts, self._totals = places, hosts, Totals(shared_engine=bool(hosts))
         self._process = ProcessCollector(registry=None)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, dict[int, asyncio.Future[None]]] = {}
@@ -75,3 +77,5 @@ class Scrapes:
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
         yield from self._process.collect()
+        if self._hosts:
+            yield from engine_metrics(self._hosts)

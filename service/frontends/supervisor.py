@@ -5,14 +5,16 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.service.engine.process.host import EngineHost
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.channel import Ask, Counted, Drain, Failed
+from msmlp.service.frontends.hosts import Hosts
 from msmlp.service.frontends.layout import Layout, divide
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
@@ -41,28 +43,34 @@ def supervise(
     settings: Settings,
     layout: Layout,
     build: Callable[..., Any],
+    engines: Sequence[EngineHost],
     target: Callable[[Start, socket.socket], None],
 ) -> None:
     """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+
+    `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
+    started; there are none if every front end has its own.
 
     Raises:
         CallerError: what a front end found that only the caller can change.
         DeviceError: no front end is left.
     """
     board, logs = Board(layout.frontends), in_force()
-    starts = [
-        Start(index, mine, build, layout.share, board, logs) for index, mine in enumerate(divide(settings, layout))
-    ]
-    places = [Place(start, target) for start in starts]
+    if engines:
+        build = partial(build, engines=[engine.address for engine in engines])
+    else:
+        build = partial(build, share=layout.share)
+    starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
+    places, hosts = [Place(start, target) for start in starts], Hosts(engines)
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, Scrapes(places, shared_engine=layout.engine == "process")).run())
+    asyncio.run(Supervisor(listener, places, hosts, Scrapes(places, hosts)).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], scrapes: Scrapes) -> None:
+    def __init__(self, listener: socket.socket, places: list[Place], hosts: Hosts, scrapes: Scrapes) -> None:
         listener.setblocking(False)
-        self._listener, self._places, self._scrapes = listener, places, scrapes
+        self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
         self._turn = 0
@@ -75,6 +83,7 @@ class Supervisor:
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
+            self._hosts.start()
             for place in self._places:
                 self._start(place)
             self._look()
@@ -167,7 +176,15 @@ class Supervisor:
                 place.kill()
         if not self._stopping:
             self._accept_if_any_runs()
+            self._check_engines()
             self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _check_engines(self) -> bool:
+        """Whether there are engines; without any the service ends."""
+        lost = self._hosts.lost
+        if lost is not None:
+            self._fail(DeviceError(f"the engine stopped: {lost}"))
+        return lost is None
 
     def heard(self, place: Place, message: Any) -> None:
         if isinstance(message, Ask):
@@ -186,8 +203,8 @@ class Supervisor:
             return
         if failure is not None and failure.by_caller:
             self._fail(CallerError(failure.detail))
-            return
-        self._start_again(place, how)
+        elif self._check_engines():
+            self._start_again(place, how)
 
     def _start_again(self, place: Place, how: str) -> None:
         wait = place.next_start()
@@ -230,8 +247,10 @@ class Supervisor:
             for place in self._places:
                 if place.process is not None:
                     place.bury()
+            await asyncio.to_thread(self._hosts.end)
 
     def _kill_all(self) -> None:
+        """All front ends; engines end once none is left."""
         for place in self._places:
             place.kill()
 

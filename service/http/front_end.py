@@ -76,7 +76,7 @@ def live(start: Start, end: socket.socket) -> None:
     channel = Channel(end)
     try:
         traces = trace_factory() if start.settings.traces else None
-        service: Service = start.build(start.settings, share=start.share)
+        service: Service = start.build(start.settings)
         service.peers = Peers(start.board, start.index, channel)
         if traces is not None:
             service.traces = traces(service.facts.model)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from msmlp.model.errors import OptionError, install_hint
+from msmlp.service.engine.process.worker import ProcessWorker
 from msmlp.service.frontends.channel import Channel, Failed
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
@@ -22,8 +23,8 @@ log = logging.getLogger("msmlp.server")
 def serve(settings: Settings, build: Callable[..., Service] = build_service) -> None:
     """Serve what `build` puts together until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
-    `build(settings)` makes a service; with several front ends each calls `build(settings, share=...)` in its process,
-    where it arrives pickled.
+    `build(settings)` makes a service. With several front ends it crosses pickled, and each calls it with `share=...` or
+    `engines=...` as `build_service` has them.
 
     Raises:
         CallerError: weights, settings, device or address that do not fit, before anything starts.
@@ -50,9 +51,12 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
                 service.traces = traces(service.facts.model)
             serve_alone(service, listener)
             return
-        del service  # each front end has its own
+        worker = service.engine.worker
+        engines = worker.hosts if isinstance(worker, ProcessWorker) else []
+        del service, worker  # each front end has its own
         with _grpc_port(settings) as reserved:
-            supervise(listener, settings.model_copy(update={"grpc_port": reserved}), layout, build, _front_end)
+            mine = settings.model_copy(update={"grpc_port": reserved})
+            supervise(listener, mine, layout, build, engines, _front_end)
 
 
 def _front_end(start: Start, end: socket.socket) -> None:

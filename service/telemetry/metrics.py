@@ -9,7 +9,7 @@ from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Died, Load, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
@@ -53,6 +53,21 @@ SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 disable_created_metrics()
 
 
+class Engines(Protocol):
+    """Engines in processes of their own."""
+
+    @property
+    def states(self) -> Sequence[str]:
+        """Of each: up, restarting or out."""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Their processes."""
+
+    @property
+    def restarts(self) -> int: ...
+
+
 class Metrics(Collector):
     """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
@@ -64,6 +79,7 @@ class Metrics(Collector):
         ProcessCollector(registry=registry)
         registry.register(self)
         self._watched: tuple[AsyncEngine, OperatingPoints] | None = None
+        self._engines: Engines | None = None
         self._gflops, self._name, self._version = gflops, name, version
         self._stages = len(gflops)
         self.executions = 0
@@ -109,7 +125,6 @@ class Metrics(Collector):
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
-        self.restarts = counter("msmlp_engine_restarts", "Restarts of the engine's process after it died.")
         # The supervisor counts them, if there is one.
         counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
         labels = ["name", "version", "backend", "device"]
@@ -139,9 +154,9 @@ class Metrics(Collector):
     def watch(self, engine: AsyncEngine, points: OperatingPoints) -> None:
         self._watched = engine, points
 
-    def watch_process(self, pid: Callable[[], int | None]) -> None:
-        """Show the resources of the engine's own process as `msmlp_engine_process_...`; nothing while there is none."""
-        ProcessCollector(namespace="msmlp_engine", pid=lambda: str(pid()), registry=self.registry)
+    def watch_engines(self, engines: Engines) -> None:
+        """Show engines in processes, which this process hosts."""
+        self._engines = engines
 
     def observe(self, message: Outbound) -> None:
         if isinstance(message, Ready):
@@ -152,8 +167,8 @@ class Metrics(Collector):
             self._child(self.batch_size, message.stage + 1).observe(message.images)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
-        elif isinstance(message, Died) and message.restarting:
-            self.restarts.inc()
+        elif isinstance(message, Failed) and message.shed:
+            self.shed.labels("capacity").inc(message.shed)
         elif isinstance(message, Shadowed):
             for exit, agreed in zip(message.exit.tolist(), message.agreed.tolist(), strict=True):
                 newest = self._shadows.setdefault(exit, deque(maxlen=SHADOWS))
@@ -219,6 +234,10 @@ class Metrics(Collector):
         text = "The default operating point's threshold, brown-out included."
         yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
         yield from _engine_gauges(engine, load)
+        if self._engines is not None:
+            yield from engine_metrics(self._engines)
+        else:
+            yield from (_states_gauge(_state(engine)), _restarts(0))
         yield from _load_gauges(load or Load.none(len(self._gflops)))
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
@@ -247,6 +266,29 @@ def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Me
     yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
 
 
+def _state(engine: AsyncEngine | None) -> list[str]:
+    """Of an engine in this process."""
+    return [] if engine is None else ["up" if engine.up else "out" if engine.down else "restarting"]
+
+
+def engine_metrics(engines: Engines) -> Iterator[Metric]:
+    """Of engines in processes; the resources of these together are `msmlp_engine_process_...`."""
+    yield from (_states_gauge(engines.states), _restarts(engines.restarts))
+    yield from _Processes("msmlp_engine", lambda: engines.pids).collect()
+
+
+def _restarts(number: int) -> Metric:
+    return CounterMetricFamily("msmlp_engine_restarts", "Restarts of the engine's process after it died.", number)
+
+
+def _states_gauge(states: Sequence[str]) -> Metric:
+    text = "Engines, one per device: in service, starting, or ended for good."
+    family = GaugeMetricFamily("msmlp_engines", text, labels=["state"])
+    for state in ("up", "restarting", "out"):
+        family.add_metric([state], states.count(state))
+    return family
+
+
 def _load_gauges(load: Load) -> Iterator[Metric]:
     now = time.monotonic()
     waits = [max(0.0, now - since) if math.isfinite(since) else 0.0 for since in load.oldest]
@@ -262,6 +304,25 @@ def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Me
     for number, value in enumerate(values, start=1):
         family.add_metric([str(number)] if label else [], float(value))
     return family
+
+
+class _Processes(Collector):
+    """The resources of several processes together; the start is that of the first. Nothing while there are none."""
+
+    def __init__(self, namespace: str, pids: Callable[[], Sequence[int]]) -> None:
+        self._namespace, self._pids = namespace, pids
+
+    def collect(self) -> Iterator[Metric]:
+        together: dict[str, tuple[Metric, list[float]]] = {}
+        for pid in self._pids():
+            # Registered nowhere: it is asked here.
+            one = ProcessCollector(namespace=self._namespace, pid=partial(str, pid), registry=None)
+            for family in one.collect():
+                together.setdefault(family.name, (family, []))[1].append(family.samples[0].value)
+        for name, (family, values) in together.items():
+            value = min(values) if name.endswith("start_time_seconds") else sum(values)
+            family.samples = [family.samples[0]._replace(value=value)]
+            yield family
 
 
 class LabelledHistogram(Collector):

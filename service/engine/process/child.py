@@ -2,8 +2,9 @@
 
 import logging
 import os
-import select
+import shutil
 import signal
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -11,9 +12,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
 from msmlp.service.engine.core import BackendFactory, run
-from msmlp.service.engine.messages import Inbound, Load, Outbound, Ready, Submit
-from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
-from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.engine.process.port import ChildPort
 from msmlp.service.logs import Logging
 
 log = logging.getLogger("msmlp.engine")
@@ -27,12 +26,17 @@ LOOKS = 30
 hour (a paused container, a migrated machine) has missed that hour's looks too."""
 
 
+DRAIN_SECONDS = 5.0
+"""How long the last answers may take to be read."""
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """What a child is started with; `build` crosses pickled.
 
-    `ring_images` is how many images can be on their way to it, and the most per request; images are uint8
-    [size, size, 3]. See `core.run` for `permits` and `shadow_every`, `Watchdog` for `hang_seconds`.
+    Images are uint8 [size, size, 3]. `folder` is removed if the host ends without its own end; `gpu` is the one GPU
+    that the process may see (None: all). See `core.run` for `permits` and `shadow_every`, `Watchdog` for
+    `hang_seconds`.
     """
 
     build: BackendFactory
@@ -40,7 +44,8 @@ class ChildSpec:
     shadow_every: int
     stages: int
     size: int
-    ring_images: int
+    folder: str
+    gpu: str | None = None
     hang_seconds: float = HANG_SECONDS
 
 
@@ -64,7 +69,7 @@ class Watchdog:
         self._resting = False
 
     def rest(self) -> None:
-        """The engine's thread waits for the parent, which may take any time."""
+        """The engine's thread waits for others, which may take any time."""
         self._resting = True
 
     def hangs(self) -> bool:
@@ -82,80 +87,28 @@ class Watchdog:
         os._exit(1)
 
 
-def main(
-    spec: ChildSpec, memory: SharedMemory, inbound: Connection, outbound: Connection, logs: Logging | None
-) -> None:
-    """The process's life; `logs` is how the parent logs."""
+def main(spec: ChildSpec, listener: socket.socket, host: Connection, logs: Logging | None) -> None:
+    """The process's life; `logs` is how the host logs."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group, but images in flight are answered first:
-    # the end comes as a message, or immediately when the parent is gone.
+    # the end comes as a message, or immediately when the host is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(spec.folder,), name="msmlp-parent", daemon=True).start()
+    if spec.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpu
     if logs is not None:
         logs.begin()
     watchdog = Watchdog(spec.hang_seconds)
     watchdog.start()
-    port = ChildPort(memory, inbound, outbound, watchdog)
+    port = ChildPort(listener, host, watchdog, stages=spec.stages, size=spec.size)
     run(spec.build, port, permits=spec.permits, shadow_every=spec.shadow_every)
-    os._exit(0)  # all messages are sent, and tearing torch down may take seconds
+    port.drain(DRAIN_SECONDS)
+    os._exit(0)  # tearing torch down may take seconds
 
 
-class ChildPort:
-    """The core's end (core.Port) in another process. It reads the pipe itself, without a thread in between.
-
-    Every call is a sign of life; while it waits for the parent, the engine is at rest.
-    """
-
-    def __init__(self, memory: SharedMemory, inbound: Connection, outbound: Connection, watchdog: Watchdog) -> None:
-        self._memory, self._inbound, self._outbound, self._watchdog = memory, inbound, outbound, watchdog
-        self._poll = select.poll()
-        self._poll.register(inbound.fileno(), select.POLLIN)
-        self._submits = self._reported = 0
-
-    def take(self, *, block: bool) -> list[Inbound]:
-        messages: list[Inbound] = []
-        if block and self._reported < self._submits:
-            self.send([])  # the parent may wait for their images' room in the ring
-        self._watchdog.rest()
-        try:
-            while (block and not messages) or self._poll.poll(0):
-                messages += map(self._read, unpack(self._inbound.recv_bytes()))
-        except (EOFError, OSError):
-            _end()
-        self._watchdog.alive()
-        return messages
-
-    def _read(self, message: Inbound | SharedSubmit) -> Inbound:
-        if not isinstance(message, SharedSubmit):
-            return message
-        self._submits += 1
-        pixels = self._memory.read(message.start, message.images)
-        return Submit(message.request, pixels, message.parameters, message.arrival)
-
-    def send(self, messages: list[Outbound]) -> None:
-        """Send messages, and how many submits were read: their images' room in the ring is free again."""
-        if messages and isinstance(messages[-1], Ready):
-            freeze_gc()
-        self._reported = self._submits
-        self._watchdog.rest()
-        try:
-            self._outbound.send_bytes(pack((self._submits, messages)))
-        except OSError:
-            _end()
-        self._watchdog.alive()
-
-    def publish(self, load: Load) -> None:
-        self._memory.publish(load)
-        self._watchdog.alive()
-
-
-def _end_with_parent() -> None:
+def _end_with_parent(folder: str) -> None:
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    _end()
-
-
-def _end() -> None:
-    """Exit immediately, even in mid-batch: the parent is gone."""
-    os._exit(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)  # even in mid-batch

@@ -1,23 +1,44 @@
-"""What crosses between the engine's process and its parent: pixels in shared memory, all else as pickles over pipes.
+"""What crosses between an engine's process and its front ends: frames of packed messages over a Unix socket.
 
-Pickles are safe here: only the parent and the child it started can write to these pipes.
+Pickles are safe here: the socket is in a folder that only the user of these processes can enter.
 """
 
-import ctypes
 import io
+import os
 import pickle
-from collections.abc import Callable
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.service.engine.messages import ExitParameters, Load
+from msmlp.service.engine.messages import ExitParameters
 
-SCALARS = 6
-"""Load's plain numbers: all of its fields but `queued` and `oldest`."""
+CHUNK = 2**18
+"""Bytes read at a time."""
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A front end's first message. With it comes the file of its ring (memory.Ring), which has room for `images`."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The engine's first message. With it comes the file of its board (memory.Board), where `row` is the front end's
+    own.
+    """
+
+    row: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +61,7 @@ def pack(value: Any) -> memoryview:
     return stream.getbuffer()
 
 
-def unpack(frame: bytes) -> Any:
+def unpack(frame: bytes | memoryview) -> Any:
     """What was packed; arrays are read-only."""
     return pickle.loads(frame)
 
@@ -57,51 +78,88 @@ _TABLE: dict[type, Callable[[Any], tuple[Any, ...]]] = {np.ndarray: _reduce}
 """Twice as fast as numpy's own way, for arrays as small as ours."""
 
 
-class SharedMemory:
-    """A ring of `ring_images` images, uint8 [size, size, 3], and the numbers of a Load.
+class Channel:
+    """One end of a connection, which never blocks. `unsent` bytes wait until the other side reads.
 
-    It can be sent to a child only while that is being started.
+    With its first message each side sends the descriptor of a file.
     """
 
-    def __init__(self, *, ring_images: int, size: int, stages: int) -> None:
-        context = get_context("spawn")
-        self.ring_images, self._shape, self._stages = ring_images, (ring_images, size, size, 3), stages
-        self._raw_pixels = context.RawArray(ctypes.c_uint8, ring_images * size * size * 3)
-        self._raw_numbers = context.RawArray(ctypes.c_double, SCALARS + 2 * stages)
-        self._attach()
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._received = b""
+        self._outbox: deque[memoryview] = deque()
+        self.unsent = 0
+        self._file: int | None = None
+        self._file_came = False
 
-    def _attach(self) -> None:
-        self._pixels = np.frombuffer(memoryview(self._raw_pixels), dtype=np.uint8).reshape(self._shape)
-        self._numbers = np.frombuffer(memoryview(self._raw_numbers), dtype=np.float64)
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_pixels", "_numbers")}
+    def receive(self) -> list[Any] | None:
+        """The messages that have come, None once the other side has ended. Call it while there is something to read."""
+        try:
+            data = self._read()
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        self._received += data
+        messages, start, view = [], 0, memoryview(self._received)
+        while len(view) - start >= _LENGTH.size:
+            end = start + _LENGTH.size + _LENGTH.unpack_from(view, start)[0]
+            if end > len(view):
+                break
+            messages += unpack(view[start + _LENGTH.size : end])
+            start = end
+        self._received = bytes(view[start:])
+        return messages
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._attach()
+    def _read(self) -> bytes:
+        if self._file_came:
+            return self._socket.recv(CHUNK)
+        data, files, _, _ = socket.recv_fds(self._socket, CHUNK, 1)
+        if files:
+            self._file, self._file_came = files[0], True
+        return data
 
-    def write(self, start: int, pixels: NDArray[np.uint8]) -> None:
-        first = min(len(pixels), self.ring_images - start)
-        self._pixels[start : start + first] = pixels[:first]
-        self._pixels[: len(pixels) - first] = pixels[first:]
+    def take_file(self) -> int:
+        """The file that came, for the caller to close; ValueError if none did."""
+        file, self._file = self._file, None
+        if file is None:
+            raise ValueError("no file came with the first message")
+        return file
 
-    def read(self, start: int, images: int) -> NDArray[np.uint8]:
-        """Images of the ring: a view, unless they wrap around its end."""
-        end = start + images
-        if end <= self.ring_images:
-            view: NDArray[np.uint8] = self._pixels[start:end]
-            return view
-        return np.concatenate([self._pixels[start:], self._pixels[: end - self.ring_images]])
+    def send(self, messages: Sequence[Any], file: int | None = None) -> None:
+        """Send messages, in one frame, and with the first of all frames a file's descriptor."""
+        packed = pack(messages)
+        frame = memoryview(_LENGTH.pack(len(packed)) + packed)
+        if file is not None:
+            with suppress(OSError):  # here and below: `receive` finds the end
+                frame = frame[socket.send_fds(self._socket, [frame], [file]) :]
+        self._outbox.append(frame)
+        self.unsent += len(frame)
+        self.flush()
 
-    # The child writes the numbers one by one, and the parent may read in between: good enough for what is read ten
-    # times a second, and free of locks that a dead child would keep.
+    def flush(self) -> None:
+        """Send what waits, as much as fits."""
+        try:
+            while self._outbox:
+                sent = self._socket.send(self._outbox[0])
+                self.unsent -= sent
+                if sent < len(self._outbox[0]):
+                    self._outbox[0] = self._outbox[0][sent:]
+                else:
+                    self._outbox.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outbox.clear()
+            self.unsent = 0
 
-    def publish(self, load: Load) -> None:
-        scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
-        self._numbers[:] = (*scalars, load.submits, load.images, *load.queued, *load.oldest)
-
-    def published(self) -> Load:
-        backlog, pace, work, margin, submits, images, *rest = self._numbers.tolist()
-        queued, oldest = rest[: self._stages], rest[self._stages :]
-        return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, int(submits), int(images))
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+        self._socket.close()

@@ -107,4 +107,4 @@ class Server:
 
     def _look(self) -> None:
         totals = Totals(self._work, self._admission.admitted, self._admission.degraded)
-        self._brownout.update(self.now, self._wait(), totals, self._admission.share)
+        self._brownout.update(self.now, self._wait(), totals, self._admission.share(self._load()))

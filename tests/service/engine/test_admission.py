@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from msmlp.service.engine.admission import Admission
-from msmlp.service.engine.messages import Load
+from msmlp.service.engine.messages import Counts, Load
 from msmlp.service.errors import OverloadedError
 
 LOAD = replace(Load.none(3), seconds_per_image=0.01)
@@ -91,8 +91,8 @@ def test_permits_are_returned_at_the_engines_pace(images: int, seconds: int) -> 
 
 def test_only_images_in_the_engine_count_for_its_share() -> None:
     made = admission(permits=100, decoding=30, inside=20)
-    assert made.share == 0.2
-    assert Admission(0).share == 0, "capacity is not known yet"
+    assert made.share(LOAD) == 0.2
+    assert Admission(0).share(LOAD) == 0, "capacity is not known yet"
 
 
 def test_all_and_the_degraded_are_counted() -> None:
@@ -100,3 +100,25 @@ def test_all_and_the_degraded_are_counted() -> None:
     with made.admit(3, LOAD), made.admit(5, LOAD, degraded=True):
         pass
     assert (made.admitted, made.degraded) == (8, 5)
+
+
+# --- front ends that share an engine ---------------------------------------------------------------------------------
+
+
+def test_images_of_other_front_ends_count_too() -> None:
+    load = replace(LOAD, others=Counts(inflight=500, inside=100, admitted=900, degraded=90))
+    made = admission(decoding=30, inside=20)
+    assert str(refused(made, 451, load)) == "the service is full: 550 of 1000 images in flight, 451 more requested"
+    assert made.backlog(load) == pytest.approx((30 + 400) * 0.01), "the others decode too"
+    assert made.share(load) == 0.12
+    assert made.total(load) == Counts(550, 120, 950, 90)
+    assert refused(admission(0.001), 1, load).reason == "wait", "others have images in flight"
+
+
+def test_every_change_is_shown_to_the_others() -> None:
+    made, shown = admission(), list[Counts]()
+    made.share_with = shown.append
+    with made.admit(3, LOAD, degraded=True) as permits:
+        made.inside += 3
+        permits.leave(1)
+    assert shown == [Counts(3, 0, 3, 3), Counts(2, 2, 3, 3), Counts(0, 2, 3, 3)]

@@ -222,3 +222,10 @@ def test_random_arrivals_do_not_make_it_swing(costs: tuple[float, ...], load: fl
     assert max(look.wait for look in looks) < MAX_WAIT
     assert turns(levels_of(looks)) <= 3, "once up and down, and a correction in two minutes"
     assert (max(levels_of(looks)) == 0) == (load < 1)
+
+
+def test_totals_that_fall_because_a_front_end_has_ended_say_nothing_of_the_share_of_degraded_images() -> None:
+    brownout = Brownout(0.5, 2.0, [1.0] * (LEVELS + 1))
+    for now, images, degraded in [(0.0, 0, 0), (100.0, 100, 50), (101.0, 20, 10), (102.0, 20, 0)]:
+        brownout.update(now, 0.0, Totals(0.0, images, degraded), 0.0)
+    assert brownout._degraded == pytest.approx(0.5)

@@ -15,6 +15,7 @@ from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
+    CancelRange,
     ExitParameters,
     Failed,
     Load,
@@ -144,6 +145,18 @@ def test_cancelled_images_are_counted_in_the_queue_and_in_the_batch() -> None:
     assert sum(message.images for message in hand.of(Cancelled) if message.where == "batch") == 3
     assert sum(message.images for message in hand.of(Cancelled) if message.where == "queue") == 5
     assert hand.told() == []
+    assert hand.backend.taken == 0
+
+
+def test_all_images_of_whoever_has_left_are_cancelled_and_no_others() -> None:
+    hand = ByHand(max_batch=2)
+    for request in (9, 10, 11, 19, 20):
+        hand.submit(request, pictures(1, 0.1, 0.1, 0.1))
+    hand.core.run_once()
+    hand.core.receive(CancelRange(10, 20))
+    hand.run()
+    assert sorted({line[0] for line in hand.told()}) == [9, 20]
+    assert sum(message.images for message in hand.of(Cancelled)) == 3
     assert hand.backend.taken == 0
 
 
@@ -310,7 +323,8 @@ def test_a_request_the_backend_has_no_slots_for_fails_alone() -> None:
     hand = ByHand(capacity=8)
     hand.submit(1, pictures(8, 1.0))
     hand.submit(2, pictures(1, 1.0))
-    assert [message.requests.tolist() for message in hand.of(Failed)] == [[2]]
+    (failed,) = hand.of(Failed)
+    assert (failed.requests.tolist(), failed.shed, failed.detail) == ([2], 1, "the service is full")
     hand.run()
     assert [line[:2] for line in hand.told()] == [(1, index) for index in range(8)]
     assert len(hand.of(Failed)) == 1
@@ -332,10 +346,24 @@ def test_a_device_that_takes_no_image_ends_the_engine(monkeypatch: pytest.Monkey
     assert [message.requests.tolist() for message in hand.of(Failed)] == [[0], [1], [3]], "each request fails"
 
 
+def test_requests_beyond_the_slots_are_no_sign_of_a_broken_device() -> None:
+    hand = ByHand(capacity=2)
+    for request in range(2 * MAX_FAILURES):
+        hand.submit(request, pictures(3, 1.0))
+    assert [message.shed for message in hand.of(Failed)] == [3] * 2 * MAX_FAILURES
+
+
 def test_a_batch_that_lands_ends_the_count_of_failures() -> None:
     hand = ByHand(capacity=2)
+
+    def broken_by_label_3(stage: int, pixels: Pixels) -> None:
+        if (pixels[:, 1, 0, 1] == 3).any():
+            raise DeviceError("no")
+
+    hand.backend.fail = broken_by_label_3
     for request in range(0, 4 * MAX_FAILURES, 2):
-        hand.submit(request, pictures(3, 1.0))
+        hand.submit(request, pictures(2, 1.0, label=3))
+        hand.run()
         hand.submit(request + 1, pictures(2, 1.0))
         hand.run()
     assert len(hand.of(Failed)) == 2 * MAX_FAILURES

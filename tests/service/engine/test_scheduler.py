@@ -163,6 +163,19 @@ def test_cancelling_frees_waiting_tickets_at_once_and_running_ones_after_their_b
     assert run(scheduler).slots.tolist() == [3]
 
 
+def test_cancelling_a_range_of_requests_leaves_its_neighbours() -> None:
+    scheduler = scheduler_of(8, 2, 2)
+    for slot, request in enumerate([4, 5, 7, 8]):
+        enter(scheduler, slots(slot), request=request)
+    assert scheduler.free == 4
+    batch = run(scheduler)
+    assert scheduler.cancel_range(5, 8).tolist() == [2]
+    settled = scheduler.settle(batch, scores(0.9, 0.9), now=0.0)
+    assert (settled.left.tolist(), settled.cancelled) == ([0], 1)
+    assert scheduler.waiting() == [1, 0]
+    assert scheduler.free == 7
+
+
 def test_cancelling_an_unknown_request_frees_nothing() -> None:
     scheduler = scheduler_of(4, 2, 2)
     enter(scheduler, slots(0), request=1)

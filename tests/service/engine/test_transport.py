@@ -31,10 +31,10 @@ from msmlp.service.engine.messages import (
     Submit,
 )
 from msmlp.service.engine.transport import ThreadWorker
-from tests.engines import BROKEN, Build, Talk, no_device, process, thread
+from tests.engines import BROKEN, OWN_REQUEST, Build, Talk, no_device, process_on_loop, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 
-MAKERS = {"thread": thread, "process": process}
+MAKERS = {"thread": thread, "process": process_on_loop}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -75,7 +75,7 @@ def test_requests_that_wait_together_leave_together(engine: tuple[Talk, Build]) 
     with talk.device_held(build.gate):
         for request in range(10):
             talk.submit(request, pictures(1, 1.0))
-    assert talk.hear(Answers).request.tolist() == [-1]
+    assert talk.hear(Answers).request.tolist() == [OWN_REQUEST]
     assert talk.hear(Answers).request.tolist() == list(range(10))
 
 

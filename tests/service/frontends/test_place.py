@@ -17,7 +17,7 @@ class Placed:
 
     def __init__(self) -> None:
         self.board = Board(2)
-        self.place = Place(Start(1, Settings(), Settings, 1, self.board, None), nothing)
+        self.place = Place(Start(1, Settings(), Settings.model_copy, self.board, None), nothing)
         self.place.start()
 
     def put(self, column: Column, value: float) -> None:

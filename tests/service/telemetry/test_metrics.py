@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine import core as loop
-from msmlp.service.engine.messages import Died
+from msmlp.service.engine.messages import Failed
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
@@ -154,6 +155,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "prediction_margin_ratio": ("gauge", ()),
     "throughput_images_per_second": ("gauge", ()),
     "engine_up": ("gauge", ()),
+    "engines": ("gauge", ("state",)),
+    "engine_restarts_total": ("counter", ()),
     "model_info": ("gauge", ("name", "version", "backend", "device")),
 }
 """Every metric with its type and labels: names that dashboards rely on."""
@@ -416,6 +419,7 @@ def check_labels(samples: Samples, service: Service) -> None:
         "stage": set(EXITS),
         "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "memory"},
         "where": {"decode", "queue", "batch"},
+        "state": {"up", "restarting", "out"},
         "outcome": {"met", "late", "cut_short", "expired"},
         "name": {service.facts.model["name"]},
         "version": {service.facts.model["version"]},
@@ -427,12 +431,29 @@ def check_labels(samples: Samples, service: Service) -> None:
             assert label == "le" or value in known[label], (name, label, value)
 
 
-def test_restarts_of_the_engines_process_are_counted() -> None:
+def test_engines_in_processes_are_counted_by_state_with_their_restarts_and_resources() -> None:
     metrics = Metrics((0.1, 0.2, 0.3), "a name", "a version")
-    metrics.observe(Died("killed", restarting=True))
-    metrics.observe(Died("killed", restarting=True))
-    metrics.observe(Died("stopped"))
-    assert metrics.registry.get_sample_value("msmlp_engine_restarts_total") == 2
+    shown = metrics.registry.get_sample_value
+    assert shown("msmlp_engine_restarts_total") == 0
+    assert shown("msmlp_engine_process_resident_memory_bytes") is None
+    own = os.getpid()
+    engines = SimpleNamespace(states=["up", "out", "up"], restarts=4, pids=[own, own])
+    metrics.watch_engines(engines)
+    states = [shown("msmlp_engines", {"state": state}) for state in ("up", "restarting", "out")]
+    assert (states, shown("msmlp_engine_restarts_total")) == ([2, 0, 1], 4)
+    one = shown("process_resident_memory_bytes")
+    assert one is not None
+    assert shown("msmlp_engine_process_resident_memory_bytes") == pytest.approx(2 * one, rel=0.1)
+    assert shown("msmlp_engine_process_start_time_seconds") == shown("process_start_time_seconds")
+    engines.pids = []
+    assert shown("msmlp_engine_process_resident_memory_bytes") is None
+
+
+def test_images_an_engine_had_no_slots_for_are_shed() -> None:
+    metrics = Metrics((0.1, 0.2, 0.3), "a name", "a version")
+    metrics.observe(Failed(np.array([7]), "the service is full", shed=5))
+    metrics.observe(Failed(np.array([8]), "the device failed"))
+    assert metrics.registry.get_sample_value("msmlp_shed_total", {"reason": "capacity"}) == 5
 
 
 # --- gauges of a service on a fake backend that can be held ----------------------------------------------------------

@@ -1,5 +1,9 @@
 """Messages, images and the load come out as they went in."""
 
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
@@ -14,14 +18,13 @@ from msmlp.service.engine.messages import (
     Died,
     ExitParameters,
     Failed,
-    Load,
     Outbound,
     Ran,
     Ready,
     Shadowed,
     Stop,
 )
-from msmlp.service.engine.process.wire import SharedMemory, SharedSubmit, pack, unpack
+from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome, pack, unpack
 
 ANSWERS = Answers(
     request=np.array([7, 8]),
@@ -42,6 +45,8 @@ MESSAGES: list[Any] = [
     SharedSubmit(5, 1, 2, ExitParameters(np.array([0.5, 1.0]), 0, 3, 12.5, stream=True), 3.5),
     Cancel(4),
     Stop(),
+    Hello(5),
+    Welcome(3),
 ]
 
 
@@ -63,32 +68,61 @@ def test_no_outbound_message_is_forgotten_here() -> None:
     assert set(get_args(Outbound)) <= {type(message) for message in MESSAGES}
 
 
-def images(count: int, first: int) -> np.ndarray:
-    """Images whose every byte is first, first + 1, ..."""
-    return np.arange(first, first + count, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3)
+# --- the channel -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", range(5))
-@pytest.mark.parametrize("count", range(1, 6))
-def test_images_come_back_from_any_position_and_touch_no_other(start: int, count: int) -> None:
-    memory = SharedMemory(ring_images=5, size=4, stages=2)
-    memory.write(0, images(5, 100))
-    memory.write(start, images(count, 1))
-    assert np.array_equal(memory.read(start, count), images(count, 1))
-    rest = 5 - count
-    if rest:
-        places = [(start + count + i) % 5 for i in range(rest)]
-        left = memory.read(places[0], rest)
-        assert left[:, 0, 0, 0].tolist() == [100 + place for place in places]
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    one, other = map(Channel, socket.socketpair())
+    yield one, other
+    one.close()
+    other.close()
 
 
-def test_a_load_comes_back_with_its_types() -> None:
-    memory = SharedMemory(ring_images=1, size=4, stages=2)
-    memory.publish(Load((3, 4), (1.5, np.inf), 0.25, 0.5, 0.75, 1.25, submits=6, images=7))
-    load = memory.published()
-    assert (load.submits, load.images) == (6, 7)
-    assert all(type(number) is int for number in (*load.queued, load.submits, load.images))
-    assert list(load.queued) == [3, 4]
-    assert list(load.oldest) == [1.5, np.inf]
-    assert (load.backlog_seconds, load.seconds_per_image, load.work_seconds) == (0.25, 0.5, 0.75)
-    assert load.prediction_margin == 1.25
+def test_messages_come_in_order_however_they_were_sent(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    assert there.receive() == []
+    here.send([Cancel(1), Cancel(2)])
+    here.send([])
+    here.send([Cancel(3)])
+    assert there.receive() == [Cancel(1), Cancel(2), Cancel(3)]
+    there.send([Cancel(4)])
+    assert here.receive() == [Cancel(4)]
+
+
+def test_sending_never_waits_and_what_did_not_fit_follows(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    large = ["x" * 1_000_000]
+    for _ in range(3):
+        here.send(large)
+    assert 0 < here.unsent < 3_100_000
+    came: list[Any] = []
+    while here.unsent or len(came) < 3:
+        came += there.receive() or []
+        here.flush()
+    assert came == 3 * large
+
+
+def test_a_file_comes_with_the_first_message_and_only_there(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    with tempfile.TemporaryFile() as file:
+        file.write(b"seen by both")
+        file.flush()
+        here.send([Hello(1)], file.fileno())
+        here.send([Cancel(1)])
+    assert (there.receive() or []) + (there.receive() or []) == [Hello(1), Cancel(1)]
+    with os.fdopen(there.take_file(), "rb") as came:
+        assert came.seek(0) == 0
+        assert came.read() == b"seen by both"
+    with pytest.raises(ValueError, match="no file"):
+        here.take_file()
+
+
+def test_the_end_of_the_other_side_is_found_after_its_last_words(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    here.send([Cancel(1)])
+    here.close()
+    assert there.receive() == [Cancel(1)]
+    assert there.receive() is None
+    there.send([Cancel(2)])  # which nobody hears
+    assert there.unsent == 0

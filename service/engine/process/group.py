@@ -1,0 +1,129 @@
+"""Several engines, one per device, as one Worker: each request goes to the one where it would wait the least."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Submit
+from msmlp.service.engine.process.host import State
+from msmlp.service.engine.process.remote import RemoteWorker
+from msmlp.service.engine.transport import Send
+
+
+def connected(
+    addresses: Sequence[str], send: Send, *, stages: int, size: int, ring_images: int
+) -> "RemoteWorker | EngineGroup":
+    """A front end's side of the engines at these addresses; see `RemoteWorker` for the rest."""
+    connect = [partial(RemoteWorker, each, stages=stages, size=size, ring_images=ring_images) for each in addresses]
+    return connect[0](send) if len(connect) == 1 else EngineGroup(connect, send)
+
+
+class EngineGroup:
+    """Is ready while one of its engines is, and dies with the last of them.
+
+    `connect` makes them, each with its own `send`.
+    """
+
+    def __init__(self, connect: Sequence[Callable[[Send], RemoteWorker]], send: Send) -> None:
+        self._send = send
+        self._workers = [each(partial(self._hear, number)) for number, each in enumerate(connect)]
+        self._ready: dict[int, Ready] = {}  # of the engines that are up
+        self._died: dict[int, Died] = {}  # of those that have died for good
+        self.ready = threading.Event()
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def states(self) -> list[State]:
+        return [worker.state for worker in self._workers]
+
+    @property
+    def load(self) -> Load | None:
+        """All that waits; the wait ahead and the pace are those that a new image would meet."""
+        loads = [load for _, load in self._living()]
+        return _joined(loads) if loads else None
+
+    def put(self, message: Inbound) -> None:
+        if isinstance(message, Submit):
+            worker = self._least_busy(len(message.pixels))
+            if worker is not None:
+                worker.put(message)
+        else:
+            for worker in self._workers:
+                if not isinstance(message, Cancel) or message.request in worker.inside:
+                    worker.put(message)
+
+    def share(self, counts: Counts) -> None:
+        for worker in self._workers:
+            worker.share(counts)
+
+    def join(self, timeout: float | None = None) -> None:
+        for worker in self._workers:
+            worker.join(timeout)
+
+    def _living(self) -> list[tuple[RemoteWorker, Load]]:
+        return [(worker, load) for worker in self._workers if (load := worker.load) is not None]
+
+    def _least_busy(self, images: int) -> RemoteWorker | None:
+        """The engine with the smallest predicted backlog, of those that have room if there are such."""
+
+        def wait(living: tuple[RemoteWorker, Load]) -> tuple[bool, float, int]:
+            worker, load = living
+            inside = sum(worker.inside.values())
+            return inside + images > worker.permits, load.backlog_seconds + images * load.seconds_per_image, inside
+
+        living = self._living()
+        return min(living, key=wait)[0] if living else None
+
+    def _hear(self, number: int, messages: list[Outbound]) -> None:
+        heard: list[Outbound] = []
+        for message in messages:
+            if isinstance(message, Ready):
+                self._ready[number] = message
+                heard.append(self._all_ready())
+            elif isinstance(message, Died):
+                heard += self._one_died(number, message)
+            else:
+                heard.append(message)
+        if heard:
+            self._send(heard)
+        if self._ready:
+            self.ready.set()
+        else:
+            self.ready.clear()
+
+    def _all_ready(self) -> Ready:
+        """What the engines that are up are together."""
+        one = next(iter(self._ready.values()))
+        return Ready(one.backend, one.device, sum(ready.permits for ready in self._ready.values()))
+
+    def _one_died(self, number: int, died: Died) -> list[Outbound]:
+        """An engine's end → what is to be said of all of them."""
+        was_up = self._ready.pop(number, None) is not None
+        if not died.restarting:
+            self._died[number] = died
+        if self._ready:
+            return [self._all_ready()]  # with fewer permits
+        if len(self._died) == len(self._workers):
+            return [died]
+        return [Died(died.detail, restarting=True)] if was_up else []
+
+
+def _joined(loads: Sequence[Load]) -> Load:
+    first = loads[0]
+    if len(loads) == 1:
+        return first
+    paces = [load.seconds_per_image for load in loads]
+    return Load(
+        tuple(map(sum, zip(*(load.queued for load in loads), strict=True))),
+        tuple(map(min, zip(*(load.oldest for load in loads), strict=True))),
+        backlog_seconds=min(load.backlog_seconds for load in loads),
+        seconds_per_image=1 / sum(1 / pace for pace in paces) if all(paces) else 0.0,
+        work_seconds=sum(load.work_seconds for load in loads) / len(loads),
+        prediction_margin=max(load.prediction_margin for load in loads),
+        submits=sum(load.submits for load in loads),
+        images=sum(load.images for load in loads),
+        others=first.others,  # every front end shows all of its counts to every engine
+    )

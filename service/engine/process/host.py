@@ -1,0 +1,249 @@
+"""An engine's process, from the side of the process that starts it, watches it and restarts it."""
+
+import atexit
+import logging
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import get_context, resource_tracker
+from pathlib import Path
+from typing import Literal
+
+from msmlp.model.errors import DeviceError
+from msmlp.service.engine.core import BackendFactory
+from msmlp.service.engine.messages import Died, Ready
+from msmlp.service.engine.process.child import HANG_SECONDS, ChildSpec, main
+from msmlp.service.logs import in_force
+
+log = logging.getLogger("msmlp.engine")
+
+MOST_RESTARTS = 3
+"""Restarts in a row that did not become ready, after which the device leaves service."""
+
+BACKLOG = 128
+"""Front ends that may wait for a starting engine."""
+
+LONGEST_PATH = 100
+"""Bytes of a Unix socket's path; systems allow a few more."""
+
+State = Literal["up", "restarting", "out"]
+"""Of an engine: it serves, it is being started, or it has ended for good."""
+
+
+class Backoff:
+    """Seconds to wait before the next start: `first`, doubled up to `longest`, reset after `healthy` seconds."""
+
+    def __init__(self, first: float = 0.5, longest: float = 30.0, healthy: float = 60.0) -> None:
+        self._first, self._longest, self._healthy = first, longest, healthy
+        self._next = first
+
+    def after(self, lived: float) -> float:
+        if lived >= self._healthy:
+            self._next = self._first
+        wait, self._next = self._next, min(self._longest, 2 * self._next)
+        return wait
+
+
+class ChildProcess:
+    """One child. One thread calls, but for `stop` and `kill`."""
+
+    def __init__(self, spec: ChildSpec, listener: socket.socket) -> None:
+        context = get_context("spawn")
+        self._host, theirs = context.Pipe()
+        self._process = context.Process(
+            target=main, args=(spec, listener, theirs, in_force()), name="msmlp-engine", daemon=True
+        )
+        self._process.start()
+        theirs.close()  # only the child holds this end now, so `receive` notices when it ends
+        self.pid = self._process.pid
+
+    def receive(self) -> Ready | Died | None:
+        """The child's next message, None when it has ended."""
+        try:
+            message: Ready | Died = self._host.recv()
+        except (EOFError, OSError):
+            return None
+        return message
+
+    def stop(self) -> None:
+        with suppress(OSError):  # it has ended
+            self._host.send("stop")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> int:
+        """Wait for the child's end, which has begun → its exit status, negative for a signal."""
+        self._process.join()
+        status = self._process.exitcode
+        self._host.close()
+        if status is not None:  # None at the interpreter's exit, if multiprocessing has collected the child itself
+            self._process.close()
+        return status or 0
+
+
+class EngineHost:
+    """Builds and runs a backend in a process of its own, so that a poisoned device context dies with that process.
+
+    Front ends connect to `address`, whichever process of the engine's serves there (`remote.RemoteWorker`). A process
+    that dies after one was ready is restarted, unless it died of what only the caller can change; after MOST_RESTARTS
+    that did not become ready, the engine is out for good, and nobody can connect any more.
+
+    `build` must be picklable. `say` is told every Ready and Died, on the host's thread; the last is a Died that is not
+    restarting. See `ChildSpec` for the rest.
+    """
+
+    def __init__(
+        self,
+        build: BackendFactory,
+        *,
+        permits: int | None,
+        stages: int,
+        size: int,
+        shadow_every: int = 0,
+        gpu: str | None = None,
+        hang_seconds: float = HANG_SECONDS,
+        say: Callable[[Ready | Died], None] = lambda message: None,
+    ) -> None:
+        self._folder = Path(tempfile.gettempdir()) / f"msmlp-{secrets.token_hex(8)}"
+        self.address = str(self._folder / "engine")
+        self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, hang_seconds)
+        self._say, self._backoff = say, Backoff()
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._stopping = threading.Event()
+        self._served, self._failures = False, 0
+        self._ready_since = math.inf  # never
+        self._thread = threading.Thread(target=self._supervise, name="msmlp-host", daemon=True)
+        self.restarts = 0
+        """Processes started after the first."""
+        self.ready: Ready | None = None
+        """What the process said that serves now."""
+        self.died: Died | None = None
+        """How the last process ended; None if there was no end yet, or another process serves since."""
+
+    def start(self) -> None:
+        """Listen at `address`, so that front ends can connect from now on, and start the process.
+
+        DeviceError if there can be no socket in the folder for temporary files.
+        """
+        if len(os.fsencode(self.address)) > LONGEST_PATH:
+            raise DeviceError(f"the path of the folder for temporary files is too long: {self._folder.parent}")
+        try:
+            self._folder.mkdir(mode=0o700)
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self.address)
+        except OSError as error:
+            raise DeviceError(f"no socket in the folder for temporary files: {error}") from None
+        self._listener.listen(BACKLOG)
+        atexit.register(self._at_exit)
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        if self.ready is not None:
+            return "up"
+        return "out" if self.died is not None and not self.died.restarting else "restarting"
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None without one."""
+        with self._lock:
+            return self._child.pid if self._child else None
+
+    def stop(self) -> None:
+        """Let the process answer what is in flight, then end; one that is not ready is killed."""
+        self._stopping.set()
+        with self._lock:
+            if self._child and self.ready is None:
+                self._child.kill()  # nothing is in flight, and a warm-up may take long
+            elif self._child:
+                self._child.stop()
+
+    def kill(self) -> None:
+        """End the process immediately, and start no other."""
+        self._stopping.set()
+        with self._lock:
+            if self._child:
+                self._child.kill()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end that `stop` asked for; a process that takes longer than `timeout` is killed."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self.kill()
+            self._thread.join()
+
+    def _at_exit(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _supervise(self) -> None:
+        # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm. (Starting the
+        # tracker of shared memory later would remove the mask.)
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        died = Died("engine failed")
+        try:
+            while (died := self._live()).restarting:
+                wait = self._backoff.after(time.monotonic() - self._ready_since)
+                log.error("engine down: %s; restart in %g s", died.detail, wait)
+                self._tell(died)
+                if self._stopping.wait(wait):
+                    died = Died("stopped")
+                    break
+                self.restarts += 1
+        except Exception:
+            died = Died("engine failed")  # the one before promised a restart
+            log.exception("engine stopped")
+        finally:
+            if not self._stopping.is_set():
+                log.error("engine out of service: %s", died.detail)
+            self._tell(died)
+            self._listener.close()  # front ends that waited for a process learn the end
+            shutil.rmtree(self._folder, ignore_errors=True)
+            atexit.unregister(self._at_exit)
+
+    def _live(self) -> Died:
+        """One child's life → how it ended, and whether it is to be restarted."""
+        child = ChildProcess(self._spec, self._listener)
+        self._ready_since = math.inf
+        with self._lock:
+            self._child = child
+            if self._stopping.is_set():
+                child.kill()
+        died = None
+        try:
+            while (message := child.receive()) is not None:
+                if isinstance(message, Ready):
+                    self._ready_since, self._served, self._failures = time.monotonic(), True, 0
+                    self._tell(message)
+                else:
+                    died = message
+        finally:
+            with self._lock:
+                self._failures += self.ready is None
+                self._child = self.ready = None
+            status = child.close()
+        if died is None:  # it ended without a message
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            died = Died(f"the engine's process {how}", restarting=True)
+        if self._stopping.is_set():
+            return Died("stopped")
+        return replace(died, restarting=died.restarting and self._served and self._failures < MOST_RESTARTS)
+
+    def _tell(self, message: Ready | Died) -> None:
+        if isinstance(message, Ready):
+            self.ready, self.died = message, None
+        else:
+            self.died = message
+        self._say(message)

@@ -1,0 +1,121 @@
+"""Memory that an engine's process and its front ends share: files without a name, which end with their last user.
+
+Numbers are written one by one while others may read: good enough for what is read many times a second, and free of
+locks, which a dead process would keep. Each number has one writer.
+"""
+
+import mmap
+import os
+import struct
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmlp.service.engine.messages import Counts, Load
+
+PEERS = 64
+"""The most front ends of an engine."""
+
+SCALARS = 4
+"""Load's plain numbers: all of its fields but `queued` and `oldest`, and those that are each front end's own."""
+
+_RECEIVED = struct.Struct("2d")  # submits, images
+_COUNTS = struct.Struct("4d")
+_NUMBER = 8  # bytes
+
+
+def new_file(size: int) -> int:
+    """The descriptor of a file of zeros in memory."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("msmlp")
+    else:
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.truncate(file, size)
+    return file
+
+
+class Ring:
+    """A ring of `images` images, uint8 [size, size, 3], from a front end, and how much of it the engine has taken in.
+
+    `file` is closed here; ValueError if it is too small.
+    """
+
+    def __init__(self, file: int, *, images: int, size: int) -> None:
+        self.images = images
+        with os.fdopen(file, "r+b") as opened:
+            self._map = mmap.mmap(opened.fileno(), self.bytes(images, size))
+        self._pixels = np.frombuffer(self._map, np.uint8, offset=_RECEIVED.size).reshape(images, size, size, 3)
+
+    @staticmethod
+    def bytes(images: int, size: int) -> int:
+        return _RECEIVED.size + images * size * size * 3
+
+    def write(self, start: int, pixels: NDArray[np.uint8]) -> None:
+        first = min(len(pixels), self.images - start)
+        self._pixels[start : start + first] = pixels[:first]
+        self._pixels[: len(pixels) - first] = pixels[first:]
+
+    def read(self, start: int, images: int) -> NDArray[np.uint8]:
+        """Images of the ring: a view, unless they wrap around its end."""
+        end = start + images
+        if end <= self.images:
+            view: NDArray[np.uint8] = self._pixels[start:end]
+            return view
+        return np.concatenate([self._pixels[start:], self._pixels[: end - self.images]])
+
+    @property
+    def received(self) -> tuple[int, int]:
+        """Submits that the engine has received, and their images: their room is free, and the Load includes them."""
+        submits, images = _RECEIVED.unpack_from(self._map)
+        return int(submits), int(images)
+
+    @received.setter
+    def received(self, submits_and_images: tuple[int, int]) -> None:
+        _RECEIVED.pack_into(self._map, 0, *submits_and_images)
+
+
+class Board:
+    """What an engine of `stages` stages publishes, its Load, and a row of Counts per front end, of PEERS.
+
+    `file` is closed here.
+    """
+
+    def __init__(self, file: int, stages: int) -> None:
+        self._stages = stages
+        with os.fdopen(file, "r+b") as opened:
+            self._map = mmap.mmap(opened.fileno(), self.bytes(stages))
+        self._numbers = np.frombuffer(self._map, np.float64)
+        self._load = self._numbers[: 1 + SCALARS + 2 * stages]
+        self._rows = self._numbers[len(self._load) :].reshape(PEERS, len(Counts._fields))
+
+    @staticmethod
+    def bytes(stages: int) -> int:
+        return _NUMBER * (1 + SCALARS + 2 * stages) + PEERS * _COUNTS.size
+
+    @property
+    def peers(self) -> int:
+        """How many front ends there are."""
+        return int(self._load[0])
+
+    @peers.setter
+    def peers(self, count: int) -> None:
+        self._load[0] = count
+
+    def publish(self, load: Load) -> None:
+        scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
+        self._load[1:] = (*scalars, *load.queued, *load.oldest)
+
+    def published(self, row: int) -> Load:
+        """The load as the front end of this row sees it; its `submits` and `images` are in that one's ring."""
+        peers, backlog, pace, work, margin, *rest = self._load.tolist()
+        queued, oldest = rest[: self._stages], rest[self._stages :]
+        others = Counts()
+        if peers > 1:
+            others = Counts(*(self._rows.sum(axis=0) - self._rows[row]).tolist())
+        return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, others=others)
+
+    def count(self, row: int, counts: Counts) -> None:
+        """Set a front end's row: by itself, or by the engine once it has left."""
+        _COUNTS.pack_into(self._map, self._load.nbytes + row * _COUNTS.size, *counts)

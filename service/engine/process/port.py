@@ -1,0 +1,212 @@
+"""The core's end of the transport (core.Port) in an engine's process: front ends, and the host that started it."""
+
+import itertools
+import logging
+import os
+import select
+import socket
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
+from msmlp.service.engine.process import peers
+from msmlp.service.engine.process.memory import PEERS, Board, Ring, new_file
+from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
+from msmlp.service.engine.transport import freeze_gc
+
+log = logging.getLogger("msmlp.engine")
+
+MOST_UNSENT = 64 * 2**20
+"""Bytes that may wait for a front end that does not read; with more, it is left."""
+
+
+class Watched(Protocol):
+    """Who wants to know that the engine's thread lives (child.Watchdog)."""
+
+    def alive(self) -> None: ...
+
+    def rest(self) -> None:
+        """It waits for others, which may take any time."""
+
+
+class Peer:
+    """A front end: its connection, its ring once it has said hello, and what was received from it."""
+
+    def __init__(self, number: int, connection: socket.socket, row: int) -> None:
+        self.number, self.row = number, row
+        self.channel = Channel(connection)
+        self.ring: Ring | None = None
+        self.submits = self.images = 0
+        self.told = 0  # submits of which it can know that they were received, as it was woken since
+
+
+class ChildPort:
+    """Reads its sockets itself, without a thread in between, and never waits for a front end.
+
+    `listener` is where front ends connect; `host` sends `Stop` and is told Ready and Died. Every call is a sign of
+    life; while it waits for messages, the engine is at rest.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        host: Connection,
+        watchdog: Watched,
+        *,
+        stages: int,
+        size: int,
+        most_unsent: int = MOST_UNSENT,
+    ) -> None:
+        self._listener, self._host, self._watchdog = listener, host, watchdog
+        self._stages, self._size, self._most_unsent = stages, size, most_unsent
+        self._file = new_file(Board.bytes(stages))
+        self._board = Board(os.dup(self._file), stages)
+        self._numbers = itertools.count()
+        self._peers: dict[int, Peer] = {}  # by the number of the connection's file
+        self._inbox: list[Inbound] = []
+        self._ready: Ready | None = None
+        listener.setblocking(False)
+        self._poll = select.poll()
+        for each in (listener, host):
+            self._poll.register(each, select.POLLIN)
+
+    def take(self, *, block: bool) -> list[Inbound]:
+        """All that has come; see core.Port."""
+        if block:
+            self._tell_of_room()
+        while True:
+            waits = block and not self._inbox
+            if waits:
+                self._watchdog.rest()
+            events = self._poll.poll(None if waits else 0)
+            self._watchdog.alive()
+            for file, event in events:
+                self._hear(file, event)
+            if self._inbox or not block:
+                messages, self._inbox = self._inbox, []
+                return messages
+
+    def send(self, messages: list[Outbound]) -> None:
+        last = messages[-1] if messages else None
+        if isinstance(last, Ready):
+            freeze_gc()
+            self._ready = last
+        by_number = {peer.number: peer for peer in self._peers.values()}
+        for number, said in peers.split(messages, by_number).items():
+            self._tell(by_number[number], said)
+        if isinstance(last, Ready | Died):
+            with suppress(OSError):
+                self._host.send(last)
+        self._watchdog.alive()
+
+    def publish(self, load: Load) -> None:
+        self._board.publish(load)
+        for peer in self._peers.values():
+            if peer.ring is not None:
+                peer.ring.received = peer.submits, peer.images
+        self._watchdog.alive()
+
+    def drain(self, seconds: float) -> None:
+        """Before the end: let front ends read what was sent to them, for at most so long."""
+        self._watchdog.rest()
+        until = time.monotonic() + seconds
+        while any(peer.channel.unsent for peer in self._peers.values()) and time.monotonic() < until:
+            for peer in self._peers.values():
+                peer.channel.flush()
+            time.sleep(0.01)
+
+    def _hear(self, file: int, event: int) -> None:
+        if file == self._host.fileno():
+            self._hear_host()
+        elif file == self._listener.fileno():
+            self._accept()
+        elif (peer := self._peers.get(file)) is not None:
+            if event & select.POLLOUT:
+                peer.channel.flush()
+                self._watch(peer)
+            if event & ~select.POLLOUT:
+                self._hear_peer(peer)
+
+    def _hear_host(self) -> None:
+        try:
+            self._host.recv()
+        except (EOFError, OSError):  # its process has ended, and child.py ends this one
+            self._poll.unregister(self._host)
+            return
+        self._inbox.append(Stop())
+
+    def _hear_peer(self, peer: Peer) -> None:
+        try:
+            messages = peer.channel.receive()
+            if messages is None:
+                self._leave(peer)
+                return
+            for message in messages:
+                self._read(peer, message)
+        except Exception:
+            log.exception("a front end is not understood")
+            self._leave(peer)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # it has given up
+        free = set(range(PEERS)) - {peer.row for peer in self._peers.values()}
+        if not free:
+            log.error("more than %d front ends: one is refused", PEERS)
+            connection.close()
+            return
+        peer = Peer(next(self._numbers), connection, min(free))
+        self._peers[peer.channel.fileno()] = peer
+        self._poll.register(peer.channel.fileno(), select.POLLIN)
+        self._board.peers = len(self._peers)
+
+    def _read(self, peer: Peer, message: Any) -> None:
+        if isinstance(message, SharedSubmit):
+            assert peer.ring is not None
+            peer.submits += 1
+            peer.images += message.images
+            request, pixels = peers.number(peer.number, message.request), peer.ring.read(message.start, message.images)
+            self._inbox.append(Submit(request, pixels, message.parameters, message.arrival))
+        elif isinstance(message, Cancel):
+            self._inbox.append(Cancel(peers.number(peer.number, message.request)))
+        elif isinstance(message, Hello):
+            self._welcome(peer, message)
+
+    def _welcome(self, peer: Peer, hello: Hello) -> None:
+        peer.ring = Ring(peer.channel.take_file(), images=hello.images, size=self._size)
+        peer.channel.send([Welcome(peer.row)], self._file)
+        if self._ready is not None:
+            peer.channel.send([self._ready])
+        self._watch(peer)
+
+    def _tell(self, peer: Peer, messages: list[Outbound]) -> None:
+        peer.told = peer.submits
+        peer.channel.send(messages)
+        if peer.channel.unsent > self._most_unsent:
+            log.error("a front end does not read: it is left")
+            self._leave(peer)
+        else:
+            self._watch(peer)
+
+    def _tell_of_room(self) -> None:
+        """Wake the front ends that may wait for room in their rings, which they see only when they look."""
+        for peer in list(self._peers.values()):
+            if peer.told < peer.submits:
+                self._tell(peer, [])
+
+    def _watch(self, peer: Peer) -> None:
+        """Look for messages of a front end, and for its reading while something waits for that."""
+        self._poll.modify(peer.channel.fileno(), select.POLLIN | (select.POLLOUT if peer.channel.unsent else 0))
+
+    def _leave(self, peer: Peer) -> None:
+        """A front end has left: all its tickets leave too."""
+        self._poll.unregister(peer.channel.fileno())
+        del self._peers[peer.channel.fileno()]
+        peer.channel.close()
+        self._board.count(peer.row, Counts())
+        self._board.peers = len(self._peers)
+        self._inbox.append(peers.all_of(peer.number))

@@ -1,0 +1,295 @@
+"""A front end's side of an engine in another process (transport.Worker), on the event loop, without a thread."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from msmlp.model.errors import DeviceError
+from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.messages import (
+    Answers,
+    Cancel,
+    Counts,
+    Died,
+    Failed,
+    Inbound,
+    Load,
+    Outbound,
+    Ready,
+    Stop,
+    Submit,
+)
+from msmlp.service.engine.process.host import State
+from msmlp.service.engine.process.memory import Board, Ring, new_file
+from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
+from msmlp.service.engine.transport import InTransit, Send
+
+log = logging.getLogger("msmlp.engine")
+
+RECONNECT_SECONDS = 0.05
+ENDED = Died("the engine's process has ended", restarting=True)
+GONE = Died("the engine is out of service")
+
+
+class Connection:
+    """To one life of an engine's process: the socket, the ring, and what crosses through both."""
+
+    def __init__(self, connection: socket.socket, *, stages: int, size: int, ring_images: int) -> None:
+        self.channel, self._stages = Channel(connection), stages
+        file = new_file(Ring.bytes(ring_images, size))
+        try:
+            self.channel.send([Hello(ring_images)], file)
+        finally:
+            self._ring = Ring(file, images=ring_images, size=size)
+        self._next, self._free = 0, ring_images  # position in the ring, and room
+        self._in_ring: deque[int] = deque()  # images of each submit that still needs its room, oldest first
+        self._received = 0  # submits that the engine has received, so that their room is free again
+        self._in_transit = InTransit()
+        self._outbox: deque[Inbound] = deque()
+        self._board: Board | None = None
+        self._row = 0
+
+    def put(self, message: Inbound) -> None:
+        """Keep a message until `flush` can send it."""
+        if isinstance(message, Submit):
+            self._in_transit.put(message)
+        self._outbox.append(message)
+
+    def flush(self) -> None:
+        """Send what waits, while ring and socket have room."""
+        received, _ = self._ring.received
+        while self._received < received:
+            self._free += self._in_ring.popleft()
+            self._received += 1
+        frame: list[Any] = []
+        while self._outbox and (shared := self._share(self._outbox[0])) is not None:
+            frame.append(shared)
+            self._outbox.popleft()
+        if frame:
+            self.channel.send(frame)
+
+    def _share(self, message: Inbound) -> Any:
+        """What crosses instead of a message; None if the ring has no room for it now."""
+        if not isinstance(message, Submit):
+            return message
+        start, images = self._next, len(message.pixels)
+        if images > self._free:
+            return None
+        self._ring.write(start, message.pixels)
+        self._next = (start + images) % self._ring.images
+        self._free -= images
+        self._in_ring.append(images)
+        return SharedSubmit(message.request, start, images, message.parameters, message.arrival)
+
+    def welcome(self, welcome: Welcome, counts: Counts) -> None:
+        self._board, self._row = Board(self.channel.take_file(), self._stages), welcome.row
+        self.count(counts)
+
+    def count(self, counts: Counts) -> None:
+        if self._board is not None:
+            self._board.count(self._row, counts)
+
+    @property
+    def load(self) -> Load | None:
+        """What waits, own submits in transit included; None before the engine's welcome."""
+        if self._board is None:
+            return None
+        submits, images = self._ring.received
+        return self._in_transit.added_to(replace(self._board.published(self._row), submits=submits, images=images))
+
+
+class RemoteWorker:
+    """Uses an engine that listens at `address`, next to other front ends; connects again after its process has died.
+
+    Images are uint8 [size, size, 3]; `ring_images` is how many can be on their way to the engine, and the most per
+    request. `send` is called on the event loop on which `start` was called. `Stop` ends this front end's use of the
+    engine, once everything in flight is answered, and not the engine.
+    """
+
+    def __init__(self, address: str, send: Send, *, stages: int, size: int, ring_images: int) -> None:
+        self._address, self._send = address, send
+        self._stages, self._size, self._ring_images = stages, size, ring_images
+        self._connection: Connection | None = None
+        self._counts = Counts()
+        self._flushing = self._stopping = False
+        self._died: Died | None = None  # what the engine's process said before its end
+        self._ended = threading.Event()
+        self.ready = threading.Event()
+        self.permits = 0
+        self.inside: dict[int, int] = {}
+        """Images that have not left, by request."""
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect()
+
+    @property
+    def state(self) -> State:
+        if self.ready.is_set():
+            return "up"
+        return "out" if self._ended.is_set() else "restarting"
+
+    @property
+    def states(self) -> list[State]:
+        """Of all engines: this one."""
+        return [self.state]
+
+    @property
+    def load(self) -> Load | None:
+        return self._connection.load if self._connection is not None and self.ready.is_set() else None
+
+    def put(self, message: Inbound) -> None:
+        """Send a message at the end of this turn of the event loop. Without an engine it is dropped: Died has ended,
+        or will end, all requests. DeviceError if it can never fit.
+        """
+        if isinstance(message, Stop):
+            self._stopping = True
+            self._end_if_stopped()
+        elif self._connection is not None and self.ready.is_set():
+            if isinstance(message, Submit):
+                if len(message.pixels) > self._ring_images:
+                    raise DeviceError(f"{len(message.pixels)} images in a request, at most {self._ring_images} fit")
+                self.inside[message.request] = len(message.pixels)
+            elif isinstance(message, Cancel):
+                self.inside.pop(message.request, None)
+                self._end_if_stopped()
+            self._connection.put(message)
+            # Together with all others of the turn: the first would wake the engine for a batch of one.
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+
+    def share(self, counts: Counts) -> None:
+        self._counts = counts
+        if self._connection is not None:
+            self._connection.count(counts)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait, on another thread than the loop's, until all is answered, and give up after `timeout` seconds."""
+        if not self._ended.wait(timeout):
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._end, Died("stopped"))
+                self._ended.wait(1)
+
+    def _connect(self) -> None:
+        if self._ended.is_set():
+            return
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
+        try:
+            connection.connect(self._address)
+            made = Connection(connection, stages=self._stages, size=self._size, ring_images=self._ring_images)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            self._end(GONE)
+        except OSError as error:  # too many wait for it already, or no file can be opened now
+            connection.close()
+            if not isinstance(error, BlockingIOError):
+                log.error("cannot connect to the engine: %s", error)
+            self._loop.call_later(RECONNECT_SECONDS, self._connect)
+        else:
+            self._connection, self._died = made, None
+            self._loop.add_reader(made.channel.fileno(), self._hear)
+
+    def _hear(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        messages = connection.channel.receive()
+        if messages is None:
+            self._lose()
+            return
+        heard: list[Outbound] = [message for message in messages if self._take_in(connection, message)]
+        ready = next((message for message in heard if isinstance(message, Ready)), None)
+        if ready is not None:
+            self.permits = ready.permits
+        if heard:
+            self._send(heard)
+        if ready is not None:
+            self.ready.set()  # after AsyncEngine got the message: others wait for this event
+        if self._died is not None:  # the last message
+            self._lose()
+            return
+        self._flush()
+        self._end_if_stopped()
+
+    def _take_in(self, connection: Connection, message: Any) -> bool:
+        """Note what this side needs → whether the message is to be passed on."""
+        if isinstance(message, Welcome):
+            connection.welcome(message, self._counts)
+        elif isinstance(message, Died):
+            self._died = message
+        elif isinstance(message, Answers):
+            self._left(message)
+        elif isinstance(message, Failed):
+            for request in message.requests.tolist():
+                self.inside.pop(request, None)
+        return not isinstance(message, Welcome | Died)
+
+    def _left(self, answers: Answers) -> None:
+        inside = self.inside
+        for request, reason in zip(answers.request.tolist(), answers.reason.tolist(), strict=True):
+            if reason != Reason.GOES_ON and request in inside:
+                if inside[request] == 1:
+                    del inside[request]
+                else:
+                    inside[request] -= 1
+
+    def _flush(self) -> None:
+        self._flushing = False
+        connection = self._connection
+        if connection is None:
+            return
+        connection.flush()
+        if connection.channel.unsent:
+            self._loop.add_writer(connection.channel.fileno(), self._resume)
+
+    def _resume(self) -> None:
+        """The engine reads again."""
+        connection = self._connection
+        assert connection is not None
+        connection.channel.flush()
+        if not connection.channel.unsent:
+            self._loop.remove_writer(connection.channel.fileno())
+
+    def _lose(self) -> None:
+        """The engine's process has ended, or left this front end: what is inside is lost."""
+        self._close()
+        died = self._died or ENDED
+        if self._stopping or not died.restarting:
+            self._end(Died("stopped") if self._stopping else died)
+            return
+        if self.ready.is_set():
+            self.ready.clear()
+            self._send([*self._failed(died), died])
+        self._loop.call_later(RECONNECT_SECONDS, self._connect)
+
+    def _failed(self, died: Died) -> list[Outbound]:
+        requests = np.fromiter(self.inside, dtype=np.int64)
+        self.inside.clear()
+        return [Failed(requests, died.detail)] if len(requests) else []
+
+    def _end_if_stopped(self) -> None:
+        if self._stopping and not self.inside:
+            self._end(Died("stopped"))
+
+    def _end(self, died: Died) -> None:
+        if self._ended.is_set():
+            return
+        self._close()
+        self.ready.clear()
+        self._ended.set()
+        self._send([*self._failed(died), died])
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._loop.remove_reader(connection.channel.fileno())
+            self._loop.remove_writer(connection.channel.fileno())
+            connection.channel.close()

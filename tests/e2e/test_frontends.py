@@ -33,7 +33,7 @@ def children(pid: int) -> set[int]:
 
 
 def front_ends(served: Served) -> set[int]:
-    """Process ids; the supervisor's other child is a helper of multiprocessing."""
+    """Process ids, and that of an engine they share; the supervisor's other child is a helper of multiprocessing."""
 
     def command(pid: int) -> bytes:
         try:
@@ -221,6 +221,33 @@ def test_one_that_stays_dead_leaves_the_service_to_the_other(tiny_weights: Path)
         assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
         answer = httpx.post(f"{served.url}/classify", content=IMAGE, headers=PNG, timeout=PATIENCE_SECONDS)
         assert answer.status_code == 200
+
+
+def test_front_ends_that_share_an_engine_outlive_it(tiny_weights: Path) -> None:
+    with two(tiny_weights, "--engine", "process") as served, Client(served) as one, Client(served) as other:
+        assert {one.classify(), other.classify()} == {200}
+        assert metric(served, "msmlp_engines") == 1
+        before = front_ends(served)
+        (engine,) = (pid for pid in before if pid not in {one.at, other.at})
+        os.kill(engine, signal.SIGKILL)
+        statuses: Counter[int] = Counter()
+
+        def back() -> bool:
+            for client in (one, other):
+                statuses[client.classify()] += 1
+            return statuses[503] > 0 and ready(served) == 2
+
+        wait_until(back)
+        assert set(statuses) <= {200, 503}
+        assert {one.classify(), other.classify()} == {200}
+        assert metric(served, "msmlp_engine_restarts_total") == 1
+        assert metric(served, "msmlp_frontend_restarts_total") == 0
+        after = front_ends(served)
+        assert after >= before - {engine}
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
+        wait_until(lambda: not alive(after))
+        assert "Traceback" not in served.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

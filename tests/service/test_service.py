@@ -6,7 +6,7 @@ import pytest
 from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.weights import load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
-from msmlp.service.engine.transport import ThreadWorker
+from msmlp.service.engine.transport import InlineWorker
 from msmlp.service.errors import DrainingError, StartingError
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.channel import Channel
@@ -69,8 +69,8 @@ def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) 
             service.check_any_ready()
 
 
-def test_graphs_that_match_are_served_from_a_thread_though_torch_is_installed(tiny_weights: Path) -> None:
-    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, ThreadWorker)
+def test_graphs_that_match_are_served_inline_though_torch_is_installed(tiny_weights: Path) -> None:
+    assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, InlineWorker)
 
 
 # --- the memory for bodies, over a real socket -----------------------------------------------------------------------

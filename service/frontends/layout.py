@@ -14,7 +14,7 @@ weights of 2 MB, and 940 with weights of 197 (as read, as graphs, and twice in O
 batches."""
 
 MOST_BY_A_GPU = 8
-"""Front ends for one GPU unless `--frontends` says otherwise: that many decode more than one engine process takes."""
+"""Front ends before GPUs unless `--frontends` says otherwise: a first choice, not measured yet."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class Layout:
         return 1 if self.engine == "process" else self.frontends
 
     def __str__(self) -> str:
-        places = {"inline": "an engine inside", "thread": "an engine in a thread", "process": "one engine process"}
+        places = {
+            "inline": "an engine inside",
+            "thread": "an engine in a thread",
+            "process": "an engine process per device",
+        }
         number = f"{self.frontends} front end{'s' * (self.frontends > 1)}"
         each = " each" if self.frontends > 1 and self.engine != "process" else ""
         return f"{number}, {places[self.engine]}{each}: {self.why}"

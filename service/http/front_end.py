@@ -85,7 +85,7 @@ def live(start: Start, end: socket.socket) -> None:
         failed = Failed(server.failure, by_caller=False) if server.failure else None
     except MsmlpError as error:
         failed = Failed(str(error), by_caller=isinstance(error, CallerError))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # uvicorn's way to say that the app did not start
         log.exception("front end %d stopped", start.index)
         failed = Failed(f"unexpected {type(error).__name__}: {error}", by_caller=False)
     if failed is not None:

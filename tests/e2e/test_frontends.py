@@ -263,6 +263,12 @@ def test_a_signal_ends_all(tiny_weights: Path, number: signal.Signals) -> None:
         assert "Traceback" not in served.log
 
 
+def test_one_front_end_is_one_process(tiny_weights: Path) -> None:
+    with msmlp_serve(tiny_weights, "--frontends", "1") as served:
+        served.wait_for("engine: ready")
+        assert children(served.process.pid) == set()
+
+
 def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> None:
     with two(tiny_weights) as served:
         started = children(served.process.pid)

@@ -1,4 +1,4 @@
-"""`serve` with services that cannot be: python programs.py WEIGHTS WHAT."""
+"""`serve` with services that cannot be: python programs.py WEIGHTS WHAT ENGINE."""
 
 import sys
 from functools import partial
@@ -35,6 +35,7 @@ if __name__ == "__main__":
     from msmlp.model.errors import CallerError, MsmlpError
 
     try:
-        serve(Settings(weights=Path(sys.argv[1]), port=0, device="cpu", frontends=2), BUILDS[sys.argv[2]])
+        settings = Settings(weights=Path(sys.argv[1]), port=0, device="cpu", frontends=2, engine=sys.argv[3])
+        serve(settings, BUILDS[sys.argv[2]])
     except MsmlpError as error:
         sys.exit(_fail(2 if isinstance(error, CallerError) else 1, str(error)))

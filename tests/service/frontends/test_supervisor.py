@@ -10,9 +10,9 @@ from tests.fakes import PATIENCE_SECONDS
 from tests.service.frontends import programs
 
 
-def run(weights: Path, what: str) -> "subprocess.CompletedProcess[str]":
+def run(weights: Path, what: str, engine: str = "inline") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, programs.__file__, str(weights), what],
+        [sys.executable, programs.__file__, str(weights), what, engine],
         env=environment(),
         capture_output=True,
         text=True,
@@ -27,6 +27,13 @@ def test_when_no_front_end_becomes_ready_the_service_ends_as_one_process_does(ti
     assert done.stderr.splitlines()[-1] == "msmlp: the engine stopped: the device is broken"
     for index in (0, 1):
         assert done.stderr.count(f"front end {index} died: the device is broken") == ATTEMPTS
+    assert "Traceback" not in done.stderr
+
+
+def test_when_no_shared_engine_is_left_the_service_ends_as_one_process_does(tiny_weights: Path) -> None:
+    done = run(tiny_weights, "broken", "process")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "msmlp: the engine stopped: the device is broken"
     assert "Traceback" not in done.stderr
 
 

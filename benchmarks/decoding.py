@@ -32,7 +32,7 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import load_dataset
 from msmlp.model.offline import run_every_exit
-from msmlp.model.preprocess import load_image, open_image, to_square
+from msmlp.model.preprocess import FORMATS, load_image, open_image, to_square
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.settings import DEFAULT_WEIGHTS
 
@@ -85,8 +85,9 @@ def candidates(size: int) -> dict[str, Decoder]:
 
 
 def bare(file: bytes) -> Pixels:
-    """The least that Pillow can do, without a check, for a picture of the model's size."""
-    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    """The least that Pillow can do, without a check, for a picture of the model's size. It gets the formats too:
+    once anything has loaded all of Pillow's readers, it would try many before JPEG's."""
+    return np.asarray(Image.open(io.BytesIO(file), formats=FORMATS).convert("RGB"))
 
 
 def with_simplejpeg(file: bytes, size: int) -> Pixels:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT = 200
-"""Answers kept at most, one in EVERY."""
+"""Answers kept at most, one in EVERY, unless a Seen says otherwise."""
 EVERY = 9
 """Odd, so that all of 64 images sent in turn are seen."""
 PATIENCE_SECONDS = 60
@@ -41,8 +41,8 @@ class Load:
 class Seen:
     """What came back: `latencies` in seconds of the requests answered 200.
 
-    `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
-    time of this process.
+    `asked` says which request each of the kept `answers` belongs to: one in `every`, at most `most`. `seconds` is how
+    long it all took, `cpu` the CPU time of this process.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -51,6 +51,8 @@ class Seen:
     asked: list[int] = field(default_factory=list)
     seconds: float = 0.0
     cpu: float = 0.0
+    every: int = EVERY
+    most: int = KEPT
 
     def percentiles_ms(self) -> NDArray[np.float64]:
         """p50, p95 and p99."""
@@ -59,7 +61,7 @@ class Seen:
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
         self.statuses[status] += 1
         if status == "200":
-            if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
+            if len(self.latencies) % self.every == 0 and len(self.answers) < self.most:
                 self.answers.append(body)
                 self.asked.append(request)
             self.latencies.append(latency)

@@ -32,7 +32,7 @@ CIFAR10 = Path(os.environ.get("TEST_CIFAR10") or ".data/cifar-10-batches-py")
 
 
 def main() -> int:
-    given = _arguments()
+    given = arguments()
     if given.page:
         sys.stdout.write(page(json.loads(given.page.read_text())))
         return 0
@@ -41,7 +41,7 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("MSMLP_")]:
         del os.environ[name]  # our server at its defaults
     try:
-        document = _measured(given)
+        document = measured(given)
     except MsmlpError as error:
         _say(str(error))
         return 1
@@ -49,7 +49,7 @@ def main() -> int:
     return 1 if faults(document["runs"]) else 0
 
 
-def _measured(given: argparse.Namespace) -> dict[str, Any]:
+def measured(given: argparse.Namespace) -> dict[str, Any]:
     """Run → the document, which is in the file after every group of runs."""
     cifar10 = _cifar10(given.cifar10)
     cases = tuple(case for case in given.case or CASES if case != SHIPPED or cifar10)
@@ -84,7 +84,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="a folder for nets and packages")
     parser.add_argument("--cifar10", type=Path, help=f"its official python folder (default: {CIFAR10}, if it is there)")

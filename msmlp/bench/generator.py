@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -80,16 +81,15 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
 
 
 async def closed_loop(load: Load, seen: Seen) -> None:
-    """Each connection sends as soon as it was answered."""
-    until = time.perf_counter() + load.seconds
+    """Each connection sends the next request as soon as it was answered."""
+    until, turn = time.perf_counter() + load.seconds, count()
 
-    async def send_on(number: int) -> None:
+    async def send_on() -> None:
         with closing(Connection(load, seen)) as connection:
             while (now := time.perf_counter()) < until:
-                await connection.ask(number, now)
-                number += 1
+                await connection.ask(next(turn), now)
 
-    await asyncio.gather(*(send_on(number) for number in range(load.connections)))
+    await asyncio.gather(*(send_on() for _ in range(load.connections)))
 
 
 def offer(

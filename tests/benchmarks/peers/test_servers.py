@@ -13,7 +13,7 @@ from benchmarks.peers.bare import Bare
 from benchmarks.peers.measure import Entry, Row, measure, medians
 from benchmarks.peers.prepare import PeersError, first_scores, half_threshold, right_answers, versions
 from benchmarks.peers.servers import LEAST, OURS, PEERS, Case, Peer, our_server, pause, peer_server, resume
-from msmlp.bench.generator import offer
+from msmlp.bench.generator import Load, Seen, offer
 from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import Server, family
 from tests.servers import wait_until
@@ -83,9 +83,17 @@ def test_a_server_is_measured_answers_right_and_stands_still_otherwise(entry: En
 
 
 def test_a_server_that_does_not_say_how_it_batches_has_no_time_outside_compute(case: Case, costs_only: Bare) -> None:
+    kept = []
+
+    def send(load: Load, seen: Seen) -> Seen:
+        kept.append(offer(load, seen))
+        return kept[-1]
+
     with peer_server(LEAST, LEAST.start, case, sys.executable, quiet) as server:
         entry = Entry(case, server, batches=True)
-        [[run]] = measure([entry], (2,), 1, 0.1, offer, costs_only, quiet)
+        [[run]] = measure([entry], (4,), 1, 0.2, send, costs_only, quiet)
+    asked, pictures = kept[-1].asked, len(case.files)
+    assert sorted(asked) == sorted(n % pictures for n in range(len(asked))), "connections share the pictures in turn"
     assert run["server_cpu_seconds_per_1000"] is not None
     assert run["compute_seconds_per_1000"] is run["outside_seconds_per_1000"] is None
 

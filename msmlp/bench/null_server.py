@@ -21,8 +21,8 @@ from msmlp.model.backends.slots import SlotPool
 from msmlp.model.weights import Calibration, Weights
 from msmlp.model.weights.calibration import TABLE
 from msmlp.service.http.server import serve
-from msmlp.service.service import Service, build_service
-from msmlp.service.settings import Settings, load_settings
+from msmlp.service.service import build_service
+from msmlp.service.settings import load_settings
 
 CAPACITY = 1024
 """Images in flight by default."""
@@ -77,9 +77,8 @@ def select_null(weights: Weights, calibration: Calibration, settings: BackendSet
     return Selection("null", "cpu", "it computes nothing", build)
 
 
-def build_null(settings: Settings) -> Service:
-    """Named, so that a serving process can give it to those it starts."""
-    return build_service(settings, select=select_null)
+build_null = partial(build_service, select=select_null)
+"""Made of names that a process started by the server can import: it may be given this."""
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Pa
 
 
 def test_another_process_can_be_given_how_it_is_built() -> None:
-    assert pickle.loads(pickle.dumps(build_null)) is build_null
+    found = pickle.loads(pickle.dumps(build_null))
+    assert (found.func, found.keywords) == (build_null.func, {"select": select_null})
 
 
 def test_a_server_answers_with_it(tiny_weights: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from msmlp.service.engine.core import BackendFactory, Engine, run, warmed
+from msmlp.service.engine.core import BackendFactory, Engine, Warm, run, warmed
 from msmlp.service.engine.messages import Died, Inbound, Load, Outbound, Ready, Stop, Submit
 
 Send = Callable[[list[Outbound]], None]
@@ -150,18 +150,21 @@ class InlineWorker(LocalWorker):
         self._loop = asyncio.get_running_loop()
         self._inbox: list[Inbound] = []
         self._due = self._stopping = False
-        self._stopped, self._ended = self._loop.create_future(), threading.Event()
+        self._ended = threading.Event()
         self._engine = Engine(self, permits=self._permits, shadow_every=self._shadow_every)
-        self._life = self._loop.create_task(self._live())
+        self._loop.run_in_executor(None, warmed, self._build, MOST_SECONDS).add_done_callback(self._begin)
 
-    async def _live(self) -> None:
+    def _begin(self, built: asyncio.Future[Warm]) -> None:
         try:
-            with self._engine.ending():
-                self._engine.begin(*await asyncio.to_thread(warmed, self._build, MOST_SECONDS))
-                self._wake()
-                await self._stopped
-        finally:
-            self._ended.set()
+            self._engine.begin(*built.result())
+        except Exception as error:
+            self._end(error)
+        else:
+            self._wake()
+
+    def _end(self, error: Exception | None = None) -> None:
+        self._engine.end(error)
+        self._ended.set()
 
     def put(self, message: Inbound) -> None:
         if isinstance(message, Submit):
@@ -177,7 +180,7 @@ class InlineWorker(LocalWorker):
 
     def _turn(self) -> None:
         """Run a batch, once the requests that come together with its own have arrived."""
-        if self._stopped.done():
+        if self._ended.is_set():
             return
         self._quiet = 0 if len(self._inbox) > self._seen else self._quiet + 1
         if self._quiet < QUIET and self._deferred < DEFERRED:
@@ -191,11 +194,11 @@ class InlineWorker(LocalWorker):
         try:
             self._engine.turn(messages)
         except Exception as error:
-            self._stopped.set_exception(error)
+            self._end(error)
             return
         core = self._engine.core
         if self._stopping and not core.busy:
-            self._stopped.set_result(None)
+            self._end()
         elif not core.idle:
             self._wake()
 

@@ -35,7 +35,7 @@ class BackendSettings:
         capacity: images in flight; None takes as many as fit into the device's free memory.
         reserve: slots beyond these.
         max_batch: the largest batch; the capacity limits it too.
-        share: how many backends like this one divide the device's memory, and a CPU's cores.
+        share: how many backends like this one, each in a process of its own, divide the device.
         exits: torch's temperatures and exit policy; None takes the calibration's, which ONNX graphs contain.
     """
 
@@ -47,6 +47,11 @@ class BackendSettings:
     max_batch: int = 64
     share: int = 1
     exits: Exits | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process has all cores; else each core has a process of its own."""
+        return self.share == 1
 
     @property
     def largest_batch(self) -> int:

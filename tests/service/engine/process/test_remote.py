@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Answers, Cancelled, Counts, Died, ExitParameters, Failed, Ready, Stop
+from msmlp.service.engine.messages import Answers, Cancelled, Counts, Died, ExitParameters, Failed, Ready, Stop, Submit
 from msmlp.service.engine.process.host import EngineHost
 from msmlp.service.engine.process.remote import ENDED, GONE, RemoteWorker
 from msmlp.service.engine.transport import Send
@@ -180,6 +181,23 @@ def test_a_request_that_can_never_fit_is_refused(engine: tuple[EngineHost, Build
             talk.submit(request, pictures(3, 1.0, label=request % 4))
         for request in range(2, 30):
             assert answered(talk, request, 3) == [request % 4] * 3
+
+
+def test_a_ring_is_used_again_before_its_images_are_answered(engine: tuple[EngineHost, Build]) -> None:
+    """The engine has stored them then, and says nothing."""
+    host, build = engine
+    with front_end(host, ring_images=4) as talk:
+        assert isinstance(talk.worker, OnLoop)
+        worker: Any = talk.worker.worker
+
+        def submit_both() -> None:  # in one turn of the loop
+            for request in (1, 2):
+                worker.put(Submit(request, pictures(4, 1.0), PARAMETERS, 1.0))
+
+        with build.gate.held():
+            talk.worker._do(submit_both)
+            wait_until(lambda: not worker._connection._outbox)
+        assert answered(talk, 1, 4) + answered(talk, 2, 4) == [0] * 8
 
 
 def test_all_front_ends_learn_an_engines_death_and_connect_to_the_next(engine: tuple[EngineHost, Build]) -> None:

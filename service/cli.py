@@ -26,6 +26,7 @@ _IN_WORDS = {
     "capacity": "from free memory",
     "decode_threads": "number of cores, at least 2",
     "grpc_port": "none",
+    "devices": "none",
 }
 
 

@@ -83,3 +83,41 @@ def test_every_request_is_answered_while_the_engine_is_killed_and_comes_back(tin
         assert "was killed by signal 9" in served.log
         assert "Traceback" not in served.log
         assert not Path(f"/proc/{second}").exists()
+
+
+def shown(client: httpx.Client, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    assert found, series
+    return float(found[1])
+
+
+def test_with_two_devices_the_service_goes_on_while_one_engine_is_replaced(tiny_weights: Path) -> None:
+    image = encoded(np.zeros((32, 32, 3), dtype=np.uint8))
+
+    def ask(client: httpx.Client) -> int:
+        return client.post("/classify", content=image, headers={"Content-Type": "image/png"}).status_code
+
+    with msmlp_serve(tiny_weights, "--devices", "cpu,cpu", "--backend", "onnx", "--capacity", "128") as served:
+        with httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as client:
+            wait_until(lambda: shown(client, 'msmlp_engines{state="up"}') == 2)
+            assert shown(client, "msmlp_capacity_images") == 128
+            engines = {pid for pid in _children(served.process.pid) if _has_onnx(pid)}
+            assert len(engines) == 2
+            os.kill(min(engines), signal.SIGKILL)
+            wait_until(lambda: shown(client, 'msmlp_engines{state="restarting"}') == 1)
+            assert shown(client, "msmlp_engine_up") == 1
+            assert shown(client, "msmlp_capacity_images") == 64
+            assert is_ready(client)
+            assert [ask(client) for _ in range(5)] == [200] * 5
+            wait_until(lambda: shown(client, 'msmlp_engines{state="up"}') == 2)
+            assert shown(client, "msmlp_engine_restarts_total") == 1
+            assert shown(client, "msmlp_capacity_images") == 128
+            assert ask(client) == 200
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
+        assert "Traceback" not in served.log
+        assert not any(Path(f"/proc/{pid}").exists() for pid in engines)
+
+
+def _has_onnx(pid: int) -> bool:
+    return "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()

@@ -1,18 +1,22 @@
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from msmlp.model.backends.select import Selection
+from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import slot_bytes
-from msmlp.model.weights import load_weights
+from msmlp.model.errors import OptionError
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import InlineWorker
 from msmlp.service.errors import DrainingError, StartingError
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.channel import Channel
 from msmlp.service.frontends.peers import Peers
-from msmlp.service.service import build_service
-from msmlp.service.settings import Settings
+from msmlp.service.service import EnginePlan, build_service, plan_engine
+from msmlp.service.settings import Settings, load_settings
 from tests.fakes import picture, pictures
 from tests.servers import encoded, fake_backend, fake_service, serving
 
@@ -71,6 +75,85 @@ def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) 
 
 def test_graphs_that_match_are_served_inline_though_torch_is_installed(tiny_weights: Path) -> None:
     assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, InlineWorker)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+def planned(weights: Path, **settings: Any) -> tuple[EnginePlan, list[BackendSettings]]:
+    """A plan, and what the backends were selected with, one for each kind of device."""
+    asked: list[BackendSettings] = []
+
+    def select(_weights: Weights, _calibration: Calibration, wanted: BackendSettings, _backend: str) -> Selection:
+        asked.append(wanted)
+        return Selection("onnx", "cpu", "", fake_backend)
+
+    loaded = load_weights(weights)
+    return plan_engine(Settings(weights=weights, **settings), loaded, load_calibration(loaded), select), asked
+
+
+def test_every_device_gets_an_engine_process_and_its_share_of_the_capacity(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    plan, asked = planned(tiny_weights, devices="0,1,cpu", capacity=100, shadow=0.01)
+    assert plan.layout.engine == "process"
+    assert [gpu for _, gpu in plan.selected] == ["0", "1", None]
+    assert [(each.device, each.capacity) for each in asked] == [("cuda", 33), ("cpu", 33)]
+    hosts = plan.hosts()
+    assert [(host._spec.gpu, host._spec.permits, host._spec.shadow_every) for host in hosts] == [
+        ("0", 33, 100),
+        ("1", 33, 100),
+        (None, 33, 100),
+    ]
+    assert len({host.address for host in hosts}) == 3
+
+
+def test_numbers_are_those_of_the_gpus_that_this_process_may_use(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
+    plan, _ = planned(tiny_weights, devices="1,0")
+    assert [gpu for _, gpu in plan.selected] == ["GPU-7", "5"]
+    with pytest.raises(OptionError, match="there is no GPU 2"):
+        planned(tiny_weights, devices="0,2")
+
+
+@pytest.mark.parametrize("engine", ["thread", "inline"])
+def test_devices_need_processes(tiny_weights: Path, engine: str) -> None:
+    with pytest.raises(OptionError, match=f"not --engine {engine}"):
+        planned(tiny_weights, devices="cpu,cpu", engine=engine)
+
+
+@pytest.mark.parametrize("devices", ["cuda", "0,", "0 1", "-1"])
+def test_devices_are_numbers_or_cpu(devices: str) -> None:
+    with pytest.raises(OptionError, match="--devices"):
+        load_settings(devices=devices)
+
+
+def test_without_devices_there_is_one(tiny_weights: Path) -> None:
+    plan, asked = planned(tiny_weights, engine="process")
+    assert (plan.layout.engine, plan.selected[0][1], len(plan.selected)) == ("process", None, 1)
+    assert [(each.device, each.capacity) for each in asked] == [("auto", None)]
+
+
+def test_services_of_two_front_ends_use_one_engine(tiny_weights: Path) -> None:
+    """As a supervisor sets them up: it hosts the engine, they get its address."""
+    settings = Settings(weights=tiny_weights, engine="process", device="cpu", backend="onnx", capacity=64)
+    weights = load_weights(tiny_weights)
+    (host,) = plan_engine(settings, weights, load_calibration(weights)).hosts()
+    host.start()
+    try:
+        services = [build_service(settings, engines=[host.address]) for _ in range(2)]
+        with serving(services[0]) as one, serving(services[1]) as other:
+            for client in (one, other):
+                answer = client.post("/classify", content=encoded(picture(1.0, size=32)), headers=PNG)
+                assert answer.status_code == 200
+                assert "msmlp_capacity_images 64.0" in client.get("/metrics").text
+                assert 'msmlp_engines{state="up"} 1.0' in client.get("/metrics").text
+    finally:
+        host.stop()
+        host.join(60)
 
 
 # --- the memory for bodies, over a real socket -----------------------------------------------------------------------

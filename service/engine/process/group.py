@@ -71,8 +71,8 @@ class EngineGroup:
 
         def wait(living: tuple[RemoteWorker, Load]) -> tuple[bool, float, int]:
             worker, load = living
-            inside = sum(worker.inside.values())
-            return inside + images > worker.permits, load.backlog_seconds + images * load.seconds_per_image, inside
+            wait = load.backlog_seconds + images * load.seconds_per_image
+            return worker.images + images > worker.permits, wait, worker.images
 
         living = self._living()
         return min(living, key=wait)[0] if living else None

@@ -3,7 +3,6 @@
 import atexit
 import logging
 import math
-import os
 import secrets
 import shutil
 import signal
@@ -18,7 +17,6 @@ from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Literal
 
-from msmlp.model.errors import DeviceError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Died, Ready
 from msmlp.service.engine.process.child import HANG_SECONDS, ChildSpec, main
@@ -31,9 +29,6 @@ MOST_RESTARTS = 3
 
 BACKLOG = 128
 """Front ends that may wait for a starting engine."""
-
-LONGEST_PATH = 100
-"""Bytes of a Unix socket's path; systems allow a few more."""
 
 State = Literal["up", "restarting", "out"]
 """Of an engine: it serves, it is being started, or it has ended for good."""
@@ -132,19 +127,16 @@ class EngineHost:
         """How the last process ended; None if there was no end yet, or another process serves since."""
 
     def start(self) -> None:
-        """Listen at `address`, so that front ends can connect from now on, and start the process.
-
-        DeviceError if there can be no socket in the folder for temporary files.
-        """
-        if len(os.fsencode(self.address)) > LONGEST_PATH:
-            raise DeviceError(f"the path of the folder for temporary files is too long: {self._folder.parent}")
+        """Listen at `address`, so that front ends can connect from now on, and start the process."""
+        self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._folder.mkdir(mode=0o700)
-            self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(self.address)
-        except OSError as error:
-            raise DeviceError(f"no socket in the folder for temporary files: {error}") from None
-        self._listener.listen(BACKLOG)
+            self._listener.listen(BACKLOG)
+        except OSError as error:  # the path may be too long for a socket, or the disk full
+            log.error("no socket at %s: %s", self.address, error)
+            self._end(Died(f"the engine cannot listen: {error}"))
+            return
         atexit.register(self._at_exit)
         self._thread.start()
 
@@ -178,6 +170,8 @@ class EngineHost:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end that `stop` asked for; a process that takes longer than `timeout` is killed."""
+        if not self._thread.ident:  # it could not listen
+            return
         self._thread.join(timeout)
         if self._thread.is_alive():
             self.kill()
@@ -208,10 +202,13 @@ class EngineHost:
         finally:
             if not self._stopping.is_set():
                 log.error("engine out of service: %s", died.detail)
-            self._tell(died)
-            self._listener.close()  # front ends that waited for a process learn the end
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._end(died)
             atexit.unregister(self._at_exit)
+
+    def _end(self, died: Died) -> None:
+        self._tell(died)
+        self._listener.close()  # front ends that waited for a process learn the end
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _live(self) -> Died:
         """One child's life → how it ended, and whether it is to be restarted."""

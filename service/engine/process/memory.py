@@ -107,14 +107,14 @@ class Board:
         scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
         self._load[1:] = (*scalars, *load.queued, *load.oldest)
 
-    def published(self, row: int) -> Load:
-        """The load as the front end of this row sees it; its `submits` and `images` are in that one's ring."""
+    def published(self, row: int, received: tuple[int, int]) -> Load:
+        """The load as the front end of this row sees it, of whose submits and images so many were `received`."""
         peers, backlog, pace, work, margin, *rest = self._load.tolist()
         queued, oldest = rest[: self._stages], rest[self._stages :]
         others = Counts()
         if peers > 1:
             others = Counts(*(self._rows.sum(axis=0) - self._rows[row]).tolist())
-        return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, others=others)
+        return Load(tuple(map(int, queued)), tuple(oldest), backlog, pace, work, margin, *received, others)
 
     def count(self, row: int, counts: Counts) -> None:
         """Set a front end's row: by itself, or by the engine once it has left."""

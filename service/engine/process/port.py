@@ -39,7 +39,6 @@ class Peer:
         self.channel = Channel(connection)
         self.ring: Ring | None = None
         self.submits = self.images = 0
-        self.told = 0  # submits of which it can know that they were received, as it was woken since
 
 
 class ChildPort:
@@ -74,8 +73,6 @@ class ChildPort:
 
     def take(self, *, block: bool) -> list[Inbound]:
         """All that has come; see core.Port."""
-        if block:
-            self._tell_of_room()
         while True:
             waits = block and not self._inbox
             if waits:
@@ -184,19 +181,12 @@ class ChildPort:
         self._watch(peer)
 
     def _tell(self, peer: Peer, messages: list[Outbound]) -> None:
-        peer.told = peer.submits
         peer.channel.send(messages)
         if peer.channel.unsent > self._most_unsent:
             log.error("a front end does not read: it is left")
             self._leave(peer)
         else:
             self._watch(peer)
-
-    def _tell_of_room(self) -> None:
-        """Wake the front ends that may wait for room in their rings, which they see only when they look."""
-        for peer in list(self._peers.values()):
-            if peer.told < peer.submits:
-                self._tell(peer, [])
 
     def _watch(self, peer: Peer) -> None:
         """Look for messages of a front end, and for its reading while something waits for that."""

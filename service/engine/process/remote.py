@@ -1,12 +1,11 @@
 """A front end's side of an engine in another process (transport.Worker), on the event loop, without a thread."""
 
 import asyncio
-import logging
+import errno
 import socket
 import threading
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,13 @@ from msmlp.service.engine.process.memory import Board, Ring, new_file
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
 from msmlp.service.engine.transport import InTransit, Send
 
-log = logging.getLogger("msmlp.engine")
-
 RECONNECT_SECONDS = 0.05
+LATER = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Errors that pass: too many front ends wait for the engine already, or there is no room for a file now."""
+
+ROOM_SECONDS = 0.005
+"""Between two looks at a ring that is full. It is as large as two of the largest requests."""
+
 ENDED = Died("the engine's process has ended", restarting=True)
 GONE = Died("the engine is out of service")
 
@@ -41,13 +44,19 @@ GONE = Died("the engine is out of service")
 class Connection:
     """To one life of an engine's process: the socket, the ring, and what crosses through both."""
 
-    def __init__(self, connection: socket.socket, *, stages: int, size: int, ring_images: int) -> None:
-        self.channel, self._stages = Channel(connection), stages
-        file = new_file(Ring.bytes(ring_images, size))
+    def __init__(self, address: str, *, stages: int, size: int, ring_images: int) -> None:
+        """OSError if there is nobody, or no room for more."""
+        connection = socket.socket(socket.AF_UNIX)
         try:
-            self.channel.send([Hello(ring_images)], file)
-        finally:
-            self._ring = Ring(file, images=ring_images, size=size)
+            connection.setblocking(False)
+            connection.connect(address)
+            file = new_file(Ring.bytes(ring_images, size))
+        except OSError:
+            connection.close()
+            raise
+        self.channel, self._stages = Channel(connection), stages
+        self.channel.send([Hello(ring_images)], file)
+        self._ring = Ring(file, images=ring_images, size=size)
         self._next, self._free = 0, ring_images  # position in the ring, and room
         self._in_ring: deque[int] = deque()  # images of each submit that still needs its room, oldest first
         self._received = 0  # submits that the engine has received, so that their room is free again
@@ -62,8 +71,8 @@ class Connection:
             self._in_transit.put(message)
         self._outbox.append(message)
 
-    def flush(self) -> None:
-        """Send what waits, while ring and socket have room."""
+    def flush(self) -> bool:
+        """Send what waits, while the ring has room → whether it had for all."""
         received, _ = self._ring.received
         while self._received < received:
             self._free += self._in_ring.popleft()
@@ -74,6 +83,7 @@ class Connection:
             self._outbox.popleft()
         if frame:
             self.channel.send(frame)
+        return not self._outbox
 
     def _share(self, message: Inbound) -> Any:
         """What crosses instead of a message; None if the ring has no room for it now."""
@@ -101,8 +111,7 @@ class Connection:
         """What waits, own submits in transit included; None before the engine's welcome."""
         if self._board is None:
             return None
-        submits, images = self._ring.received
-        return self._in_transit.added_to(replace(self._board.published(self._row), submits=submits, images=images))
+        return self._in_transit.added_to(self._board.published(self._row, self._ring.received))
 
 
 class RemoteWorker:
@@ -118,13 +127,15 @@ class RemoteWorker:
         self._stages, self._size, self._ring_images = stages, size, ring_images
         self._connection: Connection | None = None
         self._counts = Counts()
-        self._flushing = self._stopping = False
+        self._flushing = self._looking = self._stopping = False
         self._died: Died | None = None  # what the engine's process said before its end
         self._ended = threading.Event()
         self.ready = threading.Event()
         self.permits = 0
         self.inside: dict[int, int] = {}
         """Images that have not left, by request."""
+        self.images = 0
+        """Their sum."""
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -157,8 +168,9 @@ class RemoteWorker:
                 if len(message.pixels) > self._ring_images:
                     raise DeviceError(f"{len(message.pixels)} images in a request, at most {self._ring_images} fit")
                 self.inside[message.request] = len(message.pixels)
+                self.images += len(message.pixels)
             elif isinstance(message, Cancel):
-                self.inside.pop(message.request, None)
+                self._forget(message.request)
                 self._end_if_stopped()
             self._connection.put(message)
             # Together with all others of the turn: the first would wake the engine for a batch of one.
@@ -181,19 +193,13 @@ class RemoteWorker:
     def _connect(self) -> None:
         if self._ended.is_set():
             return
-        connection = socket.socket(socket.AF_UNIX)
-        connection.setblocking(False)
         try:
-            connection.connect(self._address)
-            made = Connection(connection, stages=self._stages, size=self._size, ring_images=self._ring_images)
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-            self._end(GONE)
-        except OSError as error:  # too many wait for it already, or no file can be opened now
-            connection.close()
-            if not isinstance(error, BlockingIOError):
-                log.error("cannot connect to the engine: %s", error)
-            self._loop.call_later(RECONNECT_SECONDS, self._connect)
+            made = Connection(self._address, stages=self._stages, size=self._size, ring_images=self._ring_images)
+        except OSError as error:
+            if error.errno in LATER:
+                self._loop.call_later(RECONNECT_SECONDS, self._connect)
+            else:
+                self._end(GONE)
         else:
             self._connection, self._died = made, None
             self._loop.add_reader(made.channel.fileno(), self._hear)
@@ -229,26 +235,38 @@ class RemoteWorker:
             self._left(message)
         elif isinstance(message, Failed):
             for request in message.requests.tolist():
-                self.inside.pop(request, None)
+                self._forget(request)
         return not isinstance(message, Welcome | Died)
 
     def _left(self, answers: Answers) -> None:
         inside = self.inside
         for request, reason in zip(answers.request.tolist(), answers.reason.tolist(), strict=True):
             if reason != Reason.GOES_ON and request in inside:
-                if inside[request] == 1:
+                self.images -= 1
+                inside[request] -= 1
+                if not inside[request]:
                     del inside[request]
-                else:
-                    inside[request] -= 1
+
+    def _forget(self, request: int) -> None:
+        """Nothing more comes for it."""
+        self.images -= self.inside.pop(request, 0)
 
     def _flush(self) -> None:
         self._flushing = False
         connection = self._connection
         if connection is None:
             return
-        connection.flush()
+        if not connection.flush() and not self._looking:
+            # The engine says nothing when it has made room.
+            self._looking = True
+            self._loop.call_later(ROOM_SECONDS, self._look)
         if connection.channel.unsent:
             self._loop.add_writer(connection.channel.fileno(), self._resume)
+
+    def _look(self) -> None:
+        """Whether there is room in the ring now."""
+        self._looking = False
+        self._flush()
 
     def _resume(self) -> None:
         """The engine reads again."""
@@ -273,6 +291,7 @@ class RemoteWorker:
     def _failed(self, died: Died) -> list[Outbound]:
         requests = np.fromiter(self.inside, dtype=np.int64)
         self.inside.clear()
+        self.images = 0
         return [Failed(requests, died.detail)] if len(requests) else []
 
     def _end_if_stopped(self) -> None:

@@ -40,7 +40,7 @@ class FakeRemote:
         self.say = send
         self.got: list[Inbound] = []
         self.inside: dict[int, int] = {}
-        self.permits = 0
+        self.permits = self.images = 0
         self.load: Load | None = None
         self.counts = Counts()
 
@@ -57,6 +57,7 @@ class FakeRemote:
         self.got.append(message)
         if isinstance(message, Submit):
             self.inside[message.request] = len(message.pixels)
+            self.images += len(message.pixels)
 
     def share(self, counts: Counts) -> None:
         self.counts = counts

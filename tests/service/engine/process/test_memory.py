@@ -56,8 +56,8 @@ LOAD = Load((3, 4), (1.5, np.inf), 0.25, 0.5, 0.75, 1.25)
 def test_a_load_comes_back_with_its_types() -> None:
     engines, front_ends = boards()
     engines.publish(LOAD)
-    load = front_ends.published(0)
-    assert load == LOAD
+    load = front_ends.published(0, (5, 6))
+    assert load == replace(LOAD, submits=5, images=6)
     assert all(type(number) is int for number in load.queued)
 
 
@@ -66,12 +66,12 @@ def test_a_front_end_sees_the_sums_of_all_others() -> None:
     engines.publish(LOAD)
     front_ends.count(0, Counts(1, 2, 3, 4))
     engines.peers = 1
-    assert front_ends.published(0) == LOAD
+    assert front_ends.published(0, (0, 0)) == LOAD
     for row, counts in {2: Counts(10, 20, 30, 40), PEERS - 1: Counts(100, 200, 300, 400)}.items():
         front_ends.count(row, counts)
     engines.peers = 3
     assert front_ends.peers == 3
-    assert front_ends.published(0) == replace(LOAD, others=Counts(110, 220, 330, 440))
-    assert front_ends.published(2) == replace(LOAD, others=Counts(101, 202, 303, 404))
+    assert front_ends.published(0, (0, 0)) == replace(LOAD, others=Counts(110, 220, 330, 440))
+    assert front_ends.published(2, (0, 0)) == replace(LOAD, others=Counts(101, 202, 303, 404))
     engines.count(PEERS - 1, Counts())
-    assert front_ends.published(0).others == Counts(10, 20, 30, 40)
+    assert front_ends.published(0, (0, 0)).others == Counts(10, 20, 30, 40)

@@ -1,18 +1,25 @@
 """Several front ends of one engine, which is another process."""
 
+import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
+import numpy as np
 import pytest
 
 from msmlp.model.errors import DeviceError
-from msmlp.service.engine.messages import Answers, Cancelled, Counts, Died, Failed, Ready, Stop
+from msmlp.service.engine.admission import Permits
+from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.messages import Answers, Cancelled, Counts, Died, ExitParameters, Failed, Ready, Stop, Submit
 from msmlp.service.engine.process.host import EngineHost
-from msmlp.service.engine.process.remote import ENDED, GONE
-from tests.engines import FATAL, OWN_REQUEST, BreaksLater, Build, OnLoop, Talk, host_of, remote
+from msmlp.service.engine.process.remote import ENDED, GONE, RemoteWorker
+from msmlp.service.engine.transport import Send
+from msmlp.service.errors import EngineDownError, OverloadedError
+from tests.engines import FATAL, OWN_REQUEST, SHAPE, BreaksLater, Build, OnLoop, Talk, host_of, remote
 from tests.fakes import PATIENCE_SECONDS, pictures
 from tests.servers import wait_until
 
@@ -176,6 +183,23 @@ def test_a_request_that_can_never_fit_is_refused(engine: tuple[EngineHost, Build
             assert answered(talk, request, 3) == [request % 4] * 3
 
 
+def test_a_ring_is_used_again_before_its_images_are_answered(engine: tuple[EngineHost, Build]) -> None:
+    """The engine has stored them then, and says nothing."""
+    host, build = engine
+    with front_end(host, ring_images=4) as talk:
+        assert isinstance(talk.worker, OnLoop)
+        worker: Any = talk.worker.worker
+
+        def submit_both() -> None:  # in one turn of the loop
+            for request in (1, 2):
+                worker.put(Submit(request, pictures(4, 1.0), PARAMETERS, 1.0))
+
+        with build.gate.held():
+            talk.worker._do(submit_both)
+            wait_until(lambda: not worker._connection._outbox)
+        assert answered(talk, 1, 4) + answered(talk, 2, 4) == [0] * 8
+
+
 def test_all_front_ends_learn_an_engines_death_and_connect_to_the_next(engine: tuple[EngineHost, Build]) -> None:
     host, build = engine
     with front_end(host) as one, front_end(host) as other:
@@ -211,3 +235,103 @@ def test_an_engine_that_is_out_of_service_is_gone_for_all() -> None:
         late.worker.join(PATIENCE_SECONDS)
     host.join(PATIENCE_SECONDS)
     assert (host.state, host.restarts) == ("out", 3)
+
+
+# --- as AsyncEngine sees it ------------------------------------------------------------------------------------------
+
+PARAMETERS = ExitParameters(np.array([0.5, 0.5]), 1, 3)
+
+
+@asynccontextmanager
+async def engine_at(host: EngineHost) -> AsyncIterator[AsyncEngine]:
+    """An AsyncEngine, as each front end has one."""
+
+    def connect(_: object, send: Send, **__: object) -> RemoteWorker:
+        return RemoteWorker(host.address, send, ring_images=64, **SHAPE)
+
+    made = AsyncEngine(Build(), worker=connect)
+    made.start()
+    try:
+        assert await asyncio.to_thread(made.worker.ready.wait, PATIENCE_SECONDS)
+        yield made
+    finally:
+        await made.stop()
+        assert made.admission.inflight == made.admission.inside == 0
+
+
+async def classify(made: AsyncEngine, images: int, label: int = 0) -> list[int]:
+    with made.admit(images) as permits:
+        result = await made.classify(pictures(images, 1.0, label=label), PARAMETERS, permits)
+    labels: list[int] = result.probabilities.argmax(axis=1).tolist()
+    return labels
+
+
+def test_front_ends_share_an_engines_permits(engine: tuple[EngineHost, Build]) -> None:
+    host, build = engine
+
+    async def main() -> None:
+        async with engine_at(host) as one, engine_at(host) as other:
+            assert one.admission.permits == other.admission.permits == CAPACITY
+            with build.gate.held():
+                first = asyncio.create_task(classify(one, 10, label=1))
+                await asyncio.to_thread(build.gate.wait_until_reached)
+                with pytest.raises(OverloadedError) as refused:
+                    other.admit(7)
+                assert refused.value.reason == "capacity"
+                assert "10 of 16 images in flight, 7 more requested" in str(refused.value)
+                second = asyncio.create_task(classify(other, 6, label=2))
+                await asyncio.sleep(0)
+            assert await first == [1] * 10
+            assert await second == [2] * 6
+            assert await classify(other, 16) == [0] * 16
+
+    asyncio.run(main())
+
+
+def test_too_many_images_admitted_together_are_429_and_no_failure(engine: tuple[EngineHost, Build]) -> None:
+    """Counts are read without a lock: front ends may admit the same permit at once."""
+    host, build = engine
+
+    async def main() -> None:
+        async with engine_at(host) as one, engine_at(host) as other:
+            with build.gate.held():
+                first = asyncio.create_task(classify(one, 10))
+                await asyncio.to_thread(build.gate.wait_until_reached)
+                late = asyncio.create_task(too_many(other))
+                await asyncio.sleep(0.05)
+            with pytest.raises(OverloadedError) as refused:
+                await late
+            assert (refused.value.reason, str(refused.value)) == ("capacity", "the service is full")
+            assert await first == [0] * 10
+            assert await classify(other, 10) == [0] * 10
+
+    async def too_many(other: AsyncEngine) -> None:
+        with Permits(other.admission, 0) as permits:
+            await other.classify(pictures(CAPACITY, 1.0), PARAMETERS, permits)
+
+    asyncio.run(main())
+
+
+def test_all_that_was_in_flight_fails_with_its_engine_and_what_comes_after_is_answered(
+    engine: tuple[EngineHost, Build],
+) -> None:
+    host, build = engine
+
+    async def main() -> None:
+        async with engine_at(host) as one, engine_at(host) as other:
+            with build.gate.held():
+                calls = [asyncio.create_task(classify(each, 3)) for each in (one, other)]
+                await asyncio.to_thread(build.gate.wait_until_reached)
+                assert host.pid is not None
+                os.kill(host.pid, signal.SIGKILL)
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [EngineDownError] * 2
+            for each in (one, other):
+                with pytest.raises(EngineDownError, match="restarted"):
+                    each.check()
+                assert not each.down
+            for each in (one, other):
+                assert await asyncio.to_thread(each.worker.ready.wait, PATIENCE_SECONDS)
+                assert await classify(each, 3, label=2) == [2] * 3
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -73,18 +74,11 @@ def shown(snapshots: Sequence[Snapshot], *, shared_engine: bool = False) -> dict
     return values(totals)
 
 
-class Hosted:
-    """An engine in a process (metrics.Engines): this one."""
-
-    states, restarts = ("up",), 0
-    pids = (os.getpid(),)
-
-
 @pytest.fixture(scope="module")
 def service(tiny_weights: Path) -> Service:
     """One that has served something of everything that adds series."""
     service = fake_service(tiny_weights, fake_backend, shadow=1)
-    service.metrics.watch_engines(Hosted())
+    service.metrics.watch_engines(SimpleNamespace(states=["up"], pids=[os.getpid()], restarts=0))
     with serving(service) as client:
         files = [("images", encoded(picture(*scores, size=32))) for scores in ((1.0,), (0.2, 0.8), (0.1, 0.1, 0.1))]
         client.post("/classify", files=files, params={"thresholds": "0.5,0.5"}).raise_for_status()

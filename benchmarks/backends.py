@@ -65,7 +65,7 @@ def main() -> None:
     document: dict[str, Any] = {
         "command": f"python -m benchmarks.backends {' '.join(sys.argv[1:])}",
         "weights": weights.manifest.name,
-        "machine": _processor(),
+        "machine": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
         "rounds": options.rounds,
@@ -180,7 +180,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.machine()

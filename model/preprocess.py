@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
@@ -77,7 +77,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
 def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image:
     """The second half of `decode`: the pixels."""
     try:
-        if near is not None and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second image
+        # Below four times the size no reduced scale fits. MPO: a phone's JPEG with a second image.
+        if near is not None and min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
             image.draft(None, (2 * near, 2 * near))
         image.load()
         return upright_rgb(image)
@@ -86,8 +87,13 @@ def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any image → RGB, upright; the image itself if it is that already: small images feel a copy."""
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")

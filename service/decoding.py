@@ -47,7 +47,9 @@ async def decode_images(sources: Sources, size: int, max_pixels: int, pool: Exec
 
 def _small(source: Source, size: int, max_pixels: int) -> NDArray[np.uint8] | None:
     """The pixels of a small image; None for a large one."""
-    if not isinstance(source, bytes) or len(source) > SMALL_BYTES:
+    if isinstance(source, np.ndarray):
+        return source if source.shape == (size, size, 3) else None
+    if len(source) > SMALL_BYTES:
         return None
     try:
         image = open_image(source, max_pixels=max_pixels)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,20 +99,22 @@ def _msmlp(*arguments: str) -> str:
 
 
 def half_threshold(scores: NDArray[np.float32]) -> float:
-    """Halfway between the two scores at the median: half of the images leave, and none by a rounding error."""
+    """In the widest gap between scores within 1 % of the median: half of the images leave, none by a rounding error."""
     ordered = np.sort(scores.astype(float))
-    half = len(ordered) // 2
-    return float(ordered[half - 1] + ordered[half]) / 2
+    half, slack = len(ordered) // 2, len(ordered) // 100
+    lower, upper = (ordered[half - slack - shift : half + slack + 1 - shift] for shift in (1, 0))
+    widest = int((upper - lower).argmax())
+    return float(lower[widest] + upper[widest]) / 2
 
 
-def first_scores(folder: Path, files: list[bytes]) -> NDArray[np.float32]:
+def first_scores(folder: Path, files: Sequence[bytes]) -> NDArray[np.float32]:
     """The scores of stage 1, which are its confidences: the exit policy is the largest probability."""
     graphs = Graphs(folder, [0.0], threads=1)
     pixels = np.stack([decode(file, graphs.size) for file in files])
     return np.array([answer["confidence"] for answer in graphs.classify(pixels)], dtype=np.float32)
 
 
-def right_answers(folder: Path, thresholds: list[float], files: list[bytes]) -> list[Answer]:
+def right_answers(folder: Path, thresholds: Sequence[float], files: Sequence[bytes]) -> list[Answer]:
     """One answer per file, each run alone."""
-    graphs = Graphs(folder, thresholds, threads=1)
-    return [graphs.classify(decode(file, graphs.size)[None])[0] for file in files]
+    graphs = Graphs(folder, list(thresholds), threads=1)
+    return [graphs.classify_one(decode(file, graphs.size)[None]) for file in files]

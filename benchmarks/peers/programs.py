@@ -2,8 +2,9 @@
 
     python -m benchmarks.peers.programs fastapi '{"folder": ..., "thresholds": [...], "port": ..., "processes": 1, ...}'
     python -m benchmarks.peers.programs litserve '{..., "workers": 1, ...}'
+    python -m benchmarks.peers.programs least '{..., "processes": 2}'
 
-Both run the exported graphs stage by stage, over the images that have not left yet. There is no msmlp in the peers'
+All run the exported graphs stage by stage, over the images that have not left yet. There is no msmlp in the peers'
 environment; ours, which also runs the graphs, has no LitServe: each server's packages are imported where it starts.
 """
 
@@ -25,9 +26,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Answer = dict[str, Any]
 GIVEN = "MSMLP_PEER"
 """How uvicorn's worker processes receive the command line."""
+_LAST = ["probabilities"]
+_OUTPUTS = [*_LAST, "score", "features"]
 
 
 def decode(data: bytes, size: int) -> Pixels:
@@ -47,32 +51,50 @@ class Graphs:
         self._thresholds = thresholds
         self._sessions = [
             onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            for path in sorted(folder.glob("stage-*.onnx"))
+            for path in sorted(folder.glob("stage-?.onnx"))  # int8 graphs have longer names
         ]
+        self.stages = len(self._sessions)
         self.size = int(self._sessions[0].get_inputs()[0].shape[1])
+
+    def run(self, stage: int, pixels: Pixels, upstream: Floats | None = None) -> list[Floats]:
+        """A stage (0-based) over a batch → probabilities [n, classes]; before the last one score [n], features too.
+
+        Nothing reads the last stage's score and features.
+        """
+        inputs = {"pixels": pixels} if upstream is None else {"pixels": pixels, "upstream": upstream}
+        wanted = _LAST if stage == self.stages - 1 else _OUTPUTS
+        outputs: list[Floats] = self._sessions[stage].run(wanted, inputs)
+        return outputs
 
     def classify(self, pixels: Pixels) -> list[Answer]:
         """Images [n, size, size, 3] → class, confidence and exit of each."""
-        if len(self._sessions) == 1:
-            (probabilities,) = self._sessions[0].run(["probabilities"], {"pixels": pixels})
-            return _answers(probabilities, np.ones(len(pixels), dtype=int))
-        wanted = ["features", "probabilities", "score"]
-        features, probabilities, score = self._sessions[0].run(wanted, {"pixels": pixels})
+        if len(pixels) == 1:
+            return [self.classify_one(pixels)]
+        probabilities, *more = self.run(0, pixels)
         exits, rest = np.ones(len(pixels), dtype=int), np.arange(len(pixels))
         for k, threshold in enumerate(self._thresholds, 1):
+            score, features = more
             on = score < threshold
             if not on.any():
                 break
-            rest, last = rest[on], k == len(self._thresholds)
-            inputs = {"pixels": pixels[rest], "upstream": features[on]}
-            # Nothing reads the last stage's features.
-            *more, answers, score = self._sessions[k].run(wanted[1:] if last else wanted, inputs)
-            features = more[0] if more else features
-            probabilities[rest], exits[rest] = answers, k + 1
+            rest = rest[on]
+            probabilities[rest], *more = self.run(k, pixels[rest], features[on])
+            exits[rest] = k + 1
         return _answers(probabilities, exits)
 
+    def classify_one(self, pixels: Pixels) -> Answer:
+        """The same for one image [1, size, size, 3], without the work that batches need."""
+        upstream = None
+        for stage in range(self.stages):
+            (probabilities,), *more = self.run(stage, pixels, upstream)
+            if not more or more[0][0] >= self._thresholds[stage]:
+                break
+            upstream = more[1]
+        best = int(probabilities.argmax())
+        return {"class_id": best, "confidence": float(probabilities[best]), "exit": stage + 1}
 
-def _answers(probabilities: NDArray[np.float32], exits: NDArray[np.int_]) -> list[Answer]:
+
+def _answers(probabilities: Floats, exits: NDArray[np.int_]) -> list[Answer]:
     classes, confidences = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
     return [
         {"class_id": class_id, "confidence": confidence, "exit": exit}
@@ -91,7 +113,7 @@ def fastapi_app() -> Any:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def work(data: bytes) -> Answer:
-        return graphs.classify(decode(data, graphs.size)[None])[0]
+        return graphs.classify_one(decode(data, graphs.size)[None])
 
     @app.get("/readyz")
     async def ready() -> dict[str, bool]:
@@ -129,6 +151,10 @@ def main(name: str, text: str) -> None:
         from benchmarks.peers.litserve_peer import serve_litserve
 
         serve_litserve(given)
+    elif name == "least":
+        from benchmarks.peers.least import serve_least
+
+        serve_least(given)
     else:
         serve_fastapi(given)
 

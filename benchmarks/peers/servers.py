@@ -13,9 +13,14 @@ from typing import Any
 from benchmarks.peers.programs import Answer
 from msmlp.bench.http import SERVE
 from msmlp.bench.processes import Server, family, server_process
+from msmlp.service.settings import Settings
 
-OURS = "msmlp"
-PLAIN, CASCADE = "exits off", "cascade"
+OURS, OURS_ALONE = "msmlp", "msmlp, 1 front end"
+OUR_SIZES: dict[str, tuple[str, ...]] = {OURS: ()}
+"""Our servers, and what is not default about them."""
+if "frontends" in Settings.model_fields:
+    OUR_SIZES[OURS_ALONE] = ("--frontends", "1")
+PLAIN, CASCADE, SHIPPED = "exits off", "cascade", "shipped weights"
 Say = Callable[[str], None]
 Tuning = dict[str, Any]
 BETTER = 1.03
@@ -24,28 +29,41 @@ BETTER = 1.03
 
 @dataclass(frozen=True)
 class Case:
-    """What is requested: a network, its thresholds (none: exits off), encoded images and the right answers."""
+    """What is requested: a network, its thresholds (none: exits off), encoded images and the right answers.
+
+    `by_default`: our server is to take these thresholds without being told.
+    """
 
     name: str
     folder: Path
     thresholds: tuple[float, ...]
     files: tuple[bytes, ...]
     right: tuple[Answer, ...]
+    by_default: bool = False
 
     def path(self, server: str) -> str:
-        if server != OURS:
+        if server not in OUR_SIZES:
             return "/predict"
-        return "/classify" + (f"?thresholds={','.join(map(repr, self.thresholds))}" if self.thresholds else "")
+        told = self.thresholds and not self.by_default
+        return "/classify" + (f"?thresholds={','.join(map(repr, self.thresholds))}" if told else "")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another server: its program, the settings it starts with, and what `tune` tries in turn."""
+    """Another server: its program, the settings it starts with, and what `tune` tries in turn.
+
+    `batches`: it runs several images at once, and does not say how many.
+    """
 
     name: str
     program: str
     start: Tuning
     steps: tuple[tuple[Tuning, ...], ...]
+    batches: bool = False
+
+
+LEAST = Peer("least server", "least", {"processes": 2}, ())
+"""Not a peer but a bound."""
 
 
 def _fastapi(name: str, processes: int) -> Peer:
@@ -65,17 +83,21 @@ PEERS = (
             ({"timeout": 0.0}, {"timeout": 0.005}),
             ({"fast_queue": True},),
         ),
+        batches=True,
     ),
     _fastapi("FastAPI, 1 process", 1),
     _fastapi("FastAPI, 2 processes", 2),
 )
+FASTAPI_TWO = PEERS[-1].name
+SERVERS = (*OUR_SIZES, LEAST.name, *(peer.name for peer in PEERS))
+"""In the order of the tables."""
 
 
 @contextmanager
-def our_server(case: Case, say: Say) -> Iterator[Server]:
+def our_server(case: Case, say: Say, name: str = OURS) -> Iterator[Server]:
     """`msmlp serve` as it is shipped."""
     where = ("--weights", str(case.folder), "--host", "127.0.0.1", "--port", "0")
-    with server_process(OURS, ["-c", SERVE, "serve", "--backend", "onnx", *where], say) as server:
+    with server_process(name, ["-c", SERVE, "serve", "--backend", "onnx", *where, *OUR_SIZES[name]], say) as server:
         yield server
 
 
@@ -98,7 +120,10 @@ def pause(server: Server) -> None:
 
 
 def resume(server: Server) -> None:
-    """Continue its processes, children first, because a parent may watch its children."""
+    """Continue its processes, children first, because a parent may watch its children.
+
+    Our supervisor takes silence for death only after it has looked several times, and is stopped with its front ends.
+    """
     _signal(server, signal.SIGCONT, parents_first=False)
 
 

@@ -35,6 +35,7 @@ class BackendSettings:
         capacity: images in flight; None takes as many as fit into the device's free memory.
         reserve: slots beyond these.
         max_batch: the largest batch; the capacity limits it too.
+        alone: whether this process has all cores; else each core has a process of its own.
         exits: torch's temperatures and exit policy; None takes the calibration's, which ONNX graphs contain.
     """
 
@@ -44,6 +45,7 @@ class BackendSettings:
     capacity: int | None = None
     reserve: int = 0
     max_batch: int = 64
+    alone: bool = True
     exits: Exits | None = None
 
     @property

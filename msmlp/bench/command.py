@@ -84,9 +84,9 @@ def http(
 ) -> None:
     """Measure requests per second, latency and CPU time over real sockets.
 
-    Starts two servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment
-    but without shedding and brown-out, and the same with a device that computes nothing (null). With --url it measures
-    that service only.
+    Starts servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment but
+    without shedding and brown-out, and the same with a device that computes nothing (null), with one front end and
+    with two. With --url it measures that service only. Forms are sent over 4 connections at most, tensors over 2.
 
     \b
     Examples:

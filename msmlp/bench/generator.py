@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 KEPT = 200
-"""Answers kept at most, one in EVERY."""
+"""Answers kept at most, one in EVERY, unless a Seen says otherwise."""
 EVERY = 9
 """Odd, so that all of 64 images sent in turn are seen."""
 PATIENCE_SECONDS = 60
@@ -41,8 +42,8 @@ class Load:
 class Seen:
     """What came back: `latencies` in seconds of the requests answered 200.
 
-    `asked` says which request each of the kept `answers` belongs to. `seconds` is how long it all took, `cpu` the CPU
-    time of this process.
+    `asked` says which request each of the kept `answers` belongs to: one in `every`, at most `most`. `seconds` is how
+    long it all took, `cpu` the CPU time of this process.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -51,6 +52,8 @@ class Seen:
     asked: list[int] = field(default_factory=list)
     seconds: float = 0.0
     cpu: float = 0.0
+    every: int = EVERY
+    most: int = KEPT
 
     def percentiles_ms(self) -> NDArray[np.float64]:
         """p50, p95 and p99."""
@@ -59,7 +62,7 @@ class Seen:
     def note(self, request: int, status: str, body: bytes, latency: float) -> None:
         self.statuses[status] += 1
         if status == "200":
-            if len(self.latencies) % EVERY == 0 and len(self.answers) < KEPT:
+            if len(self.latencies) % self.every == 0 and len(self.answers) < self.most:
                 self.answers.append(body)
                 self.asked.append(request)
             self.latencies.append(latency)
@@ -78,16 +81,15 @@ def request_bytes(url: str, path: str, content: bytes, content_type: str, **head
 
 
 async def closed_loop(load: Load, seen: Seen) -> None:
-    """Each connection sends as soon as it was answered."""
-    until = time.perf_counter() + load.seconds
+    """Each connection sends the next request as soon as it was answered."""
+    until, turn = time.perf_counter() + load.seconds, count()
 
-    async def send_on(number: int) -> None:
+    async def send_on() -> None:
         with closing(Connection(load, seen)) as connection:
             while (now := time.perf_counter()) < until:
-                await connection.ask(number, now)
-                number += 1
+                await connection.ask(next(turn), now)
 
-    await asyncio.gather(*(send_on(number) for number in range(load.connections)))
+    await asyncio.gather(*(send_on() for _ in range(load.connections)))
 
 
 def offer(

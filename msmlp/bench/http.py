@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from msmlp.bench.generator import Load, Seen, offer
-from msmlp.bench.images import IMAGES_OF, TENSOR, exits_of, requests, thumbnails
+from msmlp.bench.images import FORM, IMAGES_OF, TENSOR, exits_of, requests, thumbnails
 from msmlp.bench.processes import Server, image_size, is_ready, server_process
 from msmlp.model.errors import MsmlpError
 from msmlp.model.text import percent
 
 SERVE = "from msmlp.main import main; main()"
+NULL = "from msmlp.bench.null_server import main; main()"
 WARM_SECONDS = 0.5
-TENSOR_CONNECTIONS = 2
-"""At most: one is read while the other runs; more would only wait."""
+MOST_CONNECTIONS = {FORM: 4, TENSOR: 2}
+"""One is read while the other runs; more would only wait."""
+NULL_ONE, NULL_TWO = "null", "null, 2 front ends"
 Row = dict[str, Any]
 Case = tuple[Server, str, int]
 """A server, the kind of body, and connections."""
@@ -29,7 +31,7 @@ Case = tuple[Server, str, int]
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """What to measure: the service at `url`, or without one two servers started with `weights` (None: the default).
+    """What to measure: the service at `url`, or without one servers started with `weights` (None: the default).
 
     `files` are encoded images (none: thumbnails of a photograph). Each run lasts `seconds`; the result has medians over
     `rounds`.
@@ -44,7 +46,7 @@ class HttpOptions:
     rounds: int = 3
 
     def connections_of(self, body: str) -> list[int]:
-        return sorted({min(count, TENSOR_CONNECTIONS) if body == TENSOR else count for count in self.connections})
+        return sorted({min(count, MOST_CONNECTIONS.get(body, count)) for count in self.connections})
 
 
 def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def bench_http(options: HttpOptions, progress: Callable[[str], None] = lambda li
         "rounds": options.rounds,
         "cores": os.cpu_count(),
         "load": load,
-        "ratios": _ratios(load),
+        "ratios": ratios(load),
+        "front_ends": front_ends(load),
     }
 
 
@@ -77,13 +80,18 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
             raise MsmlpError(f"no service is ready at {url}; start it with msmlp serve, or leave out --url")
         yield Server("service", url, None)
         return
-    # Shedding and brown-out would make the servers incomparable: there is room for all that the closed loops send, and
-    # no limit on the wait.
-    most = max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
+    from msmlp.service.settings import Settings  # measuring another's service needs no serving packages
+
+    # Shedding and brown-out would make the servers incomparable: there is room for all that the closed loops send in
+    # each of two front ends, and no limit on the wait.
+    most = 2 * max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
     arguments = [f"--capacity={max(1024, most)}", "--max-wait-ms=0", "--brownout-ms=0", "--port=0", "--host=127.0.0.1"]
     arguments += [] if options.weights is None else [f"--weights={options.weights}"]
-    for name, program in {"real": ["-c", SERVE, "serve"], "null": ["-m", "msmlp.bench.null_server"]}.items():
-        yield stack.enter_context(server_process(name, [*program, *arguments], progress))
+    programs = {"real": [SERVE, "serve"], NULL_ONE: [NULL]}
+    if "frontends" in Settings.model_fields:
+        programs |= {NULL_ONE: [NULL, "--frontends=1"], NULL_TWO: [NULL, "--frontends=2"]}
+    for name, program in programs.items():
+        yield stack.enter_context(server_process(name, ["-c", *program, *arguments], progress))
 
 
 def _measure(
@@ -142,14 +150,38 @@ def _median(rows: list[Row]) -> Row:
     return {**whole, "exit_share": {exit: round(n / sum(exits.values()), 4) for exit, n in sorted(exits.items())}}
 
 
-def _ratios(load: list[Row]) -> list[Row]:
+def ratios(load: list[Row]) -> list[Row]:
     """What share of the requests per second that it takes without a device the service reaches with it."""
-    speed = {(row["server"], row["body"], row["connections"]): row["requests_per_second"] for row in load}
     return [
-        {"body": body, "connections": count, "real_over_null": round(real / speed["null", body, count], 3)}
-        for (server, body, count), real in speed.items()
-        if server == "real" and speed["null", body, count]
+        {"body": body, "connections": count, "real_over_null": _ratio(real, null, "requests_per_second")}
+        for body, count, real, null in _pairs(load, "real", NULL_ONE)
+        if null["requests_per_second"]
     ]
+
+
+def front_ends(load: list[Row]) -> list[Row]:
+    """Two front ends without a device relative to one: CPU seconds per request of all processes, and requests/s."""
+    return [
+        {
+            "body": body,
+            "connections": count,
+            "cpu_two_over_one": _ratio(two, one, "server_cpu_seconds_per_1000"),
+            "speed_two_over_one": _ratio(two, one, "requests_per_second"),
+        }
+        for body, count, two, one in _pairs(load, NULL_TWO, NULL_ONE)
+    ]
+
+
+def _pairs(load: list[Row], first: str, second: str) -> Iterator[tuple[str, int, Row, Row]]:
+    """The rows of two servers with the same body and connections."""
+    rows = {(row["server"], row["body"], row["connections"]): row for row in load}
+    for (server, body, count), row in rows.items():
+        if server == first and (second, body, count) in rows:
+            yield body, count, row, rows[second, body, count]
+
+
+def _ratio(above: Row, below: Row, name: str) -> float | None:
+    return round(above[name] / below[name], 3) if above[name] is not None and below[name] else None
 
 
 def http_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -163,6 +195,12 @@ def http_lines(result: dict[str, Any]) -> Iterator[str]:
     for row in result["ratios"]:
         share = percent(row["real_over_null"], 0)
         yield f"{row['body']:12} {row['connections']:4} connections: {share} of the requests/s without a device"
+    for row in result["front_ends"]:
+        cpu, speed = (_unit(row[f"{name}_two_over_one"], "x") for name in ("cpu", "speed"))
+        yield (
+            f"{row['body']:12} {row['connections']:4} connections, 2 front ends to 1 without a device: "
+            f"CPU per request {cpu}, requests/s {speed}"
+        )
 
 
 def _unit(value: float | None, unit: str) -> str:

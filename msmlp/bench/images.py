@@ -32,7 +32,7 @@ def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
     differently than they would on the data.
     """
     if data is None:
-        return _squares(count, size)
+        return _squares_of_the_cat(count, size)
     from msmlp.model.data import load_dataset
 
     test = load_dataset(data, size).test
@@ -41,16 +41,19 @@ def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
     return test.pixels[np.arange(count) % len(test.pixels)]
 
 
-def _squares(count: int, size: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(0)
+def _squares_of_the_cat(count: int, size: int) -> NDArray[np.uint8]:
     with (files("msmlp.service") / "ui" / "cat.jpg").open("rb") as file, Image.open(file) as photograph:
-        whole = photograph.convert("RGB")
-    squares = []
+        return squares(photograph.convert("RGB"), count, size)
+
+
+def squares(photograph: Image.Image, count: int, size: int) -> NDArray[np.uint8]:
+    """Squares of any place and extent in an RGB photograph, the same ones each time: uint8 [count, size, size, 3]."""
+    rng, found = np.random.default_rng(0), []
     for _ in range(count):
-        side = int(rng.integers(size, min(whole.size)))
-        x, y = (int(rng.integers(0, full - side + 1)) for full in whole.size)
-        squares.append(np.asarray(whole.resize((size, size), box=(x, y, x + side, y + side)), dtype=np.uint8))
-    return np.stack(squares)
+        side = int(rng.integers(size, min(photograph.size)))
+        x, y = (int(rng.integers(0, full - side + 1)) for full in photograph.size)
+        found.append(np.asarray(photograph.resize((size, size), box=(x, y, x + side, y + side)), dtype=np.uint8))
+    return np.stack(found)
 
 
 def thumbnails(size: int) -> list[bytes]:

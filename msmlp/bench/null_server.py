@@ -1,9 +1,10 @@
 """`msmlp serve` around a backend that computes nothing: what remains is the work of the front end and the engine.
 
-    python -m msmlp.bench.null_server [--port=0] [--capacity=1024] ...
+    python -c "from msmlp.bench.null_server import main; main()" [--port=0] [--capacity=1024] ...
 
-For benchmarks only. Images are answered with the scores that the calibration recorded, one after the other, so that
-exits fire as they do on the validation images.
+Not with -m: the processes that it starts could not import what is in `__main__`. For benchmarks only. Images are
+answered with the scores that the calibration recorded, one after the other, so that exits fire as they do on the
+validation images.
 """
 
 import sys
@@ -76,12 +77,11 @@ def select_null(weights: Weights, calibration: Calibration, settings: BackendSet
     return Selection("null", "cpu", "it computes nothing", build)
 
 
-def main(arguments: list[str]) -> None:
+build_null = partial(build_service, select=select_null)
+"""Made of names that a process started by the server can import: it may be given this."""
+
+
+def main() -> None:
     """Serve with the options `--name=value` of `msmlp serve`."""
-    given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    settings = load_settings(**{name.replace("-", "_"): value for name, value in given.items()})
-    serve(settings, partial(build_service, select=select_null))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+    serve(load_settings(**{name.replace("-", "_"): value for name, value in given.items()}), build_null)

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import aclosing, contextmanager, suppress
@@ -22,6 +22,12 @@ from msmlp.service.options import parse_options
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import load_settings
 from msmlp.service.telemetry.record import RequestRecord
+
+_new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+with suppress(ModuleNotFoundError):
+    import uvloop
+
+    _new_loop = uvloop.new_event_loop  # other threads wake it sooner
 
 T = TypeVar("T")
 
@@ -61,7 +67,9 @@ class Model:
         self._open: set[AsyncGenerator[dict[str, Any], None]] = set()
         started: Future[None] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._live(started)), name="msmlp-model", daemon=True
+            target=lambda: asyncio.Runner(loop_factory=_new_loop).run(self._live(started)),
+            name="msmlp-model",
+            daemon=True,
         )
         self._thread.start()
         started.result()

@@ -241,14 +241,17 @@ class AsyncEngine:
         """Split answers by request. They are sorted once, so that each request takes neighbouring rows."""
         now = time.monotonic()
         requests, result = answers.request, Result.of(answers, now)
-        if (requests[0] != requests).any():
+        numbers = requests.tolist()
+        starts = [*range(len(numbers) + 1)]
+        if len({*numbers}) < len(numbers):
             order = np.argsort(requests, kind="stable")
             requests, result = requests[order], result.take(order)
-        starts = [0, *(np.flatnonzero(np.diff(requests)) + 1).tolist(), len(requests)]
+            starts = [0, *(np.flatnonzero(np.diff(requests)) + 1).tolist(), len(requests)]
+            numbers = requests.tolist()
         answered = 0
         for start, stop in pairwise(starts):
-            part = result.part(slice(start, stop))
-            pending = self._pending.get(int(requests[start]))
+            part = result if stop - start == len(numbers) else result.part(slice(start, stop))
+            pending = self._pending.get(numbers[start])
             if pending is not None:
                 answered += pending.land(part)
             else:  # the client left while they ran

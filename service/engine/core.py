@@ -6,8 +6,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +40,8 @@ from msmlp.service.engine.tickets import Slots
 log = logging.getLogger("msmlp.engine")
 
 BackendFactory = Callable[[], StageBackend]
+Warm = tuple[StageBackend, NDArray[np.float64]]
+"""A backend, and the seconds of its batches, [K, buckets]."""
 
 MAX_FAILURES = 3
 """Failures without a successful batch between them that mean a broken device. The worker then ends, so that the server
@@ -72,19 +73,28 @@ def run(build: BackendFactory, port: BlockingPort, *, permits: int | None, shado
     """The core's life on a thread of its own: build, warm up, and serve until `Stop` or an error; Died is the last
     message. See `Engine` for the arguments.
     """
-    engine, stopping = Engine(port, permits=permits, shadow_every=shadow_every), False
-    with engine.ending():
+    engine = Engine(port, permits=permits, shadow_every=shadow_every)
+    try:
         engine.begin(*warmed(build))
-        while True:
-            messages = port.take(block=engine.core.idle and not stopping)
-            if stopping and not messages and not engine.core.busy:
-                return
-            stopping |= any(isinstance(message, Stop) for message in messages)
-            engine.turn(messages)
+        _serve(engine, port)
+    except Exception as error:
+        engine.end(error)
+    else:
+        engine.end()
 
 
-def warmed(build: BackendFactory, most: float = np.inf) -> tuple[StageBackend, NDArray[np.float64]]:
-    """A backend and the seconds of its batches, [K, buckets], without the buckets that take more than `most`."""
+def _serve(engine: "Engine", port: BlockingPort) -> None:
+    stopping = False
+    while True:
+        messages = port.take(block=engine.core.idle and not stopping)
+        if stopping and not messages and not engine.core.busy:
+            return
+        stopping |= any(isinstance(message, Stop) for message in messages)
+        engine.turn(messages)
+
+
+def warmed(build: BackendFactory, most: float = np.inf) -> Warm:
+    """A backend, ready to serve, without the buckets that take more than `most` seconds."""
     backend = build()
     seconds = warm_up(backend)
     kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
@@ -130,21 +140,17 @@ class Engine:
         self.core.run_once()
         self._flush()
 
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Sends Died when the block ends, and what was not sent before."""
+    def end(self, error: Exception | None = None) -> None:
+        """Send what was not sent, and Died: the engine has stopped, by itself or of `error`."""
         died = Died("stopped")
-        try:
-            yield
-        except MsmlpError as error:
+        if isinstance(error, MsmlpError):
             # A restart does not help where the caller must change something.
             died = Died(str(error), restarting=not isinstance(error, CallerError))
             log.error("engine stopped: %s", died.detail)
-        except Exception:
+        elif error is not None:
             died = Died("engine failed", restarting=True)
-            log.exception("engine stopped")
-        finally:
-            self._port.send([*self._outbox, died])
+            log.error("engine stopped", exc_info=error)
+        self._port.send([*self._outbox, died])
 
     def _publish(self, load: Load) -> None:
         self._port.publish(load)

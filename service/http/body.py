@@ -23,6 +23,8 @@ from msmlp.service.options import RequestOptions, parse_options
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
 SLICE = 2**16
 IMAGE_PARTS = ("images", "image")
+_KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
+_DECLARED = (b"content-type", b"content-encoding")
 
 _Parts = tuple[list[bytes], dict[str, Any]]
 """Encoded images, and raw options by name."""
@@ -34,14 +36,14 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
     Raises:
         BodyTooLargeError, TooManyImagesError, UnsupportedMediaTypeError, MalformedBodyError, NoImagesError, OptionError
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (*RAW_TYPES, "multipart/form-data", "application/json"):
-        allowed = ", ".join((*RAW_TYPES, "multipart/form-data", "application/json"))
+    declared = {name: value for name, value in reversed(request.scope["headers"]) if name in _DECLARED}
+    kind = declared.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    if kind not in _KINDS:
         raise UnsupportedMediaTypeError(
             f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
-            f"expected one of {allowed}"
+            f"expected one of {', '.join(_KINDS)}"
         )
-    encoding = request.headers.get("content-encoding", "").strip().lower()
+    encoding = declared.get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"content encoding {encoding[:60]!a} is not supported; send none")
     content = await read_content(request, max_bytes)
@@ -55,8 +57,9 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
         raise NoImagesError("the request has no image; send an image as the body, form fields named images, or JSON")
     if len(images) > max_images:
         raise TooManyImagesError(f"{len(images)} images in one request; at most {max_images} are allowed")
-    for name, value in request.query_params.multi_items():
-        _add(options, name, value)
+    if request.scope["query_string"]:
+        for name, value in request.query_params.multi_items():
+            _add(options, name, value)
     return images, parse_options(options)
 
 

@@ -174,6 +174,10 @@ class Metrics(Collector):
                 newest.append(agreed)
                 self.agreement.labels(exit).set(sum(newest) / len(newest))
 
+    def shadows(self) -> dict[int, tuple[int, int]]:
+        """By exit, how many of its newest shadows agreed with the last exit, and how many there are."""
+        return {exit: (sum(newest), len(newest)) for exit, newest in self._shadows.items()}
+
     def ended(self, record: RequestRecord) -> None:
         self._child(self.requests, record.route, record.status).inc()
         self._child(self.request_seconds, record.route).observe(record.seconds)

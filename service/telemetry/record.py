@@ -158,6 +158,14 @@ class Statistics:
         self._add("compute_infer", record.compute_seconds)
         self._add("compute_output", 0.0)
 
+    def add(self, other: "Statistics") -> None:
+        """What another process has counted."""
+        self.images += other.images
+        self._last_ms = max(self._last_ms, other._last_ms)
+        self.counts.update(other.counts)
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
+
     def document(self, name: str, version: str, executions: int) -> dict[str, Any]:
         """One model's entry; `executions` is the number of batches its first stage has run."""
         return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
-from msmlp.model.preprocess import FORMATS, decode, load_image, to_square
+from msmlp.model.preprocess import FORMATS, decode, load_image, to_square, upright_rgb
 
 Pixels = NDArray[np.uint8]
 
@@ -212,6 +212,21 @@ def test_an_exif_block_that_cannot_be_read_is_ignored(kind: str, exif: bytes) ->
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     data = encode(Image.fromarray(gradient(8, 6)), kind, exif=exif, **options)
     assert np.array_equal(pixels(data), gradient(8, 6))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
+def test_an_orientation_may_be_in_xmp_alone(kind: str, options: dict[str, Any]) -> None:
+    stored = gradient(48, 32)
+    found = pixels(encode(Image.fromarray(stored), kind, xmp=b'<x tiff:Orientation="6"/>', **options))
+    assert found.shape == (48, 32, 3)
+    assert np.abs(found.astype(int) - np.rot90(stored, -1)).mean() < 4
+
+
+def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:
+    image = Image.fromarray(gradient(48, 32))
+    image.getexif()[0x0112] = 3
+    assert np.array_equal(np.asarray(upright_rgb(image)), gradient(48, 32)[::-1, ::-1])
+    assert np.array_equal(np.asarray(image), gradient(48, 32))
 
 
 # --- size --------------------------------------------------------------------------------------------------------

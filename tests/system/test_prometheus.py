@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +12,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prometheus_client.core import CounterMetricFamily
 
 from msmlp.model.data import load_dataset
+from msmlp.service.telemetry.metrics import Metrics
+from msmlp.service.telemetry.record import RequestRecord, Statistics
+from msmlp.service.telemetry.totals import Snapshot, Totals
 from tests.servers import encoded
 from tests.system.conftest import make_serve
 from tests.system.prometheus import CONFIGURATION, Prometheus, Values, prometheus, promtool
@@ -124,6 +129,18 @@ def test_rates_are_the_counts_over_the_time(watched: Watched, metric: str, count
 
 def test_what_is_served_is_as_prometheus_wants_it(watched: Watched) -> None:
     promtool("check", "metrics", given=watched.service.get("/metrics").text)
+
+
+def test_sums_over_processes_are_as_prometheus_wants_them() -> None:
+    totals = Totals()
+    for index in range(3):
+        metrics = Metrics([0.1, 0.2, 0.3], "name", "1")
+        metrics.watch_process(os.getpid)
+        metrics.ended(RequestRecord("id", 0.0, "GET", f"/{index}", status=200, ended=1.0))
+        totals.update(index, Snapshot(index, 0.0, list(metrics.registry.collect()), {}, Statistics(), 0))
+    totals.retire(2)
+    own = CounterMetricFamily("msmlp_frontend_restarts", "Front ends that died and were replaced.", 1)
+    promtool("check", "metrics", given=totals.render([own]).decode())
 
 
 def test_configuration_and_rules_are_sound() -> None:

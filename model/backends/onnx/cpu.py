@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend of a CPU: slabs are numpy arrays, and a batch runs in equal parts on all cores.
+"""The ONNX Runtime backend of a CPU: slabs are numpy arrays, and a batch runs in equal parts, a large one on all cores.
 
 Splitting a batch of these networks by images beats splitting its operations: threads within operations meet at the end
 of each of a hundred, and a thread that has lost its core for a moment delays all others every time. Parts meet once per
@@ -20,13 +20,26 @@ from msmlp.model.platform import cores, free_host_memory
 SMALL, LARGE = 4, 8
 """Images per part: fewer cost more per image, as does a batch of 64 (docs/backends.md has the times)."""
 
-FEW = 4
-"""A batch that makes more small parts than this, and more than there are threads, is cut into large ones."""
+WORTH_SHARING = 32
+"""The smallest batch for which a process takes other cores where each has a process of its own. A smaller one only
+gets in their way; a request of many images may find them idle."""
+
+
+def buckets_of(largest: int) -> tuple[int, ...]:
+    """1 to 8, then steps of a quarter at most (10, 12, 14, 16, 20, ...): a CPU pays for every padded image."""
+    sizes, size = {largest}, 1
+    while size < largest:
+        sizes.add(size)
+        size += max(1, 2 ** (size.bit_length() - 3))
+    return tuple(sorted(sizes))
 
 
 def part_of(bucket: int, threads: int) -> int:
     """Images per part of a bucket. All have one size, so that an image's place changes no bit of its answer."""
-    return min(bucket, SMALL if bucket <= SMALL * max(FEW, threads) else LARGE)
+    parts = -(-bucket // LARGE)
+    together = min(threads, max(1, bucket // SMALL))
+    parts = -(-parts // together) * together
+    return -(-bucket // parts)
 
 
 class WorkerPool:
@@ -73,7 +86,9 @@ class OnnxBackend(OnnxSlots):
         `threads` run the parts of a batch; None for one per core.
         """
         super().__init__(cascade, settings, free_host_memory)
+        self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
+        self._shares_from = 1 if settings.alone else WORTH_SHARING
         self._sessions = [open_session(graph, CPU).session for graph in graphs]
         self._features = [
             np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))
@@ -83,7 +98,12 @@ class OnnxBackend(OnnxSlots):
     @device_errors()
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to whole parts: on a CPU there is nothing to wait for later."""
-        part = part_of(bucket_of(self.buckets, len(slots)), self._workers.threads)
+        bucket = bucket_of(self.buckets, len(slots))
+        threads = self._workers.threads if bucket >= self._shares_from else 1
+        part = part_of(bucket, threads)
+        if part == len(slots):
+            probabilities, score = self._run(stage, slots)
+            return StageOutput(score, probabilities)
         parts = -(-len(slots) // part)
         rows = np.full((parts, part), self.capacity)
         rows.ravel()[: len(slots)] = slots
@@ -93,7 +113,10 @@ class OnnxBackend(OnnxSlots):
         def run(number: int) -> None:
             probabilities[number], score[number] = self._run(stage, rows[number])
 
-        self._workers.run(run, parts)
+        if threads == 1:
+            _take(run, iter(range(parts)))
+        else:
+            self._workers.run(run, parts)
         return StageOutput(score.ravel()[: len(slots)], probabilities.reshape(-1, self.classes)[: len(slots)])
 
     def _run(self, stage: int, rows: Slots) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

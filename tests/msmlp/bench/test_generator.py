@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import pytest
 
-from msmlp.bench.generator import EVERY, KEPT, Load, offer, request_bytes
+from msmlp.bench.generator import EVERY, KEPT, Load, Seen, offer, request_bytes
 
 Answer = Callable[[int, socket.socket], bool]
 """From a request's number: send something → whether the connection is kept."""
@@ -63,6 +63,12 @@ def test_every_request_is_sent_whole_and_in_turn_and_counted() -> None:
     assert seen.asked == [n % 2 for n in range(0, len(read), EVERY)][:KEPT]
     assert seen.seconds > 0.1
     assert 0 < seen.percentiles_ms()[0] <= seen.percentiles_ms()[2]
+
+
+def test_every_answer_is_kept_where_that_is_asked_for() -> None:
+    with answering(well) as (url, read):
+        seen = offer(Load(url, requests(url), 1, 0.1), Seen(every=1, most=3 * KEPT))
+    assert len(seen.answers) == min(len(read), 3 * KEPT)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from msmlp.bench.http import HttpOptions, bench_http
+from msmlp.bench.http import HttpOptions, bench_http, front_ends, ratios
 from msmlp.bench.images import IMAGES_OF
 from msmlp.model.errors import MsmlpError
 from msmlp.service.service import build_service
@@ -22,7 +23,9 @@ def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
     result = bench_http(options, said.append)
     json.dumps(result)
     runs = Counter((row["server"], row["body"]) for row in result["load"])
-    assert runs == {(s, b): 1 for s in ("null", "real") for b in IMAGES_OF}
+    servers = {row["server"] for row in result["load"]}
+    assert {"null", "real"} <= servers
+    assert runs == {(s, b): 1 for s in servers for b in IMAGES_OF}
     for row in result["load"]:
         assert row["statuses"].keys() == {"200"}, row
         assert sum(row["exit_share"].values()) == pytest.approx(1, abs=1e-3)
@@ -36,6 +39,28 @@ def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
         if line.startswith("started"):
             with pytest.raises(httpx.ConnectError):
                 httpx.get(line.split()[-1])
+
+
+def test_two_front_ends_are_related_to_one_in_cpu_time_and_in_speed() -> None:
+    def row(server: str, speed: float, cpu: float | None) -> dict[str, Any]:
+        figures = {"requests_per_second": speed, "server_cpu_seconds_per_1000": cpu}
+        return {"server": server, "body": "image", "connections": 8, **figures}
+
+    load = [row("real", 400, 4.0), row("null", 1000, 0.4), row("null, 2 front ends", 1500, 0.5)]
+    at = {"body": "image", "connections": 8}
+    assert ratios(load) == [{**at, "real_over_null": 0.4}]
+    assert front_ends(load) == [{**at, "cpu_two_over_one": 1.25, "speed_two_over_one": 1.5}]
+    assert front_ends([load[1], row("null, 2 front ends", 0, None)])[0]["cpu_two_over_one"] is None
+    assert front_ends(load[:2]) == [], "a service that has one front end only"
+
+
+def test_forms_and_tensors_are_sent_over_few_connections() -> None:
+    options = HttpOptions(connections=(1, 8, 128))
+    assert {body: options.connections_of(body) for body in IMAGES_OF} == {
+        "image": [1, 8, 128],
+        "multipart-64": [1, 4],
+        "oip-1024": [1, 2],
+    }
 
 
 def test_over_http_every_request_is_counted(tiny_weights: Path, cat_photo: bytes) -> None:

@@ -1,10 +1,11 @@
 """The backend that computes nothing, under the real engine."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 
-from msmlp.bench.null_server import select_null
+from msmlp.bench.null_server import build_null, select_null
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.service import build_service
@@ -27,6 +28,11 @@ def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Pa
     assert np.allclose(again.probabilities.sum(axis=1), 1)
     assert np.array_equal(again.probabilities.max(axis=1) >= again.score, [True] * 3)
     assert len({tuple(scores) for scores in of_both}) == len(of_both), "stages differ"
+
+
+def test_another_process_can_be_given_how_it_is_built() -> None:
+    found = pickle.loads(pickle.dumps(build_null))
+    assert (found.func, found.keywords) == (build_null.func, {"select": select_null})
 
 
 def test_a_server_answers_with_it(tiny_weights: Path) -> None:

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.backends.onnx.cpu import FEW, LARGE, SMALL, WorkerPool, part_of
+from msmlp.model.backends.onnx.cpu import LARGE, SMALL, WorkerPool, buckets_of, part_of
 
 
 def test_no_usage_events_are_sent(tmp_path: Path) -> None:
@@ -22,11 +23,22 @@ def test_no_usage_events_are_sent(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 64))
-def test_parts_are_small_and_no_smaller_than_they_need_be(bucket: int, threads: int) -> None:
+def test_parts_are_small_and_every_thread_has_some(bucket: int, threads: int) -> None:
     part = part_of(bucket, threads)
-    assert min(bucket, SMALL) <= part <= LARGE
-    if part < LARGE:
-        assert bucket <= SMALL * max(FEW, threads)
+    parts = -(-bucket // part)
+    assert 1 <= part <= LARGE
+    assert parts >= min(threads, bucket // LARGE)
+    assert part >= min(bucket, SMALL) or threads > 1
+    assert parts * part - bucket < part  # no part is all padding
+
+
+@given(st.integers(1, 5000))
+def test_buckets_hold_every_batch_with_little_padding(largest: int) -> None:
+    buckets = buckets_of(largest)
+    assert list(buckets) == sorted(set(buckets))
+    assert buckets[:8] == tuple(range(1, min(8, largest) + 1))
+    assert buckets[-1] == largest
+    assert all(above <= 1.25 * below for below, above in pairwise(buckets[7:]))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

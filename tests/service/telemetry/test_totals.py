@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from tests.servers import encoded, fake_backend, fake_service, serving
 
 ADDED = {
     "msmlp_capacity_images",
+    "msmlp_engines",
     "msmlp_inflight_images",
     "msmlp_queue_images",
     "msmlp_throughput_images_per_second",
@@ -75,7 +77,7 @@ def shown(snapshots: Sequence[Snapshot], *, shared_engine: bool = False) -> dict
 def service(tiny_weights: Path) -> Service:
     """One that has served something of everything that adds series."""
     service = fake_service(tiny_weights, fake_backend, shadow=1)
-    service.metrics.watch_process(os.getpid)
+    service.metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()]))
     with serving(service) as client:
         files = [("images", encoded(picture(*scores, size=32))) for scores in ((1.0,), (0.2, 0.8), (0.1, 0.1, 0.1))]
         client.post("/classify", files=files, params={"thresholds": "0.5,0.5"}).raise_for_status()

@@ -16,8 +16,9 @@ from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
-from msmlp.service.engine.process.group import connected
+from msmlp.service.engine.process.group import EngineGroup, connected
 from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.process.worker import ProcessWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
@@ -278,7 +279,7 @@ def build_service(
     engine.watch(metrics.observe)
     metrics.watch(engine, points)
     worker = engine.worker
-    if isinstance(worker, ProcessWorker):
+    if isinstance(worker, ProcessWorker | RemoteWorker | EngineGroup):
         metrics.watch_engines(worker)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()

@@ -37,7 +37,7 @@ RULES: dict[str, Merge] = {
 """How the values of a metric in several processes become one; NaN is no value. All others are added up."""
 AGREEMENT = "msmlp_shadow_agreement"
 """It is computed anew, over the newest shadows of all processes."""
-SHARED = ("msmlp_capacity_images", "msmlp_engine", "msmlp_queue_images", "msmlp_work_seconds")
+SHARED = ("msmlp_capacity_images", "msmlp_engine_", "msmlp_engines", "msmlp_queue_images", "msmlp_work_seconds")
 """What so begins is the engine's own: every process that uses the same one tells the same; the largest is taken."""
 
 OWN = -1

@@ -35,6 +35,13 @@ class EngineGroup:
         for worker in self._workers:
             worker.start()
 
+    pids = ()
+    """Only who hosts the engines knows their processes."""
+
+    @property
+    def restarts(self) -> int:
+        return sum(worker.restarts for worker in self._workers)
+
     @property
     def states(self) -> list[State]:
         return [worker.state for worker in self._workers]

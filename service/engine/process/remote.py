@@ -136,6 +136,7 @@ class RemoteWorker:
         """Images that have not left, by request."""
         self.images = 0
         """Their sum."""
+        self._lives = 0  # of the engine's process, as far as they were ready
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -146,6 +147,13 @@ class RemoteWorker:
         if self.ready.is_set():
             return "up"
         return "out" if self._ended.is_set() else "restarting"
+
+    @property
+    def restarts(self) -> int:
+        return max(0, self._lives - 1)
+
+    pids = ()
+    """Only who hosts the engine knows its process."""
 
     @property
     def states(self) -> list[State]:
@@ -215,6 +223,7 @@ class RemoteWorker:
         ready = next((message for message in heard if isinstance(message, Ready)), None)
         if ready is not None:
             self.permits = ready.permits
+            self._lives += 1
         if heard:
             self._send(heard)
         if ready is not None:

@@ -78,7 +78,7 @@ def shown(snapshots: Sequence[Snapshot], *, shared_engine: bool = False) -> dict
 def service(tiny_weights: Path) -> Service:
     """One that has served something of everything that adds series."""
     service = fake_service(tiny_weights, fake_backend, shadow=1)
-    service.metrics.watch_engines(SimpleNamespace(states=["up"], pids=[os.getpid()], restarts=0))
+    service.metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()]))
     with serving(service) as client:
         files = [("images", encoded(picture(*scores, size=32))) for scores in ((1.0,), (0.2, 0.8), (0.1, 0.1, 0.1))]
         client.post("/classify", files=files, params={"thresholds": "0.5,0.5"}).raise_for_status()

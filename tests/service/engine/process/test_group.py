@@ -43,6 +43,7 @@ class FakeRemote:
         self.permits = self.images = 0
         self.load: Load | None = None
         self.counts = Counts()
+        self.state, self.restarts = "up", 2
 
     def up(self, backlog: float = 0.0, permits: int = 10, **more: Any) -> None:
         self.permits = permits
@@ -159,6 +160,12 @@ def test_its_load_is_what_all_have_waiting_and_a_new_image_would_meet() -> None:
     assert (load.backlog_seconds, load.work_seconds, load.prediction_margin) == (0.2, 4, 1.5)
     assert load.seconds_per_image == pytest.approx(0.08), "10 and 2.5 images per second"
     assert (load.submits, load.images, load.others) == (4, 6, counts)
+
+
+def test_their_states_and_restarts_are_told_together() -> None:
+    group, (one, _), _ = group_of(2)
+    one.state = "out"
+    assert (group.states, group.restarts) == (["out", "up"], 4)
 
 
 def test_every_engine_knows_what_this_front_end_has_in_flight() -> None:

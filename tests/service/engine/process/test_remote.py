@@ -215,6 +215,8 @@ def test_all_front_ends_learn_an_engines_death_and_connect_to_the_next(engine: t
                 assert not talk.worker.ready.is_set()
         for talk in (one, other):
             talk.hear(Ready)
+            assert isinstance(talk.worker, OnLoop)
+            assert talk.worker.worker.restarts == 1  # type: ignore[attr-defined]
             talk.submit(4, pictures(2, 1.0))
             assert len(answered(talk, 4, 2)) == 2
 

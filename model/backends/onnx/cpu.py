@@ -88,7 +88,7 @@ class OnnxBackend(OnnxSlots):
         super().__init__(cascade, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
-        self._shares_from = 1 if settings.alone else WORTH_SHARING
+        self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
         self._sessions = [open_session(graph, CPU).session for graph in graphs]
         self._features = [
             np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))

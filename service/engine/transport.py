@@ -25,12 +25,7 @@ MOST_SECONDS = 0.05
 
 TURN_SECONDS = 0.003
 """How long batches follow each other before the loop does something else. Images that came together then mostly leave
-together, and so do the next requests of their clients come: batches stay large."""
-
-QUIET, DEFERRED = 2, 6
-"""A batch runs once so many turns of the event loop have brought no request, or after the other number of turns. From
-its socket to the engine a request takes two turns, of a few microseconds each; a batch of one costs up to 1.5 times as
-much per image as a batch of four."""
+together, and the next requests of their clients come together too: batches stay large."""
 
 
 class Worker(Protocol):
@@ -186,18 +181,12 @@ class InlineWorker(LocalWorker):
 
     def _wake(self) -> None:
         if not self._due:
-            self._due, self._seen, self._quiet, self._deferred = True, 0, 0, 0
+            self._due = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run batches for a moment, once the requests that come together have arrived."""
+        """Take in what has come, and run batches for a moment."""
         if self._ended.is_set():
-            return
-        self._quiet = 0 if len(self._inbox) > self._seen else self._quiet + 1
-        if self._quiet < QUIET and self._deferred < DEFERRED:
-            self._seen = len(self._inbox)
-            self._deferred += 1
-            self._loop.call_soon(self._turn)
             return
         self._due = False
         messages, self._inbox = self._inbox, []

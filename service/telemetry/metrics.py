@@ -28,7 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed, history_floats
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS

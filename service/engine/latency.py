@@ -54,7 +54,7 @@ class LatencyModel:
         self._measured = np.maximum(seconds, LEAST)
         self._correction = np.ones_like(self._measured)
         self._pace = 1.0
-        self._bucket = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
+        self._bucket: list[int] = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
         self.margin = 1.1
         self.learnt = 0  # batches
         self._refresh()

@@ -274,7 +274,8 @@ class Scheduler:
         self._confident += confident
         if before + confident < self._shadow_every:
             return NO_TICKETS
-        which = (reasons == CONFIDENT).nonzero()[0][self._shadow_every - 1 - before :: self._shadow_every]
+        which: NDArray[np.int64] = (reasons == CONFIDENT).nonzero()[0]
+        which = which[self._shadow_every - 1 - before :: self._shadow_every]
         return which[: max(0, self._reserve - self.tickets.shadows)]
 
     def _withdraw(self, requests: NDArray[np.int64]) -> Slots:

@@ -407,7 +407,9 @@ def test_an_engine_on_the_event_loop_tells_its_load_when_asked() -> None:
 
     starting, ready, waiting, answered, ended = asyncio.run(life())
     assert starting is ended is None
-    assert ready and waiting and answered
+    assert ready
+    assert waiting
+    assert answered
     assert (ready.queued, ready.submits) == ((0, 0, 0), 0)
     assert (waiting.queued, waiting.oldest[0]) == ((2, 0, 0), 1.0)
     assert (answered.queued, answered.submits, answered.backlog_seconds) == ((0, 0, 0), 1, 0.0)

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Permits
-from msmlp.service.engine.messages import Answers, History, history_floats
+from msmlp.service.engine.messages import HISTORY, Answers, History, history_floats
 
 REASONS = {int(reason): reason.name.lower() for reason in Reason}
 
@@ -44,7 +45,8 @@ class Result:
         """All rows of some parts (at least one), in the order of `index`; it may share memory with them."""
         whole = parts[0]
         if len(parts) > 1:
-            whole = cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
+            columns = zip(*(vars(part).values() for part in parts), strict=True)
+            whole = cls(*map(_joined, columns))
         return whole if len(whole.index) == 1 else whole.take(np.argsort(whole.index, kind="stable"))
 
     def take(self, rows: NDArray[np.int64]) -> "Result":
@@ -62,6 +64,12 @@ class Result:
         passed = np.arange(seconds.shape[1]) < self.exit[:, None]
         queue, compute = (seconds * passed[:, :, None]).sum(axis=1).max(axis=0, initial=0.0).tolist()
         return queue, compute
+
+
+def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if columns[0].dtype == HISTORY:  # numpy would compare the fields of each
+        return np.concatenate([column.view(np.float32) for column in columns]).view(HISTORY)
+    return np.concatenate(columns)
 
 
 class Pending:

@@ -16,14 +16,13 @@ from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
-from msmlp.service.engine.process.group import EngineGroup, connected
-from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
+from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
-from msmlp.service.engine.process.worker import ProcessWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
-from msmlp.service.frontends.peers import Peers
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
@@ -75,7 +74,7 @@ class ByteBudget:
 
 @dataclass
 class Service:
-    """`peers` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
+    """`others` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights
@@ -87,7 +86,7 @@ class Service:
     statistics: Statistics
     records: RequestRecords
     layout: Layout
-    peers: Peers | None = None
+    others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
 
@@ -110,7 +109,7 @@ class Service:
 
     def check_any_ready(self) -> None:
         """The same for the whole service: it is ready if one front end is."""
-        if self.draining or self.peers is None or not self.peers.any_ready:
+        if self.draining or self.others is None or not self.others.any_ready:
             self.check_ready()
 
     def own_images_per_second(self) -> float:
@@ -118,18 +117,18 @@ class Service:
 
     def images_per_second(self) -> float:
         """Of the whole service, over the last seconds."""
-        return self.own_images_per_second() + (self.peers.rate if self.peers else 0.0)
+        return self.own_images_per_second() + (self.others.rate if self.others else 0.0)
 
     async def metrics_text(self) -> bytes:
         """The whole service's, in Prometheus' text format."""
-        text: bytes = await self.peers.ask("metrics") if self.peers else self.metrics.render()
+        text: bytes = await self.others.ask("metrics") if self.others else self.metrics.render()
         return text
 
     async def counts(self) -> tuple[Statistics, int]:
         """The whole service's statistics, and how many batches the first stage has run."""
-        if self.peers is None:
+        if self.others is None:
             return self.statistics, self.metrics.executions
-        counts: tuple[Statistics, int] = await self.peers.ask("statistics")
+        counts: tuple[Statistics, int] = await self.others.ask("statistics")
         return counts
 
     @property
@@ -156,19 +155,11 @@ class EnginePlan:
     stages: int
     size: int
 
-    def hosts(self) -> list[EngineHost]:
+    def hosts(self) -> EngineHosts:
         """The engines' processes, not yet started."""
-        return [
-            EngineHost(
-                each.build,
-                permits=self.permits,
-                stages=self.stages,
-                size=self.size,
-                shadow_every=self.shadow_every,
-                gpu=gpu,
-            )
-            for each, gpu in self.selected
-        ]
+        shape = {"stages": self.stages, "size": self.size}
+        options: dict[str, Any] = {**shape, "permits": self.permits, "shadow_every": self.shadow_every}
+        return EngineHosts([EngineHost(each.build, gpu=gpu, **options) for each, gpu in self.selected])
 
 
 def plan_engine(
@@ -249,17 +240,15 @@ def build_service(
     name, version = manifest.name, model_version(weights, calibration)
     metrics = Metrics(manifest.gflops_cumulative, name, version)
     points = OperatingPoints(calibration, manifest.gflops_cumulative, settings.policy)
-    shape: dict[str, Any] = {
-        "stages": len(manifest.cascade.stages),
-        "size": manifest.cascade.image_size,
-        "ring_images": 2 * settings.max_images,
-    }
-    build: Callable[[], StageBackend] = _elsewhere
+    stages, size = len(manifest.cascade.stages), manifest.cascade.image_size
+    shape: dict[str, Any] = {"stages": stages, "size": size, "ring_images": 2 * settings.max_images}
+    build: BackendFactory = _elsewhere
     permits, shadow_every = settings.capacity, 0
     start: Callable[..., Worker]
     if engines is not None:
         layout = Layout(1, "process", "another process has the engine")
-        start = partial(_beside, partial(connected, engines, **shape))
+        connect = [partial(RemoteWorker, address, **shape) for address in engines]
+        start = partial(_beside, partial(EngineGroup, connect))
     else:
         plan = plan_engine(settings, weights, calibration, select, share=share)
         layout = plan.layout
@@ -278,9 +267,8 @@ def build_service(
     )
     engine.watch(metrics.observe)
     metrics.watch(engine, points)
-    worker = engine.worker
-    if isinstance(worker, ProcessWorker | RemoteWorker | EngineGroup):
-        metrics.watch_engines(worker)
+    if isinstance(engine.worker, EngineGroup):
+        metrics.watch_engines(engine.worker)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)

@@ -5,17 +5,16 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
-from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
-from msmlp.service.frontends.channel import Ask, Counted, Drain, Failed
-from msmlp.service.frontends.hosts import Hosts
 from msmlp.service.frontends.layout import Layout, divide
+from msmlp.service.frontends.line import Ask, Counted, Drain, Failed
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.logs import in_force
@@ -37,13 +36,16 @@ OUT_OF_FILES_SECONDS = 1.0
 DRAIN_SECONDS = 75.0
 """How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
 
+ENGINE_SECONDS = 5.0
+"""How long the engines may take to end once no front end is left."""
+
 
 def supervise(
     listener: socket.socket,
     settings: Settings,
     layout: Layout,
     build: Callable[..., Any],
-    engines: Sequence[EngineHost],
+    engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
     """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
@@ -56,19 +58,16 @@ def supervise(
         DeviceError: no front end is left.
     """
     board, logs = Board(layout.frontends), in_force()
-    if engines:
-        build = partial(build, engines=[engine.address for engine in engines])
-    else:
-        build = partial(build, share=layout.share)
+    build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
     starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
-    places, hosts = [Place(start, target) for start in starts], Hosts(engines)
+    places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, hosts, Scrapes(places, hosts)).run())
+    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: Hosts, scrapes: Scrapes) -> None:
+    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
         listener.setblocking(False)
         self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
         self._held: socket.socket | None = None
@@ -166,8 +165,8 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        assert place.channel is not None
-        place.channel.open(_Heard(self, place))
+        assert place.line is not None
+        place.line.open(_Heard(self, place))
 
     def _look(self) -> None:
         for place in self._places:
@@ -181,22 +180,21 @@ class Supervisor:
 
     def _check_engines(self) -> bool:
         """Whether there are engines; without any the service ends."""
-        lost = self._hosts.lost
-        if lost is not None:
-            self._fail(DeviceError(f"the engine stopped: {lost}"))
-        return lost is None
+        if self._hosts.all_out:
+            self._fail(DeviceError(f"the engine stopped: {self._hosts.lost}"))
+        return not self._hosts.all_out
 
     def heard(self, place: Place, message: Any) -> None:
         if isinstance(message, Ask):
             self._scrapes.answer(place, message)
         elif isinstance(message, Counted):
-            self._scrapes.counted(place, message)
+            self._scrapes.totals.update(place.index, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
 
     def ended(self, place: Place) -> None:
         how, failure = place.bury(), place.failure
-        self._scrapes.retire(place)
+        self._scrapes.totals.retire(place.index)
         if self._stopping:
             if all(each.process is None for each in self._places):
                 self._all_ended.set()
@@ -232,8 +230,8 @@ class Supervisor:
             self._held.close()
         living = [place for place in self._places if place.process is not None]
         for place in living:
-            if place.running and place.channel is not None:
-                place.channel.send(Drain())
+            if place.running and place.line is not None:
+                place.line.send(Drain())
             else:
                 place.kill()  # nothing is in flight
         try:
@@ -247,7 +245,8 @@ class Supervisor:
             for place in self._places:
                 if place.process is not None:
                     place.bury()
-            await asyncio.to_thread(self._hosts.end)
+            self._hosts.stop()
+            await asyncio.to_thread(self._hosts.join, ENGINE_SECONDS)
 
     def _kill_all(self) -> None:
         """All front ends; engines end once none is left."""
@@ -256,7 +255,7 @@ class Supervisor:
 
 
 class _Heard:
-    """What one front end says (channel.Receiver)."""
+    """What one front end says (line.Receiver)."""
 
     def __init__(self, supervisor: Supervisor, place: Place) -> None:
         self.on_message = partial(supervisor.heard, place)

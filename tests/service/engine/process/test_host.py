@@ -23,8 +23,8 @@ from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Answers, Died, Failed, Ready, Stop
 from msmlp.service.engine.process import host as host_module
 from msmlp.service.engine.process.child import ChildSpec
+from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import MOST_RESTARTS, Backoff, EngineHost
-from msmlp.service.engine.process.worker import ProcessWorker
 from tests.engines import (
     BROKEN,
     FATAL,
@@ -67,7 +67,7 @@ def worker_of(talk: Talk) -> ProcessWorker:
 
 
 def host_in(talk: Talk) -> EngineHost:
-    (host,) = worker_of(talk).hosts
+    (host,) = worker_of(talk).hosts.all
     return host
 
 

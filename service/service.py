@@ -177,7 +177,7 @@ def plan_engine(
     """
     devices = settings.devices.split(",") if settings.devices else [settings.device]
     if settings.devices and settings.engine not in ("auto", "process"):
-        raise OptionError("devices", f"every device has an engine process of its own, not --engine {settings.engine}")
+        raise OptionError("devices", f"expected --engine process or auto beside it, not {settings.engine}")
     permits = settings.capacity and max(1, settings.capacity // len(devices))
 
     @cache
@@ -214,7 +214,8 @@ def _gpu(device: str) -> str | None:
         return device
     names = allowed.split(",")
     if int(device) >= len(names):
-        raise OptionError("devices", f"there is no GPU {device}: CUDA_VISIBLE_DEVICES is {allowed}")
+        expected = f"expected 0 to {len(names) - 1}, as CUDA_VISIBLE_DEVICES is {allowed}"
+        raise OptionError("devices", f"there is no GPU {device}; {expected}")
     return names[int(device)]
 
 

@@ -67,5 +67,5 @@ class Others:
         """The service's `metrics` (text) or `statistics`; EngineDownError if the supervisor does not answer."""
         answer = await self._line.ask(what, ANSWER_SECONDS)
         if answer is None:
-            raise EngineDownError("the supervisor does not answer")
+            raise EngineDownError(f"the supervisor has not answered for {ANSWER_SECONDS:g} s")
         return answer

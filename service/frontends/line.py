@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from msmlp.service.engine.process.wire import Channel
 
@@ -51,16 +52,14 @@ class Answer:
     content: Any
 
 
-class Receiver(Protocol):
-    """Who gets what arrives; called on the event loop."""
+@dataclass(frozen=True)
+class Lost:
+    """Heard instead of a connection: there was no file left for it in this process."""
 
-    def on_connection(self, connection: socket.socket | None) -> None:
-        """None: it is lost, as this process has too many open files."""
 
-    def on_message(self, message: Any) -> None: ...
-
-    def on_end(self) -> None:
-        """The other side has ended."""
+@dataclass(frozen=True)
+class Ended:
+    """Heard last: the other side has ended."""
 
 
 class Line:
@@ -71,9 +70,11 @@ class Line:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Any]] = {}
 
-    def open(self, receiver: Receiver) -> None:
-        """Read from now on, on the running loop."""
-        self._receiver = receiver
+    def open(self, hear: Callable[[Any], None]) -> None:
+        """From now on `hear` gets, on the running loop, what comes: messages, but for answers, and connections as
+        sockets.
+        """
+        self._tell = hear
         self._channel.open(self._hear, reads=READS)
 
     def close(self) -> None:
@@ -112,18 +113,18 @@ class Line:
         if messages is None:
             for number in self._asked:
                 self._answered(number, None)
-            self._receiver.on_end()
+            self._tell(Ended())
             return
         for message in messages:
             if isinstance(message, Connection):
-                self._receiver.on_connection(self._connection())
+                self._tell(self._connection())
             elif isinstance(message, Answer):
                 self._answered(message.number, message.content)
             else:
-                self._receiver.on_message(message)
+                self._tell(message)
 
-    def _connection(self) -> socket.socket | None:
+    def _connection(self) -> socket.socket | Lost:
         try:
             return socket.socket(fileno=self._channel.take_file())
         except ValueError:
-            return None
+            return Lost()

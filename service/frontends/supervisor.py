@@ -14,8 +14,8 @@ from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Ask, Counted, Drain, Failed
-from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
+from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
@@ -114,7 +114,7 @@ class Supervisor:
                 connection = self._held or self._listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no connection can be accepted now: %s", error.strerror)
+                    log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
                 return
             self._held = None
@@ -166,12 +166,12 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         assert place.line is not None
-        place.line.open(_Heard(self, place))
+        place.line.open(partial(self._heard, place))
 
     def _look(self) -> None:
         for place in self._places:
             if place.process is not None and place.hangs():
-                log.error("front end %d does not respond: it is killed, with its connections", place.index)
+                log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
                 place.kill()
         if not self._stopping:
             self._accept_if_any_runs()
@@ -184,15 +184,17 @@ class Supervisor:
             self._fail(DeviceError(f"the engine stopped: {self._hosts.lost}"))
         return not self._hosts.all_out
 
-    def heard(self, place: Place, message: Any) -> None:
+    def _heard(self, place: Place, message: Any) -> None:
         if isinstance(message, Ask):
             self._scrapes.answer(place, message)
         elif isinstance(message, Counted):
             self._scrapes.totals.update(place.index, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
+        elif isinstance(message, Ended):
+            self._bury(place)
 
-    def ended(self, place: Place) -> None:
+    def _bury(self, place: Place) -> None:
         how, failure = place.bury(), place.failure
         self._scrapes.totals.retire(place.index)
         if self._stopping:
@@ -211,7 +213,7 @@ class Supervisor:
             self._scrapes.restarts += 1
             self._loop.call_later(wait, self._start, place)
             return
-        log.error("front end %d died: %s; it is not started again", place.index, how)
+        log.error("front end %d died: %s; it failed %d times in a row and is given up", place.index, how, ATTEMPTS)
         if all(each.gone for each in self._places):
             self._fail(DeviceError(f"the engine stopped: {how}"))
 
@@ -239,7 +241,7 @@ class Supervisor:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self._all_ended.wait()
         except TimeoutError:
-            log.error("front ends took too long to end: they are killed")
+            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
         finally:
             self._kill_all()
             for place in self._places:
@@ -252,14 +254,3 @@ class Supervisor:
         """All front ends; engines end once none is left."""
         for place in self._places:
             place.kill()
-
-
-class _Heard:
-    """What one front end says (line.Receiver)."""
-
-    def __init__(self, supervisor: Supervisor, place: Place) -> None:
-        self.on_message = partial(supervisor.heard, place)
-        self.on_end = partial(supervisor.ended, place)
-
-    def on_connection(self, connection: socket.socket | None) -> None:
-        """Front ends send none."""

@@ -16,7 +16,7 @@ from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
-from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Failed, Line
+from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.service import Service
@@ -98,7 +98,7 @@ class _Connections(set[Any]):
 
 
 class FrontEnd(Server):
-    """One of several (line.Receiver)."""
+    """One of several."""
 
     def __init__(self, service: Service, line: Line, board: Board, index: int) -> None:
         super().__init__(service)
@@ -115,7 +115,7 @@ class FrontEnd(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin without a listening socket."""
         await super().startup(sockets=[])
-        self._line.open(self)
+        self._line.open(self._heard)
         self._beat()
 
     def _beat(self) -> None:
@@ -123,7 +123,7 @@ class FrontEnd(Server):
         self._board.put(self._index, Column.BEAT, self._beats)
         self._show()
         if self._beats % BEATS_PER_PUSH == 0 and self._line.idle:
-            self._line.send(Counted(take_snapshot(self.service)))
+            self._line.send(Counted(take_snapshot(self.service.metrics, self.service.statistics)))
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _show_state(self, message: Outbound) -> None:
@@ -142,13 +142,7 @@ class FrontEnd(Server):
         left = self._received - self._connecting - len(self.server_state.connections)
         self._board.put(self._index, Column.LEFT, left)
 
-    def on_connection(self, connection: socket.socket | None) -> None:
-        self._received += 1
-        if connection is None or self.should_exit:
-            if connection is not None:
-                connection.close()
-            self._count_left()
-            return
+    def _serve_one(self, connection: socket.socket) -> None:
         self._connecting += 1
         task = asyncio.create_task(self._connect(connection))
         self._tasks.add(task)
@@ -172,13 +166,20 @@ class FrontEnd(Server):
         )
         return protocol
 
-    def on_message(self, message: Any) -> None:
-        if isinstance(message, Drain):
+    def _heard(self, message: Any) -> None:
+        if isinstance(message, socket.socket | Lost):
+            self._received += 1
+            if isinstance(message, Lost):
+                log.error("front end %d has too many open files: a connection is lost", self._index)
+            elif self.should_exit:
+                message.close()
+            else:
+                self._serve_one(message)
+            self._count_left()
+        elif isinstance(message, Drain):
             self.handle_exit(signal.SIGTERM, None)
             self._show()
         elif isinstance(message, Ask):
-            self._line.send(Answer(message.number, take_snapshot(self.service)))
-
-    def on_end(self) -> None:
-        """The supervisor is gone."""
-        os._exit(1)
+            self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
+        elif isinstance(message, Ended):  # the supervisor
+            os._exit(1)

@@ -134,8 +134,8 @@ class EngineHost:
             self._listener.bind(self.address)
             self._listener.listen(BACKLOG)
         except OSError as error:  # the path may be too long for a socket, or the disk full
-            log.error("no socket at %s: %s", self.address, error)
-            self._end(Died(f"the engine cannot listen: {error}"))
+            log.error("the engine cannot listen at %s: %s", self.address, error.strerror or error)
+            self._end(Died(f"the engine cannot listen for front ends: {error.strerror or error}"))
             return
         atexit.register(self._at_exit)
         self._thread.start()

@@ -143,7 +143,7 @@ class ChildPort:
             for message in messages:
                 self._read(peer, message)
         except Exception:
-            log.exception("a front end is not understood")
+            log.exception("a front end sent what is no message of this service: its connection is closed")
             self._leave(peer)
 
     def _accept(self) -> None:
@@ -153,7 +153,7 @@ class ChildPort:
             return  # it has given up
         free = set(range(PEERS)) - {peer.row for peer in self._peers.values()}
         if not free:
-            log.error("more than %d front ends: one is refused", PEERS)
+            log.error("an engine takes at most %d front ends: one more is refused", PEERS)
             connection.close()
             return
         peer = Peer(next(self._numbers), connection, min(free))
@@ -183,7 +183,7 @@ class ChildPort:
     def _tell(self, peer: Peer, messages: list[Outbound]) -> None:
         peer.channel.send(messages)
         if peer.channel.unsent > self._most_unsent:
-            log.error("a front end does not read: it is left")
+            log.error("a front end has not read %d MiB of answers: its connection is closed", self._most_unsent >> 20)
             self._leave(peer)
         else:
             self._watch(peer)

@@ -165,10 +165,11 @@ class RemoteWorker:
             self._end_if_stopped()
         elif self._connection is not None and self.ready.is_set():
             if isinstance(message, Submit):
-                if len(message.pixels) > self._ring_images:
-                    raise DeviceError(f"{len(message.pixels)} images in a request, at most {self._ring_images} fit")
-                self.inside[message.request] = len(message.pixels)
-                self.images += len(message.pixels)
+                images = len(message.pixels)
+                if images > self._ring_images:
+                    raise DeviceError(f"a request has {images} images; expected at most {self._ring_images}")
+                self.inside[message.request] = images
+                self.images += images
             elif isinstance(message, Cancel):
                 self._forget(message.request)
                 self._end_if_stopped()

@@ -8,24 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from msmlp.service.frontends.line import Answer, Ask, Counted, Line
+from msmlp.service.frontends.line import Answer, Counted, Ended, Line, Lost
 from tests.fakes import PATIENCE_SECONDS
 
 
 class Heard:
-    def __init__(self) -> None:
+    def __init__(self, line: Line) -> None:
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
-        self.connections: asyncio.Queue[socket.socket | None] = asyncio.Queue()
-        self.ended = asyncio.Event()
+        line.open(self.messages.put_nowait)
 
-    def on_connection(self, connection: socket.socket | None) -> None:
-        self.connections.put_nowait(connection)
-
-    def on_message(self, message: Any) -> None:
-        self.messages.put_nowait(message)
-
-    def on_end(self) -> None:
-        self.ended.set()
+    async def get(self) -> Any:
+        return await self.messages.get()
 
 
 @asynccontextmanager
@@ -42,14 +35,13 @@ async def lines() -> AsyncIterator[tuple[Line, Line]]:
 def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
     async def main() -> None:
         async with lines() as (near, far):
-            near.open(Heard())
+            Heard(near)
             sent = [Counted(bytes([number]) * size) for number, size in enumerate((0, 3, 2**15, 2**22, 1))]
             for message in sent:
                 near.send(message)
             assert not near.idle  # more than the socket holds
-            heard = Heard()
-            far.open(heard)
-            assert [await heard.messages.get() for _ in sent] == sent
+            heard = Heard(far)
+            assert [await heard.get() for _ in sent] == sent
             assert near.idle
 
     asyncio.run(main())
@@ -58,14 +50,12 @@ def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
 def test_a_connection_is_handed_over_and_works_on_the_other_side() -> None:
     async def main() -> None:
         async with lines() as (near, far):
-            heard = Heard()
-            far.open(heard)
+            heard = Heard(far)
             here, there = socket.socketpair()
             with here:
                 with there:
                     assert near.hand_over(there)
-                received = await heard.connections.get()
-                assert received is not None
+                received = await heard.get()
                 with received:
                     received.sendall(b"hello")
                     assert here.recv(10) == b"hello"
@@ -93,34 +83,24 @@ def test_the_end_of_the_other_side_is_noticed_after_what_it_said() -> None:
         async with lines() as (near, far):
             near.send("last words")
             near.close()
-            heard = Heard()
-            far.open(heard)
-            await heard.ended.wait()
-            assert heard.messages.get_nowait() == "last words"
+            heard = Heard(far)
+            assert [await heard.get(), await heard.get()] == ["last words", Ended()]
             far.send("to nobody")
             assert far.idle
 
     asyncio.run(main())
 
 
-class Answers(Heard):
-    """Answers what it is asked, but not `nothing`."""
-
-    line: Line
-
-    def on_message(self, message: Any) -> None:
-        assert isinstance(message, Ask)
-        if message.what != "nothing":
-            self.line.send(Answer(message.number, message.what.upper()))
-
-
 def test_each_question_gets_its_own_answer_and_no_answer_is_none() -> None:
     async def main() -> None:
         async with lines() as (near, far):
-            near.open(Heard())
-            answers = Answers()
-            answers.line = far
-            far.open(answers)
+            Heard(near)
+
+            def answer(message: Any) -> None:
+                if message.what != "nothing":
+                    far.send(Answer(message.number, message.what.upper()))
+
+            far.open(answer)
             asked = near.ask("nothing", 0.01), near.ask("one", PATIENCE_SECONDS), near.ask("other", PATIENCE_SECONDS)
             assert await asyncio.gather(*asked) == [None, "ONE", "OTHER"]
 
@@ -130,7 +110,7 @@ def test_each_question_gets_its_own_answer_and_no_answer_is_none() -> None:
 def test_who_waits_for_an_answer_learns_that_the_other_side_has_ended() -> None:
     async def main() -> None:
         async with lines() as (near, far):
-            near.open(Heard())
+            Heard(near)
             asked = asyncio.create_task(near.ask("one", 10 * PATIENCE_SECONDS))
             await asyncio.sleep(0)
             far.close()
@@ -142,16 +122,14 @@ def test_who_waits_for_an_answer_learns_that_the_other_side_has_ended() -> None:
 def test_a_connection_that_finds_no_file_left_is_reported_and_the_next_one_arrives() -> None:
     async def main() -> None:
         async with lines() as (near, far):
-            heard = Heard()
-            far.open(heard)
+            heard = Heard(far)
             here, there = socket.socketpair()
             with here, there:
                 with few_files():
                     assert near.hand_over(there)
-                    assert await heard.connections.get() is None
+                    assert await heard.get() == Lost()
                 assert near.hand_over(there)
-                received = await heard.connections.get()
-                assert received is not None
+                received = await heard.get()
                 received.close()
 
     asyncio.run(main())

@@ -150,16 +150,21 @@ class EnginePlan:
 
     layout: Layout
     selected: list[tuple[Selection, str | None]]
-    permits: int | None
-    shadow_every: int
-    stages: int
-    size: int
+    options: dict[str, Any]
+    """As engines take them: `permits`, `shadow_every`."""
+    shape: dict[str, Any]
+    """`stages` and `size` of the images."""
 
     def hosts(self) -> EngineHosts:
         """The engines' processes, not yet started."""
-        shape = {"stages": self.stages, "size": self.size}
-        options: dict[str, Any] = {**shape, "permits": self.permits, "shadow_every": self.shadow_every}
-        return EngineHosts([EngineHost(each.build, gpu=gpu, **options) for each, gpu in self.selected])
+        made = [EngineHost(each.build, gpu=gpu, **self.options, **self.shape) for each, gpu in self.selected]
+        return EngineHosts(made)
+
+
+def _shape(weights: Weights) -> dict[str, Any]:
+    """What crosses to an engine's process depends on it."""
+    cascade = weights.manifest.cascade
+    return {"stages": len(cascade.stages), "size": cascade.image_size}
 
 
 def plan_engine(
@@ -195,14 +200,9 @@ def plan_engine(
         return select(weights, calibration, wanted, settings.backend)
 
     found = [(selected("cuda" if each.isdecimal() else each), _gpu(each)) for each in devices]
-    return EnginePlan(
-        layout_here(settings, found[0][0].name, found[0][0].device, weights),
-        found,
-        permits,
-        round(1 / settings.shadow) if settings.shadow else 0,
-        len(weights.manifest.cascade.stages),
-        weights.manifest.cascade.image_size,
-    )
+    first = found[0][0]
+    options = {"permits": permits, "shadow_every": round(1 / settings.shadow) if settings.shadow else 0}
+    return EnginePlan(layout_here(settings, first.name, first.device, weights), found, options, _shape(weights))
 
 
 def _gpu(device: str) -> str | None:
@@ -241,29 +241,25 @@ def build_service(
     name, version = manifest.name, model_version(weights, calibration)
     metrics = Metrics(manifest.gflops_cumulative, name, version)
     points = OperatingPoints(calibration, manifest.gflops_cumulative, settings.policy)
-    stages, size = len(manifest.cascade.stages), manifest.cascade.image_size
-    shape: dict[str, Any] = {"stages": stages, "size": size, "ring_images": 2 * settings.max_images}
+    connect = partial(RemoteWorker, **_shape(weights), ring_images=2 * settings.max_images)
     build: BackendFactory = _elsewhere
-    permits, shadow_every = settings.capacity, 0
+    options: dict[str, Any] = {}
     start: Callable[..., Worker]
     if engines is not None:
         layout = Layout(1, "process", "another process has the engine")
-        connect = [partial(RemoteWorker, address, **shape) for address in engines]
-        start = partial(_beside, partial(EngineGroup, connect))
+        start = partial(_beside, partial(EngineGroup, [partial(connect, address) for address in engines]))
     else:
         plan = plan_engine(settings, weights, calibration, select, share=share)
-        layout = plan.layout
-        build, permits, shadow_every = plan.selected[0][0].build, plan.permits, plan.shadow_every
+        layout, build, options = plan.layout, plan.selected[0][0].build, plan.options
         start = InlineWorker if layout.engine == "inline" else ThreadWorker
         if layout.engine == "process":
-            start = partial(_beside, partial(ProcessWorker, plan.hosts(), **shape))
+            start = partial(_beside, partial(ProcessWorker, plan.hosts(), connect))
     engine = AsyncEngine(
         build,
-        permits=permits,
+        **options,
         max_wait_seconds=settings.max_wait_ms / 1e3,
         costs=points.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
-        shadow_every=shadow_every,
         worker=start,
     )
     engine.watch(metrics.observe)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -126,7 +127,8 @@ def host_of(build: BackendFactory, **options: Any) -> EngineHost:
 
 def process(build: BackendFactory, send: Send, *, ring_images: int = 256, **options: Any) -> ProcessWorker:
     """An engine in a process, for the pictures of `fakes`; use it on an event loop."""
-    return ProcessWorker(EngineHosts([host_of(build, **options)]), send, ring_images=ring_images, **SHAPE)
+    connect = partial(RemoteWorker, ring_images=ring_images, **SHAPE)
+    return ProcessWorker(EngineHosts([host_of(build, **options)]), connect, send)
 
 
 class OnLoop:

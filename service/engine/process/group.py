@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Submit
 from msmlp.service.engine.process.host import EngineHosts, State
@@ -120,11 +119,11 @@ class EngineGroup:
 
 
 class ProcessWorker(EngineGroup):
-    """Engines that this process hosts itself, as their only front end."""
+    """Engines that this process hosts itself, as their only front end; `connect(address, send)` makes a worker."""
 
-    def __init__(self, hosts: EngineHosts, send: Send, **shape: Any) -> None:
+    def __init__(self, hosts: EngineHosts, connect: Callable[..., RemoteWorker], send: Send) -> None:
         self.hosts = hosts
-        super().__init__([partial(RemoteWorker, each, **shape) for each in hosts.addresses], send)
+        super().__init__([partial(connect, address) for address in hosts.addresses], send)
 
     def start(self) -> None:
         self.hosts.start()

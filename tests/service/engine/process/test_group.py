@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from msmlp.service.engine.messages import (
 )
 from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import Send
 from tests.engines import SHAPE, BreaksLater, Build, OnLoop, Talk, host_of
 from tests.fakes import pictures
@@ -178,7 +180,7 @@ def test_every_engine_knows_what_this_front_end_has_in_flight() -> None:
 
 def both(builds: tuple[Build, Build], send: Send) -> OnLoop:
     hosts = EngineHosts([host_of(build, permits=8) for build in builds])
-    return OnLoop(lambda heard: ProcessWorker(hosts, heard, ring_images=64, **SHAPE), send)
+    return OnLoop(lambda heard: ProcessWorker(hosts, partial(RemoteWorker, ring_images=64, **SHAPE), heard), send)
 
 
 def test_one_engine_goes_on_while_another_leaves_service() -> None:

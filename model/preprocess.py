@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.plain import plain_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 32_000_000
@@ -107,9 +108,10 @@ def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """An RGB image of any size → uint8 [size, size, 3]; a size x size image stays unchanged."""
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # as np.asarray, at half the cost
 
 
 def load_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """An encoded image → uint8 [size, size, 3]; raises what `decode` raises."""
-    return to_square(decode(data, max_pixels=max_pixels, near=size), size)
+    plain = plain_image(data, size, max_pixels=max_pixels)
+    return to_square(plain or decode(data, max_pixels=max_pixels, near=size), size)

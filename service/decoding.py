@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.errors import ImageError
+from msmlp.model.plain import plain_image
 from msmlp.model.preprocess import decode_opened, load_image, open_image, to_square
 from msmlp.service.errors import BadImagesError
 
@@ -51,6 +52,8 @@ def _small(source: Source, size: int, max_pixels: int) -> NDArray[np.uint8] | No
         return source if source.shape == (size, size, 3) else None
     if len(source) > SMALL_BYTES:
         return None
+    if plain := plain_image(source, size, max_pixels=max_pixels):
+        return to_square(plain, size)
     try:
         image = open_image(source, max_pixels=max_pixels)
         if image.width * image.height > SMALL_PIXELS:

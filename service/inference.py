@@ -3,8 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,8 +57,10 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
-    async with _decoded(service, request) as admitted:
-        result = await service.engine.classify(*admitted)
+    parameters, permits = _admit(service, request)
+    with permits:
+        pixels = await _decode(service, request)
+        result = await service.engine.classify(pixels, parameters, permits)
     _count(service, request, result)
     return result
 
@@ -84,20 +86,16 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
     Raises:
         what `stream` raises.
     """
-    async with (
-        _decoded(service, request) as admitted,
-        aclosing(service.engine.stream(*admitted)) as results,
-    ):
-        async for result in results:
-            _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
-            yield result
+    parameters, permits = _admit(service, request)
+    with permits:
+        pixels = await _decode(service, request)
+        async with aclosing(service.engine.stream(pixels, parameters, permits)) as results:
+            async for result in results:
+                _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
+                yield result
 
 
-@asynccontextmanager
-async def _decoded(
-    service: Service, request: ClassifyRequest
-) -> AsyncIterator[tuple[NDArray[np.uint8], ExitParameters, Permits]]:
-    """What the engine needs: pixels, exit parameters and permits."""
+def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, Permits]:
     options, record, images = request.options, request.record, len(request.images)
     record.images = images
     point = record.point = service.operating_points.resolve(options, service.engine.brownout.level)
@@ -105,21 +103,22 @@ async def _decoded(
     if options.deadline_ms is not None or options.stream:
         parameters = replace(parameters, deadline=request.deadline, stream=bool(options.stream))
     try:
-        permits = service.engine.admit(images, degraded=point.source == "brownout")
+        return parameters, service.engine.admit(images, degraded=point.source == "brownout")
     except OverloadedError as error:
         service.metrics.shed.labels(error.reason).inc(images)
         raise
-    with permits:
-        size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
-        began = time.monotonic()
-        try:
-            pixels = await decode_images(request.images, size, max_pixels, service.decoders)
-        except asyncio.CancelledError:
-            service.metrics.cancelled.labels("decode").inc(images)
-            raise
-        finally:
-            record.decoding = began, time.monotonic()
-        yield pixels, parameters, permits
+
+
+async def _decode(service: Service, request: ClassifyRequest) -> NDArray[np.uint8]:
+    size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
+    began = time.monotonic()
+    try:
+        return await decode_images(request.images, size, max_pixels, service.decoders)
+    except asyncio.CancelledError:
+        service.metrics.cancelled.labels("decode").inc(len(request.images))
+        raise
+    finally:
+        request.record.decoding = began, time.monotonic()
 
 
 def _count(service: Service, request: ClassifyRequest, result: Result) -> None:

@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -136,7 +136,7 @@ class AsyncEngine:
             EngineDownError: the device failed under this request.
             OverloadedError: other front ends took the last slots first.
         """
-        with self._submitted(pixels, parameters, permits) as pending:
+        with _Submitted(self, pixels, parameters, permits) as pending:
             return await pending.done
 
     async def stream(
@@ -147,29 +147,28 @@ class AsyncEngine:
         Raises:
             EngineDownError: the device failed under this request; earlier results were yielded.
         """
-        with self._submitted(pixels, parameters, permits) as pending:
+        with _Submitted(self, pixels, parameters, permits) as pending:
             assert pending.landings is not None
             while (landed := await pending.landings.get()) is not None:
                 yield landed
             await pending.done
 
-    @contextmanager
-    def _submitted(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Iterator[Pending]:
-        """A request in the engine, cancelled if the block is left early."""
+    def enter(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> tuple[int, Pending]:
+        """Submit a request → its number, and its answers to come. `leave` must follow."""
         self.check()
         number = next(self._numbers)
         pending = self._pending[number] = Pending(len(pixels), permits, stream=parameters.stream)
-        try:
-            self._put(Submit(number, pixels, parameters, time.monotonic()))
-            yield pending
-        except (asyncio.CancelledError, GeneratorExit):
+        self._put(Submit(number, pixels, parameters, time.monotonic()))
+        return number, pending
+
+    def leave(self, number: int, permits: Permits, *, cancelled: bool) -> None:
+        """Forget a request; a cancelled one leaves the engine too."""
+        if cancelled:
             self._put(Cancel(number))
-            raise
-        finally:
-            del self._pending[number]
-            permits.leave(pending.missing)
-            if pending.done.done() and not pending.done.cancelled():
-                pending.done.exception()  # retrieved, or asyncio would complain
+        pending = self._pending.pop(number)
+        permits.leave(pending.missing)
+        if pending.done.done() and not pending.done.cancelled():
+            pending.done.exception()  # retrieved, or asyncio would complain
 
     def _put(self, message: Inbound) -> None:
         """Send a message at the end of this turn of the event loop, together with all others of the turn.
@@ -267,6 +266,23 @@ class AsyncEngine:
 def _error_of(failed: Failed) -> MsmlpError:
     """What the caller of a failed request learns."""
     return OverloadedError(failed.detail, reason="capacity") if failed.shed else EngineDownError(failed.detail)
+
+
+class _Submitted:
+    """A request in the engine, cancelled if the block is left early. A generator would take three times as long."""
+
+    def __init__(
+        self, engine: AsyncEngine, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits
+    ) -> None:
+        self._engine, self._permits = engine, permits
+        self._number, self._pending = engine.enter(pixels, parameters, permits)
+
+    def __enter__(self) -> Pending:
+        return self._pending
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError | GeneratorExit)
+        self._engine.leave(self._number, self._permits, cancelled=cancelled)
 
 
 class Throughput:

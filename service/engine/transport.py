@@ -4,6 +4,7 @@ import asyncio
 import gc
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,10 +23,9 @@ MOST_SECONDS = 0.05
 """The longest batch that may run on the event loop's thread: probes and deadlines wait for it."""
 
 
-QUIET, DEFERRED = 2, 6
-"""A batch runs once so many turns of the event loop have brought no request, or after the other number of turns. From
-its socket to the engine a request takes two turns, of a few microseconds each; a batch of one costs up to twice as much
-per image as a batch of four."""
+TURN_SECONDS = 0.003
+"""How long batches follow each other before the loop does something else. Images that came together then mostly leave
+together, and the next requests of their clients come together too: batches stay large."""
 
 
 class Worker(Protocol):
@@ -181,24 +181,21 @@ class InlineWorker(LocalWorker):
 
     def _wake(self) -> None:
         if not self._due:
-            self._due, self._seen, self._quiet, self._deferred = True, 0, 0, 0
+            self._due = True
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run a batch, once the requests that come together with its own have arrived."""
+        """Take in what has come, and run batches for a moment."""
         if self._ended.is_set():
-            return
-        self._quiet = 0 if len(self._inbox) > self._seen else self._quiet + 1
-        if self._quiet < QUIET and self._deferred < DEFERRED:
-            self._seen = len(self._inbox)
-            self._deferred += 1
-            self._loop.call_soon(self._turn)
             return
         self._due = False
         messages, self._inbox = self._inbox, []
         self._stopping |= any(isinstance(message, Stop) for message in messages)
+        until = time.monotonic() + TURN_SECONDS
         try:
             self._engine.turn(messages)
+            while not self._engine.core.idle and time.monotonic() < until:
+                self._engine.turn([])
         except Exception as error:
             self._end(error)
             return

@@ -15,7 +15,7 @@ from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.messages import Outbound, Ready
 from msmlp.service.engine.transport import freeze_gc
 from msmlp.service.grpc import grpc_running
-from msmlp.service.http.middleware import BodyLimit, FastPath, RequestMiddleware
+from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
 from msmlp.service.http.responses import error_response
@@ -37,8 +37,8 @@ UVICORN: dict[str, Any] = {
 
 def create_app(service: Service) -> ASGIApp:
     """The application of a service; the engine starts and stops with its lifespan."""
-    app = FastPath(_framework(service), {classify.PATH: classify.post_classify, oip.INFER: oip.infer})
-    return RequestMiddleware(BodyLimit(app, service.body_budget), service.records)
+    endpoints = {classify.PATH: classify.post_classify, oip.INFER: oip.infer}
+    return RequestMiddleware(_framework(service), endpoints, service.records, service.body_budget)
 
 
 def _framework(service: Service) -> FastAPI:

@@ -1,4 +1,4 @@
-"""What runs around every request, as plain ASGI: its record, the limit on bodies, and a fast path to the endpoints."""
+"""What runs around every request, as plain ASGI: its record, the limit on bodies, and a short way to the endpoints."""
 
 import asyncio
 import logging
@@ -28,29 +28,30 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
 
-class RequestMiddleware:
-    """Keeps the record of each request, `msmlp_record` in the scope, and sets `X-Request-ID` in the response."""
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-    def __init__(self, app: ASGIApp, records: RequestRecords) -> None:
-        self._app, self._records = app, records
+
+class RequestMiddleware:
+    """Keeps the record of each request, `msmlp_record` in the scope, and counts the bytes of its body.
+
+    A POST whose path matches one of `endpoints` goes straight there: FastAPI's routing costs more than the answer. All
+    else goes to `app`, which knows these routes too: it describes them, and answers other methods.
+    """
+
+    def __init__(
+        self, app: ASGIApp, endpoints: Mapping[re.Pattern[str], Endpoint], records: RequestRecords, budget: ByteBudget
+    ) -> None:
+        self._app, self._endpoints, self._records, self._budget = app, endpoints, records, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         record = scope["msmlp_record"] = _record(scope)
-
-        async def send_and_note(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
-            elif not message.get("more_body"):
-                self._records.close(record)  # before the client has it all, and may ask for the metrics
-            await send(message)
-
+        exchange = _Exchange(record, self._records, self._budget, receive, send)
         with self._records.open(record):
             try:
-                await self._app(scope, receive, send_and_note)
+                await self._respond(scope, exchange)
             except asyncio.CancelledError:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
@@ -58,9 +59,56 @@ class RequestMiddleware:
                 # A failure below still has a response, an id and a row in the metrics.
                 log.exception("request failed")
                 if not record.status:
-                    await error_response(scope, error)(scope, receive, send_and_note)
+                    await error_response(scope, error)(scope, receive, exchange.send)
+            finally:
+                self._budget.give_back(exchange.held)
             if math.isnan(record.ended):
                 record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
+
+    async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
+        if scope["method"] == "POST":
+            for pattern, endpoint in self._endpoints.items():
+                if found := pattern.fullmatch(scope["path"]):
+                    scope["app"], scope["path_params"] = self._app, found.groupdict()
+                    try:
+                        response = await endpoint(Request(scope, exchange.receive))
+                    except (MsmlpError, ClientDisconnect) as error:
+                        response = error_response(scope, error)
+                    await response(scope, exchange.receive, exchange.send)
+                    return
+        await self._app(scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """A request's way in and out.
+
+    The `held` bytes of its body count until it is answered: permits bound the images, but are taken only once a body
+    was read. One that would exceed the budget is answered 429.
+    """
+
+    def __init__(
+        self, record: RequestRecord, records: RequestRecords, budget: ByteBudget, receive: Receive, send: Send
+    ) -> None:
+        self._record, self._records, self._budget = record, records, budget
+        self._receive, self._send = receive, send
+        self.held = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        size = len(message.get("body", b""))
+        self._budget.take(size)
+        self.held += size
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a message, the first one with the request's id; the last one ends the record."""
+        record = self._record
+        if message["type"] == "http.response.start":
+            record.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+        elif not message.get("more_body"):
+            self._records.close(record)  # before the client has it all, and may ask for the metrics
+        await self._send(message)
 
 
 def _record(scope: Scope) -> RequestRecord:
@@ -78,55 +126,3 @@ def _route(path: str) -> str:
     if path.startswith("/ui/"):
         return "/ui"
     return path if path in ROUTES else route_label(path) or "other"
-
-
-class BodyLimit:
-    """Counts the bytes of bodies until their requests are answered; one that would exceed the budget is answered 429.
-
-    Permits bound the images, but are taken only once a body was read.
-    """
-
-    def __init__(self, app: ASGIApp, budget: ByteBudget) -> None:
-        self._app, self._budget = app, budget
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        mine = 0
-
-        async def counted() -> Message:
-            nonlocal mine
-            message = await receive()
-            size = len(message.get("body", b""))
-            self._budget.take(size)
-            mine += size
-            return message
-
-        try:
-            await self._app(scope, counted, send)
-        finally:
-            self._budget.give_back(mine)
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class FastPath:
-    """Takes a POST whose path matches one of `endpoints` straight there: FastAPI's routing costs more than the answer.
-
-    All else goes to `app`, which knows these routes too: it describes them, and answers other methods.
-    """
-
-    def __init__(self, app: ASGIApp, endpoints: dict[re.Pattern[str], Endpoint]) -> None:
-        self._app, self._endpoints = app, endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            for pattern, endpoint in self._endpoints.items():
-                if found := pattern.fullmatch(scope["path"]):
-                    scope["app"], scope["path_params"] = self._app, found.groupdict()
-                    try:
-                        response = await endpoint(Request(scope, receive))
-                    except (MsmlpError, ClientDisconnect) as error:
-                        response = error_response(scope, error)
-                    await response(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)

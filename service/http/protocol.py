@@ -84,6 +84,35 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Joining:
+    """A transport that sends the head of a response together with its body: two packets would wake the client twice."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/"):
+            self._head = data
+            self._loop.call_soon(self._flush)  # for a body that comes later
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+
 class _Connection:
     """Common to both parsers' connections: the departure, and refusals in the form of all other errors."""
 
@@ -143,7 +172,7 @@ class Protocol(_Connection, HttpToolsProtocol):
         self._refusing = False  # as soon as what came before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
     def data_received(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ NO_EXIT = "none"
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
+Item = TypeVar("Item")
+
 # Otherwise every counter exports a second series, the time of its creation.
 disable_created_metrics()
 
@@ -85,6 +87,9 @@ class Metrics(Collector):
         self.executions = 0
         """Batches that the first stage has run."""
 
+        # Counted later, many together: one by one that costs more than the JSON of the answers.
+        self._requests: deque[tuple[str, int, float]] = deque()
+        self._batches: deque[Ran] = deque()
         self._answers: deque[tuple[Any, ...]] = deque()
         self._spent = self._expected = 0.0
         self._shadows: dict[int, deque[bool]] = {}
@@ -163,8 +168,7 @@ class Metrics(Collector):
             self.model_info.labels(self._name, self._version, message.backend, message.device).set(1)
         elif isinstance(message, Ran):
             self.executions += message.stage == 0
-            self._child(self.compute_seconds, message.stage + 1).observe(message.seconds)
-            self._child(self.batch_size, message.stage + 1).observe(message.images)
+            self._batches.append(message)
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
         elif isinstance(message, Failed) and message.shed:
@@ -180,27 +184,30 @@ class Metrics(Collector):
         return {exit: (sum(newest), len(newest)) for exit, newest in self._shadows.items()}
 
     def ended(self, record: RequestRecord) -> None:
-        self._child(self.requests, record.route, record.status).inc()
-        self._child(self.request_seconds, record.route).observe(record.seconds)
+        self._requests.append((record.route, record.status, record.seconds))
+        if len(self._requests) >= TOGETHER:
+            self._count()
 
     def answered(
         self, result: Result, record: RequestRecord, deadline: float, *, spent: float, expected: float
     ) -> None:
-        """Images of a request were answered, with their GFLOPs `spent` and `expected`; `deadline` is inf without one.
-
-        They are counted later, many together: one by one that costs more than the JSON of their answers.
-        """
+        """Images of a request were answered; they have `spent` GFLOPs. `deadline` is inf without one."""
         self._answers.append((result.exit, result.reason, result.landed, result.history, record.arrival, deadline))
         self._spent += spent
         self._expected += expected
-        if len(self._answers) >= TOGETHER:
-            self._count()
 
     def _count(self) -> None:
-        """Count what was answered since the last call."""
-        rows = [self._answers.popleft() for _ in range(len(self._answers))]
-        if not rows:
-            return
+        """Count what has happened since the last call."""
+        for route, status, seconds in _taken(self._requests):
+            self._child(self.requests, route, status).inc()
+            self._child(self.request_seconds, route).observe(seconds)
+        for batch in _taken(self._batches):
+            self._child(self.compute_seconds, batch.stage + 1).observe(batch.seconds)
+            self._child(self.batch_size, batch.stage + 1).observe(batch.images)
+        if rows := _taken(self._answers):
+            self._count_images(rows)
+
+    def _count_images(self, rows: list[tuple[Any, ...]]) -> None:
         sizes = [len(row[0]) for row in rows]
         exit, reason, landed, history = (np.concatenate([row[column] for row in rows]) for column in range(4))
         arrival, deadline = (np.repeat([row[column] for row in rows], sizes) for column in (4, 5))
@@ -313,6 +320,11 @@ def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Me
     for number, value in enumerate(values, start=1):
         family.add_metric([str(number)] if label else [], float(value))
     return family
+
+
+def _taken(waiting: deque[Item]) -> list[Item]:
+    """All that waits, taken out; others may append meanwhile."""
+    return [waiting.popleft() for _ in range(len(waiting))]
 
 
 class LabelledHistogram(Collector):

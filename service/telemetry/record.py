@@ -4,8 +4,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -103,21 +102,29 @@ class RequestRecords:
     def __init__(self, *observers: Observer) -> None:
         self.observers = list(observers)
 
-    @contextmanager
-    def open(self, record: RequestRecord) -> Iterator[None]:
+    def open(self, record: RequestRecord) -> "_Open":
         """Within the block, log lines have the request's id; the request ends with it, if not before."""
-        token = request_id_of_this_task.set(record.request_id)
-        try:
-            yield
-        finally:
-            self.close(record)
-            request_id_of_this_task.reset(token)
+        return _Open(self, record)
 
     def close(self, record: RequestRecord) -> None:
         """End a request; only the first call counts."""
         if math.isnan(record.ended):
             record.ended = time.monotonic()
             tell(self.observers, record)
+
+
+class _Open:
+    """A generator would take three times as long."""
+
+    def __init__(self, records: RequestRecords, record: RequestRecord) -> None:
+        self._records, self._record = records, record
+
+    def __enter__(self) -> None:
+        self._token = request_id_of_this_task.set(self._record.request_id)
+
+    def __exit__(self, *_: object) -> None:
+        self._records.close(self._record)
+        request_id_of_this_task.reset(self._token)
 
 
 def tell(observers: list[Observer], record: RequestRecord) -> None:

@@ -182,7 +182,7 @@ def plan_engine(
     """
     devices = settings.devices.split(",") if settings.devices else [settings.device]
     if settings.devices and settings.engine not in ("auto", "process"):
-        raise OptionError("devices", f"expected --engine process or auto beside it, not {settings.engine}")
+        raise OptionError("devices", f"goes with --engine process or auto, not --engine {settings.engine}")
     permits = settings.capacity and max(1, settings.capacity // len(devices))
 
     @cache

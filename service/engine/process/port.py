@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
 from msmlp.service.engine.process import peers
@@ -16,19 +16,13 @@ from msmlp.service.engine.process.memory import PEERS, Board, Ring, new_file
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
 from msmlp.service.engine.transport import freeze_gc
 
+if TYPE_CHECKING:
+    from msmlp.service.engine.process.child import Watchdog
+
 log = logging.getLogger("msmlp.engine")
 
 MOST_UNSENT = 64 * 2**20
 """Bytes that may wait for a front end that does not read; with more, it is left."""
-
-
-class Watched(Protocol):
-    """Who wants to know that the engine's thread lives (child.Watchdog)."""
-
-    def alive(self) -> None: ...
-
-    def rest(self) -> None:
-        """It waits for others, which may take any time."""
 
 
 class Peer:
@@ -52,7 +46,7 @@ class ChildPort:
         self,
         listener: socket.socket,
         host: Connection,
-        watchdog: Watched,
+        watchdog: "Watchdog",
         *,
         stages: int,
         size: int,

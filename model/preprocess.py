@@ -81,16 +81,18 @@ def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image
         # Below four times the size no reduced scale fits. MPO: a phone's JPEG with a second image.
         if near is not None and min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
             image.draft(None, (2 * near, 2 * near))
-        image.load()
         return upright_rgb(image)
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Any image → RGB, upright; the image itself if it is that already: small images feel a copy."""
+    """Any image → RGB, upright; the image itself if it is that already: small images feel a copy.
+
+    OSError for an opened file whose pixels are damaged.
+    """
+    image.load()
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
-        image.load()
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:

@@ -24,6 +24,7 @@ class SlotPool:
         self._count = capacity
         self._taken = np.zeros(capacity, dtype=bool)
         self._place = np.zeros(capacity, dtype=np.int64)
+        self._places = np.arange(capacity)
 
     def take(self, count: int) -> NDArray[np.int64]:
         if count > self._count:
@@ -45,10 +46,12 @@ class SlotPool:
 
     def give(self, slots: NDArray[np.int64]) -> None:
         # A slot named twice keeps its last place; sorting to find it would cost more than everything else here.
-        places = np.arange(len(slots))
+        count = len(slots)
+        places = self._places[:count]
         self._place[slots] = places
-        if not self._taken[slots].all() or (self._place[slots] != places).any():
+        # On a few items `count_nonzero` takes a tenth of what `any` and `all` take.
+        if np.count_nonzero(self._taken[slots]) < count or np.count_nonzero(self._place[slots] != places):
             raise DeviceError("a slot was released twice")
         self._taken[slots] = False
-        self._free[self._count : self._count + len(slots)] = slots
-        self._count += len(slots)
+        self._free[self._count : self._count + count] = slots
+        self._count += count

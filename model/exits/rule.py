@@ -35,6 +35,25 @@ def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[
     return sure
 
 
+def outlook(
+    exits: int, thresholds: Floats, min_exit: int = 1, max_exit: int | None = None
+) -> tuple[list[float], list[int]]:
+    """For one image and every exit [K], what `decided` needs: the least score that leaves (inf: none does), and the
+    reason code of every other score.
+    """
+    last = exits if max_exit is None else max_exit
+    leaving = enumerate(thresholds.tolist(), start=1)
+    least = [limit if limit < 1 and exit >= min_exit else np.inf for exit, limit in leaving]
+    others = [int(MAX_EXIT if exit >= last else GOES_ON) for exit in range(1, exits)]
+    return [*least, np.inf], [*others, int(FINAL)]
+
+
+def decided(scores: NDArray[np.floating], least: Floats, others: NDArray[np.int8]) -> NDArray[np.int8]:
+    """`decide` with the columns [n] that `outlook` has for this exit: the reason codes [n], written into `others`."""
+    others[scores >= least] = CONFIDENT
+    return others
+
+
 def decide(
     exit: int,
     exits: int,
@@ -55,9 +74,10 @@ def decide(
     """
     if exit == exits:
         return np.full(len(scores), FINAL)
-    confident = leaves(scores, thresholds) & (np.asarray(min_exit) <= exit)
-    bound = np.where(np.asarray(max_exit) <= exit, MAX_EXIT, GOES_ON)
-    return np.where(confident, CONFIDENT, bound)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    least = np.where((limits < 1) & (np.asarray(min_exit) <= exit), limits, np.inf)
+    others = np.where(np.asarray(max_exit) <= exit, MAX_EXIT, GOES_ON)
+    return decided(scores, np.broadcast_to(least, len(scores)), np.resize(others, len(scores)))
 
 
 def exit_of(

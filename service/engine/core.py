@@ -7,8 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.model.exits.rule import GOES_ON
+from msmlp.service.engine.answered import Answered
 from msmlp.service.engine.latency import LatencyModel, LoadEstimate
 from msmlp.service.engine.messages import (
-    HISTORY,
     Answers,
     Cancel,
     Cancelled,
@@ -106,13 +105,15 @@ class Engine:
     """A core and its port.
 
     The callers keep at most `permits` images in flight. The backend's other slots are for shadows: one of
-    `shadow_every` confident exits. Without `permits` there are as many as slots, less SHADOW_SLOTS.
+    `shadow_every` confident exits. Without `permits` there are as many as slots, less SHADOW_SLOTS. A port on the
+    core's own thread asks for the load when it wants it: the engine `publishes` none.
     """
 
     core: "EngineCore"
 
-    def __init__(self, port: Port, *, permits: int | None, shadow_every: int) -> None:
+    def __init__(self, port: Port, *, permits: int | None, shadow_every: int, publishes: bool = True) -> None:
         self._port, self._permits, self._shadow_every = port, permits, shadow_every
+        self._publishes = publishes
         self._outbox = list[Outbound]()
 
     def begin(self, backend: StageBackend, seconds: NDArray[np.float64]) -> None:
@@ -127,9 +128,10 @@ class Engine:
             seconds=seconds,
             shadow_every=shadow_every,
             reserve=reserve,
-            publish=self._publish,
+            publish=self._publish if self._publishes else None,
         )
-        self._port.publish(self.core.load())
+        if self._publishes:
+            self._port.publish(self.core.load())
         self._port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
         log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
 
@@ -163,8 +165,7 @@ class Engine:
             self._outbox.clear()
 
 
-@dataclass(frozen=True)
-class _InFlight:
+class _InFlight(NamedTuple):
     """A batch on the device: when it was launched and when it should end (monotonic seconds)."""
 
     batch: Batch
@@ -188,16 +189,17 @@ class EngineCore:
         seconds: NDArray[np.float64],
         shadow_every: int = 0,
         reserve: int = 0,
-        publish: Callable[[Load], None] = lambda load: None,
+        publish: Callable[[Load], None] | None = None,
     ) -> None:
         self.backend, self._send, self._publish = backend, send, publish
         self._stages = stages = backend.stages
         self.latency = LatencyModel(backend.buckets, seconds)
         self.scheduler = Scheduler(backend.capacity, stages, self.latency, shadow_every=shadow_every, reserve=reserve)
         self._estimate = LoadEstimate(stages, self.latency)
-        self._history = np.zeros((backend.capacity, stages), dtype=HISTORY)
-        self._probabilities = np.zeros((backend.capacity, backend.classes), dtype=np.float32)
+        self._answered = Answered(backend.capacity, stages, backend.classes, backend.buckets[-1])
         self._stream = np.zeros(backend.capacity, dtype=bool)
+        self._exits = np.arange(1, stages + 1).repeat(backend.capacity).reshape(stages, -1)
+        self._exits.setflags(write=False)  # parts of it leave in answers
         self._in_flight: deque[_InFlight] = deque()
         self._collected = 0.0  # when the last batch was, or when work arrived after there was none
         self._failures = 0
@@ -276,7 +278,7 @@ class EngineCore:
             pass
         if self._in_flight:
             self._collect(self._in_flight.popleft())
-        if self.idle:
+        if self._publish and self.idle:
             self._publish(self.load())
 
     def _launch(self) -> bool:
@@ -288,7 +290,8 @@ class EngineCore:
         if batch is None:
             return False
         self._answer_overdue(self.scheduler.overdue(now, starts + batch.seconds))
-        self._publish(self.load(batch))  # before the launch: on a CPU that is when the batch runs
+        if self._publish:
+            self._publish(self.load(batch))  # before the launch: on a CPU that is when the batch runs
         try:
             handle = self.backend.launch(batch.stage, batch.slots)
         except Exception as error:
@@ -311,7 +314,7 @@ class EngineCore:
         self.latency.learn(batch.stage, len(batch.slots), now - self._collected)
         self._collected = now
         self._send(Ran(batch.stage, len(batch.slots), seconds))
-        self._record(batch, output, seconds)
+        self._answered.record(batch, output, seconds)
         self._settle(batch, output, now)
 
     def _abandon(self, batch: Batch, error: Exception) -> None:
@@ -324,16 +327,6 @@ class EngineCore:
             requests = self.scheduler.tickets.request[overdue.slots]
             self._answer(overdue.slots, requests, overdue.exits, overdue.reasons)
             self.backend.release(overdue.slots)
-
-    def _record(self, batch: Batch, output: StageOutput, seconds: float) -> None:
-        rows, best = np.empty(len(batch.slots), HISTORY), output.probabilities.argmax(axis=1)
-        rows["score"] = output.score
-        rows["confidence"] = output.probabilities[np.arange(len(best)), best]
-        rows["queue_seconds"], rows["compute_seconds"] = batch.waited, seconds
-        rows["class_id"], rows["batch_size"] = best, len(best)
-        # Several times faster than self._history[batch.slots, batch.stage] = rows.
-        self._history.reshape(-1).put(batch.slots * self._stages + batch.stage, rows)
-        self._probabilities[batch.slots] = output.probabilities
 
     def _settle(self, batch: Batch, output: StageOutput, now: float) -> None:
         # Read first: settling turns some tickets into shadows, which belong to no request.
@@ -351,14 +344,17 @@ class EngineCore:
         """Answer images: those of streams at every exit, the others at their last."""
         rows, reasons = settled.left, settled.reasons
         streams = self._stream.take(batch.slots)
-        if streams.any():
+        if np.count_nonzero(streams):
             every = np.full(len(batch.slots), GOES_ON)
             every[settled.left] = settled.reasons
             streams[settled.left] = True
             rows = streams.nonzero()[0]
             reasons = every[rows]
         if len(rows):
-            self._answer(batch.slots[rows], requests[rows], np.full(len(rows), batch.stage + 1), reasons)
+            slots = batch.slots
+            if len(rows) < len(slots):
+                slots, requests = slots.take(rows), requests.take(rows)
+            self._answer(slots, requests, self._exits[batch.stage, : len(rows)], reasons)
 
     def _answer(
         self, slots: Slots, requests: NDArray[np.int64], exits: NDArray[np.int64], reasons: NDArray[np.int8]
@@ -369,14 +365,14 @@ class EngineCore:
                 index=self.scheduler.tickets.index.take(slots),
                 exit=exits,
                 reason=reasons,
-                probabilities=self._probabilities.take(slots, axis=0),
-                history=self._history.take(slots, axis=0),
+                probabilities=self._answered.probabilities.take(slots, axis=0),
+                history=self._answered.history_of(slots),
             )
         )
 
     def _check_shadows(self, batch: Batch, settled: Settled) -> None:
         if len(settled.checked):
-            classes = self._history["class_id"][batch.slots[settled.checked]]
+            classes = self._answered.history_of(batch.slots[settled.checked])["class_id"]
             then = classes[np.arange(len(classes)), settled.left_at - 1]
             self._send(Shadowed(settled.left_at, then == classes[:, batch.stage]))
 

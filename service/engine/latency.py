@@ -54,9 +54,9 @@ class LatencyModel:
         self._measured = np.maximum(seconds, LEAST)
         self._correction = np.ones_like(self._measured)
         self._pace = 1.0
-        self._bucket = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
+        self._bucket: list[int] = np.searchsorted(buckets, np.arange(buckets[-1] + 1)).tolist()
         self.margin = 1.1
-        self._until_refresh = REFRESH
+        self.learnt = 0  # batches
         self._refresh()
 
     def learn(self, stage: int, images: int, seconds: float) -> None:
@@ -64,21 +64,20 @@ class LatencyModel:
         # The quantile in small steps: up by nineteen, down by one, so that one batch in twenty may be late.
         self.margin = min(OUTLIER, max(1.0, self.margin + 0.01 * (COVERED - (ratio <= self.margin))))
         self._pace *= 1 + PACE * (ratio - 1)
-        self._correction[stage, self._bucket[min(images, self.buckets[-1])]] *= 1 + WEIGHT * (ratio - 1)
-        self._until_refresh -= 1
-        if not self._until_refresh:
-            self._until_refresh = REFRESH
+        self._seconds[stage][self._bucket[min(images, self.buckets[-1])]] *= 1 + WEIGHT * (ratio - 1)
+        self.learnt += 1
+        if self.learnt % REFRESH == 0:
+            self._correction = np.array(self._seconds) / self._measured
             self._correction **= 1 - FORGET
             self._refresh()
 
     def predict(self, stage: int, images: int) -> float:
         """Seconds of a batch of `images`; more than the largest bucket counts as one full batch."""
-        b = self._bucket[min(images, self.buckets[-1])]
-        return self._pace * float(self._measured[stage, b] * self._correction[stage, b])
+        return self._pace * self._seconds[stage][self._bucket[min(images, self.buckets[-1])]]
 
     def longest_within(self, stage: int, seconds: float) -> int:
         """The largest bucket whose batch, margin included, takes at most `seconds`; 0 if there is none."""
-        takes = self._measured[stage] * self._correction[stage] * self._pace
+        takes = np.array(self._seconds[stage]) * self._pace
         within = np.flatnonzero(takes * self.margin <= seconds)
         return self.buckets[within[-1]] if len(within) else 0
 
@@ -105,6 +104,8 @@ class LatencyModel:
 
     def _refresh(self) -> None:
         buckets, seconds = np.array(self.buckets), self._measured * self._correction
+        # Plain numbers: a batch asks for and changes single ones.
+        self._seconds: list[list[float]] = seconds.tolist()
         sizes = np.arange(self.buckets[-1] + 1)
         per_image = seconds / buckets
         best = per_image.min(axis=1)
@@ -133,20 +134,25 @@ class LoadEstimate:
         self._survive = [1.0] * stages  # before anything is known, every image goes to the last stage
         self._survive[-1] = 0.0
         self.work_seconds = 0.0
+        self._needs, self._learnt = list[float](), -1
 
     def ran(self, stage: int, images: int, onward: int) -> None:
         """A batch of `images` has run, of which `onward` go on."""
         self.work_seconds += images * self._latency.best[stage]
         weight = images / (images + MEMORY)
         self._survive[stage] += weight * (onward / images - self._survive[stage])
+        self._learnt = -1
 
     def per_image(self) -> list[float]:
         """Device seconds that an image waiting for each stage still needs, [K]."""
-        needs, later = [], 0.0
-        for best, survive in zip(reversed(self._latency.best), reversed(self._survive), strict=True):
-            later = best + survive * later
-            needs.append(later)
-        return needs[::-1]
+        if self._learnt != self._latency.learnt:
+            self._learnt = self._latency.learnt
+            needs, later = [], 0.0
+            for best, survive in zip(reversed(self._latency.best), reversed(self._survive), strict=True):
+                later = best + survive * later
+                needs.append(later)
+            self._needs = needs[::-1]
+        return self._needs
 
     def later(self, stage: int, images: int) -> float:
         """Device seconds that `images` in a batch of `stage` need after it."""
@@ -178,6 +184,8 @@ class StageSelector:
 
     def worthiest(self, waiting: list[int]) -> int:
         """The deepest stage with a full batch; else the one that wastes least, the deeper one where they are alike."""
+        if waiting.count(0) == len(waiting) - 1:  # mostly, when few wait
+            return next(k for k, waits in enumerate(waiting) if waits)
         for stage in reversed(range(len(waiting))):
             if waiting[stage] >= self._latency.full(stage):
                 return stage

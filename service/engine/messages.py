@@ -49,8 +49,7 @@ class ExitParameters:
     stream: bool = False
 
 
-@dataclass(frozen=True)
-class Submit:
+class Submit(NamedTuple):
     """The images of one request.
 
     `request` is unique in this engine; `pixels` uint8 [n, size, size, 3]; `arrival` in seconds of the monotonic clock.
@@ -171,8 +170,7 @@ class Load:
         return cls((0,) * stages, (float("inf"),) * stages)
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """A batch has run; for the metrics."""
 
     stage: int

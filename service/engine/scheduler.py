@@ -11,7 +11,7 @@ Rules
 6. Else full batches go first, of the deepest stage that has one: its tickets are nearest to an answer.
 7. Else the stage whose batch wastes the least of the device, the deeper one where they are alike; the others collect
    tickets meanwhile. `LatencyModel.take` says how many of the waiting tickets run.
-8. `model.exits.decide` alone says where a ticket goes after a stage.
+8. `model.exits.rule` alone says where a ticket goes after a stage.
 9. A cancelled ticket leaves immediately when WAITING and after its batch when RUNNING.
 10. A ticket that has reached an exit leaves with it when its next stage cannot end by its deadline (`overdue`). One
     that has reached none leaves when the deadline has passed. `min_exit` outranks both.
@@ -22,12 +22,12 @@ So a ticket behind m others in its queue runs after at most (m + 1) * (P + 1) ba
 deadlines, (m + 1) * (P + 1)**2.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decide
+from msmlp.model.exits.rule import CONFIDENT, GOES_ON, Reason, decided
 from msmlp.service.engine.latency import PATIENCE, LatencyModel, StageSelector
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.tickets import FREE, RUNNING, SHADOW, WAITING, Fifo, Slots, Tickets
@@ -35,11 +35,10 @@ from msmlp.service.engine.tickets import FREE, RUNNING, SHADOW, WAITING, Fifo, S
 NO_TICKETS = np.zeros(0, dtype=np.int64)
 NO_REASONS = np.zeros(0, dtype=np.int8)
 WITHDRAWN = -1
-"""For cancelled tickets, next to the reasons of `decide`."""
+"""For cancelled tickets, next to the reasons of the exit rule."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Run stage `stage` (0-based) over `slots`, all of them tickets or all of them shadows.
 
     `waited` is how long each waited for it, `seconds` the predicted duration, margin included.
@@ -52,8 +51,7 @@ class Batch:
     shadows: bool = False
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(NamedTuple):
     """What became of a batch.
 
     `left`: positions in the batch of tickets that leave with an answer, and their `reasons`. `checked`: positions of
@@ -61,22 +59,21 @@ class Settled:
     how many of those belonged to cancelled tickets. `onward`: how many tickets wait for the next stage.
     """
 
-    left: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
-    reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
-    checked: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
-    left_at: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
-    free: Slots = field(default_factory=lambda: NO_TICKETS)
+    left: NDArray[np.int64] = NO_TICKETS
+    reasons: NDArray[np.int8] = NO_REASONS
+    checked: NDArray[np.int64] = NO_TICKETS
+    left_at: NDArray[np.int64] = NO_TICKETS
+    free: Slots = NO_TICKETS
     cancelled: int = 0
     onward: int = 0
 
 
-@dataclass(frozen=True)
-class Overdue:
+class Overdue(NamedTuple):
     """Tickets that left their queue at their deadline, and the exit they reached (0: none). Release their slots."""
 
-    slots: Slots = field(default_factory=lambda: NO_TICKETS)
-    exits: NDArray[np.int64] = field(default_factory=lambda: NO_TICKETS)
-    reasons: NDArray[np.int8] = field(default_factory=lambda: NO_REASONS)
+    slots: Slots = NO_TICKETS
+    exits: NDArray[np.int64] = NO_TICKETS
+    reasons: NDArray[np.int8] = NO_REASONS
 
 
 class Scheduler:
@@ -145,25 +142,23 @@ class Scheduler:
         if batch.shadows:
             return self._settle_shadows(batch, now)
         slots, tickets, exit = batch.slots, self.tickets, batch.stage + 1
-        reasons = decide(
-            exit,
-            self.stages,
-            scores,
-            tickets.thresholds[batch.stage].take(slots),
-            tickets.min_exit.take(slots),
-            tickets.max_exit.take(slots),
-        )
+        reasons = tickets.others[batch.stage].take(slots)
+        if exit < self.stages:
+            reasons = decided(scores, tickets.least[batch.stage].take(slots), reasons)
         withdrawn = NO_TICKETS
         if tickets.unwanted:
             cancelled = tickets.cancelled[slots]
             withdrawn, reasons[cancelled] = slots[cancelled], WITHDRAWN
             tickets.end(withdrawn, RUNNING)
-        onward = self._go_on(slots[reasons == GOES_ON], exit, now)
-        left = (reasons > GOES_ON).nonzero()[0]
+        left = (reasons > GOES_ON if len(withdrawn) else reasons).nonzero()[0]
+        onward = len(slots) - len(withdrawn) - len(left)
+        if onward:
+            self._go_on(slots if onward == len(slots) else slots[reasons == GOES_ON], exit, now)
         if not len(left):
             return Settled(free=withdrawn, cancelled=len(withdrawn), onward=onward)
-        reasons = reasons.take(left)
-        free = self._leave(slots.take(left), reasons, exit, now)
+        if len(left) < len(slots):
+            slots, reasons = slots.take(left), reasons.take(left)
+        free = self._leave(slots, reasons, exit, now)
         if len(withdrawn):
             free = np.concatenate([withdrawn, free])
         return Settled(left, reasons, free=free, cancelled=len(withdrawn), onward=onward)
@@ -198,7 +193,7 @@ class Scheduler:
 
     def idle(self) -> bool:
         """Whether there is nothing to run, not even a shadow."""
-        return not any(map(len, self._queues)) and not any(map(len, self._shadows))
+        return not any(self._queues) and not (self.tickets.shadows and any(self._shadows))
 
     def oldest_since(self) -> list[float]:
         """Since when the oldest waiting ticket of each stage has waited, [K]; inf where none waits."""
@@ -253,8 +248,8 @@ class Scheduler:
 
     def _leave(self, slots: Slots, reasons: NDArray[np.int8], exit: int, now: float) -> Slots:
         """Answered tickets end, except those kept as shadows → free slots."""
-        if self._shadow_every:
-            kept = self._sample(reasons == CONFIDENT)
+        if self._shadow_every and exit < self.stages:
+            kept = self._sample(reasons)
             if len(kept):
                 self.tickets.become_shadows(slots[kept], exit)
                 self._shadow_on(slots[kept], exit, now)
@@ -262,23 +257,25 @@ class Scheduler:
         self.tickets.end(slots, RUNNING)
         return slots
 
-    def _go_on(self, slots: Slots, stage: int, now: float) -> int:
-        if len(slots):
-            self.tickets.move(slots, RUNNING, WAITING)
-            self.tickets.since[slots] = now
-            self._queues[stage].push(slots)
-        return len(slots)
+    def _go_on(self, slots: Slots, stage: int, now: float) -> None:
+        self.tickets.move(slots, RUNNING, WAITING)
+        self.tickets.since[slots] = now
+        self._queues[stage].push(slots)
 
     def _shadow_on(self, slots: Slots, stage: int, now: float) -> None:
         self.tickets.move(slots, RUNNING, SHADOW)
         self.tickets.since[slots] = now
         self._shadows[stage].push(slots)
 
-    def _sample(self, confident: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _sample(self, reasons: NDArray[np.int8]) -> NDArray[np.int64]:
         """Every `shadow_every`-th confident ticket, counted over all batches, while there is room."""
         before = self._confident % self._shadow_every
-        self._confident += int(np.count_nonzero(confident))
-        which = confident.nonzero()[0][self._shadow_every - 1 - before :: self._shadow_every]
+        confident = reasons.tobytes().count(CONFIDENT)
+        self._confident += confident
+        if before + confident < self._shadow_every:
+            return NO_TICKETS
+        which: NDArray[np.int64] = (reasons == CONFIDENT).nonzero()[0]
+        which = which[self._shadow_every - 1 - before :: self._shadow_every]
         return which[: max(0, self._reserve - self.tickets.shadows)]
 
     def _withdraw(self, requests: NDArray[np.int64]) -> Slots:

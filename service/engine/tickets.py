@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from msmlp.model.exits.rule import outlook
 from msmlp.service.engine.messages import ExitParameters
 
 Slots = NDArray[np.int64]
@@ -66,9 +67,10 @@ class Fifo:
 class Tickets:
     """`capacity` slots for tickets of a cascade of `stages`.
 
-    Columns are [capacity]; `thresholds` is [stages, capacity]; `shadow_of` is the exit at which a shadow's ticket left,
-    0 for other tickets. `timed`, `unwanted` and `shadows` count the tickets that have a deadline, were cancelled while
-    running, and are shadows: mostly there are none, and the columns need not be read.
+    Columns are [capacity]; `least` and `others` are a list of them by stage, with what the exit rule needs; `min_exit`
+    has meaning next to a deadline; `shadow_of` is the exit at which a shadow's ticket left, 0 for other tickets.
+    `timed`, `unwanted` and `shadows` count the tickets that have a deadline, were cancelled while running, and are
+    shadows: mostly there are none, and the columns need not be read.
     """
 
     def __init__(self, capacity: int, stages: int) -> None:
@@ -76,9 +78,9 @@ class Tickets:
         self.state = np.zeros(capacity, dtype=np.int8)
         self.request = np.full(capacity, -1, dtype=np.int64)
         self.index = np.zeros(capacity, dtype=np.int64)
-        self.thresholds = np.zeros((stages, capacity))
+        self.least = [np.full(capacity, np.inf) for _ in range(stages)]
+        self.others = [np.zeros(capacity, dtype=np.int8) for _ in range(stages)]
         self.min_exit = np.ones(capacity, dtype=np.int64)
-        self.max_exit = np.full(capacity, stages, dtype=np.int64)
         self.deadline = np.full(capacity, np.inf)
         self.since = np.zeros(capacity)
         self.cancelled = np.zeros(capacity, dtype=bool)
@@ -88,12 +90,16 @@ class Tickets:
     def enter(self, slots: Slots, request: int, parameters: ExitParameters, now: float) -> None:
         """Tickets of one request begin to wait, in the order of its images."""
         self.require(slots, FREE)
-        self.move(slots, FREE, WAITING)
-        self.request[slots], self.index[slots] = request, np.arange(len(slots))
-        self.thresholds[: self.stages - 1, slots] = parameters.thresholds[:, None]
-        self.min_exit[slots], self.max_exit[slots] = parameters.min_exit, parameters.max_exit
-        self.deadline[slots], self.since[slots] = parameters.deadline, now
-        self.timed += len(slots) if parameters.deadline < np.inf else 0
+        one = len(slots) == 1
+        at: Slots | int = slots.item() if one else slots  # numpy sets a single number several times faster
+        self.state[at], self.since[at] = WAITING, now
+        self.request[at], self.index[at] = request, 0 if one else np.arange(len(slots))
+        least, others = outlook(self.stages, parameters.thresholds, parameters.min_exit, parameters.max_exit)
+        for stage in range(self.stages):
+            self.least[stage][at], self.others[stage][at] = least[stage], others[stage]
+        if parameters.deadline < np.inf:
+            self.deadline[at], self.min_exit[at] = parameters.deadline, parameters.min_exit
+            self.timed += len(slots)
 
     def withdraw(self, requests: NDArray[np.int64]) -> None:
         """Mark the running tickets of these requests as cancelled."""
@@ -105,7 +111,6 @@ class Tickets:
         """Tickets that were answered become shadows: they belong to no request, and reach the last exit."""
         self._untime(slots)
         self.request[slots], self.shadow_of[slots] = -1, exit
-        self.thresholds[:, slots], self.max_exit[slots] = 1.0, self.stages
         self.shadows += len(slots)
 
     def end(self, slots: Slots, source: int) -> None:
@@ -121,7 +126,7 @@ class Tickets:
 
     def require(self, slots: Slots, state: int) -> None:
         """Raise RuntimeError unless all are in that state."""
-        if (self.state.take(slots) != state).any():
+        if self.state.take(slots).tobytes().count(state) != len(slots):  # comparing arrays takes several times as long
             raise RuntimeError(f"illegal transition: not all of {slots.tolist()} are in state {state}")
 
     def move(self, slots: Slots, source: int, target: int) -> None:

@@ -157,8 +157,14 @@ class InlineWorker(LocalWorker):
         self._inbox: list[Inbound] = []
         self._due = self._stopping = False
         self._ended = threading.Event()
-        self._engine = Engine(self, permits=self._permits, shadow_every=self._shadow_every)
+        self._engine = Engine(self, permits=self._permits, shadow_every=self._shadow_every, publishes=False)
         self._loop.run_in_executor(None, warmed, self._build, MOST_SECONDS).add_done_callback(self._begin)
+
+    @property
+    def load(self) -> Load | None:
+        if self._published is None and self.ready.is_set():
+            self._published = self._engine.core.load()
+        return super().load
 
     def _begin(self, built: asyncio.Future[Warm]) -> None:
         try:
@@ -191,7 +197,7 @@ class InlineWorker(LocalWorker):
         self._due = False
         messages, self._inbox = self._inbox, []
         self._stopping |= any(isinstance(message, Stop) for message in messages)
-        until = time.monotonic() + TURN_SECONDS
+        self._published, until = None, time.monotonic() + TURN_SECONDS
         try:
             self._engine.turn(messages)
             while not self._engine.core.idle and time.monotonic() < until:

@@ -28,7 +28,7 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed
+from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed, history_floats
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
@@ -192,7 +192,8 @@ class Metrics(Collector):
         self, result: Result, record: RequestRecord, deadline: float, *, spent: float, expected: float
     ) -> None:
         """Images of a request were answered; they have `spent` GFLOPs. `deadline` is inf without one."""
-        self._answers.append((result.exit, result.reason, result.landed, result.history, record.arrival, deadline))
+        history = history_floats(result.history)
+        self._answers.append((result.exit, result.reason, result.landed, history, record.arrival, deadline))
         self._spent += spent
         self._expected += expected
 
@@ -219,10 +220,10 @@ class Metrics(Collector):
         self.gflops_expected.inc(expected)
         self.image_seconds.observe(exit - 1, landed - arrival)
         images, stages = np.nonzero(np.arange(self._stages) < exit[:, None])
-        self.queue_seconds.observe(stages, history["queue_seconds"][images, stages])
+        self.queue_seconds.observe(stages, history[images, stages, 2])
         reached = exit.nonzero()[0]
         last = exit[reached] - 1
-        self.confidence.observe(last, history["confidence"][reached, last])
+        self.confidence.observe(last, history[reached, last, 1])
         for row in np.flatnonzero(deadline < math.inf).tolist():
             self.deadline.labels(_outcome(reason[row], landed[row], deadline[row])).inc()
             self.margin.observe(deadline[row] - landed[row])

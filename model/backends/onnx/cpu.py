@@ -7,6 +7,7 @@ batch, and a free thread takes the next one. A small part also stays in a core's
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ def buckets_of(largest: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
+@cache
 def part_of(bucket: int, threads: int) -> int:
     """Images per part of a bucket. All have one size, so that an image's place changes no bit of its answer."""
     parts = -(-bucket // LARGE)
@@ -121,11 +123,16 @@ class OnnxBackend(OnnxSlots):
 
     def _run(self, stage: int, rows: Slots) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A stage over rows of the slabs → probabilities [n, classes], score [n]; threads share no row."""
-        inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels[rows]}
+        # `take` is several times faster than indexing, for few rows.
+        inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels.take(rows, axis=0)}
         if stage:
-            inputs["upstream"] = self._features[stage - 1][rows]
-        wanted = ["probabilities", "score"] + (["features"] if stage + 1 < self.stages else [])
-        probabilities, score, *features = self._sessions[stage].run(wanted, inputs)
-        if features:
-            self._features[stage][rows] = features[0]
+            inputs["upstream"] = self._features[stage - 1].take(rows, axis=0)
+        if stage + 1 == self.stages:
+            probabilities, score = self._sessions[stage].run(["probabilities", "score"], inputs)
+            return probabilities, score
+        probabilities, score, features = self._sessions[stage].run(["probabilities", "score", "features"], inputs)
+        if len(rows) == 1:
+            self._features[stage][rows.item()] = features[0]
+        else:
+            self._features[stage][rows] = features
         return probabilities, score

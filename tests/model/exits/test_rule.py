@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msmlp.model.exits.rule import Reason, decide, exit_of, leaves
+from msmlp.model.exits.rule import Reason, decide, decided, exit_of, leaves, outlook
 
 # Few values, so that scores often stand exactly on a threshold.
 STEPS = st.sampled_from([0.0, 0.25, 0.5, 0.75, float(np.nextafter(1.0, 0.0)), 1.0])
@@ -109,9 +109,12 @@ def test_deciding_stage_by_stage_is_exit_of(table: tuple[NDArray[np.float64], ND
     scores, thresholds, low, high = table
     images, exits = scores.shape
     left, alive = np.zeros(images, dtype=np.int64), np.arange(images)
+    least, others = outlook(exits, thresholds, low, high)
     for k in range(1, exits + 1):
         threshold = thresholds[k - 1] if k < exits else 1.0
-        reasons = decide(k, exits, scores[alive, k - 1], np.full(len(alive), threshold), low, high)
+        now = scores[alive, k - 1]
+        reasons = decided(now, np.full(len(alive), least[k - 1]), np.full(len(alive), others[k - 1], dtype=np.int8))
+        assert reasons.tolist() == decide(k, exits, now, np.full(len(alive), threshold), low, high).tolist()
         left[alive[reasons != Reason.GOES_ON]] = k
         alive = alive[reasons == Reason.GOES_ON]
     assert not len(alive)

@@ -1,5 +1,6 @@
 """The engine as a thread and as a process under the same tests, then the thread alone."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ from msmlp.service.engine.messages import (
     Stop,
     Submit,
 )
-from msmlp.service.engine.transport import ThreadWorker
+from msmlp.service.engine.transport import InlineWorker, ThreadWorker
 from tests.engines import BROKEN, OWN_REQUEST, Build, Talk, no_device, process_on_loop, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 
@@ -380,3 +381,36 @@ def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:
     assert waiting() == (2, 2.0)
     worker.publish(replace(Load.none(3), submits=2, images=4))
     assert waiting() == (0, np.inf)
+
+
+def test_an_engine_on_the_event_loop_tells_its_load_when_asked() -> None:
+    said: list[Outbound] = []
+
+    async def until(kind: type) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not of(kind, said):
+                await asyncio.sleep(0.001)
+
+    async def life() -> list[Load | None]:
+        worker = InlineWorker(FakeBackend, said.extend, permits=8)
+        worker.start()
+        loads = [worker.load]
+        await until(Ready)
+        loads.append(worker.load)
+        worker.put(Submit(1, pictures(2, 0.2, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), 1.0))
+        loads.append(worker.load)
+        await until(Answers)
+        loads.append(worker.load)
+        worker.put(Stop())
+        await until(Died)
+        return [*loads, worker.load]
+
+    starting, ready, waiting, answered, ended = asyncio.run(life())
+    assert starting is ended is None
+    assert ready
+    assert waiting
+    assert answered
+    assert (ready.queued, ready.submits) == ((0, 0, 0), 0)
+    assert (waiting.queued, waiting.oldest[0]) == ((2, 0, 0), 1.0)
+    assert (answered.queued, answered.submits, answered.backlog_seconds) == ((0, 0, 0), 1, 0.0)
+    assert answered.work_seconds > 0

@@ -22,7 +22,7 @@ CHART_SCHEMA = Path("docker/helm/msmlp/values.schema.json")
 
 SET_BY_OTHER_VALUES = {"weights", "host", "port", "grpc_port"}
 """Settings that the chart derives from its own values: weights, service and grpc."""
-SCHEMA_KEYS = {"type", "enum", "minimum", "maximum", "description"}
+SCHEMA_KEYS = {"type", "const", "enum", "minimum", "maximum", "description"}
 """What the chart's schema takes from a setting. Defaults stay out: some depend on the machine."""
 POINTS = ("fast", "balanced", "accurate")
 
@@ -83,7 +83,10 @@ def chart_schema() -> str:
 
 def _rule(described: dict[str, Any]) -> dict[str, Any]:
     # An optional setting keeps its rule in anyOf, next to null; Helm treats null as a value that is not there.
-    described = {**described, **described.get("anyOf", [{}])[0]}
+    rules = [rule for rule in described.get("anyOf", []) if rule["type"] != "null"]
+    if len(rules) > 1:
+        return {"description": described["description"], "anyOf": list(map(_rule, rules))}
+    described = {**described, **(rules[0] if rules else {})}
     return {key: value for key, value in described.items() if key in SCHEMA_KEYS}
 
 

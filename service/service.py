@@ -16,14 +16,13 @@ from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
-from msmlp.service.engine.process.group import EngineGroup, connected
-from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
+from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
-from msmlp.service.engine.process.worker import ProcessWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
-from msmlp.service.frontends.peers import Peers
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
@@ -75,7 +74,7 @@ class ByteBudget:
 
 @dataclass
 class Service:
-    """`peers` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
+    """`others` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights
@@ -87,7 +86,7 @@ class Service:
     statistics: Statistics
     records: RequestRecords
     layout: Layout
-    peers: Peers | None = None
+    others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
 
@@ -110,7 +109,7 @@ class Service:
 
     def check_any_ready(self) -> None:
         """The same for the whole service: it is ready if one front end is."""
-        if self.draining or self.peers is None or not self.peers.any_ready:
+        if self.draining or self.others is None or not self.others.any_ready:
             self.check_ready()
 
     def own_images_per_second(self) -> float:
@@ -118,18 +117,18 @@ class Service:
 
     def images_per_second(self) -> float:
         """Of the whole service, over the last seconds."""
-        return self.own_images_per_second() + (self.peers.rate if self.peers else 0.0)
+        return self.own_images_per_second() + (self.others.rate if self.others else 0.0)
 
     async def metrics_text(self) -> bytes:
         """The whole service's, in Prometheus' text format."""
-        text: bytes = await self.peers.ask("metrics") if self.peers else self.metrics.render()
+        text: bytes = await self.others.ask("metrics") if self.others else self.metrics.render()
         return text
 
     async def counts(self) -> tuple[Statistics, int]:
         """The whole service's statistics, and how many batches the first stage has run."""
-        if self.peers is None:
+        if self.others is None:
             return self.statistics, self.metrics.executions
-        counts: tuple[Statistics, int] = await self.peers.ask("statistics")
+        counts: tuple[Statistics, int] = await self.others.ask("statistics")
         return counts
 
     @property
@@ -151,24 +150,21 @@ class EnginePlan:
 
     layout: Layout
     selected: list[tuple[Selection, str | None]]
-    permits: int | None
-    shadow_every: int
-    stages: int
-    size: int
+    options: dict[str, Any]
+    """As engines take them: `permits`, `shadow_every`."""
+    shape: dict[str, Any]
+    """`stages` and `size` of the images."""
 
-    def hosts(self) -> list[EngineHost]:
+    def hosts(self) -> EngineHosts:
         """The engines' processes, not yet started."""
-        return [
-            EngineHost(
-                each.build,
-                permits=self.permits,
-                stages=self.stages,
-                size=self.size,
-                shadow_every=self.shadow_every,
-                gpu=gpu,
-            )
-            for each, gpu in self.selected
-        ]
+        made = [EngineHost(each.build, gpu=gpu, **self.options, **self.shape) for each, gpu in self.selected]
+        return EngineHosts(made)
+
+
+def _shape(weights: Weights) -> dict[str, Any]:
+    """What crosses to an engine's process depends on it."""
+    cascade = weights.manifest.cascade
+    return {"stages": len(cascade.stages), "size": cascade.image_size}
 
 
 def plan_engine(
@@ -186,7 +182,7 @@ def plan_engine(
     """
     devices = settings.devices.split(",") if settings.devices else [settings.device]
     if settings.devices and settings.engine not in ("auto", "process"):
-        raise OptionError("devices", f"every device has an engine process of its own, not --engine {settings.engine}")
+        raise OptionError("devices", f"goes with --engine process or auto, not --engine {settings.engine}")
     permits = settings.capacity and max(1, settings.capacity // len(devices))
 
     @cache
@@ -204,14 +200,9 @@ def plan_engine(
         return select(weights, calibration, wanted, settings.backend)
 
     found = [(selected("cuda" if each.isdecimal() else each), _gpu(each)) for each in devices]
-    return EnginePlan(
-        layout_here(settings, found[0][0].name, found[0][0].device, weights),
-        found,
-        permits,
-        round(1 / settings.shadow) if settings.shadow else 0,
-        len(weights.manifest.cascade.stages),
-        weights.manifest.cascade.image_size,
-    )
+    first = found[0][0]
+    options = {"permits": permits, "shadow_every": round(1 / settings.shadow) if settings.shadow else 0}
+    return EnginePlan(layout_here(settings, first.name, first.device, weights), found, options, _shape(weights))
 
 
 def _gpu(device: str) -> str | None:
@@ -223,7 +214,8 @@ def _gpu(device: str) -> str | None:
         return device
     names = allowed.split(",")
     if int(device) >= len(names):
-        raise OptionError("devices", f"there is no GPU {device}: CUDA_VISIBLE_DEVICES is {allowed}")
+        expected = f"expected 0 to {len(names) - 1}, as CUDA_VISIBLE_DEVICES is {allowed}"
+        raise OptionError("devices", f"there is no GPU {device}; {expected}")
     return names[int(device)]
 
 
@@ -249,38 +241,31 @@ def build_service(
     name, version = manifest.name, model_version(weights, calibration)
     metrics = Metrics(manifest.gflops_cumulative, name, version)
     points = OperatingPoints(calibration, manifest.gflops_cumulative, settings.policy)
-    shape: dict[str, Any] = {
-        "stages": len(manifest.cascade.stages),
-        "size": manifest.cascade.image_size,
-        "ring_images": 2 * settings.max_images,
-    }
-    build: Callable[[], StageBackend] = _elsewhere
-    permits, shadow_every = settings.capacity, 0
+    connect = partial(RemoteWorker, **_shape(weights), ring_images=2 * settings.max_images)
+    build: BackendFactory = _elsewhere
+    options: dict[str, Any] = {}
     start: Callable[..., Worker]
     if engines is not None:
         layout = Layout(1, "process", "another process has the engine")
-        start = partial(_beside, partial(connected, engines, **shape))
+        start = partial(_beside, partial(EngineGroup, [partial(connect, address) for address in engines]))
     else:
         plan = plan_engine(settings, weights, calibration, select, share=share)
-        layout = plan.layout
-        build, permits, shadow_every = plan.selected[0][0].build, plan.permits, plan.shadow_every
+        layout, build, options = plan.layout, plan.selected[0][0].build, plan.options
         start = InlineWorker if layout.engine == "inline" else ThreadWorker
         if layout.engine == "process":
-            start = partial(_beside, partial(ProcessWorker, plan.hosts(), **shape))
+            start = partial(_beside, partial(ProcessWorker, plan.hosts(), connect))
     engine = AsyncEngine(
         build,
-        permits=permits,
+        **options,
         max_wait_seconds=settings.max_wait_ms / 1e3,
         costs=points.costs(),
         brownout_seconds=settings.brownout_ms / 1e3,
-        shadow_every=shadow_every,
         worker=start,
     )
     engine.watch(metrics.observe)
     metrics.watch(engine, points)
-    worker = engine.worker
-    if isinstance(worker, ProcessWorker | RemoteWorker | EngineGroup):
-        metrics.watch_engines(worker)
+    if isinstance(engine.worker, EngineGroup):
+        metrics.watch_engines(engine.worker)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     )
     frontends: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = Field(
         default="auto",
+        json_schema_extra={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "const": "auto"}]},
         description="Processes that accept, decode and answer. auto: with an engine inside each, one a core, as far as "
         "memory allows; with one engine process, 1 on a CPU, and for a GPU half as many as cores, at most 8.",
     )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Counts, ExitParameters, Inbound, Load, Outbound, Stop, Submit
-from msmlp.service.engine.process.host import Backoff, EngineHost
+from msmlp.service.engine.process.group import ProcessWorker
+from msmlp.service.engine.process.host import Backoff, EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
-from msmlp.service.engine.process.worker import ProcessWorker
 from msmlp.service.engine.transport import Send, ThreadWorker, Worker
 from tests import fakes
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
@@ -126,7 +127,8 @@ def host_of(build: BackendFactory, **options: Any) -> EngineHost:
 
 def process(build: BackendFactory, send: Send, *, ring_images: int = 256, **options: Any) -> ProcessWorker:
     """An engine in a process, for the pictures of `fakes`; use it on an event loop."""
-    return ProcessWorker([host_of(build, **options)], send, ring_images=ring_images, **SHAPE)
+    connect = partial(RemoteWorker, ring_images=ring_images, **SHAPE)
+    return ProcessWorker(EngineHosts([host_of(build, **options)]), connect, send)
 
 
 class OnLoop:

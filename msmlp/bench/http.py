@@ -80,16 +80,16 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
             raise MsmlpError(f"no service is ready at {url}; start it with msmlp serve, or leave out --url")
         yield Server("service", url, None)
         return
-    from msmlp.service.settings import Settings  # measuring another's service needs no serving packages
-
     # Shedding and brown-out would make the servers incomparable: there is room for all that the closed loops send in
     # each of two front ends, and no limit on the wait.
     most = 2 * max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
     arguments = [f"--capacity={max(1024, most)}", "--max-wait-ms=0", "--brownout-ms=0", "--port=0", "--host=127.0.0.1"]
     arguments += [] if options.weights is None else [f"--weights={options.weights}"]
-    programs = {"real": [SERVE, "serve"], NULL_ONE: [NULL]}
-    if "frontends" in Settings.model_fields:
-        programs |= {NULL_ONE: [NULL, "--frontends=1"], NULL_TWO: [NULL, "--frontends=2"]}
+    programs = {
+        "real": [SERVE, "serve"],
+        NULL_ONE: [NULL, "--frontends=1"],
+        NULL_TWO: [NULL, "--frontends=2"],
+    }
     for name, program in programs.items():
         yield stack.enter_context(server_process(name, ["-c", *program, *arguments], progress))
 

@@ -2,6 +2,13 @@
 
 from enum import IntEnum
 from multiprocessing import get_context
+from typing import Any
+
+from msmlp.service.errors import EngineDownError
+from msmlp.service.frontends.line import Line
+
+ANSWER_SECONDS = 5.0
+"""How long the supervisor may take; it waits a second for other front ends itself."""
 
 
 class Column(IntEnum):
@@ -37,10 +44,28 @@ class Board:
         for column in Column:
             self.put(row, column, 0.0)
 
+
+class Others:
+    """The other front ends, as front end `index` sees them. `rate`, the images per second of all of them, is as of the
+    last `look`.
+    """
+
+    def __init__(self, board: Board, index: int, line: Line) -> None:
+        self._board, self._index, self._line = board, index, line
+        self.rate = 0.0
+
     @property
     def any_ready(self) -> bool:
-        return any(self.get(row, Column.READY) for row in range(self.rows))
+        """Itself included."""
+        return any(self._board.get(row, Column.READY) for row in range(self._board.rows))
 
-    def rate_beside(self, row: int) -> float:
-        """Images per second of all others."""
-        return sum(self.get(other, Column.RATE) for other in range(self.rows) if other != row)
+    def look(self) -> None:
+        rows = range(self._board.rows)
+        self.rate = sum(self._board.get(row, Column.RATE) for row in rows if row != self._index)
+
+    async def ask(self, what: str) -> Any:
+        """The service's `metrics` (text) or `statistics`; EngineDownError if the supervisor does not answer."""
+        answer = await self._line.ask(what, ANSWER_SECONDS)
+        if answer is None:
+            raise EngineDownError(f"the supervisor has not answered for {ANSWER_SECONDS:g} s")
+        return answer

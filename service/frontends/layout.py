@@ -60,13 +60,13 @@ def resolve(
     """The layout for the backend `name` on `device` (cpu or cuda), on a machine with `free_memory` bytes to take."""
     engine = "process" if settings.devices is not None else _engine(settings.engine, name, device)
     if platform != "linux":
-        return Layout(1, engine, "several need Linux")
+        return Layout(1, engine, "more than one needs Linux")
     if settings.frontends != "auto":
         return Layout(settings.frontends, engine, f"set to {settings.frontends}")
     if device != "cpu":
         return Layout(min(MOST_BY_A_GPU, max(1, cores // 2)), engine, f"for a GPU, by {cores} cores")
     if engine != "inline":
-        return Layout(1, engine, f"the engine has the {cores} cores")
+        return Layout(1, engine, f"its engine uses all {cores} cores")
     each = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
     bounds = {
         f"one a core ({cores})": cores,

@@ -11,7 +11,7 @@ from typing import Any
 
 from msmlp.service.engine.process.host import Backoff
 from msmlp.service.frontends.board import Board, Column
-from msmlp.service.frontends.channel import Channel, Failed
+from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
 
@@ -46,7 +46,7 @@ class Place:
     def __init__(self, start: Start, target: Callable[[Start, socket.socket], None]) -> None:
         self.index, self._start, self._target, self._board = start.index, start, target, start.board
         self.process: BaseProcess | None = None
-        self.channel: Channel | None = None
+        self.line: Line | None = None
         self.failure: Failed | None = None
         self.gone = False
         """Whether it failed too often."""
@@ -55,11 +55,11 @@ class Place:
         self._beat, self._ready_since = 0.0, math.inf
 
     def start(self) -> None:
-        """Start a process; it is heard through `channel`, which is to be opened. OSError if there can be none now."""
+        """Start a process; it is heard through `line`, which is to be opened. OSError if there can be none now."""
         self._board.clear(self.index)
         self._dispatched = self._looks = 0
         self._beat, self._ready_since, self.failure = 0.0, math.inf, None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair()
         # Not a daemon: those may have no children, and an engine can be one.
         process = get_context("spawn").Process(
             target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
@@ -70,23 +70,23 @@ class Place:
             except OSError:
                 ours.close()
                 raise
-        self.process, self.channel = process, Channel(ours)
+        self.process, self.line = process, Line(ours)
 
     @property
     def running(self) -> bool:
         """Whether its event loop runs."""
-        return self.channel is not None and self._board.get(self.index, Column.BEAT) > 0
+        return self.line is not None and self._board.get(self.index, Column.BEAT) > 0
 
     @property
     def ready(self) -> bool:
-        return self.channel is not None and self._board.get(self.index, Column.READY) > 0
+        return self.line is not None and self._board.get(self.index, Column.READY) > 0
 
     @property
     def connections(self) -> int:
         return self._dispatched - int(self._board.get(self.index, Column.LEFT))
 
     def hand_over(self, connection: socket.socket) -> bool:
-        taken = self.channel is not None and self.channel.hand_over(connection)
+        taken = self.line is not None and self.line.hand_over(connection)
         self._dispatched += taken
         return taken
 
@@ -109,14 +109,14 @@ class Place:
     def bury(self) -> str:
         """The process has ended, or is killed now → how it ended."""
         assert self.process is not None
-        assert self.channel is not None
-        self.channel.close()
+        assert self.line is not None
+        self.line.close()
         self.process.join(REAP_SECONDS)
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join(REAP_SECONDS)
         status = self.process.exitcode or 0
-        self.process = self.channel = None
+        self.process = self.line = None
         self._board.clear(self.index)
         if self.failure is not None:
             return self.failure.detail

@@ -1,15 +1,13 @@
 """The service's metrics and statistics: what all front ends have counted, asked for when somebody wants to know."""
 
 import asyncio
-import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from msmlp.service.frontends.channel import Answer, Ask, Count, Counted
-from msmlp.service.frontends.hosts import Hosts
+from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.line import Answer, Ask
 from msmlp.service.frontends.place import Place
 from msmlp.service.telemetry.metrics import engine_metrics
 from msmlp.service.telemetry.totals import Totals
@@ -21,11 +19,9 @@ COUNT_SECONDS = 1.0
 class Scrapes:
     """The one owner of totals. `restarts`: front ends that died and are started anew."""
 
-    def __init__(self, places: list[Place], hosts: Hosts) -> None:
-        self._places, self._hosts, self._totals = places, hosts, Totals(shared_engine=bool(hosts))
+    def __init__(self, places: list[Place], hosts: EngineHosts) -> None:
+        self._places, self._hosts, self.totals = places, hosts, Totals(shared_engine=bool(hosts.all))
         self._process = ProcessCollector(registry=None)
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, dict[int, asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.restarts = 0
 
@@ -35,47 +31,23 @@ class Scrapes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def counted(self, place: Place, counted: Counted) -> None:
-        self._totals.update(place.index, counted.snapshot)
-        self._told(place.index, self._waiting.get(counted.number, {}))
-
-    def retire(self, place: Place) -> None:
-        """A front end died: its counts stay."""
-        self._totals.retire(place.index)
-        for waiting in self._waiting.values():
-            self._told(place.index, waiting)
-
-    @staticmethod
-    def _told(index: int, waiting: dict[int, "asyncio.Future[None]"]) -> None:
-        if index in waiting and not waiting[index].done():
-            waiting[index].set_result(None)
-
     async def _answer(self, place: Place, ask: Ask) -> None:
-        await self._count()
-        content: Any = self._totals.statistics(), self._totals.executions
-        if ask.what == "metrics":
-            content = self._totals.render(self._own())
-        if place.channel is not None:
-            place.channel.send(Answer(ask.number, content))
+        await asyncio.gather(*(self._count(each) for each in self._places if each.running))
+        if place.line is not None:
+            statistics = self.totals.statistics(), self.totals.executions
+            content = self.totals.render(self._own()) if ask.what == "metrics" else statistics
+            place.line.send(Answer(ask.number, content))
 
-    async def _count(self) -> None:
-        """Ask every front end that runs, and wait until all have told or a second is over."""
-        number, loop = next(self._numbers), asyncio.get_running_loop()
-        asked = [place for place in self._places if place.running]
-        waiting = self._waiting[number] = {place.index: loop.create_future() for place in asked}
-        for place in asked:
-            if place.channel is not None:
-                place.channel.send(Count(number))
-        try:
-            if waiting:
-                await asyncio.wait(waiting.values(), timeout=COUNT_SECONDS)
-        finally:
-            del self._waiting[number]
+    async def _count(self, place: Place) -> None:
+        assert place.line is not None
+        snapshot = await place.line.ask("snapshot", COUNT_SECONDS)
+        if snapshot is not None:
+            self.totals.update(place.index, snapshot)
 
     def _own(self) -> Iterator[Metric]:
         """The supervisor's own metrics."""
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
         yield from self._process.collect()
-        if self._hosts:
+        if self._hosts.all:
             yield from engine_metrics(self._hosts)

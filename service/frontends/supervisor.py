@@ -5,18 +5,17 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
-from msmlp.service.engine.process.host import EngineHost
+from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
-from msmlp.service.frontends.channel import Ask, Counted, Drain, Failed
-from msmlp.service.frontends.hosts import Hosts
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
+from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
@@ -37,13 +36,16 @@ OUT_OF_FILES_SECONDS = 1.0
 DRAIN_SECONDS = 75.0
 """How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
 
+ENGINE_SECONDS = 5.0
+"""How long the engines may take to end once no front end is left."""
+
 
 def supervise(
     listener: socket.socket,
     settings: Settings,
     layout: Layout,
     build: Callable[..., Any],
-    engines: Sequence[EngineHost],
+    engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
     """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
@@ -56,19 +58,16 @@ def supervise(
         DeviceError: no front end is left.
     """
     board, logs = Board(layout.frontends), in_force()
-    if engines:
-        build = partial(build, engines=[engine.address for engine in engines])
-    else:
-        build = partial(build, share=layout.share)
+    build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
     starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
-    places, hosts = [Place(start, target) for start in starts], Hosts(engines)
+    places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, hosts, Scrapes(places, hosts)).run())
+    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: Hosts, scrapes: Scrapes) -> None:
+    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
         listener.setblocking(False)
         self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
         self._held: socket.socket | None = None
@@ -115,7 +114,7 @@ class Supervisor:
                 connection = self._held or self._listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no connection can be accepted now: %s", error.strerror)
+                    log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
                 return
             self._held = None
@@ -166,13 +165,13 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        assert place.channel is not None
-        place.channel.open(_Heard(self, place))
+        assert place.line is not None
+        place.line.open(partial(self._heard, place))
 
     def _look(self) -> None:
         for place in self._places:
             if place.process is not None and place.hangs():
-                log.error("front end %d does not respond: it is killed, with its connections", place.index)
+                log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
                 place.kill()
         if not self._stopping:
             self._accept_if_any_runs()
@@ -181,22 +180,23 @@ class Supervisor:
 
     def _check_engines(self) -> bool:
         """Whether there are engines; without any the service ends."""
-        lost = self._hosts.lost
-        if lost is not None:
-            self._fail(DeviceError(f"the engine stopped: {lost}"))
-        return lost is None
+        if self._hosts.all_out:
+            self._fail(DeviceError(f"the engine stopped: {self._hosts.lost}"))
+        return not self._hosts.all_out
 
-    def heard(self, place: Place, message: Any) -> None:
+    def _heard(self, place: Place, message: Any) -> None:
         if isinstance(message, Ask):
             self._scrapes.answer(place, message)
         elif isinstance(message, Counted):
-            self._scrapes.counted(place, message)
+            self._scrapes.totals.update(place.index, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
+        elif isinstance(message, Ended):
+            self._bury(place)
 
-    def ended(self, place: Place) -> None:
+    def _bury(self, place: Place) -> None:
         how, failure = place.bury(), place.failure
-        self._scrapes.retire(place)
+        self._scrapes.totals.retire(place.index)
         if self._stopping:
             if all(each.process is None for each in self._places):
                 self._all_ended.set()
@@ -213,7 +213,7 @@ class Supervisor:
             self._scrapes.restarts += 1
             self._loop.call_later(wait, self._start, place)
             return
-        log.error("front end %d died: %s; it is not started again", place.index, how)
+        log.error("front end %d died: %s; it failed %d times in a row and is given up", place.index, how, ATTEMPTS)
         if all(each.gone for each in self._places):
             self._fail(DeviceError(f"the engine stopped: {how}"))
 
@@ -232,8 +232,8 @@ class Supervisor:
             self._held.close()
         living = [place for place in self._places if place.process is not None]
         for place in living:
-            if place.running and place.channel is not None:
-                place.channel.send(Drain())
+            if place.running and place.line is not None:
+                place.line.send(Drain())
             else:
                 place.kill()  # nothing is in flight
         try:
@@ -241,26 +241,16 @@ class Supervisor:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self._all_ended.wait()
         except TimeoutError:
-            log.error("front ends took too long to end: they are killed")
+            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
         finally:
             self._kill_all()
             for place in self._places:
                 if place.process is not None:
                     place.bury()
-            await asyncio.to_thread(self._hosts.end)
+            self._hosts.stop()
+            await asyncio.to_thread(self._hosts.join, ENGINE_SECONDS)
 
     def _kill_all(self) -> None:
         """All front ends; engines end once none is left."""
         for place in self._places:
             place.kill()
-
-
-class _Heard:
-    """What one front end says (channel.Receiver)."""
-
-    def __init__(self, supervisor: Supervisor, place: Place) -> None:
-        self.on_message = partial(supervisor.heard, place)
-        self.on_end = partial(supervisor.ended, place)
-
-    def on_connection(self, connection: socket.socket | None) -> None:
-        """Front ends send none."""

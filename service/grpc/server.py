@@ -40,7 +40,7 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     """Serves inside; on exit, calls in flight are answered first."""
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
     # Front ends share the port; without, a second server on it would take half of the calls.
-    several = int(service.peers is not None)
+    several = int(service.others is not None)
     options = [*OPTIONS, ("grpc.so_reuseport", several)]
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
     intake, ending = Intake(service.body_budget, max_bytes), asyncio.Event()
@@ -49,7 +49,7 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     address = f"[{host}]" if ":" in host else host
 
     async def begin() -> None:
-        if service.peers is not None:
+        if service.others is not None:
             await _ready_once(service)  # until then a call may go to a front end that can answer it
         bound = server.add_insecure_port(f"{address}:{port}")
         await server.start()
@@ -59,7 +59,7 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     beginning.add_done_callback(_log_failure)
     grace = 0
     try:
-        if service.peers is None:
+        if service.others is None:
             await beginning
         yield
         grace = GRACE_SECONDS  # but none when the app is cut short, as by a second SIGINT

@@ -5,11 +5,8 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -17,9 +14,9 @@ import uvicorn
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
-from msmlp.service.frontends.board import Board, Column
-from msmlp.service.frontends.channel import Answer, Channel, Count, Counted, Drain, Failed
-from msmlp.service.frontends.peers import Peers
+from msmlp.service.engine.process.child import begin
+from msmlp.service.frontends.board import Board, Column, Others
+from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.service import Service
@@ -67,20 +64,15 @@ def serve_alone(service: Service, listener: socket.socket) -> None:
 
 def live(start: Start, end: socket.socket) -> None:
     """The life of a front end, whose supervisor has the other end of the socket. Does not return."""
-    # The end comes as a message, or immediately when the supervisor is gone; see engine/process/child.py.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="msmlp-parent", daemon=True).start()
-    if start.logs is not None:
-        start.logs.begin()
-    channel = Channel(end)
+    begin(start.logs)
+    line = Line(end)
     try:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
-        service.peers = Peers(start.board, start.index, channel)
+        service.others = Others(start.board, start.index, line)
         if traces is not None:
             service.traces = traces(service.facts.model)
-        server = FrontEnd(service, channel, start.board, start.index)
+        server = FrontEnd(service, line, start.board, start.index)
         server.run()
         failed = Failed(server.failure, by_caller=False) if server.failure else None
     except MsmlpError as error:
@@ -89,15 +81,8 @@ def live(start: Start, end: socket.socket) -> None:
         log.exception("front end %d stopped", start.index)
         failed = Failed(f"unexpected {type(error).__name__}: {error}", by_caller=False)
     if failed is not None:
-        channel.send(failed)
+        line.send(failed)
     os._exit(1 if failed else 0)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 class _Connections(set[Any]):
@@ -113,11 +98,11 @@ class _Connections(set[Any]):
 
 
 class FrontEnd(Server):
-    """One of several (channel.Receiver)."""
+    """One of several."""
 
-    def __init__(self, service: Service, channel: Channel, board: Board, index: int) -> None:
+    def __init__(self, service: Service, line: Line, board: Board, index: int) -> None:
         super().__init__(service)
-        self._channel, self._board, self._index = channel, board, index
+        self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.server_state.connections = _Connections(self._count_left)
@@ -130,15 +115,15 @@ class FrontEnd(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin without a listening socket."""
         await super().startup(sockets=[])
-        self._channel.open(self)
+        self._line.open(self._heard)
         self._beat()
 
     def _beat(self) -> None:
         self._beats += 1
         self._board.put(self._index, Column.BEAT, self._beats)
         self._show()
-        if self._beats % BEATS_PER_PUSH == 0 and self._channel.idle:
-            self._channel.send(Counted(0, take_snapshot(self.service)))
+        if self._beats % BEATS_PER_PUSH == 0 and self._line.idle:
+            self._line.send(Counted(take_snapshot(self.service.metrics, self.service.statistics)))
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _show_state(self, message: Outbound) -> None:
@@ -146,24 +131,18 @@ class FrontEnd(Server):
             self._show()
 
     def _show(self) -> None:
-        service, peers = self.service, self.service.peers
-        assert peers is not None
+        service, others = self.service, self.service.others
+        assert others is not None
         self._board.put(self._index, Column.READY, service.engine.up and not self.should_exit)
         self._board.put(self._index, Column.RATE, service.own_images_per_second())
         self._count_left()  # a connection that changes its parser leaves and comes
-        peers.look()
+        others.look()
 
     def _count_left(self) -> None:
         left = self._received - self._connecting - len(self.server_state.connections)
         self._board.put(self._index, Column.LEFT, left)
 
-    def on_connection(self, connection: socket.socket | None) -> None:
-        self._received += 1
-        if connection is None or self.should_exit:
-            if connection is not None:
-                connection.close()
-            self._count_left()
-            return
+    def _serve_one(self, connection: socket.socket) -> None:
         self._connecting += 1
         task = asyncio.create_task(self._connect(connection))
         self._tasks.add(task)
@@ -187,15 +166,20 @@ class FrontEnd(Server):
         )
         return protocol
 
-    def on_message(self, message: Any) -> None:
-        if isinstance(message, Drain):
+    def _heard(self, message: Any) -> None:
+        if isinstance(message, socket.socket | Lost):
+            self._received += 1
+            if isinstance(message, Lost):
+                log.error("front end %d has too many open files: a connection is lost", self._index)
+            elif self.should_exit:
+                message.close()
+            else:
+                self._serve_one(message)
+            self._count_left()
+        elif isinstance(message, Drain):
             self.handle_exit(signal.SIGTERM, None)
             self._show()
-        elif isinstance(message, Count):
-            self._channel.send(Counted(message.number, take_snapshot(self.service)))
-        elif isinstance(message, Answer) and self.service.peers is not None:
-            self.service.peers.answered(message)
-
-    def on_end(self) -> None:
-        """The supervisor is gone."""
-        os._exit(1)
+        elif isinstance(message, Ask):
+            self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
+        elif isinstance(message, Ended):  # the supervisor
+            os._exit(1)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from msmlp.model.errors import OptionError, install_hint
-from msmlp.service.engine.process.worker import ProcessWorker
-from msmlp.service.frontends.channel import Channel, Failed
+from msmlp.service.engine.process.group import ProcessWorker
+from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
 from msmlp.service.grpc import check_installed
@@ -52,7 +53,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
             serve_alone(service, listener)
             return
         worker = service.engine.worker
-        engines = worker.hosts if isinstance(worker, ProcessWorker) else []
+        engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
         del service, worker  # each front end has its own
         with _grpc_port(settings) as reserved:
             mine = settings.model_copy(update={"grpc_port": reserved})
@@ -65,7 +66,7 @@ def _front_end(start: Start, end: socket.socket) -> None:
         from msmlp.service.http.front_end import live
     except ModuleNotFoundError as error:
         detail = f"serving needs the package {error.name}: {install_hint('serve')}"
-        Channel(end).send(Failed(detail, by_caller=True))
+        Line(end).send(Failed(detail, by_caller=True))
         return
     live(start, end)
 

@@ -282,7 +282,16 @@ def _state(engine: AsyncEngine | None) -> list[str]:
 def engine_metrics(engines: Engines) -> Iterator[Metric]:
     """Of engines in processes; the resources of these together are `msmlp_engine_process_...`."""
     yield from (_states_gauge(engines.states), _restarts(engines.restarts))
-    yield from _Processes("msmlp_engine", lambda: engines.pids).collect()
+    resources: dict[str, list[Metric]] = {}
+    for pid in engines.pids:
+        # Registered nowhere: it is asked here.
+        for metric in ProcessCollector(namespace="msmlp_engine", pid=partial(str, pid), registry=None).collect():
+            resources.setdefault(metric.name, []).append(metric)
+    for name, (family, *more) in resources.items():
+        values = [each.samples[0].value for each in (family, *more)]
+        value = min(values) if name.endswith("start_time_seconds") else sum(values)  # the start is that of the first
+        family.samples = [family.samples[0]._replace(value=value)]
+        yield family
 
 
 def _restarts(number: int) -> Metric:
@@ -312,25 +321,6 @@ def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Me
     for number, value in enumerate(values, start=1):
         family.add_metric([str(number)] if label else [], float(value))
     return family
-
-
-class _Processes(Collector):
-    """The resources of several processes together; the start is that of the first. Nothing while there are none."""
-
-    def __init__(self, namespace: str, pids: Callable[[], Sequence[int]]) -> None:
-        self._namespace, self._pids = namespace, pids
-
-    def collect(self) -> Iterator[Metric]:
-        together: dict[str, tuple[Metric, list[float]]] = {}
-        for pid in self._pids():
-            # Registered nowhere: it is asked here.
-            one = ProcessCollector(namespace=self._namespace, pid=partial(str, pid), registry=None)
-            for family in one.collect():
-                together.setdefault(family.name, (family, []))[1].append(family.samples[0].value)
-        for name, (family, values) in together.items():
-            value = min(values) if name.endswith("start_time_seconds") else sum(values)
-            family.samples = [family.samples[0]._replace(value=value)]
-            yield family
 
 
 def _taken(waiting: deque[Item]) -> list[Item]:

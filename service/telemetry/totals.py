@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
@@ -60,19 +59,12 @@ class Snapshot:
     executions: int
 
 
-class Counting(Protocol):
-    """A Service, of which only this is needed."""
-
-    metrics: Metrics
-    statistics: Statistics
-
-
-def take_snapshot(service: Counting) -> Snapshot:
+def take_snapshot(metrics: Metrics, statistics: Statistics) -> Snapshot:
     """About 2 ms, and 30 kB pickled. On the event loop's thread, on which requests are counted."""
-    metrics, statistics = service.metrics, Statistics()
-    statistics.add(service.statistics)
+    copy = Statistics()
+    copy.add(statistics)
     collected = list(metrics.registry.collect())
-    return Snapshot(os.getpid(), time.monotonic(), collected, metrics.shadows(), statistics, metrics.executions)
+    return Snapshot(os.getpid(), time.monotonic(), collected, metrics.shadows(), copy, metrics.executions)
 
 
 @dataclass

@@ -29,6 +29,7 @@ def test_every_setting_is_a_value_of_the_chart_or_derived_from_one() -> None:
     assert known["max_batch"].items() >= {"type": "integer", "minimum": 1, "maximum": 4096}.items()
     assert known["capacity"].items() >= {"type": "integer", "minimum": 1}.items()
     assert known["device"]["enum"] == ["auto", "cpu", "cuda"]
+    assert known["frontends"]["anyOf"] == [{"type": "integer", "minimum": 1}, {"const": "auto", "type": "string"}]
     assert "default" not in known["decode_threads"]
 
 

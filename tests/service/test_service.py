@@ -12,9 +12,8 @@ from msmlp.model.weights import Calibration, Weights, load_calibration, load_wei
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import InlineWorker
 from msmlp.service.errors import DrainingError, StartingError
-from msmlp.service.frontends.board import Board, Column
-from msmlp.service.frontends.channel import Channel
-from msmlp.service.frontends.peers import Peers
+from msmlp.service.frontends.board import Board, Column, Others
+from msmlp.service.frontends.line import Line
 from msmlp.service.service import EnginePlan, build_service, plan_engine
 from msmlp.service.settings import Settings, load_settings
 from tests.fakes import picture, pictures
@@ -57,7 +56,7 @@ def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) 
     service, board = fake_service(tiny_weights, fake_backend), Board(3)
     near, far = socket.socketpair()
     with near, far:
-        service.peers = Peers(board, 1, Channel(near))
+        service.others = Others(board, 1, Line(near))
         with pytest.raises(StartingError):
             service.check_any_ready()
         board.put(2, Column.READY, 1)
@@ -66,7 +65,7 @@ def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) 
             service.check_ready()
         for row, rate in enumerate((10.0, 20.0, 30.0)):
             board.put(row, Column.RATE, rate)
-        service.peers.look()
+        service.others.look()
         assert service.images_per_second() == 40  # and its own, which is nothing yet
         service.draining = True
         with pytest.raises(DrainingError):
@@ -100,7 +99,7 @@ def test_every_device_gets_an_engine_process_and_its_share_of_the_capacity(
     assert plan.layout.engine == "process"
     assert [gpu for _, gpu in plan.selected] == ["0", "1", None]
     assert [(each.device, each.capacity) for each in asked] == [("cuda", 33), ("cpu", 33)]
-    hosts = plan.hosts()
+    hosts = plan.hosts().all
     assert [(host._spec.gpu, host._spec.permits, host._spec.shadow_every) for host in hosts] == [
         ("0", 33, 100),
         ("1", 33, 100),
@@ -141,7 +140,7 @@ def test_services_of_two_front_ends_use_one_engine(tiny_weights: Path) -> None:
     """As a supervisor sets them up: it hosts the engine, they get its address."""
     settings = Settings(weights=tiny_weights, engine="process", device="cpu", backend="onnx", capacity=64)
     weights = load_weights(tiny_weights)
-    (host,) = plan_engine(settings, weights, load_calibration(weights)).hosts()
+    (host,) = plan_engine(settings, weights, load_calibration(weights)).hosts().all
     host.start()
     try:
         services = [build_service(settings, engines=[host.address]) for _ in range(2)]

@@ -87,28 +87,34 @@ class Watchdog:
         os._exit(1)
 
 
-def main(spec: ChildSpec, listener: socket.socket, host: Connection, logs: Logging | None) -> None:
-    """The process's life; `logs` is how the host logs."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but images in flight are answered first:
-    # the end comes as a message, or immediately when the host is gone.
+def begin(logs: Logging | None, folder: str | None = None) -> None:
+    """Begin a process of a service: it logs as the parent does, and ends with it, and then removes `folder`."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but what is in flight is answered first:
+    # the end comes as a message, or immediately when the parent is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(spec.folder,), name="msmlp-parent", daemon=True).start()
-    if spec.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpu
+    threading.Thread(target=_end_with_parent, args=(folder,), name="msmlp-parent", daemon=True).start()
     if logs is not None:
         logs.begin()
+
+
+def _end_with_parent(folder: str | None) -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)  # even in mid-batch
+
+
+def main(spec: ChildSpec, listener: socket.socket, host: Connection, logs: Logging | None) -> None:
+    """The engine's life; `logs` is how the host logs."""
+    begin(logs, spec.folder)
+    if spec.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpu
     watchdog = Watchdog(spec.hang_seconds)
     watchdog.start()
     port = ChildPort(listener, host, watchdog, stages=spec.stages, size=spec.size)
     run(spec.build, port, permits=spec.permits, shadow_every=spec.shadow_every)
     port.drain(DRAIN_SECONDS)
     os._exit(0)  # tearing torch down may take seconds
-
-
-def _end_with_parent(folder: str) -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)  # even in mid-batch

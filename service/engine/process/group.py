@@ -1,21 +1,14 @@
 """Several engines, one per device, as one Worker: each request goes to the one where it would wait the least."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Submit
-from msmlp.service.engine.process.host import State
-from msmlp.service.engine.process.remote import RemoteWorker
+from msmlp.service.engine.process.host import EngineHosts, State
+from msmlp.service.engine.process.remote import GONE, RemoteWorker
 from msmlp.service.engine.transport import Send
-
-
-def connected(
-    addresses: Sequence[str], send: Send, *, stages: int, size: int, ring_images: int
-) -> "RemoteWorker | EngineGroup":
-    """A front end's side of the engines at these addresses; see `RemoteWorker` for the rest."""
-    connect = [partial(RemoteWorker, each, stages=stages, size=size, ring_images=ring_images) for each in addresses]
-    return connect[0](send) if len(connect) == 1 else EngineGroup(connect, send)
 
 
 class EngineGroup:
@@ -35,8 +28,10 @@ class EngineGroup:
         for worker in self._workers:
             worker.start()
 
-    pids = ()
-    """Only who hosts the engines knows their processes."""
+    @property
+    def pids(self) -> Sequence[int]:
+        """Only who hosts the engines knows their processes."""
+        return ()
 
     @property
     def restarts(self) -> int:
@@ -81,6 +76,8 @@ class EngineGroup:
             wait = load.backlog_seconds + images * load.seconds_per_image
             return worker.images + images > worker.permits, wait, worker.images
 
+        if len(self._workers) == 1:
+            return self._workers[0]
         living = self._living()
         return min(living, key=wait)[0] if living else None
 
@@ -95,11 +92,14 @@ class EngineGroup:
             else:
                 heard.append(message)
         if heard:
-            self._send(heard)
+            self._say(heard)
         if self._ready:
             self.ready.set()
         else:
             self.ready.clear()
+
+    def _say(self, messages: list[Outbound]) -> None:
+        self._send(messages)
 
     def _all_ready(self) -> Ready:
         """What the engines that are up are together."""
@@ -116,6 +116,41 @@ class EngineGroup:
         if len(self._died) == len(self._workers):
             return [died]
         return [Died(died.detail, restarting=True)] if was_up else []
+
+
+class ProcessWorker(EngineGroup):
+    """Engines that this process hosts itself, as their only front end; `connect(address, send)` makes a worker."""
+
+    def __init__(self, hosts: EngineHosts, connect: Callable[..., RemoteWorker], send: Send) -> None:
+        self.hosts = hosts
+        super().__init__([partial(connect, address) for address in hosts.addresses], send)
+
+    def start(self) -> None:
+        self.hosts.start()
+        super().start()
+
+    @property
+    def pids(self) -> Sequence[int]:
+        return self.hosts.pids
+
+    @property
+    def restarts(self) -> int:
+        return self.hosts.restarts
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end that `Stop` asked for; engines that take longer than `timeout` are killed."""
+        until = None if timeout is None else time.monotonic() + timeout
+        super().join(timeout)
+        self.hosts.stop()
+        self.hosts.join(None if until is None else max(0.0, until - time.monotonic()))
+
+    def _say(self, messages: list[Outbound]) -> None:
+        last = messages[-1]
+        if isinstance(last, Died) and not last.restarting:
+            self.hosts.stop()
+            if last == GONE and self.hosts.lost:
+                messages = [*messages[:-1], Died(self.hosts.lost)]
+        super()._say(messages)
 
 
 def _joined(loads: Sequence[Load]) -> Load:

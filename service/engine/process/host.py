@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context, resource_tracker
@@ -134,8 +134,8 @@ class EngineHost:
             self._listener.bind(self.address)
             self._listener.listen(BACKLOG)
         except OSError as error:  # the path may be too long for a socket, or the disk full
-            log.error("no socket at %s: %s", self.address, error)
-            self._end(Died(f"the engine cannot listen: {error}"))
+            log.error("the engine cannot listen at %s: %s", self.address, error.strerror or error)
+            self._end(Died(f"the engine cannot listen for front ends: {error.strerror or error}"))
             return
         atexit.register(self._at_exit)
         self._thread.start()
@@ -244,3 +244,50 @@ class EngineHost:
         else:
             self.died = message
         self._say(message)
+
+
+class EngineHosts:
+    """The hosts of all engines of a service; none where its front ends have theirs inside."""
+
+    def __init__(self, hosts: Sequence[EngineHost] = ()) -> None:
+        self.all = hosts
+
+    def start(self) -> None:
+        for host in self.all:
+            host.start()
+
+    def stop(self) -> None:
+        for host in self.all:
+            host.stop()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end that `stop` asked for; after `timeout` seconds they are killed."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for host in self.all:
+            host.join(None if until is None else max(0.0, until - time.monotonic()))
+
+    @property
+    def addresses(self) -> list[str]:
+        return [host.address for host in self.all]
+
+    @property
+    def states(self) -> list[State]:
+        return [host.state for host in self.all]
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for host in self.all if (pid := host.pid) is not None]
+
+    @property
+    def restarts(self) -> int:
+        return sum(host.restarts for host in self.all)
+
+    @property
+    def lost(self) -> str:
+        """Why the first of them that is down has died; empty if all are well."""
+        return next((host.died.detail for host in self.all if host.died is not None), "")
+
+    @property
+    def all_out(self) -> bool:
+        """Whether there were engines, and every one has ended for good."""
+        return bool(self.all) and all(host.state == "out" for host in self.all)

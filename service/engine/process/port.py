@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
 from msmlp.service.engine.process import peers
@@ -16,19 +16,13 @@ from msmlp.service.engine.process.memory import PEERS, Board, Ring, new_file
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
 from msmlp.service.engine.transport import freeze_gc
 
+if TYPE_CHECKING:
+    from msmlp.service.engine.process.child import Watchdog
+
 log = logging.getLogger("msmlp.engine")
 
 MOST_UNSENT = 64 * 2**20
 """Bytes that may wait for a front end that does not read; with more, it is left."""
-
-
-class Watched(Protocol):
-    """Who wants to know that the engine's thread lives (child.Watchdog)."""
-
-    def alive(self) -> None: ...
-
-    def rest(self) -> None:
-        """It waits for others, which may take any time."""
 
 
 class Peer:
@@ -52,7 +46,7 @@ class ChildPort:
         self,
         listener: socket.socket,
         host: Connection,
-        watchdog: Watched,
+        watchdog: "Watchdog",
         *,
         stages: int,
         size: int,
@@ -143,7 +137,7 @@ class ChildPort:
             for message in messages:
                 self._read(peer, message)
         except Exception:
-            log.exception("a front end is not understood")
+            log.exception("a front end sent what is no message of this service: its connection is closed")
             self._leave(peer)
 
     def _accept(self) -> None:
@@ -153,7 +147,7 @@ class ChildPort:
             return  # it has given up
         free = set(range(PEERS)) - {peer.row for peer in self._peers.values()}
         if not free:
-            log.error("more than %d front ends: one is refused", PEERS)
+            log.error("an engine takes at most %d front ends: one more is refused", PEERS)
             connection.close()
             return
         peer = Peer(next(self._numbers), connection, min(free))
@@ -183,7 +177,7 @@ class ChildPort:
     def _tell(self, peer: Peer, messages: list[Outbound]) -> None:
         peer.channel.send(messages)
         if peer.channel.unsent > self._most_unsent:
-            log.error("a front end does not read: it is left")
+            log.error("a front end has not read %d MiB of answers: its connection is closed", self._most_unsent >> 20)
             self._leave(peer)
         else:
             self._watch(peer)

@@ -152,14 +152,6 @@ class RemoteWorker:
     def restarts(self) -> int:
         return max(0, self._lives - 1)
 
-    pids = ()
-    """Only who hosts the engine knows its process."""
-
-    @property
-    def states(self) -> list[State]:
-        """Of all engines: this one."""
-        return [self.state]
-
     @property
     def load(self) -> Load | None:
         return self._connection.load if self._connection is not None and self.ready.is_set() else None
@@ -173,10 +165,11 @@ class RemoteWorker:
             self._end_if_stopped()
         elif self._connection is not None and self.ready.is_set():
             if isinstance(message, Submit):
-                if len(message.pixels) > self._ring_images:
-                    raise DeviceError(f"{len(message.pixels)} images in a request, at most {self._ring_images} fit")
-                self.inside[message.request] = len(message.pixels)
-                self.images += len(message.pixels)
+                images = len(message.pixels)
+                if images > self._ring_images:
+                    raise DeviceError(f"a request has {images} images; expected at most {self._ring_images}")
+                self.inside[message.request] = images
+                self.images += images
             elif isinstance(message, Cancel):
                 self._forget(message.request)
                 self._end_if_stopped()
@@ -210,12 +203,11 @@ class RemoteWorker:
                 self._end(GONE)
         else:
             self._connection, self._died = made, None
-            self._loop.add_reader(made.channel.fileno(), self._hear)
+            made.channel.open(self._hear)
 
-    def _hear(self) -> None:
+    def _hear(self, messages: list[Any] | None) -> None:
         connection = self._connection
         assert connection is not None
-        messages = connection.channel.receive()
         if messages is None:
             self._lose()
             return
@@ -269,21 +261,11 @@ class RemoteWorker:
             # The engine says nothing when it has made room.
             self._looking = True
             self._loop.call_later(ROOM_SECONDS, self._look)
-        if connection.channel.unsent:
-            self._loop.add_writer(connection.channel.fileno(), self._resume)
 
     def _look(self) -> None:
         """Whether there is room in the ring now."""
         self._looking = False
         self._flush()
-
-    def _resume(self) -> None:
-        """The engine reads again."""
-        connection = self._connection
-        assert connection is not None
-        connection.channel.flush()
-        if not connection.channel.unsent:
-            self._loop.remove_writer(connection.channel.fileno())
 
     def _lose(self) -> None:
         """The engine's process has ended, or left this front end: what is inside is lost."""
@@ -318,6 +300,4 @@ class RemoteWorker:
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._loop.remove_reader(connection.channel.fileno())
-            self._loop.remove_writer(connection.channel.fileno())
             connection.channel.close()

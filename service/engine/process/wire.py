@@ -3,6 +3,7 @@
 Pickles are safe here: the socket is in a folder that only the user of these processes can enter.
 """
 
+import asyncio
 import io
 import os
 import pickle
@@ -10,7 +11,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ CHUNK = 2**18
 """Bytes read at a time."""
 
 _LENGTH = struct.Struct("<I")
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,40 @@ _TABLE: dict[type, Callable[[Any], tuple[Any, ...]]] = {np.ndarray: _reduce}
 class Channel:
     """One end of a connection, which never blocks. `unsent` bytes wait until the other side reads.
 
-    With its first message each side sends the descriptor of a file.
+    At most `files` files may come, one with a frame; the supervisor's front ends get their connections so.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, files: float = 1) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._received = b""
         self._outbox: deque[memoryview] = deque()
         self.unsent = 0
-        self._file: int | None = None
-        self._file_came = False
+        self._files_to_come = files
+        self._files: deque[int | None] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = False  # for the other side to read, on the loop
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def open(self, hear: Callable[[list[Any] | None], None], *, reads: int = 1) -> None:
+        """On the running loop, from now on: send what waits, and let `hear` have what `receive` finds, after as many
+        as `reads` calls per turn of the loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._hear, hear, reads)
+        self.flush()
+
+    def _hear(self, hear: Callable[[list[Any] | None], None], reads: int) -> None:
+        for _ in range(reads):
+            messages = self.receive()
+            if messages is None and self._loop is not None:
+                self._loop.remove_reader(self._socket)
+            if messages != []:
+                hear(messages)
+            if not messages:
+                return
 
     def receive(self) -> list[Any] | None:
         """The messages that have come, None once the other side has ended. Call it while there is something to read."""
@@ -118,33 +139,40 @@ class Channel:
         return messages
 
     def _read(self) -> bytes:
-        if self._file_came:
+        if not self._files_to_come:
             return self._socket.recv(CHUNK)
-        data, files, _, _ = socket.recv_fds(self._socket, CHUNK, 1)
-        if files:
-            self._file, self._file_came = files[0], True
+        data, files, flags, _ = socket.recv_fds(self._socket, CHUNK, 1, _CLOSE_ON_EXEC)
+        if files or flags & socket.MSG_CTRUNC:
+            self._files.append(files[0] if files else None)
+            self._files_to_come -= 1
         return data
 
     def take_file(self) -> int:
-        """The file that came, for the caller to close; ValueError if none did."""
-        file, self._file = self._file, None
+        """The oldest file that came, for the caller to close; ValueError if none did, or this process has too many."""
+        file = self._files.popleft() if self._files else None
         if file is None:
-            raise ValueError("no file came with the first message")
+            raise ValueError("no file came with the message")
         return file
 
-    def send(self, messages: Sequence[Any], file: int | None = None) -> None:
-        """Send messages, in one frame, and with the first of all frames a file's descriptor."""
+    def send(self, messages: Sequence[Any], file: int | None = None) -> bool:
+        """Send messages, in one frame, and with it a file's descriptor if nothing waits; False if that has no room."""
         packed = pack(messages)
         frame = memoryview(_LENGTH.pack(len(packed)) + packed)
         if file is not None:
-            with suppress(OSError):  # here and below: `receive` finds the end
+            try:
+                if self._outbox:
+                    return False
                 frame = frame[socket.send_fds(self._socket, [frame], [file]) :]
-        self._outbox.append(frame)
-        self.unsent += len(frame)
-        self.flush()
+            except OSError:  # full, or the other side has ended, as `receive` finds
+                return False
+        if frame:
+            self._outbox.append(frame)
+            self.unsent += len(frame)
+            self.flush()
+        return True
 
     def flush(self) -> None:
-        """Send what waits, as much as fits."""
+        """Send what waits, as much as fits, and the rest when the other side has read, on the loop if there is one."""
         try:
             while self._outbox:
                 sent = self._socket.send(self._outbox[0])
@@ -158,8 +186,18 @@ class Channel:
         except OSError:
             self._outbox.clear()
             self.unsent = 0
+        if self._loop is not None and self._waiting != bool(self._outbox):
+            self._waiting = bool(self._outbox)
+            if self._waiting:
+                self._loop.add_writer(self._socket, self.flush)
+            else:
+                self._loop.remove_writer(self._socket)
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        for file in self._files:
+            if file is not None:
+                os.close(file)
         self._socket.close()

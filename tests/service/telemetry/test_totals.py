@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count, permutations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,10 @@ def snapshot(*metrics: Metric, pid: int = 1, shadows: dict[int, tuple[int, int]]
     return received
 
 
+def snapshot_of(counting: Any) -> Snapshot:
+    return take_snapshot(counting.metrics, counting.statistics)
+
+
 def gauge(name: str, value: float) -> Metric:
     return GaugeMetricFamily(name, "A gauge.", value)
 
@@ -89,7 +94,7 @@ def service(tiny_weights: Path) -> Service:
 
 def test_one_process_is_shown_as_it_shows_itself(service: Service) -> None:
     totals = Totals()
-    totals.update(0, pickle.loads(pickle.dumps(take_snapshot(service))))
+    totals.update(0, pickle.loads(pickle.dumps(snapshot_of(service))))
     summed, own = totals.render().decode().splitlines(), service.metrics.render().decode().splitlines()
     moving = re.compile(r"(?<=^)((?:msmlp_engine_)?process_\S+|msmlp_throughput_images_per_second) \S+$")
     assert [moving.sub(r"\1", line) for line in summed] == [moving.sub(r"\1", line) for line in own]
@@ -160,7 +165,7 @@ def test_agreement_is_that_of_all_newest_shadows() -> None:
 
 
 def test_agreement_counts_the_shadows_that_the_metrics_hold(service: Service) -> None:
-    one = take_snapshot(service)
+    one = snapshot_of(service)
     shares = {exit: agreed / number for exit, (agreed, number) in one.shadows.items()}
     assert shares
     now = shown([one])
@@ -268,12 +273,12 @@ def test_statistics_are_added_up_and_survive_a_process() -> None:
 
     totals = Totals()
     one = Counted(record(200, 0.5), record(503, 2.0), executions=3)
-    taken = take_snapshot(one)
+    taken = snapshot_of(one)
     one.statistics.ended(record(200, 100.0))  # which the snapshot does not know
     totals.update(0, taken)
     last = taken.statistics.document("name", "1", 3)["last_inference"]
     other = Counted(record(200, 1.5), executions=4)
-    totals.update(1, take_snapshot(other))
+    totals.update(1, snapshot_of(other))
 
     def check() -> None:
         document = totals.statistics().document("name", "1", totals.executions)

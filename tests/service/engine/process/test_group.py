@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from msmlp.service.engine.messages import (
     Stop,
     Submit,
 )
-from msmlp.service.engine.process.group import EngineGroup
-from msmlp.service.engine.process.host import EngineHost
-from msmlp.service.engine.process.worker import ProcessWorker
+from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
+from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import Send
 from tests.engines import SHAPE, BreaksLater, Build, OnLoop, Talk, host_of
 from tests.fakes import pictures
@@ -178,8 +179,8 @@ def test_every_engine_knows_what_this_front_end_has_in_flight() -> None:
 
 
 def both(builds: tuple[Build, Build], send: Send) -> OnLoop:
-    hosts: list[EngineHost] = [host_of(build, permits=8) for build in builds]
-    return OnLoop(lambda heard: ProcessWorker(hosts, heard, ring_images=64, **SHAPE), send)
+    hosts = EngineHosts([host_of(build, permits=8) for build in builds])
+    return OnLoop(lambda heard: ProcessWorker(hosts, partial(RemoteWorker, ring_images=64, **SHAPE), heard), send)
 
 
 def test_one_engine_goes_on_while_another_leaves_service() -> None:
@@ -197,7 +198,7 @@ def test_one_engine_goes_on_while_another_leaves_service() -> None:
             talk.submit(request, pictures(8, 1.0))  # each fills an engine
         for build in (breaks, stays):
             build.gate.wait_until_reached()
-        os.kill(worker.hosts[0].pid, signal.SIGKILL)
+        os.kill(worker.hosts.all[0].pid, signal.SIGKILL)
         (lost,) = talk.hear(Failed).requests.tolist()
         assert talk.hear(Ready).permits == 8
     assert talk.hear(Answers).request.tolist() == [3 - lost] * 8

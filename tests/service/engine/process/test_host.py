@@ -23,8 +23,8 @@ from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Answers, Died, Failed, Ready, Stop
 from msmlp.service.engine.process import host as host_module
 from msmlp.service.engine.process.child import ChildSpec
+from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import MOST_RESTARTS, Backoff, EngineHost
-from msmlp.service.engine.process.worker import ProcessWorker
 from tests.engines import (
     BROKEN,
     FATAL,
@@ -67,7 +67,7 @@ def worker_of(talk: Talk) -> ProcessWorker:
 
 
 def host_in(talk: Talk) -> EngineHost:
-    (host,) = worker_of(talk).hosts
+    (host,) = worker_of(talk).hosts.all
     return host
 
 
@@ -140,7 +140,7 @@ def test_signals_to_the_whole_group_do_not_end_it(running: tuple[Talk, Build]) -
 
 def test_a_request_larger_than_the_ring_is_refused(running: tuple[Talk, Build]) -> None:
     talk, _ = running
-    with pytest.raises(DeviceError, match="257 images in a request, at most 256 fit"):
+    with pytest.raises(DeviceError, match="a request has 257 images; expected at most 256"):
         talk.submit(1, pictures(257, 1.0))
     talk.submit(2, pictures(1, 1.0))
     assert talk.hear(Answers).request.tolist() == [2]
@@ -208,7 +208,7 @@ def test_a_folder_for_temporary_files_that_no_socket_fits_in_ends_it(
     (tmp_path / ("x" * 90)).mkdir()
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / ("x" * 90)))
     talk = Talk(process_on_loop, Build())
-    assert talk.hear(Died) == Died("the engine cannot listen: AF_UNIX path too long")
+    assert talk.hear(Died) == Died("the engine cannot listen for front ends: AF_UNIX path too long")
     assert list((tmp_path / ("x" * 90)).iterdir()) == []
     talk.worker.join(PATIENCE_SECONDS)
 

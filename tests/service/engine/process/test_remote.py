@@ -175,7 +175,7 @@ def test_stopping_ends_this_front_end_after_its_answers_and_not_the_engine(engin
 def test_a_request_that_can_never_fit_is_refused(engine: tuple[EngineHost, Build]) -> None:
     host, _ = engine
     with front_end(host, ring_images=4) as talk:
-        with pytest.raises(DeviceError, match="5 images in a request, at most 4 fit"):
+        with pytest.raises(DeviceError, match="a request has 5 images; expected at most 4"):
             talk.submit(1, pictures(5, 1.0))
         for request in range(2, 30):
             talk.submit(request, pictures(3, 1.0, label=request % 4))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")

@@ -19,8 +19,8 @@ from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from msmlp.service.oip.model import OUTPUTS
-from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 EVERY_EXIT = {"thresholds": "1,1"}

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import re
 import signal
 import sys
 import threading
@@ -48,20 +47,10 @@ def alive(pids: set[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def ready(served: Served) -> int:
-    return int(metric(served, "msmlp_frontends_ready"))
-
-
-def metric(served: Served, name: str) -> float:
-    """The sum over its labels."""
-    text = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
-
-
 @contextmanager
 def two(weights: Path, *options: str) -> Iterator[Served]:
     with msmlp_serve(weights, "--frontends", "2", *options) as served:
-        wait_until(lambda: served.url != "" and ready(served) == 2)
+        served.wait_until_ready(2)
         yield served
 
 
@@ -142,7 +131,7 @@ def test_all_listen_for_grpc_on_one_port(tiny_weights: Path) -> None:
             tensor.set_data_from_numpy(np.zeros((3, 32, 32, 3), dtype=np.uint8))
             caller.infer("msmlp", [tensor])
             assert caller.get_inference_statistics("msmlp").model_stats[0].inference_count == 3
-        assert metric(served, "msmlp_images_total") == 3
+        assert served.metric("msmlp_images_total") == 3
 
 
 def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
@@ -167,12 +156,12 @@ def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path
         for thread in threads:
             thread.start()
         wait_until(lambda: answered[200] > 50)
-        counted = [metric(served, "msmlp_images_total")]
+        counted = [served.metric("msmlp_images_total")]
         os.kill(victim, signal.SIGKILL)
 
         def back() -> bool:
-            counted.append(metric(served, "msmlp_images_total"))
-            return victim not in front_ends(served) and ready(served) == 2
+            counted.append(served.metric("msmlp_images_total"))
+            return victim not in front_ends(served) and served.metric("msmlp_frontends_ready") == 2
 
         wait_until(back)
         enough.set()
@@ -182,7 +171,7 @@ def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path
         assert set(answered) == {200}
         assert counted == sorted(counted)
         assert counted[0] > 50
-        assert metric(served, "msmlp_frontend_restarts_total") == 1
+        assert served.metric("msmlp_frontend_restarts_total") == 1
         assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
         assert "was killed by signal 9; restart in" in served.log
         assert "Traceback" not in served.log
@@ -208,7 +197,7 @@ def test_one_that_hangs_is_replaced_while_the_other_answers(tiny_weights: Path) 
             one.classify()  # its connection was reset
         for _ in range(4):
             assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
-        wait_until(lambda: ready(served) == 2)
+        wait_until(lambda: served.metric("msmlp_frontends_ready") == 2)
         assert "does not respond" in served.log
 
 
@@ -226,7 +215,7 @@ def test_one_that_stays_dead_leaves_the_service_to_the_other(tiny_weights: Path)
 def test_front_ends_that_share_an_engine_outlive_it(tiny_weights: Path) -> None:
     with two(tiny_weights, "--engine", "process") as served, Client(served) as one, Client(served) as other:
         assert {one.classify(), other.classify()} == {200}
-        assert metric(served, "msmlp_engines") == 1
+        assert served.metric("msmlp_engines") == 1
         before = front_ends(served)
         (engine,) = (pid for pid in before if pid not in {one.at, other.at})
         os.kill(engine, signal.SIGKILL)
@@ -235,13 +224,13 @@ def test_front_ends_that_share_an_engine_outlive_it(tiny_weights: Path) -> None:
         def back() -> bool:
             for client in (one, other):
                 statuses[client.classify()] += 1
-            return statuses[503] > 0 and ready(served) == 2
+            return statuses[503] > 0 and served.metric("msmlp_frontends_ready") == 2
 
         wait_until(back)
         assert set(statuses) <= {200, 503}
         assert {one.classify(), other.classify()} == {200}
-        assert metric(served, "msmlp_engine_restarts_total") == 1
-        assert metric(served, "msmlp_frontend_restarts_total") == 0
+        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_frontend_restarts_total") == 0
         after = front_ends(served)
         assert after >= before - {engine}
         served.process.send_signal(signal.SIGTERM)
@@ -278,17 +267,17 @@ def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> No
 
 
 def test_limits_are_totals(running: Served) -> None:
-    assert metric(running, "msmlp_capacity_images") == 6
+    assert running.metric("msmlp_capacity_images") == 6
     files = [("images", IMAGE)] * 4
     answer = httpx.post(f"{running.url}/classify", files=files, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, "3" in answer.json()["detail"]) == (413, True)
 
 
 def test_metrics_and_statistics_count_what_was_answered_before_whoever_did(running: Served) -> None:
-    before = metric(running, "msmlp_images_total")
+    before = running.metric("msmlp_images_total")
     for number in range(1, 7):
         with Client(running) as client:
             assert client.classify() == 200
-        assert metric(running, "msmlp_images_total") == before + number
+        assert running.metric("msmlp_images_total") == before + number
         statistics = httpx.get(f"{running.url}/v2/models/stats", timeout=PATIENCE_SECONDS).json()
         assert statistics["model_stats"][0]["inference_count"] == before + number

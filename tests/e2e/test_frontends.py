@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,8 @@ def alive(pids: set[int]) -> bool:
 
 @contextmanager
 def two(weights: Path, *options: str) -> Iterator[Served]:
-    with msmlp_serve(weights, "--frontends", "2", *options) as served:
+    # Small batches are soon warm.
+    with msmlp_serve(weights, "--frontends", "2", "--max-batch", "2", *options) as served:
         served.wait_until_ready(2)
         yield served
 
@@ -57,7 +59,7 @@ def two(weights: Path, *options: str) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def running(tiny_weights: Path) -> Iterator[Served]:
     """One service for the tests that leave it as it is."""
-    with two(tiny_weights, "--capacity", "6", "--max-batch", "2") as served:
+    with two(tiny_weights, "--capacity", "6") as served:
         yield served
 
 
@@ -134,23 +136,27 @@ def test_all_listen_for_grpc_on_one_port(tiny_weights: Path) -> None:
         assert served.metric("msmlp_images_total") == 3
 
 
-def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
-    with two(tiny_weights) as served, ExitStack() as opened:
+def kill_one_under_load(served: Served) -> float:
+    """Kill a front end while six clients ask; it alone loses connections, and is replaced → how long the slowest answer
+    took, in seconds."""
+    with ExitStack() as opened:
         clients = [opened.enter_context(Client(served)) for _ in range(6)]
         assert {client.classify() for client in clients} == {200}
         places = {client: client.at for client in clients}
         victim = places[clients[0]]
         assert victim is not None
         lost: set[Client] = set()
-        enough, answered = threading.Event(), Counter[int]()
+        enough, answered, slowest = threading.Event(), Counter[int](), [0.0]
 
         def load(client: Client) -> None:
             while not enough.is_set():
+                asked = time.monotonic()
                 try:
                     answered[client.classify()] += 1
                 except (OSError, http.client.HTTPException):
                     lost.add(client)
                     return
+                slowest.append(time.monotonic() - asked)
 
         threads = [threading.Thread(target=load, args=(client,)) for client in clients]
         for thread in threads:
@@ -167,13 +173,28 @@ def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path
         enough.set()
         for thread in threads:
             thread.join()
-        assert lost == {client for client in clients if places[client] == victim}
-        assert set(answered) == {200}
-        assert counted == sorted(counted)
-        assert counted[0] > 50
+    assert lost == {client for client in clients if places[client] == victim}
+    assert set(answered) == {200}
+    assert counted == sorted(counted)
+    assert counted[0] > 50
+    return max(slowest)
+
+
+def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        kill_one_under_load(served)
         assert served.metric("msmlp_frontend_restarts_total") == 1
         assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
         assert "was killed by signal 9; restart in" in served.log
+        assert "Traceback" not in served.log
+
+
+@pytest.mark.chaos
+def test_however_often_one_is_killed_the_others_answer_within_seconds(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        for number in range(1, 5):
+            assert kill_one_under_load(served) < 5
+            assert served.metric("msmlp_frontend_restarts_total") == number
         assert "Traceback" not in served.log
 
 

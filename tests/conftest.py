@@ -8,7 +8,9 @@ import signal
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +19,8 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.processes import Served, msmlp_serve
 
 # One set of examples everywhere, and no deadline: a busy machine must not decide a test.
 # `pytest --hypothesis-profile=explore` looks further, at other examples each time; `make chaos` at length.
@@ -246,3 +250,17 @@ def cat_photo() -> bytes:
     stream = io.BytesIO()
     Image.fromarray(skimage.data.cat()).save(stream, "JPEG", quality=90)
     return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def serve_as(tiny_weights: Path, _no_settings_from_outside: None) -> Iterator[Callable[..., Served]]:
+    """Layout (of `LAYOUTS`), more options → such a server; each is started once, for tests that only talk to it."""
+    with ExitStack() as running:
+
+        @cache
+        def started(layout: tuple[str, ...], *options: str) -> Served:
+            served = running.enter_context(msmlp_serve(tiny_weights, *layout, *options))
+            served.wait_until_ready(int(layout[1]))
+            return served
+
+        yield started

@@ -1,4 +1,5 @@
-"""The engine as a thread and as a process, spoken to through messages alone, over a fake that a process can build."""
+"""The engine inline, as a thread and as a process, spoken to through messages alone, over a fake that a process can
+build."""
 
 import asyncio
 import os
@@ -20,7 +21,7 @@ from msmlp.service.engine.messages import Counts, ExitParameters, Inbound, Load,
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import Backoff, EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
-from msmlp.service.engine.transport import Send, ThreadWorker, Worker
+from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from tests import fakes
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, pictures
 
@@ -177,6 +178,21 @@ class OnLoop:
 
 def process_on_loop(build: BackendFactory, send: Send, **options: Any) -> OnLoop:
     return OnLoop(lambda heard: process(build, heard, **options), send)
+
+
+class InlineOnLoop(OnLoop):
+    """The loop takes messages once the batch that holds it has ended, so nothing here waits for it."""
+
+    def put(self, message: Inbound) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self.worker.put, message)
+        else:  # it has ended
+            self.worker.put(message)
+
+
+def inline(build: BackendFactory, send: Send, **options: Any) -> InlineOnLoop:
+    """An engine on the thread of an event loop."""
+    return InlineOnLoop(lambda heard: InlineWorker(build, heard, **options), send)
 
 
 def remote(address: str, send: Send, *, ring_images: int = 256) -> OnLoop:

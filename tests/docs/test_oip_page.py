@@ -12,7 +12,7 @@ from msmlp.service.grpc.calls import CODES
 from msmlp.service.grpc.messages import METHODS
 from msmlp.service.oip.model import INPUTS, OUTPUTS
 from tests.docs.test_readme import ROOT
-from tests.e2e.conftest import Served, msmlp_serve
+from tests.processes import Served, msmlp_serve
 
 PAGE = (ROOT / "docs" / "oip.md").read_text()
 

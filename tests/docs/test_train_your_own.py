@@ -13,8 +13,8 @@ import pytest
 
 from tests.docs.commands import run_commands
 from tests.docs.test_readme import ROOT
-from tests.e2e.conftest import environment, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import environment, msmlp_serve
 
 PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
 # All that is changed of what stands there: fewer epochs.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import msmlp
-from tests.e2e.conftest import Call
+from tests.processes import Call
 
 pytestmark = pytest.mark.usefixtures("no_graphs")
 

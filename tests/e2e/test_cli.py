@@ -9,7 +9,7 @@ import pytest
 
 from msmlp.model.evaluate import evaluate
 from msmlp.model.nn.config import cumulative_gflops, preset
-from tests.e2e.conftest import Call, run_msmlp
+from tests.processes import Call, run_msmlp
 
 
 def test_evaluate_prints_one_document(tiny_weights: Path, cifar10_folder: Path) -> None:

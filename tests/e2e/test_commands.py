@@ -18,7 +18,7 @@ from msmlp.main import app
 from msmlp.model.nn.config import PRESETS
 from msmlp.model.training.recipes import TEACHERS
 from msmlp.service.settings import REMOVED, Settings
-from tests.e2e.conftest import MSMLP, Call, environment, run_msmlp
+from tests.processes import MSMLP, Call, environment, run_msmlp
 
 ROOT = typer.main.get_command(app)
 WIDTH = 80

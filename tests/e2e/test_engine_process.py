@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")

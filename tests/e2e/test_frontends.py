@@ -2,10 +2,10 @@
 
 import http.client
 import os
-import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -48,27 +48,18 @@ def alive(pids: set[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def ready(served: Served) -> int:
-    return int(metric(served, "msmlp_frontends_ready"))
-
-
-def metric(served: Served, name: str) -> float:
-    """The sum over its labels."""
-    text = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
-
-
 @contextmanager
 def two(weights: Path, *options: str) -> Iterator[Served]:
-    with msmlp_serve(weights, "--frontends", "2", *options) as served:
-        wait_until(lambda: served.url != "" and ready(served) == 2)
+    # Small batches are soon warm.
+    with msmlp_serve(weights, "--frontends", "2", "--max-batch", "2", *options) as served:
+        served.wait_until_ready(2)
         yield served
 
 
 @pytest.fixture(scope="module")
 def running(tiny_weights: Path) -> Iterator[Served]:
     """One service for the tests that leave it as it is."""
-    with two(tiny_weights, "--capacity", "6", "--max-batch", "2") as served:
+    with two(tiny_weights, "--capacity", "6") as served:
         yield served
 
 
@@ -142,49 +133,68 @@ def test_all_listen_for_grpc_on_one_port(tiny_weights: Path) -> None:
             tensor.set_data_from_numpy(np.zeros((3, 32, 32, 3), dtype=np.uint8))
             caller.infer("msmlp", [tensor])
             assert caller.get_inference_statistics("msmlp").model_stats[0].inference_count == 3
-        assert metric(served, "msmlp_images_total") == 3
+        assert served.metric("msmlp_images_total") == 3
 
 
-def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
-    with two(tiny_weights) as served, ExitStack() as opened:
+def kill_one_under_load(served: Served) -> float:
+    """Kill a front end while six clients ask; it alone loses connections, and is replaced → how long the slowest answer
+    took, in seconds."""
+    with ExitStack() as opened:
         clients = [opened.enter_context(Client(served)) for _ in range(6)]
         assert {client.classify() for client in clients} == {200}
         places = {client: client.at for client in clients}
         victim = places[clients[0]]
         assert victim is not None
         lost: set[Client] = set()
-        enough, answered = threading.Event(), Counter[int]()
+        enough, answered, slowest = threading.Event(), Counter[int](), [0.0]
 
         def load(client: Client) -> None:
             while not enough.is_set():
+                asked = time.monotonic()
                 try:
                     answered[client.classify()] += 1
                 except (OSError, http.client.HTTPException):
                     lost.add(client)
                     return
+                slowest.append(time.monotonic() - asked)
 
         threads = [threading.Thread(target=load, args=(client,)) for client in clients]
         for thread in threads:
             thread.start()
         wait_until(lambda: answered[200] > 50)
-        counted = [metric(served, "msmlp_images_total")]
+        counted = [served.metric("msmlp_images_total")]
         os.kill(victim, signal.SIGKILL)
 
         def back() -> bool:
-            counted.append(metric(served, "msmlp_images_total"))
-            return victim not in front_ends(served) and ready(served) == 2
+            counted.append(served.metric("msmlp_images_total"))
+            return victim not in front_ends(served) and served.metric("msmlp_frontends_ready") == 2
 
         wait_until(back)
         enough.set()
         for thread in threads:
             thread.join()
-        assert lost == {client for client in clients if places[client] == victim}
-        assert set(answered) == {200}
-        assert counted == sorted(counted)
-        assert counted[0] > 50
-        assert metric(served, "msmlp_frontend_restarts_total") == 1
+    assert lost == {client for client in clients if places[client] == victim}
+    assert set(answered) == {200}
+    assert counted == sorted(counted)
+    assert counted[0] > 50
+    return max(slowest)
+
+
+def test_one_killed_under_load_loses_only_its_own_connections(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        kill_one_under_load(served)
+        assert served.metric("msmlp_frontend_restarts_total") == 1
         assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
         assert "was killed by signal 9; restart in" in served.log
+        assert "Traceback" not in served.log
+
+
+@pytest.mark.chaos
+def test_however_often_one_is_killed_the_others_answer_within_seconds(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served:
+        for number in range(1, 5):
+            assert kill_one_under_load(served) < 5
+            assert served.metric("msmlp_frontend_restarts_total") == number
         assert "Traceback" not in served.log
 
 
@@ -208,7 +218,7 @@ def test_one_that_hangs_is_replaced_while_the_other_answers(tiny_weights: Path) 
             one.classify()  # its connection was reset
         for _ in range(4):
             assert httpx.get(f"{served.url}/readyz", timeout=PATIENCE_SECONDS).status_code == 200
-        wait_until(lambda: ready(served) == 2)
+        wait_until(lambda: served.metric("msmlp_frontends_ready") == 2)
         assert "does not respond" in served.log
 
 
@@ -226,7 +236,7 @@ def test_one_that_stays_dead_leaves_the_service_to_the_other(tiny_weights: Path)
 def test_front_ends_that_share_an_engine_outlive_it(tiny_weights: Path) -> None:
     with two(tiny_weights, "--engine", "process") as served, Client(served) as one, Client(served) as other:
         assert {one.classify(), other.classify()} == {200}
-        assert metric(served, "msmlp_engines") == 1
+        assert served.metric("msmlp_engines") == 1
         before = front_ends(served)
         (engine,) = (pid for pid in before if pid not in {one.at, other.at})
         os.kill(engine, signal.SIGKILL)
@@ -235,13 +245,13 @@ def test_front_ends_that_share_an_engine_outlive_it(tiny_weights: Path) -> None:
         def back() -> bool:
             for client in (one, other):
                 statuses[client.classify()] += 1
-            return statuses[503] > 0 and ready(served) == 2
+            return statuses[503] > 0 and served.metric("msmlp_frontends_ready") == 2
 
         wait_until(back)
         assert set(statuses) <= {200, 503}
         assert {one.classify(), other.classify()} == {200}
-        assert metric(served, "msmlp_engine_restarts_total") == 1
-        assert metric(served, "msmlp_frontend_restarts_total") == 0
+        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_frontend_restarts_total") == 0
         after = front_ends(served)
         assert after >= before - {engine}
         served.process.send_signal(signal.SIGTERM)
@@ -278,17 +288,17 @@ def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> No
 
 
 def test_limits_are_totals(running: Served) -> None:
-    assert metric(running, "msmlp_capacity_images") == 6
+    assert running.metric("msmlp_capacity_images") == 6
     files = [("images", IMAGE)] * 4
     answer = httpx.post(f"{running.url}/classify", files=files, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, "3" in answer.json()["detail"]) == (413, True)
 
 
 def test_metrics_and_statistics_count_what_was_answered_before_whoever_did(running: Served) -> None:
-    before = metric(running, "msmlp_images_total")
+    before = running.metric("msmlp_images_total")
     for number in range(1, 7):
         with Client(running) as client:
             assert client.classify() == 200
-        assert metric(running, "msmlp_images_total") == before + number
+        assert running.metric("msmlp_images_total") == before + number
         statistics = httpx.get(f"{running.url}/v2/models/stats", timeout=PATIENCE_SECONDS).json()
         assert statistics["model_stats"][0]["inference_count"] == before + number

@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from msmlp.service.oip.model import OUTPUTS
-from tests.e2e.conftest import Served, msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 EVERY_EXIT = {"thresholds": "1,1"}
@@ -241,21 +242,27 @@ def test_a_stream_of_exits(served: Served, digits: Any) -> None:
 
 
 def test_cancelled_calls_are_counted_and_keep_no_permit(served: Served, digits: Any) -> None:
-    def metric(start: str) -> float:
-        lines = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(start))
-
     cancelled = 'msmlp_requests_total{route="grpc/ModelInfer",status="499"}'
-    before = metric(cancelled)
+
+    def count() -> float:
+        lines = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(cancelled))
+
+    before = count()
     # Pictures that take long to be resized.
     large = pixel_input(np.zeros((40, 700, 700, 3), dtype=np.uint8))
     with triton.InferenceServerClient(served.grpc) as client:
-        for _ in range(3):
-            call = client.async_infer("msmlp", [large], lambda result, error: None)
-            wait_until(lambda: metric("msmlp_inflight_images") > 0)
+
+        def seen() -> bool:
+            """A call that is cancelled while it is answered, if it is not answered sooner."""
+            ended = threading.Event()
+            call = client.async_infer("msmlp", [large], lambda result, error: ended.set())
+            wait_until(lambda: ended.is_set() or served.metric("msmlp_inflight_images") > 0)
             call.cancel()
-            wait_until(lambda: metric("msmlp_inflight_images") == 0)
-    wait_until(lambda: metric(cancelled) > before)
+            wait_until(lambda: served.metric("msmlp_inflight_images") == 0)
+            return count() > before
+
+        wait_until(seen)
 
 
 def test_a_signal_ends_an_idle_stream_and_everything_in_order(tiny_weights: Path, digits: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import tritonclient.http as triton
 from tritonclient.http import aio
 
-from tests.e2e.conftest import Served
+from tests.processes import Served
 from tests.servers import encoded
 
 

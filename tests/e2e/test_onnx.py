@@ -15,8 +15,8 @@ from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import install_hint
 from msmlp.model.offline import run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
-from tests.e2e.conftest import Call, Served, environment, run_msmlp
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Call, Served, environment, run_msmlp
 from tests.servers import encoded
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from msmlp.main import main; main()"

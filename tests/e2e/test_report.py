@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Call, run_msmlp
+from tests.processes import Call, run_msmlp
 
 
 def test_completion_knows_the_commands_below_report() -> None:

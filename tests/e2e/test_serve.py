@@ -21,8 +21,8 @@ from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
 from msmlp.model.weights import load_calibration, load_weights
-from tests.e2e.conftest import Call, Served, msmlp_serve, run_msmlp
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Call, Served, msmlp_serve, run_msmlp
 
 JPEG = {"Content-Type": "image/jpeg"}
 

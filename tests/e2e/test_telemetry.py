@@ -15,8 +15,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.e2e.conftest import msmlp_serve, run_msmlp
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import msmlp_serve, run_msmlp
 
 JPEG = {"Content-Type": "image/jpeg"}
 

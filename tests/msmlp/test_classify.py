@@ -15,8 +15,8 @@ from msmlp import classify
 from msmlp.classify import Table
 from msmlp.main import app
 from msmlp.service.options import RequestOptions
-from tests.e2e.conftest import Call, run_msmlp
 from tests.msmlp.scripted import Reply, refusal, scripted
+from tests.processes import Call, run_msmlp
 
 Captured = pytest.CaptureFixture[str]
 

@@ -16,7 +16,7 @@ import torch
 from msmlp import doctor
 from msmlp.doctor import examine
 from msmlp.model.weights import load_calibration, load_weights, model_version
-from tests.e2e.conftest import run_msmlp
+from tests.processes import run_msmlp
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""One real service for all tests that only talk to it."""
+"""Real services for the tests that only talk to them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,40 @@ from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
+from tests.fakes import PATIENCE_SECONDS
+from tests.processes import LAYOUTS, Served
 from tests.servers import encoded, serving
+
+LIMITS = {"max_images": 64, "max_pixels": 1_000_000, "max_body_bytes": 2_000_000}
+"""Easily passed."""
 
 
 @pytest.fixture(scope="session")
 def service(tiny_weights: Path, _no_settings_from_outside: None) -> Service:
-    """The tiny weights on a CPU, with limits that are easily passed; started by `client`."""
+    """The tiny weights on a CPU, within `LIMITS`; started by `own_client`."""
     return build_service(
         Settings(
             weights=tiny_weights,
             device="cpu",
             engine="thread",
-            max_images=64,
-            max_pixels=1_000_000,
-            max_body_bytes=2_000_000,
+            **LIMITS,
         )
     )
 
 
 @pytest.fixture(scope="session")
-def client(service: Service) -> Iterator[httpx.Client]:
-    """A client of a real server around `service`."""
+def own_client(service: Service) -> Iterator[httpx.Client]:
+    """A client of a real server around `service`, in this process."""
     with serving(service) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def client(request: pytest.FixtureRequest, serve_as: Callable[..., Served]) -> Iterator[httpx.Client]:
+    """A client of such a server in processes of its own; `own_client` is for tests that patch it."""
+    options = [word for name, limit in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(limit))]
+    served = serve_as(request.param, *options)
+    with httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 

@@ -12,8 +12,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.conftest import msmlp_serve
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import msmlp_serve
 
 pytestmark = pytest.mark.system
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Served
+from tests.processes import Served
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 

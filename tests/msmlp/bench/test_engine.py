@@ -9,7 +9,7 @@ import pytest
 from msmlp.bench.engine import BenchOptions, bench_engine, engine_lines
 from msmlp.model.errors import OptionError
 from msmlp.service.settings import Settings
-from tests.e2e.conftest import Call
+from tests.processes import Call
 
 
 @pytest.fixture(scope="module")

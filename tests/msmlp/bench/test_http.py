@@ -13,7 +13,7 @@ from msmlp.bench.images import IMAGES_OF
 from msmlp.model.errors import MsmlpError
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
-from tests.e2e.conftest import Call
+from tests.processes import Call
 from tests.servers import serving
 
 

@@ -1,4 +1,4 @@
-"""The engine as a thread and as a process under the same tests, then the thread alone."""
+"""The engine inline, as a thread and as a process under the same tests, then some of them alone."""
 
 import asyncio
 import subprocess
@@ -31,11 +31,13 @@ from msmlp.service.engine.messages import (
     Stop,
     Submit,
 )
-from msmlp.service.engine.transport import InlineWorker, ThreadWorker
-from tests.engines import BROKEN, OWN_REQUEST, Build, Talk, no_device, process_on_loop, thread
+from msmlp.service.engine.transport import MOST_SECONDS, InlineWorker, ThreadWorker, Worker
+from tests.engines import BROKEN, OWN_REQUEST, Build, Talk, inline, no_device, process_on_loop, thread
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, Pixels, picture, pictures
 
-MAKERS = {"thread": thread, "process": process_on_loop}
+MAKERS = {"inline": inline, "thread": thread, "process": process_on_loop}
+LOCAL = {"inline": inline, "thread": thread}
+"""Those in this process, where a test can see the backend."""
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -116,6 +118,7 @@ def test_a_failed_batch_fails_its_requests_and_says_no_secret(engine: tuple[Talk
     assert talk.hear(Answers).request.tolist() == [3]
 
 
+@pytest.mark.parametrize("engine", ["thread", "process"], indirect=True)  # inline, nobody can ask meanwhile
 def test_gauges_count_images_that_came_while_the_device_was_busy(engine: tuple[Talk, Build]) -> None:
     talk, build = engine
     with talk.device_held(build.gate):
@@ -219,12 +222,12 @@ def test_freeze_gc_exempts_what_exists_and_nothing_later() -> None:
     subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
 
 
-# The thread alone, where the test needs to see its backend.
+# In this process, where the test needs to see its backend.
 
 
 @contextmanager
-def on_thread(backend: FakeBackend) -> Iterator[Talk]:
-    talk = Talk(thread, lambda: backend, permits=backend.capacity)
+def running(make: Callable[..., Worker], backend: FakeBackend) -> Iterator[Talk]:
+    talk = Talk(make, lambda: backend, permits=backend.capacity)
     assert talk.worker.ready.wait(PATIENCE_SECONDS)
     talk.hear(Ready)
     backend.batches.clear()  # of the warm-up
@@ -234,13 +237,17 @@ def on_thread(backend: FakeBackend) -> Iterator[Talk]:
         talk.stop()
 
 
+local = pytest.mark.parametrize("make", LOCAL.values(), ids=LOCAL)
+
+
 def of(kind: type, said: list[Outbound]) -> list[Any]:
     return [message for message in said if isinstance(message, kind)]
 
 
-def test_every_batch_is_reported() -> None:
+@local
+def test_every_batch_is_reported(make: type) -> None:
     backend = FakeBackend(max_batch=2)
-    with on_thread(backend) as talk:
+    with running(make, backend) as talk:
         talk.submit(1, pictures(3, 0.2, 0.8))
         said = talk.stop()
     assert sorted((ran.stage, ran.images) for ran in of(Ran, said)) == sorted(backend.batches)
@@ -248,9 +255,10 @@ def test_every_batch_is_reported() -> None:
     assert sum(ran.images for ran in of(Ran, said) if ran.stage == 1) == 3
 
 
-def test_survivors_of_different_requests_share_the_next_stages_batch() -> None:
+@local
+def test_survivors_of_different_requests_share_the_next_stages_batch(make: type) -> None:
     backend = FakeBackend()
-    with on_thread(backend) as talk:
+    with running(make, backend) as talk:
         with talk.device_held(backend.gate):
             for request in range(8):
                 talk.submit(request, np.stack([picture(1.0), picture(0.2, 1.0)]))
@@ -266,9 +274,10 @@ def broken_by_label_3(stage: int, pixels: Pixels) -> None:
         raise ZeroDivisionError("a secret of the device")
 
 
-def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
+@local
+def test_a_device_that_fails_again_and_again_ends_the_worker(make: type) -> None:
     backend = FakeBackend(max_batch=1)
-    with on_thread(backend) as talk:
+    with running(make, backend) as talk:
         backend.fail = broken_by_label_3
         with talk.device_held(backend.gate):
             for request in range(MAX_FAILURES):
@@ -282,9 +291,10 @@ def test_a_device_that_fails_again_and_again_ends_the_worker() -> None:
     assert 99 not in [int(request) for answer in of(Answers, said) for request in answer.request]
 
 
-def test_cancelling_an_answered_request_does_nothing() -> None:
+@local
+def test_cancelling_an_answered_request_does_nothing(make: type) -> None:
     backend = FakeBackend()
-    with on_thread(backend) as talk:
+    with running(make, backend) as talk:
         talk.submit(1, pictures(1, 1.0))
         talk.worker.put(Cancel(1))
         talk.worker.put(Cancel(99))
@@ -294,9 +304,10 @@ def test_cancelling_an_answered_request_does_nothing() -> None:
     assert backend.taken == 0
 
 
-def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
-    backend, ready_at_batch = FakeBackend(max_batch=8, every_bucket=True), []
-    worker = ThreadWorker(lambda: backend, lambda messages: None, permits=8)
+@local
+def test_it_warms_up_every_stage_and_bucket_before_it_is_ready(make: type) -> None:
+    backend, ready_at_batch = FakeBackend(max_batch=8, every_bucket=True), list[bool]()
+    worker = make(lambda: backend, lambda messages: None, permits=8)
     backend.fail = lambda stage, pixels: ready_at_batch.append(worker.ready.is_set())
     worker.start()
     assert worker.ready.wait(PATIENCE_SECONDS)
@@ -307,16 +318,110 @@ def test_it_warms_up_every_stage_and_bucket_before_it_is_ready() -> None:
     assert not any(ready_at_batch)
 
 
-def test_a_backend_that_cannot_be_built_is_the_end_and_tells_no_secret() -> None:
+@local
+def test_a_backend_that_cannot_be_built_is_the_end_and_tells_no_secret(make: type) -> None:
     def build() -> StageBackend:
         raise ZeroDivisionError("line 7 of some file")
 
     said: list[Outbound] = []
-    worker = ThreadWorker(build, said.extend, permits=8)
+    worker = make(build, said.extend, permits=8)
     worker.start()
     worker.join(PATIENCE_SECONDS)
     assert said == [Died("engine failed")]
     assert not worker.ready.is_set()
+
+
+@local
+def test_what_is_in_flight_at_the_end_is_answered_before_it(make: type) -> None:
+    backend = FakeBackend(max_batch=1)
+    with running(make, backend) as talk:
+        with talk.device_held(backend.gate):
+            talk.submit(1, pictures(2, 0.2, 1.0))
+            talk.worker.put(Stop())
+        talk.worker.join(PATIENCE_SECONDS)
+        said = talk.stop()
+    assert [answer.request.tolist() for answer in of(Answers, said)] == [[OWN_REQUEST], [1], [1]]
+    assert [exit for answer in of(Answers, said) for exit in answer.exit] == [1, 2, 2]
+    assert said[-1] == Died("stopped")
+
+
+@local
+def test_what_comes_during_the_warm_up_is_answered_after_it(make: type) -> None:
+    backend = FakeBackend()
+    with backend.gate.held():
+        talk = Talk(make, lambda: backend, permits=backend.capacity)
+        backend.gate.wait_until_reached()
+        for request in (1, 2):
+            talk.submit(request, pictures(3, 1.0))
+        talk.worker.put(Cancel(1))
+        assert talk.worker.load is None
+    talk.hear(Ready)
+    assert talk.hear(Cancelled) == Cancelled("queue", 3)
+    assert talk.hear(Answers).request.tolist() == [2, 2, 2]
+    assert talk.stop()[-1] == Died("stopped")
+
+
+# Inline alone.
+
+
+def test_inline_the_event_loop_has_its_turn_between_two_batches() -> None:
+    backend, happened = FakeBackend(max_batch=1), list[str]()
+    with running(inline, backend) as talk:
+
+        def batch(stage: int, pixels: Pixels) -> None:
+            happened.append("batch")
+            asyncio.get_running_loop().call_soon(happened.append, "another")
+
+        backend.fail = batch
+        talk.submit(1, pictures(3, 0.2, 1.0))
+        talk.stop()
+    assert happened == ["batch", "another"] * 6
+
+
+class SlowClock:
+    """`time` in which a batch takes 10 ms an image."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def batch(self, stage: int, pixels: Pixels) -> None:
+        self.now += 0.01 * len(pixels)
+
+
+@pytest.mark.parametrize(("make", "largest"), [(inline, 4), (thread, 16)])
+def test_inline_no_batch_holds_the_event_loop_for_long(
+    monkeypatch: pytest.MonkeyPatch, make: type, largest: int
+) -> None:
+    """The largest bucket is the last that takes at most MOST_SECONDS."""
+    backend, clock = FakeBackend(max_batch=16, every_bucket=True), SlowClock()
+    monkeypatch.setattr("msmlp.model.backends.protocol.time", clock)
+    assert largest == 16 or 0.01 * largest <= MOST_SECONDS < 0.02 * largest
+    backend.fail = clock.batch
+    with running(make, backend) as talk:
+        with talk.device_held(backend.gate):
+            talk.submit(1, pictures(16, 1.0))
+        said = talk.stop()
+    assert backend.buckets[-1] == largest
+    assert max(images for _, images in backend.batches) <= largest
+    assert sum(len(answer.request) for answer in of(Answers, said)) == 17
+
+
+def test_inline_a_batch_of_one_may_take_as_long_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(every_bucket=True), SlowClock()
+    monkeypatch.setattr("msmlp.model.backends.protocol.time", clock)
+
+    def batch(stage: int, pixels: Pixels) -> None:
+        clock.now += 2 * MOST_SECONDS
+
+    backend.fail = batch
+    with running(inline, backend):
+        assert backend.buckets == (1,)
+
+
+# The thread alone.
 
 
 def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
@@ -336,7 +441,7 @@ def test_the_backend_is_built_and_used_on_the_workers_own_thread() -> None:
 def test_gauges_count_waiting_images() -> None:
     """While the second batch is held, the rest of the request waits, and the images in the batch do not."""
     backend = FakeBackend(max_batch=4)
-    with on_thread(backend) as talk:
+    with running(thread, backend) as talk:
         backend_reached = threading.Semaphore(0)
         let_go = threading.Semaphore(0)
 

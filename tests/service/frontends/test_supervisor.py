@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from msmlp.service.frontends.place import ATTEMPTS
-from tests.e2e.conftest import environment
 from tests.fakes import PATIENCE_SECONDS
+from tests.processes import environment
 from tests.service.frontends import programs
 
 

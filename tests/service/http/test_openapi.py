@@ -22,8 +22,8 @@ PROBLEM_JSON = "application/problem+json"
 
 
 @pytest.fixture(scope="module")
-def openapi(client: httpx.Client) -> dict[str, Any]:
-    return client.get("/openapi.json").json()
+def openapi(own_client: httpx.Client) -> dict[str, Any]:
+    return own_client.get("/openapi.json").json()
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def references(node: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def test_the_service_does_what_the_document_says(client: httpx.Client, tmp_path: Path) -> None:
+def test_the_service_does_what_the_document_says(own_client: httpx.Client, tmp_path: Path) -> None:
     """Schemathesis with all its checks: statuses, content types, headers, bodies, methods, good and bad data."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", Path(__file__).with_name("schemathesis.toml")),
-            *("run", str(client.base_url.join("/openapi.json"))),
+            *("run", str(own_client.base_url.join("/openapi.json"))),
             *("--seed", "1", "--max-examples", str(settings.default.max_examples // 4)),
             *("--generation-database", "none", "--no-color", "--workers", "2"),
         ],
@@ -124,18 +124,18 @@ def test_every_error_of_classify_has_an_example(openapi: dict[str, Any], operati
             assert (document["status"], document["code"]) == (status, code)
 
 
-def test_unknown_paths_and_methods_answer_as_their_examples_do(client: httpx.Client) -> None:
-    for answer in (client.get("/nowhere"), client.get("/classify")):
+def test_unknown_paths_and_methods_answer_as_their_examples_do(own_client: httpx.Client) -> None:
+    for answer in (own_client.get("/nowhere"), own_client.get("/classify")):
         [(code, example)] = PROBLEMS[answer.status_code]["content"][PROBLEM_JSON]["examples"].items()
         assert answer.json() == {**example["value"], "request_id": answer.headers["X-Request-ID"]}
         assert answer.json()["code"] == code
 
 
-def test_the_requests_shown_work(client: httpx.Client, operation: dict[str, Any]) -> None:
+def test_the_requests_shown_work(own_client: httpx.Client, operation: dict[str, Any]) -> None:
     shown = [each["value"] for each in operation["requestBody"]["content"]["application/json"]["examples"].values()]
     assert any("deadline_ms" in request for request in shown)
     for request in shown:
-        answer = client.post("/classify", json=request)
+        answer = own_client.post("/classify", json=request)
         assert answer.status_code in ((200, 504) if "deadline_ms" in request else (200,)), answer.text
 
 
@@ -147,31 +147,33 @@ def fields(node: Any) -> Any:
 
 
 def test_the_answer_shown_has_the_fields_of_those_that_come(
-    client: httpx.Client, operation: dict[str, Any], cat_photo: bytes
+    own_client: httpx.Client, operation: dict[str, Any], cat_photo: bytes
 ) -> None:
     content = operation["responses"]["200"]["content"]
-    answer = client.post("/classify", content=cat_photo, headers={"Content-Type": "image/jpeg"}).json()
+    answer = own_client.post("/classify", content=cat_photo, headers={"Content-Type": "image/jpeg"}).json()
     assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/Answer"}
     assert fields(content["application/json"]["example"]) == fields(answer)
-    *_, line = client.post(
+    *_, line = own_client.post(
         "/classify?stream=true", content=cat_photo, headers={"Content-Type": "image/jpeg"}
     ).iter_lines()
     assert fields(content["application/x-ndjson"]["example"]) == fields(json.loads(line))
 
 
-def test_answers_have_the_fields_of_their_schemas_and_no_others(client: httpx.Client, digit_files: list[bytes]) -> None:
+def test_answers_have_the_fields_of_their_schemas_and_no_others(
+    own_client: httpx.Client, digit_files: list[bytes]
+) -> None:
     def same(model: type[BaseModel], document: Any) -> None:
         assert model.model_validate(document).model_dump(mode="json", exclude_unset=True) == document
         assert set(document) == set(model.model_fields)
 
     images = [("images", ("x", image)) for image in digit_files[:8]]
-    same(Answer, client.post("/classify", files=images).json())
-    same(ModelDescription, client.get("/model").json())
-    problem = client.post("/classify", content=b"x", headers=PNG).json()
+    same(Answer, own_client.post("/classify", files=images).json())
+    same(ModelDescription, own_client.get("/model").json())
+    problem = own_client.post("/classify", content=b"x", headers=PNG).json()
     same(Problem, problem)
     same(ImageProblem, problem["errors"][0])
     lines = [
-        json.loads(line) for line in client.post("/classify?stream=true&deadline_ms=1e9", files=images).iter_lines()
+        json.loads(line) for line in own_client.post("/classify?stream=true&deadline_ms=1e9", files=images).iter_lines()
     ]
     assert [line["index"] for line in lines if line["final"]]
     for line in lines:

@@ -1,6 +1,7 @@
 """`deadline_ms`, brown-out and `degrade` over a real socket."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from msmlp.service.engine import core as loop
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.http.schemas import Answer
+from msmlp.service.logs import sane_id
 from msmlp.service.service import Service
-from tests.fakes import Clock, picture
+from tests.fakes import PATIENCE_SECONDS, Clock, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, steep, wait_until
 
 FOR_EVER = 1e9  # milliseconds, the longest deadline allowed
@@ -81,13 +83,22 @@ def test_when_some_have_expired_their_label_is_null(tiny_weights: Path, monkeypa
     assert (expired["top_k"], expired["stages"], expired["gflops"]) == ([], [], 0.0)
 
 
-def test_the_time_a_body_and_its_decoding_take_is_the_deadlines(tiny_weights: Path) -> None:
+def test_the_time_a_body_and_its_decoding_take_is_the_deadlines(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Arrival is when the first byte came: a deadline that passes before the engine is reached has passed."""
     service = fake_service(tiny_weights, fake_backend)
-    image = encoded(picture(1.0, size=32))
+    image, arrived = encoded(picture(1.0, size=32)), threading.Event()
+
+    def told(given: Any) -> str:
+        arrived.set()
+        return sane_id(given)
+
+    monkeypatch.setattr("msmlp.service.http.middleware.sane_id", told)
 
     def slowly() -> Any:
         yield image[:10]
+        assert arrived.wait(PATIENCE_SECONDS)
         time.sleep(0.06)
         yield image[10:]
 

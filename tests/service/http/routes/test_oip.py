@@ -20,7 +20,6 @@ from tritonclient.utils import InferenceServerException
 from msmlp.service.http.body import SLICE
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import read_inference
-from msmlp.service.service import Service
 from tests.fakes import picture, pictures
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
 
@@ -361,13 +360,13 @@ def pixel_request(pixels: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def test_a_failure_of_the_server_has_the_protocols_form_too(
-    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch, digits: Any
+    own_client: httpx.Client, monkeypatch: pytest.MonkeyPatch, digits: Any
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("/etc/secret")
 
     monkeypatch.setattr("msmlp.service.http.routes.oip.output_tensors", broken)
-    assert check_error(client.post(INFER, **pixel_request(digits.test[:1])), 500) == "the server failed"
+    assert check_error(own_client.post(INFER, **pixel_request(digits.test[:1])), 500) == "the server failed"
 
 
 def test_metrics_name_few_routes(client: httpx.Client) -> None:
@@ -381,7 +380,7 @@ def test_metrics_name_few_routes(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("form", ["pixels", "files"])
 def test_a_body_that_is_slow_to_parse_delays_no_other_request(
-    caller: triton.InferenceServerClient, digits: Any, monkeypatch: pytest.MonkeyPatch, form: str
+    own_client: httpx.Client, digits: Any, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Pixels stay where they are, however many; files are copied one by one."""
     threads: list[str] = []
@@ -393,7 +392,8 @@ def test_a_body_that_is_slow_to_parse_delays_no_other_request(
     monkeypatch.setattr("msmlp.service.http.routes.oip.read_inference", spied)
     files = [encoded(pixels) + bytes(SLICE) for pixels in digits.test[:2]]
     tensor = image_input(files) if form == "files" else pixel_input(digits.test[:64])
-    caller.infer("msmlp", [tensor])
+    with triton.InferenceServerClient(f"127.0.0.1:{own_client.base_url.port}") as caller:
+        caller.infer("msmlp", [tensor])
     [thread] = threads
     # asyncio.to_thread's threads have such names; the loop's own is the server's.
     assert thread.startswith("asyncio_") == (form == "files")

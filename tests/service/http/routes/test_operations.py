@@ -1,13 +1,17 @@
 """Health, `/model`, `/metrics` and the documentation of a running service."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from msmlp.model.weights import load_weights
 from msmlp.model.weights.info import weights_info
-from msmlp.service.service import Service
+from msmlp.service.telemetry.metrics import Metrics
+from tests.servers import wait_until
 
 
 def test_alive_and_ready(client: httpx.Client) -> None:
@@ -26,30 +30,75 @@ def test_probes_may_ask_without_a_body(client: httpx.Client, path: str) -> None:
     assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_model_says_what_msmlp_info_does(client: httpx.Client, service: Service) -> None:
-    said, info = client.get("/model").json(), weights_info(service.settings.weights)
+def test_model_says_what_msmlp_info_does(client: httpx.Client, tiny_weights: Path) -> None:
+    said, info = client.get("/model").json(), weights_info(tiny_weights)
     assert said["default_policy"] == "balanced"
     for field in ("name", "version", "cascade", "classes", "preprocess", "exits", "operating_points", "results"):
         assert said[field] == info[field]
     assert {"gflops", "gflops_unfolded"} < set(said["exits"][0])
 
 
-def test_model_tells_nothing_of_the_machine_that_trained(client: httpx.Client, service: Service) -> None:
+def test_model_tells_nothing_of_the_machine_that_trained(client: httpx.Client, tiny_weights: Path) -> None:
     text = client.get("/model").text
-    command = service.weights.manifest.training["command"]
+    command = load_weights(tiny_weights).manifest.training["command"]
     assert command
     assert json.dumps(command)[1:-1] not in text
-    assert str(service.settings.weights) not in text
-    assert str(service.settings.weights.parent) not in text
+    assert str(tiny_weights) not in text
+    assert str(tiny_weights.parent) not in text
 
 
-def test_metrics_are_prometheus_text(client: httpx.Client, service: Service) -> None:
+def test_metrics_are_prometheus_text(client: httpx.Client, tiny_weights: Path) -> None:
     answer = client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     (info,) = families["msmlp_model_info"].samples
-    assert info.labels == {**service.facts.model, "backend": "onnx", "device": "cpu"}
+    model = weights_info(tiny_weights)
+    expected = {"name": model["name"], "version": model["version"], "backend": "onnx", "device": "cpu"}
+    assert info.labels == expected
     assert info.value == 1
+
+
+def samples(client: httpx.Client) -> Counter[str]:
+    """A scrape, by series."""
+    lines = [line.rpartition(" ") for line in client.get("/metrics").text.splitlines() if line[0] != "#"]
+    return Counter({series: float(value) for series, _, value in lines})  # type: ignore[arg-type]
+
+
+def test_every_metric_of_the_contract_is_shown(client: httpx.Client) -> None:
+    shown = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
+    assert shown >= {family.name for family in Metrics((1, 2, 3), "any", "1").registry.collect()}
+
+
+def test_metrics_count_what_was_sent_and_answered(client: httpx.Client, digit_files: list[bytes]) -> None:
+    price = client.get("/model").json()["exits"][1]["gflops"]
+    before = samples(client)
+    for number in range(1, 5):
+        # Each on a connection of its own, which may be another front end's.
+        files = [("images", file) for file in digit_files[:number]]
+        options = {"thresholds": "1,0", "deadline_ms": 1e6}
+        answer = httpx.post(client.base_url.join("/classify"), files=files, params=options, timeout=client.timeout)
+        assert answer.status_code == 200, answer.text
+        assert httpx.post(client.base_url.join("/classify"), content=b"", timeout=client.timeout).status_code == 415
+    expected = {
+        'msmlp_requests_total{route="/classify",status="200"}': 4,
+        'msmlp_requests_total{route="/classify",status="415"}': 4,
+        'msmlp_request_seconds_count{route="/classify"}': 8,
+        'msmlp_images_total{exit="2",reason="confident"}': 10,
+        'msmlp_image_seconds_count{exit="2"}': 10,
+        'msmlp_confidence_count{exit="2"}': 10,
+        'msmlp_stage_queue_seconds_count{stage="2"}': 10,
+        'msmlp_stage_batch_size_sum{stage="2"}': 10,
+        'msmlp_deadline_total{outcome="met"}': 10,
+        "msmlp_deadline_margin_seconds_count": 10,
+        "msmlp_gflops_total": pytest.approx(10 * price, rel=1e-6),
+        "msmlp_inflight_images": 0,
+    }
+
+    def rose() -> dict[str, float]:
+        now = samples(client)
+        return {series: now[series] - before[series] for series in expected}
+
+    wait_until(lambda: rose() == expected)
 
 
 def test_docs(client: httpx.Client) -> None:

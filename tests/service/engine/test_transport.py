@@ -15,6 +15,7 @@ import pytest
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import OutOfMemoryError
 from msmlp.model.exits.rule import Reason
+from msmlp.service.engine import transport
 from msmlp.service.engine.core import MAX_FAILURES, SHADOW_SLOTS, run
 from msmlp.service.engine.messages import (
     Answers,
@@ -364,7 +365,11 @@ def test_what_comes_during_the_warm_up_is_answered_after_it(make: type) -> None:
 # Inline alone.
 
 
-def test_inline_the_event_loop_has_its_turn_between_two_batches() -> None:
+@pytest.mark.parametrize(("seconds", "row"), [(0.0, 1), (60.0, 6)])
+def test_inline_the_event_loop_has_its_turn_after_a_moment_of_batches(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, row: int
+) -> None:
+    monkeypatch.setattr(transport, "TURN_SECONDS", seconds)
     backend, happened = FakeBackend(max_batch=1), list[str]()
     with running(inline, backend) as talk:
 
@@ -375,7 +380,7 @@ def test_inline_the_event_loop_has_its_turn_between_two_batches() -> None:
         backend.fail = batch
         talk.submit(1, pictures(3, 0.2, 1.0))
         talk.stop()
-    assert happened == ["batch", "another"] * 6
+    assert happened == (["batch"] * row + ["another"] * row) * (6 // row)
 
 
 class SlowClock:

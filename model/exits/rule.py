@@ -5,6 +5,7 @@ An image leaves at exit i if its score ≥ threshold i; at a threshold of 1 none
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,19 @@ def leaves(scores: NDArray[np.floating], thresholds: Floats | float) -> NDArray[
 
 def outlook(
     exits: int, thresholds: Floats, min_exit: int = 1, max_exit: int | None = None
-) -> tuple[list[float], list[int]]:
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """For one image and every exit [K], what `decided` needs: the least score that leaves (inf: none does), and the
     reason code of every other score.
     """
-    last = exits if max_exit is None else max_exit
-    leaving = enumerate(thresholds.tolist(), start=1)
+    return _outlook(exits, thresholds.astype(np.float64).tobytes(), min_exit, exits if max_exit is None else max_exit)
+
+
+@lru_cache(maxsize=256)  # most requests have the thresholds of an operating point
+def _outlook(exits: int, float64: bytes, min_exit: int, max_exit: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    leaving = enumerate(np.frombuffer(float64).tolist(), start=1)
     least = [limit if limit < 1 and exit >= min_exit else np.inf for exit, limit in leaving]
-    others = [int(MAX_EXIT if exit >= last else GOES_ON) for exit in range(1, exits)]
-    return [*least, np.inf], [*others, int(FINAL)]
+    others = [int(MAX_EXIT if exit >= max_exit else GOES_ON) for exit in range(1, exits)]
+    return (*least, np.inf), (*others, int(FINAL))
 
 
 def decided(scores: NDArray[np.floating], least: Floats, others: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -160,9 +160,11 @@ class Engine:
 
     def _flush(self) -> None:
         # Do not wake the other side for a batch's duration alone.
-        if not all(isinstance(message, Ran) for message in self._outbox):
-            self._port.send(self._outbox.copy())
-            self._outbox.clear()
+        for message in self._outbox:
+            if not isinstance(message, Ran):
+                self._port.send(self._outbox.copy())
+                self._outbox.clear()
+                return
 
 
 class _InFlight(NamedTuple):
@@ -338,7 +340,8 @@ class EngineCore:
         self._check_shadows(batch, settled)
         if settled.cancelled:
             self._send(Cancelled("batch", settled.cancelled))
-        self.backend.release(settled.free)
+        if len(settled.free):
+            self.backend.release(settled.free)
 
     def _report(self, batch: Batch, requests: NDArray[np.int64], settled: Settled) -> None:
         """Answer images: those of streams at every exit, the others at their last."""

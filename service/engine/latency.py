@@ -185,7 +185,7 @@ class StageSelector:
     def worthiest(self, waiting: list[int]) -> int:
         """The deepest stage with a full batch; else the one that wastes least, the deeper one where they are alike."""
         if waiting.count(0) == len(waiting) - 1:  # mostly, when few wait
-            return next(k for k, waits in enumerate(waiting) if waits)
+            return waiting.index(max(waiting))
         for stage in reversed(range(len(waiting))):
             if waiting[stage] >= self._latency.full(stage):
                 return stage

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +19,8 @@ from msmlp.model.data import load_dataset
 from msmlp.service.telemetry.metrics import Metrics
 from msmlp.service.telemetry.record import RequestRecord, Statistics
 from msmlp.service.telemetry.totals import Snapshot, Totals
+from tests.fakes import PATIENCE_SECONDS
+from tests.processes import LAYOUTS, Served
 from tests.servers import encoded
 from tests.system.conftest import make_serve
 from tests.system.prometheus import CONFIGURATION, Prometheus, Values, prometheus, promtool
@@ -131,11 +134,16 @@ def test_what_is_served_is_as_prometheus_wants_it(watched: Watched) -> None:
     promtool("check", "metrics", given=watched.service.get("/metrics").text)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_every_layout_it_is(serve_as: Callable[..., Served], layout: tuple[str, ...]) -> None:
+    promtool("check", "metrics", given=httpx.get(f"{serve_as(layout).url}/metrics", timeout=PATIENCE_SECONDS).text)
+
+
 def test_sums_over_processes_are_as_prometheus_wants_them() -> None:
     totals = Totals()
     for index in range(3):
         metrics = Metrics([0.1, 0.2, 0.3], "name", "1")
-        metrics.watch_process(os.getpid)
+        metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()]))
         metrics.ended(RequestRecord("id", 0.0, "GET", f"/{index}", status=200, ended=1.0))
         totals.update(index, Snapshot(index, 0.0, list(metrics.registry.collect()), {}, Statistics(), 0))
     totals.retire(2)

@@ -92,6 +92,7 @@ def test_a_server_that_does_not_say_how_it_batches_has_no_time_outside_compute(c
     with peer_server(LEAST, LEAST.start, case, sys.executable, quiet) as server:
         entry = Entry(case, server, batches=True)
         [[run]] = measure([entry], (4,), 1, 0.2, send, costs_only, quiet)
+        resume(server)  # or it would not hear that it is to end
     asked, pictures = kept[-1].asked, len(case.files)
     assert sorted(asked) == sorted(n % pictures for n in range(len(asked))), "connections share the pictures in turn"
     assert run["server_cpu_seconds_per_1000"] is not None

@@ -22,8 +22,9 @@ OUTLIER = 3.0
 REFRESH = 64
 """Batches between two computations of the batch sizes."""
 
-NEARLY = 0.01
-"""A batch whose time per image is within this share of the best counts as equal; the smaller one answers sooner."""
+NEARLY, FEWER = 0.01, 0.1
+"""A batch whose time per image is within the first share of the best counts as equal; the smaller one answers sooner.
+Fewer images run than wait only if that saves more than the second: every batch costs the host something too."""
 
 COVERED = 0.95
 """Share of batches that end within their predicted time, margin included."""
@@ -118,7 +119,7 @@ class LatencyModel:
         for b, bucket in reversed(list(enumerate(self.buckets))):
             rate = (1 / per_image[:, b])[:, None]
             enough = (sizes >= bucket) & (2 * bucket >= np.minimum(sizes, full[:, None]))
-            better = enough & (rate > worth * (1 + NEARLY))
+            better = enough & (rate > worth * (1 + FEWER))
             take, worth = np.where(better, bucket, take), np.where(better, rate, worth)
         self._best: list[float] = best.tolist()
         self._full: list[int] = full.tolist()

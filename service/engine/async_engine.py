@@ -252,7 +252,11 @@ class AsyncEngine:
             part = result if stop - start == len(numbers) else result.part(slice(start, stop))
             pending = self._pending.get(numbers[start])
             if pending is not None:
-                answered += pending.land(part)
+                try:
+                    answered += pending.land(part)
+                except Exception as error:  # any: the requests behind it must not wait for ever
+                    log.exception("answers could not be joined")
+                    pending.fail(error)
             else:  # the client left while they ran
                 self._notify(Cancelled("batch", int(np.count_nonzero(part.reason != Reason.GOES_ON))))
         self.throughput.count(answered, now)

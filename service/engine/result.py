@@ -68,7 +68,8 @@ class Result:
 
 def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
     if columns[0].dtype == HISTORY:  # numpy would compare the fields of each
-        return np.concatenate([column.view(np.float32) for column in columns]).view(HISTORY)
+        flat = np.concatenate([np.ascontiguousarray(column).view(np.float32) for column in columns])
+        return np.ascontiguousarray(flat).view(HISTORY)  # columns of one row each join in the other order
     return np.concatenate(columns)
 
 

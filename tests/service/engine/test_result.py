@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from msmlp.model.exits.rule import Reason
@@ -51,6 +51,7 @@ def arrivals(draw: st.DrawFn) -> list[list[int]]:
 
 
 @given(arrivals())
+@example([[1], [0]])
 def test_whatever_way_they_land_they_come_out_in_order(parts: list[list[int]]) -> None:
     whole = Result.joined([landed(part, float(number)) for number, part in enumerate(parts)])
     images = sum(map(len, parts))

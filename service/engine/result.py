@@ -69,7 +69,7 @@ class Result:
 def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
     if columns[0].dtype == HISTORY:  # numpy would compare the fields of each
         flat = np.concatenate([np.ascontiguousarray(column).view(np.float32) for column in columns])
-        return np.ascontiguousarray(flat).view(HISTORY)  # columns of one row each join in the other order
+        return np.ascontiguousarray(flat).view(HISTORY)  # numpy may join an empty one and single rows in columns
     return np.concatenate(columns)
 
 

@@ -51,7 +51,7 @@ def arrivals(draw: st.DrawFn) -> list[list[int]]:
 
 
 @given(arrivals())
-@example([[1], [0]])
+@example([[], [1], [0]])
 def test_whatever_way_they_land_they_come_out_in_order(parts: list[list[int]]) -> None:
     whole = Result.joined([landed(part, float(number)) for number, part in enumerate(parts)])
     images = sum(map(len, parts))

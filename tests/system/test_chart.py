@@ -41,7 +41,8 @@ def test_the_services_settings_are_those_of_the_values(tmp_path: Path, monkeypat
 def test_every_setting_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {name: field for name, field in Settings.model_fields.items() if name not in SET_BY_OTHER_VALUES}
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
-    given = {name: 1 if default is None else default for name, default in defaults.items()}
+    unset = {"devices": "0,1"}  # 1 for the others
+    given = {name: unset.get(name, 1) if default is None else default for name, default in defaults.items()}
     [container] = pod_of(render({"settings": given}, tmp_path))["containers"]
     assert len(container["env"]) == len(given)
     settings = settings_of(container, monkeypatch)

@@ -18,10 +18,8 @@ Send = Callable[[list[Outbound]], None]
 """Takes everything that a batch produced, and must not block. Handing over wakes the other side, which costs more than
 the messages themselves. Ready and Died come last in their list."""
 
-
 MOST_SECONDS = 0.05
 """The longest batch that may run on the event loop's thread: probes and deadlines wait for it."""
-
 
 TURN_SECONDS = 0.003
 """How long batches follow each other before the loop does something else. Images that came together then mostly leave
@@ -76,7 +74,7 @@ class InTransit:
         since = min(load.oldest[0], self._arrivals[0]), *load.oldest[1:]
         backlog = load.backlog_seconds + more * load.seconds_per_image
         rest = load.seconds_per_image, load.work_seconds, load.prediction_margin, load.submits, load.images
-        return Load(queued, since, backlog, *rest)  # `replace` takes several times as long
+        return Load(queued, since, backlog, *rest, load.others)  # `replace` takes several times as long
 
 
 class LocalWorker:
@@ -146,7 +144,7 @@ class ThreadWorker(LocalWorker):
 
 
 class InlineWorker(LocalWorker):
-    """Runs the backend on the event loop's own thread, a batch at a time between the loop's other work.
+    """Runs the backend on the event loop's own thread, a few batches at a time between the loop's other work.
 
     Handing over to a thread costs more than a small network's batch takes on a CPU. The loop cannot do anything else
     while a batch runs, so buckets whose batch takes longer than `MOST_SECONDS` are not used.

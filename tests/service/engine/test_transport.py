@@ -21,6 +21,7 @@ from msmlp.service.engine.messages import (
     Answers,
     Cancel,
     Cancelled,
+    Counts,
     Died,
     ExitParameters,
     Failed,
@@ -491,6 +492,16 @@ def test_submits_in_transit_are_counted_until_a_load_includes_them() -> None:
     assert waiting() == (2, 2.0)
     worker.publish(replace(Load.none(3), submits=2, images=4))
     assert waiting() == (0, np.inf)
+
+
+def test_submits_in_transit_change_nothing_else_of_a_load() -> None:
+    """Front ends that share an engine admit by what the others have in flight, also in a burst."""
+    worker = ThreadWorker(FakeBackend, lambda messages: None, permits=8)
+    worker.ready.set()
+    published = Load((0, 0, 0), (np.inf,) * 3, 0.5, 0.25, 3.0, 1.2, 0, 0, Counts(7, 6, 9, 2))
+    worker.publish(published)
+    worker.put(Submit(1, pictures(2, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), 1.0))
+    assert worker.load == replace(published, queued=(2, 0, 0), oldest=(1.0, np.inf, np.inf), backlog_seconds=1.0)
 
 
 def test_an_engine_on_the_event_loop_tells_its_load_when_asked() -> None:

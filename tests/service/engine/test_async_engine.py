@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,6 +86,27 @@ def test_exit_bounds_are_kept() -> None:
         assert (late.exit[0], late.reason[0]) == (2, Reason.CONFIDENT)
         early = await classify(engine, pictures(1, 0.1, 0.1), max_exit=2)
         assert (early.exit[0], early.reason[0]) == (2, Reason.MAX_EXIT)
+
+    play(FakeBackend(), scenario)
+
+
+def test_answers_that_cannot_be_joined_fail_their_request_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    join = Result.joined
+
+    def joined(parts: Sequence[Result]) -> Result:
+        if len(parts) > 1:
+            raise ValueError("columns do not fit")
+        return join(parts)
+
+    monkeypatch.setattr(Result, "joined", joined)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        torn = asyncio.create_task(classify(engine, np.stack([picture(1.0), picture(0.2, 1.0)])))
+        whole = asyncio.create_task(classify(engine, pictures(1, 0.2, 1.0)))
+        with pytest.raises(ValueError, match="do not fit"):
+            await torn
+        assert (await whole).exit.tolist() == [2]
+        assert (await classify(engine, pictures(1, 1.0))).exit.tolist() == [1]
 
     play(FakeBackend(), scenario)
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -47,6 +48,9 @@ STOP_SECONDS = 30
 TICK_SECONDS = 0.1
 """The longest time between two updates of brown-out."""
 
+BROWNOUT_SECONDS = 0.005
+"""The shortest: at every request, it would cost more than admission."""
+
 WINDOW_SECONDS = 10.0
 """Seconds over which throughput is measured."""
 
@@ -81,6 +85,7 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._died: Died | None = None
+        self._browned = -math.inf  # when brown-out was updated
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
         self.admission.share_with = self.worker.share
 
@@ -203,6 +208,9 @@ class AsyncEngine:
 
     def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self.admission
+        if now - self._browned < BROWNOUT_SECONDS:
+            return
+        self._browned = now
         wait = max(now - min(load.oldest), admission.backlog(load))
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)

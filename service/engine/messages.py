@@ -21,17 +21,11 @@ HISTORY: np.dtype[np.void] = np.dtype(
 History = NDArray[np.void]
 
 _FLOATS = cast("np.dtype[np.float32]", np.dtype((np.float32, 6)))
-_INTS = cast("np.dtype[np.int32]", np.dtype((np.int32, 6)))
 
 
 def history_floats(history: History) -> NDArray[np.float32]:
     """The four float columns of a history [m, K], as a view [m, K, 4]."""
     return history.view(_FLOATS)[..., :4]
-
-
-def history_ints(history: History) -> NDArray[np.int32]:
-    """The two integer columns of a history [m, K], as a view [m, K, 2]."""
-    return history.view(_INTS)[..., 4:]
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,7 @@ class Stop:
     """Finish the images in flight, then end the worker."""
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """m images have reached an exit.
 
     `index` is the image's position in its request. `reason` is GOES_ON where the image does not leave (streams only).

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from msmlp.model.errors import OptionError
 from msmlp.service.errors import (
@@ -65,13 +65,16 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
 
 async def read_content(request: Request, max_bytes: int) -> bytes:
     """The bytes of a body; BodyTooLargeError for more than `max_bytes`."""
-    declared = request.headers.get("content-length", "")
+    declared = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise BodyTooLargeError(f"the body has {declared} bytes; at most {max_bytes} are allowed")
-    chunks, size = list[bytes](), 0
-    async for chunk in request.stream():
-        if chunk:
-            chunks.append(chunk)
+        raise BodyTooLargeError(f"the body has {int(declared)} bytes; at most {max_bytes} are allowed")
+    chunks, size, more = list[bytes](), 0, True
+    while more:  # as Request.stream, which costs as much as parsing the head
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLargeError(f"the body has more than {max_bytes} bytes")

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
-from msmlp.service.http.responses import error_response
+from msmlp.service.http.protocol import reply
+from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
 from msmlp.service.service import ByteBudget
@@ -73,7 +74,8 @@ class RequestMiddleware:
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         response = error_response(scope, error)
-                    await response(scope, exchange.receive, exchange.send)
+                    if not (isinstance(response, Sent) and exchange.reply(response)):
+                        await response(scope, exchange.receive, exchange.send)
                     return
         await self._app(scope, exchange.receive, exchange.send)
 
@@ -98,6 +100,15 @@ class _Exchange:
         self._budget.take(size)
         self.held += size
         return message
+
+    def reply(self, answer: Sent) -> bool:
+        """Send a whole answer, which ends the record; False if it must go as messages."""
+        head = f"{answer.head}x-request-id: {self._record.request_id}\r\n".encode()
+        if not reply(self._send, head, answer.body):
+            return False
+        self._record.status = answer.status_code
+        self._records.close(self._record)
+        return True
 
     async def send(self, message: Message) -> None:
         """Send a message, the first one with the request's id; the last one ends the record."""

@@ -14,9 +14,10 @@ from http import HTTPStatus
 from typing import Any, Self
 
 import httptools
+from starlette.types import Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from msmlp.service.errors import PROBLEM_TYPE, problem_document
 
@@ -97,7 +98,7 @@ class _Joining:
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/"):
+        elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n"):
             self._head = data
             self._loop.call_soon(self._flush)  # for a body that comes later
             return
@@ -111,6 +112,26 @@ class _Joining:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
+
+
+def reply(send: Send, head: bytes, body: bytes) -> bool:
+    """Answer the request behind `send` with 200 in one write; False if it must go step by step.
+
+    uvicorn checks every header and takes two messages, which costs as much as parsing the request. `head` has whole
+    lines, without those that uvicorn adds.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.response_started or cycle.flow.write_paused:
+        return False
+    if not cycle.disconnected:
+        cycle.response_started = cycle.response_complete = True
+        lines = [b"HTTP/1.1 200 OK\r\n", *(b"%b: %b\r\n" % header for header in cycle.default_headers), head]
+        cycle.transport.write(b"".join((*lines, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+    return True
 
 
 class _Connection:
@@ -248,15 +269,19 @@ class Protocol(_Connection, HttpToolsProtocol):
         if self.parser.should_upgrade():
             # An upgrade is a request like any other, but httptools would end it here, without its body.
             raise httptools.HttpParserError
-        self._check_head()
+        hosts, chunked = 0, False
+        for name, _ in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":  # whose sizes the parser keeps
+                chunked = True
+        self._check_head(hosts)
         super().on_headers_complete()
-        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)  # whose sizes the parser keeps
         length = _head_length(self._head)
         self._ends = None if chunked or length is None else self._begins + length
         self._place, self._head, self._unclaimed = _BODY, b"", 0
 
-    def _check_head(self) -> None:
-        hosts = sum(name == b"host" for name, _ in self.headers)
+    def _check_head(self, hosts: int) -> None:
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             self.detail = f"expected one Host header, got {hosts or 'none'}"
         elif len(self.pipeline) == MAX_WAITING:

@@ -79,10 +79,17 @@ class Sent(Response):
         self, body: bytes, media_type: str, record: RequestRecord, headers: dict[str, str] = NO_HEADERS
     ) -> None:
         self.status_code, self.body, self.background = 200, body, None
-        seconds = record.decode_seconds, record.queue_seconds, record.compute_seconds
-        timing = "decode;dur={:.3f}, queue;dur={:.3f}, compute;dur={:.3f}".format(*(1e3 * each for each in seconds))
-        given = {"content-length": str(len(body)), "content-type": media_type, "server-timing": timing}
-        self.raw_headers = [(name.encode(), value.encode()) for name, value in (given | headers).items()]
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.head = (
+            f"content-length: {len(body)}\r\ncontent-type: {media_type}\r\n"
+            f"server-timing: decode;dur={1e3 * record.decode_seconds:.3f}, queue;dur={1e3 * record.queue_seconds:.3f}, "
+            f"compute;dur={1e3 * record.compute_seconds:.3f}\r\n{more}"
+        )
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        lines = (line.partition(": ") for line in self.head.splitlines())
+        return [(name.encode(), value.encode()) for name, _, value in lines]
 
 
 def error_response(scope: Scope, error: Exception) -> Response:

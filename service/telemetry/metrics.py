@@ -37,8 +37,8 @@ from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-TOGETHER = 64
-"""Requests whose images are counted together."""
+TOGETHER = 256
+"""Requests that are counted together."""
 SHADOWS = 1000
 """The newest shadows of an exit, over which its agreement is computed."""
 STATUSES = (200, 429, 499, 500, 503, 504)
@@ -100,19 +100,18 @@ class Metrics(Collector):
 
     def _create(self, exits: Sequence[int]) -> None:
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry, buckets=SECONDS)
         by_label = partial(LabelledHistogram, registry=self.registry, bounds=SECONDS)
 
         self.requests = counter("msmlp_requests", "Requests answered.", ["route", "status"])
-        self.request_seconds = histogram("msmlp_request_seconds", "Arrival to answer.", ["route"])
+        self.request_seconds = by_label("msmlp_request_seconds", "Arrival to answer.", "route", list(INFERENCES))
         self.images = counter("msmlp_images", "Images answered.", ["exit", "reason"])
         text = "Arrival to the answer of an image."
         self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT])
         text = "Time that an image waited for a stage."
         self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits)
-        self.compute_seconds = histogram("msmlp_stage_compute_seconds", "Duration of a batch.", ["stage"])
+        self.compute_seconds = by_label("msmlp_stage_compute_seconds", "Duration of a batch.", "stage", exits)
         text = "Images in a batch, without padding."
-        self.batch_size = histogram("msmlp_stage_batch_size", text, ["stage"], buckets=SIZES)
+        self.batch_size = by_label("msmlp_stage_batch_size", text, "stage", exits, bounds=SIZES)
         self.confidence = by_label("msmlp_confidence", "Confidence of answers.", "exit", exits, bounds=SCORES)
         self.gflops = counter("msmlp_gflops", "GFLOPs spent on answered images.")
         self.gflops_saved = counter("msmlp_gflops_saved", "GFLOPs that the whole cascade would have cost in addition.")
@@ -129,7 +128,7 @@ class Metrics(Collector):
         self.cancelled = counter("msmlp_cancelled", "Images whose client had left, by where they were.", ["where"])
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
-        self.margin = histogram("msmlp_deadline_margin_seconds", text, buckets=MARGINS)
+        self.margin = Histogram("msmlp_deadline_margin_seconds", text, registry=self.registry, buckets=MARGINS)
         # The supervisor counts them, if there is one.
         counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
         labels = ["name", "version", "backend", "device"]
@@ -140,13 +139,10 @@ class Metrics(Collector):
         for exit in range(1, self._stages + 1):
             for reason in ("confident", "max_exit", "deadline") if exit < self._stages else ("final",):
                 self.images.labels(exit, reason)
-            for by_stage in (self.compute_seconds, self.batch_size):
-                by_stage.labels(exit)
             if exit < self._stages:
                 self.agreement.labels(exit).set(math.nan)
         self.images.labels(NO_EXIT, "expired")
         for route in INFERENCES:
-            self.request_seconds.labels(route)
             for status in STATUSES:
                 self.requests.labels(route, status)
         for reason in ("capacity", "wait", "memory"):
@@ -192,19 +188,22 @@ class Metrics(Collector):
         self, result: Result, record: RequestRecord, deadline: float, *, spent: float, expected: float
     ) -> None:
         """Images of a request were answered; they have `spent` GFLOPs. `deadline` is inf without one."""
-        history = history_floats(result.history)
-        self._answers.append((result.exit, result.reason, result.landed, history, record.arrival, deadline))
+        columns = result.exit, result.reason, result.landed, history_floats(result.history)
+        self._answers.append((*columns, record.arrival, deadline))
         self._spent += spent
         self._expected += expected
 
     def _count(self) -> None:
         """Count what has happened since the last call."""
-        for route, status, seconds in _taken(self._requests):
-            self._child(self.requests, route, status).inc()
-            self._child(self.request_seconds, route).observe(seconds)
-        for batch in _taken(self._batches):
-            self._child(self.compute_seconds, batch.stage + 1).observe(batch.seconds)
-            self._child(self.batch_size, batch.stage + 1).observe(batch.images)
+        if requests := _taken(self._requests):
+            for labels, number in Counts((route, status) for route, status, _ in requests).items():
+                self._child(self.requests, *labels).inc(number)
+            rows = [self.request_seconds.row(route) for route, _, _ in requests]
+            self.request_seconds.observe(np.array(rows), np.array([seconds for _, _, seconds in requests]))
+        if batches := _taken(self._batches):
+            stage, images, seconds = (np.array(column) for column in zip(*batches, strict=True))
+            self.compute_seconds.observe(stage, seconds)
+            self.batch_size.observe(stage, images)
         if rows := _taken(self._answers):
             self._count_images(rows)
 
@@ -329,7 +328,7 @@ def _taken(waiting: deque[Item]) -> list[Item]:
 
 
 class LabelledHistogram(Collector):
-    """A histogram with one label whose values are known; `bounds` are upper edges, without inf.
+    """A histogram with one label, whose `values` are there from the start; `bounds` are upper edges, without inf.
 
     It takes many observations per call. The library's own takes one.
     """
@@ -345,7 +344,7 @@ class LabelledHistogram(Collector):
         registry: CollectorRegistry,
     ) -> None:
         self._name, self._documentation, self._label = name, documentation, label
-        self._values = [str(value) for value in values]
+        self._rows = {str(value): row for row, value in enumerate(values)}
         self._bounds = tuple(bounds)
         self._edges = [floatToGoString(bound) for bound in (*bounds, float("inf"))]
         self._counts = [[0] * len(self._edges) for _ in values]
@@ -353,12 +352,22 @@ class LabelledHistogram(Collector):
         self._lock = Lock()
         registry.register(self)
 
+    def row(self, value: str) -> int:
+        """The position of a label value, which may be new."""
+        found = self._rows.get(value)
+        if found is None:
+            with self._lock:
+                found = self._rows[value] = len(self._rows)
+                self._counts.append([0] * len(self._edges))
+                self._sums.append(0.0)
+        return found
+
     def observe(self, rows: NDArray[np.int64], amounts: NDArray[np.floating]) -> None:
         """Count each of `amounts` under the label value whose position is in `rows`; -1 is the last.
 
         An amount on an edge counts below it.
         """
-        values, edges = len(self._values), len(self._edges)
+        values, edges = len(self._rows), len(self._edges)
         buckets = np.searchsorted(self._bounds, amounts.astype(np.float64), side="left")
         rows = rows % values
         counts = np.bincount(rows * edges + buckets, minlength=values * edges).reshape(values, edges).tolist()
@@ -370,8 +379,8 @@ class LabelledHistogram(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         with self._lock:
-            counts, sums = [list(accumulate(row)) for row in self._counts], list(self._sums)
+            values, counts, sums = list(self._rows), [list(accumulate(row)) for row in self._counts], list(self._sums)
         family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
-        for value, below, total in zip(self._values, counts, sums, strict=True):
+        for value, below, total in zip(values, counts, sums, strict=True):
             family.add_metric([value], buckets=list(zip(self._edges, below, strict=True)), sum_value=total)
         yield family

@@ -3,11 +3,10 @@
 import logging
 import math
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +30,14 @@ INFERENCES = {
 """Routes that classify, with their method."""
 
 
-@dataclass(frozen=True)
-class Landed:
+class Landed(NamedTuple):
     """Answered images: the exit of each, 0 if it expired, and its history."""
 
     exit: NDArray[np.int64]
     history: History
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestRecord:
     """A request. Times are in monotonic seconds; what has not happened yet has its default.
 
@@ -135,9 +133,6 @@ def tell(observers: list[Observer], record: RequestRecord) -> None:
             log.exception("an observer of requests failed")
 
 
-DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-
-
 class Statistics:
     """Sums over classification requests, in seconds, as the Open Inference Protocol's `GET .../stats` reports them.
 
@@ -146,35 +141,43 @@ class Statistics:
     """
 
     def __init__(self) -> None:
-        self.images = 0
-        self.counts: Counter[str] = Counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.images = self.succeeded = self.failed = 0
+        self._fail = self._success = self._queue = self._input = self._infer = 0.0  # seconds
         self._last_ms = 0
 
     def ended(self, record: RequestRecord) -> None:
         if not record.inference:
             return
         if record.status != HTTPStatus.OK:
-            self._add("fail", record.seconds)
+            self.failed += 1
+            self._fail += record.seconds
             return
         self.images += record.answered
-        self._last_ms = round(time.time() * 1e3)
-        self._add("success", record.seconds)
-        self._add("compute_input", record.decode_seconds)
-        self._add("queue", record.queue_seconds)
-        self._add("compute_infer", record.compute_seconds)
-        self._add("compute_output", 0.0)
+        self._last_ms = int(time.time() * 1e3)
+        self.succeeded += 1
+        self._success += record.seconds
+        self._queue += record.queue_seconds
+        self._input += record.decode_seconds
+        self._infer += record.compute_seconds
 
     def add(self, other: "Statistics") -> None:
         """What another process has counted."""
-        self.images += other.images
-        self._last_ms = max(self._last_ms, other._last_ms)
-        self.counts.update(other.counts)
-        for name, seconds in other.seconds.items():
-            self.seconds[name] += seconds
+        last = max(self._last_ms, other._last_ms)
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        self._last_ms = last
 
     def document(self, name: str, version: str, executions: int) -> dict[str, Any]:
         """One model's entry; `executions` is the number of batches its first stage has run."""
+        sums = {
+            "success": self._success,
+            "fail": self._fail,
+            "queue": self._queue,
+            "compute_input": self._input,
+            "compute_infer": self._infer,
+            **dict.fromkeys(("compute_output", "cache_hit", "cache_miss"), 0.0),
+        }
+        counts = {"fail": self.failed, "cache_hit": 0, "cache_miss": 0}  # of the others, as many as succeeded
         return {
             "name": name,
             "version": version,
@@ -182,12 +185,8 @@ class Statistics:
             "inference_count": self.images,
             "execution_count": executions,
             "inference_stats": {
-                duration: {"count": self.counts[duration], "ns": round(self.seconds[duration] * 1e9)}
-                for duration in (*DURATIONS, "cache_hit", "cache_miss")
+                duration: {"count": counts.get(duration, self.succeeded), "ns": round(seconds * 1e9)}
+                for duration, seconds in sums.items()
             },
             "batch_stats": [],
         }
-
-    def _add(self, name: str, seconds: float) -> None:
-        self.counts[name] += 1
-        self.seconds[name] += seconds

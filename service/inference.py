@@ -186,7 +186,14 @@ def image_answers(facts: Facts, request: ClassifyRequest, result: Result) -> lis
     return answers
 
 
-NO_OUTCOME = {"label": None, "class_id": None, "confidence": None, "score": None, "top_k": [], "exit": None}
+NO_OUTCOME: dict[str, Any] = {
+    "label": None,
+    "class_id": None,
+    "confidence": None,
+    "score": None,
+    "top_k": [],
+    "exit": None,
+}
 """Of an image that expired before the first exit."""
 
 

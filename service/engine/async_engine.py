@@ -49,7 +49,7 @@ TICK_SECONDS = 0.1
 """The longest time between two updates of brown-out."""
 
 BROWNOUT_SECONDS = 0.005
-"""The shortest: at every request, it would cost more than admission."""
+"""The shortest time between two, while most permits are free: at every request, it would cost more than admission."""
 
 WINDOW_SECONDS = 10.0
 """Seconds over which throughput is measured."""
@@ -208,7 +208,7 @@ class AsyncEngine:
 
     def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self.admission
-        if now - self._browned < BROWNOUT_SECONDS:
+        if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
             return
         self._browned = now
         wait = max(now - min(load.oldest), admission.backlog(load))

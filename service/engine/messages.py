@@ -75,7 +75,8 @@ class Stop:
     """Finish the images in flight, then end the worker."""
 
 
-class Answers(NamedTuple):
+@dataclass(slots=True)
+class Answers:
     """m images have reached an exit.
 
     `index` is the image's position in its request. `reason` is GOES_ON where the image does not leave (streams only).

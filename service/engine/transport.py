@@ -21,6 +21,10 @@ the messages themselves. Ready and Died come last in their list."""
 MOST_SECONDS = 0.05
 """The longest batch that may run on the event loop's thread: probes and deadlines wait for it."""
 
+MOST_PASSES = 3
+"""How many passes of the event loop an idle engine waits while each brings more images. Clients whose images left
+together send the next ones together, but the loop reads and decodes these in several passes."""
+
 TURN_SECONDS = 0.003
 """How long batches follow each other before the loop does something else. Images that came together then mostly leave
 together, and the next requests of their clients come together too: batches stay large."""
@@ -154,6 +158,7 @@ class InlineWorker(LocalWorker):
         self._loop = asyncio.get_running_loop()
         self._inbox: list[Inbound] = []
         self._due = self._stopping = False
+        self._seen = self._passes = 0
         self._ended = threading.Event()
         self._engine = Engine(self, permits=self._permits, shadow_every=self._shadow_every, publishes=False)
         self._loop.run_in_executor(None, warmed, self._build, MOST_SECONDS).add_done_callback(self._begin)
@@ -192,7 +197,12 @@ class InlineWorker(LocalWorker):
         """Take in what has come, and run batches for a moment."""
         if self._ended.is_set():
             return
-        self._due = False
+        if len(self._inbox) > self._seen and self._passes < MOST_PASSES and self._engine.core.idle:
+            self._seen = len(self._inbox)
+            self._passes += 1
+            self._loop.call_soon(self._turn)
+            return
+        self._due, self._seen, self._passes = False, 0, 0
         messages, self._inbox = self._inbox, []
         self._stopping |= any(isinstance(message, Stop) for message in messages)
         self._published, until = None, time.monotonic() + TURN_SECONDS

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
-from msmlp.service.http.protocol import reply
+from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
@@ -103,11 +103,12 @@ class _Exchange:
 
     def reply(self, answer: Sent) -> bool:
         """Send a whole answer, which ends the record; False if it must go as messages."""
-        head = f"{answer.head}x-request-id: {self._record.request_id}\r\n".encode()
-        if not reply(self._send, head, answer.body):
+        cycle = unanswered(self._send)
+        if cycle is None:
             return False
         self._record.status = answer.status_code
-        self._records.close(self._record)
+        self._records.close(self._record)  # before the client has it, and may ask for the metrics
+        reply(cycle, f"{answer.head}x-request-id: {self._record.request_id}\r\n", bytes(answer.body))
         return True
 
     async def send(self, message: Message) -> None:
@@ -117,7 +118,7 @@ class _Exchange:
             record.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
         elif not message.get("more_body"):
-            self._records.close(record)  # before the client has it all, and may ask for the metrics
+            self._records.close(record)
         await self._send(message)
 
 

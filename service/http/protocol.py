@@ -114,24 +114,29 @@ class _Joining:
             self._transport.write(head)
 
 
-def reply(send: Send, head: bytes, body: bytes) -> bool:
-    """Answer the request behind `send` with 200 in one write; False if it must go step by step.
-
-    uvicorn checks every header and takes two messages, which costs as much as parsing the request. `head` has whole
-    lines, without those that uvicorn adds.
-    """
+def unanswered(send: Send) -> RequestResponseCycle | None:
+    """The request behind `send` if `reply` may answer it; None if its answer must go as messages."""
     cycle = getattr(send, "__self__", None)
     if type(cycle) is not RequestResponseCycle or cycle.response_started or cycle.flow.write_paused:
-        return False
-    if not cycle.disconnected:
-        cycle.response_started = cycle.response_complete = True
-        lines = [b"HTTP/1.1 200 OK\r\n", *(b"%b: %b\r\n" % header for header in cycle.default_headers), head]
-        cycle.transport.write(b"".join((*lines, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)))
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-    return True
+        return None
+    return cycle
+
+
+def reply(cycle: RequestResponseCycle, head: str, body: bytes) -> None:
+    """Answer a request with 200 in one write. `head` has whole lines, without those that uvicorn adds.
+
+    uvicorn checks every header and takes two messages, which costs as much as parsing the request.
+    """
+    if cycle.disconnected:
+        return
+    cycle.response_started = cycle.response_complete = True
+    more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
+    end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+    cycle.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", more, head.encode(), end, body)))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 class _Connection:

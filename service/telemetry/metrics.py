@@ -201,11 +201,11 @@ class Metrics(Collector):
             rows = [self.request_seconds.row(route) for route, _, _ in requests]
             self.request_seconds.observe(np.array(rows), np.array([seconds for _, _, seconds in requests]))
         if batches := _taken(self._batches):
-            stage, images, seconds = (np.array(column) for column in zip(*batches, strict=True))
-            self.compute_seconds.observe(stage, seconds)
-            self.batch_size.observe(stage, images)
-        if rows := _taken(self._answers):
-            self._count_images(rows)
+            stages = np.array([batch.stage for batch in batches])
+            self.compute_seconds.observe(stages, np.array([batch.seconds for batch in batches]))
+            self.batch_size.observe(stages, np.array([batch.images for batch in batches]))
+        if answers := _taken(self._answers):
+            self._count_images(answers)
 
     def _count_images(self, rows: list[tuple[Any, ...]]) -> None:
         sizes = [len(row[0]) for row in rows]

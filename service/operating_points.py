@@ -45,14 +45,20 @@ class OperatingPoints:
             raise OptionError("--policy", self._unknown(default))
         self.default = default
         self._candidates = lru_cache(maxsize=256)(self._under_bounds)
-        self.resolve = lru_cache(maxsize=256)(self._resolve)
+        self._resolved = lru_cache(maxsize=256)(self._resolve)
+        self._without_options = [self._resolve(NO_OPTIONS, level) for level in range(LEVELS + 1)]
 
-    def _resolve(self, options: RequestOptions, brownout: int = 0) -> ResolvedPoint:
+    def resolve(self, options: RequestOptions, brownout: int = 0) -> ResolvedPoint:
         """The operating point of a request at a brown-out level, 0 to LEVELS.
 
         Raises:
             OptionError: no operating point meets what was asked for; names the attainable range.
         """
+        if options is NO_OPTIONS:  # mostly, and hashing them takes longer than all else here
+            return self._without_options[brownout]
+        return self._resolved(options, brownout)
+
+    def _resolve(self, options: RequestOptions, brownout: int) -> ResolvedPoint:
         low, high = self._bounds(options)
         if options.thresholds is not None:
             return self._explicit(options.thresholds, low, high)
@@ -60,7 +66,7 @@ class OperatingPoints:
 
     def costs(self) -> tuple[float, ...]:
         """Expected GFLOPs per image of a request without options, by brown-out level [LEVELS + 1]."""
-        return tuple(self.resolve(NO_OPTIONS, level).expected_gflops for level in range(LEVELS + 1))
+        return tuple(point.expected_gflops for point in self._without_options)
 
     def _unknown(self, name: str) -> str:
         return f"{name[:40]!a} is not an operating point; expected one of {in_words(self._names)}"

@@ -7,9 +7,10 @@ visit the host. One thread calls a backend.
 import logging
 import time
 from bisect import bisect_left
-from contextlib import ContextDecorator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,22 @@ def buckets_up_to(largest: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-class device_errors(ContextDecorator):  # noqa: N801 - used as a function, and faster than one around every batch
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+class device_errors:  # noqa: N801 - used as a function, and faster than one around every batch
     """Turn what a library raises into OutOfMemoryError or DeviceError. Also a decorator."""
+
+    def __call__(self, call: Call) -> Call:
+        @wraps(call)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                self.__exit__(type(error), error, None)
+                raise
+
+        return cast(Call, guarded)
 
     def __enter__(self) -> None:
         pass

@@ -33,7 +33,7 @@ from msmlp.service.engine.messages import (
     Stop,
     Submit,
 )
-from msmlp.service.engine.scheduler import Batch, Overdue, Scheduler, Settled
+from msmlp.service.engine.scheduler import Batch, Scheduler, Settled
 from msmlp.service.engine.tickets import Slots
 
 log = logging.getLogger("msmlp.engine")
@@ -287,11 +287,11 @@ class EngineCore:
         """Start one batch, and answer tickets whose deadline does not allow for it → whether there was one."""
         now = time.monotonic()
         starts = max(now, self._in_flight[-1].ends) if self._in_flight else now
-        self._answer_overdue(self.scheduler.overdue(now, starts))
+        self._answer_overdue(now, starts)
         batch = self.scheduler.next_batch(now, starts)
         if batch is None:
             return False
-        self._answer_overdue(self.scheduler.overdue(now, starts + batch.seconds))
+        self._answer_overdue(now, starts + batch.seconds)
         if self._publish:
             self._publish(self.load(batch))  # before the launch: on a CPU that is when the batch runs
         try:
@@ -324,7 +324,10 @@ class EngineCore:
         self.backend.release(slots)
         self._fail(requests, error)
 
-    def _answer_overdue(self, overdue: Overdue) -> None:
+    def _answer_overdue(self, now: float, free: float) -> None:
+        if not self.scheduler.tickets.timed:
+            return
+        overdue = self.scheduler.overdue(now, free)
         if len(overdue.slots):
             requests = self.scheduler.tickets.request[overdue.slots]
             self._answer(overdue.slots, requests, overdue.exits, overdue.reasons)

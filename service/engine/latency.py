@@ -19,7 +19,7 @@ FORGET = 0.05
 OUTLIER = 3.0
 """A batch that took longer than this many times its prediction counts as one that took just that."""
 
-REFRESH = 64
+REFRESH = 256
 """Batches between two computations of the batch sizes."""
 
 NEARLY, FEWER = 0.01, 0.1

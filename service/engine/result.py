@@ -31,14 +31,9 @@ class Result:
 
     @classmethod
     def of(cls, answers: Answers, now: float) -> "Result":
-        return cls(
-            answers.index,
-            answers.exit,
-            answers.reason,
-            answers.probabilities,
-            answers.history,
-            np.full(len(answers.index), now),
-        )
+        landed = np.empty(len(answers.index))
+        landed.fill(now)  # np.full takes three times as long
+        return cls(answers.index, answers.exit, answers.reason, answers.probabilities, answers.history, landed)
 
     @classmethod
     def joined(cls, parts: Sequence["Result"]) -> "Result":

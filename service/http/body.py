@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from typing import Any
 
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -37,15 +38,7 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
         BodyTooLargeError, TooManyImagesError, UnsupportedMediaTypeError, MalformedBodyError, NoImagesError, OptionError
     """
     declared = {name: value for name, value in reversed(request.scope["headers"]) if name in _DECLARED}
-    kind = declared.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-    if kind not in _KINDS:
-        raise UnsupportedMediaTypeError(
-            f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
-            f"expected one of {', '.join(_KINDS)}"
-        )
-    encoding = declared.get(b"content-encoding", b"").decode("latin-1").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaTypeError(f"content encoding {encoding[:60]!a} is not supported; send none")
+    kind = _kind(declared.get(b"content-type", b""), declared.get(b"content-encoding", b""))
     content = await read_content(request, max_bytes)
     if kind == "multipart/form-data":
         images, options = await _multipart(content, request.headers, max_images)
@@ -61,6 +54,20 @@ async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tup
         for name, value in request.query_params.multi_items():
             _add(options, name, value)
     return images, parse_options(options)
+
+
+@lru_cache(maxsize=64)
+def _kind(declared: bytes, encoding: bytes) -> str:
+    """The media type of a body, by its headers."""
+    kind = declared.decode("latin-1").partition(";")[0].strip().lower()
+    if kind not in _KINDS:
+        raise UnsupportedMediaTypeError(
+            f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
+            f"expected one of {', '.join(_KINDS)}"
+        )
+    if (coding := encoding.decode("latin-1").strip().lower()) not in ("", "identity"):
+        raise UnsupportedMediaTypeError(f"content encoding {coding[:60]!a} is not supported; send none")
+    return kind
 
 
 async def read_content(request: Request, max_bytes: int) -> bytes:

@@ -39,7 +39,7 @@ def test_a_bucket_that_is_slower_than_the_others_is_learnt_as_such() -> None:
 def test_what_is_not_run_is_tried_again() -> None:
     """Bad luck with the best bucket is forgotten while others run."""
     learning = times()
-    for _ in range(60):
+    for _ in range(REFRESH):
         learning.learn(0, 4, 9.0)
         learning.learn(0, 1, 1.0)
     assert learning.take(0, 4) < 4

@@ -22,6 +22,8 @@ class Column(IntEnum):
     """Connections that were handed to it and are closed."""
     RATE = 3
     """Images answered per second."""
+    LEAVING = 4
+    """1 while it drains: it takes no more connections."""
 
 
 class Board:

@@ -4,8 +4,10 @@ import sys
 from dataclasses import dataclass
 
 from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE
+from msmlp.model.errors import OptionError
 from msmlp.model.platform import cores, free_host_memory
 from msmlp.model.weights import Weights
+from msmlp.service.engine.process.memory import PEERS
 from msmlp.service.settings import Settings
 
 WORKER_BYTES, PER_WEIGHT_BYTE = 200 * 2**20, 4
@@ -62,6 +64,9 @@ def resolve(
     if platform != "linux":
         return Layout(1, engine, "more than one needs Linux")
     if settings.frontends != "auto":
+        if engine == "process" and settings.frontends > PEERS:
+            detail = f"{settings.frontends} with an engine process; expected at most {PEERS}"
+            raise OptionError("--frontends", detail)
         return Layout(settings.frontends, engine, f"set to {settings.frontends}")
     if device != "cpu":
         return Layout(min(MOST_BY_A_GPU, max(1, cores // 2)), engine, f"for a GPU, by {cores} cores")

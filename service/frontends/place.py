@@ -78,6 +78,14 @@ class Place:
         return self.line is not None and self._board.get(self.index, Column.BEAT) > 0
 
     @property
+    def takes_connections(self) -> bool:
+        return self.running and not self._board.get(self.index, Column.LEAVING)
+
+    @property
+    def was_ready(self) -> bool:
+        return math.isfinite(self._ready_since)
+
+    @property
     def ready(self) -> bool:
         return self.line is not None and self._board.get(self.index, Column.READY) > 0
 
@@ -92,12 +100,12 @@ class Place:
 
     def hangs(self) -> bool:
         """Look once more → whether it has been silent too long."""
-        if self.ready and math.isinf(self._ready_since):
+        if self.ready and not self.was_ready:
             self._ready_since = time.monotonic()
         beat = self._board.get(self.index, Column.BEAT)
         self._looks = self._looks + 1 if beat == self._beat else 0
         self._beat = beat
-        if self._looks < (STARTING_LOOKS if math.isinf(self._ready_since) else SILENT_LOOKS):
+        if self._looks < (SILENT_LOOKS if self.was_ready else STARTING_LOOKS):
             return False
         self._looks = 0
         return True
@@ -124,7 +132,6 @@ class Place:
 
     def next_start(self) -> float | None:
         """Seconds until a process is to be started after one that died; None: not again."""
-        was_ready = math.isfinite(self._ready_since)
-        self._failures = 0 if was_ready else self._failures + 1
+        self._failures = 0 if self.was_ready else self._failures + 1
         self.gone = self._failures == ATTEMPTS
         return None if self.gone else self._backoff.after(time.monotonic() - self._ready_since)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -20,26 +21,39 @@ class Scrapes:
     """The one owner of totals. `restarts`: front ends that died and are started anew."""
 
     def __init__(self, places: list[Place], hosts: EngineHosts) -> None:
-        self._places, self._hosts, self.totals = places, hosts, Totals(shared_engine=bool(hosts.all))
+        self._places, self._hosts = places, hosts
+        self.totals = Totals(shared_engine=bool(hosts.all), number=len(places))
         self._process = ProcessCollector(registry=None)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: list[tuple[Place, Ask]] = []
+        self._task: asyncio.Task[None] | None = None
         self.restarts = 0
 
     def answer(self, place: Place, ask: Ask) -> None:
-        """Begin to answer what a front end asks."""
-        task = asyncio.create_task(self._answer(place, ask))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Begin to answer what a front end asks. Questions that come while others are answered share the next answer:
+        it counts what happened before they came, and any number of them costs no more than one after the other."""
+        self._asked.append((place, ask))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._answer())
 
-    async def _answer(self, place: Place, ask: Ask) -> None:
-        await asyncio.gather(*(self._count(each) for each in self._places if each.running))
-        if place.line is not None:
-            statistics = self.totals.statistics(), self.totals.executions
-            content = self.totals.render(self._own()) if ask.what == "metrics" else statistics
-            place.line.send(Answer(ask.number, content))
+    async def _answer(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, []
+            await asyncio.gather(*(self._count(each) for each in self._places if each.running))
+            contents: dict[str, Any] = {}
+            for place, ask in asked:
+                if ask.what not in contents:
+                    contents[ask.what] = self._content(ask.what)
+                if place.line is not None:
+                    place.line.send(Answer(ask.number, contents[ask.what]))
+
+    def _content(self, what: str) -> Any:
+        if what == "metrics":
+            return self.totals.render(self._own())
+        return self.totals.statistics(), self.totals.executions
 
     async def _count(self, place: Place) -> None:
-        assert place.line is not None
+        if place.line is None:  # it has ended since
+            return
         snapshot = await place.line.ask("snapshot", COUNT_SECONDS)
         if snapshot is not None:
             self.totals.update(place.index, snapshot)

@@ -135,13 +135,14 @@ class Supervisor:
     def _accept_if_any_runs(self) -> None:
         """Until a front end runs, connections wait in the backlog."""
         if not self._paused:
-            self._accept_now(wanted=any(place.running for place in self._places))
+            self._accept_now(wanted=any(place.takes_connections for place in self._places))
             if self._accepting and self._held is not None:
                 self._accept()
 
     def _hand_over(self, connection: socket.socket) -> bool:
         """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
-        places = [place for place in self._places if place.ready] or [p for p in self._places if p.running]
+        places = [place for place in self._places if place.ready]
+        places = places or [place for place in self._places if place.takes_connections]
         number = len(self._places)
         # Among equals they take turns.
         for place in sorted(places, key=lambda p: (p.connections, (p.index - self._turn) % number)):
@@ -176,7 +177,7 @@ class Supervisor:
         if not self._stopping:
             self._accept_if_any_runs()
             self._check_engines()
-            self._loop.call_later(LOOK_SECONDS, self._look)
+        self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _check_engines(self) -> bool:
         """Whether there are engines; without any the service ends."""
@@ -232,7 +233,7 @@ class Supervisor:
             self._held.close()
         living = [place for place in self._places if place.process is not None]
         for place in living:
-            if place.running and place.line is not None:
+            if place.running and place.was_ready and place.line is not None:
                 place.line.send(Drain())
             else:
                 place.kill()  # nothing is in flight

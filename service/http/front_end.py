@@ -134,6 +134,7 @@ class FrontEnd(Server):
         service, others = self.service, self.service.others
         assert others is not None
         self._board.put(self._index, Column.READY, service.engine.up and not self.should_exit)
+        self._board.put(self._index, Column.LEAVING, self.should_exit)
         self._board.put(self._index, Column.RATE, service.own_images_per_second())
         self._count_left()  # a connection that changes its parser leaves and comes
         others.look()

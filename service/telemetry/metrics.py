@@ -37,8 +37,8 @@ from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-TOGETHER = 256
-"""Requests that are counted together."""
+TOGETHER, AT_MOST = 256, 2048
+"""Requests that are counted together, and images or batches: counting them takes milliseconds."""
 SHADOWS = 1000
 """The newest shadows of an exit, over which its agreement is computed."""
 STATUSES = (200, 429, 499, 500, 503, 504)
@@ -92,6 +92,7 @@ class Metrics(Collector):
         self._batches: deque[Ran] = deque()
         self._answers: deque[tuple[Any, ...]] = deque()
         self._spent = self._expected = 0.0
+        self._images = 0
         self._shadows: dict[int, deque[bool]] = {}
         # Label values are bounded, and looking a child up costs as much as counting.
         self._child: Callable[..., Any] = cache(lambda metric, *values: metric.labels(*values))
@@ -165,6 +166,8 @@ class Metrics(Collector):
         elif isinstance(message, Ran):
             self.executions += message.stage == 0
             self._batches.append(message)
+            if len(self._batches) >= AT_MOST:
+                self._count()
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
         elif isinstance(message, Failed) and message.shed:
@@ -192,6 +195,9 @@ class Metrics(Collector):
         self._answers.append((*columns, record.arrival, deadline))
         self._spent += spent
         self._expected += expected
+        self._images += len(result.exit)
+        if self._images >= AT_MOST or len(self._answers) >= TOGETHER:
+            self._count()
 
     def _count(self) -> None:
         """Count what has happened since the last call."""
@@ -204,6 +210,7 @@ class Metrics(Collector):
             stages = np.array([batch.stage for batch in batches])
             self.compute_seconds.observe(stages, np.array([batch.seconds for batch in batches]))
             self.batch_size.observe(stages, np.array([batch.images for batch in batches]))
+        self._images = 0
         if answers := _taken(self._answers):
             self._count_images(answers)
 
@@ -223,9 +230,12 @@ class Metrics(Collector):
         reached = exit.nonzero()[0]
         last = exit[reached] - 1
         self.confidence.observe(last, history[reached, last, 1])
-        for row in np.flatnonzero(deadline < math.inf).tolist():
-            self.deadline.labels(_outcome(reason[row], landed[row], deadline[row])).inc()
-            self.margin.observe(deadline[row] - landed[row])
+        timed = np.flatnonzero(deadline < math.inf)
+        margins = (deadline[timed] - landed[timed]).tolist()
+        for outcome, number in Counts(map(_outcome, reason[timed].tolist(), margins)).items():
+            self.deadline.labels(outcome).inc(number)
+        for margin in margins:
+            self.margin.observe(margin)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
@@ -250,10 +260,10 @@ class Metrics(Collector):
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
 
 
-def _outcome(reason: int, landed: float, deadline: float) -> str:
+def _outcome(reason: int, margin: float) -> str:
     if reason == Reason.EXPIRED:
         return "expired"
-    if landed > deadline:
+    if margin < 0:
         return "late"
     return "cut_short" if reason == Reason.DEADLINE else "met"
 

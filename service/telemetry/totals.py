@@ -34,6 +34,9 @@ RULES: dict[str, Merge] = {
     "process_start_time_seconds": max,
 }
 """How the values of a metric in several processes become one; NaN is no value. All others are added up."""
+ENGINES = "msmlp_engines"
+WORK = "msmlp_work_seconds"
+"""Its increase per second is the share of all devices in use."""
 AGREEMENT = "msmlp_shadow_agreement"
 """It is computed anew, over the newest shadows of all processes."""
 SHARED = ("msmlp_capacity_images", "msmlp_engine_", "msmlp_engines", "msmlp_queue_images", "msmlp_work_seconds")
@@ -78,10 +81,14 @@ class _Process:
 
 
 class Totals(Collector):
-    """Sums over the living processes of a service and those that died. `shared_engine`: all use the same engine."""
+    """Sums over the living processes of a service and those that died.
 
-    def __init__(self, *, shared_engine: bool = False) -> None:
+    `shared_engine`: all use the same engine. Else each of `number` processes has its own, beside the others.
+    """
+
+    def __init__(self, *, shared_engine: bool = False, number: int = 1) -> None:
         self._shared = SHARED if shared_engine else ()
+        self._side_by_side = 1 if shared_engine else number
         self._known: dict[str, tuple[Metric, dict[Series, None]]] = {}
         self._living: dict[int, _Process] = {}
         self._dead: dict[int, Snapshot] = {}  # the last of each index
@@ -124,8 +131,10 @@ class Totals(Collector):
 
     def render(self, extra: Iterable[Metric] = ()) -> bytes:
         """In Prometheus' text format. `extra` metrics, the caller's own, count like those of one more process."""
-        self._living[OWN] = _Process(Snapshot(os.getpid(), 0.0, list(extra), {}, Statistics(), 0))
-        self._read(self._living[OWN])
+        snapshot = Snapshot(os.getpid(), 0.0, list(extra), {}, Statistics(), 0)
+        own = self._living.setdefault(OWN, _Process(snapshot))
+        own.newest = snapshot
+        self._read(own)
         return generate_latest(self)
 
     def collect(self) -> list[Metric]:
@@ -160,6 +169,8 @@ class Totals(Collector):
         """Never less than before: rounding could let a sum fall when a process dies, as if it had restarted."""
         counts = (process.counters.get(series, 0.0) for process in self._living.values())
         counted = self._merge(metric, (self._base.get(series, 0.0), *counts))
+        if metric.name == WORK:
+            counted /= self._side_by_side
         self._shown[series] = max(counted, self._shown.get(series, 0.0))
         return self._shown[series]
 
@@ -167,6 +178,8 @@ class Totals(Collector):
         summed = Metric(metric.name, metric.documentation, metric.type)
         for series in known:
             gauges = [process.gauges[series] for process in self._living.values() if series in process.gauges]
+            if metric.name == ENGINES and self._shared and OWN in self._living:
+                gauges = [self._living[OWN].gauges[series]]  # others may not know yet how their engine is
             if metric.type != "gauge":
                 summed.add_sample(series[0], dict(series[1]), self._counted(metric, series))
             elif gauges:

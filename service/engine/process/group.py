@@ -22,6 +22,7 @@ class EngineGroup:
         self._workers = [each(partial(self._hear, number)) for number, each in enumerate(connect)]
         self._ready: dict[int, Ready] = {}  # of the engines that are up
         self._died: dict[int, Died] = {}  # of those that have died for good
+        self._worked, self._seen = 0.0, dict[RemoteWorker, float]()
         self.ready = threading.Event()
 
     def start(self) -> None:
@@ -44,8 +45,16 @@ class EngineGroup:
     @property
     def load(self) -> Load | None:
         """All that waits; the wait ahead and the pace are those that a new image would meet."""
-        loads = [load for _, load in self._living()]
-        return _joined(loads) if loads else None
+        living = self._living()
+        if not living:
+            return None
+        for worker, load in living:
+            before = self._seen.get(worker, 0.0)
+            # One that has begun anew counts from 0, and the sum never falls.
+            since = load.work_seconds - before if load.work_seconds >= before else load.work_seconds
+            self._worked += since / len(self._workers)
+            self._seen[worker] = load.work_seconds
+        return _joined([load for _, load in living], self._worked)
 
     def put(self, message: Inbound) -> None:
         if isinstance(message, Submit):
@@ -153,9 +162,10 @@ class ProcessWorker(EngineGroup):
         super()._say(messages)
 
 
-def _joined(loads: Sequence[Load]) -> Load:
+def _joined(loads: Sequence[Load], worked: float) -> Load:
+    """The engines' loads as one; they have `worked` that long, as a mean over all."""
     first = loads[0]
-    if len(loads) == 1:
+    if len(loads) == 1 and first.work_seconds == worked:
         return first
     paces = [load.seconds_per_image for load in loads]
     return Load(
@@ -163,7 +173,7 @@ def _joined(loads: Sequence[Load]) -> Load:
         tuple(map(min, zip(*(load.oldest for load in loads), strict=True))),
         backlog_seconds=min(load.backlog_seconds for load in loads),
         seconds_per_image=1 / sum(1 / pace for pace in paces) if all(paces) else 0.0,
-        work_seconds=sum(load.work_seconds for load in loads) / len(loads),
+        work_seconds=worked,
         prediction_margin=max(load.prediction_margin for load in loads),
         submits=sum(load.submits for load in loads),
         images=sum(load.images for load in loads),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from msmlp.model.errors import OptionError
 from msmlp.service.frontends.layout import MOST_BY_A_GPU, PER_WEIGHT_BYTE, WORKER_BYTES, Layout, divide, resolve
 from msmlp.service.settings import Settings
 
@@ -65,6 +66,12 @@ def test_auto_leaves_room_for_the_largest_request_in_each() -> None:
 
 def test_what_is_set_goes_before_auto() -> None:
     assert layout(TORCH, cores=1, free=0, frontends=3).frontends == 3
+
+
+def test_an_engine_process_takes_only_so_many_front_ends() -> None:
+    with pytest.raises(OptionError, match="80 with an engine process; expected at most 64"):
+        layout(frontends=80, engine="process")
+    assert layout(frontends=80, engine="inline").frontends == 80
 
 
 def test_elsewhere_than_on_linux_there_is_one() -> None:

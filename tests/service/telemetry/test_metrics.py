@@ -1,5 +1,6 @@
 """Metrics against traffic whose every number is known: a fake backend answers what the pictures say."""
 
+import gc
 import json
 import math
 import os
@@ -24,12 +25,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine import core as loop
-from msmlp.service.engine.messages import Failed
+from msmlp.service.engine.messages import Failed, Ran
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.metrics import SCORES, LabelledHistogram, Metrics
+from msmlp.service.telemetry.metrics import AT_MOST, SCORES, LabelledHistogram, Metrics
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -512,6 +513,16 @@ def test_the_process_says_what_it_uses(tiny_weights: Path) -> None:
         assert 0 < value(client, "process_cpu_seconds_total") < cpu + 1
         assert 0 < value(client, "process_open_fds") < value(client, "process_max_fds")
         assert value(client, "process_start_time_seconds") > 1.6e9
+
+
+def test_what_nobody_scrapes_is_not_kept_for_ever() -> None:
+    """As with msmlp.load, which has no requests that end."""
+    metrics, size = Metrics([0.1, 0.2], "name", "1"), 100 * AT_MOST
+    for _ in range(size):
+        metrics.observe(Ran(0, 1, 0.001))
+    kept = sum(isinstance(each, Ran) for each in gc.get_objects())
+    assert kept <= AT_MOST
+    assert b'msmlp_stage_batch_size_count{stage="1"} %.1f' % size in metrics.render()
 
 
 # --- histograms against the library's own ----------------------------------------------------------------------------

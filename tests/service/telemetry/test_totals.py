@@ -214,6 +214,30 @@ def test_of_an_engine_that_is_away_the_counters_stay() -> None:
     assert values(totals) == {f"{name}_total": 9, gone: 6}
 
 
+def test_the_callers_own_counters_go_on_when_what_they_count_begins_anew() -> None:
+    totals, name = Totals(shared_engine=True), "msmlp_engine_process_cpu_seconds"
+
+    def shown(seconds: float) -> str:
+        return totals.render([counter(name, seconds)]).decode().splitlines()[-1].rpartition(" ")[2]
+
+    assert [shown(seconds) for seconds in (100, 0.5, 5, 20)] == ["100.0", "100.5", "105.0", "120.0"]
+
+
+def test_of_a_shared_engines_state_its_host_knows_best() -> None:
+    totals = Totals(shared_engine=True)
+    totals.update(0, snapshot(gauge("msmlp_engines", 1)))
+    assert b"msmlp_engines 0.0" in totals.render([gauge("msmlp_engines", 0)])
+
+
+def test_the_share_in_use_of_engines_side_by_side_is_their_mean() -> None:
+    totals = Totals(number=2)
+    for index, work in enumerate((60, 30)):
+        totals.update(index, snapshot(counter("msmlp_work_seconds", work)))
+    assert values(totals) == {"msmlp_work_seconds_total": 45}
+    totals.retire(0)
+    assert values(totals) == {"msmlp_work_seconds_total": 45}
+
+
 class Front:
     """A process that uses an engine which others use as well."""
 

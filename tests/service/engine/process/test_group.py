@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_its_load_is_what_all_have_waiting_and_a_new_image_would_meet() -> None:
     one.up(
         backlog=0.5, seconds_per_image=0.1, work_seconds=3, prediction_margin=1.5, submits=1, images=2, others=counts
     )
-    assert group.load is one.load
+    assert group.load == replace(one.load, work_seconds=1.5)
     other.up(backlog=0.2, seconds_per_image=0.4, work_seconds=5, prediction_margin=1.2, submits=3, images=4)
     load = group.load
     assert load is not None
@@ -161,6 +162,22 @@ def test_its_load_is_what_all_have_waiting_and_a_new_image_would_meet() -> None:
     assert (load.backlog_seconds, load.work_seconds, load.prediction_margin) == (0.2, 4, 1.5)
     assert load.seconds_per_image == pytest.approx(0.08), "10 and 2.5 images per second"
     assert (load.submits, load.images, load.others) == (4, 6, counts)
+
+
+def test_their_work_goes_on_when_one_ends_or_begins_anew() -> None:
+    group, (one, other), _ = group_of(2)
+
+    def work() -> float:
+        assert group.load is not None
+        return group.load.work_seconds
+
+    one.up(work_seconds=2000)
+    other.up(work_seconds=100)
+    assert work() == 1050
+    other.down(OUT)
+    assert work() == 1050, "what it did stays done"
+    one.up(work_seconds=10)
+    assert work() == 1055, "it began anew"
 
 
 def test_their_states_and_restarts_are_told_together() -> None:

@@ -40,6 +40,7 @@ def read(
     declared: str | None = None,
     encoding: str | None = None,
     max_bytes: int = 10_000,
+    max_json_bytes: int = 1_000_000,
     max_images: int = 4,
 ) -> Read:
     chunks = [content] if isinstance(content, bytes) else list(content)
@@ -56,7 +57,8 @@ def read(
         return messages.pop(0)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": query.encode(), "headers": headers}
-    return Read(*asyncio.run(read_body(Request(scope, receive), max_bytes=max_bytes, max_images=max_images)))
+    limits = {"max_bytes": max_bytes, "max_json_bytes": max_json_bytes, "max_images": max_images}
+    return Read(*asyncio.run(read_body(Request(scope, receive), **limits)))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:

@@ -68,8 +68,10 @@ def _texts(array: bytes, max_images: int) -> list[str]:
 
 
 def _value(name: str, raw: Raw) -> Any:
+    if len(raw) > MAX_TEXT:
+        raise bad_value(name)
     try:
-        return msgspec.json.decode(raw) if len(raw) <= MAX_TEXT else None
+        return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, ValueError):  # a number that no machine has
         raise bad_value(name) from None
 

@@ -112,7 +112,7 @@ def parse_request(content: bytes | dict[str, Any]) -> InferenceRequest:
 
 _NOUNS = {"array": "list", "bool": "boolean", "int": "integer", "str": "string"}
 _PLAIN = (
-    (r"Object missing required field `(\w+)`", r"Field required"),
+    (r"Object missing required field `\w+`?", r"Field required"),
     (r"Expected `array` of length <= (\d+)", r"List should have at most \1 items"),
     (r"Expected `int` >= (\d+)", r"expected at least \1"),
     (r"Expected `int` <= (\d+)", r"expected at most \1"),
@@ -123,10 +123,10 @@ _PLAIN = (
 
 def _in_words(theirs: str) -> str:
     """A text of msgspec's as `inputs.0.name: what is wrong`."""
-    wrong, _, path = theirs.partition(" - at `$")
-    if missing := re.search(r"field `(\w+)`", wrong):
+    wrong, _, path = theirs.removesuffix("`").partition(" - at `$")
+    if missing := re.search(r"field `(\w+)", wrong):
         path += f".{missing[1]}"
-    place = re.sub(r"\[(\w+)\]", r".\1", path.rstrip("`")).strip(".")
+    place = re.sub(r"\[(\w+)\]", r".\1", path).strip(".")
     for pattern, ours in _PLAIN:
         wrong = re.sub(pattern, ours, wrong)
     return f"{place or 'the JSON part of the request'}: {wrong}"

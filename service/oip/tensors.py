@@ -37,7 +37,7 @@ def pixels_from_json(text: bytes, shape: list[int]) -> NDArray[np.uint8]:
         raise MalformedBodyError(NO_NUMBERS)
     even = marks.count(b",") == size - 1 and (marks == b"[" + b"," * (size - 1) + b"]" or marks == _nested(shape))
     if not even:
-        raise MalformedBodyError(f"pixels: data is nested unevenly or has shape other than {shape} and [{size}]")
+        raise MalformedBodyError(f"pixels: data has shape other than {shape} and [{size}], or is nested unevenly")
     return _joined(_lists(text.translate(None, b"[]")), shape)
 
 

@@ -89,7 +89,7 @@ def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
-    message = await parsed(content)
+    message = await parsed(service, content)
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
         raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")

@@ -1,10 +1,9 @@
 """The body and the query of `POST /classify` → encoded images and options: raw bytes, multipart forms, JSON."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -19,15 +18,13 @@ from msmlp.service.errors import (
 )
 from msmlp.service.http.json_body import read_json
 from msmlp.service.options import RequestOptions, given_twice, parse_options
+from msmlp.service.service import in_turn
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
 SLICE = 2**16
 IMAGE_PARTS = ("images", "image")
 _KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
 _DECLARED = (b"content-type", b"content-encoding")
-
-T = TypeVar("T")
-_IN_TURN = ThreadPoolExecutor(1, "json")
 
 _Parts = tuple[list[bytes], dict[str, Any]]
 """Encoded images, and raw options by name."""
@@ -64,11 +61,6 @@ async def read_body(
         for name, value in request.query_params.multi_items():
             _add(options, name, value)
     return images, parse_options(options)
-
-
-async def in_turn(work: Callable[[], T]) -> T:
-    """Work on a large JSON text, in a thread and one at a time: threads that parse hold each other and the loop up."""
-    return await asyncio.get_running_loop().run_in_executor(_IN_TURN, work)
 
 
 @lru_cache(maxsize=64)

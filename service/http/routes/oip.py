@@ -11,13 +11,13 @@ from fastapi.responses import Response
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.async_engine import DOWN
 from msmlp.service.errors import BodyTooLargeError, EngineDownError, MalformedBodyError
-from msmlp.service.http.body import SLICE, in_turn, read_content
+from msmlp.service.http.body import SLICE, read_content
 from msmlp.service.http.responses import Sent, ServiceDep, service_of, while_connected
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.oip import model
 from msmlp.service.oip.request import Inference, Limits, decompress, read_inference
 from msmlp.service.oip.response import output_tensors, write_response
-from msmlp.service.service import Service
+from msmlp.service.service import Service, in_turn
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"

@@ -6,7 +6,7 @@ and the table in docs/http.md all follow from these fields.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Annotated, Any
 
@@ -18,16 +18,23 @@ from msmlp.model.errors import OptionError, first_mistake
 SELECTORS = ("thresholds", "policy", "budget_gflops", "min_accuracy")
 DEFAULT_TOP_K = 5
 
+MAX_TEXT = 1000
+"""Characters of an option's value: a hundred times what any needs. Longer ones are refused unread."""
+
 
 def _number(raw: Any) -> float:
     """A number, as text too. Pydantic alone would read true as 1."""
     try:
-        value = math.nan if isinstance(raw, bool) else float(raw)
+        value = math.nan if isinstance(raw, bool) or _too_long(raw) else float(raw)
     except (TypeError, OverflowError):
         value = math.nan
     if math.isnan(value):
         raise ValueError("not a number")
     return value
+
+
+def _too_long(raw: Any) -> bool:
+    return isinstance(raw, str | list | tuple) and len(raw) > MAX_TEXT
 
 
 def _flag(raw: Any) -> Any:
@@ -38,6 +45,8 @@ def _flag(raw: Any) -> Any:
 
 def _list(raw: Any) -> Any:
     """`0.9,0.8`, a JSON list as text, a list, or a single number."""
+    if _too_long(raw):
+        raise ValueError("too long")
     if isinstance(raw, str):
         text = raw.strip()
         if not text.startswith("["):
@@ -143,15 +152,13 @@ def parse_options(given: Mapping[str, Any]) -> RequestOptions:
     """
     if not given:
         return NO_OPTIONS
-    if not _KNOWN.issuperset(given):
-        unknown = next(name for name in given if name not in _KNOWN)
-        raise OptionError(ascii(unknown[:40]), f"no such option; expected one of {', '.join(_NAMES)}")
+    check_known(given)
     try:
         options: RequestOptions = _validate(given)
     except ValidationError as error:
-        raise _bad_value(first_mistake(error)[0].partition(".")[0]) from None
+        raise bad_value(first_mistake(error)[0].partition(".")[0]) from None
     if None in given.values():
-        raise _bad_value(next(name for name, raw in given.items() if raw is None))
+        raise bad_value(next(name for name, raw in given.items() if raw is None))
     chosen = [name for name in SELECTORS if name in given]
     if len(chosen) > 1:
         raise OptionError(chosen[1], f"give only one of {', '.join(SELECTORS)}; {chosen[0]} is given too")
@@ -160,5 +167,16 @@ def parse_options(given: Mapping[str, Any]) -> RequestOptions:
     return options
 
 
-def _bad_value(name: str) -> OptionError:
+def check_known(given: Collection[str]) -> None:
+    """OptionError for the first name that is no option."""
+    if not _KNOWN.issuperset(given):
+        unknown = next(name for name in given if name not in _KNOWN)
+        raise OptionError(ascii(unknown[:40]), f"no such option; expected one of {', '.join(_NAMES)}")
+
+
+def given_twice(name: str) -> OptionError:
+    return OptionError(ascii(name[:40]), "given more than once")
+
+
+def bad_value(name: str) -> OptionError:
     return OptionError(name, f"expected {expected(schemas()[name])}")

@@ -1,5 +1,6 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
@@ -30,6 +31,8 @@ from msmlp.service.telemetry.record import RequestRecords, Statistics
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,14 @@ class ByteBudget:
             yield
         finally:
             self.give_back(size)
+
+
+_IN_TURN = ThreadPoolExecutor(1, "parse")
+
+
+async def in_turn(work: Callable[[], T]) -> T:
+    """Parse a large request in a thread, one at a time: several would hold each other up, and the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(_IN_TURN, work)
 
 
 @dataclass

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=1024, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
+    max_json_bytes: int = Field(
+        default=16 * 2**20,
+        ge=1,
+        description="Largest JSON in a request; under /v2 without tensors after it; over gRPC: numbers in contents.",
+    )
     max_bodies_bytes: int = Field(
         default=2**30,
         ge=1,

@@ -23,12 +23,13 @@ from msmlp.service.errors import (
     problem,
 )
 from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
+from msmlp.service.grpc.wire import check_message
 from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
-from msmlp.service.service import ByteBudget, Service
+from msmlp.service.service import ByteBudget, Service, in_turn
 from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
 
 T = TypeVar("T")
@@ -172,12 +173,18 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
 
 async def _offload(size: int, work: Callable[[], T]) -> T:
     """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
-    return work() if size <= SMALL_BYTES else await asyncio.to_thread(work)
+    return work() if size <= SMALL_BYTES else await in_turn(work)
 
 
-async def parsed(content: bytes) -> Any:
-    """The bytes of a ModelInferRequest → the message; MalformedBodyError if they are none."""
-    return await _offload(len(content), lambda: parse(ModelInferRequest, content))
+async def parsed(service: Service, content: bytes) -> Any:
+    """The bytes of a ModelInferRequest → the message; MalformedBodyError if they are none, BodyTooLargeError."""
+
+    def work() -> Any:
+        if len(content) > SMALL_BYTES:
+            check_message(content, service.settings.max_json_bytes)
+        return parse(ModelInferRequest, content)
+
+    return await _offload(len(content), work)
 
 
 async def read_request(

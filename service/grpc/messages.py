@@ -4,28 +4,19 @@ They have a pool of their own: a pool holds a name once, and every client of the
 Python code is generated, as it would not run with a protobuf older than the one that generated it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from msmlp.service.errors import MalformedBodyError
-from msmlp.service.oip.request import (
-    MAX_DIMENSIONS,
-    MAX_TENSORS,
-    Data,
-    Inference,
-    InputTensor,
-    Limits,
-    parse_request,
-    to_inference,
-)
+from msmlp.service.oip.document import MAX_DIMENSIONS, MAX_TENSORS, InputTensor, parse_request
+from msmlp.service.oip.request import Data, Inference, Limits, to_inference
 from msmlp.service.oip.response import Tensor, tensor_bytes
 
 DESCRIPTION = files("msmlp.service.grpc") / "inference.binpb"
@@ -117,10 +108,8 @@ def _data(tensor: InputTensor, message: Any) -> Data:
         raise MalformedBodyError(f"{tensor.name}: expected data in contents, or as the only one of raw_input_contents")
     if raw:
         return memoryview(raw[0])
-    if tensor.name == "image":
-        return list(sent.contents.bytes_contents)
-    numbers = sent.contents.uint_contents
-    return np.fromiter(numbers, dtype=np.uint32, count=len(numbers))
+    data: Sequence[Any] = sent.contents.bytes_contents if tensor.name == "image" else sent.contents.uint_contents
+    return data
 
 
 _CHOICES = {bool: "bool_param", int: "int64_param", str: "string_param"}

@@ -10,7 +10,18 @@ import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.engine.messages import Ready
-from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.errors import BodyTooLargeError
+from msmlp.service.grpc.calls import (
+    SMALL_BYTES,
+    Context,
+    Intake,
+    Refusal,
+    new_record,
+    parsed,
+    read_request,
+    recorded,
+    response_to,
+)
 from msmlp.service.grpc.messages import METHODS, SERVICE, Method, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
 from msmlp.service.inference import run
@@ -89,7 +100,7 @@ def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:
-    message = await parsed(content)
+    message = await parsed(service, content)
     inference, request = await read_request(service, message, len(content), record)
     if inference.options.stream:
         raise OptionError("stream", "expected false: ModelInfer sends one response; use ModelStreamInfer")
@@ -125,6 +136,8 @@ def _handler(
 
 def _plain(method: Method, say: Callable[[Service, Any], dict[str, Any] | Awaitable[dict[str, Any]]]) -> Answer:
     async def answer(service: Service, content: bytes, record: RequestRecord) -> Any:
+        if len(content) > SMALL_BYTES:  # a name and a version
+            raise BodyTooLargeError(f"the message has {len(content)} bytes; at most {SMALL_BYTES} are allowed")
         said = say(service, parse(method.request, content))
         return method.response(**(said if isinstance(said, dict) else await said))
 

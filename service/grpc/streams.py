@@ -124,7 +124,7 @@ class _Stream:
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
         with service.body_budget.holding(size):
-            message = await parsed(content)
+            message = await parsed(service, content)
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)
             if not inference.options.stream:

@@ -1,8 +1,6 @@
 """The body and the query of `POST /classify` → encoded images and options: raw bytes, multipart forms, JSON."""
 
 import asyncio
-import base64
-import json
 from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import Any
@@ -11,7 +9,6 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from msmlp.model.errors import OptionError
 from msmlp.service.errors import (
     BodyTooLargeError,
     MalformedBodyError,
@@ -19,7 +16,9 @@ from msmlp.service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
-from msmlp.service.options import RequestOptions, parse_options
+from msmlp.service.http.json_body import read_json
+from msmlp.service.options import RequestOptions, given_twice, parse_options
+from msmlp.service.service import in_turn
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
 SLICE = 2**16
@@ -31,19 +30,27 @@ _Parts = tuple[list[bytes], dict[str, Any]]
 """Encoded images, and raw options by name."""
 
 
-async def read_body(request: Request, *, max_bytes: int, max_images: int) -> tuple[list[bytes], RequestOptions]:
+async def read_body(
+    request: Request, *, max_bytes: int, max_json_bytes: int, max_images: int
+) -> tuple[list[bytes], RequestOptions]:
     """Encoded images and options of a request, never holding more than `max_bytes` of its body.
+
+    JSON may have at most `max_json_bytes`.
 
     Raises:
         BodyTooLargeError, TooManyImagesError, UnsupportedMediaTypeError, MalformedBodyError, NoImagesError, OptionError
     """
     declared = {name: value for name, value in reversed(request.scope["headers"]) if name in _DECLARED}
     kind = _kind(declared.get(b"content-type", b""), declared.get(b"content-encoding", b""))
-    content = await read_content(request, max_bytes)
+    json = kind == "application/json"
+    content = await read_content(request, min(max_bytes, max_json_bytes) if json else max_bytes)
     if kind == "multipart/form-data":
         images, options = await _multipart(content, request.headers, max_images)
-    elif kind == "application/json":
-        images, options = await asyncio.to_thread(_json, content)
+    elif json:
+        small = len(content) <= SLICE
+        images, options = (
+            read_json(content, max_images) if small else await in_turn(lambda: read_json(content, max_images))
+        )
     else:
         images, options = [content] if content else [], {}
     if not images:
@@ -137,41 +144,7 @@ async def _parts(form: FormData) -> _Parts:
     return images, options
 
 
-def _json(content: bytes) -> _Parts:
-    if not content:
-        raise MalformedBodyError("the body is empty; expected JSON")
-    try:
-        document = json.loads(content, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        raise MalformedBodyError("the body is not JSON") from None
-    encoded = document.pop("images", []) if isinstance(document, dict) else None
-    if not isinstance(encoded, list) or not all(isinstance(item, str) for item in encoded):
-        raise MalformedBodyError('expected {"images": ["<base64>", ...], ...options}')
-    return [_base64(index, item) for index, item in enumerate(encoded)], document
-
-
-def _base64(index: int, text: str) -> bytes:
-    """Standard base64, wrapped into lines or not, or a data: URL."""
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not head.endswith(";base64") or not comma:
-            raise MalformedBodyError(f"images[{index}] is a data: URL without ;base64,")
-    try:
-        return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
-    except ValueError:  # binascii.Error and UnicodeEncodeError are ones
-        raise MalformedBodyError(
-            f"images[{index}] is not base64; expected the standard alphabet, padded, or a data: URL"
-        ) from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        _add(found, name, value)
-    return found
-
-
 def _add(options: dict[str, Any], name: str, value: Any) -> None:
     if name in options:
-        raise OptionError(ascii(name[:40]), "given more than once")
+        raise given_twice(name)
     options[name] = value

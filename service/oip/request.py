@@ -1,19 +1,14 @@
 """An inference request, over REST or gRPC → images, options, and the outputs asked for."""
 
-import base64
-import binascii
-import math
-import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msmlp.model.errors import ImageTooLargeError, OptionError, first_mistake
+from msmlp.model.errors import ImageTooLargeError, OptionError
 from msmlp.service.errors import (
     BadImagesError,
     BodyTooLargeError,
@@ -22,11 +17,20 @@ from msmlp.service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
+from msmlp.service.oip.document import InferenceRequest, InputTensor, OutputTensor, parse_request
 from msmlp.service.oip.model import INPUTS, OUTPUTS
+from msmlp.service.oip.tensors import (
+    check_count,
+    files_from_json,
+    pixels_from_bytes,
+    pixels_from_json,
+    pixels_from_numbers,
+    split_bytes,
+)
 from msmlp.service.options import NO_OPTIONS, RequestOptions, parse_options
 
-Data = memoryview | Sequence[Any] | NDArray[Any]
-"""A tensor's data: little-endian bytes, or its elements (numbers flat or nested; files as bytes or base64 texts)."""
+Data = memoryview | bytes | Sequence[Any]
+"""A tensor's data: little-endian bytes, the text of a JSON list, or its elements (numbers, or files as bytes)."""
 
 RESERVED = ("binary_data_output", "headers", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout")
 """Parameters of the protocol and of Triton's clients that are not options. Only the first and the last have an effect;
@@ -34,75 +38,6 @@ those whose names begin with `triton_` are ignored too."""
 
 MAX_TIMEOUT = 10**12
 """Microseconds; the same limit as that of `deadline_ms`."""
-
-MAX_TENSORS = 16
-"""Inputs or outputs of a request that are read; more than there are, so that the error can name what is expected."""
-
-MAX_DIMENSIONS = 8
-
-PREFIX = struct.Struct("<I")
-"""Before each BYTES element: its length."""
-
-Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
-
-
-class InputParameters(_Part):
-    """`binary_data_size`: the number of bytes after the JSON that are this tensor's data; REST only."""
-
-    binary_data_size: Size | None = None
-
-
-class InputTensor(_Part):
-    """An input; `data` only when it is in the JSON."""
-
-    name: str
-    datatype: str
-    shape: list[Size] = Field(max_length=MAX_DIMENSIONS, fail_fast=True)
-    parameters: InputParameters | None = None
-    data: list[Any] | None = None
-
-    @property
-    def binary_size(self) -> int | None:
-        """The length of its data after the JSON; None when its data is in the JSON."""
-        return self.parameters.binary_data_size if self.parameters else None
-
-
-class OutputParameters(_Part):
-    """`binary_data`: send it after the JSON (REST only); `classification`: send this many likeliest classes instead."""
-
-    binary_data: bool | None = None
-    classification: Annotated[int, Field(ge=1)] | None = None
-
-
-class OutputTensor(_Part):
-    name: str
-    parameters: OutputParameters | None = None
-
-
-class InferenceRequest(_Part):
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    inputs: list[InputTensor] = Field(max_length=MAX_TENSORS, fail_fast=True)
-    outputs: list[OutputTensor] | None = Field(default=None, max_length=MAX_TENSORS, fail_fast=True)
-
-
-def parse_request(content: bytes | dict[str, Any]) -> InferenceRequest:
-    """The JSON part of a request, or the same as plain data.
-
-    Raises:
-        MalformedBodyError: not JSON, or not a request of the protocol.
-    """
-    try:
-        if isinstance(content, bytes):
-            return InferenceRequest.model_validate_json(content)
-        return InferenceRequest.model_validate(content)
-    except ValidationError as error:
-        place, wrong = first_mistake(error)
-        raise MalformedBodyError(f"{place or 'the JSON part of the request'}: {wrong}") from None
 
 
 @dataclass(frozen=True)
@@ -166,7 +101,9 @@ def _pixels(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> ND
         error = f"image is {width}x{height} = {height * width} pixels, the limit is {limits.max_pixels}"
         raise BadImagesError([(index, ImageTooLargeError(error)) for index in range(shape[0])])
     data = find()
-    return pixels_from_bytes(data, shape) if isinstance(data, memoryview) else pixels_from_numbers(data, shape)
+    if isinstance(data, memoryview):
+        return pixels_from_bytes(data, shape)
+    return pixels_from_json(data, shape) if isinstance(data, bytes) else pixels_from_numbers(data, shape)
 
 
 def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> list[bytes]:
@@ -174,7 +111,12 @@ def _files(tensor: InputTensor, find: Callable[[], Data], limits: Limits) -> lis
         raise MalformedBodyError(f"image: shape {tensor.shape}; expected [images]")
     _check_images(tensor.shape[0], limits)
     data, count = find(), tensor.shape[0]
-    return split_bytes(data, count) if isinstance(data, memoryview) else files_from_elements(data, count)
+    if isinstance(data, memoryview):
+        return split_bytes(data, count)
+    if isinstance(data, bytes):
+        return files_from_json(data, count)
+    check_count(len(data), count)
+    return list(data)
 
 
 def _check_images(count: int, limits: Limits) -> None:
@@ -182,72 +124,6 @@ def _check_images(count: int, limits: Limits) -> None:
         raise NoImagesError("the request has no image")
     if count > limits.max_images:
         raise TooManyImagesError(f"{count} images in one request; at most {limits.max_images} are allowed")
-
-
-def pixels_from_bytes(raw: memoryview, shape: list[int]) -> NDArray[np.uint8]:
-    """UINT8 data → an array over the same memory."""
-    if len(raw) != math.prod(shape):
-        raise MalformedBodyError(f"pixels: {len(raw)} bytes were sent; shape {shape} has {math.prod(shape)}")
-    return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
-
-
-def pixels_from_numbers(data: Sequence[Any] | NDArray[Any], shape: list[int]) -> NDArray[np.uint8]:
-    """Numbers 0 to 255, flat or nested as the shape says → an array."""
-    try:
-        numbers = np.array(data)
-    except (ValueError, OverflowError):  # lists of unequal length, or deeper than arrays go
-        raise MalformedBodyError("pixels: data is nested unevenly") from None
-    if numbers.size != math.prod(shape) or (numbers.ndim > 1 and list(numbers.shape) != shape):
-        raise MalformedBodyError(
-            f"pixels: data has shape {list(numbers.shape)}; expected {shape} or [{math.prod(shape)}]"
-        )
-    if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > 255):
-        raise MalformedBodyError("pixels: expected whole numbers from 0 to 255")
-    return numbers.astype(np.uint8).reshape(shape)
-
-
-def split_bytes(raw: memoryview, count: int) -> list[bytes]:
-    """BYTES data → its elements.
-
-    Raises:
-        MalformedBodyError: a length that goes beyond the end, or not `count` elements.
-    """
-    elements: list[bytes] = []
-    at = 0
-    while at < len(raw):
-        if len(elements) == count:  # without counting how many more there are
-            raise MalformedBodyError(f"image: more elements were sent than the {count} of the shape")
-        start = at + PREFIX.size
-        if start > len(raw):
-            raise MalformedBodyError(f"image: the 4-byte length before element {len(elements)} is cut short")
-        (length,) = PREFIX.unpack_from(raw, at)
-        at = start + length
-        if at > len(raw):
-            left = len(raw) - start
-            raise MalformedBodyError(f"image: element {len(elements)} should have {length} bytes; {left} are left")
-        elements.append(bytes(raw[start:at]))
-    _check_count(len(elements), count)
-    return elements
-
-
-def files_from_elements(data: Sequence[Any] | NDArray[Any], count: int) -> list[bytes]:
-    """Files as bytes, or as base64 strings from JSON."""
-    _check_count(len(data), count)
-    try:
-        return [element if isinstance(element, bytes) else _decoded(element) for element in data]
-    except (binascii.Error, TypeError, ValueError):
-        raise MalformedBodyError("image: expected base64 strings in JSON, one per file") from None
-
-
-def _decoded(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise TypeError
-    return base64.b64decode(text, validate=True)
-
-
-def _check_count(given: int, count: int) -> None:
-    if given != count:
-        raise MalformedBodyError(f"image: {given} elements were sent; the shape has {count}")
 
 
 def _outputs(request: InferenceRequest) -> list[Wanted]:
@@ -285,7 +161,7 @@ def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def read_inference(body: bytes | bytearray, header_length: str | None, limits: Limits) -> Inference:
+def read_inference(body: bytes, header_length: str | None, limits: Limits) -> Inference:
     """Read a body over REST; `header_length` is the header Inference-Header-Content-Length, None without one.
 
     Raises:
@@ -293,10 +169,9 @@ def read_inference(body: bytes | bytearray, header_length: str | None, limits: L
     """
     length = _length(header_length, len(body))
     if length == 0:  # the whole body is one image
-        return Inference([bytes(body)], [Wanted(name, binary=True) for name in OUTPUTS])
-    content = memoryview(body)
-    request = parse_request(bytes(content[:length]))
-    return to_inference(request, lambda tensor: _data(tensor, content[length:]), limits)
+        return Inference([body], [Wanted(name, binary=True) for name in OUTPUTS])
+    request = parse_request(body[:length])
+    return to_inference(request, lambda tensor: _data(tensor, memoryview(body)[length:]), limits)
 
 
 def _length(given: str | None, size: int) -> int:
@@ -310,11 +185,12 @@ def _length(given: str | None, size: int) -> int:
 
 
 def _data(tensor: InputTensor, binary: memoryview) -> Data:
-    if (tensor.binary_size is None) == (tensor.data is None):
+    text = tensor.text
+    if (tensor.binary_size is None) == (text is None):
         raise MalformedBodyError(f"{tensor.name}: expected data in the JSON, or after it with binary_data_size")
     if len(binary) != (tensor.binary_size or 0):
         raise MalformedBodyError(f"{len(binary)} bytes follow the JSON; binary_data_size is {tensor.binary_size or 0}")
-    return binary if tensor.data is None else tensor.data
+    return binary if text is None else text
 
 
 _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}

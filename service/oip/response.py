@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from msmlp.service.engine.result import Result
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import PREFIX, Wanted
+from msmlp.service.oip.request import Wanted
+from msmlp.service.oip.tensors import PREFIX
 from msmlp.service.service import Facts
 
 NO_CLASS = -1

@@ -33,7 +33,12 @@ async def post_classify(request: Request) -> Response:
     service = await service_of(request)  # a FastAPI dependency would cost more than the answer's JSON
     service.check_ready()  # before the body is read
     settings = service.settings
-    images, options = await read_body(request, max_bytes=settings.max_body_bytes, max_images=service.max_images)
+    images, options = await read_body(
+        request,
+        max_bytes=settings.max_body_bytes,
+        max_json_bytes=settings.max_json_bytes,
+        max_images=service.max_images,
+    )
     asked = ClassifyRequest(images, options, request.scope["msmlp_record"])
     if options.stream:
         documents = stream(service, asked)

@@ -1,27 +1,36 @@
 """The Open Inference Protocol over REST, under `/v2`."""
 
 import asyncio
-import json
 import re
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from msmlp.model.errors import OptionError
 from msmlp.service.engine.async_engine import DOWN
-from msmlp.service.errors import EngineDownError, MalformedBodyError
+from msmlp.service.errors import BodyTooLargeError, EngineDownError, MalformedBodyError
 from msmlp.service.http.body import SLICE, read_content
 from msmlp.service.http.responses import Sent, ServiceDep, service_of, while_connected
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.oip import model
 from msmlp.service.oip.request import Inference, Limits, decompress, read_inference
 from msmlp.service.oip.response import output_tensors, write_response
-from msmlp.service.service import Service
+from msmlp.service.service import Service, in_turn
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
+
+_TRUE, _FALSE = msgspec.Raw(b"true"), msgspec.Raw(b"false")
+
+
+class _Index(msgspec.Struct, frozen=True):
+    ready: msgspec.Raw = _FALSE
+
+
+_INDEX = msgspec.json.Decoder(_Index)
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # the protocol has its own; docs/oip.md describes ours
 
@@ -55,15 +64,14 @@ async def ready(service: ServiceDep) -> dict[str, bool]:
 @router.post("/repository/index")
 async def index(request: Request, service: ServiceDep) -> list[dict[str, Any]]:
     """The models; `{"ready": true}` asks for those that accept requests now."""
-    content = await read_content(request, SLICE)
+    content = await read_content(request, min(SLICE, service.settings.max_json_bytes))
     try:
-        wanted = json.loads(bytes(content) or b"{}")
-        ready_only = wanted.get("ready", False)
-    except (ValueError, RecursionError, AttributeError):
+        ready = _INDEX.decode(content or b"{}").ready
+    except (msgspec.DecodeError, RecursionError, ValueError):
         raise MalformedBodyError("expected no body, or a JSON object") from None
-    if not isinstance(ready_only, bool):
+    if ready not in (_TRUE, _FALSE):
         raise MalformedBodyError("ready: expected true or false")
-    return model.repository_index(service, ready_only=ready_only)
+    return model.repository_index(service, ready_only=ready == _TRUE)
 
 
 @router.get("/models/stats")
@@ -120,17 +128,23 @@ async def infer(request: Request) -> Response:
 
 async def _read(request: Request, service: Service) -> Inference:
     """The request: a small one is read here, a large one in a thread, so that other requests do not wait."""
-    headers, max_bytes = request.headers, service.settings.max_body_bytes
+    headers, settings = request.headers, service.settings
+    given, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding", "")
+    length = int(given) if given and given.isdecimal() and len(given) < 20 else None
+    if length is not None and length > settings.max_json_bytes:
+        raise BodyTooLargeError(f"the JSON part has {length} bytes; at most {settings.max_json_bytes} are allowed")
+    # Without the header all of it is JSON.
+    max_bytes = settings.max_body_bytes if given else min(settings.max_body_bytes, settings.max_json_bytes)
     content = await read_content(request, max_bytes)
 
     def read() -> Inference:
-        plain = decompress(content, headers.get("content-encoding", ""), max_bytes)
-        limits = Limits(service.max_images, service.settings.max_pixels)
-        return read_inference(plain, headers.get(HEADER_LENGTH), limits)
+        plain = decompress(content, encoding, max_bytes)
+        limits = Limits(service.max_images, settings.max_pixels)
+        return read_inference(plain, given, limits)
 
+    text = len(content) if length is None else length
+    if encoding or text > SLICE:
+        return await in_turn(read)
     # Pixels after the JSON cost nothing: they are not copied.
-    length = headers.get(HEADER_LENGTH, "")
-    text = int(length) if length.isdecimal() and len(length) < 8 else len(content)
-    small = text <= SLICE and (len(content) <= SLICE or b'"pixels"' in content[:text])
-    small = small and "content-encoding" not in headers
+    small = len(content) <= SLICE or b'"pixels"' in content[:text]
     return read() if small else await asyncio.to_thread(read)

@@ -40,6 +40,7 @@ def read(
     declared: str | None = None,
     encoding: str | None = None,
     max_bytes: int = 10_000,
+    max_json_bytes: int = 1_000_000,
     max_images: int = 4,
 ) -> Read:
     chunks = [content] if isinstance(content, bytes) else list(content)
@@ -56,7 +57,8 @@ def read(
         return messages.pop(0)
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": query.encode(), "headers": headers}
-    return Read(*asyncio.run(read_body(Request(scope, receive), max_bytes=max_bytes, max_images=max_images)))
+    limits = {"max_bytes": max_bytes, "max_json_bytes": max_json_bytes, "max_images": max_images}
+    return Read(*asyncio.run(read_body(Request(scope, receive), **limits)))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:
@@ -252,6 +254,23 @@ def test_too_many_bytes_are_noticed_whatever_was_declared() -> None:
     for declared in (None, "5", "nonsense"):
         with pytest.raises(BodyTooLargeError, match="more than 10000 bytes"):
             read([b"x" * 6_000, b"x" * 6_000, b"never read"], "image/png", declared=declared)
+
+
+def test_json_has_a_limit_of_its_own() -> None:
+    content = document([b"x" * 90])
+    assert read(content, "application/json", max_json_bytes=len(content)).images == [b"x" * 90]
+    for declared in (None, str(len(content))):
+        with pytest.raises(BodyTooLargeError, match=r"at most 99 are allowed|more than 99 bytes"):
+            read(content, "application/json", declared=declared, max_json_bytes=99)
+    with pytest.raises(BodyTooLargeError, match="more than 50 bytes"):
+        read(content, "application/json", max_bytes=50, max_json_bytes=99)
+    assert read(content, "image/png", max_json_bytes=99).images == [content]
+
+
+def test_a_large_text_is_read_as_a_small_one() -> None:
+    image = b"\x00\xff" * 100_000
+    body = read(document([image], top_k=2), "application/json", max_bytes=10**6)
+    assert body == Read([image], RequestOptions(top_k=2))
 
 
 @pytest.mark.parametrize(

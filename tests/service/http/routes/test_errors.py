@@ -151,8 +151,8 @@ PROVOKED: dict[str, tuple[int, str, Callable[[], dict[str, Any]]]] = {
         lambda: {"json": {"images": [base64.b64encode(picture_file()).decode()], "budget_gflops": [1]}},
     ),
     "an unencodable option": (
-        422,
-        "bad_option",
+        400,
+        "malformed_body",
         lambda: {"content": b'{"images": ["eA=="], "\\ud800": 1}', "headers": {"Content-Type": "application/json"}},
     ),
 }

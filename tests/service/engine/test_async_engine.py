@@ -1,6 +1,7 @@
 """The engine as routes see it, on an event loop of its own in every test."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine import async_engine
+from msmlp.service.engine import async_engine, core
 from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import (
@@ -500,8 +501,8 @@ async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int],
     for _ in range(1000):
         if wanted(engine.brownout.level):
             return
-        clock.ahead += 5.0
-        await asyncio.sleep(async_engine.TICK_SECONDS / 10)
+        clock.ahead += 0.9 * async_engine.FROZEN_SECONDS
+        await asyncio.sleep(async_engine.LOOK_SECONDS / 10)
     raise AssertionError("the level does not move")
 
 
@@ -509,11 +510,12 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
     """A fast engine's permits are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+    monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
         permits = engine.admit(60)
-        await asyncio.sleep(3 * async_engine.TICK_SECONDS)
+        await asyncio.sleep(3 * async_engine.LOOK_SECONDS)
         assert engine.brownout.level == 0, "to have images decoded faster, no cheaper point helps"
         with backend.gate.held():
             parameters = ExitParameters(np.array([0.5, 0.5]), 1, 3)
@@ -530,8 +532,8 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-
-    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+    monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
         step = threading.Semaphore(0)

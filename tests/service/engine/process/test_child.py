@@ -9,6 +9,7 @@ import pytest
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Died, ExitParameters, Outbound, Ready
+from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.errors import EngineDownError
 from tests.engines import Build, process
 from tests.fakes import PATIENCE_SECONDS, pictures
@@ -36,6 +37,9 @@ def test_a_device_that_hangs_fails_its_requests_and_gets_a_new_process(caplog: p
             died = await hear(Died)
             assert isinstance(died, Died)
             assert died.restarting
+            assert isinstance(engine.worker, ProcessWorker)
+            while not engine.worker.restarts:
+                await asyncio.sleep(0.01)
         await hear(Ready)
         result = await engine.classify(pictures(1, 1.0), parameters, engine.admit(1))
         assert result.reason.tolist() == [Reason.CONFIDENT]

@@ -547,3 +547,49 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
         await until_level(engine, clock, lambda level: level == 0)
 
     play(backend, scenario, permits=64, brownout_seconds=60)
+
+
+def test_a_thread_that_hangs_is_the_end_and_who_waits_learns_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "longest_silence", lambda *_: 1.0)
+    backend = FakeBackend()
+
+    async def main() -> None:
+        engine = AsyncEngine(lambda: backend, permits=8)
+        died: list[Outbound] = []
+        engine.watch(died.append)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        await asyncio.sleep(2.0)
+        assert engine.up, "it has nothing to do"
+        with backend.gate.held():
+            with pytest.raises(EngineDownError):
+                await classify(engine, pictures(1, 1.0))
+            assert not engine.up
+            assert engine.down
+            assert engine.heartbeat_age > 1
+            with pytest.raises(EngineDownError):
+                engine.check()
+            (last,) = (message for message in died if isinstance(message, Died))
+            assert "has not responded for 1." in last.detail
+            await engine.stop()  # it does not wait for the thread
+
+    asyncio.run(main())
+
+
+def test_the_time_for_which_all_was_frozen_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(max_batch=1), Clock()
+    monkeypatch.setattr(async_engine, "time", clock)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        with backend.gate.held():
+            waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            clock.ahead = 3600.0
+            turns = engine.turns
+            while engine.turns < turns + 3:
+                await asyncio.sleep(0.01)
+            assert engine.brownout.level == 0
+        await waiting
+
+    play(backend, scenario, permits=64, brownout_seconds=100)

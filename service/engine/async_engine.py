@@ -246,7 +246,8 @@ class AsyncEngine:
         wait = max(now - max(min(load.oldest), self._awake), admission.backlog(load))
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
-        self.brownout.update(now, wait, totals, admission.share(load), quiet=not admission.met)
+        quiet = not admission.met and load.others.inflight <= 0
+        self.brownout.update(now, wait, totals, admission.share(load), quiet=quiet)
         admission.met = False
 
     def _send(self, messages: list[Outbound]) -> None:

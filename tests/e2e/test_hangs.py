@@ -23,6 +23,9 @@ from tests.service.frontends import hanging
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 IMAGE = encoded(picture(1.0, size=32))
+SILENCE = 2.5
+"""What is called a hang here."""
+
 SHORT = 3.0
 """Seconds in which whoever waits for a hanging engine with a deadline of 0.2 s is answered, on a busy machine."""
 
@@ -33,7 +36,8 @@ def shown(label: int) -> bytes:
 
 @contextmanager
 def serving(weights: Path, frontends: int, engine: str, *more: str) -> Iterator[Served]:
-    command = [sys.executable, hanging.__file__, str(weights), str(frontends), engine, *more]
+    limit = () if "silence" in str(more) else (f"silence={SILENCE}",)
+    command = [sys.executable, hanging.__file__, str(weights), str(frontends), engine, *limit, *more]
     served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
     try:
         served.wait_until_ready(frontends)
@@ -82,20 +86,31 @@ def test_a_stopped_engine_process_is_seen_and_replaced(tiny_weights: Path, front
         wait_until(lambda: readiness(served).status_code == 503)
         assert "the engine is down" in readiness(served).json()["detail"]
         assert served.metric("msmlp_engine_up") == 0
-        assert served.metric("msmlp_engine_heartbeat_age_seconds") > 4
+        assert served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE
         wait_until(lambda: readiness(served).status_code == 200)
         assert classify(served)[0] == 200
         assert served.metric("msmlp_engine_restarts_total") == 1
         assert served.metric("msmlp_inflight_images") == 0
         assert served.metric("msmlp_deadline_total") == 1
         assert not Path(f"/proc/{engine}").exists()
-        assert "the engine's process did not respond for 5 s" in served.log
+        assert f"the engine's process did not respond for {SILENCE} s" in served.log
         assert "Traceback" not in served.log
+
+
+def test_one_of_two_engines_that_hangs_leaves_the_requests_to_the_other(tiny_weights: Path) -> None:
+    with serving(tiny_weights, 1, "process", "devices=cpu,cpu") as served:
+        wait_until(lambda: served.metric("msmlp_capacity_images") == 64)
+        os.kill(min(front_ends(served)), signal.SIGSTOP)
+        wait_until(lambda: served.metric("msmlp_capacity_images") == 32)
+        assert [classify(served)[0] for _ in range(4)] == [200] * 4
+        assert readiness(served).status_code == 200
+        wait_until(lambda: served.metric("msmlp_capacity_images") == 64)
+        assert served.metric("msmlp_engine_restarts_total") == 1
 
 
 @pytest.mark.chaos
 def test_with_a_deadline_nobody_waits_longer_for_an_engine_that_hangs(tiny_weights: Path) -> None:
-    with serving(tiny_weights, 2, "process") as served:
+    with serving(tiny_weights, 2, "process", "silence=5") as served:
         stopped = time.monotonic()
         os.kill(engine_of(served), signal.SIGSTOP)
         while time.monotonic() - stopped < 4:
@@ -129,7 +144,7 @@ def test_a_service_that_was_stopped_as_a_whole_goes_on(tiny_weights: Path, engin
         everyone = [served.process.pid, *front_ends(served)]
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(8)  # longer than the longest silence
+        time.sleep(2 * SILENCE)
         for pid in everyone:
             os.kill(pid, signal.SIGCONT)
         for _ in range(20):
@@ -143,7 +158,7 @@ def test_a_thread_that_hangs_ends_its_process(tiny_weights: Path) -> None:
     with serving(tiny_weights, 1, "thread") as served:
         assert classify(served, shown(hanging.HANGS), deadline_ms=200)[0] == 504
         assert served.end() == 1
-        assert re.search(r"the engine stopped: the engine's thread has not responded for 5\.\d s", served.log)
+        assert re.search(r"the engine stopped: the engine's thread has not responded for 2\.\d s", served.log)
         assert "Traceback" not in served.log
 
 
@@ -160,7 +175,7 @@ def test_an_event_loop_that_hangs_ends_a_process_that_is_alone(tiny_weights: Pat
         with pytest.raises(httpx.HTTPError):
             classify(served, shown(hanging.HANGS))
         assert served.end() == 1
-        assert "no sign of life for 20 s" in served.log
+        assert f"no sign of life for {SILENCE} s" in served.log
         assert "in collect" in served.log, "where it was"
 
 

@@ -1,5 +1,8 @@
 """`serve` over a backend whose stage can be made to hang, or to give scores that are no numbers, by a picture:
-python hanging.py WEIGHTS FRONTENDS ENGINE [setting=value ...]."""
+python hanging.py WEIGHTS FRONTENDS ENGINE [silence=SECONDS] [setting=value ...].
+
+`silence` is what is called a hang, in place of the product's own.
+"""
 
 import sys
 import time
@@ -12,6 +15,9 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageOutput
 from msmlp.model.backends.select import Selection
+from msmlp.service.engine import core
+from msmlp.service.engine.heartbeat import longest_silence
+from msmlp.service.http import front_end
 from msmlp.service.http.server import serve
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
@@ -20,7 +26,7 @@ from tests.fakes import FakeBackend
 HANGS, INVALID, SLOW = 201, 202, 203
 """Labels of pictures at which a stage never returns, gives no valid score, and takes `SLOW_SECONDS`."""
 
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 1.5
 
 
 class Hanging(FakeBackend):
@@ -48,11 +54,16 @@ def select(*_: Any) -> Selection:
     return Selection("hanging", "cpu", "", build)
 
 
+if __name__ in ("__main__", "__mp_main__"):  # a process of the service, and not a test
+    more = dict(word.split("=") for word in sys.argv[4:])
+    if silence := float(more.pop("silence", 0)):
+        front_end.HANG_SECONDS = silence
+        core.longest_silence = lambda longest_batch, least: longest_silence(longest_batch, silence)
+
 if __name__ == "__main__":
     from msmlp.main import _fail
     from msmlp.model.errors import MsmlpError
 
-    more = dict(word.split("=") for word in sys.argv[4:])
     try:
         settings = Settings(
             weights=Path(sys.argv[1]), port=0, device="cpu", frontends=sys.argv[2], engine=sys.argv[3], **more

@@ -95,7 +95,8 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
 def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, Permits]:
     options, record, images = request.options, request.record, len(request.images)
     record.images = images
-    point = record.point = service.operating_points.resolve(options, service.engine.brownout.level)
+    level = service.engine.brownout.level and service.engine.level_now()
+    point = record.point = service.operating_points.resolve(options, level)
     parameters = point.parameters
     if options.deadline_ms is not None or options.stream:
         parameters = replace(parameters, deadline=request.deadline, stream=bool(options.stream))

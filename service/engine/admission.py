@@ -40,19 +40,24 @@ class Admission:
     `max_wait` is the longest predicted time to an answer, in seconds, at which images are admitted (0: no limit).
     `permits` is how many there are, 0 until the engine is ready; `inflight` how many are held, `inside` how many of
     those by images in the engine. `admitted` and `degraded` count all images since the start, and those of them that
-    brown-out moved to a cheaper operating point. Front ends that use one engine share its permits: each passes its
-    numbers to `share_with`, and finds those of the others in the engine's load.
+    brown-out moved to a cheaper operating point. `met`: a request has found others in flight.
+
+    Front ends that use one engine share its permits: each passes its numbers to `share_with`, and finds those of the
+    others in the engine's load.
     """
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
         self.permits = self.inflight = self.inside = 0
         self.admitted = self.degraded = 0
+        self.met = False
         self.share_with: Callable[[Counts], None] | None = None
 
     def admit(self, images: int, load: Load, *, degraded: bool = False) -> Permits:
         """Take permits; OverloadedError says when to retry. With nothing in flight, any wait is admitted."""
         pace, inflight = load.seconds_per_image, int(self.inflight + load.others.inflight)
+        if inflight:
+            self.met = True
         missing = inflight + images - self.permits
         if missing > 0:
             detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"

@@ -19,6 +19,7 @@ from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Admission, Permits
 from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
 from msmlp.service.engine.core import BackendFactory
+from msmlp.service.engine.heartbeat import LOOK_SECONDS
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
@@ -45,8 +46,15 @@ DOWN = "the engine is down"
 STOP_SECONDS = 30
 """How long a stopping service waits for the images in flight; the engine's thread is a daemon and ends with it."""
 
-TICK_SECONDS = 0.1
-"""The longest time between two updates of brown-out."""
+LATE = 0.1
+"""A request whose deadline has passed is given up after this share of the silence that is called a hang. A batch that
+takes as long as predicted does not."""
+
+GRACE_SECONDS = 0.1
+"""How long after its deadline."""
+
+FROZEN_SECONDS = 1.0
+"""A pause of this process after which waits are counted anew: it was stopped, and nothing could be answered."""
 
 BROWNOUT_SECONDS = 0.005
 """The shortest time between two, while most permits are free: at every request, it would cost more than admission."""
@@ -86,6 +94,12 @@ class AsyncEngine:
         self._thread = 0
         self._died: Died | None = None
         self._browned = -math.inf  # when brown-out was updated
+        self._awake = -math.inf  # since when this process has not been stopped
+        self._late = math.inf
+        self.heartbeat_age = 0.0
+        """Seconds since the engine's last sign of life."""
+        self.turns = 0
+        """Signs of life of the event loop, every LOOK_SECONDS."""
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
         self.admission.share_with = self.worker.share
 
@@ -111,6 +125,11 @@ class AsyncEngine:
         if self._died is None:
             raise StartingError("the service is starting: stages are being warmed up")
         raise EngineDownError(f"{DOWN} and being restarted" if self._died.restarting else DOWN)
+
+    def level_now(self) -> int:
+        """The brown-out level of a request that comes now. One that finds the engine empty waits for nobody."""
+        load = self.worker.load
+        return self.brownout.level if load is not None and self.admission.total(load).inflight > 0 else 0
 
     @property
     def up(self) -> bool:
@@ -162,7 +181,7 @@ class AsyncEngine:
         """Submit a request → its number, and its answers to come. `leave` must follow."""
         self.check()
         number = next(self._numbers)
-        pending = self._pending[number] = Pending(len(pixels), permits, stream=parameters.stream)
+        pending = self._pending[number] = Pending(len(pixels), permits, parameters)
         self._put(Submit(number, pixels, parameters, time.monotonic()))
         return number, pending
 
@@ -199,22 +218,37 @@ class AsyncEngine:
                     self._fail(message.request, error)
 
     def _tick(self) -> None:
-        """Update brown-out at intervals: it must also end when no requests come."""
+        """Look after the engine, and update brown-out: it must also end when no requests come."""
+        now = time.monotonic()
+        self.turns += 1
+        self.heartbeat_age = self.worker.look(now)
+        if self.heartbeat_age > self._late:
+            self._give_up(now - GRACE_SECONDS)
         load = self.worker.load
         if load is not None:
             self._update_brownout(load)
-        if not self.down:
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick)
+
+    def _give_up(self, deadline: float) -> None:
+        """The engine is silent: images whose deadline was before `deadline` expire here."""
+        for number, pending in list(self._pending.items()):
+            if pending.deadline < deadline and pending.missing:
+                pending.expire()
+                self._put(Cancel(number))
 
     def _update_brownout(self, load: Load) -> None:
         now, admission = time.monotonic(), self.admission
         if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
             return
+        if now - self._browned > FROZEN_SECONDS:
+            self._awake = now
         self._browned = now
-        wait = max(now - min(load.oldest), admission.backlog(load))
+        wait = max(now - max(min(load.oldest), self._awake), admission.backlog(load))
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
-        self.brownout.update(now, wait, totals, admission.share(load))
+        quiet = not admission.met and load.others.inflight <= 0
+        self.brownout.update(now, wait, totals, admission.share(load), quiet=quiet)
+        admission.met = False
 
     def _send(self, messages: list[Outbound]) -> None:
         """Hand messages to the event loop, from the worker's thread or its own."""
@@ -231,6 +265,7 @@ class AsyncEngine:
                 self._land(message)
             elif isinstance(message, Ready):
                 self._died, self.admission.permits = None, message.permits
+                self._late = LATE * message.silence
             elif isinstance(message, Failed):
                 for number in message.requests.tolist():
                     self._fail(number, _error_of(message))

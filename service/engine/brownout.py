@@ -2,15 +2,17 @@
 
 Pure: `now` is a parameter.
 
-It goes by the longest wait, seen or predicted, and keeps three rules:
+It goes by the longest wait, seen or predicted, and keeps four rules:
 
 1. Above `high` the wait demands a level in proportion, the last one well before admission refuses an image (`EARLY`).
 2. While the wait stays above `high` and does not drain, the level rises by one every `high` seconds.
 3. While the wait stays below `high` / 4 and the load would fit at the next lower level too, the level falls by one
    every `CALM` seconds. To fit is to keep the device busy for less than `FITS` of the time.
+4. Once no request has met another for `QUIET` seconds, and the wait has stayed below `high` / 4, the level is 0: there
+   is no load, whatever the averages say, that a cheaper operating point could help.
 
-The promise: within any `CALM` seconds the level changes direction at most once, and under a constant load it settles.
-By rule 3 it never tries a level that it would have to take back, because the costs are known beforehand.
+The promise: within any `CALM` seconds of load the level changes direction at most once, and under a constant load it
+settles. By rule 3 it never tries a level that it would have to take back, because the costs are known beforehand.
 """
 
 import math
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 LEVELS = 8
 CALM = 2.0
+QUIET = 0.5
 FITS = 0.85
 EARLY = 0.75
 """The share of the longest allowed wait at which the last level is demanded."""
@@ -53,15 +56,23 @@ class Brownout:
         # When the wait last changed sides or the level last moved, and the wait then.
         self._since = self._wait_then = 0.0
         self._updated, self._totals = -math.inf, Totals()
+        self._busy = -math.inf  # when it was last not quiet
         self._load = self._degraded = 0.0
 
-    def update(self, now: float, wait: float, totals: Totals, permits: float) -> None:
-        """Take in the longest wait in seconds, the totals, and the share of permits taken. Call it often."""
+    def update(self, now: float, wait: float, totals: Totals, permits: float, *, quiet: bool = False) -> None:
+        """Take in the longest wait in seconds, the totals, and the share of permits taken. Call it often.
+
+        `quiet`: no request has found another in flight since the last call.
+        """
         if not self.high:
             return
         self._average(now, totals)
         if permits > FULL:
             wait = max(wait, self.high + (permits - FULL) / (1 - FULL) * (self._end - self.high))
+        if not quiet or wait >= self.high / 4:
+            self._busy = now
+        elif now - self._busy >= QUIET:
+            self.level = 0
         side = int(wait > self.high) - int(wait < self.high / 4 and self._fits())
         if side != self._side:
             self._side, self._since, self._wait_then = side, now, wait

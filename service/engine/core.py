@@ -16,6 +16,7 @@ from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.model.exits.rule import GOES_ON
 from msmlp.service.engine.answered import Answered
+from msmlp.service.engine.heartbeat import SILENCE_SECONDS, longest_silence
 from msmlp.service.engine.latency import LatencyModel, LoadEstimate
 from msmlp.service.engine.messages import (
     Answers,
@@ -25,6 +26,7 @@ from msmlp.service.engine.messages import (
     Died,
     Failed,
     Inbound,
+    Invalid,
     Load,
     Outbound,
     Ran,
@@ -68,11 +70,18 @@ class BlockingPort(Port, Protocol):
         """
 
 
-def run(build: BackendFactory, port: BlockingPort, *, permits: int | None, shadow_every: int) -> None:
+def run(
+    build: BackendFactory,
+    port: BlockingPort,
+    *,
+    permits: int | None,
+    shadow_every: int,
+    silence: float = SILENCE_SECONDS,
+) -> None:
     """The core's life on a thread of its own: build, warm up, and serve until `Stop` or an error; Died is the last
     message. See `Engine` for the arguments.
     """
-    engine = Engine(port, permits=permits, shadow_every=shadow_every)
+    engine = Engine(port, permits=permits, shadow_every=shadow_every, silence=silence)
     try:
         engine.begin(*warmed(build))
         _serve(engine, port)
@@ -106,14 +115,23 @@ class Engine:
 
     The callers keep at most `permits` images in flight. The backend's other slots are for shadows: one of
     `shadow_every` confident exits. Without `permits` there are as many as slots, less SHADOW_SLOTS. A port on the
-    core's own thread asks for the load when it wants it: the engine `publishes` none.
+    core's own thread asks for the load when it wants it: the engine `publishes` none. `silence` is the least that is
+    called a hang.
     """
 
     core: "EngineCore"
 
-    def __init__(self, port: Port, *, permits: int | None, shadow_every: int, publishes: bool = True) -> None:
+    def __init__(
+        self,
+        port: Port,
+        *,
+        permits: int | None,
+        shadow_every: int,
+        publishes: bool = True,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self._port, self._permits, self._shadow_every = port, permits, shadow_every
-        self._publishes = publishes
+        self._publishes, self._silence = publishes, silence
         self._outbox = list[Outbound]()
 
     def begin(self, backend: StageBackend, seconds: NDArray[np.float64]) -> None:
@@ -132,7 +150,8 @@ class Engine:
         )
         if self._publishes:
             self._port.publish(self.core.load())
-        self._port.send([Ready(backend.name, backend.device, backend.capacity - reserve)])
+        silence = longest_silence(float(seconds.max()), self._silence)
+        self._port.send([Ready(backend.name, backend.device, backend.capacity - reserve, silence)])
         log.info("ready: %s on %s, batches up to %d", backend.name, backend.device, backend.buckets[-1])
 
     def turn(self, messages: list[Inbound]) -> None:
@@ -204,7 +223,7 @@ class EngineCore:
         self._exits.setflags(write=False)  # parts of it leave in answers
         self._in_flight: deque[_InFlight] = deque()
         self._collected = 0.0  # when the last batch was, or when work arrived after there was none
-        self._failures = 0
+        self._failures, self._told_invalid = 0, False
         self._submits = self._images = 0
 
     def receive(self, message: Inbound) -> None:
@@ -309,15 +328,33 @@ class EngineCore:
         except Exception as error:
             self._abandon(batch, error)
             return
-        self._failures = 0
         now = time.monotonic()
         seconds = now - max(self._collected, flight.launched)
         # Measured from the end of the previous batch: the host's work between batches counts too.
         self.latency.learn(batch.stage, len(batch.slots), now - self._collected)
         self._collected = now
         self._send(Ran(batch.stage, len(batch.slots), seconds))
-        self._answered.record(batch, output, seconds)
-        self._settle(batch, output, now)
+        if self._answered.record(batch, output, seconds):
+            self._failures = 0
+            self._settle(batch, output, now)
+        else:
+            self._settle_valid(batch, output, now)
+
+    def _settle_valid(self, batch: Batch, output: StageOutput, now: float) -> None:
+        """Fail the images whose score or confidence is no number, with their requests, and settle the others."""
+        valid = self._answered.valid(len(batch.slots))
+        bad, good = (~valid).nonzero()[0], valid.nonzero()[0]
+        requests, slots = self.scheduler.abandon(batch._replace(slots=batch.slots[bad]))
+        self.backend.release(slots)
+        self._send(Failed(requests, "the device gave no valid scores"))
+        self._send(Invalid(len(bad)))
+        if not self._told_invalid:
+            self._told_invalid = True
+            log.error("stage %d gave %d of %d images scores that are no numbers", batch.stage + 1, len(bad), len(valid))
+        if len(good):
+            some = StageOutput(output.score[good], output.probabilities[good])
+            self._settle(batch._replace(slots=batch.slots[good], waited=batch.waited[good]), some, now)
+        self._count_failure(None)
 
     def _abandon(self, batch: Batch, error: Exception) -> None:
         requests, slots = self.scheduler.abandon(batch)
@@ -385,6 +422,9 @@ class EngineCore:
     def _fail(self, requests: NDArray[np.int64], error: Exception) -> None:
         log.error("a batch failed", exc_info=error)
         self._send(Failed(requests, f"the device failed ({type(error).__name__})"))
+        self._count_failure(error)
+
+    def _count_failure(self, error: Exception | None) -> None:
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             raise DeviceError(f"the device failed {self._failures} times in a row") from error

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from msmlp.service.engine.heartbeat import SILENCE_SECONDS
+
 HISTORY: np.dtype[np.void] = np.dtype(
     [
         ("score", np.float32),  # what the exit policy compared
@@ -101,6 +103,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Invalid:
+    """Images whose score or confidence was no number; their requests have failed."""
+
+    images: int
+
+
+@dataclass(frozen=True)
 class Cancelled:
     """Images of cancelled requests have left, from a queue or after the batch they were in."""
 
@@ -118,11 +127,14 @@ class Shadowed:
 
 @dataclass(frozen=True)
 class Ready:
-    """Every stage and bucket is warm. `permits` is how many images may be in flight."""
+    """Every stage and bucket is warm. `permits` is how many images may be in flight. An engine that gives no sign of
+    life for `silence` seconds hangs.
+    """
 
     backend: str
     device: str
     permits: int
+    silence: float = SILENCE_SECONDS
 
 
 class Counts(NamedTuple):
@@ -181,4 +193,4 @@ class Died:
 
 
 Inbound = Submit | Cancel | CancelRange | Stop
-Outbound = Ready | Answers | Failed | Cancelled | Shadowed | Ran | Died
+Outbound = Ready | Answers | Failed | Invalid | Cancelled | Shadowed | Ran | Died

@@ -1,6 +1,8 @@
 """A request's answers, collected until its last image has left."""
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Permits
-from msmlp.service.engine.messages import HISTORY, Answers, History, history_floats
+from msmlp.service.engine.messages import HISTORY, Answers, ExitParameters, History, history_floats
 
 REASONS = {int(reason): reason.name.lower() for reason in Reason}
 
@@ -85,10 +87,10 @@ class Pending:
     have not left; the permits of the others are returned, however slowly a stream is read.
     """
 
-    def __init__(self, images: int, permits: Permits, *, stream: bool) -> None:
+    def __init__(self, images: int, permits: Permits, parameters: ExitParameters) -> None:
         self.done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.landings: asyncio.Queue[Result | None] | None = asyncio.Queue() if stream else None
-        self.missing, self._permits = images, permits
+        self.landings: asyncio.Queue[Result | None] | None = asyncio.Queue() if parameters.stream else None
+        self.missing, self._images, self._permits, self._parameters = images, images, permits, parameters
         self._parts: list[Result] = []
 
     def land(self, landed: Result) -> int:
@@ -105,6 +107,23 @@ class Pending:
             if not self.done.done():
                 self.done.set_result(Result.joined(self._parts))
         return left
+
+    @property
+    def deadline(self) -> float:
+        """After it nobody waits for an answer; an exit that is demanded outranks it."""
+        return math.inf if self._parameters.min_exit else self._parameters.deadline
+
+    def expire(self) -> None:
+        """The images that have not left do so, without an answer."""
+        left = [index for part in self._parts for index in part.index.tolist()]
+        index = np.setdiff1d(np.arange(self._images), left)
+        stages = len(self._parameters.thresholds) + 1
+        classes = self._parts[0].probabilities.shape[1] if self._parts else 0
+        none, count = np.zeros(len(index), dtype=np.int64), len(index)
+        reason = np.full(count, Reason.EXPIRED, dtype=np.int8)
+        probabilities = np.zeros((count, classes), dtype=np.float32)
+        answers = Answers(none, index, none, reason, probabilities, np.zeros((count, stages), dtype=HISTORY))
+        self.land(Result.of(answers, time.monotonic()))
 
     def fail(self, error: Exception) -> None:
         self._end()

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import logging
+import math
 import queue
 import threading
 import time
@@ -12,7 +14,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from msmlp.service.engine.core import BackendFactory, Engine, Warm, run, warmed
+from msmlp.service.engine.heartbeat import BEAT_SECONDS, Heartbeat
 from msmlp.service.engine.messages import Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
+
+log = logging.getLogger("msmlp.engine")
 
 Send = Callable[[list[Outbound]], None]
 """Takes everything that a batch produced, and must not block. Handing over wakes the other side, which costs more than
@@ -47,6 +52,12 @@ class Worker(Protocol):
 
     def start(self) -> None:
         """Begin to build and warm the backend."""
+
+    def look(self, now: float) -> float:
+        """Look at the engine's heartbeat; call it every `heartbeat.LOOK_SECONDS` → seconds since its last sign of life.
+
+        An engine that hangs has died then: Died is sent, and what is inside has failed.
+        """
 
     def put(self, message: Inbound) -> None:
         """Send the engine a message; never blocks."""
@@ -93,6 +104,10 @@ class LocalWorker:
         self._published: Load | None = None
         self.ready = threading.Event()
 
+    def look(self, now: float) -> float:
+        """An engine on the thread that looks lives as long as that does."""
+        return 0.0
+
     @property
     def load(self) -> Load | None:
         published = self._published
@@ -119,6 +134,8 @@ class ThreadWorker(LocalWorker):
 
     def __init__(self, build: BackendFactory, send: Send, *, permits: int | None, shadow_every: int = 0) -> None:
         super().__init__(build, send, permits=permits, shadow_every=shadow_every)
+        self._heartbeat, self._beat, self._silence = Heartbeat(), 0, math.inf
+        self._hangs = False
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=run,
@@ -136,11 +153,40 @@ class ThreadWorker(LocalWorker):
             self._in_transit.put(message)
         self._inbox.put(message)
 
+    def look(self, now: float) -> float:
+        """A thread that hangs cannot be ended: the process is to end."""
+        age = self._heartbeat.look(self._beat, now)
+        if age > self._silence and self.ready.is_set():
+            self._hangs = True
+            self.ready.clear()
+            died = Died(f"the engine's thread has not responded for {age:.1f} s")
+            log.error("%s", died.detail)
+            self._send([died])
+        return age
+
     def join(self, timeout: float | None = None) -> None:
-        self._thread.join(timeout)
+        if not self._hangs:
+            self._thread.join(timeout)
+
+    # The core's end.
+
+    def send(self, messages: list[Outbound]) -> None:
+        if isinstance(messages[-1], Ready):
+            self._silence = messages[-1].silence
+        if not self._hangs:  # nobody waits for it any more
+            super().send(messages)
+
+    def publish(self, load: Load) -> None:
+        self._beat += 1
+        super().publish(load)
 
     def take(self, *, block: bool) -> list[Inbound]:
-        messages = [self._inbox.get()] if block else []
+        messages = list[Inbound]()
+        while block and not messages:
+            self._beat += 1
+            with suppress(queue.Empty):
+                messages.append(self._inbox.get(timeout=BEAT_SECONDS))
+        self._beat += 1
         with suppress(queue.Empty):
             while True:
                 messages.append(self._inbox.get_nowait())

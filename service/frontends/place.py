@@ -101,7 +101,7 @@ class Place:
     def hangs(self) -> bool:
         """Look once more → whether it has been silent too long."""
         if self.ready and not self.was_ready:
-            self._ready_since = time.monotonic()
+            self._ready_since, self._looks = time.monotonic(), 0  # what it took to start is no silence
         beat = self._board.get(self.index, Column.BEAT)
         self._looks = self._looks + 1 if beat == self._beat else 0
         self._beat = beat

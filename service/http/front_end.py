@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import Start
+from msmlp.service.frontends.watchdog import Watchdog
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
@@ -26,6 +28,10 @@ from msmlp.service.telemetry.totals import take_snapshot
 log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
+
+HANG_SECONDS = 20.0
+"""The longest time that the event loop of a process alone may stand still; those of several are watched by the
+supervisor."""
 
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
@@ -55,9 +61,11 @@ class Server(uvicorn.Server):
 
 
 def serve_alone(service: Service, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; DeviceError when the engine has died for good."""
+    """Serve until SIGINT or SIGTERM; DeviceError when the engine has died for good. The process ends if it hangs."""
     server = Server(service)
-    server.run(sockets=[listener])
+    # Its own thread's engine, or the web side, may hang: then nobody else is there to see it.
+    with Watchdog(lambda: service.engine.turns, HANG_SECONDS, partial(os._exit, 1)):
+        server.run(sockets=[listener])
     if server.failure:
         raise DeviceError(f"the engine stopped: {server.failure}")
 

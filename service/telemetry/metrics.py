@@ -28,7 +28,17 @@ from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.async_engine import AsyncEngine
-from msmlp.service.engine.messages import Cancelled, Failed, Load, Outbound, Ran, Ready, Shadowed, history_floats
+from msmlp.service.engine.messages import (
+    Cancelled,
+    Failed,
+    Invalid,
+    Load,
+    Outbound,
+    Ran,
+    Ready,
+    Shadowed,
+    history_floats,
+)
 from msmlp.service.engine.result import REASONS, Result
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
@@ -126,6 +136,7 @@ class Metrics(Collector):
             "NaN before the first."
         )
         self.agreement = gauge("msmlp_shadow_agreement", text, ["exit"])
+        self.invalid = counter("msmlp_invalid_scores", "Images that failed because a score was no number.")
         self.cancelled = counter("msmlp_cancelled", "Images whose client had left, by where they were.", ["where"])
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
@@ -170,6 +181,8 @@ class Metrics(Collector):
                 self._count()
         elif isinstance(message, Cancelled):
             self.cancelled.labels(message.where).inc(message.images)
+        elif isinstance(message, Invalid):
+            self.invalid.inc(message.images)
         elif isinstance(message, Failed) and message.shed:
             self.shed.labels("capacity").inc(message.shed)
         elif isinstance(message, Shadowed):
@@ -269,12 +282,14 @@ def _outcome(reason: int, margin: float) -> str:
 
 
 def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
-    up = inflight = permits = backlog = level = rate = 0.0
+    up = inflight = permits = backlog = level = rate = age = 0.0
     if engine is not None:
         up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
         backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
-        rate = engine.throughput.per_second(time.monotonic())
+        rate, age = engine.throughput.per_second(time.monotonic()), engine.heartbeat_age
     yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
+    text = "Since the last sign of life of the engine; 0 before the first."
+    yield _gauge("msmlp_engine_heartbeat_age_seconds", text, age)
     yield _gauge("msmlp_frontends_ready", "Processes that take images.", up)
     yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
     yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)

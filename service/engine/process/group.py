@@ -66,6 +66,9 @@ class EngineGroup:
                 if not isinstance(message, Cancel) or message.request in worker.inside:
                     worker.put(message)
 
+    def look(self, now: float) -> float:
+        return max(worker.look(now) for worker in self._workers)
+
     def share(self, counts: Counts) -> None:
         for worker in self._workers:
             worker.share(counts)
@@ -113,7 +116,8 @@ class EngineGroup:
     def _all_ready(self) -> Ready:
         """What the engines that are up are together."""
         one = next(iter(self._ready.values()))
-        return Ready(one.backend, one.device, sum(ready.permits for ready in self._ready.values()))
+        silence = max(ready.silence for ready in self._ready.values())
+        return Ready(one.backend, one.device, sum(ready.permits for ready in self._ready.values()), silence)
 
     def _one_died(self, number: int, died: Died) -> list[Outbound]:
         """An engine's end → what is to be said of all of them."""

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import math
+import os
 import secrets
 import shutil
 import signal
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from msmlp.service.engine.core import BackendFactory
+from msmlp.service.engine.heartbeat import LOOK_SECONDS, SILENCE_SECONDS, Heartbeat
 from msmlp.service.engine.messages import Died, Ready
-from msmlp.service.engine.process.child import HANG_SECONDS, ChildSpec, main
+from msmlp.service.engine.process.child import ChildSpec, main
+from msmlp.service.engine.process.memory import Board, Inherited, new_file
 from msmlp.service.logs import in_force
 
 log = logging.getLogger("msmlp.engine")
@@ -54,16 +57,30 @@ class ChildProcess:
     def __init__(self, spec: ChildSpec, listener: socket.socket) -> None:
         context = get_context("spawn")
         self._host, theirs = context.Pipe()
+        file = new_file(Board.bytes(spec.stages))
+        self._board = Board(os.dup(file), spec.stages)
         self._process = context.Process(
-            target=main, args=(spec, listener, theirs, in_force()), name="msmlp-engine", daemon=True
+            target=main,
+            args=(spec, listener, theirs, Inherited(file), in_force()),
+            name="msmlp-engine",
+            daemon=True,
         )
-        self._process.start()
+        try:
+            self._process.start()
+        finally:
+            os.close(file)
         theirs.close()  # only the child holds this end now, so `receive` notices when it ends
         self.pid = self._process.pid
 
-    def receive(self) -> Ready | Died | None:
-        """The child's next message, None when it has ended."""
+    @property
+    def beat(self) -> float:
+        return self._board.beat
+
+    def receive(self, seconds: float) -> Ready | Died | Literal["nothing"] | None:
+        """The child's next message within some seconds, or nothing; None when it has ended."""
         try:
+            if not self._host.poll(seconds):
+                return "nothing"
             message: Ready | Died = self._host.recv()
         except (EOFError, OSError):
             return None
@@ -91,7 +108,8 @@ class EngineHost:
 
     Front ends connect to `address`, whichever process of the engine's serves there (`remote.RemoteWorker`). A process
     that dies after one was ready is restarted, unless it died of what only the caller can change; after MOST_RESTARTS
-    that did not become ready, the engine is out for good, and nobody can connect any more.
+    that did not become ready, the engine is out for good, and nobody can connect any more. A process that gives no sign
+    of life for `Ready.silence` seconds is killed.
 
     `build` must be picklable. `say` is told every Ready and Died, on the host's thread; the last is a Died that is not
     restarting. See `ChildSpec` for the rest.
@@ -106,18 +124,19 @@ class EngineHost:
         size: int,
         shadow_every: int = 0,
         gpu: str | None = None,
-        hang_seconds: float = HANG_SECONDS,
+        silence: float = SILENCE_SECONDS,
         say: Callable[[Ready | Died], None] = lambda message: None,
     ) -> None:
         self._folder = Path(tempfile.gettempdir()) / f"msmlp-{secrets.token_hex(8)}"
         self.address = str(self._folder / "engine")
-        self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, hang_seconds)
+        self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, silence)
         self._say, self._backoff = say, Backoff()
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._stopping = threading.Event()
         self._served, self._failures = False, 0
         self._ready_since = math.inf  # never
+        self._heartbeat = Heartbeat()
         self._thread = threading.Thread(target=self._supervise, name="msmlp-host", daemon=True)
         self.restarts = 0
         """Processes started after the first."""
@@ -220,12 +239,15 @@ class EngineHost:
                 child.kill()
         died = None
         try:
-            while (message := child.receive()) is not None:
+            while (message := child.receive(LOOK_SECONDS)) is not None:
                 if isinstance(message, Ready):
                     self._ready_since, self._served, self._failures = time.monotonic(), True, 0
                     self._tell(message)
-                else:
+                elif isinstance(message, Died):
                     died = message
+                elif self._heartbeat.look(child.beat, time.monotonic()) > self._silence:
+                    died = Died(f"the engine's process did not respond for {self._silence:g} s", restarting=True)
+                    child.kill()
         finally:
             with self._lock:
                 self._failures += self.ready is None
@@ -237,6 +259,11 @@ class EngineHost:
         if self._stopping.is_set():
             return Died("stopped")
         return replace(died, restarting=died.restarting and self._served and self._failures < MOST_RESTARTS)
+
+    @property
+    def _silence(self) -> float:
+        """Seconds without a sign of life after which the process is killed; warming up may take any time."""
+        return math.inf if self.ready is None else self.ready.silence
 
     def _tell(self, message: Ready | Died) -> None:
         if isinstance(message, Ready):

@@ -8,6 +8,9 @@ import mmap
 import os
 import struct
 import tempfile
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ SCALARS = 4
 _RECEIVED = struct.Struct("2d")  # submits, images
 _COUNTS = struct.Struct("4d")
 _NUMBER = 8  # bytes
+_OWN = 2  # a board's own numbers: peers and beat
 
 
 def new_file(size: int) -> int:
@@ -34,6 +38,20 @@ def new_file(size: int) -> int:
             file = os.dup(temporary.fileno())
     os.truncate(file, size)
     return file
+
+
+class Inherited:
+    """A file for a child that is being started, which gets a descriptor of its own (an int) in place of this."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Any]]:
+        return _detach, (DupFd(self._file),)
+
+
+def _detach(file: Any) -> int:
+    return int(file.detach())
 
 
 class Ring:
@@ -77,7 +95,7 @@ class Ring:
 
 
 class Board:
-    """What an engine of `stages` stages publishes, its Load, and a row of Counts per front end, of PEERS.
+    """What an engine of `stages` stages publishes: heartbeat and Load; and a row of Counts per front end, of PEERS.
 
     `file` is closed here.
     """
@@ -87,12 +105,12 @@ class Board:
         with os.fdopen(file, "r+b") as opened:
             self._map = mmap.mmap(opened.fileno(), self.bytes(stages))
         self._numbers = np.frombuffer(self._map, np.float64)
-        self._load = self._numbers[: 1 + SCALARS + 2 * stages]
+        self._load = self._numbers[: _OWN + SCALARS + 2 * stages]
         self._rows = self._numbers[len(self._load) :].reshape(PEERS, len(Counts._fields))
 
     @staticmethod
     def bytes(stages: int) -> int:
-        return _NUMBER * (1 + SCALARS + 2 * stages) + PEERS * _COUNTS.size
+        return _NUMBER * (_OWN + SCALARS + 2 * stages) + PEERS * _COUNTS.size
 
     @property
     def peers(self) -> int:
@@ -103,13 +121,22 @@ class Board:
     def peers(self, count: int) -> None:
         self._load[0] = count
 
+    @property
+    def beat(self) -> float:
+        """Signs of life so far."""
+        return self._load.item(1)
+
+    @beat.setter
+    def beat(self, count: float) -> None:
+        self._load[1] = count
+
     def publish(self, load: Load) -> None:
         scalars = load.backlog_seconds, load.seconds_per_image, load.work_seconds, load.prediction_margin
-        self._load[1:] = (*scalars, *load.queued, *load.oldest)
+        self._load[_OWN:] = (*scalars, *load.queued, *load.oldest)
 
     def published(self, row: int, received: tuple[int, int]) -> Load:
         """The load as the front end of this row sees it, of whose submits and images so many were `received`."""
-        peers, backlog, pace, work, margin, *rest = self._load.tolist()
+        peers, _, backlog, pace, work, margin, *rest = self._load.tolist()
         queued, oldest = rest[: self._stages], rest[self._stages :]
         others = Counts()
         if peers > 1:

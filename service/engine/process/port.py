@@ -2,22 +2,21 @@
 
 import itertools
 import logging
+import math
 import os
 import select
 import socket
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from msmlp.service.engine.heartbeat import BEAT_SECONDS
 from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, Outbound, Ready, Stop, Submit
 from msmlp.service.engine.process import peers
-from msmlp.service.engine.process.memory import PEERS, Board, Ring, new_file
+from msmlp.service.engine.process.memory import PEERS, Board, Ring
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
 from msmlp.service.engine.transport import freeze_gc
-
-if TYPE_CHECKING:
-    from msmlp.service.engine.process.child import Watchdog
 
 log = logging.getLogger("msmlp.engine")
 
@@ -38,23 +37,22 @@ class Peer:
 class ChildPort:
     """Reads its sockets itself, without a thread in between, and never waits for a front end.
 
-    `listener` is where front ends connect; `host` sends `Stop` and is told Ready and Died. Every call is a sign of
-    life; while it waits for messages, the engine is at rest.
+    `listener` is where front ends connect; `host` sends `Stop` and is told Ready and Died; `file` is that of the Board.
+    Every call is a sign of life there, and so is waiting for messages.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         host: Connection,
-        watchdog: "Watchdog",
+        file: int,
         *,
         stages: int,
         size: int,
         most_unsent: int = MOST_UNSENT,
     ) -> None:
-        self._listener, self._host, self._watchdog = listener, host, watchdog
+        self._listener, self._host, self._file = listener, host, file
         self._stages, self._size, self._most_unsent = stages, size, most_unsent
-        self._file = new_file(Board.bytes(stages))
         self._board = Board(os.dup(self._file), stages)
         self._numbers = itertools.count()
         self._peers: dict[int, Peer] = {}  # by the number of the connection's file
@@ -68,11 +66,8 @@ class ChildPort:
     def take(self, *, block: bool) -> list[Inbound]:
         """All that has come; see core.Port."""
         while True:
-            waits = block and not self._inbox
-            if waits:
-                self._watchdog.rest()
-            events = self._poll.poll(None if waits else 0)
-            self._watchdog.alive()
+            events = self._poll.poll(math.ceil(1e3 * BEAT_SECONDS) if block and not self._inbox else 0)
+            self._board.beat += 1
             for file, event in events:
                 self._hear(file, event)
             if self._inbox or not block:
@@ -90,22 +85,22 @@ class ChildPort:
         if isinstance(last, Ready | Died):
             with suppress(OSError):
                 self._host.send(last)
-        self._watchdog.alive()
+        self._board.beat += 1
 
     def publish(self, load: Load) -> None:
         self._board.publish(load)
         for peer in self._peers.values():
             if peer.ring is not None:
                 peer.ring.received = peer.submits, peer.images
-        self._watchdog.alive()
+        self._board.beat += 1
 
     def drain(self, seconds: float) -> None:
         """Before the end: let front ends read what was sent to them, for at most so long."""
-        self._watchdog.rest()
         until = time.monotonic() + seconds
         while any(peer.channel.unsent for peer in self._peers.values()) and time.monotonic() < until:
             for peer in self._peers.values():
                 peer.channel.flush()
+            self._board.beat += 1
             time.sleep(0.01)
 
     def _hear(self, file: int, event: int) -> None:

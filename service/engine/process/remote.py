@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import logging
+import math
 import socket
 import threading
 from collections import deque
@@ -12,6 +14,7 @@ import numpy as np
 
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
+from msmlp.service.engine.heartbeat import Heartbeat
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
@@ -29,6 +32,8 @@ from msmlp.service.engine.process.host import State
 from msmlp.service.engine.process.memory import Board, Ring, new_file
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
 from msmlp.service.engine.transport import InTransit, Send
+
+log = logging.getLogger("msmlp.engine")
 
 RECONNECT_SECONDS = 0.05
 LATER = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -107,6 +112,11 @@ class Connection:
             self._board.count(self._row, counts)
 
     @property
+    def beat(self) -> float:
+        """The engine's; 0 before its welcome."""
+        return self._board.beat if self._board is not None else 0.0
+
+    @property
     def load(self) -> Load | None:
         """What waits, own submits in transit included; None before the engine's welcome."""
         if self._board is None:
@@ -131,7 +141,8 @@ class RemoteWorker:
         self._died: Died | None = None  # what the engine's process said before its end
         self._ended = threading.Event()
         self.ready = threading.Event()
-        self.permits = 0
+        self.permits, self._silence = 0, math.inf
+        self._heartbeat = Heartbeat()
         self.inside: dict[int, int] = {}
         """Images that have not left, by request."""
         self.images = 0
@@ -179,6 +190,18 @@ class RemoteWorker:
                 self._flushing = True
                 self._loop.call_soon(self._flush)
 
+    def look(self, now: float) -> float:
+        """See transport.Worker. A silent engine is left, and reached again once it, or the process that its host starts
+        after it, accepts connections."""
+        if self._ended.is_set():
+            return 0.0
+        age = self._heartbeat.look(self._connection.beat if self._connection is not None else 0.0, now)
+        if age > self._silence and self.ready.is_set():
+            self._died = Died(f"the engine has not responded for {age:.1f} s", restarting=True)
+            log.error("%s", self._died.detail)
+            self._lose()
+        return age
+
     def share(self, counts: Counts) -> None:
         self._counts = counts
         if self._connection is not None:
@@ -214,7 +237,7 @@ class RemoteWorker:
         heard: list[Outbound] = [message for message in messages if self._take_in(connection, message)]
         ready = next((message for message in heard if isinstance(message, Ready)), None)
         if ready is not None:
-            self.permits = ready.permits
+            self.permits, self._silence = ready.permits, ready.silence
             self._lives += 1
         if heard:
             self._send(heard)

@@ -75,8 +75,9 @@ class Server:
 
     def _arrive(self, images: int) -> None:
         can_be = self._random.random() < self._degradable
-        seconds = images * float(self._seconds[self._brownout.level if can_be else 0])
-        degraded = can_be and self._brownout.level > 0
+        level = self._brownout.level if can_be and self._queue else 0
+        seconds = images * float(self._seconds[level])
+        degraded = level > 0
         try:
             permits = self._admission.admit(images, self._load(seconds / images), degraded=degraded)
         except OverloadedError:
@@ -107,4 +108,6 @@ class Server:
 
     def _look(self) -> None:
         totals = Totals(self._work, self._admission.admitted, self._admission.degraded)
-        self._brownout.update(self.now, self._wait(), totals, self._admission.share(self._load()))
+        share, quiet = self._admission.share(self._load()), not self._admission.met
+        self._brownout.update(self.now, self._wait(), totals, share, quiet=quiet)
+        self._admission.met = False

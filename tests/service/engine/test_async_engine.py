@@ -1,6 +1,7 @@
 """The engine as routes see it, on an event loop of its own in every test."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine import async_engine
+from msmlp.service.engine import async_engine, core
 from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import (
@@ -500,8 +501,8 @@ async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int],
     for _ in range(1000):
         if wanted(engine.brownout.level):
             return
-        clock.ahead += 5.0
-        await asyncio.sleep(async_engine.TICK_SECONDS / 10)
+        clock.ahead += 0.9 * async_engine.FROZEN_SECONDS
+        await asyncio.sleep(async_engine.LOOK_SECONDS / 10)
     raise AssertionError("the level does not move")
 
 
@@ -509,11 +510,12 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
     """A fast engine's permits are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+    monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
         permits = engine.admit(60)
-        await asyncio.sleep(3 * async_engine.TICK_SECONDS)
+        await asyncio.sleep(3 * async_engine.LOOK_SECONDS)
         assert engine.brownout.level == 0, "to have images decoded faster, no cheaper point helps"
         with backend.gate.held():
             parameters = ExitParameters(np.array([0.5, 0.5]), 1, 3)
@@ -530,8 +532,8 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-
-    monkeypatch.setattr(async_engine, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+    monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
         step = threading.Semaphore(0)
@@ -545,3 +547,49 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
         await until_level(engine, clock, lambda level: level == 0)
 
     play(backend, scenario, permits=64, brownout_seconds=60)
+
+
+def test_a_thread_that_hangs_is_the_end_and_who_waits_learns_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "longest_silence", lambda *_: 1.0)
+    backend = FakeBackend()
+
+    async def main() -> None:
+        engine = AsyncEngine(lambda: backend, permits=8)
+        died: list[Outbound] = []
+        engine.watch(died.append)
+        engine.start()
+        assert await asyncio.to_thread(engine.worker.ready.wait, PATIENCE_SECONDS)
+        await asyncio.sleep(2.0)
+        assert engine.up, "it has nothing to do"
+        with backend.gate.held():
+            with pytest.raises(EngineDownError):
+                await classify(engine, pictures(1, 1.0))
+            assert not engine.up
+            assert engine.down
+            assert engine.heartbeat_age > 1
+            with pytest.raises(EngineDownError):
+                engine.check()
+            (last,) = (message for message in died if isinstance(message, Died))
+            assert "has not responded for 1." in last.detail
+            await engine.stop()  # it does not wait for the thread
+
+    asyncio.run(main())
+
+
+def test_the_time_for_which_all_was_frozen_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(max_batch=1), Clock()
+    monkeypatch.setattr(async_engine, "time", clock)
+    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        with backend.gate.held():
+            waiting = asyncio.create_task(classify(engine, pictures(3, 1.0)))
+            await asyncio.to_thread(backend.gate.wait_until_reached)
+            clock.ahead = 3600.0
+            turns = engine.turns
+            while engine.turns < turns + 3:
+                await asyncio.sleep(0.01)
+            assert engine.brownout.level == 0
+        await waiting
+
+    play(backend, scenario, permits=64, brownout_seconds=100)

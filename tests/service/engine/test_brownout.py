@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.weights import load_calibration, load_weights
-from msmlp.service.engine.brownout import CALM, FITS, LEVELS, Brownout, Totals
+from msmlp.service.engine.brownout import CALM, FITS, LEVELS, QUIET, Brownout, Totals
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.service.engine.overload import Look, Server
@@ -29,7 +29,14 @@ class Clock:
         self._work, self._images, self._degraded = 0.0, 0, 0
 
     def see(
-        self, wait: float, seconds: float, *, load: float = 0.0, degraded: float = 1.0, permits: float = 0.0
+        self,
+        wait: float,
+        seconds: float,
+        *,
+        load: float = 0.0,
+        degraded: float = 1.0,
+        permits: float = 0.0,
+        quiet: bool = False,
     ) -> list[int]:
         """→ the level after every tick."""
         levels = []
@@ -38,7 +45,7 @@ class Clock:
             self._work += load * TICK
             self._images += 100
             self._degraded += round(100 * degraded)
-            self.brownout.update(self.now, wait, Totals(self._work, self._images, self._degraded), permits)
+            self.brownout.update(self.now, wait, Totals(self._work, self._images, self._degraded), permits, quiet=quiet)
             levels.append(self.brownout.level)
         return levels
 
@@ -125,6 +132,24 @@ def test_a_short_peak_and_a_short_calm_change_nothing() -> None:
         clock.see(LOW, TICK)
 
 
+def test_it_ends_with_its_cause() -> None:
+    clock = Clock().raised_to(LEVELS)
+    clock.see(1.0, 10, load=1.0)
+    assert clock.see(0.0, TICK, load=0.1, quiet=True) == [LEVELS]
+    levels = clock.see(0.0, 1.0, load=0.1, quiet=True)
+    assert levels == sorted(levels, reverse=True)
+    assert set(levels) == {LEVELS, 0}, "at once, and not a level at a time"
+    assert levels.index(0) == round(QUIET / TICK) - 2, "within a second"
+    assert set(clock.see(0.0, 60, load=0.1)) == {0}
+
+
+def test_a_wait_or_a_meeting_is_not_the_end() -> None:
+    clock = Clock().raised_to(LEVELS)
+    for wait, quiet in [(LOW, True), (0.0, False)] * 20:
+        assert set(clock.see(0.0, QUIET - TICK, load=0.95, quiet=True)) == {LEVELS}
+        assert clock.see(wait, TICK, load=0.95, quiet=quiet) == [LEVELS]
+
+
 def test_zero_turns_it_off() -> None:
     assert set(Clock(high=0).see(1e9, 60)) == {0}
 
@@ -151,6 +176,19 @@ SEEN = st.tuples(
     st.sampled_from((0.0, 0.5, 1.0)),
     st.integers(1, 40),
 )
+
+
+@given(st.lists(st.tuples(SEEN, st.booleans()), max_size=40))
+def test_quiet_ends_it_and_nothing_else_lets_the_level_fall_by_more_than_one(
+    seen: list[tuple[tuple[float, float, float, int], bool]],
+) -> None:
+    clock, level, since = Clock(), 0, 0.0
+    for (wait, load, degraded, ticks), quiet in seen:
+        for now in clock.see(wait, ticks * TICK, load=load, degraded=degraded, quiet=quiet):
+            since = since + TICK if quiet and wait < LOW else 0
+            assert now >= level - 1 or (now == 0 and since >= QUIET)
+            assert now == 0 or since < QUIET
+            level = now
 
 
 @given(st.lists(SEEN, max_size=40))
@@ -212,6 +250,16 @@ def test_where_half_cannot_be_degraded_the_others_are_and_the_rest_is_shed(costs
     assert max(look.wait for look in looks) <= MAX_WAIT + TICK
     assert turns(levels_of(looks)) == 1
     assert looks[-1].level == 0
+
+
+def test_after_a_burst_an_idle_server_is_at_level_0_within_a_second(costs: tuple[float, ...]) -> None:
+    server = Server(costs, max_wait=MAX_WAIT)
+    burst = server.run(1 / 64, 0.8 * MAX_WAIT * 64, request=400)
+    assert max(levels_of(server.run(1.0, 0.0))) > LEVELS // 2
+    rest = server.run(6.0, 0.0)
+    ended = next(look.now for look in rest if look.wait < 1e-9)
+    assert burst[-1].shed == 0
+    assert all(look.level == 0 for look in rest if look.now >= ended + 1)
 
 
 @pytest.mark.parametrize("load", [0.5, 0.7, 1.3, 1.5, 2.0])

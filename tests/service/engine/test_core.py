@@ -18,6 +18,7 @@ from msmlp.service.engine.messages import (
     CancelRange,
     ExitParameters,
     Failed,
+    Invalid,
     Load,
     Outbound,
     Ran,
@@ -392,3 +393,64 @@ def test_a_running_batch_is_backlog_until_it_ends() -> None:
     assert first.queued == (0, 0, 0)
     assert first.backlog_seconds == pytest.approx(6.4 * 1.1 + 2 * 0.2), "the batch, with the margin, and two stages"
     assert last.backlog_seconds == 0.0
+
+
+def spoils(hand: ByHand, label: int) -> None:
+    """Images of this label get a score that is no number."""
+    collect = hand.backend.collect
+
+    def spoilt(handle: Any) -> Any:
+        labels = hand.backend._pixels[handle.slots, 1, handle.stage, 1]
+        output = collect(handle)
+        output.score[labels == label] = np.nan
+        return output
+
+    hand.backend.collect = spoilt  # type: ignore[method-assign]
+
+
+def test_images_without_a_valid_score_fail_with_their_requests_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    hand = ByHand(max_batch=8)
+    spoils(hand, 3)
+    hand.submit(1, np.stack([picture(0.2, 1.0, label=1), picture(0.2, 1.0, label=(1, 3)), picture(1.0)]))
+    hand.submit(2, np.stack([picture(0.2, 1.0, label=1), picture(1.0)]))
+    hand.submit(3, np.stack([picture(1.0, label=1), picture(0.2, label=3)]))
+    hand.run()
+    assert sorted(message.requests.tolist() for message in hand.of(Failed)) == [[1], [3]]
+    assert sum(message.images for message in hand.of(Invalid)) == 2
+    assert sorted(line for line in hand.told() if line[0] == 2) == [
+        (2, 0, 2, Reason.CONFIDENT),
+        (2, 1, 1, Reason.CONFIDENT),
+    ]
+    assert all(np.isfinite(answers.probabilities).all() for answers in hand.of(Answers))
+    assert hand.backend.taken == 0
+    assert caplog.text.count("scores that are no numbers") == 1, "once"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_confidence_that_is_no_number_is_as_bad(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = ByHand()
+    collect = hand.backend.collect
+
+    def spoilt(handle: Any) -> Any:
+        output = collect(handle)
+        output.probabilities[0] = wrong
+        return output
+
+    monkeypatch.setattr(hand.backend, "collect", spoilt)
+    hand.submit(1, pictures(1, 1.0))
+    hand.submit(2, pictures(1, 0.0, 0.0, 0.0))
+    hand.core.run_once()
+    assert [message.requests.tolist() for message in hand.of(Failed)] == [[1]]
+
+
+def test_batches_without_valid_scores_end_the_engine_once_their_others_are_answered() -> None:
+    hand = ByHand()
+    spoils(hand, 3)
+    for request in range(1, 2 * MAX_FAILURES, 2):
+        hand.submit(request, pictures(1, 1.0, label=3))
+        hand.submit(request + 1, pictures(1, 1.0))
+        if request < 2 * MAX_FAILURES - 1:
+            hand.run()
+    with pytest.raises(DeviceError, match="3 times in a row"):
+        hand.run()
+    assert [line[0] for line in hand.told()] == [2, 4, 6]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.admission import Admission
-from msmlp.service.engine.messages import HISTORY, Answers, Load
+from msmlp.service.engine.messages import HISTORY, Answers, ExitParameters, Load
 from msmlp.service.engine.result import Pending, Result
 
 STAGES, CLASSES = 3, 4
@@ -39,7 +39,8 @@ def submitted(images: int, *, stream: bool = False) -> tuple[Admission, Pending]
     """A request in an engine."""
     admission = Admission(0)
     admission.permits = admission.inside = images
-    return admission, Pending(images, admission.admit(images, Load.none(STAGES)), stream=stream)
+    parameters = ExitParameters(np.full(STAGES - 1, 0.5), 0, STAGES, stream=stream)
+    return admission, Pending(images, admission.admit(images, Load.none(STAGES)), parameters)
 
 
 @st.composite

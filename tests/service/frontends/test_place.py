@@ -45,6 +45,18 @@ def test_looks_without_a_heartbeat_are_counted_once_it_was_ready() -> None:
         placed.place.bury()
 
 
+def test_the_time_it_took_to_start_is_no_silence() -> None:
+    """An engine may be ready before the first heartbeat of its front end's loop."""
+    placed = Placed()
+    try:
+        for _ in range(5 * SILENT_LOOKS):
+            assert not placed.place.hangs()
+        placed.put(Column.READY, 1)
+        assert placed.looks_until_it_hangs() == SILENT_LOOKS
+    finally:
+        placed.place.bury()
+
+
 def test_open_connections_are_those_handed_over_and_not_left() -> None:
     placed = Placed()
     here, there = socket.socketpair()

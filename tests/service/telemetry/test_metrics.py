@@ -158,6 +158,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "engine_up": ("gauge", ()),
     "engines": ("gauge", ("state",)),
     "engine_restarts_total": ("counter", ()),
+    "engine_heartbeat_age_seconds": ("gauge", ()),
+    "invalid_scores_total": ("counter", ()),
     "model_info": ("gauge", ("name", "version", "backend", "device")),
 }
 """Every metric with its type and labels: names that dashboards rely on."""
@@ -177,6 +179,7 @@ SERIES = {
     "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
     "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "memory"}],
     "deadline_margin_seconds_count": [{}],
+    "invalid_scores_total": [{}],
     "gflops_total": [{}],
     "gflops_saved_total": [{}],
     "gflops_expected_total": [{}],

@@ -228,7 +228,7 @@ class FakeChild:
         self._says: list[Ready | Died | None] = [*life, None]
         return self
 
-    def receive(self) -> Ready | Died | None:
+    def receive(self, seconds: float) -> Ready | Died | None:
         return self._says.pop(0)
 
     def close(self) -> int:

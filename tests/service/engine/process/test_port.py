@@ -1,5 +1,6 @@
 """The core's end of the transport, over real sockets in this process, where a test can be every front end."""
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from msmlp.service.engine.heartbeat import SILENCE_SECONDS
 from msmlp.service.engine.messages import (
     HISTORY,
     Answers,
@@ -25,7 +27,6 @@ from msmlp.service.engine.messages import (
     Submit,
 )
 from msmlp.service.engine.process import peers
-from msmlp.service.engine.process.child import LOOKS, Watchdog
 from msmlp.service.engine.process.memory import Board, Ring, new_file
 from msmlp.service.engine.process.port import ChildPort
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
@@ -40,7 +41,7 @@ class Engine:
     port: ChildPort
     address: str
     host: Connection
-    watchdog: Watchdog
+    board: Board
     channels: list[Channel] = field(default_factory=list)
     """To be closed at the end."""
 
@@ -72,10 +73,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         listener.bind("engine")
         listener.listen()
         here, theirs = Pipe()
-        watchdog = Watchdog()
-        port = ChildPort(listener, theirs, watchdog, stages=3, size=8, most_unsent=100_000)
+        file = new_file(Board.bytes(3))
+        board = Board(os.dup(file), 3)
+        port = ChildPort(listener, theirs, file, stages=3, size=8, most_unsent=100_000)
         with here, theirs:
-            made = Engine(port, "engine", here, watchdog)
+            made = Engine(port, "engine", here, board)
             yield made
         for channel in [*made.channels, *(peer.channel for peer in port._peers.values())]:
             channel.close()
@@ -209,33 +211,35 @@ def test_one_that_makes_no_sense_is_left(engine: Engine, words: Any, caplog: pyt
     assert "a front end sent what is no message" in caplog.text
 
 
-def hangs(watchdog: Watchdog, looks: int) -> bool:
-    return any(watchdog.hangs() for _ in range(looks))
-
-
-def test_waiting_is_rest_and_every_call_is_a_sign_of_life(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_is_a_sign_of_life_and_so_is_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Front ends and the host may be silent for hours."""
-    port, watchdog = engine.port, engine.watchdog
+    port, board = engine.port, engine.board
     for call in (
         lambda: port.publish(Load.none(3)),
         lambda: port.send([READY]),
         lambda: port.take(block=False),
         lambda: (engine.host.send("stop"), port.take(block=True)),
+        lambda: port.drain(0.0) or port.take(block=False),
     ):
+        before = board.beat
         call()
-        assert not hangs(watchdog, LOOKS)
-        assert hangs(watchdog, 1)
+        assert board.beat > before
+    asked = 0
 
-    class Slow:
-        """A poll that takes as many looks as many hangs."""
+    class Quiet:
+        """A poll in which nothing comes for some time."""
 
-        def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-            assert timeout is None
-            assert not hangs(watchdog, 10 * LOOKS)
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            nonlocal asked
+            assert 0 < timeout <= 1e3 * SILENCE_SECONDS / 4
+            asked += 1
+            assert board.beat == before + asked - 1
+            if asked < 10:
+                return []
             engine.host.send("stop")
             return [(port._host.fileno(), 1)]
 
-    monkeypatch.setattr(port, "_poll", Slow())
+    before = board.beat
+    monkeypatch.setattr(port, "_poll", Quiet())
     assert port.take(block=True) == [Stop()]
-    assert not hangs(watchdog, LOOKS)
-    assert hangs(watchdog, 1)
+    assert asked == 10

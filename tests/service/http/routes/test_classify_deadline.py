@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from msmlp.service.engine import async_engine
 from msmlp.service.engine import core as loop
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.http.schemas import Answer
@@ -108,6 +109,32 @@ def test_the_time_a_body_and_its_decoding_take_is_the_deadlines(
         assert (answer.status_code, answer.json()["code"]) == (504, "expired")
 
 
+def test_while_the_device_hangs_a_deadline_is_kept(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for longer; what has been answered is kept, and an exit that is demanded is waited for."""
+    monkeypatch.setattr(async_engine, "LATE", 0.0)
+    monkeypatch.setattr(loop, "longest_silence", lambda *_: FOR_EVER)
+    backend = fake_backend(max_batch=1)
+    step = threading.Semaphore(1)
+    with serving(fake_service(tiny_weights, lambda: backend)) as client, ThreadPoolExecutor(1) as pool:
+        backend.fail = lambda stage, pixels: (step.acquire(timeout=PATIENCE_SECONDS), None)[1]
+        reached, expired = checked(post(client, (1.0,), (1.0,), deadline_ms=100))["results"]
+        assert (reached["exit"], reached["reason"]) == (1, "confident")
+        assert (expired["index"], expired["exit"], expired["reason"]) == (1, None, "expired")
+        for form in ({}, {"stream": True}):
+            answer = post(client, (1.0,), deadline_ms=10, **form)
+            assert (answer.status_code, answer.json()["code"]) == (504, "expired")
+        demanded = pool.submit(post, client, (1.0,), deadline_ms=10, min_exit=1)
+        tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0] * 3072}
+        other = client.post("/v2/models/msmlp/infer", json={"inputs": [tensor], "parameters": {"deadline_ms": 10}})
+        assert (other.status_code, "deadline" in other.json()["error"]) == (504, True)
+        step.release(1000)
+        assert [each["reason"] for each in checked(demanded.result())["results"]] == ["confident"]
+        assert client.get("/readyz").status_code == 200
+        text = client.get("/metrics").text
+    assert 'msmlp_deadline_total{outcome="expired"} 4.0' in text
+    assert "msmlp_inflight_images 0.0" in text
+
+
 @pytest.fixture
 def browned(tiny_weights: Path) -> Any:
     """A service whose brown-out level is set by hand."""
@@ -133,6 +160,8 @@ def test_brown_out_takes_the_cheapest_point_that_is_allowed_and_says_so(
 
     assert point(ask()) == ("balanced", "default", False)
     service.engine.brownout.level = LEVELS
+    assert point(ask(policy="accurate")) == ("accurate", "request", False), "it finds the engine empty"
+    service.engine.admission.release(-1)
     degraded = {"policy": "accurate"}
     assert point(ask()) == point(ask(**degraded)) == ("fast", "brownout", True)
     assert point(ask(**degraded, degrade="true")) == point(ask(**degraded, accuracy_floor=0.6))

@@ -1,0 +1,73 @@
+"""`serve` over a backend whose stage can be made to hang, or to give scores that are no numbers, by a picture:
+python hanging.py WEIGHTS FRONTENDS ENGINE [silence=SECONDS] [setting=value ...].
+
+`silence` is what is called a hang, in place of the product's own.
+"""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmlp.model.backends.protocol import StageOutput
+from msmlp.model.backends.select import Selection
+from msmlp.service.engine import core
+from msmlp.service.engine.heartbeat import longest_silence
+from msmlp.service.http import front_end
+from msmlp.service.http.server import serve
+from msmlp.service.service import build_service
+from msmlp.service.settings import Settings
+from tests.fakes import FakeBackend
+
+HANGS, INVALID, SLOW = 201, 202, 203
+"""Labels of pictures at which a stage never returns, gives no valid score, and takes `SLOW_SECONDS`."""
+
+SLOW_SECONDS = 1.5
+
+
+class Hanging(FakeBackend):
+    def collect(self, handle: Any) -> StageOutput:
+        labels = self._pixels[handle.slots, 1, 0, 1]
+        self._pixels[handle.slots[labels > self.classes], 1, 0, 1] = 0
+        if (labels == HANGS).any():
+            time.sleep(1e6)
+        if (labels == SLOW).any():
+            time.sleep(SLOW_SECONDS)
+        output = super().collect(handle)
+        return StageOutput(_spoilt(output.score, labels == INVALID), output.probabilities)
+
+
+def _spoilt(scores: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
+    scores[which] = np.nan
+    return scores
+
+
+def build() -> Hanging:
+    return Hanging(stages=3, classes=10, size=32, capacity=64)
+
+
+def select(*_: Any) -> Selection:
+    return Selection("hanging", "cpu", "", build)
+
+
+if __name__ in ("__main__", "__mp_main__"):  # a process of the service, and not a test
+    more = dict(word.split("=") for word in sys.argv[4:])
+    if silence := float(more.pop("silence", 0)):
+        front_end.HANG_SECONDS = silence
+        core.longest_silence = lambda longest_batch, least: longest_silence(longest_batch, silence)
+
+if __name__ == "__main__":
+    from msmlp.main import _fail
+    from msmlp.model.errors import MsmlpError
+
+    try:
+        settings = Settings(
+            weights=Path(sys.argv[1]), port=0, device="cpu", frontends=sys.argv[2], engine=sys.argv[3], **more
+        )
+        serve(settings, partial(build_service, select=select))
+    except MsmlpError as error:
+        sys.exit(_fail(1, str(error)))

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,8 +16,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msmlp.service.http.app import UVICORN
-from msmlp.service.http.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
+from msmlp.service.http.connection import MAX_HEAD, Departure
+from msmlp.service.http.protocol import MAX_WAITING, Protocol
 from msmlp.service.http.responses import while_connected
+from msmlp.service.http.watch import Watch
+from msmlp.service.settings import Settings
+from msmlp.service.telemetry.metrics import Metrics
+from msmlp.service.telemetry.record import RequestRecords
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.http.routes.test_errors import check_problem
 
@@ -201,6 +207,12 @@ class Held:
             await send({"type": "http.response.body", "body": body})
 
 
+def watch(**settings: Any) -> Watch:
+    """One that does not sweep by itself."""
+    parts = {"settings": Settings(**settings), "metrics": Metrics((1, 2, 3), "any", "1"), "records": RequestRecords()}
+    return Watch(SimpleNamespace(**parts))  # type: ignore[arg-type]
+
+
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Protocol], Awaitable[None]]
 
 
@@ -211,7 +223,7 @@ def talk(app: Held, scenario: Talk) -> None:
         config, made = uvicorn.Config(app, **UVICORN), list[Protocol]()
 
         def make() -> Protocol:
-            made.append(Protocol(config, ServerState(), {}, asyncio.get_running_loop()))
+            made.append(Protocol(config, ServerState(), {"msmlp_watch": watch()}, asyncio.get_running_loop()))
             return made[-1]
 
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)

@@ -36,13 +36,14 @@ FULL = "too_many_connections", "too many connections are open"
 class Departure:
     """Calls `tell` when nobody waits for an answer any more; one callback at a time, as requests are answered in turn.
 
-    The client has left, or the request has taken too long: `reason` says which. Requests find their connection's as
-    `msmlp_departure` in the state of their scope.
+    The client has left, or the request has taken too long: `reason` makes the error that says which. Requests find
+    their connection's as `msmlp_departure` in the state of their scope.
     """
 
     def __init__(self) -> None:
         self.over = False
-        self.reason: MsmlpError | ClientDisconnect = ClientDisconnect()
+        # Not the error itself, which would hold what the frames that raised it do, such as bodies.
+        self.reason: Callable[[], Exception] = ClientDisconnect
         self.tell: Callable[[], None] | None = None
 
     def end(self) -> None:
@@ -137,7 +138,7 @@ class Connection:
     def sent(self) -> int:
         return int(self.transport.written - self.transport.get_write_buffer_size())
 
-    def late(self, error: MsmlpError) -> None:
+    def late(self, error: Callable[[], MsmlpError]) -> None:
         self._departure.reason = error
         self.cycle.keep_alive = False
         self.cycle.message_event.set()

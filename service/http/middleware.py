@@ -100,7 +100,7 @@ class _Exchange:
         if message.get("more_body"):
             departure: Departure = self._scope["state"]["msmlp_departure"]
             if departure.over:
-                raise departure.reason
+                raise departure.reason()
         size = len(message.get("body", b""))
         self._budget.take(size)
         self.held += size

@@ -185,9 +185,15 @@ def _images(item: Documented, **more: Any) -> Documented:
     return {"schema": schema, **more}
 
 
+def _described(name: str, schema: Documented) -> str:
+    """A parameter: of the body a schema says what excludes each other, of a query only words can."""
+    others = ", ".join(each for pair in EXCLUSIVE if name in pair for each in pair if each != name)
+    return f"{schema['description']} Excludes {others}." if others else str(schema["description"])
+
+
 CLASSIFY_OPENAPI: Documented = {
     "parameters": [
-        {"name": name, "in": "query", "schema": schema, "description": schema["description"], "explode": False}
+        {"name": name, "in": "query", "schema": schema, "description": _described(name, schema), "explode": False}
         for name, schema in schemas().items()
     ],
     "requestBody": {

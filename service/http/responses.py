@@ -63,14 +63,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     connection: Departure = request.scope["state"]["msmlp_departure"]
     if connection.over:
         work.close()
-        raise connection.reason
+        raise connection.reason()
     connection.tell = leave
     try:
         return await work
     except asyncio.CancelledError:
         # Others cancel this task too, as a stopping server does.
         if gone and mine.uncancel() == 0:
-            raise connection.reason from None
+            raise connection.reason() from None
         raise
     finally:
         connection.tell = None

@@ -8,12 +8,14 @@ import logging
 import resource
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import BodyTimeoutError, UnansweredError
 from msmlp.service.logs import Seldom, sane_id
 from msmlp.service.service import Service
@@ -70,8 +72,8 @@ class Watched(Protocol):
     def unanswered(self) -> bool:
         """Whether a request is in progress, and nothing of its answer sent."""
 
-    def late(self, error: BodyTimeoutError | UnansweredError) -> None:
-        """End the request that is in progress with this error, and the connection behind it."""
+    def late(self, error: Callable[[], MsmlpError]) -> None:
+        """End the request that is in progress with such an error, and then the connection."""
 
     def refuse(self, status: HTTPStatus, code: str, detail: str) -> None:
         """Answer what is no whole request, and close."""
@@ -222,11 +224,12 @@ class Watch:
         elif not connection.unanswered:
             connection.transport.abort()  # the client could take what it has for a whole answer
         elif phase is Phase.BODY and limit is Phase.BODY:
-            connection.late(BodyTimeoutError(f"less than {RATE // 1000} KB/s of the body came for {seconds:g} s"))
+            detail = f"less than {RATE // 1000} KB/s of the body came for {seconds:g} s"
+            connection.late(partial(BodyTimeoutError, detail))
         elif phase is Phase.BODY:
-            connection.late(BodyTimeoutError(f"the whole body did not come within {seconds:g} s"))
+            connection.late(partial(BodyTimeoutError, f"the whole body did not come within {seconds:g} s"))
         else:
-            connection.late(UnansweredError(f"no answer was ready within {seconds:g} s"))
+            connection.late(partial(UnansweredError, f"no answer was ready within {seconds:g} s"))
 
 
 def room(most: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import h11
 import httptools
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from msmlp.model.errors import MsmlpError
@@ -219,6 +219,10 @@ class H11Connection(Connection, H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.more_body and not self.conn.trailing_data[0]:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+
+    def late(self, error: Callable[[], MsmlpError]) -> None:
+        self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
+        super().late(error)
 
     def timeout_keep_alive_handler(self) -> None:
         """The watch closes idle connections."""

@@ -6,7 +6,7 @@ from typing import Any
 from msmlp.service.errors import PROBLEM_TYPE, SERVER_FAILED, problem_document
 from msmlp.service.http.body import RAW_TYPES
 from msmlp.service.http.schemas import Problem, StreamLine, StreamProblem
-from msmlp.service.options import EXCLUSIVE, schemas
+from msmlp.service.options import EXCLUSIVE, SELECTORS, schemas
 
 DESCRIPTION = """\
 Image classification that spends compute only where an image needs it.
@@ -180,7 +180,12 @@ def _images(item: Documented, **more: Any) -> Documented:
         "required": ["images"],
         "properties": {"images": images, **schemas()},
         "additionalProperties": False,
-        "allOf": [{"not": {"required": list(pair)}} for pair in EXCLUSIVE],
+        "dependentSchemas": {
+            name: {
+                "properties": {other: False for pair in EXCLUSIVE if name in pair for other in pair if other != name}
+            }
+            for name in SELECTORS
+        },
     }
     return {"schema": schema, **more}
 
@@ -188,7 +193,7 @@ def _images(item: Documented, **more: Any) -> Documented:
 def _described(name: str, schema: Documented) -> str:
     """A parameter: of the body a schema says what excludes each other, of a query only words can."""
     others = ", ".join(each for pair in EXCLUSIVE if name in pair for each in pair if each != name)
-    return f"{schema['description']} Excludes {others}." if others else str(schema["description"])
+    return f"{schema['description']} Excludes {others}." if name in SELECTORS else str(schema["description"])
 
 
 CLASSIFY_OPENAPI: Documented = {

@@ -80,12 +80,13 @@ class Watched(Protocol):
 
 
 class Seen:
-    """What the last sweep saw of a connection, and since when (seconds of the loop's clock)."""
+    """What the last sweep saw of a connection that was opened `now`, and since when (seconds of the loop's clock)."""
 
-    def __init__(self) -> None:
-        self.turn: tuple[Any, int] = (None, -1)
+    def __init__(self, now: float = 0.0) -> None:
+        self.turn: tuple[Any, int] = (None, 0)
         self.phase = Phase.HEAD
-        self.turned = self.since = self.told = 0.0
+        self.turned = self.since = now
+        self.told = 0.0
         self.moved: deque[tuple[float, int]] = deque()
 
     def update(self, turn: tuple[Any, int], phase: Phase, now: float) -> None:
@@ -134,7 +135,7 @@ class Watch:
         if len(self.open) >= self.most and not self._evict():
             self._count_refused()
             return False
-        connection.seen = Seen()
+        connection.seen = Seen(asyncio.get_running_loop().time())
         self.open.add(connection)
         return True
 

@@ -173,6 +173,11 @@ _BASE64 = {
 }
 
 
+def _excluded(name: str) -> list[str]:
+    """Options that are not given together with this one."""
+    return [other for pair in EXCLUSIVE if name in pair for other in pair if other != name]
+
+
 def _images(item: Documented, **more: Any) -> Documented:
     images = {"type": "array", "minItems": 1, "items": item, "description": "One or more images"}
     schema = {
@@ -180,20 +185,18 @@ def _images(item: Documented, **more: Any) -> Documented:
         "required": ["images"],
         "properties": {"images": images, **schemas()},
         "additionalProperties": False,
-        "dependentSchemas": {
-            name: {
-                "properties": {other: False for pair in EXCLUSIVE if name in pair for other in pair if other != name}
-            }
-            for name in SELECTORS
-        },
+        "dependentSchemas": {name: {"properties": dict.fromkeys(_excluded(name), False)} for name in SELECTORS},
     }
     return {"schema": schema, **more}
 
 
 def _described(name: str, schema: Documented) -> str:
     """A parameter: of the body a schema says what excludes each other, of a query only words can."""
-    others = ", ".join(each for pair in EXCLUSIVE if name in pair for each in pair if each != name)
-    return f"{schema['description']} Excludes {others}." if name in SELECTORS else str(schema["description"])
+    return (
+        f"{schema['description']} Excludes {', '.join(_excluded(name))}."
+        if name in SELECTORS
+        else str(schema["description"])
+    )
 
 
 CLASSIFY_OPENAPI: Documented = {

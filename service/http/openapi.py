@@ -192,11 +192,8 @@ def _images(item: Documented, **more: Any) -> Documented:
 
 def _described(name: str, schema: Documented) -> str:
     """A parameter: of the body a schema says what excludes each other, of a query only words can."""
-    return (
-        f"{schema['description']} Excludes {', '.join(_excluded(name))}."
-        if name in SELECTORS
-        else str(schema["description"])
-    )
+    excludes = f" Excludes {', '.join(_excluded(name))}." if name in SELECTORS else ""
+    return f"{schema['description']}{excludes}"
 
 
 CLASSIFY_OPENAPI: Documented = {

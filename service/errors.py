@@ -25,6 +25,10 @@ class BodyTooLargeError(MsmlpError):
     """The body has more bytes than allowed."""
 
 
+class BodyTimeoutError(MsmlpError):
+    """The body did not come in time."""
+
+
 class TooManyImagesError(MsmlpError):
     """More images in one request than allowed."""
 
@@ -84,6 +88,10 @@ class EngineDownError(RetryableError):
     """The engine failed."""
 
 
+class UnansweredError(RetryableError):
+    """The whole request took too long, though it is not the client that is waited for."""
+
+
 CLIENT_CLOSED_REQUEST = 499
 """The client left before its answer; nginx's status, which dashboards know."""
 
@@ -92,6 +100,7 @@ SERVER_FAILED = "the server failed"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
+    BodyTimeoutError: (HTTPStatus.REQUEST_TIMEOUT, "body_timeout"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
     ImageTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large"),
@@ -105,6 +114,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
+    UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
         (ConfigError, DataError, WeightsError, TrainingStoppedError, DeviceError, OutOfMemoryError),

@@ -4,6 +4,7 @@ import logging
 import random
 import re
 import sys
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
@@ -74,3 +75,22 @@ def sane_id(given: str) -> str:
     """The client's id if it is 1 to 64 letters, digits, dots, underscores and hyphens, else a new one."""
     # Not uuid4: its system call releases the interpreter lock, and then waits to get it back.
     return given if _SANE.fullmatch(given) else f"{random.getrandbits(128):032x}"
+
+
+class Seldom:
+    """Logs a line that a client can provoke at most every SECONDS, then with the number of those left out."""
+
+    SECONDS = 10.0
+
+    def __init__(self, log: logging.Logger, level: int) -> None:
+        self._log, self._level, self._next, self._left_out = log, level, 0.0, 0
+
+    def __call__(self, text: str, *args: object, **extra: object) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        if self._left_out:
+            text, args = text + " (and %d more like it since the last line)", (*args, self._left_out)
+        self._log.log(self._level, text, *args, extra=extra)
+        self._next, self._left_out = now + self.SECONDS, 0

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from functools import cache
+from itertools import combinations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +17,8 @@ from pydantic.json_schema import SkipJsonSchema
 from msmlp.model.errors import OptionError, first_mistake
 
 SELECTORS = ("thresholds", "policy", "budget_gflops", "min_accuracy")
+EXCLUSIVE = (*combinations(SELECTORS, 2), ("accuracy_floor", "thresholds"))
+"""Options that are not given together."""
 DEFAULT_TOP_K = 5
 
 MAX_TEXT = 1000

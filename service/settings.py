@@ -114,6 +114,37 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes that all request bodies may hold together; beyond it requests are answered 429.",
     )
+    head_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="How long the head of a request may take from its first byte, the first one from the connection's "
+        "begin; then 408, or a close where nothing came. 0: no limit.",
+    )
+    keep_alive_seconds: float = Field(
+        default=75,
+        ge=0,
+        description="How long a connection may wait for its next request; longer than the proxy in front keeps its own "
+        "(60 s with nginx and AWS). 0: no limit.",
+    )
+    body_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="Over any so many seconds a body must come with at least 10 KB/s, or it is answered 408, and an "
+        "answer must be read with as much. A message over gRPC, whose bytes cannot be seen, may take three times as "
+        "long. 0: no limit.",
+    )
+    request_seconds: float = Field(
+        default=300,
+        ge=0,
+        description="How long a request may take from its head to the end of its answer; then 408 while its body is "
+        "missing, else 503. 0: no limit.",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most open HTTP connections, of all front ends together; never more in one than its limit on open "
+        "files less 64. Beyond it the longest silent one makes room, or the new one gets 503.",
+    )
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged."

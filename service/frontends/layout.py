@@ -109,6 +109,7 @@ def divide(settings: Settings, layout: Layout) -> list[Settings]:
                 "engine": layout.engine,
                 "capacity": part(capacity, index) if capacity and layout.share > 1 else capacity,
                 "max_bodies_bytes": part(settings.max_bodies_bytes, index),
+                "max_connections": part(settings.max_connections, index),
                 "decode_threads": part(settings.decode_threads, index),
             }
         )

@@ -16,10 +16,11 @@ from msmlp.service.engine.result import Result
 from msmlp.service.errors import (
     CLIENT_CLOSED_REQUEST,
     SERVER_FAILED,
+    BodyTimeoutError,
     BodyTooLargeError,
-    MalformedBodyError,
     OverloadedError,
     RetryableError,
+    UnansweredError,
     problem,
 )
 from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
@@ -29,7 +30,7 @@ from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
-from msmlp.service.service import ByteBudget, Service, in_turn
+from msmlp.service.service import Service, in_turn
 from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ log = logging.getLogger("msmlp.grpc")
 
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     # Not RESOURCE_EXHAUSTED, on which clients retry: what is too large now will be too large later.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -55,8 +57,8 @@ SMALL_BYTES = 2**16
 TURN_SECONDS = 30
 """How long a call may wait for its turn."""
 
-ARRIVAL_SECONDS = 30
-"""How long its message may then take: other calls wait for a slow client."""
+ARRIVAL = 3
+"""How many `--body-seconds` its message may then take, as other calls wait. How fast it comes cannot be seen here."""
 
 
 class Intake:
@@ -66,9 +68,10 @@ class Intake:
     at a time; a message that has arrived counts against `--max-bodies-bytes`, as bodies over HTTP do.
     """
 
-    def __init__(self, budget: ByteBudget, max_bytes: int) -> None:
-        self._budget, self._max_bytes = budget, max_bytes
-        self._most = max(1, budget.limit // max_bytes)
+    def __init__(self, service: Service) -> None:
+        self._budget, self._max_bytes = service.body_budget, service.settings.max_body_bytes
+        self._seconds, self._late = ARRIVAL * service.settings.body_seconds, service.metrics.timeouts.labels("body")
+        self._most = max(1, self._budget.limit // self._max_bytes)
         self._turns = asyncio.Semaphore(self._most)
         self._streams = 0
 
@@ -77,14 +80,15 @@ class Intake:
         """The one message of a call, counted inside.
 
         Raises:
-            MalformedBodyError, BodyTooLargeError, OverloadedError
+            BodyTimeoutError, BodyTooLargeError, OverloadedError
         """
         await self._turn()
         try:
-            async with asyncio.timeout(ARRIVAL_SECONDS):
+            async with asyncio.timeout(self._seconds or None):
                 content = await context.read()
         except TimeoutError:
-            raise MalformedBodyError(f"the message did not arrive within {ARRIVAL_SECONDS} s") from None
+            self._late.inc()
+            raise BodyTimeoutError(f"the message did not arrive within {self._seconds:g} s") from None
         finally:
             self._turns.release()
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
@@ -169,6 +173,17 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
             return answer
         record.status = refusal.status
     return refusal
+
+
+async def within(service: Service, work: Awaitable[T]) -> T:
+    """The result of a whole request; UnansweredError if it takes longer than `--request-seconds`."""
+    seconds = service.settings.request_seconds
+    try:
+        async with asyncio.timeout(seconds or None):
+            return await work
+    except TimeoutError:
+        service.metrics.timeouts.labels("request").inc()
+        raise UnansweredError(f"no answer was ready within {seconds:g} s") from None
 
 
 async def _offload(size: int, work: Callable[[], T]) -> T:

@@ -21,12 +21,14 @@ from msmlp.service.grpc.calls import (
     read_request,
     recorded,
     response_to,
+    within,
 )
 from msmlp.service.grpc.messages import METHODS, SERVICE, Method, parse
 from msmlp.service.grpc.streams import METHOD, stream_handler
 from msmlp.service.inference import run
 from msmlp.service.oip import model
 from msmlp.service.service import Service
+from msmlp.service.settings import Settings
 from msmlp.service.telemetry.record import RequestRecord
 
 log = logging.getLogger("msmlp.grpc")
@@ -40,6 +42,10 @@ LARGEST = 2**31 - 1
 OPTIONS = (
     # gRPC would probe how much a connection can carry, and let every call that waits for its turn send as much.
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_concurrent_streams", 1024),
+    # A client that is gone without a word is asked for a sign of life.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
@@ -52,9 +58,9 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
     # Front ends share the port; without, a second server on it would take half of the calls.
     several = int(service.others is not None)
-    options = [*OPTIONS, ("grpc.so_reuseport", several)]
+    options = [*OPTIONS, *_times(service.settings), ("grpc.so_reuseport", several)]
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
-    intake, ending = Intake(service.body_budget, max_bytes), asyncio.Event()
+    intake, ending = Intake(service), asyncio.Event()
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     address = f"[{host}]" if ":" in host else host
@@ -79,6 +85,15 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
         beginning.cancel()
         await asyncio.wait([beginning])
         await server.stop(grace)
+
+
+def _times(settings: Settings) -> list[tuple[str, int]]:
+    """How long a connection may be silent, before its first call and between calls."""
+    limits = {
+        "grpc.server_handshake_timeout_ms": settings.head_seconds,
+        "grpc.max_connection_idle_ms": settings.keep_alive_seconds,
+    }
+    return [(name, max(1, round(1e3 * seconds))) for name, seconds in limits.items() if seconds]
 
 
 def _log_failure(beginning: "asyncio.Task[None]") -> None:
@@ -124,7 +139,7 @@ def _handler(
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await recorded(service.records, record, work())
+        answered = await recorded(service.records, record, within(service, work()))
         if isinstance(answered, Refusal):
             await answered.send(context)
             return b""

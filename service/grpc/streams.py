@@ -13,7 +13,17 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
 from msmlp.service.errors import OverloadedError
-from msmlp.service.grpc.calls import Context, Intake, Refusal, new_record, parsed, read_request, recorded, response_to
+from msmlp.service.grpc.calls import (
+    Context,
+    Intake,
+    Refusal,
+    new_record,
+    parsed,
+    read_request,
+    recorded,
+    response_to,
+    within,
+)
 from msmlp.service.grpc.messages import ModelInferResponse, ModelStreamInferResponse, set_parameters
 from msmlp.service.inference import ClassifyRequest, run, run_stream
 from msmlp.service.oip.request import Inference
@@ -109,7 +119,7 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
-        answered = await recorded(self._service.records, request.record, self._answer(request))
+        answered = await recorded(self._service.records, request.record, within(self._service, self._answer(request)))
         if before is not None:
             await asyncio.wait([before])
         if isinstance(answered, Refusal):

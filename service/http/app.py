@@ -20,6 +20,7 @@ from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
 from msmlp.service.http.responses import error_response
 from msmlp.service.http.routes import classify, oip, operations
+from msmlp.service.http.watch import Watch
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import watched
 
@@ -44,14 +45,15 @@ def create_app(service: Service) -> ASGIApp:
 def _framework(service: Service) -> FastAPI:
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service.engine.watch(_when_ready)
         service.engine.start()
         settings = service.settings
+        watch = Watch(service)
         access_log = settings.access_log or settings.log_level == "debug"
         async with watched(service.records, service.traces, access_log=access_log):
-            async with grpc_running(service):
-                yield
+            async with grpc_running(service), watch.running():
+                yield {"msmlp_watch": watch}  # where connections find it
                 service.draining = True
             await service.engine.stop()
             await asyncio.to_thread(service.decoders.shutdown)

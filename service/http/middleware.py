@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST
+from msmlp.service.http.connection import Departure
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
@@ -48,7 +49,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         record = scope["msmlp_record"] = _record(scope)
-        exchange = _Exchange(record, self._records, self._budget, receive, send)
+        exchange = _Exchange(scope, self._records, self._budget, receive, send)
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # answered alike; uvicorn leaves the body out
         with self._records.open(record):
             try:
                 await self._respond(scope, exchange)
@@ -84,18 +87,20 @@ class _Exchange:
     """A request's way in and out.
 
     The `held` bytes of its body count until it is answered: permits bound the images, but are taken only once a body
-    was read. One that would exceed the budget is answered 429.
+    was read. One that would exceed the budget is answered 429, one that comes too slowly 408.
     """
 
-    def __init__(
-        self, record: RequestRecord, records: RequestRecords, budget: ByteBudget, receive: Receive, send: Send
-    ) -> None:
-        self._record, self._records, self._budget = record, records, budget
+    def __init__(self, scope: Scope, records: RequestRecords, budget: ByteBudget, receive: Receive, send: Send) -> None:
+        self._scope, self._record, self._records, self._budget = scope, scope["msmlp_record"], records, budget
         self._receive, self._send = receive, send
         self.held = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
+        if message.get("more_body"):
+            departure: Departure = self._scope["state"]["msmlp_departure"]
+            if departure.over:
+                raise departure.reason()
         size = len(message.get("body", b""))
         self._budget.take(size)
         self.held += size

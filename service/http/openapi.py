@@ -6,7 +6,7 @@ from typing import Any
 from msmlp.service.errors import PROBLEM_TYPE, SERVER_FAILED, problem_document
 from msmlp.service.http.body import RAW_TYPES
 from msmlp.service.http.schemas import Problem, StreamLine, StreamProblem
-from msmlp.service.options import schemas
+from msmlp.service.options import EXCLUSIVE, SELECTORS, schemas
 
 DESCRIPTION = """\
 Image classification that spends compute only where an image needs it.
@@ -39,18 +39,20 @@ _PROBLEM_TEXTS = {
     400: "Malformed body",
     404: "Unknown path",
     405: "Method not allowed; Allow lists those that are",
+    408: "The body did not come in time, or too slowly; the connection is closed",
     413: "Too many bytes, pixels or images",
     415: "Unsupported content type or content encoding",
     422: "Undecodable image, no image, or bad option (named, with the allowed range)",
     429: "Overloaded: no permits for these images now",
     500: "The server failed",
-    503: "Starting, shutting down, or the engine is down",
+    503: "Starting, shutting down, the engine is down, or the request took too long",
     504: "Every image expired before it reached an exit",
 }
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),
     (404, "not_found", "no such path"),
     (405, "method_not_allowed", "method not allowed; expected one of POST"),
+    (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),
     (413, "body_too_large", "the body has 70000000 bytes; at most 67108864 are allowed"),
     (413, "too_many_images", "1200 images in one request; at most 1024 are allowed"),
     (413, "image_too_large", "image is 10000x10000 = 100000000 pixels, the limit is 32000000"),
@@ -63,6 +65,7 @@ _PROBLEM_EXAMPLES = (
     (503, "starting", "the service is starting: stages are being warmed up"),
     (503, "draining", "the service is shutting down"),
     (503, "engine_down", "the engine is down"),
+    (503, "unanswered", "no answer was ready within 300 s"),
     (504, "expired", "no image reached an exit by its deadline"),
 )
 
@@ -170,18 +173,32 @@ _BASE64 = {
 }
 
 
+def _excluded(name: str) -> list[str]:
+    """Options that are not given together with this one."""
+    return [other for pair in EXCLUSIVE if name in pair for other in pair if other != name]
+
+
 def _images(item: Documented, **more: Any) -> Documented:
     images = {"type": "array", "minItems": 1, "items": item, "description": "One or more images"}
-    properties = {"images": images, **schemas()}
-    return {
-        "schema": {"type": "object", "required": ["images"], "properties": properties, "additionalProperties": False},
-        **more,
+    schema = {
+        "type": "object",
+        "required": ["images"],
+        "properties": {"images": images, **schemas()},
+        "additionalProperties": False,
+        "dependentSchemas": {name: {"properties": dict.fromkeys(_excluded(name), False)} for name in SELECTORS},
     }
+    return {"schema": schema, **more}
+
+
+def _described(name: str, schema: Documented) -> str:
+    """A parameter: of the body a schema says what excludes each other, of a query only words can."""
+    excludes = f" Excludes {', '.join(_excluded(name))}." if name in SELECTORS else ""
+    return f"{schema['description']}{excludes}"
 
 
 CLASSIFY_OPENAPI: Documented = {
     "parameters": [
-        {"name": name, "in": "query", "schema": schema, "description": schema["description"], "explode": False}
+        {"name": name, "in": "query", "schema": schema, "description": _described(name, schema), "explode": False}
         for name, schema in schemas().items()
     ],
     "requestBody": {
@@ -211,5 +228,5 @@ CLASSIFY_RESPONSES: dict[int | str, Documented] = {
             },
         },
     },
-    **{status: PROBLEMS[status] for status in (400, 413, 415, 422, 429, 500, 503, 504)},
+    **{status: PROBLEMS[status] for status in (400, 408, 413, 415, 422, 429, 500, 503, 504)},
 }

@@ -1,46 +1,30 @@
-"""HTTP/1.1: uvicorn's httptools protocol, with limits on what a connection holds and errors in our own form.
-
-Heads that httptools refuses are read again with h11, which uvicorn brings along: it accepts every method, every target
-and the body of an upgrade request, so that the application can answer them. It is too slow for everything else.
-"""
+"""HTTP/1.1: uvicorn's httptools protocol, with limits on what a connection holds and errors in our own form."""
 
 import asyncio
-import json
-import logging
-import uuid
 from collections.abc import Callable
 from contextvars import Context
-from http import HTTPStatus
 from typing import Any, Self
 
 import httptools
 from starlette.types import Send
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from msmlp.service.errors import PROBLEM_TYPE, problem_document
-
-log = logging.getLogger("msmlp.http")
-
-MAX_HEAD = 2**16
-"""Bytes of a request line and headers, or of trailers; httptools has no limit."""
+from msmlp.service.http.connection import (
+    BETWEEN,
+    BODY,
+    HEAD,
+    MAX_HEAD,
+    TOO_LONG,
+    Connection,
+    H11Connection,
+    Refused,
+    check_coding,
+    head_size,
+)
 
 MAX_WAITING = 64
 """Pipelined requests that wait on one connection; a packet can hold thousands."""
-
-_BETWEEN, _HEAD, _BODY = range(3)
-
-
-class Departure:
-    """Calls `tell` when a connection's client leaves; one callback at a time, as requests are answered in turn.
-
-    Requests find their connection's as `msmlp_departure` in the state of their scope.
-    """
-
-    def __init__(self) -> None:
-        self.over = False
-        self.tell: Callable[[], None] | None = None
 
 
 def _head_length(read: bytes | bytearray) -> int | None:
@@ -91,6 +75,7 @@ class _Joining:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._head = b""
+        self.written = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -102,6 +87,7 @@ class _Joining:
             self._head = data
             self._loop.call_soon(self._flush)  # for a body that comes later
             return
+        self.written += len(data)
         self._transport.write(data)
 
     def close(self) -> None:
@@ -111,6 +97,7 @@ class _Joining:
     def _flush(self) -> None:
         if self._head:
             head, self._head = self._head, b""
+            self.written += len(head)
             self._transport.write(head)
 
 
@@ -139,57 +126,10 @@ def reply(cycle: RequestResponseCycle, head: str, body: bytes) -> None:
     cycle.on_response()
 
 
-class _Connection:
-    """Common to both parsers' connections: the departure, and refusals in the form of all other errors."""
-
-    app_state: dict[str, Any]
-    transport: Any
-    detail = "this is not HTTP/1.1"
-
-    def connection_made(self, transport: Any) -> None:
-        self._departure = Departure()
-        self.app_state = {**self.app_state, "msmlp_departure": self._departure}
-        super().connection_made(transport)  # type: ignore[misc]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)  # type: ignore[misc]
-        self._departure.over = True
-        if self._departure.tell is not None:
-            self._departure.tell()
-
-    def send_400_response(self, msg: str) -> None:
-        request_id, status = uuid.uuid4().hex, HTTPStatus.BAD_REQUEST
-        log.info("refused: %s", self.detail, extra={"request_id": request_id})
-        body = json.dumps(problem_document(status, "bad_request", self.detail, request_id)).encode()
-        lines = (
-            f"HTTP/1.1 {status} {status.phrase}",
-            f"content-type: {PROBLEM_TYPE}",
-            f"content-length: {len(body)}",
-            f"x-request-id: {request_id}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self.transport.close()
-
-
-class _H11Connection(_Connection, H11Protocol):
-    """A connection on which httptools refused a head."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse the request, unless its response has begun: that is cut short instead."""
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # the application still waits for the rest of the body
-        else:
-            super().send_400_response(msg)
-
-    def _should_upgrade(self) -> bool:
-        return False  # quietly
-
-
-class Protocol(_Connection, HttpToolsProtocol):
+class Protocol(Connection, HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._place = _BETWEEN
+        self._place = BETWEEN
         self._head: bytes | bytearray = b""  # of the request being read, where it is known where that began
         self._data = b""  # what came last
         self._begins = 0  # where the head does in it; below 0 when it came before
@@ -201,14 +141,22 @@ class Protocol(_Connection, HttpToolsProtocol):
         super().connection_made(_Joining(transport, self.loop))
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
+    @property
+    def place(self) -> int:
+        return self._place
+
+    @property
+    def target(self) -> bytes:
+        return self.url if self._place == HEAD else b""
+
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        self.read += len(data)
         if self._refusing:
             if self._head:  # what was on its way before reading was paused
                 self._head = bytes(self._head) + data
             return
         self._data = data
-        if self._place == _BETWEEN:
+        if self._place == BETWEEN:
             self._head, self._begins, self._unclaimed = data, 0, 0
         elif self._head:
             self._begins = -len(self._head)
@@ -222,13 +170,13 @@ class Protocol(_Connection, HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse()
             return
-        if self._place != _BETWEEN and self._unclaimed > MAX_HEAD:
-            self._head = b""
+        if self._place != BETWEEN and self._unclaimed > MAX_HEAD:
+            self._head, self.refused = b"", Refused(TOO_LONG)
             self._refuse()
 
     def _refuse(self) -> None:
         """Stop reading with httptools: now, or once all earlier requests are answered."""
-        behind = self._place != _BODY  # else the newest request itself is broken
+        behind = self._place != BODY  # else the newest request itself is broken
         if self.cycle is None or self.cycle.response_complete:
             self._hand_over()
         elif self.cycle.response_started and not (behind or self.pipeline):
@@ -246,28 +194,37 @@ class Protocol(_Connection, HttpToolsProtocol):
             self.send_400_response("")
             return
         self._refusing = False
-        self._unset_keepalive_if_required()
         self.flow.resume_reading()
-        connection = _H11Connection(self.config, self.server_state, self.app_state, self.loop)
+        connection = H11Connection(self.config, self.server_state, self.app_state, self.loop)
         self.connections.discard(self)
+        self._watch.closed(self)
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         # Outside the context of the request whose response led here.
         Context().run(connection.data_received, bytes(self._head))
 
     def on_response_complete(self) -> None:
-        last = not self.pipeline
-        super().on_response_complete()
-        if last and self._refusing and not self.transport.is_closing():
+        """As uvicorn has it, without a timer: the watch closes idle connections."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self._departure.over:  # it took too long
+            self.transport.close()
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusing:
             self._hand_over()
+            return
+        self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
-        self._place = _HEAD
+        self._place = HEAD
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers are dropped, as they would be taken for headers of a waiting request."""
-        if self._place == _HEAD:
+        if self._place == HEAD:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -280,32 +237,41 @@ class Protocol(_Connection, HttpToolsProtocol):
                 hosts += 1
             elif name == b"transfer-encoding":  # whose sizes the parser keeps
                 chunked = True
-        self._check_head(hosts)
-        super().on_headers_complete()
         length = _head_length(self._head)
+        try:
+            self._check_head(hosts, length)
+            if chunked:
+                check_coding(self.headers)
+        except Refused as error:  # which the parser would replace
+            self._head, self.refused = b"", error
+            raise
+        super().on_headers_complete()
         self._ends = None if chunked or length is None else self._begins + length
-        self._place, self._head, self._unclaimed = _BODY, b"", 0
+        self._place, self._head, self._unclaimed = BODY, b"", 0
 
-    def _check_head(self, hosts: int) -> None:
+    def _check_head(self, hosts: int, length: int | None) -> None:
+        """Refused if requests must not look like this; `length` is the head's where it is known."""
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            self.detail = f"expected one Host header, got {hosts or 'none'}"
-        elif len(self.pipeline) == MAX_WAITING:
-            self.detail = f"more than {MAX_WAITING} pipelined requests on one connection"
-        else:
-            return
-        self._head = b""
-        raise httptools.HttpParserError
+            raise Refused(f"expected one Host header, got {hosts or 'none'}")
+        if len(self.pipeline) == MAX_WAITING:
+            raise Refused(f"more than {MAX_WAITING} pipelined requests on one connection")
+        if length is None and len(self._data) > MAX_HEAD:
+            length = head_size(self.url, self.headers)
+        if length is not None and length > MAX_HEAD:
+            raise Refused(TOO_LONG)
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed = 0
         if self._ends is not None:
             self._ends += len(body)
         if not self.cycle.body:  # nothing has come yet, or uvicorn has passed it on
-            self.cycle.body = _Pieces()  # type: ignore[assignment]
+            self.cycle.body = _Pieces()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._place = _BETWEEN
+        self._place = BETWEEN
         if self._ends is not None and self._ends < len(self._data):  # the next request came with it
             self._head, self._begins = self._data[self._ends :], self._ends
         super().on_message_complete()
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # or it would not be seen that the client leaves

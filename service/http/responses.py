@@ -20,7 +20,7 @@ from msmlp.service.errors import (
     problem,
     problem_document,
 )
-from msmlp.service.http.protocol import Departure
+from msmlp.service.http.connection import Departure
 from msmlp.service.oip.model import is_oip, oip_error
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
@@ -44,7 +44,11 @@ ServiceDep = Annotated[Service, Depends(service_of)]
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves first; ClientDisconnect then."""
+    """The result of `work`, which is cancelled when the client leaves first, or it takes too long.
+
+    Raises:
+        ClientDisconnect, UnansweredError: for those.
+    """
     mine = asyncio.current_task()
     assert mine is not None
     gone = False
@@ -59,14 +63,14 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     connection: Departure = request.scope["state"]["msmlp_departure"]
     if connection.over:
         work.close()
-        raise ClientDisconnect
+        raise connection.reason()
     connection.tell = leave
     try:
         return await work
     except asyncio.CancelledError:
         # Others cancel this task too, as a stopping server does.
         if gone and mine.uncancel() == 0:
-            raise ClientDisconnect from None
+            raise connection.reason() from None
         raise
     finally:
         connection.tell = None
@@ -104,6 +108,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
             headers = {"Retry-After": str(error.retry_after)}
     elif isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # service/http/middleware.py
         detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
         document = problem_document(status, status.phrase.lower().replace(" ", "_"), detail, request_id)
     else:

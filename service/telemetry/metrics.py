@@ -54,6 +54,9 @@ SHADOWS = 1000
 STATUSES = (200, 429, 499, 500, 503, 504)
 """Statuses of valid requests to classify."""
 
+PHASES = ("idle", "head", "body", "request", "answer")
+"""What connections wait for: the next request, its head, its body, the application, the client that reads."""
+
 NO_EXIT = "none"
 """The exit of an image that expired before it reached one."""
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 21))
@@ -141,6 +144,11 @@ class Metrics(Collector):
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = Histogram("msmlp_deadline_margin_seconds", text, registry=self.registry, buckets=MARGINS)
+        self.connections = gauge("msmlp_connections", "Open HTTP connections.")
+        text = "Connections closed for lack of room: new ones, and silent ones in favour of new ones."
+        self.connections_refused = counter("msmlp_connections_refused", text)
+        text = "Connections and requests ended because they took too long, by what was waited for."
+        self.timeouts = counter("msmlp_timeouts", text, ["phase"])
         # The supervisor counts them, if there is one.
         counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
         labels = ["name", "version", "backend", "device"]
@@ -161,6 +169,8 @@ class Metrics(Collector):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)
+        for phase in PHASES:
+            self.timeouts.labels(phase)
         for outcome in ("met", "late", "cut_short", "expired"):
             self.deadline.labels(outcome)
 

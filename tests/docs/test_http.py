@@ -95,10 +95,19 @@ def test_the_options_are_those_of_the_service() -> None:
     assert "\n".join(rows) + "\n\n" in PAGE
 
 
+OF_CONNECTIONS = {
+    (400, "bad_request"),
+    (408, "head_timeout"),
+    (501, "not_implemented"),
+    (503, "too_many_connections"),
+}
+"""Before there is a request that the application could answer."""
+
+
 def test_every_error_is_listed_with_its_status_and_none_else() -> None:
     listed = {(int(row[0]), code) for row in table("Errors")[2:] for code in names(row[1])}
     known = {(int(status), code) for status, code in STATUS.values() if code != "unknown_model"}
-    assert listed == known | {(400, "bad_request"), (404, "not_found"), (405, "method_not_allowed")}
+    assert listed == known | {*OF_CONNECTIONS, (404, "not_found"), (405, "method_not_allowed")}
 
 
 def test_every_field_and_reason_is_documented() -> None:

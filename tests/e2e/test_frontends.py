@@ -113,6 +113,15 @@ def test_connections_spread(running: Served, number: int, spread: list[int]) -> 
         assert {client.classify() for client in clients} == {200}
 
 
+def test_open_connections_are_counted_over_all(running: Served) -> None:
+    with ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(Client(running))
+        wait_until(lambda: running.metric("msmlp_connections") == 5)  # with the one that asks
+    wait_until(lambda: running.metric("msmlp_connections") == 1)
+    assert running.metric("msmlp_connections_refused_total") == 0
+
+
 def sockets(address: str, state: str) -> list[str]:
     """The inodes of the sockets at an address, ...:port."""
     port = f":{int(address.rpartition(':')[2]):04X}"

@@ -1,10 +1,14 @@
 """What a process writes to stderr, as text and as JSON."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
+
+from msmlp.service.logs import Seldom
+from tests.fakes import Clock
 
 PROGRAM = """
 import logging
@@ -64,6 +68,20 @@ def test_text_has_the_requests_id_in_brackets() -> None:
     assert lines[-3].endswith(" INFO msmlp.test: \\udcff \u00e9 [mine]")
     assert lines[-2].endswith(" INFO msmlp.test: another's [theirs]")
     assert lines[-1].endswith(" WARNING a.library: in trouble [mine]")
+
+
+def test_a_line_that_clients_provoke_is_written_seldom_with_how_many_there_were(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("msmlp.service.logs.time", clock)
+    seldom = Seldom(logging.getLogger("msmlp.test"), logging.WARNING)
+    for number in range(5):
+        seldom("refused: %s", f"no {number}", request_id=f"id-{number}")
+    clock.ahead += Seldom.SECONDS
+    seldom("refused: %s", "no 5", request_id="id-5")
+    assert caplog.messages == ["refused: no 0", "refused: no 5 (and 4 more like it since the last line)"]
+    assert [record.request_id for record in caplog.records] == ["id-0", "id-5"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

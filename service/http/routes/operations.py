@@ -39,10 +39,7 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-# Load balancers probe with HEAD. The lower route, registered first, answers both methods; the upper one describes it:
-# a single route of two methods would be in the OpenAPI document twice.
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
-@router.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
 async def livez(service: ServiceDep) -> dict[str, bool]:
     """Whether the process should keep running: 503 once the engine is down for good."""
     if service.engine.down:
@@ -51,7 +48,6 @@ async def livez(service: ServiceDep) -> dict[str, bool]:
 
 
 @router.get("/readyz", response_model=Ready, responses=_NOT_NOW)
-@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 async def readyz(service: ServiceDep) -> dict[str, bool]:
     """Whether requests are accepted now; 503 says why not."""
     service.check_any_ready()
@@ -77,8 +73,8 @@ async def docs() -> HTMLResponse:
     return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")
 
 
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-@router.api_route("/ui/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+@router.get("/", include_in_schema=False)
+@router.get("/ui/{name}", include_in_schema=False)
 async def playground(request: Request) -> Response:
     response = await _files.get_response(request.path_params.get("name", "index.html"), request.scope)
     response.headers.update(PAGE_HEADERS)

@@ -80,10 +80,11 @@ def test_elsewhere_than_on_linux_there_is_one() -> None:
 
 
 def test_limits_are_totals_that_add_up_over_front_ends_with_an_engine_each() -> None:
-    settings = Settings(capacity=10, max_bodies_bytes=1000, decode_threads=2)
+    settings = Settings(capacity=10, max_bodies_bytes=1000, decode_threads=2, max_connections=100)
     parts = divide(settings, Layout(3, "inline", ""))
     assert [part.capacity for part in parts] == [3, 3, 4]
     assert sum(part.max_bodies_bytes for part in parts) == 1000
+    assert sum(part.max_connections for part in parts) == 100
     assert [part.decode_threads for part in parts] == [1, 1, 1]
     assert {(part.frontends, part.engine) for part in parts} == {(1, "inline")}
 

@@ -20,6 +20,8 @@ GIVEN = {
     "starting": "UNAVAILABLE",
     "draining": "UNAVAILABLE",
     "engine_down": "UNAVAILABLE",
+    "unanswered": "UNAVAILABLE",
+    "body_timeout": "DEADLINE_EXCEEDED",
     "internal": "INTERNAL",
 }
 

@@ -137,13 +137,12 @@ def silent_call(served: Any) -> Iterator[Any]:
         over.set()
 
 
-def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_time(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(calls, "ARRIVAL_SECONDS", 1)
-    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
-        assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert "did not arrive within 1 s" in call.details()
+def test_one_that_never_sends_its_message_keeps_others_waiting_for_a_bounded_time(serve: Serve) -> None:
+    limits = {"max_bodies_bytes": 100_000, "max_body_bytes": 100_000, "body_seconds": 0.3}
+    with serve(**limits) as served, silent_call(served) as call:
+        assert call.exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive within 0.9 s" in call.details()
+        assert 'msmlp_timeouts_total{phase="body"} 1.0' in served.http.get("/metrics").text
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
 
@@ -165,9 +164,26 @@ def test_a_limit_beyond_what_grpc_can_count_is_no_error(serve: Serve) -> None:
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
 
 
-def test_probes_do_not_wait_for_calls(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "ARRIVAL_SECONDS", 10 * PATIENCE_SECONDS)
-    with serve(max_bodies_bytes=100_000, max_body_bytes=100_000) as served, silent_call(served) as call:
+def test_an_answer_that_takes_too_long_is_unavailable(serve: Serve) -> None:
+    with serve(request_seconds=0.3) as served, served.backend.gate.held():
+        code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
+        assert (code, detail) == ("UNAVAILABLE", "no answer was ready within 0.3 s")
+        assert "retry-pushback-ms" in metadata
+        assert 'msmlp_timeouts_total{phase="request"} 1.0' in served.http.get("/metrics").text
+
+
+def test_a_connection_that_says_nothing_is_closed(serve: Serve) -> None:
+    with serve(head_seconds=0.3) as served:
+        with socket.create_connection(("127.0.0.1", served.service.settings.grpc_port)) as silent:
+            silent.settimeout(PATIENCE_SECONDS)
+            while silent.recv(1000):  # its settings come first
+                pass
+        assert served.call("ServerLive").live  # others go on
+
+
+def test_probes_do_not_wait_for_calls(serve: Serve) -> None:
+    limits = {"max_bodies_bytes": 100_000, "max_body_bytes": 100_000, "body_seconds": 0}
+    with serve(**limits) as served, silent_call(served) as call:
         request = METHODS["ModelReady"].request(name="msmlp")
         wait_until(lambda: served.call.start("ModelReady", request, timeout=0.2).exception() is not None)
         assert served.call("ServerReady").ready

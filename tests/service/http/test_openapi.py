@@ -1,6 +1,7 @@
 """The OpenAPI document: complete, true to what is sent and received, and held against a running server."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from msmlp.service.errors import STATUS
 from msmlp.service.http.openapi import PROBLEMS
 from msmlp.service.http.schemas import Answer, ImageProblem, ModelDescription, Problem, StreamLine, StreamProblem
-from msmlp.service.options import RequestOptions
+from msmlp.service.options import EXCLUSIVE, RequestOptions
 
 PNG = {"Content-Type": "image/png"}
 PROBLEM_JSON = "application/problem+json"
@@ -95,7 +96,7 @@ def test_every_reference_is_there(openapi: dict[str, Any]) -> None:
 def test_it_has_our_errors_and_not_fastapis(openapi: dict[str, Any], operation: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in json.dumps(openapi)
     assert set(openapi["components"]["schemas"]["Problem"]["properties"]) == set(Problem.model_fields)
-    assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
     for methods in openapi["paths"].values():
         for each in methods.values():
             assert "500" in each["responses"]
@@ -193,6 +194,13 @@ def test_every_option_is_described_alike_in_query_form_and_json(operation: dict[
         content
     )
     for kind in ("multipart/form-data", "application/json"):
+        excluded = content[kind]["schema"]["dependentSchemas"]
+        assert {frozenset((one, other)) for one in excluded for other in excluded[one]["properties"]} == {
+            frozenset(pair) for pair in EXCLUSIVE
+        }
+        assert not any(value for one in excluded.values() for value in one["properties"].values())
         properties = dict(content[kind]["schema"]["properties"])
         assert properties.pop("images")["minItems"] == 1
         assert properties == query
+    for one, other in [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)]:
+        assert re.search(rf"(Excludes|Not allowed with) .*\b{other}\b", parameters[one]["description"])

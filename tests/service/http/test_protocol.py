@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,8 +17,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msmlp.service.http.app import UVICORN
-from msmlp.service.http.protocol import MAX_HEAD, MAX_WAITING, Departure, Protocol
+from msmlp.service.http.connection import MAX_HEAD, Departure
+from msmlp.service.http.protocol import MAX_WAITING, Protocol
 from msmlp.service.http.responses import while_connected
+from msmlp.service.http.watch import Watch
+from msmlp.service.settings import Settings
+from msmlp.service.telemetry.metrics import Metrics
+from msmlp.service.telemetry.record import RequestRecords
 from tests.fakes import PATIENCE_SECONDS
 from tests.service.http.routes.test_errors import check_problem
 
@@ -63,6 +70,18 @@ NO_HTTP = {
     "headers without end": [b"GET /livez HTTP/1.1\r\n" + b"X: x\r\n" * (MAX_HEAD // 6 - 10), b"X: x\r\n" * 10],
     "no Host": [b"GET /livez HTTP/1.1\r\n\r\n"],
     "two Hosts": [b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"],
+    "a long head at once": [b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n"],
+    "a long head at once, of short lines": [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X: x\r\n" * (MAX_HEAD // 6) + b"\r\n"
+    ],
+    "a long target": [b"GET /livez?" + b"x" * MAX_HEAD + b" HTTP/1.1\r\nHost: x\r\n\r\n"],
+    "a long head whose end parsers could disagree on": [
+        b"GET /livez HTTP/1.1\nHost: x\nX: " + b"x" * MAX_HEAD + b"\n\n"
+    ],
+    "a long head of an odd method": [b"BREW /livez HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n"],
+    "a long head behind a request": [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n"
+    ],
     "a broken chunk": [b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"no length\r\n"],
 }
 
@@ -73,6 +92,60 @@ def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(client: http
     check_problem(answer, 400, "bad_request")
     assert answer.headers["Connection"] == "close"
     assert client.get("/livez").status_code == 200
+
+
+CODED = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%s\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["httptools", "h11"])
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        (b"Content-Length: 3\r\nTransfer-Encoding: chunked", 400, "bad_request"),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 3", 400, "bad_request"),
+        (b"Transfer-Encoding: gzip, chunked", 501, "not_implemented"),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501, "not_implemented"),
+        (b"Transfer-Encoding: gzip", 501, "not_implemented"),
+    ],
+)
+def test_a_body_whose_end_is_in_doubt_is_refused_and_nothing_behind_it_is_read(
+    client: httpx.Client, fields: bytes, status: int, code: str, upgrade: bytes
+) -> None:
+    (answer,) = exchange(client, CODED % (b"/classify", upgrade + fields) + GET)
+    check_problem(answer, status, code)
+    assert answer.headers["Connection"] == "close"
+    assert "Transfer-Encoding" in answer.json()["detail"]
+    (first, second) = exchange(client, GET + CODED % (b"/classify", upgrade + fields) + GET)
+    assert (first.status_code, second.status_code) == (200, status)
+
+
+def test_under_v2_a_refusal_has_that_protocols_form(client: httpx.Client) -> None:
+    (answer,) = exchange(client, CODED % (b"/v2/models/msmlp/infer?a=b", b"Transfer-Encoding: gzip, chunked"))
+    assert (answer.status_code, list(answer.json())) == (501, ["error"])
+
+
+def test_chunked_is_written_as_one_likes(client: httpx.Client) -> None:
+    coded = CODED % (b"/classify", b"Transfer-Encoding: Chunked")
+    assert [answer.status_code for answer in exchange(client, coded, LAST)] == [422, 200]
+
+
+def test_refusals_are_counted_and_few_of_them_logged(
+    own_client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted() -> float:
+        text = own_client.get("/metrics").text
+        found = re.search(r'^msmlp_requests_total\{route="other",status="400"\} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = counted()
+    caplog.set_level(logging.DEBUG)
+    for _ in range(10):
+        for odd in (NO_HTTP["another language"], NO_HTTP["no HTTP"], [b"BREW / HTTP/1.1\r\nHost : x\r\n\r\n"]):
+            exchange(own_client, *odd)
+    assert counted() == before + 30
+    lines = [record for record in caplog.records if "refused" in record.message or "nvalid" in record.message]
+    assert len(lines) <= 1
+    assert all(record.request_id for record in lines)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +274,12 @@ class Held:
             await send({"type": "http.response.body", "body": body})
 
 
+def watch(**settings: Any) -> Watch:
+    """One that does not sweep by itself."""
+    parts = {"settings": Settings(**settings), "metrics": Metrics((1, 2, 3), "any", "1"), "records": RequestRecords()}
+    return Watch(SimpleNamespace(**parts))  # type: ignore[arg-type]
+
+
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Protocol], Awaitable[None]]
 
 
@@ -211,7 +290,7 @@ def talk(app: Held, scenario: Talk) -> None:
         config, made = uvicorn.Config(app, **UVICORN), list[Protocol]()
 
         def make() -> Protocol:
-            made.append(Protocol(config, ServerState(), {}, asyncio.get_running_loop()))
+            made.append(Protocol(config, ServerState(), {"msmlp_watch": watch()}, asyncio.get_running_loop()))
             return made[-1]
 
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
@@ -304,6 +383,43 @@ def test_an_odd_method_behind_a_running_request_has_its_answer_in_turn() -> None
             await asyncio.sleep(0)
         app.go.set()
         assert [answer.content for answer in answers(await rest(reader))] == [b"hi", b"pot"]
+
+    talk(app, scenario)
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["httptools", "h11"])
+@pytest.mark.parametrize("kilobytes", [0, 1, 63, 64, 65, 127, 128, 129, 192, 256, 1000])
+def test_a_client_that_leaves_is_noticed_whatever_it_sent(kilobytes: int, upgrade: bytes) -> None:
+    app = Held()
+
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Protocol) -> None:
+        size = 1024 * kilobytes
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (upgrade, size) + bytes(size))
+        await app.reached.wait()
+        departure = app.scopes[0]["state"]["msmlp_departure"]
+        assert not departure.over
+        writer.close()
+        while not departure.over:
+            await asyncio.sleep(0.001)
+
+    talk(app, scenario)
+
+
+def test_a_client_that_leaves_is_noticed_at_its_last_request_too() -> None:
+    app = Held()
+
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Protocol) -> None:
+        writer.write(ECHO)
+        await app.reached.wait()
+        writer.write(GET)
+        while not protocol.pipeline:
+            await asyncio.sleep(0)
+        app.reached.clear()
+        app.go.set()
+        await app.reached.wait()
+        app.go.clear()
+        assert not protocol.flow.read_paused
+        app.go.set()
 
     talk(app, scenario)
 

@@ -30,7 +30,7 @@ from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.metrics import AT_MOST, SCORES, LabelledHistogram, Metrics
+from msmlp.service.telemetry.metrics import AT_MOST, PHASES, SCORES, LabelledHistogram, Metrics
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -149,6 +149,9 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "effective_threshold": ("gauge", ("exit",)),
     "brownout_level": ("gauge", ()),
     "shed_total": ("counter", ("reason",)),
+    "connections": ("gauge", ()),
+    "connections_refused_total": ("counter", ()),
+    "timeouts_total": ("counter", ("phase",)),
     "shadow_agreement": ("gauge", ("exit",)),
     "cancelled_total": ("counter", ("where",)),
     "deadline_total": ("counter", ("outcome",)),
@@ -175,6 +178,7 @@ SERIES = {
         {"exit": "3", "reason": "final"},
         {"exit": "none", "reason": "expired"},
     ],
+    "timeouts_total": [{"phase": phase} for phase in PHASES],
     "cancelled_total": [{"where": where} for where in ("decode", "queue", "batch")],
     "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
     "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "memory"}],
@@ -423,6 +427,7 @@ def check_labels(samples: Samples, service: Service) -> None:
         "stage": set(EXITS),
         "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "memory"},
         "where": {"decode", "queue", "batch"},
+        "phase": set(PHASES),
         "state": {"up", "restarting", "out"},
         "outcome": {"met", "late", "cut_short", "expired"},
         "name": {service.facts.model["name"]},

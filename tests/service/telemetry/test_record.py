@@ -115,8 +115,9 @@ class Ids(logging.Handler):
 
 def test_what_is_no_request_is_not_logged_under_the_one_before(running: Any) -> None:
     client, _, _, _ = running
-    ids, log = Ids(), logging.getLogger("uvicorn.error")
+    ids, log = Ids(), logging.getLogger("msmlp.http")
     log.addHandler(ids)
+    log.setLevel(logging.INFO)
     try:
         with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n\r\nno request\r\n\r\n")
@@ -125,6 +126,7 @@ def test_what_is_no_request_is_not_logged_under_the_one_before(running: Any) -> 
                 received += more
     finally:
         log.removeHandler(ids)
+        log.setLevel(logging.NOTSET)
     assert received.count(b"HTTP/1.1 ") == 2
     assert ids.seen
     assert set(ids.seen) == {""}

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -229,7 +230,7 @@ def test_what_is_not_there(client: httpx.Client, method: str, path: str, status:
     assert answer.headers.get("Allow", "") in document["detail"]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/model", 405), ("/classify", 405), ("/nowhere", 404)])
+@pytest.mark.parametrize(("path", "status"), [("/classify", 405), ("/nowhere", 404)])
 def test_a_head_request_has_the_errors_headers_and_no_body(client: httpx.Client, path: str, status: int) -> None:
     answer = client.head(path, headers={"X-Request-ID": "head-1"})
     assert (answer.status_code, answer.content) == (status, b"")
@@ -293,6 +294,34 @@ def test_places_are_counted_in_images_for_singles_and_batches_alike(
     # More than there will ever be places for: to come again would not help.
     check_problem(send(*[image] * 5), 413, "too_many_images")
     assert "msmlp_inflight_images 0.0" in client.get("/metrics").text
+
+
+@provokes("body_timeout")
+def test_a_body_that_does_not_come(tiny_weights: Path) -> None:
+    with serving(fake_service(tiny_weights, fake_backend, body_seconds=0.3)) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+            connection.settimeout(PATIENCE_SECONDS)
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n")
+            connection.sendall(b"Content-Length: 100\r\n\r\nabc")
+            answer = response(connection)
+        assert "less than 10 KB/s of the body came for 0.3 s" in check_problem(answer, 408, "body_timeout")["detail"]
+
+
+@provokes("unanswered")
+def test_an_answer_that_takes_too_long(tiny_weights: Path, backend: FakeBackend) -> None:
+    with serving(fake_service(tiny_weights, lambda: backend, request_seconds=0.3)) as client, backend.gate.held():
+        answer = client.post("/classify", content=picture_file(), headers=PNG)
+        assert "no answer was ready within 0.3 s" in check_problem(answer, 503, "unanswered")["detail"]
+
+
+def response(connection: socket.socket) -> httpx.Response:
+    """The one answer on a connection that is then closed."""
+    received = b""
+    while more := connection.recv(2**16):
+        received += more
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return httpx.Response(int(status.split()[1]), headers=[line.split(": ", 1) for line in lines], content=body)
 
 
 def test_a_bad_image_returns_its_permits(small: tuple[httpx.Client, Submissions]) -> None:

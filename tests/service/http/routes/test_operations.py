@@ -30,6 +30,27 @@ def test_probes_may_ask_without_a_body(client: httpx.Client, path: str) -> None:
     assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
 
 
+PATHS = ("/", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz", "/ui/index.html", "/nowhere")
+OIP = "/v2/models/msmlp"
+
+
+@pytest.mark.parametrize(
+    "path", [*PATHS, "/v2", "/v2/health/ready", "/v2/models/stats", OIP, f"{OIP}/config", "/v2/models/other"]
+)
+def test_head_is_answered_wherever_get_is(client: httpx.Client, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    if path not in ("/metrics", "/v2/models/stats", "/nowhere", "/v2/models/other"):  # which are never the same twice
+        assert head.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+def test_head_is_no_way_to_what_get_does_not_have(client: httpx.Client) -> None:
+    refused = client.head("/classify")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    assert client.head("/v2/models/msmlp/infer").status_code == 405
+
+
 def test_model_says_what_msmlp_info_does(client: httpx.Client, tiny_weights: Path) -> None:
     said, info = client.get("/model").json(), weights_info(tiny_weights)
     assert said["default_policy"] == "balanced"

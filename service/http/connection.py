@@ -1,0 +1,239 @@
+"""What both parsers' connections have in common, and the second of them, h11.
+
+Heads that httptools refuses are read again with h11, which uvicorn brings along: it accepts every method, every target
+and the body of an upgrade request, so that the application can answer them. It is too slow for everything else.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import h11
+import httptools
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import PROBLEM_TYPE, problem_document
+from msmlp.service.http.watch import Phase, Seen, Watch
+from msmlp.service.logs import sane_id
+from msmlp.service.oip.model import is_oip, oip_error
+
+MAX_HEAD = 2**16
+"""Bytes of a request line and headers, or of trailers; httptools has no limit."""
+TOO_LONG = f"a head, or trailers, of more than {MAX_HEAD} bytes"
+ODD_CODING = "Transfer-Encoding: expected chunked alone"
+
+BETWEEN, HEAD, BODY = range(3)
+"""Where in a request what comes next belongs."""
+
+FULL = "too_many_connections", "too many connections are open"
+
+
+class Departure:
+    """Calls `tell` when nobody waits for an answer any more; one callback at a time, as requests are answered in turn.
+
+    The client has left, or the request has taken too long: `reason` makes the error that says which. Requests find
+    their connection's as `msmlp_departure` in the state of their scope.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        # Not the error itself, which would hold what the frames that raised it do, such as bodies.
+        self.reason: Callable[[], Exception] = ClientDisconnect
+        self.tell: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        self.over = True
+        if self.tell is not None:
+            self.tell()
+
+
+class Refused(httptools.HttpParserError):
+    """A head that no parser is to read again."""
+
+    def __init__(self, detail: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def check_coding(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the body comes in chunks; Refused for lengths that parsers could disagree on, and other codings."""
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if not codings:
+        return False
+    if any(name == b"content-length" for name, _ in headers):  # RFC 9112, 6.1
+        raise Refused("Content-Length and Transfer-Encoding exclude each other")
+    if codings != [b"chunked"]:
+        raise Refused(ODD_CODING, HTTPStatus.NOT_IMPLEMENTED)
+    return True
+
+
+def head_size(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """About the bytes of a head."""
+    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+class Connection:
+    """Common to both parsers' connections: what the watch looks at, and refusals in the form of all other errors."""
+
+    app_state: dict[str, Any]
+    transport: Any
+    flow: FlowControl
+    cycle: Any
+    pipeline: Any = ()
+    seen: Seen
+    read = 0
+    refused: Refused | None = None
+    """Why what is being read cannot be, if it is known."""
+
+    def connection_made(self, transport: Any) -> None:
+        self._departure = Departure()
+        self._watch: Watch = self.app_state["msmlp_watch"]
+        self.app_state = {**self.app_state, "msmlp_departure": self._departure}
+        super().connection_made(transport)  # type: ignore[misc]
+        if not self._watch.opened(self):
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, *FULL, sane_id(""))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)  # type: ignore[misc]
+        self._watch.closed(self)
+        self._departure.end()
+
+    @property
+    def place(self) -> int:
+        """Of what comes next: BETWEEN, HEAD or BODY."""
+        raise NotImplementedError
+
+    @property
+    def target(self) -> bytes:
+        """The target of a head that is being read, as far as it is known."""
+        return b""
+
+    @property
+    def phase(self) -> Phase:
+        cycle, place = self.cycle, self.place
+        if self.transport.get_write_buffer_size():
+            return Phase.ANSWER
+        if cycle is None:
+            return Phase.HEAD
+        if cycle.response_complete and not self.pipeline:
+            return (Phase.IDLE, Phase.HEAD, Phase.BODY)[place]
+        # Where it is the application that does not want more, the client is not to blame.
+        wanted = cycle.more_body and not (cycle.waiting_for_100_continue or self.flow.read_paused or self.pipeline)
+        return Phase.BODY if wanted else Phase.REQUEST
+
+    @property
+    def turn(self) -> tuple[Any, int]:
+        return self.cycle, len(self.pipeline)
+
+    @property
+    def unanswered(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_started
+
+    @property
+    def sent(self) -> int:
+        return int(self.transport.written - self.transport.get_write_buffer_size())
+
+    def late(self, error: Callable[[], MsmlpError]) -> None:
+        self._departure.reason = error
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        self._departure.end()
+
+    def refuse(self, status: HTTPStatus, code: str, detail: str) -> None:
+        self._answer(status, code, detail, self._watch.refused(status, detail))
+
+    def _answer(self, status: HTTPStatus, code: str, detail: str, request_id: str) -> None:
+        document, kind = problem_document(status, code, detail, request_id), PROBLEM_TYPE
+        if is_oip(self.target.partition(b"?")[0].decode("latin-1")):
+            document, kind = oip_error(status, detail)[1], "application/json"
+        body = json.dumps(document).encode()
+        lines = [
+            f"HTTP/1.1 {status} {status.phrase}",
+            f"content-type: {kind}",
+            f"content-length: {len(body)}",
+            f"x-request-id: {request_id}",
+            "connection: close",
+        ]
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            lines.append("retry-after: 1")
+        self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        refused = self.refused or Refused("this is not HTTP/1.1")
+        code = "bad_request" if refused.status == HTTPStatus.BAD_REQUEST else "not_implemented"
+        self.refuse(refused.status, code, str(refused))
+
+
+class _Reader(h11.Connection):
+    """h11's parser, as strict as ours. What it refuses is told in `refused`: uvicorn has one message for all."""
+
+    refused: Refused | None = None
+
+    def next_event(self) -> Any:
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                headers = [(name.lower(), value) for name, value in event.headers]
+                check_coding(headers)
+                if head_size(event.target, headers) > MAX_HEAD:
+                    raise Refused(TOO_LONG)
+        except Refused as error:
+            self.refused = error
+            raise h11.RemoteProtocolError(str(error)) from None
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == HTTPStatus.NOT_IMPLEMENTED:
+                self.refused = Refused(ODD_CODING, HTTPStatus.NOT_IMPLEMENTED)
+            elif error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+                self.refused = Refused(TOO_LONG)
+            raise
+        return event
+
+
+_QUIET = logging.getLogger("msmlp.http.h11")
+_QUIET.setLevel(logging.ERROR)  # what uvicorn warns of is counted, named and logged by `refuse`
+
+
+class H11Connection(Connection, H11Protocol):
+    """A connection on which httptools refused a head."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _QUIET
+        self.conn = self._reader = _Reader(h11.SERVER, MAX_HEAD)
+
+    @property
+    def place(self) -> int:
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            return BODY
+        return HEAD if state is h11.IDLE and self.conn.trailing_data[0] else BETWEEN
+
+    def data_received(self, data: bytes) -> None:
+        self.read += len(data)
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.more_body and not self.conn.trailing_data[0]:
+            self.flow.resume_reading()  # or it would not be seen that the client leaves
+
+    def late(self, error: Callable[[], MsmlpError]) -> None:
+        self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
+        super().late(error)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The watch closes idle connections."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse the request, unless its response has begun: that is cut short instead."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # the application still waits for the rest of the body
+        else:
+            self.refused = self._reader.refused
+            super().send_400_response(msg)
+
+    def _should_upgrade(self) -> bool:
+        return False  # quietly

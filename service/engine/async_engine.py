@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -86,6 +87,8 @@ class AsyncEngine:
         self._thread = 0
         self._died: Died | None = None
         self._browned = -math.inf  # when brown-out was updated
+        self.decode_backlog: Callable[[], float] = float
+        """Predicted seconds until all that was admitted is decoded; brown-out counts them as waiting."""
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
         self.admission.share_with = self.worker.share
 
@@ -133,6 +136,10 @@ class AsyncEngine:
         permits = self.admission.admit(images, load, degraded=degraded)
         self._update_brownout(load)
         return permits
+
+    def decoding_check(self, images: int) -> Callable[[float], None]:
+        """Refuses admitted images by the seconds until they are decoded (Admission.check_decoding), on any thread."""
+        return partial(self.admission.check_decoding, images, self.worker.load or Load.none(1))
 
     async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Result:
         """Run admitted images [n, size, size, 3]; cancelling the awaiting task cancels them.
@@ -211,7 +218,7 @@ class AsyncEngine:
         if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
             return
         self._browned = now
-        wait = max(now - min(load.oldest), admission.backlog(load))
+        wait = max(now - min(load.oldest), admission.backlog(load) + self.decode_backlog())
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
         self.brownout.update(now, wait, totals, admission.share(load))

@@ -26,6 +26,8 @@ MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
+MANY_BYTES, MOST_PARTS = 2**18, 500_000
+"""Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -42,6 +44,18 @@ class Preprocess(BaseModel):
     mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
     std: tuple[Positive, Positive, Positive] = (0.25, 0.25, 0.25)
     resize: Literal["center-crop"] = "center-crop"
+
+
+class _Parts(io.BytesIO):
+    """A large file, whose reader gives up after MOST_PARTS reads: it reads each marker, chunk or block on its own."""
+
+    left = MOST_PARTS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the file has too many parts")
+        return super().read(size)
 
 
 def decode(
@@ -66,7 +80,8 @@ def decode(
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
     """The first half of `decode`: reads the header only and checks the size."""
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
+        image = Image.open(stream, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:

@@ -20,8 +20,8 @@ from msmlp.service.decoding.queue import DecodeQueue, Next
 from msmlp.service.errors import BadImagesError, TooManyPixelsError
 
 SMALL_BYTES, SMALL_WORK = 2**14, 128 * 128
-"""A single image up to this size, and this many pixels of work, is decoded on the event loop: a thread, and the wait for
-the interpreter, would take longer than the decoding."""
+"""A single image up to this size, and this many pixels of work, is decoded on the event loop: a thread, and the wait
+for the interpreter, would take longer than the decoding."""
 LOOP_SECONDS = 0.005
 """But none that is predicted to take longer."""
 

@@ -20,7 +20,7 @@ ENTROPY = 0.1
 """Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
 SCAN_MARKER = b"\xff\xda"
 PER_SCAN = 1 / 64
-"""Pixels that a progressive JPEG's every further scan counts, per pixel: it goes through all coefficients again."""
+"""Work of every further scan of a progressive JPEG, which goes through all coefficients again."""
 
 WEBP_PIXELS = 2**14
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already."""
@@ -52,11 +52,12 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
         return Picture(kind, full, full, partial(decode_to_square, image, size))
     reduce_scale(image, size)
     scans = source.count(SCAN_MARKER) if image.info.get("progressive") else 1
-    pixels = image.width * image.height + int(PER_SCAN * full * (scans - 1))
-    if pixels > max_pixels:
-        text = f"image is progressive with {scans} scans, as much work as {pixels} pixels, the limit is {max_pixels}"
+    pixels = image.width * image.height
+    work = pixels + full * (ENTROPY + PER_SCAN * (scans - 1))
+    if work > 2 * max_pixels:
+        text = f"image has {scans} scans, as much work as {work:.0f} pixels, the limit is {2 * max_pixels}"
         raise ImageTooLargeError(text)
-    return Picture(kind, pixels, pixels + ENTROPY * full, partial(decode_to_square, image, size))
+    return Picture(kind, pixels, work, partial(decode_to_square, image, size))
 
 
 def decode_to_square(image: Image.Image, size: int) -> Pixels:

@@ -19,9 +19,9 @@ from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
 from msmlp.service.decoding.queue import DecodeQueue, Next
 from msmlp.service.errors import BadImagesError, TooManyPixelsError
 
-SMALL_BYTES, SMALL_WORK = 2**14, 128 * 128
-"""A single image up to this size, and this many pixels of work, is decoded on the event loop: a thread, and the wait
-for the interpreter, would take longer than the decoding."""
+SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
+"""A single image up to this size, and this much work (a progressive JPEG of 128 x 128 pixels), is decoded on the event
+loop: a thread, and the wait for the interpreter, would take longer than the decoding."""
 LOOP_SECONDS = 0.005
 """But none that is predicted to take longer."""
 
@@ -51,10 +51,10 @@ class Decoders:
         max_request_pixels: int,
         observe: Callable[[list[tuple[str, float]]], None] = lambda _: None,
     ) -> None:
-        self._threads, self._max_pixels, self._max_request_pixels = threads, max_pixels, max_request_pixels
+        self._number, self._max_pixels, self._max_request_pixels = threads, max_pixels, max_request_pixels
         self._small_pixels = min(max_pixels, max_request_pixels)
         self._observe = observe
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="msmlp-decode")
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="msmlp-decode")
         self._times = DecodeTimes()
         self._lock = Lock()  # for all below
         self._queue: DecodeQueue[_Job] = DecodeQueue()
@@ -63,10 +63,10 @@ class Decoders:
     def backlog(self) -> float:
         """Predicted seconds until all that waits or is being decoded is decoded."""
         with self._lock:
-            return (self._queue.seconds + self._in_work) / self._threads
+            return (self._queue.seconds + self._in_work) / self._number
 
     def shutdown(self) -> None:
-        self._pool.shutdown()
+        self.threads.shutdown()
 
     def at_once(self, sources: Sources, size: int) -> Pixels | None:
         """What needs no thread: pixels [n, size, size, 3] as they are, or a single small image; None for all others.
@@ -127,10 +127,10 @@ class Decoders:
                 return
             job.left = len(seconds)
             self._queue.add(job, seconds)
-            worth = min(self._threads, 1 + int((self._queue.seconds + self._in_work) / WORTH_A_THREAD))
+            worth = min(self._number, 1 + int((self._queue.seconds + self._in_work) / WORTH_A_THREAD))
             begin, self._working = worth - self._working, max(worth, self._working)
         for _ in range(begin):
-            self._pool.submit(self._work)
+            self.threads.submit(self._work)
 
     def _forget(self, job: "_Job") -> None:
         """No more turns; with the lock held."""
@@ -189,7 +189,7 @@ class Decoders:
             seconds = [self._times.predict(picture.kind, picture.work) for picture in pictures]
             total = sum(seconds)
             before = self._queue.ahead(total) + self._in_work
-        job.check(max(*seconds, (before + total) / self._threads))
+        job.check(max(*seconds, (before + total) / self._number))
         job.planned = True
         self._enter(job, seconds)
 

@@ -139,6 +139,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "inflight_images": ("gauge", ()),
     "capacity_images": ("gauge", ()),
     "backlog_seconds": ("gauge", ()),
+    "decode_seconds": ("histogram", ("format",)),
+    "decode_backlog_seconds": ("gauge", ()),
     "work_seconds_total": ("counter", ()),
     "exit_gflops": ("gauge", ("exit",)),
     "confidence": ("histogram", ("exit",)),
@@ -176,6 +178,7 @@ SERIES = {
     "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
     "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "memory"}],
     "deadline_margin_seconds_count": [{}],
+    "decode_seconds_count": [{"format": kind} for kind in ("png", "jpeg", "webp", "bmp", "gif", "pixels")],
     "gflops_total": [{}],
     "gflops_saved_total": [{}],
     "gflops_expected_total": [{}],
@@ -330,7 +333,7 @@ def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: Fak
             assert held[key("oldest_wait_seconds", stage=1)] > 0 == held[key("oldest_wait_seconds", stage=2)]
         wait_until(lambda: service.engine.admission.inflight == 0)
     may_decode = threading.Event()
-    blocked = [service.decoders.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
+    blocked = [service.decoders.threads.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
     with knock(client, files=files[:2]):
         wait_until(lambda: service.engine.admission.inflight == 2)
     wait_until(lambda: service.engine.admission.inflight == 0)

@@ -420,6 +420,7 @@ def check_labels(samples: Samples, service: Service) -> None:
         "status": {str(int(status)) for status in HTTPStatus} | {str(CLIENT_CLOSED_REQUEST)},
         "exit": {*EXITS, "none"},
         "stage": set(EXITS),
+        "format": {"png", "jpeg", "webp", "bmp", "gif", "pixels"},
         "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "memory"},
         "where": {"decode", "queue", "batch"},
         "state": {"up", "restarting", "out"},

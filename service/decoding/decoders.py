@@ -162,7 +162,7 @@ class Decoders:
         """One turn of a job: a few headers, or a picture."""
         if began >= job.deadline:
             self._end(job)
-        elif job.planned:
+        elif job.order:
             self._decode(job, index, began)
         else:
             job.read(index, self._max_pixels)
@@ -176,9 +176,10 @@ class Decoders:
 
     def _plan(self, job: "_Job") -> None:
         """All headers are known: refuse the request, or let its pictures wait for their turns."""
-        if job.errors:
+        job.order = sorted(job.pictures)
+        pictures = [job.pictures[index] for index in job.order]
+        if not pictures:
             raise job.error()
-        pictures = [job.pictures[index] for index in range(len(job.sources))]
         pixels = sum(picture.pixels for picture in pictures)
         if pixels > self._max_request_pixels:
             raise TooManyPixelsError(
@@ -190,10 +191,10 @@ class Decoders:
             total = sum(seconds)
             before = self._queue.ahead(total) + self._in_work
         job.check(max(*seconds, (before + total) / self._number))
-        job.planned = True
         self._enter(job, seconds)
 
-    def _decode(self, job: "_Job", index: int, began: float) -> None:
+    def _decode(self, job: "_Job", number: int, began: float) -> None:
+        index = job.order[number]
         picture = job.pictures.pop(index)  # opened files hold memory
         try:
             job.pixels[index] = picture.decode()
@@ -214,18 +215,19 @@ class Decoders:
 
 
 class _Job:
-    """A request on the decoder threads. Its turns are `HEADERS` headers each until it is `planned`, then pictures."""
+    """A request on the decoder threads. Its turns are `HEADERS` headers each until it has an `order`, then pictures."""
 
     def __init__(self, sources: Sources, size: int, deadline: float, check: Check) -> None:
         self.sources, self.size, self.deadline, self.check = sources, size, deadline, check
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.pictures: dict[int, Picture] = {}
+        self.order: list[int] = []  # of pictures that can be decoded
         self.pixels = np.zeros((len(sources), size, size, 3), np.uint8)
         self.errors: list[tuple[int, MsmlpError]] = []
         self.took: list[tuple[str, float]] = []
         self.left = 0
-        self.planned = self.ended = False
+        self.ended = False
 
     def read(self, turn: int, max_pixels: int) -> None:
         """Read the headers of a turn."""

@@ -149,7 +149,7 @@ def test_a_bystander_is_answered_beside_pictures_of_31_megapixels(kind: str, tin
             while time.monotonic() < end:
                 began = time.monotonic()
                 connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
-                connection.request("POST" if content else "GET", path, content)
+                connection.request("POST" if content else "GET", path, content, {"Content-Type": "image/jpeg"})
                 found.append((connection.getresponse().status, time.monotonic() - began))
                 connection.close()
                 time.sleep(0.05)

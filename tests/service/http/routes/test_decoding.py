@@ -136,12 +136,13 @@ def test_a_bystander_is_answered_beside_pictures_of_31_megapixels(kind: str, tin
     image = picture(0.5, size=200)
     bystander, large = encoded(image, "JPEG"), bomb(kind)
     done = threading.Event()
-    with msmlp_serve(tiny_weights) as served:
-        served.wait_until_ready()
+    with msmlp_serve(tiny_weights, "--frontends", "2") as served:
+        served.wait_until_ready(2)
 
         def attack() -> None:
-            while not done.is_set():
-                httpx.post(f"{served.url}/classify", files=form(*[large] * 8), timeout=PATIENCE_SECONDS)
+            with httpx.Client(base_url=served.url, timeout=PATIENCE_SECONDS) as client:
+                while not done.wait(0.5):
+                    client.post("/classify", files=form(*[large] * 8))
 
         def timed(path: str, content: bytes | None) -> list[tuple[int, float]]:
             """On a new connection each time, so that every front end is asked."""

@@ -11,17 +11,32 @@ from functools import lru_cache
 
 from PIL import Image
 
+MOST_TABLES = 2**12
+"""Bytes of a JPEG's tables; four take some 500."""
+
+
+def plain_format(data: bytes, size: int) -> str | None:
+    """PNG or JPEG if the file is plain and has size x size pixels, whatever comes after its header; else None."""
+    png, frame = _headers(size)
+    if data.startswith(png):
+        # Before IEND: the checksum of the pixels and the length of IEND, which the reader ignores, too.
+        end = 41 + int.from_bytes(data[33:37], "big")
+        return "PNG" if data[37:41] == b"IDAT" and data[end + 8 : end + 12] == b"IEND" else None
+    plain = data.startswith(frame, 158) and data.startswith(b"\xff\xd8\xff\xe0\x00\x10JFIF\0") and _plain_tables(data)
+    return "JPEG" if plain else None
+
 
 def plain_image(data: bytes, size: int, *, max_pixels: int) -> Image.Image | None:
     """The RGB image of a plain PNG or JPEG of size x size pixels; None for any other file and a damaged one."""
     if size * size > max_pixels:
         return None
     try:
-        png, frame = _headers(size)
-        if data.startswith(png):
-            return _png(data, size)
-        if data.startswith(frame, 158) and data.startswith(b"\xff\xd8\xff\xe0\x00\x10JFIF\0"):
-            return _jpeg(data, size)
+        kind = plain_format(data, size)
+        if kind == "PNG":  # one chunk of pixels and no other chunk
+            pixels = data[41 : 41 + int.from_bytes(data[33:37], "big")]
+            return Image.frombytes("RGB", (size, size), pixels, "zip", "RGB")
+        if kind == "JPEG":
+            return Image.frombytes("RGB", (size, size), data, "jpeg", "RGB", "")
     except Exception:  # nearly anything, as from the readers
         return None
     return None
@@ -35,22 +50,11 @@ def _headers(size: int) -> tuple[bytes, bytes]:
     return png, struct.pack(">HHBHHB", 0xFFC0, 17, 8, size, size, 3)
 
 
-def _png(data: bytes, size: int) -> Image.Image | None:
-    """Of a PNG with one chunk of pixels and no other chunk."""
-    end = 41 + int.from_bytes(data[33:37], "big")
-    # Before IEND: the checksum of the pixels and the length of IEND, which the reader ignores, too.
-    if data[37:41] != b"IDAT" or data[end + 8 : end + 12] != b"IEND":
-        return None
-    return Image.frombytes("RGB", (size, size), data[41:end], "zip", "RGB")
-
-
-def _jpeg(data: bytes, size: int) -> Image.Image | None:
-    """Of a JFIF file with two quantization tables before the frame, then Huffman tables: no EXIF, no colour profile."""
+def _plain_tables(data: bytes) -> bool:
+    """Whether a JFIF file has two quantization tables before the frame, then Huffman tables: no EXIF, no profile."""
     if not (data.startswith(b"\xff\xdb\x00\x43\x00", 20) and data.startswith(b"\xff\xdb\x00\x43\x01", 89)):
-        return None
+        return False
     at = 177
-    while data.startswith(b"\xff\xc4", at):
+    while at < MOST_TABLES and data.startswith(b"\xff\xc4", at):
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    if not data.startswith(b"\xff\xda", at):  # the scan
-        return None
-    return Image.frombytes("RGB", (size, size), data, "jpeg", "RGB", "")
+    return data.startswith(b"\xff\xda", at)  # the scan

@@ -26,6 +26,10 @@ MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
+MANY_BYTES, MOST_PARTS = 2**18, 500_000
+"""Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
+STRIP_PIXELS = 2**18
+"""Transparent pixels that are blended at once, in about a millisecond."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -42,6 +46,18 @@ class Preprocess(BaseModel):
     resize: Literal["center-crop"] = "center-crop"
 
 
+class _Parts(io.BytesIO):
+    """A large file, whose reader gives up after MOST_PARTS reads: it reads each marker, chunk or block on its own."""
+
+    left = MOST_PARTS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the file has too many parts")
+        return super().read(size)
+
+
 def decode(
     data: bytes,
     *,
@@ -55,13 +71,17 @@ def decode(
     the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost. `formats`: None allows
     everything Pillow reads, for training data.
     """
-    return decode_opened(open_image(data, max_pixels=max_pixels, formats=formats), near=near)
+    image = open_image(data, max_pixels=max_pixels, formats=formats)
+    if near is not None:
+        reduce_scale(image, near)
+    return decode_opened(image)
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
     """The first half of `decode`: reads the header only and checks the size."""
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
+        image = Image.open(stream, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
@@ -75,12 +95,16 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
     return image
 
 
-def decode_opened(image: Image.Image, *, near: int | None = None) -> Image.Image:
+def reduce_scale(image: Image.Image, near: int) -> None:
+    """Let a much larger JPEG, opened and not yet decoded, be decoded at a fraction of its size. Call it once."""
+    # Below four times the size no reduced scale fits. MPO: a phone's JPEG with a second image.
+    if min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
+        image.draft(None, (2 * near, 2 * near))
+
+
+def decode_opened(image: Image.Image) -> Image.Image:
     """The second half of `decode`: the pixels."""
     try:
-        # Below four times the size no reduced scale fits. MPO: a phone's JPEG with a second image.
-        if near is not None and min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
-            image.draft(None, (2 * near, 2 * near))
         return upright_rgb(image)
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
@@ -101,9 +125,24 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Transparent pixels blended with white.
+
+    Of a large picture strip by strip: Pillow holds the interpreter while it blends.
+    """
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    if rows >= height:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    flat = Image.new("RGB", image.size, None)
+    for top in range(0, height, rows):
+        flat.paste(_on_white(image.crop((0, top, width, min(height, top + rows)))), (0, top))
+    return flat
 
 
 def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:

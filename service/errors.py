@@ -33,6 +33,10 @@ class TooManyImagesError(MsmlpError):
     """More images in one request than allowed."""
 
 
+class TooManyPixelsError(MsmlpError):
+    """More pixels to decode in one request than allowed."""
+
+
 class UnsupportedMediaTypeError(MsmlpError):
     """A content type or encoding that is not supported."""
 
@@ -103,6 +107,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     BodyTimeoutError: (HTTPStatus.REQUEST_TIMEOUT, "body_timeout"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
+    TooManyPixelsError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_pixels"),
     ImageTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large"),
     UnsupportedMediaTypeError: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
     UnknownModelError: (HTTPStatus.NOT_FOUND, "unknown_model"),

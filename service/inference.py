@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.decoding import Sources, decode_images
+from msmlp.service.decoding.decoders import Sources
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.result import REASONS, Result
@@ -56,7 +56,7 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
     """
     parameters, permits = _admit(service, request)
     with permits:
-        pixels = await _decode(service, request)
+        pixels = await _decode(service, request, parameters)
         result = await service.engine.classify(pixels, parameters, permits)
     _count(service, request, result)
     return result
@@ -85,7 +85,7 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
     """
     parameters, permits = _admit(service, request)
     with permits:
-        pixels = await _decode(service, request)
+        pixels = await _decode(service, request, parameters)
         async with aclosing(service.engine.stream(pixels, parameters, permits)) as results:
             async for result in results:
                 _count(service, request, result.take(np.flatnonzero(result.reason != Reason.GOES_ON)))
@@ -107,11 +107,19 @@ def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, 
         raise
 
 
-async def _decode(service: Service, request: ClassifyRequest) -> NDArray[np.uint8]:
-    size, max_pixels = service.weights.manifest.cascade.image_size, service.settings.max_pixels
+async def _decode(service: Service, request: ClassifyRequest, parameters: ExitParameters) -> NDArray[np.uint8]:
+    images, size = request.images, service.weights.manifest.cascade.image_size
     began = time.monotonic()
     try:
-        return await decode_images(request.images, size, max_pixels, service.decoders)
+        small = service.decoders.at_once(images, size)
+        if small is not None:
+            return small
+        deadline = math.inf if parameters.min_exit else parameters.deadline
+        check = service.engine.decoding_check(len(images))
+        return await service.decoders.decode(images, size, deadline=deadline, check=check)
+    except OverloadedError as error:
+        service.metrics.shed.labels(error.reason).inc(len(images))
+        raise
     except asyncio.CancelledError:
         service.metrics.cancelled.labels("decode").inc(len(request.images))
         raise

@@ -15,6 +15,7 @@ from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from msmlp.service.decoding.decoders import Decoders
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
 from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
@@ -93,7 +94,7 @@ class Service:
     operating_points: OperatingPoints
     metrics: Metrics
     engine: AsyncEngine
-    decoders: ThreadPoolExecutor
+    decoders: Decoders
     statistics: Statistics
     records: RequestRecords
     layout: Layout
@@ -277,7 +278,13 @@ def build_service(
     metrics.watch(engine, points)
     if isinstance(engine.worker, EngineGroup):
         metrics.watch_engines(engine.worker)
-    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="msmlp-decode")
+    decoders = Decoders(
+        settings.decode_threads,
+        max_pixels=settings.max_pixels,
+        max_request_pixels=settings.max_request_pixels,
+        observe=metrics.decoded,
+    )
+    engine.decode_backlog = metrics.decode_backlog = decoders.backlog
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)
     return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records, layout)

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Most pixels (width x height) of an image."
     )
+    max_request_pixels: int = Field(
+        default=256_000_000,
+        ge=1,
+        description="Most pixels to decode for one request, over all its images; a JPEG decoded at an eighth of its "
+        "size counts a 64th.",
+    )
     max_images: int = Field(default=1024, ge=1, description="Most images of one request.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body.")
     max_json_bytes: int = Field(

@@ -62,14 +62,25 @@ class Admission:
         if missing > 0:
             detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"
             raise OverloadedError(detail, _retry_after(missing * pace), "capacity")
-        predicted = self.backlog(load) + images * pace
-        if inflight and 0 < self.max_wait < predicted:
-            detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
-            raise OverloadedError(detail, _retry_after(predicted - self.max_wait), "wait")
+        if inflight:
+            self._check_wait(self.backlog(load) + images * pace)
         self.admitted += images
         self.degraded += images * degraded
         self.release(-images)
         return Permits(self, images)
+
+    def check_decoding(self, images: int, load: Load, seconds: float) -> None:
+        """Refuse admitted images whose decoding is predicted to end in `seconds`, if that makes them wait too long.
+
+        OverloadedError as from `admit`. Alone in flight, they may take any time.
+        """
+        if self.inflight + load.others.inflight > images:
+            self._check_wait(self.backlog(load) + seconds)
+
+    def _check_wait(self, predicted: float) -> None:
+        if 0 < self.max_wait < predicted:
+            detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
+            raise OverloadedError(detail, _retry_after(predicted - self.max_wait), "wait")
 
     def release(self, images: int) -> None:
         """Permits return."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -100,6 +101,8 @@ class AsyncEngine:
         """Seconds since the engine's last sign of life."""
         self.turns = 0
         """Signs of life of the event loop, every LOOK_SECONDS."""
+        self.decode_backlog: Callable[[], float] = float
+        """Predicted seconds until all that was admitted is decoded; brown-out counts them as waiting."""
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
         self.admission.share_with = self.worker.share
 
@@ -152,6 +155,10 @@ class AsyncEngine:
         permits = self.admission.admit(images, load, degraded=degraded)
         self._update_brownout(load)
         return permits
+
+    def decoding_check(self, images: int) -> Callable[[float], None]:
+        """Refuses admitted images by the seconds until they are decoded (Admission.check_decoding), on any thread."""
+        return partial(self.admission.check_decoding, images, self.worker.load or Load.none(1))
 
     async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Result:
         """Run admitted images [n, size, size, 3]; cancelling the awaiting task cancels them.
@@ -243,7 +250,8 @@ class AsyncEngine:
         if now - self._browned > FROZEN_SECONDS:
             self._awake = now
         self._browned = now
-        wait = max(now - max(min(load.oldest), self._awake), admission.backlog(load))
+        oldest = max(min(load.oldest), self._awake)
+        wait = max(now - oldest, admission.backlog(load) + self.decode_backlog())
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
         quiet = not admission.met and load.others.inflight <= 0

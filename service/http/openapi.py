@@ -55,6 +55,7 @@ _PROBLEM_EXAMPLES = (
     (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),
     (413, "body_too_large", "the body has 70000000 bytes; at most 67108864 are allowed"),
     (413, "too_many_images", "1200 images in one request; at most 1024 are allowed"),
+    (413, "too_many_pixels", "the images have 300000000 pixels to decode, the limit of a request is 256000000 ..."),
     (413, "image_too_large", "image is 10000x10000 = 100000000 pixels, the limit is 32000000"),
     (415, "unsupported_media_type", "content type 'text/html' is not supported; set Content-Type, ..."),
     (422, "undecodable_image", "not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"),

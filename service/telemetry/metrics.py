@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from msmlp.model.exits.rule import Reason
+from msmlp.model.preprocess import FORMATS
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import (
     Cancelled,
@@ -97,6 +98,7 @@ class Metrics(Collector):
         self._engines: Engines | None = None
         self._gflops, self._name, self._version = gflops, name, version
         self._stages = len(gflops)
+        self.decode_backlog: Callable[[], float] = float
         self.executions = 0
         """Batches that the first stage has run."""
 
@@ -104,6 +106,7 @@ class Metrics(Collector):
         self._requests: deque[tuple[str, int, float]] = deque()
         self._batches: deque[Ran] = deque()
         self._answers: deque[tuple[Any, ...]] = deque()
+        self._decoded: deque[tuple[str, float]] = deque()
         self._spent = self._expected = 0.0
         self._images = 0
         self._shadows: dict[int, deque[bool]] = {}
@@ -121,6 +124,9 @@ class Metrics(Collector):
         self.images = counter("msmlp_images", "Images answered.", ["exit", "reason"])
         text = "Arrival to the answer of an image."
         self.image_seconds = by_label("msmlp_image_seconds", text, "exit", [*exits, NO_EXIT])
+        text = "Decoding of a picture by a decoder thread, from its bytes to the model's size, by format."
+        kinds = [*map(str.lower, FORMATS), "pixels"]
+        self.decode_seconds = by_label("msmlp_decode_seconds", text, "format", kinds)
         text = "Time that an image waited for a stage."
         self.queue_seconds = by_label("msmlp_stage_queue_seconds", text, "stage", exits)
         self.compute_seconds = by_label("msmlp_stage_compute_seconds", "Duration of a batch.", "stage", exits)
@@ -222,6 +228,12 @@ class Metrics(Collector):
         if self._images >= AT_MOST or len(self._answers) >= TOGETHER:
             self._count()
 
+    def decoded(self, took: list[tuple[str, float]]) -> None:
+        """Pictures of a request were decoded by the decoder threads: the format of each, and its seconds."""
+        self._decoded.extend(took)
+        if len(self._decoded) >= TOGETHER:
+            self._count()
+
     def _count(self) -> None:
         """Count what has happened since the last call."""
         if requests := _taken(self._requests):
@@ -233,6 +245,9 @@ class Metrics(Collector):
             stages = np.array([batch.stage for batch in batches])
             self.compute_seconds.observe(stages, np.array([batch.seconds for batch in batches]))
             self.batch_size.observe(stages, np.array([batch.images for batch in batches]))
+        if decoded := _taken(self._decoded):
+            rows = [self.decode_seconds.row(kind.lower()) for kind, _ in decoded]
+            self.decode_seconds.observe(np.array(rows), np.array([seconds for _, seconds in decoded]))
         self._images = 0
         if answers := _taken(self._answers):
             self._count_images(answers)
@@ -265,6 +280,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         self._count()  # the registry asks this collector before those it counts with
+        text = "Predicted seconds until all that was admitted is decoded."
+        yield _gauge("msmlp_decode_backlog_seconds", text, self.decode_backlog())
         yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:

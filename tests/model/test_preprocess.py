@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from msmlp.model import preprocess
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import FORMATS, decode, load_image, to_square, upright_rgb
 
@@ -227,6 +228,21 @@ def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_
     image.getexif()[0x0112] = 3
     assert np.array_equal(np.asarray(upright_rgb(image)), gradient(48, 32)[::-1, ::-1])
     assert np.array_equal(np.asarray(image), gradient(48, 32))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "RGBa"])
+@pytest.mark.parametrize("size", [(7, 40), (64, 40), (300, 2), (40, 1)])
+def test_transparency_is_blended_in_strips_as_it_is_in_one_piece(
+    mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
+    image = Image.fromarray(channels)
+    image = image.convert("RGB").quantize(50) if mode == "P" else image.convert(mode)
+    if mode == "P":
+        image.info["transparency"] = bytes(range(0, 250, 5))
+    whole = np.asarray(upright_rgb(image))
+    monkeypatch.setattr(preprocess, "STRIP_PIXELS", 256)
+    assert np.array_equal(np.asarray(upright_rgb(image)), whole)
 
 
 # --- size --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.fakes import PATIENCE_SECONDS
 from tests.processes import LAYOUTS, Served
 from tests.servers import encoded, serving
 
-LIMITS = {"max_images": 64, "max_pixels": 1_000_000, "max_body_bytes": 2_000_000}
+LIMITS = {"max_images": 64, "max_pixels": 1_000_000, "max_request_pixels": 10_000_000, "max_body_bytes": 2_000_000}
 """Easily passed."""
 
 

@@ -83,6 +83,27 @@ def test_retry_after_says_when_the_images_would_be_admitted(backlog: float, seco
         admission(inside=10).admit(1, replace(LOAD, backlog_seconds=backlog - seconds))
 
 
+def test_admitted_images_whose_decoding_would_take_too_long_are_refused() -> None:
+    load = replace(LOAD, backlog_seconds=1.0)
+    made = admission(inside=10)
+    made.admit(20, load)
+    made.check_decoding(20, load, 0.7)
+    with pytest.raises(OverloadedError, match="the predicted wait is 4200 ms, the limit 2000 ms") as caught:
+        made.check_decoding(20, load, 3.0)
+    assert (caught.value.reason, caught.value.retry_after) == ("wait", 3)
+
+
+def test_the_only_request_may_decode_for_any_time() -> None:
+    alone = admission()
+    alone.admit(20, LOAD)
+    alone.check_decoding(20, LOAD, 1e6)
+    with pytest.raises(OverloadedError):
+        alone.check_decoding(20, replace(LOAD, others=Counts(inflight=1)), 1e6)
+    without_limit = admission(max_wait=0, inside=10)
+    without_limit.admit(20, LOAD)
+    without_limit.check_decoding(20, LOAD, 1e6)
+
+
 @pytest.mark.parametrize(("images", "seconds"), [(1, 1), (250, 3), (1000, 10)])
 def test_permits_are_returned_at_the_engines_pace(images: int, seconds: int) -> None:
     assert refused(admission(inside=1000), images).retry_after == seconds

@@ -10,6 +10,7 @@ GIVEN = {
     "body_too_large": "INVALID_ARGUMENT",
     "too_many_images": "INVALID_ARGUMENT",
     "image_too_large": "INVALID_ARGUMENT",
+    "too_many_pixels": "INVALID_ARGUMENT",
     "unsupported_media_type": "INVALID_ARGUMENT",
     "unknown_model": "NOT_FOUND",
     "no_images": "INVALID_ARGUMENT",

@@ -140,6 +140,8 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "inflight_images": ("gauge", ()),
     "capacity_images": ("gauge", ()),
     "backlog_seconds": ("gauge", ()),
+    "decode_seconds": ("histogram", ("format",)),
+    "decode_backlog_seconds": ("gauge", ()),
     "work_seconds_total": ("counter", ()),
     "exit_gflops": ("gauge", ("exit",)),
     "confidence": ("histogram", ("exit",)),
@@ -184,6 +186,7 @@ SERIES = {
     "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "memory"}],
     "deadline_margin_seconds_count": [{}],
     "invalid_scores_total": [{}],
+    "decode_seconds_count": [{"format": kind} for kind in ("png", "jpeg", "webp", "bmp", "gif", "pixels")],
     "gflops_total": [{}],
     "gflops_saved_total": [{}],
     "gflops_expected_total": [{}],
@@ -338,7 +341,7 @@ def leave(client: httpx.Client, traffic: Traffic, service: Service, backend: Fak
             assert held[key("oldest_wait_seconds", stage=1)] > 0 == held[key("oldest_wait_seconds", stage=2)]
         wait_until(lambda: service.engine.admission.inflight == 0)
     may_decode = threading.Event()
-    blocked = [service.decoders.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
+    blocked = [service.decoders.threads.submit(may_decode.wait, PATIENCE_SECONDS) for _ in range(2)]
     with knock(client, files=files[:2]):
         wait_until(lambda: service.engine.admission.inflight == 2)
     wait_until(lambda: service.engine.admission.inflight == 0)
@@ -425,6 +428,7 @@ def check_labels(samples: Samples, service: Service) -> None:
         "status": {str(int(status)) for status in HTTPStatus} | {str(CLIENT_CLOSED_REQUEST)},
         "exit": {*EXITS, "none"},
         "stage": set(EXITS),
+        "format": {"png", "jpeg", "webp", "bmp", "gif", "pixels"},
         "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "memory"},
         "where": {"decode", "queue", "batch"},
         "phase": set(PHASES),

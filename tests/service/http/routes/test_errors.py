@@ -77,9 +77,10 @@ def check_discreet(text: str) -> None:
     assert not re.search(r"(?<![\w/:.])/(?:[\w.-]+/)+[\w.-]+", text), "a path of the server"
 
 
-def hundred_megapixels() -> bytes:
+def black(side: int) -> bytes:
+    """Few bytes, whatever the size."""
     stream = io.BytesIO()
-    Image.new("1", (10_000, 10_000)).save(stream, "PNG")
+    Image.new("1", (side, side)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -108,7 +109,8 @@ PROVOKED: dict[str, tuple[int, str, Callable[[], dict[str, Any]]]] = {
     "too many images": (413, "too_many_images", lambda: form(*[picture_file()] * 65)),
     "far too many images": (413, "too_many_images", lambda: form(*[b"x"] * 500)),
     "too many images as JSON": (413, "too_many_images", lambda: {"json": {"images": ["eA=="] * 65}}),
-    "100 megapixels": (413, "image_too_large", lambda: {"content": hundred_megapixels(), "headers": PNG}),
+    "100 megapixels": (413, "image_too_large", lambda: {"content": black(10_000), "headers": PNG}),
+    "12 megapixels in all": (413, "too_many_pixels", lambda: form(*[black(1000)] * 12)),
     "another type": (
         415,
         "unsupported_media_type",
@@ -190,14 +192,14 @@ def test_a_truncated_jpeg(client: httpx.Client, cat_photo: bytes) -> None:
 
 def test_what_is_too_large_is_said_with_the_limit(client: httpx.Client) -> None:
     """Pillow itself warns of 100 megapixels (an error in these tests), so its words are the shorter ones."""
-    for content in (hundred_megapixels(), picture_file(1001)):
+    for content in (black(10_000), picture_file(1001)):
         answer = client.post("/classify", content=content, headers=PNG)
         assert re.search("limit (of|is) 1000000$", answer.json()["detail"])
 
 
 @pytest.mark.parametrize("way", ["form", "json"])
 def test_each_bad_image_of_several_is_named(client: httpx.Client, way: str) -> None:
-    images = [picture_file(), HTML, picture_file(), hundred_megapixels(), picture_file()]
+    images = [picture_file(), HTML, picture_file(), black(10_000), picture_file()]
     request = form(*images)
     if way == "json":
         request = {"json": {"images": [base64.b64encode(image).decode() for image in images]}}

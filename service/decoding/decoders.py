@@ -1,0 +1,250 @@
+"""The decoder threads, and what a request's images go through on them: headers, limits, then its pictures by turns."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmlp.model.errors import ImageError, MsmlpError
+from msmlp.model.plain import plain_image
+from msmlp.model.preprocess import to_square
+from msmlp.service.decoding.cost import PER_PICTURE, DecodeTimes
+from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
+from msmlp.service.decoding.queue import DecodeQueue, Next
+from msmlp.service.errors import BadImagesError, TooManyPixelsError
+
+SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
+"""A single image up to this size, and this much work (a progressive JPEG of 128 x 128 pixels), is decoded on the event
+loop: a thread, and the wait for the interpreter, would take longer than the decoding."""
+LOOP_SECONDS = 0.005
+"""But none that is predicted to take longer."""
+
+HEADERS = 16
+"""Headers that are read in one turn."""
+WORTH_A_THREAD = 0.002
+"""Predicted seconds of work for which one more thread begins: threads get into each other's way."""
+
+Sources = Sequence[Source] | NDArray[np.uint8]
+"""Separate images, or the pixels of all in one array [n, H, W, 3]."""
+Check = Callable[[float], None]
+"""Refuses a request whose decoding is predicted to end in so many seconds."""
+
+
+class Decoders:
+    """Decodes the images of all requests on `threads` threads. Use it from one event loop.
+
+    `max_pixels` bounds the pixels to be decoded of an image, `max_request_pixels` those of a request. `observe` gets,
+    on the event loop, the kinds and seconds of pictures that threads have decoded.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        max_pixels: int,
+        max_request_pixels: int,
+        observe: Callable[[list[tuple[str, float]]], None] = lambda _: None,
+    ) -> None:
+        self._number, self._max_pixels, self._max_request_pixels = threads, max_pixels, max_request_pixels
+        self._small_pixels = min(max_pixels, max_request_pixels)
+        self._observe = observe
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="msmlp-decode")
+        self._times = DecodeTimes()
+        self._lock = Lock()  # for all below
+        self._queue: DecodeQueue[_Job] = DecodeQueue()
+        self._working, self._in_work = 0, 0.0
+
+    def backlog(self) -> float:
+        """Predicted seconds until all that waits or is being decoded is decoded."""
+        with self._lock:
+            return (self._queue.seconds + self._in_work) / self._number
+
+    def shutdown(self) -> None:
+        self.threads.shutdown()
+
+    def at_once(self, sources: Sources, size: int) -> Pixels | None:
+        """What needs no thread: pixels [n, size, size, 3] as they are, or a single small image; None for all others.
+
+        BadImagesError for a single image that cannot be decoded.
+        """
+        if isinstance(sources, np.ndarray) and sources.shape[1:] == (size, size, 3):
+            return sources
+        if len(sources) == 1 and (small := self._small(sources[0], size)) is not None:
+            return small[None]
+        return None
+
+    async def decode(
+        self, sources: Sources, size: int, *, deadline: float = math.inf, check: Check = lambda _: None
+    ) -> Pixels:
+        """Decode and resize images → uint8 [n, size, size, 3].
+
+        Cancelled, it stops after the pictures that are being decoded. When the deadline passes (monotonic seconds) it
+        stops too, and what is left is black: the engine computes nothing that late.
+
+        Raises:
+            BadImagesError: one entry per image that cannot be decoded.
+            TooManyPixelsError: more pixels to decode than a request may have.
+            MsmlpError: what `check` raises.
+        """
+        job = _Job(sources, size, deadline, check)
+        starts = range(0, len(sources), HEADERS)
+        self._enter(job, [PER_PICTURE * min(HEADERS, len(sources) - start) for start in starts])
+        try:
+            await job.done
+        finally:
+            with self._lock:
+                self._forget(job)
+            self._observe(job.took)
+        return job.pixels
+
+    def _small(self, source: Source, size: int) -> Pixels | None:
+        """The pixels of a small image; None for a large one."""
+        if isinstance(source, np.ndarray):
+            return source if source.shape == (size, size, 3) else None
+        if len(source) > SMALL_BYTES:
+            return None
+        if plain := plain_image(source, size, max_pixels=self._small_pixels):
+            return to_square(plain, size)
+        try:
+            picture = read_header(source, size, self._max_pixels)
+            small = picture.work <= SMALL_WORK and picture.pixels <= self._small_pixels
+            if small and self._times.predict(picture.kind, picture.work) <= LOOP_SECONDS:
+                return picture.decode()
+            return None
+        except ImageError as error:
+            raise BadImagesError([(0, error)]) from None
+
+    def _enter(self, job: "_Job", seconds: Sequence[float]) -> None:
+        """Let a job's turns wait, and as many threads work as all work is worth."""
+        with self._lock:
+            if job.ended:
+                return
+            job.left = len(seconds)
+            self._queue.add(job, seconds)
+            worth = min(self._number, 1 + int((self._queue.seconds + self._in_work) / WORTH_A_THREAD))
+            begin, self._working = worth - self._working, max(worth, self._working)
+        for _ in range(begin):
+            self.threads.submit(self._work)
+
+    def _forget(self, job: "_Job") -> None:
+        """No more turns; with the lock held."""
+        job.ended = True
+        self._queue.remove(job)
+
+    def _work(self) -> None:
+        """On a thread: turns, until there are no more."""
+        while (turn := self._begin_turn()) is not None:
+            try:
+                self._take(turn.request, turn.number, time.monotonic())
+            except Exception as error:  # any: the turns behind it belong to other requests
+                self._end(turn.request, error)
+            with self._lock:
+                self._in_work -= turn.seconds
+
+    def _begin_turn(self) -> "Next[_Job] | None":
+        with self._lock:
+            turn = self._queue.take()
+            if turn is None:
+                self._working -= 1
+                if not self._working:
+                    self._in_work = 0.0  # without what rounding leaves
+            else:
+                self._in_work += turn.seconds
+            return turn
+
+    def _take(self, job: "_Job", index: int, began: float) -> None:
+        """One turn of a job: a few headers, or a picture."""
+        if began >= job.deadline:
+            self._end(job)
+        elif job.order:
+            self._decode(job, index, began)
+        else:
+            job.read(index, self._max_pixels)
+            if self._was_last(job):
+                self._plan(job)
+
+    def _was_last(self, job: "_Job") -> bool:
+        with self._lock:
+            job.left -= 1
+            return not job.left
+
+    def _plan(self, job: "_Job") -> None:
+        """All headers are known: refuse the request, or let its pictures wait for their turns."""
+        job.order = sorted(job.pictures)
+        pictures = [job.pictures[index] for index in job.order]
+        if not pictures:
+            raise job.error()
+        pixels = sum(picture.pixels for picture in pictures)
+        if pixels > self._max_request_pixels:
+            raise TooManyPixelsError(
+                f"the images have {pixels} pixels to decode, the limit of a request is {self._max_request_pixels} "
+                "(--max-request-pixels)"
+            )
+        with self._lock:
+            seconds = [self._times.predict(picture.kind, picture.work) for picture in pictures]
+            total = sum(seconds)
+            before = self._queue.ahead(total) + self._in_work
+        job.check(max(*seconds, (before + total) / self._number))
+        self._enter(job, seconds)
+
+    def _decode(self, job: "_Job", number: int, began: float) -> None:
+        index = job.order[number]
+        picture = job.pictures.pop(index)  # opened files hold memory
+        try:
+            job.pixels[index] = picture.decode()
+        except ImageError as error:
+            job.errors.append((index, error))
+        seconds = time.monotonic() - began
+        job.took.append((picture.kind, seconds))
+        with self._lock:
+            self._times.learn(picture.kind, picture.work, seconds)
+        if self._was_last(job):
+            self._end(job, job.error() if job.errors else None)
+
+    def _end(self, job: "_Job", error: Exception | None = None) -> None:
+        with self._lock:
+            self._forget(job)
+        with suppress(RuntimeError):  # the event loop is closed
+            job.loop.call_soon_threadsafe(job.settle, error)
+
+
+class _Job:
+    """A request on the decoder threads. Its turns are `HEADERS` headers each until it has an `order`, then pictures."""
+
+    def __init__(self, sources: Sources, size: int, deadline: float, check: Check) -> None:
+        self.sources, self.size, self.deadline, self.check = sources, size, deadline, check
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()
+        self.pictures: dict[int, Picture] = {}
+        self.order: list[int] = []  # of pictures that can be decoded
+        self.pixels = np.zeros((len(sources), size, size, 3), np.uint8)
+        self.errors: list[tuple[int, MsmlpError]] = []
+        self.took: list[tuple[str, float]] = []
+        self.left = 0
+        self.ended = False
+
+    def read(self, turn: int, max_pixels: int) -> None:
+        """Read the headers of a turn."""
+        for index in range(HEADERS * turn, min(HEADERS * (turn + 1), len(self.sources))):
+            try:
+                self.pictures[index] = read_header(self.sources[index], self.size, max_pixels)
+            except ImageError as error:
+                self.errors.append((index, error))
+
+    def error(self) -> BadImagesError:
+        return BadImagesError(sorted(self.errors, key=lambda each: each[0]))
+
+    def settle(self, error: Exception | None) -> None:
+        """On the event loop."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)

@@ -1,0 +1,74 @@
+"""What is known of an image by its header."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.preprocess import load_image
+from msmlp.service.decoding.pictures import ENTROPY, read_header
+
+LIMIT = 1_000_000
+
+
+def file(size: tuple[int, int], kind: str, mode: str = "RGB", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "JPEG"])
+@pytest.mark.parametrize("size", [(32, 32), (100, 40), (300, 200)])
+def test_format_and_pixels_are_told_and_the_picture_is_the_models_own(kind: str, size: tuple[int, int]) -> None:
+    data = file(size, kind)
+    picture = read_header(data, 32, LIMIT)
+    reduced = 2 if kind == "JPEG" and size == (300, 200) else 1  # 200 holds twice the model's size thrice
+    assert (picture.kind, picture.pixels) == (kind, size[0] * size[1] / reduced**2)
+    assert (picture.decode() == load_image(data, 32)).all()
+
+
+@pytest.mark.parametrize(("side", "scale"), [(127, 1), (128, 2), (255, 2), (256, 4), (512, 8), (800, 8)])
+def test_a_jpeg_counts_the_pixels_that_it_is_decoded_to(side: int, scale: int) -> None:
+    picture = read_header(file((side, side), "JPEG"), 32, LIMIT)
+    assert picture.pixels == (-(-side // scale)) ** 2
+    assert picture.work == pytest.approx(picture.pixels + ENTROPY * side**2)
+
+
+def test_scans_are_work() -> None:
+    plain, progressive = (read_header(file((800, 800), "JPEG", progressive=each), 32, LIMIT) for each in (False, True))
+    assert plain.pixels == progressive.pixels
+    assert plain.work < progressive.work < 6 * plain.work
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
+    data = file((200, 200), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * 300 + data[-2:]
+    with pytest.raises(ImageTooLargeError, match=r"image has 3\d\d scans, as much work as \d+ pixels"):
+        read_header(bomb, 32, 50_000)
+
+
+def test_pixels_are_counted_too() -> None:
+    pixels = np.zeros((40, 50, 3), np.uint8)
+    picture = read_header(pixels, 32, LIMIT)
+    assert (picture.kind, picture.pixels, picture.work) == ("pixels", 2000, 2000)
+    assert picture.decode().shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("side", [32, 300])
+def test_the_largest_size_is_width_by_height_also_of_what_is_reduced(side: int) -> None:
+    for kind in ("JPEG", "PNG"):
+        read_header(file((side, side), kind), 32, side**2)
+        with pytest.raises(ImageTooLargeError):
+            read_header(file((side, side), kind), 32, side**2 - 1)
+
+
+def test_a_jpeg_of_half_a_million_markers_is_refused() -> None:
+    data = file((40, 40), "JPEG")
+    bomb = data[:2] + b"\xff\xfe\0\2" * 600_000 + data[2:]
+    with pytest.raises(UndecodableImageError):
+        read_header(bomb, 32, LIMIT)

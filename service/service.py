@@ -27,6 +27,7 @@ from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
 from msmlp.service.telemetry.record import RequestRecords, Statistics
+from msmlp.service.turns import Turns
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra
@@ -89,6 +90,7 @@ class Service:
     others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
+    turns: Turns = field(default_factory=Turns)
 
     @cached_property
     def facts(self) -> Facts:

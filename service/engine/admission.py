@@ -1,15 +1,12 @@
 """Admission: a limit on images in flight and a limit on the predicted wait. Pure: no clock."""
 
-import math
 from collections.abc import Callable
 from operator import add
 from typing import Self
 
+from msmlp.service.engine.door import Bookings, Door, turned_away
 from msmlp.service.engine.messages import Counts, Load
 from msmlp.service.errors import OverloadedError
-
-RETRY_SECONDS = 1, 60
-"""The shortest and the longest Retry-After of a refusal."""
 
 
 class Permits:
@@ -41,7 +38,8 @@ class Admission:
     `permits` is how many there are, 0 until the engine is ready; `inflight` how many are held, `inside` how many of
     those by images in the engine. `admitted` and `degraded` count all images since the start, and those of them that
     brown-out moved to a cheaper operating point. Front ends that use one engine share its permits: each passes its
-    numbers to `share_with`, and finds those of the others in the engine's load.
+    numbers to `share_with`, and finds those of the others in the engine's load. The `door` refuses before a body is
+    read; `bookings` say when the refused may come back.
     """
 
     def __init__(self, max_wait: float) -> None:
@@ -49,18 +47,27 @@ class Admission:
         self.permits = self.inflight = self.inside = 0
         self.admitted = self.degraded = 0
         self.share_with: Callable[[Counts], None] | None = None
+        self.door, self.bookings = Door(max_wait), Bookings(max_wait)
 
-    def admit(self, images: int, load: Load, *, degraded: bool = False) -> Permits:
+    def look(self, now: float, cpu: float, late: float) -> None:
+        """Call it at intervals, with the CPU time of the event loop's thread so far and by how much the call is late; seconds."""
+        self.bookings.look(now, self.door.look(now, cpu, late))
+
+    def turn_away(self, size: int, now: float) -> OverloadedError:
+        """The refusal of a request whose body of `size` bytes was not read, as the door has more than `most` work."""
+        return turned_away(self.door, self.bookings, size, now)
+
+    def admit(self, images: int, load: Load, now: float = 0.0, *, degraded: bool = False) -> Permits:
         """Take permits; OverloadedError says when to retry. With nothing in flight, any wait is admitted."""
         pace, inflight = load.seconds_per_image, int(self.inflight + load.others.inflight)
         missing = inflight + images - self.permits
         if missing > 0:
             detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"
-            raise OverloadedError(detail, _retry_after(missing * pace), "capacity")
-        predicted = self.backlog(load) + images * pace
+            raise OverloadedError(detail, self.bookings.book(now, missing * pace, images * pace), "capacity")
+        predicted = self.wait(load) + images * pace
         if inflight and 0 < self.max_wait < predicted:
             detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
-            raise OverloadedError(detail, _retry_after(predicted - self.max_wait), "wait")
+            raise OverloadedError(detail, self.bookings.book(now, predicted - self.max_wait, images * pace), "wait")
         self.admitted += images
         self.degraded += images * degraded
         self.release(-images)
@@ -84,11 +91,11 @@ class Admission:
         outside = self.inflight - self.inside + load.others.inflight - load.others.inside
         return load.backlog_seconds + max(0, outside) * load.seconds_per_image
 
+    def wait(self, load: Load) -> float:
+        """Predicted seconds until all that is in work is answered, whatever holds it up: the device, or this process."""
+        return max(self.backlog(load) + self.door.lag, self.door.wait)
+
     def share(self, load: Load) -> float:
         """The share of permits held by images in the engine; brown-out makes nothing decode faster."""
         return (self.inside + load.others.inside) / self.permits if self.permits else 0.0
 
-
-def _retry_after(seconds: float) -> int:
-    shortest, longest = RETRY_SECONDS
-    return min(longest, max(shortest, math.ceil(seconds)))

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from time import thread_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class AsyncEngine:
         """Start the worker; call with the loop running."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.worker.start()
-        self._tick()
+        self._tick(time.monotonic())
 
     async def stop(self) -> None:
         """Answer the images in flight, then end the worker."""
@@ -130,8 +131,9 @@ class AsyncEngine:
         """
         self.check()
         load = self.worker.load or Load.none(1)  # the worker may have died just now
-        permits = self.admission.admit(images, load, degraded=degraded)
-        self._update_brownout(load)
+        now = time.monotonic()
+        permits = self.admission.admit(images, load, now, degraded=degraded)
+        self._update_brownout(load, now)
         return permits
 
     async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Result:
@@ -198,20 +200,21 @@ class AsyncEngine:
                 if isinstance(message, Submit):
                     self._fail(message.request, error)
 
-    def _tick(self) -> None:
-        """Update brown-out at intervals: it must also end when no requests come."""
-        load = self.worker.load
+    def _tick(self, due: float) -> None:
+        """Update brown-out at intervals, as it must also end when no requests come; see how late the loop is."""
+        now, load = time.monotonic(), self.worker.load
+        self.admission.look(now, thread_time(), now - due)
         if load is not None:
-            self._update_brownout(load)
+            self._update_brownout(load, now)
         if not self.down:
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick, now + TICK_SECONDS)
 
-    def _update_brownout(self, load: Load) -> None:
-        now, admission = time.monotonic(), self.admission
+    def _update_brownout(self, load: Load, now: float) -> None:
+        admission = self.admission
         if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
             return
         self._browned = now
-        wait = max(now - min(load.oldest), admission.backlog(load))
+        wait = max(now - min(load.oldest), admission.wait(load))
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
         self.brownout.update(now, wait, totals, admission.share(load))

@@ -118,7 +118,10 @@ class Metrics(Collector):
         self.gflops_expected = counter(
             "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
         )
-        text = "Refused: images at full capacity or for too long a wait, requests for lack of memory."
+        text = (
+            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read) "
+            "and for lack of memory."
+        )
         self.shed = counter("msmlp_shed", text, ["reason"])
         text = (
             "Share of early answers that the last exit agrees with, among the newest ones run to the end; "
@@ -145,7 +148,7 @@ class Metrics(Collector):
         for route in INFERENCES:
             for status in STATUSES:
                 self.requests.labels(route, status)
-        for reason in ("capacity", "wait", "memory"):
+        for reason in ("capacity", "wait", "door", "memory"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)

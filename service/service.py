@@ -20,6 +20,7 @@ from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
 from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
+from msmlp.service.engine.turns import Turns
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
@@ -27,7 +28,6 @@ from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
 from msmlp.service.telemetry.record import RequestRecords, Statistics
-from msmlp.service.turns import Turns
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra

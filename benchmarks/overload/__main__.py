@@ -29,14 +29,17 @@ from msmlp.bench.generator import offer as offer_closed
 from msmlp.bench.http import SERVE
 from msmlp.bench.images import form_bytes
 from msmlp.bench.processes import Server, family, image_size, server_process
+from msmlp.service.settings import Settings
 
 LOADS = (0.1, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 PICTURES, FORM_IMAGES, FORMS = 256, 16, 32
 SINGLE, FORM = "single pictures", "forms of 16"
 CAPACITY_SECONDS, CAPACITY_CONNECTIONS = 5.0, 32
 CONNECTIONS = 12_000
+OVERLOAD = 4.0
+"""Of the capacity, at the end: above what brown-out can make of it."""
 SETTLE_SECONDS = 3.0
-HELD = ("msmlp_inflight_images", "msmlp_queue_images", "msmlp_bodies_bytes", "msmlp_brownout_level")
+HELD = ("msmlp_inflight_images", "msmlp_queue_images", "msmlp_body_work", "msmlp_brownout_level")
 """Gauges that must be back at their start."""
 
 
@@ -53,7 +56,9 @@ def main() -> int:
     if given.page:
         document = json.loads(given.page.read_text())
     else:
-        document = measured(given.seconds, given.overload_seconds, given.kind or [SINGLE, FORM], given.loads, given.serve)
+        document = measured(
+            given.seconds, given.overload_seconds, given.kind or [SINGLE, FORM], given.loads, given.serve
+        )
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(document, indent=1) + "\n")
     sys.stdout.write(page(document))
@@ -68,7 +73,7 @@ def measured(
     for name in [name for name in os.environ if name.startswith("MSMLP_")]:
         del os.environ[name]
     os.sched_setaffinity(0, {theirs})  # which the server inherits
-    rows, faults = [], list[str]()
+    rows, faults = list[dict[str, Any]](), list[str]()
     with server_process("overload", ["-c", SERVE, "serve", "--port", "0", *serve], say) as server:
         os.sched_setaffinity(0, {mine})
         files = photographs(PICTURES, image_size(server.url))
@@ -84,18 +89,19 @@ def measured(
                 rows.append({"kind": kind, "capacity": capacity, "load": load, **figures(seen)})
                 say(str({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}))
         if overload_seconds:
-            mixed = requests[FORM]
-            rate = 2 * next(row["capacity"] for row in rows if row["kind"] == kinds[-1])
             before = at_rest(server)
-            offer(Load(server.url, requests[kinds[-1]] if kinds[-1] == SINGLE else mixed, CONNECTIONS, overload_seconds), rate)
+            last = rows[-1]
+            offered = Load(server.url, requests[last["kind"]], CONNECTIONS, overload_seconds)
+            offer(offered, OVERLOAD * last["capacity"])
             after = at_rest(server)
             faults += left_behind(start, before, after)
             rows.append({"kind": "overload", "before": before, "after": after})
     faults += [
         f"{row['kind']} at {row['load']:.0%}: {count} x {status}"
-        for row in rows if "statuses" in row
+        for row in rows
+        if "statuses" in row
         for status, count in row["statuses"].items()
-        if status not in ("200", "429")
+        if count and status not in ("200", "429")
     ]
     machine = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return {
@@ -104,7 +110,7 @@ def measured(
         "load_average_before": load_before,
         "seconds": seconds,
         "overload_seconds": overload_seconds,
-        "max_wait_ms": 2000.0,
+        "max_wait_ms": Settings.model_fields["max_wait_ms"].default,
         "rows": rows,
         "faults": faults,
     }

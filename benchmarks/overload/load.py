@@ -134,7 +134,7 @@ class _Client:
         for connection in self.free:
             connection.transport.close()
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop, host: str | None, port: int | None) -> None:
+    async def _connect(self, loop: asyncio.AbstractEventLoop, host: Any, port: Any) -> None:
         self._open += 1
         _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
         self.free.append(connection)

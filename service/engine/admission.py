@@ -50,11 +50,11 @@ class Admission:
         self.door, self.bookings = Door(max_wait), Bookings(max_wait)
 
     def look(self, now: float, cpu: float, late: float) -> None:
-        """Call it at intervals, with the CPU time of the event loop's thread so far and by how much the call is late; seconds."""
+        """Call it at intervals, with the CPU time of the event loop's thread so far and how late the call is; seconds."""
         self.bookings.look(now, self.door.look(now, cpu, late))
 
     def turn_away(self, size: int, now: float) -> OverloadedError:
-        """The refusal of a request whose body of `size` bytes was not read, as the door has more than `most` work."""
+        """The refusal of a request whose body of `size` bytes was not read; the door is closed."""
         return turned_away(self.door, self.bookings, size, now)
 
     def admit(self, images: int, load: Load, now: float = 0.0, *, degraded: bool = False) -> Permits:
@@ -64,8 +64,10 @@ class Admission:
         if missing > 0:
             detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"
             raise OverloadedError(detail, self.bookings.book(now, missing * pace, images * pace), "capacity")
-        predicted = self.wait(load) + images * pace
+        wait = self.wait(load)
+        predicted = wait + images * pace
         if inflight and 0 < self.max_wait < predicted:
+            self.door.full(now, wait)
             detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
             raise OverloadedError(detail, self.bookings.book(now, predicted - self.max_wait, images * pace), "wait")
         self.admitted += images
@@ -98,4 +100,3 @@ class Admission:
     def share(self, load: Load) -> float:
         """The share of permits held by images in the engine; brown-out makes nothing decode faster."""
         return (self.inside + load.others.inside) / self.permits if self.permits else 0.0
-

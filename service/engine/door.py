@@ -13,10 +13,10 @@ from msmlp.service.errors import OverloadedError
 REQUEST_BYTES = 2**10
 """What a request costs beside its body counts as so many bytes of it."""
 MOST_BYTES = 2**18
-"""A body counts at most this: of a large one, decoding and the engine know more once it was read. Without this limit one
+"""A body counts at most this: of a large one, decoding and the engine know more once it was read. Without a limit one
 body of 64 MB among thumbnails would shut the door for all."""
-BEGUN = 0.25
-"""The share of what is in work that counts as done when the loop becomes busy."""
+RUSH = 0.2
+"""Seconds for which what was learnt before always counts: the first of a rush see little of it done."""
 SMALL_BYTES = 2**16
 """A body up to this size has mostly come with its head, and is not looked at a second time."""
 MEMORY = 2.0
@@ -27,6 +27,8 @@ EASE = 0.8
 """What is left at the next look of the lag, and of the wait that is predicted while the loop is not busy."""
 RETRY_SECONDS = 1, 60
 """The shortest and the longest Retry-After of a refusal."""
+SLACK = 0.05
+"""The share of the longest wait that the device works off before bodies are read again, only to be refused."""
 FITS, LEAST = 0.9, 0.1
 """Those who come back may take what others leave of the first share of the time, and at least the second."""
 SPREAD = 7
@@ -39,11 +41,12 @@ SMOOTHING = 2.0
 class Door:
     """`work` is the bytes of whole bodies that are not answered yet; above `most` it takes longer than `max_wait`.
 
-    `lag` is how late the event loop has been lately: what waits in sockets, unseen, waits at least that long. Seconds.
+    The device may have too much to do as well: until `shut`, in seconds of Admission's clock. `lag` is how late the
+    event loop has been lately, in seconds: what waits in sockets, unseen, waits at least that long.
     """
 
     def __init__(self, max_wait: float) -> None:
-        self.max_wait, self.most = max_wait, math.inf
+        self.max_wait, self.most, self.shut = max_wait, math.inf, -math.inf
         self.work = self.lag = 0.0
         self._done = 0.0  # bytes since the last look
         self._busy = self._bytes = 0.0  # seconds, and the bytes done in them
@@ -55,6 +58,14 @@ class Door:
         work = REQUEST_BYTES + min(size, MOST_BYTES)
         self.work += work
         return work
+
+    def closed(self, now: float) -> bool:
+        """Whether a request that comes now is to be refused. With nothing in work, any is let in."""
+        return self.work > self.most or (now < self.shut and self.work > 0)
+
+    def full(self, now: float, wait: float) -> None:
+        """The device would take `wait` seconds for what it has: refuse before reading until it has done a little."""
+        self.shut = max(self.shut, now + wait - (1 - SLACK) * self.max_wait)
 
     def leave(self, work: float) -> None:
         self.work -= work
@@ -86,13 +97,16 @@ class Door:
         if not 0 < passed < math.inf:
             return 0.0
         busy = min(passed, spent)
-        if self._ease < 1:  # at the start of a rush most of what was done has not left yet
-            done += BEGUN * self.work
-        if busy > BUSY * passed and done:
-            keep = math.exp(-passed / MEMORY)
-            self._busy, self._bytes, self._ease = keep * self._busy + busy, keep * self._bytes + done, 1.0
-        else:  # more would have been done, had it come: no bad moment may shut the door for long
-            self._busy, self._bytes, self._ease = EASE * self._busy, EASE * self._bytes, EASE * self._ease
+        if busy <= BUSY * passed or not done:
+            # More would have been done, had it come: no bad moment may shut the door for long.
+            self._ease *= EASE
+            fade = max(EASE, min(1.0, RUSH / self._busy)) if self._busy else 1.0
+            self._busy, self._bytes = fade * self._busy, fade * self._bytes
+        elif self._ease < 1 and self._bytes:  # a rush begins: most of what it brought has not left yet
+            self._ease = 1.0
+        else:
+            keep, self._ease = math.exp(-passed / MEMORY), 1.0
+            self._busy, self._bytes = keep * self._busy + busy, keep * self._bytes + done
         pace = self.pace * self._ease
         self.most = max(0.0, self.max_wait - self.lag) / pace if pace and self.max_wait else math.inf
         return busy / passed

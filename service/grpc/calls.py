@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from msmlp.model.errors import MsmlpError
+from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import (
     CLIENT_CLOSED_REQUEST,
@@ -65,8 +66,9 @@ class Intake:
     at a time; a message that has arrived counts against `--max-bodies-bytes`, as bodies over HTTP do.
     """
 
-    def __init__(self, budget: ByteBudget, max_bytes: int) -> None:
+    def __init__(self, budget: ByteBudget, max_bytes: int, admission: Admission, shed: Callable[[], None]) -> None:
         self._budget, self._max_bytes = budget, max_bytes
+        self._admission, self._shed = admission, shed
         self._most = max(1, budget.limit // max_bytes)
         self._turns = asyncio.Semaphore(self._most)
         self._streams = 0
@@ -88,8 +90,24 @@ class Intake:
             self._turns.release()
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
             raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
-        with self._budget.holding(len(content)):
+        with self.working(len(content)):
             yield content
+
+    def knock(self) -> None:
+        """Raise OverloadedError when there is too much work already, before a message is read; `shed` counts it."""
+        if self._admission.door.closed(now := time.monotonic()):
+            self._shed()
+            raise self._admission.turn_away(0, now)
+
+    @contextmanager
+    def working(self, size: int) -> Iterator[None]:
+        """A message of `size` bytes is in work inside."""
+        with self._budget.holding(size):
+            work = self._admission.door.enter(size)
+            try:
+                yield
+            finally:
+                self._admission.door.leave(work)
 
     async def _turn(self) -> None:
         """Take one of the turns, waiting if necessary; OverloadedError when none becomes free."""

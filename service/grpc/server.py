@@ -43,7 +43,8 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     several = int(service.others is not None)
     options = [*OPTIONS, ("grpc.so_reuseport", several)]
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
-    intake, ending = Intake(service.body_budget, max_bytes), asyncio.Event()
+    shed = service.metrics.shed.labels("door").inc
+    intake, ending = Intake(service.body_budget, max_bytes, service.engine.admission, shed), asyncio.Event()
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     address = f"[{host}]" if ":" in host else host
@@ -85,7 +86,12 @@ async def _ready_once(service: Service) -> None:
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
     plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
-    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
+
+    def check() -> None:
+        service.check_ready()
+        intake.knock()
+
+    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=check)}
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:

@@ -55,7 +55,7 @@ class RequestMiddleware:
         exchange = _Exchange(record, self._records, self._budget, self._admission, receive, send)
         with self._records.open(record):
             try:
-                await self._respond(scope, exchange)
+                await self._respond(scope, exchange, record.arrival)
             except asyncio.CancelledError:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
@@ -70,14 +70,14 @@ class RequestMiddleware:
             if math.isnan(record.ended):
                 record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
-    async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
+    async def _respond(self, scope: Scope, exchange: "_Exchange", arrival: float) -> None:
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if self._door.work > self._door.most:
-                            raise self._admission.turn_away(_declared(scope), time.monotonic())
+                        if self._door.closed(arrival):
+                            raise self._admission.turn_away(_declared(scope), arrival)
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":
@@ -116,8 +116,8 @@ class _Exchange:
         self.held += size
         if not (self.work or message.get("more_body")) and message["type"] == "http.request":
             door = self._admission.door
-            if self.held > SMALL_BYTES and door.work > door.most:  # others came while it was read
-                raise self._admission.turn_away(self.held, time.monotonic())
+            if self.held > SMALL_BYTES and door.closed(now := time.monotonic()):  # others came while it was read
+                raise self._admission.turn_away(self.held, now)
             self.work = door.enter(self.held)
         return message
 

@@ -262,16 +262,19 @@ def _outcome(reason: int, landed: float, deadline: float) -> str:
 
 
 def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
-    up = inflight = permits = backlog = level = rate = 0.0
+    up = inflight = permits = backlog = level = rate = lag = work = 0.0
     if engine is not None:
         up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
         backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
         rate = engine.throughput.per_second(time.monotonic())
+        lag, work = engine.admission.door.lag, engine.admission.door.work
     yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
     yield _gauge("msmlp_frontends_ready", "Processes that take images.", up)
     yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
     yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)
     yield _gauge("msmlp_backlog_seconds", "Predicted device time until all images in flight are answered.", backlog)
+    yield _gauge("msmlp_loop_lag_seconds", "How late the event loop has been in the last second.", lag)
+    yield _gauge("msmlp_body_work", "Bodies read and not answered yet, by their bytes; a request counts 1,024.", work)
     yield _gauge("msmlp_brownout_level", "0 (none) to 8 (the cheapest operating point).", level)
     yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
 

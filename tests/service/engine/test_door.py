@@ -32,7 +32,7 @@ class Loop:
     def arrive(self, size: int = BODY, seconds: float = SECONDS) -> int | None:
         """Retry-After of a refused request; None when it was let in."""
         door = self.admission.door
-        if door.work > door.most:
+        if door.closed(self.now):
             self.refused += 1
             return self.admission.turn_away(size, self.now).retry_after
         self._queue.append((self.now, door.enter(size), seconds))
@@ -152,20 +152,13 @@ def returns(loop: Loop, until: float, arrivals: Callable[[], float]) -> tuple[in
 
 
 @pytest.mark.parametrize("max_wait", [0.2, 2.0, 5.0])
-@pytest.mark.parametrize("clients", [600, 2000])
+@pytest.mark.parametrize("clients", [1000, 2000])
 def test_a_burst_that_is_refused_is_let_in_when_it_comes_back(max_wait: float, clients: int) -> None:
     loop = Loop(max_wait)
     offer(loop, 0.9, 10)  # its pace is known
-    start, left = loop.now, clients
-    rng = np.random.default_rng(1)
-
-    def arrivals() -> float:
-        nonlocal left
-        left -= 1
-        return start + float(rng.uniform(0, 0.5)) if left >= 0 else np.inf
-
-    came, let_in = returns(loop, start + 70, arrivals)
-    assert came > clients / 4
+    times = iter((loop.now + np.sort(np.random.default_rng(1).uniform(0, 0.5, clients))).tolist())
+    came, let_in = returns(loop, loop.now + 70, lambda: next(times, np.inf))
+    assert came > clients / 5
     assert let_in >= 0.8 * came
 
 
@@ -200,6 +193,26 @@ def test_slots_that_are_over_are_forgotten() -> None:
         bookings.book(float(second), 0.0, 0.5)
         bookings.look(second + 0.5, 0.5)
     assert len(bookings._booked) <= 2 * 62
+
+
+def test_what_the_device_cannot_do_in_time_shuts_the_door_for_a_moment() -> None:
+    admission, load = Admission(2.0), Load((0,), (np.inf,), backlog_seconds=1.99, seconds_per_image=0.01)
+    admission.permits = 1000
+    door = admission.door
+    work = door.enter(BODY)
+    admission.admit(1, Load.none(1))
+    admission.inside = 1
+    with pytest.raises(OverloadedError, match="2090 ms"):
+        admission.admit(10, load, 100.0)
+    assert door.closed(100.08), "until five hundredths of the longest wait were done"
+    assert not door.closed(100.1)
+    with pytest.raises(OverloadedError, match="2500 ms"):
+        admission.admit(150, Load((0,), (np.inf,), backlog_seconds=1.0, seconds_per_image=0.01), 200.0)
+    assert not door.closed(200.0), "for smaller requests there is room"
+    admission.door.full(300.0, 5.0)
+    assert door.closed(300.0)
+    door.leave(work)
+    assert not door.closed(300.0), "alone, any is let in"
 
 
 def test_a_refusal_at_the_door_says_the_wait() -> None:

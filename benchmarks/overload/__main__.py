@@ -172,7 +172,7 @@ def gauges(url: str) -> dict[str, float]:
 
 
 def left_behind(start: dict[str, float], before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """What the overload has left: gauges and descriptors as at the start, memory as after the sweep (8 MiB are noise)."""
+    """What the overload has left: gauges and descriptors above the start, memory above the sweep (8 MiB are noise)."""
     faults = [f"{name} is {after[name]:g} at the end" for name in (*HELD, "descriptors") if after[name] > start[name]]
     if after["rss_mib"] > before["rss_mib"] + 8:
         faults.append(f"memory grew from {before['rss_mib']:.0f} to {after['rss_mib']:.0f} MiB")

@@ -100,7 +100,7 @@ class _Client:
         self.waiting = self._open = 0
 
     async def send(self, rate: float, seed: int) -> None:
-        """`rate` requests per second for the load's seconds; at most its `connections` wait at once, others are lost."""
+        """`rate` requests per second for the load's seconds; at most its `connections` wait at once, more are lost."""
         host, port = urlsplit(self._load.url).hostname, urlsplit(self._load.url).port
         loop, requests = asyncio.get_running_loop(), self._load.requests
         rng = np.random.default_rng(seed)

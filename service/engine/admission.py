@@ -50,7 +50,7 @@ class Admission:
         self.door, self.bookings = Door(max_wait), Bookings(max_wait)
 
     def look(self, now: float, cpu: float, late: float) -> None:
-        """Call it at intervals, with the CPU time of the event loop's thread so far and how late the call is; seconds."""
+        """Call it at intervals, with the CPU seconds of the event loop's thread so far and how late the call is."""
         self.bookings.look(now, self.door.look(now, cpu, late))
 
     def turn_away(self, size: int, now: float) -> OverloadedError:
@@ -94,7 +94,7 @@ class Admission:
         return load.backlog_seconds + max(0, outside) * load.seconds_per_image
 
     def wait(self, load: Load) -> float:
-        """Predicted seconds until all that is in work is answered, whatever holds it up: the device, or this process."""
+        """Predicted seconds until all that is in work is answered, whatever holds it up: the device or this process."""
         return max(self.backlog(load) + self.door.lag, self.door.wait)
 
     def share(self, load: Load) -> float:

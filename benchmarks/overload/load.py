@@ -19,6 +19,8 @@ from msmlp.bench.generator import Load
 
 SLEEP = 0.0005
 """Seconds between two looks at what is due: arrivals within one come together."""
+LEAD = 0.25
+"""The share of a load at its start that is not counted: the queue fills, and brown-out finds its level."""
 AHEAD = 1.0
 """Seconds of requests for which connections are open beforehand."""
 PATIENCE = 30.0
@@ -72,16 +74,20 @@ class _Connection(asyncio.Protocol):
             self._answered(answer[9:12].decode(), head, b'"degraded":true' in answer)
 
     def _answered(self, status: str, head: bytes, degraded: bool) -> None:
-        seen, self._asking = self._client.seen, False
+        self._asking = False
         self._client.waiting -= 1
-        seen.seconds.setdefault(status, []).append(time.perf_counter() - self._due)
-        seen.degraded += degraded
-        if status == "429" and (found := _RETRY.search(head)):
-            seen.retry_after[int(found[1])] += 1
+        if self._due >= self._client.since:
+            self._note(self._client.seen, status, head, degraded)
         if b"\r\nconnection: close" in head.lower():
             self.transport.close()
         else:
             self._client.free.append(self)
+
+    def _note(self, seen: Seen, status: str, head: bytes, degraded: bool) -> None:
+        seen.seconds.setdefault(status, []).append(time.perf_counter() - self._due)
+        seen.degraded += degraded
+        if status == "429" and (found := _RETRY.search(head)):
+            seen.retry_after[int(found[1])] += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._asking:
@@ -98,6 +104,7 @@ class _Client:
         self._load, self.seen = load, seen
         self.free: list[_Connection] = []
         self.waiting = self._open = 0
+        self.since = 0.0  # what was due before is not counted
 
     async def send(self, rate: float, seed: int) -> None:
         """`rate` requests per second for the load's seconds; at most its `connections` wait at once, more are lost."""
@@ -112,6 +119,7 @@ class _Client:
             await asyncio.gather(*(self._connect(loop, host, port) for _ in range(64)))
         await asyncio.sleep(0.5)  # the server has seen them all
         start = time.perf_counter()
+        self.since = start + LEAD * self._load.seconds
         now = 0.0
         for number, due in enumerate((start + offsets).tolist()):
             while now < due and (now := time.perf_counter()) < due:
@@ -126,7 +134,7 @@ class _Client:
                 self.free.pop().ask(requests[which[number]], due)
             else:
                 self.seen.seconds.setdefault("no connection", []).append(0.0)
-        self.seen.took = time.perf_counter() - start
+        self.seen.took = time.perf_counter() - self.since
         until = time.perf_counter() + PATIENCE
         while self.waiting and time.perf_counter() < until:
             await asyncio.sleep(0.01)

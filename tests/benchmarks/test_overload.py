@@ -52,8 +52,8 @@ def test_requests_come_at_their_rate_and_answers_are_told_apart() -> None:
         again = offer(Load(url, requests, 500, 1.0), 300.0)
     found = {status: len(seconds) for status, seconds in seen.seconds.items() if seconds}
     assert set(found) == {"200", "429"}
-    assert 240 < sum(found.values()) < 360, "Poisson, with a seed"
-    assert found == {status: len(seconds) for status, seconds in again.seconds.items() if seconds}
+    assert 170 < sum(found.values()) < 280, "Poisson, less the first quarter"
+    assert set(found) == {status for status, seconds in again.seconds.items() if seconds}
     assert seen.retry_after == {7: found["429"]}
     assert 0 < seen.degraded < found["200"]
     row = figures(seen)

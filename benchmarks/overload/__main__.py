@@ -92,10 +92,11 @@ def measured(
                 rows.append({"kind": kind, "capacity": capacity, "load": load, **figures(seen)})
                 say(str({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}))
         if overload_seconds:
-            before = at_rest(server)
             last = rows[-1]
-            offered = Load(server.url, requests[last["kind"]], CONNECTIONS, overload_seconds)
-            offer(offered, OVERLOAD * last["capacity"])
+            sent, rate = requests[last["kind"]], OVERLOAD * last["capacity"]
+            offer(Load(server.url, sent, CONNECTIONS, overload_seconds / 6), rate)  # memory it takes once, and keeps
+            before = at_rest(server)
+            offer(Load(server.url, sent, CONNECTIONS, overload_seconds), rate)
             after = at_rest(server)
             faults += left_behind(start, before, after)
             rows.append({"kind": "overload", "before": before, "after": after})
@@ -175,7 +176,7 @@ def gauges(url: str) -> dict[str, float]:
 
 
 def left_behind(start: dict[str, float], before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """What the overload has left: gauges and descriptors above the start, memory above the sweep (8 MiB are noise)."""
+    """What the overload has left: gauges and descriptors above the start, memory above the overload before (8 MiB are noise)."""
     faults = [f"{name} is {after[name]:g} at the end" for name in (*HELD, "descriptors") if after[name] > start[name]]
     if after["rss_mib"] > before["rss_mib"] + 8:
         faults.append(f"memory grew from {before['rss_mib']:.0f} to {after['rss_mib']:.0f} MiB")

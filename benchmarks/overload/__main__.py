@@ -94,7 +94,9 @@ def measured(
         if overload_seconds:
             last = rows[-1]
             sent, rate = requests[last["kind"]], OVERLOAD * last["capacity"]
-            offer(Load(server.url, sent, CONNECTIONS, overload_seconds / 6), rate)  # memory it takes once, and keeps
+            offer(
+                Load(server.url, sent, CONNECTIONS, min(20.0, overload_seconds)), rate
+            )  # memory it takes once, and keeps
             before = at_rest(server)
             offer(Load(server.url, sent, CONNECTIONS, overload_seconds), rate)
             after = at_rest(server)
@@ -176,7 +178,7 @@ def gauges(url: str) -> dict[str, float]:
 
 
 def left_behind(start: dict[str, float], before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """What the overload has left: gauges and descriptors above the start, memory above the overload before (8 MiB are noise)."""
+    """What overload leaves: gauges and descriptors above the start, memory above a first overload's (8 MiB are noise)."""
     faults = [f"{name} is {after[name]:g} at the end" for name in (*HELD, "descriptors") if after[name] > start[name]]
     if after["rss_mib"] > before["rss_mib"] + 8:
         faults.append(f"memory grew from {before['rss_mib']:.0f} to {after['rss_mib']:.0f} MiB")

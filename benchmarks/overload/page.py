@@ -15,8 +15,8 @@ a part, and `--page build/overload.json` writes the page of an earlier run. `msm
 and weights on one core, the load on another. Requests come at the times of a Poisson process, whatever came back, on as
 many connections as are waiting: one picture of 32x32 (squares of scikit-image's photographs, half PNG, half JPEG), or
 a form of 16. 100 % is what a closed loop with 32 connections gets answered with `degrade=false`. Brown-out makes
-answers cheaper from there on, so that goodput goes on rising. The first quarter of each load, in which the queue fills, is not
-counted. Latencies run from when a request was due.
+answers cheaper from there on, so that goodput goes on rising. The first quarter of each load, in which the queue fills,
+is not counted. Latencies run from when a request was due.
 """
 
 

@@ -178,7 +178,7 @@ def gauges(url: str) -> dict[str, float]:
 
 
 def left_behind(start: dict[str, float], before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """What overload leaves: gauges and descriptors above the start, memory above a first overload's (8 MiB are noise)."""
+    """Gauges and descriptors above the start, and memory above that after a first overload (8 MiB are noise)."""
     faults = [f"{name} is {after[name]:g} at the end" for name in (*HELD, "descriptors") if after[name] > start[name]]
     if after["rss_mib"] > before["rss_mib"] + 8:
         faults.append(f"memory grew from {before['rss_mib']:.0f} to {after['rss_mib']:.0f} MiB")

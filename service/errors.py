@@ -75,7 +75,9 @@ class RetryableError(MsmlpError):
 class OverloadedError(RetryableError):
     """No room for these images now; `reason` is the limit that was reached, for the metrics."""
 
-    def __init__(self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "memory"] = "memory"):
+    def __init__(
+        self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "door", "memory"] = "memory"
+    ) -> None:
         super().__init__(detail, retry_after)
         self.reason = reason
 

@@ -54,6 +54,8 @@ async def run(service: Service, request: ClassifyRequest) -> Result:
         OverloadedError, StartingError, EngineDownError: not now.
         ExpiredError: no image reached an exit by the deadline.
     """
+    if service.turns.full():
+        await service.turns.wait()
     parameters, permits = _admit(service, request)
     with permits:
         pixels = await _decode(service, request, parameters)
@@ -83,6 +85,8 @@ async def run_stream(service: Service, request: ClassifyRequest) -> AsyncGenerat
     Raises:
         what `stream` raises.
     """
+    if service.turns.full():
+        await service.turns.wait()
     parameters, permits = _admit(service, request)
     with permits:
         pixels = await _decode(service, request, parameters)

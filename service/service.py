@@ -22,6 +22,7 @@ from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
 from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
+from msmlp.service.engine.turns import Turns
 from msmlp.service.errors import DrainingError, OverloadedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
@@ -101,6 +102,7 @@ class Service:
     others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
+    turns: Turns = field(default_factory=Turns)
 
     @cached_property
     def facts(self) -> Facts:

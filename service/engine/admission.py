@@ -5,11 +5,9 @@ from collections.abc import Callable
 from operator import add
 from typing import Self
 
+from msmlp.service.engine.door import RETRY_SECONDS, Bookings, Door, turned_away
 from msmlp.service.engine.messages import Counts, Load
 from msmlp.service.errors import OverloadedError
-
-RETRY_SECONDS = 1, 60
-"""The shortest and the longest Retry-After of a refusal."""
 
 
 class Permits:
@@ -40,7 +38,8 @@ class Admission:
     `max_wait` is the longest predicted time to an answer, in seconds, at which images are admitted (0: no limit).
     `permits` is how many there are, 0 until the engine is ready; `inflight` how many are held, `inside` how many of
     those by images in the engine. `admitted` and `degraded` count all images since the start, and those of them that
-    brown-out moved to a cheaper operating point. `met`: a request has found others in flight.
+    brown-out moved to a cheaper operating point. `met`: a request has found others in flight. The `door` refuses before
+    a body is read; `bookings` say when the refused may come back.
 
     Front ends that use one engine share its permits: each passes its numbers to `share_with`, and finds those of the
     others in the engine's load.
@@ -52,8 +51,17 @@ class Admission:
         self.admitted = self.degraded = 0
         self.met = False
         self.share_with: Callable[[Counts], None] | None = None
+        self.door, self.bookings = Door(max_wait), Bookings(max_wait)
 
-    def admit(self, images: int, load: Load, *, degraded: bool = False) -> Permits:
+    def look(self, now: float, cpu: float, late: float) -> None:
+        """Call it at intervals, with the CPU seconds of the event loop's thread so far and how late the call is."""
+        self.bookings.look(now, self.door.look(now, cpu, late))
+
+    def turn_away(self, size: int, now: float) -> OverloadedError:
+        """The refusal of a request whose body of `size` bytes was not read; the door is closed."""
+        return turned_away(self.door, self.bookings, size, now)
+
+    def admit(self, images: int, load: Load, now: float = 0.0, *, degraded: bool = False) -> Permits:
         """Take permits; OverloadedError says when to retry. With nothing in flight, any wait is admitted."""
         pace, inflight = load.seconds_per_image, int(self.inflight + load.others.inflight)
         if inflight:
@@ -61,9 +69,13 @@ class Admission:
         missing = inflight + images - self.permits
         if missing > 0:
             detail = f"the service is full: {inflight} of {self.permits} images in flight, {images} more requested"
-            raise OverloadedError(detail, _retry_after(missing * pace), "capacity")
-        if inflight:
-            self._check_wait(self.backlog(load) + images * pace)
+            raise OverloadedError(detail, self.bookings.book(now, missing * pace, images * pace), "capacity")
+        wait = self.wait(load)
+        predicted = wait + images * pace
+        if inflight and 0 < self.max_wait < predicted:
+            self.door.full(now, wait)
+            retry = self.bookings.book(now, predicted - self.max_wait, images * pace)
+            raise OverloadedError(self._too_long(predicted), retry, "wait")
         self.admitted += images
         self.degraded += images * degraded
         self.release(-images)
@@ -72,15 +84,16 @@ class Admission:
     def check_decoding(self, images: int, load: Load, seconds: float) -> None:
         """Refuse admitted images whose decoding is predicted to end in `seconds`, if that makes them wait too long.
 
-        OverloadedError as from `admit`. Alone in flight, they may take any time.
+        OverloadedError as from `admit`. Alone in flight, they may take any time. On any thread: it changes nothing.
         """
-        if self.inflight + load.others.inflight > images:
-            self._check_wait(self.backlog(load) + seconds)
+        predicted = self.backlog(load) + seconds
+        if self.inflight + load.others.inflight > images and 0 < self.max_wait < predicted:
+            shortest, longest = RETRY_SECONDS
+            retry = min(longest, max(shortest, math.ceil(predicted - self.max_wait)))
+            raise OverloadedError(self._too_long(predicted), retry, "wait")
 
-    def _check_wait(self, predicted: float) -> None:
-        if 0 < self.max_wait < predicted:
-            detail = f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
-            raise OverloadedError(detail, _retry_after(predicted - self.max_wait), "wait")
+    def _too_long(self, predicted: float) -> str:
+        return f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"
 
     def release(self, images: int) -> None:
         """Permits return."""
@@ -100,11 +113,10 @@ class Admission:
         outside = self.inflight - self.inside + load.others.inflight - load.others.inside
         return load.backlog_seconds + max(0, outside) * load.seconds_per_image
 
+    def wait(self, load: Load) -> float:
+        """Predicted seconds until all that is in work is answered, whatever holds it up: the device or this process."""
+        return max(self.backlog(load) + self.door.lag, self.door.wait)
+
     def share(self, load: Load) -> float:
         """The share of permits held by images in the engine; brown-out makes nothing decode faster."""
         return (self.inside + load.others.inside) / self.permits if self.permits else 0.0
-
-
-def _retry_after(seconds: float) -> int:
-    shortest, longest = RETRY_SECONDS
-    return min(longest, max(shortest, math.ceil(seconds)))

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from time import thread_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ class AsyncEngine:
         """Start the worker; call with the loop running."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.worker.start()
-        self._tick()
+        self._tick(time.monotonic())
 
     async def stop(self) -> None:
         """Answer the images in flight, then end the worker."""
@@ -152,8 +153,9 @@ class AsyncEngine:
         """
         self.check()
         load = self.worker.load or Load.none(1)  # the worker may have died just now
-        permits = self.admission.admit(images, load, degraded=degraded)
-        self._update_brownout(load)
+        now = time.monotonic()
+        permits = self.admission.admit(images, load, now, degraded=degraded)
+        self._update_brownout(load, now)
         return permits
 
     def decoding_check(self, images: int) -> Callable[[float], None]:
@@ -224,17 +226,18 @@ class AsyncEngine:
                 if isinstance(message, Submit):
                     self._fail(message.request, error)
 
-    def _tick(self) -> None:
-        """Look after the engine, and update brown-out: it must also end when no requests come."""
+    def _tick(self, due: float) -> None:
+        """Look after the engine, see how late the loop is, and update brown-out: it must also end without requests."""
         now = time.monotonic()
         self.turns += 1
+        self.admission.look(now, thread_time(), now - due)
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:
             self._give_up(now - GRACE_SECONDS)
         load = self.worker.load
         if load is not None:
-            self._update_brownout(load)
-        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick)
+            self._update_brownout(load, now)
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick, now + LOOK_SECONDS)
 
     def _give_up(self, deadline: float) -> None:
         """The engine is silent: images whose deadline was before `deadline` expire here."""
@@ -243,15 +246,15 @@ class AsyncEngine:
                 pending.expire()
                 self._put(Cancel(number))
 
-    def _update_brownout(self, load: Load) -> None:
-        now, admission = time.monotonic(), self.admission
+    def _update_brownout(self, load: Load, now: float) -> None:
+        admission = self.admission
         if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
             return
         if now - self._browned > FROZEN_SECONDS:
             self._awake = now
         self._browned = now
         oldest = max(min(load.oldest), self._awake)
-        wait = max(now - oldest, admission.backlog(load) + self.decode_backlog())
+        wait = max(now - oldest, admission.wait(load) + self.decode_backlog())
         counts = admission.total(load)
         totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
         quiet = not admission.met and load.others.inflight <= 0

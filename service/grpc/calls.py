@@ -71,6 +71,7 @@ class Intake:
     def __init__(self, service: Service) -> None:
         self._budget, self._max_bytes = service.body_budget, service.settings.max_body_bytes
         self._seconds, self._late = ARRIVAL * service.settings.body_seconds, service.metrics.timeouts.labels("body")
+        self._admission, self._shed = service.engine.admission, service.metrics.shed.labels("door")
         self._most = max(1, self._budget.limit // self._max_bytes)
         self._turns = asyncio.Semaphore(self._most)
         self._streams = 0
@@ -93,8 +94,24 @@ class Intake:
             self._turns.release()
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
             raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
-        with self._budget.holding(len(content)):
+        with self.working(len(content)):
             yield content
+
+    def knock(self) -> None:
+        """Raise OverloadedError when there is too much work already, before a message is read; `shed` counts it."""
+        if self._admission.door.closed(now := time.monotonic()):
+            self._shed.inc()
+            raise self._admission.turn_away(0, now)
+
+    @contextmanager
+    def working(self, size: int) -> Iterator[None]:
+        """A message of `size` bytes is in work inside."""
+        with self._budget.holding(size):
+            work = self._admission.door.enter(size)
+            try:
+                yield
+            finally:
+                self._admission.door.leave(work)
 
     async def _turn(self) -> None:
         """Take one of the turns, waiting if necessary; OverloadedError when none becomes free."""

@@ -111,7 +111,12 @@ async def _ready_once(service: Service) -> None:
 
 def unary_handlers(service: Service, intake: Intake) -> dict[str, Any]:
     plain = {name: _handler(service, intake, name, _plain(METHODS[name], say)) for name, say in _PLAIN.items()}
-    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=service.check_ready)}
+
+    def check() -> None:
+        service.check_ready()
+        intake.knock()
+
+    return {**plain, "ModelInfer": _handler(service, intake, "ModelInfer", _infer, check=check)}
 
 
 async def _infer(service: Service, content: bytes, record: RequestRecord) -> Any:

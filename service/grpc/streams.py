@@ -47,7 +47,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
             with intake.stream():
-                await _Stream(service, context).serve(ending)
+                await _Stream(service, intake, context).serve(ending)
             if ending.is_set():
                 service.check_ready()
         except MsmlpError as error:
@@ -69,8 +69,8 @@ class _Request:
 
 
 class _Stream:
-    def __init__(self, service: Service, context: Context) -> None:
-        self._service, self._context = service, context
+    def __init__(self, service: Service, intake: Intake, context: Context) -> None:
+        self._service, self._intake, self._context = service, intake, context
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
@@ -131,9 +131,10 @@ class _Stream:
         """The one response, not yet sent; None when there were several, which are."""
         service = self._service
         service.check_ready()
+        self._intake.knock()
         content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
-        with service.body_budget.holding(size):
+        with self._intake.working(size):
             message = await parsed(service, content)
             request.id, name = message.id, message.model_name
             inference, asked = await read_request(service, message, size, request.record)

@@ -39,7 +39,7 @@ UVICORN: dict[str, Any] = {
 def create_app(service: Service) -> ASGIApp:
     """The application of a service; the engine starts and stops with its lifespan."""
     endpoints = {classify.PATH: classify.post_classify, oip.INFER: oip.infer}
-    return RequestMiddleware(_framework(service), endpoints, service.records, service.body_budget)
+    return RequestMiddleware(_framework(service), endpoints, service)
 
 
 def _framework(service: Service) -> FastAPI:

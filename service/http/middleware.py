@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.errors import CLIENT_CLOSED_REQUEST
+from msmlp.service.engine.admission import Admission
+from msmlp.service.engine.door import SMALL_BYTES
+from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
 from msmlp.service.http.connection import Departure
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import route_label
-from msmlp.service.service import ByteBudget
+from msmlp.service.service import ByteBudget, Service
 from msmlp.service.telemetry.record import RequestRecord, RequestRecords
 
 log = logging.getLogger("msmlp.http")
@@ -35,26 +37,28 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RequestMiddleware:
     """Keeps the record of each request, `msmlp_record` in the scope, and counts the bytes of its body.
 
+    Under overload a POST to one of `endpoints` is refused here, before its body is read.
+
     A POST whose path matches one of `endpoints` goes straight there: FastAPI's routing costs more than the answer. All
     else goes to `app`, which knows these routes too: it describes them, and answers other methods.
     """
 
-    def __init__(
-        self, app: ASGIApp, endpoints: Mapping[re.Pattern[str], Endpoint], records: RequestRecords, budget: ByteBudget
-    ) -> None:
-        self._app, self._endpoints, self._records, self._budget = app, endpoints, records, budget
+    def __init__(self, app: ASGIApp, endpoints: Mapping[re.Pattern[str], Endpoint], service: Service) -> None:
+        self._app, self._endpoints, self._records = app, endpoints, service.records
+        self._budget, self._admission = service.body_budget, service.engine.admission
+        self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         record = scope["msmlp_record"] = _record(scope)
-        exchange = _Exchange(scope, self._records, self._budget, receive, send)
+        exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # answered alike; uvicorn leaves the body out
         with self._records.open(record):
             try:
-                await self._respond(scope, exchange)
+                await self._respond(scope, exchange, record.arrival)
             except asyncio.CancelledError:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
@@ -65,17 +69,22 @@ class RequestMiddleware:
                     await error_response(scope, error)(scope, receive, exchange.send)
             finally:
                 self._budget.give_back(exchange.held)
+                self._door.leave(exchange.work)
             if math.isnan(record.ended):
                 record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
-    async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
+    async def _respond(self, scope: Scope, exchange: "_Exchange", arrival: float) -> None:
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
+                        if self._door.closed(arrival):
+                            raise self._admission.turn_away(_declared(scope), arrival)
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
+                        if isinstance(error, OverloadedError) and error.reason == "door":
+                            self._shed.inc()
                         response = error_response(scope, error)
                     if not (isinstance(response, Sent) and exchange.reply(response)):
                         await response(scope, exchange.receive, exchange.send)
@@ -87,13 +96,23 @@ class _Exchange:
     """A request's way in and out.
 
     The `held` bytes of its body count until it is answered: permits bound the images, but are taken only once a body
-    was read. One that would exceed the budget is answered 429, one that comes too slowly 408.
+    was read. One that would exceed the budget is answered 429, one that comes too slowly 408. Once read, a body is
+    `work`.
     """
 
-    def __init__(self, scope: Scope, records: RequestRecords, budget: ByteBudget, receive: Receive, send: Send) -> None:
-        self._scope, self._record, self._records, self._budget = scope, scope["msmlp_record"], records, budget
+    def __init__(
+        self,
+        scope: Scope,
+        records: RequestRecords,
+        budget: ByteBudget,
+        admission: Admission,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._scope, self._record, self._records = scope, scope["msmlp_record"], records
+        self._budget, self._admission = budget, admission
         self._receive, self._send = receive, send
-        self.held = 0
+        self.held, self.work = 0, 0.0
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -104,6 +123,11 @@ class _Exchange:
         size = len(message.get("body", b""))
         self._budget.take(size)
         self.held += size
+        if not (self.work or message.get("more_body")) and message["type"] == "http.request":
+            door = self._admission.door
+            if self.held > SMALL_BYTES and door.closed(now := time.monotonic()):  # others came while it was read
+                raise self._admission.turn_away(self.held, now)
+            self.work = door.enter(self.held)
         return message
 
     def reply(self, answer: Sent) -> bool:
@@ -125,6 +149,12 @@ class _Exchange:
         elif not message.get("more_body"):
             self._records.close(record)
         await self._send(message)
+
+
+def _declared(scope: Scope) -> int:
+    """The Content-Length of a request; 0 without one."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    return int(length) if length.isdigit() else 0
 
 
 def _record(scope: Scope) -> RequestRecord:

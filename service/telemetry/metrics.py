@@ -138,7 +138,10 @@ class Metrics(Collector):
         self.gflops_expected = counter(
             "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
         )
-        text = "Refused: images at full capacity or for too long a wait, requests for lack of memory."
+        text = (
+            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read) "
+            "and for lack of memory."
+        )
         self.shed = counter("msmlp_shed", text, ["reason"])
         text = (
             "Share of early answers that the last exit agrees with, among the newest ones run to the end; "
@@ -171,7 +174,7 @@ class Metrics(Collector):
         for route in INFERENCES:
             for status in STATUSES:
                 self.requests.labels(route, status)
-        for reason in ("capacity", "wait", "memory"):
+        for reason in ("capacity", "wait", "door", "memory"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)
@@ -309,11 +312,12 @@ def _outcome(reason: int, margin: float) -> str:
 
 
 def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
-    up = inflight = permits = backlog = level = rate = age = 0.0
+    up = inflight = permits = backlog = level = rate = age = lag = work = 0.0
     if engine is not None:
         up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
         backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
         rate, age = engine.throughput.per_second(time.monotonic()), engine.heartbeat_age
+        lag, work = engine.admission.door.lag, engine.admission.door.work
     yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
     text = "Since the last sign of life of the engine; 0 before the first."
     yield _gauge("msmlp_engine_heartbeat_age_seconds", text, age)
@@ -321,6 +325,8 @@ def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Me
     yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
     yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)
     yield _gauge("msmlp_backlog_seconds", "Predicted device time until all images in flight are answered.", backlog)
+    yield _gauge("msmlp_loop_lag_seconds", "How late the event loop has been in the last second.", lag)
+    yield _gauge("msmlp_body_work", "Bodies read and not answered yet, by their bytes; a request counts 1,024.", work)
     yield _gauge("msmlp_brownout_level", "0 (none) to 8 (the cheapest operating point).", level)
     yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
 

@@ -27,6 +27,7 @@ RULES: dict[str, Merge] = {
     "msmlp_engine_process_start_time_seconds": max,
     "msmlp_engine_up": max,
     "msmlp_exit_gflops": max,
+    "msmlp_loop_lag_seconds": max,
     "msmlp_model_info": max,
     "msmlp_oldest_wait_seconds": max,
     "msmlp_prediction_margin_ratio": max,

@@ -1,5 +1,6 @@
 """What only a held, broken or unready device shows, over a real socket. The real client: tests/e2e/test_grpc.py."""
 
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -255,3 +256,24 @@ def test_images_of_a_batch_keep_their_order(serve: Serve) -> None:
         response = served.call("ModelInfer", infer_request(images, request_id="r-1", thresholds="0.5,0.5"))
         assert (column(response, "class_id"), column(response, "exit")) == ([0, 1], [1, 2])
         assert (response.id, response.parameters["source"].string_param) == ("r-1", "request")
+
+
+def test_under_overload_calls_are_refused_before_their_message_is_read(serve: Serve) -> None:
+    with serve(max_wait_ms=2000) as served:
+        submissions, door = Submissions(served.service.engine), served.service.engine.admission.door
+        with served.backend.gate.held():
+            first = served.call.start("ModelInfer", infer_request(ONE))
+            submissions.wait_for(1)
+            door.shut = math.inf
+            for request in (infer_request(ONE), b"no message at all"):
+                code, detail, metadata = served.call.refused("ModelInfer", request)
+                assert (code, "the predicted wait is" in detail) == ("RESOURCE_EXHAUSTED", True)
+                assert int(metadata["retry-pushback-ms"]) >= 1000
+            [response] = served.call.stream(iter([infer_request(ONE, "a")]))
+            assert "the predicted wait is" in response.error_message
+            assert served.call("ServerLive").live
+            assert served.call("ServerReady").ready
+        assert column(first.result(), "exit") == [1]
+        wait_until(lambda: door.work == 0)
+        assert column(served.call("ModelInfer", infer_request(ONE)), "exit") == [1], "with nothing in work, any"
+        assert 'msmlp_shed_total{reason="door"} 3.0' in served.http.get("/metrics").text

@@ -27,6 +27,7 @@ from tests.servers import encoded, fake_backend, fake_service, serving
 
 ADDED = {
     "msmlp_capacity_images",
+    "msmlp_body_work",
     "msmlp_connections",
     "msmlp_engines",
     "msmlp_frontends_ready",

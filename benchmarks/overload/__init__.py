@@ -1,0 +1,1 @@
+"""An open-loop sweep through overload."""

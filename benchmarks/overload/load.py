@@ -1,0 +1,155 @@
+"""Requests at the times of a Poisson process, over as many connections as are waiting: lean, and honest about itself.
+
+`open_loop.py` serves loads that a service can take. Here thousands of requests wait at once and as many are refused per
+second, so a connection is a protocol without streams or tasks.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvloop
+
+from msmlp.bench.generator import Load
+
+SLEEP = 0.0005
+"""Seconds between two looks at what is due: arrivals within one come together."""
+LEAD = 0.25
+"""The share of a load at its start that is not counted: the queue fills, and brown-out finds its level."""
+AHEAD = 1.0
+"""Seconds of requests for which connections are open beforehand."""
+PATIENCE = 30.0
+"""Seconds to wait for the last answers."""
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
+
+
+@dataclass
+class Seen:
+    """What came back: seconds from when a request was due to its answer, by status; and how late requests were sent."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    retry_after: Counter[int] = field(default_factory=Counter)
+    degraded: int = 0
+    late: list[float] = field(default_factory=list)
+    took: float = 0.0
+
+    def count(self, status: str) -> int:
+        return len(self.seconds.get(status, ()))
+
+    def percentile_ms(self, status: str, percent: float) -> float | None:
+        found = self.seconds.get(status)
+        return 1e3 * float(np.percentile(found, percent)) if found else None
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time; free again when it was answered."""
+
+    def __init__(self, client: "_Client") -> None:
+        self._client, self._due, self._got = client, 0.0, b""
+        self._asking = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def ask(self, request: bytes, due: float) -> None:
+        self._due, self._asking = due, True
+        self._client.waiting += 1
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._got = self._got + data if self._got else data
+        ends = self._got.find(b"\r\n\r\n")
+        if ends < 0:
+            return
+        head = self._got[: ends + 2]
+        length = _LENGTH.search(head)
+        if length is None or len(self._got) >= ends + 4 + int(length[1]):
+            answer, self._got = self._got, b""
+            self._answered(answer[9:12].decode(), head, b'"degraded":true' in answer)
+
+    def _answered(self, status: str, head: bytes, degraded: bool) -> None:
+        self._asking = False
+        self._client.waiting -= 1
+        if self._due >= self._client.since:
+            self._note(self._client.seen, status, head, degraded)
+        if b"\r\nconnection: close" in head.lower():
+            self.transport.close()
+        else:
+            self._client.free.append(self)
+
+    def _note(self, seen: Seen, status: str, head: bytes, degraded: bool) -> None:
+        seen.seconds.setdefault(status, []).append(time.perf_counter() - self._due)
+        seen.degraded += degraded
+        if status == "429" and (found := _RETRY.search(head)):
+            seen.retry_after[int(found[1])] += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._asking:
+            self._asking = False
+            self._answered("lost", b"\r\nconnection: close", degraded=False)
+        elif self in self._client.free:
+            self._client.free.remove(self)
+
+
+class _Client:
+    """The connections of a load."""
+
+    def __init__(self, load: Load, seen: Seen) -> None:
+        self._load, self.seen = load, seen
+        self.free: list[_Connection] = []
+        self.waiting = self._open = 0
+        self.since = 0.0  # what was due before is not counted
+
+    async def send(self, rate: float, seed: int) -> None:
+        """`rate` requests per second for the load's seconds; at most its `connections` wait at once, more are lost."""
+        host, port = urlsplit(self._load.url).hostname, urlsplit(self._load.url).port
+        loop, requests = asyncio.get_running_loop(), self._load.requests
+        rng = np.random.default_rng(seed)
+        gaps = rng.exponential(1 / rate, size=int(rate * self._load.seconds * 1.2) + 100)
+        offsets = np.cumsum(gaps)
+        offsets = offsets[offsets < self._load.seconds]
+        which = rng.integers(0, len(requests), len(offsets)).tolist()
+        while self._open < min(self._load.connections, max(64, AHEAD * rate)):
+            await asyncio.gather(*(self._connect(loop, host, port) for _ in range(64)))
+        await asyncio.sleep(0.5)  # the server has seen them all
+        start = time.perf_counter()
+        self.since = start + LEAD * self._load.seconds
+        now = 0.0
+        for number, due in enumerate((start + offsets).tolist()):
+            while now < due and (now := time.perf_counter()) < due:
+                await asyncio.sleep(max(SLEEP, due - now))
+            if number % 64 == 0:
+                await asyncio.sleep(0)  # answers are read even when all is late
+                now = time.perf_counter()
+            if not self.free and self._open < self._load.connections:
+                await self._connect(loop, host, port)
+            self.seen.late.append(now - due)
+            if self.free:
+                self.free.pop().ask(requests[which[number]], due)
+            else:
+                self.seen.seconds.setdefault("no connection", []).append(0.0)
+        self.seen.took = time.perf_counter() - self.since
+        until = time.perf_counter() + PATIENCE
+        while self.waiting and time.perf_counter() < until:
+            await asyncio.sleep(0.01)
+        self.seen.seconds.setdefault("unanswered", []).extend([PATIENCE] * self.waiting)
+        for connection in self.free:
+            connection.transport.close()
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, host: Any, port: Any) -> None:
+        self._open += 1
+        _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+        self.free.append(connection)
+
+
+def offer(load: Load, rate: float, seed: int = 0) -> Seen:
+    """Send a load and wait for its last answer."""
+    seen = Seen()
+    uvloop.run(_Client(load, seen).send(rate, seed))
+    return seen

@@ -230,7 +230,8 @@ class AsyncEngine:
         """Look after the engine, see how late the loop is, and update brown-out: it must also end without requests."""
         now = time.monotonic()
         self.turns += 1
-        self.admission.look(now, thread_time(), now - due)
+        late = now - due
+        self.admission.look(now, thread_time(), late if late < FROZEN_SECONDS else 0.0)
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:
             self._give_up(now - GRACE_SECONDS)

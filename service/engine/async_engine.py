@@ -102,6 +102,8 @@ class AsyncEngine:
         """Seconds since the engine's last sign of life."""
         self.turns = 0
         """Signs of life of the event loop, every LOOK_SECONDS."""
+        self.late = 0.0
+        """By how many seconds the newest came too late."""
         self.decode_backlog: Callable[[], float] = float
         """Predicted seconds until all that was admitted is decoded; brown-out counts them as waiting."""
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
@@ -230,7 +232,7 @@ class AsyncEngine:
         """Look after the engine, see how late the loop is, and update brown-out: it must also end without requests."""
         now = time.monotonic()
         self.turns += 1
-        late = now - due
+        self.late = late = now - due
         self.admission.look(now, thread_time(), late if late < FROZEN_SECONDS else 0.0)
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:

@@ -170,6 +170,7 @@ class Bookings:
 
 def turned_away(door: Door, bookings: Bookings, size: int, now: float) -> OverloadedError:
     """The refusal of a request whose body of `size` bytes was not read."""
-    wait, seconds = door.wait, door.seconds(size)
+    # While the device is why, it needs until `shut` before what it has takes no longer than the limit.
+    wait, seconds = max(door.wait, door.max_wait + door.shut - now), door.seconds(size)
     detail = f"the predicted wait is {1e3 * wait:.0f} ms, the limit {1e3 * door.max_wait:.0f} ms"
     return OverloadedError(detail, bookings.book(now, wait - door.max_wait, seconds), "door")

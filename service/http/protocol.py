@@ -87,8 +87,7 @@ class _Joining:
             self._head = data
             self._loop.call_soon(self._flush)  # for a body that comes later
             return
-        self.written += len(data)
-        self._transport.write(data)
+        self._write(data)
 
     def close(self) -> None:
         self._flush()
@@ -97,8 +96,12 @@ class _Joining:
     def _flush(self) -> None:
         if self._head:
             head, self._head = self._head, b""
-            self.written += len(head)
-            self._transport.write(head)
+            self._write(head)
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():  # the client may have left since, and uvloop would raise
+            self.written += len(data)
+            self._transport.write(data)
 
 
 def unanswered(send: Send) -> RequestResponseCycle | None:

@@ -138,8 +138,9 @@ class ChildPort:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return  # it has given up
+        except OSError:  # it has given up, or there is no file left: it is still there at the next look
+            time.sleep(0.001)
+            return
         free = set(range(PEERS)) - {peer.row for peer in self._peers.values()}
         if not free:
             log.error("an engine takes at most %d front ends: one more is refused", PEERS)

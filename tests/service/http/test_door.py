@@ -15,6 +15,7 @@ import pytest
 
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.engine.turns import Turns
+from msmlp.service.http.routes import operations
 from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, knock, serving, wait_until
@@ -169,3 +170,17 @@ def test_after_a_rush_requests_go_on_in_their_order_some_a_turn() -> None:
     seen = asyncio.run(main())
     assert seen[-1] == [0, 1, 2, 3, 5, 6, 7]
     assert max(len(after) - len(before) for before, after in pairwise([[], *seen])) == 3
+
+
+def test_after_the_loop_stood_still_the_process_is_not_called_alive(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "STILL_SECONDS", 0.3)
+    service = fake_service(tiny_weights, fake_backend)
+    with serving(service) as client:
+        assert client.get("/livez").status_code == 200
+        assert service.engine._loop is not None
+        service.engine._loop.call_soon_threadsafe(time.sleep, 1.0)
+        document = check_problem(client.get("/livez"), 503, "engine_down")
+        assert document["detail"] == "the event loop stood still for 1 s"
+        wait_until(lambda: client.get("/livez").status_code == 200)

@@ -16,14 +16,14 @@ from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.decoding.decoders import Decoders
-from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.async_engine import DOWN, AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
 from msmlp.service.engine.process.group import EngineGroup, ProcessWorker
 from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.engine.turns import Turns
-from msmlp.service.errors import DrainingError, OverloadedError
+from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.operating_points import OperatingPoints
@@ -77,6 +77,9 @@ class ByteBudget:
             self.give_back(size)
 
 
+STILL_SECONDS = 5.0
+"""An event loop that did not turn for so long may be about to do so again: those who watch should know."""
+
 _IN_TURN = ThreadPoolExecutor(1, "parse")
 
 
@@ -114,6 +117,13 @@ class Service:
     def body_budget(self) -> ByteBudget:
         """Over HTTP and gRPC."""
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
+
+    def check_live(self) -> None:
+        """Raise EngineDownError when this process should not keep running."""
+        if self.engine.down:
+            raise EngineDownError(DOWN)
+        if self.engine.late > STILL_SECONDS:
+            raise EngineDownError(f"the event loop stood still for {self.engine.late:.0f} s")
 
     def check_ready(self) -> None:
         """Raise DrainingError, StartingError or EngineDownError when requests cannot be served here now."""

@@ -73,7 +73,7 @@ class Admission:
         wait = self.wait(load)
         predicted = wait + images * pace
         if inflight and 0 < self.max_wait < predicted:
-            self.door.full(now, wait)
+            self.door.full(now, wait, images * pace)
             retry = self.bookings.book(now, predicted - self.max_wait, images * pace)
             raise OverloadedError(self._too_long(predicted), retry, "wait")
         self.admitted += images

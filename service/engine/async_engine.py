@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
-from time import thread_time
+from time import process_time, thread_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ GRACE_SECONDS = 0.1
 FROZEN_SECONDS = 1.0
 """A pause of this process after which waits are counted anew: it was stopped, and nothing could be answered."""
 
+IDLE = 0.1
+"""A process that spent less than this share of a pause was stopped for it."""
+
 BROWNOUT_SECONDS = 0.005
 """The shortest time between two, while most permits are free: at every request, it would cost more than admission."""
 
@@ -102,7 +105,7 @@ class AsyncEngine:
         """Seconds since the engine's last sign of life."""
         self.turns = 0
         """Signs of life of the event loop, every LOOK_SECONDS."""
-        self.late = 0.0
+        self.late = self._spent = 0.0
         """By how many seconds the newest came too late."""
         self.decode_backlog: Callable[[], float] = float
         """Predicted seconds until all that was admitted is decoded; brown-out counts them as waiting."""
@@ -231,16 +234,19 @@ class AsyncEngine:
     def _tick(self, due: float) -> None:
         """Look after the engine, see how late the loop is, and update brown-out: it must also end without requests."""
         now = time.monotonic()
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick, now + LOOK_SECONDS)
         self.turns += 1
-        self.late = late = now - due
-        self.admission.look(now, thread_time(), late if late < FROZEN_SECONDS else 0.0)
+        self.late, before, self._spent = now - due, self._spent, process_time()
+        # What held the loop up spent CPU time of this process; while that is stopped, it spends none.
+        frozen = self.late > FROZEN_SECONDS and self._spent - before < IDLE * self.late
+        self.admission.look(now, thread_time(), 0.0 if frozen else self.late)
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:
             self._give_up(now - GRACE_SECONDS)
         load = self.worker.load
+        self.admission.door.reopen(self.admission.wait(load) if load is not None else 0.0)
         if load is not None:
             self._update_brownout(load, now)
-        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._tick, now + LOOK_SECONDS)
 
     def _give_up(self, deadline: float) -> None:
         """The engine is silent: images whose deadline was before `deadline` expire here."""

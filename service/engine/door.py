@@ -47,7 +47,7 @@ class Door:
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait, self.most, self.shut = max_wait, math.inf, -math.inf
-        self.work = self.lag = 0.0
+        self.work = self.lag = self._refused = 0.0
         self._done = 0.0  # bytes since the last look
         self._busy = self._bytes = 0.0  # seconds, and the bytes done in them
         self._ease = EASE
@@ -63,9 +63,15 @@ class Door:
         """Whether a request that comes now is to be refused. With nothing in work, any is let in."""
         return self.work > self.most or (now < self.shut and self.work > 0)
 
-    def full(self, now: float, wait: float) -> None:
-        """The device would take `wait` seconds for what it has: refuse before reading until it has done a little."""
-        self.shut = max(self.shut, now + wait - (1 - SLACK) * self.max_wait)
+    def full(self, now: float, wait: float, seconds: float) -> None:
+        """The device would take `wait` seconds for what it has: refuse before reading until it has done a little. A
+        request of `seconds` was refused."""
+        self.shut, self._refused = max(self.shut, now + wait - (1 - SLACK) * self.max_wait), seconds
+
+    def reopen(self, wait: float) -> None:
+        """The device would take only `wait` seconds now: it did more than predicted, or clients have left."""
+        if wait <= (1 - SLACK) * self.max_wait:
+            self.shut = -math.inf
 
     def leave(self, work: float) -> None:
         self.work -= work
@@ -82,8 +88,9 @@ class Door:
         return self.work * self.pace * self._ease + self.lag
 
     def seconds(self, size: int) -> float:
-        """What a body of `size` bytes would take."""
-        return (REQUEST_BYTES + min(size, MOST_BYTES)) * self.pace
+        """What a body of `size` bytes would take; while the device is full, as much as the one that found it so."""
+        loop = (REQUEST_BYTES + min(size, MOST_BYTES)) * self.pace
+        return max(loop, self._refused) if self.shut > -math.inf else loop
 
     def look(self, now: float, cpu: float, late: float) -> float:
         """Learn from the time since the last look → the share of it in which the loop was busy.

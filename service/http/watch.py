@@ -122,6 +122,7 @@ class Watch:
             Phase.ANSWER: settings.body_seconds,
         }
         self.open: set[Watched] = set()
+        self._clock = 0.0
         self.most = room(settings.max_connections)
         self._silent: list[Watched] = []  # as of the last sweep, the longest last
         self._full = Seldom(log, logging.WARNING)
@@ -135,7 +136,7 @@ class Watch:
         if len(self.open) >= self.most and not self._evict():
             self._count_refused()
             return False
-        connection.seen = Seen(asyncio.get_running_loop().time())
+        connection.seen = Seen(self._clock)
         self.open.add(connection)
         return True
 
@@ -178,12 +179,16 @@ class Watch:
 
     async def _run(self) -> None:
         pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
+        loop = asyncio.get_running_loop()
+        last = loop.time()
         while True:
             await asyncio.sleep(pause)
-            silent = []
+            now = loop.time()
+            self._clock += min(now - last, 2 * pause)  # while all was frozen, nobody was slow
+            last, silent = now, []
             for number, connection in enumerate(list(self.open), 1):
                 try:
-                    self._look(connection, asyncio.get_running_loop().time())
+                    self._look(connection, self._clock)
                 except Exception:  # the others are still watched
                     log.exception("a connection could not be looked at, and is cut")
                     connection.transport.abort()
@@ -193,6 +198,8 @@ class Watch:
                     await asyncio.sleep(0)
             if len(self.open) > 0.9 * self.most:
                 self._silent = sorted(silent, key=lambda each: each.seen.since, reverse=True)
+            else:
+                self._silent = []
 
     def _look(self, connection: Watched, now: float) -> None:
         seen, phase = connection.seen, connection.phase

@@ -30,6 +30,9 @@ log = logging.getLogger("msmlp.engine")
 MOST_RESTARTS = 3
 """Restarts in a row that did not become ready, after which the device leaves service."""
 
+WARM_UP_SECONDS = 600.0
+"""The longest that a process may take to become ready."""
+
 BACKLOG = 128
 """Front ends that may wait for a starting engine."""
 
@@ -231,8 +234,8 @@ class EngineHost:
 
     def _live(self) -> Died:
         """One child's life → how it ended, and whether it is to be restarted."""
-        child = ChildProcess(self._spec, self._listener)
-        self._ready_since = math.inf
+        child, self._heartbeat = ChildProcess(self._spec, self._listener), Heartbeat()
+        self._ready_since, began = math.inf, time.monotonic()
         with self._lock:
             self._child = child
             if self._stopping.is_set():
@@ -247,6 +250,9 @@ class EngineHost:
                     died = message
                 elif self._heartbeat.look(child.beat, time.monotonic()) > self._silence:
                     died = Died(f"the engine's process did not respond for {self._silence:g} s", restarting=True)
+                    child.kill()
+                elif self.ready is None and time.monotonic() - began > WARM_UP_SECONDS:
+                    died = Died(f"the engine was not ready within {WARM_UP_SECONDS:g} s", restarting=True)
                     child.kill()
         finally:
             with self._lock:

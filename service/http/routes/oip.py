@@ -9,8 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from msmlp.model.errors import OptionError
-from msmlp.service.engine.async_engine import DOWN
-from msmlp.service.errors import BodyTooLargeError, EngineDownError, MalformedBodyError
+from msmlp.service.errors import BodyTooLargeError, MalformedBodyError
 from msmlp.service.http.body import SLICE, read_content
 from msmlp.service.http.responses import Sent, ServiceDep, service_of, while_connected
 from msmlp.service.inference import ClassifyRequest, run
@@ -50,8 +49,7 @@ async def server() -> dict[str, Any]:
 
 @router.get("/health/live")
 async def live(service: ServiceDep) -> dict[str, bool]:
-    if service.engine.down:
-        raise EngineDownError(DOWN)
+    service.check_live()
     return {"live": True}
 
 

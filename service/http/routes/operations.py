@@ -7,14 +7,9 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
-from msmlp.service.engine.async_engine import DOWN
-from msmlp.service.errors import EngineDownError
 from msmlp.service.http.openapi import PROBLEMS
 from msmlp.service.http.responses import ServiceDep
 from msmlp.service.http.schemas import Live, ModelDescription, Ready
-
-STILL_SECONDS = 5.0
-"""What did not turn for so long may be about to do so again: those who watch should know."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,10 +40,7 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 @router.get("/livez", response_model=Live, responses=_NOT_NOW)
 async def livez(service: ServiceDep) -> dict[str, bool]:
     """Whether the process should keep running: 503 once the engine is down for good, or after the loop stood still."""
-    if service.engine.down:
-        raise EngineDownError(DOWN)
-    if service.engine.late > STILL_SECONDS:
-        raise EngineDownError(f"the event loop stood still for {service.engine.late:.0f} s")
+    service.check_live()
     return {"live": True}
 
 

@@ -16,7 +16,7 @@ def test_every_format_that_is_read_has_a_start_value() -> None:
         assert times.predict(kind, 0) == PER_PICTURE
 
 
-@given(st.sampled_from(KINDS), st.floats(1e-9, 1e-6), st.lists(st.floats(1e3, 3e7), min_size=1, max_size=30))
+@given(st.sampled_from(KINDS), st.floats(1e-9, 1e-6), st.lists(st.floats(2e6, 3e7), min_size=1, max_size=30))
 def test_it_learns_what_pictures_take(kind: str, per_pixel: float, works: list[float]) -> None:
     times, others = DecodeTimes(), {other: DecodeTimes().predict(other, 1e6) for other in KINDS if other != kind}
     before = times.predict(kind, 1e6)
@@ -36,8 +36,11 @@ def test_a_picture_whose_thread_was_held_up_teaches_little() -> None:
     assert times.predict("PNG", 1e6) < (1 + OUTLIER * 1e6 / MEMORY) * before
 
 
-def test_tiny_pictures_never_predict_less_than_nothing() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 300e-6])
+def test_thumbnails_tell_what_a_picture_takes_and_nothing_of_pixels(seconds: float) -> None:
     times = DecodeTimes()
-    for _ in range(100_000):
-        times.learn("GIF", 10_000, 0.0)
-    assert times.predict("GIF", 1e6) == pytest.approx(PER_PICTURE, rel=0.2)
+    pixels = times.predict("PNG", 1e7) - times.predict("PNG", 0)
+    for _ in range(2_000):
+        times.learn("PNG", 32 * 32, seconds)
+    assert times.predict("PNG", 1e7) - times.predict("PNG", 0) == pytest.approx(pixels)
+    assert times.predict("PNG", 32 * 32) == pytest.approx(max(seconds, 25.6e-6), rel=0.01)

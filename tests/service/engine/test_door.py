@@ -209,8 +209,13 @@ def test_what_the_device_cannot_do_in_time_shuts_the_door_for_a_moment() -> None
     with pytest.raises(OverloadedError, match="2500 ms"):
         admission.admit(150, Load((0,), (np.inf,), backlog_seconds=1.0, seconds_per_image=0.01), 200.0)
     assert not door.closed(200.0), "for smaller requests there is room"
-    admission.door.full(300.0, 5.0)
+    admission.door.full(300.0, 5.0, 1.0)
     assert door.closed(300.0)
+    door.reopen(1.95)
+    assert door.closed(300.0)
+    door.reopen(1.0)
+    assert not door.closed(300.0), "clients have left, or it was faster than predicted"
+    admission.door.full(300.0, 5.0, 1.0)
     door.leave(work)
     assert not door.closed(300.0), "alone, any is let in"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from msmlp.service import service as services
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.engine.turns import Turns
-from msmlp.service.http.routes import operations
 from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, knock, serving, wait_until
@@ -175,7 +175,7 @@ def test_after_a_rush_requests_go_on_in_their_order_some_a_turn() -> None:
 def test_after_the_loop_stood_still_the_process_is_not_called_alive(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "STILL_SECONDS", 0.3)
+    monkeypatch.setattr(services, "STILL_SECONDS", 0.3)
     service = fake_service(tiny_weights, fake_backend)
     with serving(service) as client:
         assert client.get("/livez").status_code == 200

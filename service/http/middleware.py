@@ -50,6 +50,7 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            scope.get("state", {})["msmlp_refuse"] = self.refuse  # where connections find it
             await self._app(scope, receive, send)
             return
         record = scope["msmlp_record"] = _record(scope)
@@ -58,7 +59,7 @@ class RequestMiddleware:
             scope = {**scope, "method": "GET"}  # answered alike; uvicorn leaves the body out
         with self._records.open(record):
             try:
-                await self._respond(scope, exchange, record.arrival)
+                await self._respond(scope, exchange)
             except asyncio.CancelledError:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
                 raise
@@ -73,14 +74,28 @@ class RequestMiddleware:
             if math.isnan(record.ended):
                 record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
-    async def _respond(self, scope: Scope, exchange: "_Exchange", arrival: float) -> None:
+    def refuse(self, scope: Scope) -> tuple[str, bytes, HTTPStatus] | None:
+        """What a request is refused with before its body is read, as `reply` takes it; None for one that is let in."""
+        door = self._door
+        if not door.work or scope["method"] != "POST" or not door.closed(now := time.monotonic()):
+            return None
+        if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
+            return None
+        record = scope["msmlp_record"] = _record(scope)
+        response = error_response(scope, self._admission.turn_away(_declared(scope), now))
+        self._shed.inc()
+        record.status = response.status_code
+        self._records.close(record)
+        head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in response.raw_headers)
+        head += f"x-request-id: {record.request_id}\r\n"
+        return head, bytes(response.body), HTTPStatus(response.status_code)
+
+    async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if self._door.closed(arrival):
-                            raise self._admission.turn_away(_declared(scope), arrival)
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":

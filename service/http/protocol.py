@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from http import HTTPStatus
 from typing import Any, Self
 
 import httptools
@@ -112,8 +113,8 @@ def unanswered(send: Send) -> RequestResponseCycle | None:
     return cycle
 
 
-def reply(cycle: RequestResponseCycle, head: str, body: bytes) -> None:
-    """Answer a request with 200 in one write. `head` has whole lines, without those that uvicorn adds.
+def reply(cycle: RequestResponseCycle, head: str, body: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
+    """Answer a request in one write. `head` has whole lines, without those that uvicorn adds.
 
     uvicorn checks every header and takes two messages, which costs as much as parsing the request.
     """
@@ -122,7 +123,8 @@ def reply(cycle: RequestResponseCycle, head: str, body: bytes) -> None:
     cycle.response_started = cycle.response_complete = True
     more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
     end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-    cycle.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", more, head.encode(), end, body)))
+    first = f"HTTP/1.1 {status} {status.phrase}\r\n"
+    cycle.transport.write(b"".join((first.encode(), more, head.encode(), end, body)))
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
@@ -142,6 +144,7 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport, self.loop))
+        self._refusal = self.app_state.get("msmlp_refuse")
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
     @property
@@ -205,6 +208,14 @@ class Protocol(Connection, HttpToolsProtocol):
         connection.connection_made(self.transport)
         # Outside the context of the request whose response led here.
         Context().run(connection.data_received, bytes(self._head))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""
+        refusal = self._refusal(cycle.scope) if self._refusal else None
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            reply(cycle, *refusal)
 
     def on_response_complete(self) -> None:
         """As uvicorn has it, without a timer: the watch closes idle connections."""

@@ -180,7 +180,9 @@ def test_after_the_loop_stood_still_the_process_is_not_called_alive(
     with serving(service) as client:
         assert client.get("/livez").status_code == 200
         assert service.engine._loop is not None
-        service.engine._loop.call_soon_threadsafe(time.sleep, 1.0)
+        begun = threading.Event()
+        service.engine._loop.call_soon_threadsafe(lambda: (begun.set(), time.sleep(1.0)))
+        assert begun.wait(PATIENCE_SECONDS)
         document = check_problem(client.get("/livez"), 503, "engine_down")
         assert document["detail"] == "the event loop stood still for 1 s"
         wait_until(lambda: client.get("/livez").status_code == 200)

@@ -122,7 +122,8 @@ class Watch:
             Phase.ANSWER: settings.body_seconds,
         }
         self.open: set[Watched] = set()
-        self._clock = 0.0
+        self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
+        self._clock, self._looked = 0.0, time.monotonic()
         self.most = room(settings.max_connections)
         self._silent: list[Watched] = []  # as of the last sweep, the longest last
         self._full = Seldom(log, logging.WARNING)
@@ -136,7 +137,7 @@ class Watch:
         if len(self.open) >= self.most and not self._evict():
             self._count_refused()
             return False
-        connection.seen = Seen(self._clock)
+        connection.seen = Seen(self._now())
         self.open.add(connection)
         return True
 
@@ -178,14 +179,10 @@ class Watch:
                 await task
 
     async def _run(self) -> None:
-        pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
-        loop = asyncio.get_running_loop()
-        last = loop.time()
         while True:
-            await asyncio.sleep(pause)
-            now = loop.time()
-            self._clock += min(now - last, 2 * pause)  # while all was frozen, nobody was slow
-            last, silent = now, []
+            await asyncio.sleep(self._pause)
+            self._clock, self._looked = self._now(), time.monotonic()
+            silent = []
             for number, connection in enumerate(list(self.open), 1):
                 try:
                     self._look(connection, self._clock)
@@ -200,6 +197,10 @@ class Watch:
                 self._silent = sorted(silent, key=lambda each: each.seen.since, reverse=True)
             else:
                 self._silent = []
+
+    def _now(self) -> float:
+        """Seconds, without those for which all was frozen: nobody was slow then."""
+        return self._clock + min(time.monotonic() - self._looked, 2 * self._pause)
 
     def _look(self, connection: Watched, now: float) -> None:
         seen, phase = connection.seen, connection.phase

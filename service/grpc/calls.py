@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -58,7 +59,23 @@ TURN_SECONDS = 30
 """How long a call may wait for its turn."""
 
 ARRIVAL = 3
-"""How many `--body-seconds` its message may then take, as other calls wait. How fast it comes cannot be seen here."""
+"""How many `--body-seconds` its message may then take; one while others wait. How fast it comes cannot be seen here."""
+
+SHARE = 4
+"""One client may have a turn in so many; at least one."""
+
+
+class _Turns(asyncio.Semaphore):
+    """Turns that calls take, and how many calls wait for one."""
+
+    waiting = 0
+
+    async def acquire(self) -> Literal[True]:
+        self.waiting += 1
+        try:
+            return await super().acquire()
+        finally:
+            self.waiting -= 1
 
 
 class Intake:
@@ -70,10 +87,11 @@ class Intake:
 
     def __init__(self, service: Service) -> None:
         self._budget, self._max_bytes = service.body_budget, service.settings.max_body_bytes
-        self._seconds, self._late = ARRIVAL * service.settings.body_seconds, service.metrics.timeouts.labels("body")
+        self._seconds, self._late = service.settings.body_seconds, service.metrics.timeouts.labels("body")
         self._admission, self._shed = service.engine.admission, service.metrics.shed.labels("door")
         self._most = max(1, self._budget.limit // self._max_bytes)
-        self._turns = asyncio.Semaphore(self._most)
+        self._turns = _Turns(self._most)
+        self._clients: WeakValueDictionary[str, _Turns] = WeakValueDictionary()  # those that have calls
         self._streams = 0
 
     @asynccontextmanager
@@ -83,15 +101,13 @@ class Intake:
         Raises:
             BodyTimeoutError, BodyTooLargeError, OverloadedError
         """
-        await self._turn()
+        own = self._clients.setdefault(_client(context.peer()), _Turns(max(1, self._most // SHARE)))
         try:
-            async with asyncio.timeout(self._seconds or None):
-                content = await context.read()
+            async with asyncio.timeout(TURN_SECONDS) as patience, own, self._turns:
+                patience.reschedule(None)
+                content = await self._arrival(context, own)
         except TimeoutError:
-            self._late.inc()
-            raise BodyTimeoutError(f"the message did not arrive within {self._seconds:g} s") from None
-        finally:
-            self._turns.release()
+            raise OverloadedError(f"too many calls are sending messages, the maximum is {self._most}") from None
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
             raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
         with self.working(len(content)):
@@ -113,13 +129,28 @@ class Intake:
             finally:
                 self._admission.door.leave(work)
 
-    async def _turn(self) -> None:
-        """Take one of the turns, waiting if necessary; OverloadedError when none becomes free."""
+    async def _arrival(self, context: Context, own: _Turns) -> Any:
+        """What the client of a call that has its turn sends; `own` are the turns of that client."""
+        loop, periods = asyncio.get_running_loop(), 0
+
+        def look() -> None:
+            nonlocal periods, later
+            periods += 1
+            if periods == ARRIVAL or own.waiting or self._turns.waiting:
+                limit.reschedule(loop.time())
+            else:
+                later = loop.call_later(self._seconds, look)
+
+        later = loop.call_later(self._seconds, look) if self._seconds else None
         try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
+            async with asyncio.timeout(None) as limit:
+                return await context.read()  # in no task of its own: a call that gRPC refuses would be cancelled first
         except TimeoutError:
-            raise OverloadedError(f"{self._most} calls are sending messages, the maximum is {self._most}") from None
+            self._late.inc()
+            raise BodyTimeoutError(f"the message did not arrive within {periods * self._seconds:g} s") from None
+        finally:
+            if later is not None:
+                later.cancel()
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -135,6 +166,11 @@ class Intake:
             yield
         finally:
             self._streams -= 1
+
+
+def _client(peer: str) -> str:
+    """The address in gRPC's name of a client, such as ipv4:127.0.0.1:50000, without the port."""
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ class _Request:
 class _Stream:
     def __init__(self, service: Service, intake: Intake, context: Context) -> None:
         self._service, self._intake, self._context = service, intake, context
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._cut = handler.cancel
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
@@ -94,6 +97,7 @@ class _Stream:
                 while (content := await self._next(ended)) is not None:
                     await free.acquire()
                     request = _Request(content, new_record(METHOD, self._context))
+                    del content  # it would stay until the next has come
                     self._newest = group.create_task(self._serve(request, self._newest))
                     self._newest.add_done_callback(done)
         finally:
@@ -130,9 +134,9 @@ class _Stream:
     async def _answer(self, request: _Request) -> Any:
         """The one response, not yet sent; None when there were several, which are."""
         service = self._service
+        content, request.content = request.content, b""  # freed before the response, or refusal, waits for its turn
         service.check_ready()
         self._intake.knock()
-        content, request.content = request.content, b""  # freed before the response waits for its turn
         size = len(content)
         with self._intake.working(size):
             message = await parsed(service, content)
@@ -158,11 +162,18 @@ class _Stream:
                     await self._write(response, final=remaining == 0)
 
     async def _write(self, response: Any, *, final: bool, error: str = "") -> None:
-        """Send a response; `final`: the last of its request, in Triton's terms."""
+        """Send a response; `final`: the last of its request, in Triton's terms.
+
+        One that the client does not read within `--body-seconds` ends the call, which has no other way to make room.
+        """
         set_parameters(response, {"triton_final_response": final})
         message = ModelStreamInferResponse(error_message=error, infer_response=response)
         try:
-            async with self._writing:
+            async with self._writing, asyncio.timeout(self._service.settings.body_seconds or None):
                 await self._context.write(message.SerializeToString())
+        except TimeoutError:
+            self._service.metrics.timeouts.labels("answer").inc()
+            self._cut()  # no status: it would come after what the client does not read
+            raise asyncio.CancelledError from None
         except grpc.aio.BaseError:
             raise asyncio.CancelledError from None  # the client has left

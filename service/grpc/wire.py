@@ -9,10 +9,13 @@ from msmlp.service.errors import BodyTooLargeError, MalformedBodyError
 from msmlp.service.oip.document import MAX_REST_BYTES
 
 MAX_FIELDS = 2**16
-"""Most fields of one message; more than a request may have images or parameters."""
+"""Most fields of a request, those of its tensors and their contents included; each is some steps in Python."""
 
 INPUTS, RAW, CONTENTS, FILES = 5, 7, 5, 8
 """Field numbers in inference.proto: of a request, of a request, of a tensor, of contents."""
+
+_DATA = {(RAW,), (INPUTS, CONTENTS, FILES)}
+_NESTED = {(INPUTS,), (INPUTS, CONTENTS)}
 
 _FIXED = {1: 8, 5: 4}
 
@@ -23,49 +26,52 @@ def check_message(content: bytes, max_numbers: int) -> None:
     Raises:
         MalformedBodyError, BodyTooLargeError
     """
-    rest = len(content)
+    rest = numbers = 0
     try:
-        for number, part in _fields(memoryview(content)):
-            if number == RAW:
-                rest -= len(part)
-            elif number == INPUTS:
-                for inner, contents in _fields(part):
-                    if inner == CONTENTS:
-                        rest -= len(contents)
-                        _check_contents(contents, max_numbers)
+        for path, size in _fields(memoryview(content), iter(range(MAX_FIELDS))):
+            if path[:2] == (INPUTS, CONTENTS) and len(path) > 2:
+                numbers += size
+            else:
+                rest += size
+            if numbers > max_numbers:
+                raise BodyTooLargeError(
+                    f"contents has more than {max_numbers} bytes of numbers: use raw_input_contents"
+                )
+            if rest > MAX_REST_BYTES:
+                raise MalformedBodyError(f"the message has more than {MAX_REST_BYTES} bytes besides its data")
     except IndexError:
         raise MalformedBodyError("the message is not a ModelInferRequest") from None
-    if rest > MAX_REST_BYTES:
-        raise MalformedBodyError(f"the message has {rest} bytes besides its data; at most {MAX_REST_BYTES} are allowed")
 
 
-def _check_contents(contents: memoryview, max_numbers: int) -> None:
-    numbers = len(contents) - sum(len(part) for number, part in _fields(contents) if number == FILES)
-    if numbers > max_numbers:
-        raise BodyTooLargeError(
-            f"contents has {numbers} bytes of numbers; at most {max_numbers} are allowed: use raw_input_contents"
-        )
+def _fields(
+    message: memoryview, left: Iterator[int], above: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Field numbers from the request down, and size, of every field; of data and of what is nested only the head's.
 
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field that has a length; others are counted only."""
+    `left` has an item for each field that the whole request may still have.
+    """
     at = 0
-    for _ in range(MAX_FIELDS):
-        if at >= len(message):
-            return
+    while at < len(message):
+        if next(left, None) is None:
+            raise MalformedBodyError(f"more than {MAX_FIELDS} fields; numbers go packed, or raw_input_contents")
+        start = at
         tag, at = _varint(message, at)
-        kind = tag & 7
+        kind, path = tag & 7, (*above, tag >> 3)
+        part = message[:0]
         if kind == 2:
             size, at = _varint(message, at)
-            yield tag >> 3, message[at : at + size]
-            at += size
+            part = message[at : at + size]
         elif kind == 0:
             _, at = _varint(message, at)
         elif kind in _FIXED:
             at += _FIXED[kind]
         else:
             raise IndexError  # a group: the protocol has none
-    raise MalformedBodyError(f"a message has more than {MAX_FIELDS} fields; numbers go packed, or raw_input_contents")
+        skipped = path in _DATA or path in _NESTED
+        yield path, at - start + (0 if skipped else len(part))
+        if path in _NESTED:
+            yield from _fields(part, left, path)
+        at += len(part)
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

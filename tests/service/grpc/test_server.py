@@ -153,11 +153,49 @@ def test_a_call_that_gets_no_turn_may_be_retried(serve: Serve, monkeypatch: pyte
         code, detail, metadata = served.call.refused("ModelInfer", infer_request(ONE))
         assert (code, detail) == (
             "RESOURCE_EXHAUSTED",
-            "1 calls are sending messages, the maximum is 1",
+            "too many calls are sending messages, the maximum is 1",
         )
         assert "retry-pushback-ms" in metadata
         call.cancel()
         wait_until(lambda: served.call.start("ModelInfer", infer_request(ONE)).exception() is None)
+
+
+def test_silent_calls_of_one_client_leave_turns_to_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["one"]
+    monkeypatch.setattr(calls, "_client", lambda _: names[0])
+    # Two of eight turns for a client.
+    with serve(max_bodies_bytes=800_000, max_body_bytes=100_000, body_seconds=0) as served, ExitStack() as silent:
+        waiting = [silent.enter_context(silent_call(served)) for _ in range(3)]
+        wait_until(lambda: served.call.start("ModelInfer", infer_request(ONE), timeout=0.3).exception() is not None)
+        names[0] = "two"
+        assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
+        for call in waiting:
+            call.cancel()
+        names[0] = "one"
+        assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        ("ipv4:10.0.0.1:50000", "ipv4:10.0.0.1"),
+        ("ipv6:%5Bfe80::1%5D:50000", "ipv6:%5Bfe80::1%5D"),
+        ("unix:/run/a:b", "unix:/run/a:b"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_a_client_is_an_address(peer: str, client: str) -> None:
+    assert calls._client(peer) == client
+
+
+def test_while_others_wait_a_silent_call_has_less_time(serve: Serve) -> None:
+    limits = {"max_bodies_bytes": 100_000, "max_body_bytes": 100_000, "body_seconds": 0.5}
+    with serve(**limits) as served, silent_call(served) as call:
+        intake = served.call.start("ModelInfer", infer_request(ONE))
+        refused = call.exception()
+        assert refused.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive within 0.5 s" in refused.details()
+        assert column(intake.result(), "class_id") == [3]
 
 
 def test_a_limit_beyond_what_grpc_can_count_is_no_error(serve: Serve) -> None:

@@ -1,7 +1,9 @@
 """ModelStreamInfer over a real socket, with a device that is held or sets the pace."""
 
+import math
 import queue
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,3 +165,48 @@ def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
             requests.send(None)
         assert [list(stream) for stream in streams] == [[], []]
         wait_until(lambda: bool(list(served.call.stream(iter([infer_request(ONE)])))))
+
+
+def test_a_refused_message_is_not_kept_while_its_refusal_waits_for_its_turn(serve: Serve) -> None:
+    large = infer_request(np.zeros((100, 32, 32, 3), np.uint8))
+    size, count = large.ByteSize(), 20
+    with serve() as served:
+        submissions, requests = Submissions(served.service.engine), Requests(infer_request(ONE, "a"))
+        with served.backend.gate.held():
+            responses = served.call.stream(iter(requests))
+            submissions.wait_for(1)
+            served.service.engine.admission.door.shut = math.inf
+            tracemalloc.start()
+            try:
+                for _ in range(count):
+                    requests.send(large)
+                told = f'msmlp_requests_total{{route="grpc/ModelStreamInfer",status="429"}} {count}.0'
+                wait_until(lambda: told in served.http.get("/metrics").text)
+                assert tracemalloc.get_traced_memory()[0] < count * size / 4
+            finally:
+                tracemalloc.stop()
+        requests.send(None)
+        assert [bool(response.error_message) for response in responses] == [False] + [True] * count
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_does_not_read_makes_room(serve: Serve, streamed: bool) -> None:
+    images = pictures(64, 0.1, 0.1, 0.9, size=32)
+    # One stream at a time.
+    with serve(max_bodies_bytes=1_000_000, max_body_bytes=1_000_000, body_seconds=0.5) as served:
+        how = {"stream": True, "thresholds": "1,1"} if streamed else {}
+        requests = Requests(*[infer_request(images, "a" * 100, **how) for _ in range(400)], None)
+        unread = served.call.stream(iter(requests))
+        wait_until(lambda: 'msmlp_timeouts_total{phase="answer"} 1.0' in served.http.get("/metrics").text)
+        wait_until(lambda: bool(answered(served)))
+        with pytest.raises(grpc.RpcError):
+            list(unread)
+        wait_until(lambda: served.service.engine.admission.inflight == 0)
+
+
+def answered(served: Any) -> list[Any]:
+    """What one stream more answers; nothing when there is no room for it."""
+    try:
+        return list(served.call.stream(iter([infer_request(ONE)])))
+    except grpc.RpcError:
+        return []

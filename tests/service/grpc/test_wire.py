@@ -41,7 +41,7 @@ def test_honest_messages_pass(message: Any) -> None:
 def test_numbers_have_a_limit() -> None:
     content = request(contents={"uint_contents": [1] * 1000}).SerializeToString()
     check_message(content, 1003)  # with tag and length
-    with pytest.raises(BodyTooLargeError, match="1003 bytes of numbers; at most 1002 are allowed: use raw_input_cont"):
+    with pytest.raises(BodyTooLargeError, match="more than 1002 bytes of numbers: use raw_input_contents"):
         check_message(content, 1002)
 
 
@@ -52,8 +52,8 @@ def test_numbers_have_a_limit() -> None:
         (ModelInferRequest(outputs=[{}] * MANY), f"more than {MAX_FIELDS} fields"),
         (ModelInferRequest(raw_input_contents=[b""] * MANY), f"more than {MAX_FIELDS} fields"),
         (request(contents={"bytes_contents": [b""] * MANY}), f"more than {MAX_FIELDS} fields"),
-        (request(shape=[1] * 2 * MANY), f"bytes besides its data; at most {MAX_REST_BYTES}"),
-        (ModelInferRequest(id="x" * 2 * MANY), f"bytes besides its data; at most {MAX_REST_BYTES}"),
+        (request(shape=[1] * 2 * MANY), f"more than {MAX_REST_BYTES} bytes besides its data"),
+        (ModelInferRequest(id="x" * 2 * MANY), f"more than {MAX_REST_BYTES} bytes besides its data"),
     ],
 )
 def test_a_message_of_many_parts_is_refused_unparsed(message: Any, said: str) -> None:
@@ -65,6 +65,31 @@ def test_a_message_of_many_parts_is_refused_unparsed(message: Any, said: str) ->
         assert tracemalloc.get_traced_memory()[1] < 20_000
     finally:
         tracemalloc.stop()
+
+
+def test_fields_are_counted_over_all_of_a_message() -> None:
+    """No part of it has many, and none costs more than two bytes."""
+    tensor = request(contents={"bytes_contents": [b""] * 1000}).inputs[0]
+    check_message(ModelInferRequest(inputs=[tensor] * 60).SerializeToString(), 2**24)
+    content = ModelInferRequest(inputs=[tensor] * 70).SerializeToString()
+    with pytest.raises(MalformedBodyError, match=f"more than {MAX_FIELDS} fields"):
+        check_message(content, 2**24)
+    # Told from the beginning alone: what follows is no message.
+    with pytest.raises(MalformedBodyError, match=f"more than {MAX_FIELDS} fields"):
+        check_message(content + b"\x0b", 2**24)
+
+
+def test_numbers_are_counted_over_all_tensors() -> None:
+    tensor = request(contents={"uint_contents": [1] * 1000}).inputs[0]
+    content = ModelInferRequest(inputs=[tensor] * 3).SerializeToString()
+    check_message(content, 3009)
+    with pytest.raises(BodyTooLargeError, match="more than 3008 bytes of numbers"):
+        check_message(content, 3008)
+
+
+def test_what_is_too_much_is_told_before_the_rest_is_read() -> None:
+    with pytest.raises(MalformedBodyError, match=f"more than {MAX_REST_BYTES} bytes besides its data"):
+        check_message(ModelInferRequest(id="x" * 2 * MANY).SerializeToString() + b"\x0b", 100)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"\x0b", b"\x80" * 20, b"\x2a\x02\x80\x80"])

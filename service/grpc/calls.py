@@ -132,6 +132,7 @@ class Intake:
     async def _arrival(self, context: Context, own: _Turns) -> Any:
         """What the client of a call that has its turn sends; `own` are the turns of that client."""
         loop, periods = asyncio.get_running_loop(), 0
+        later: asyncio.TimerHandle | None = None
 
         def look() -> None:
             nonlocal periods, later
@@ -141,7 +142,8 @@ class Intake:
             else:
                 later = loop.call_later(self._seconds, look)
 
-        later = loop.call_later(self._seconds, look) if self._seconds else None
+        if self._seconds:
+            later = loop.call_later(self._seconds, look)
         try:
             async with asyncio.timeout(None) as limit:
                 return await context.read()  # in no task of its own: a call that gRPC refuses would be cancelled first

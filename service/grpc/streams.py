@@ -12,7 +12,7 @@ import numpy as np
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
-from msmlp.service.errors import OverloadedError
+from msmlp.service.errors import BodyTimeoutError, OverloadedError
 from msmlp.service.grpc.calls import (
     Context,
     Intake,
@@ -73,7 +73,7 @@ class _Stream:
         self._service, self._intake, self._context = service, intake, context
         handler = asyncio.current_task()
         assert handler is not None
-        self._cut = handler.cancel
+        self._handler, self._unread = handler, False
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
@@ -84,6 +84,7 @@ class _Stream:
 
         Raises:
             OverloadedError: the stream was idle for IDLE_SECONDS.
+            BodyTimeoutError: the client does not read.
         """
         free = asyncio.Semaphore(AT_ONCE)
         ended = asyncio.create_task(ending.wait())
@@ -100,6 +101,11 @@ class _Stream:
                     del content  # it would stay until the next has come
                     self._newest = group.create_task(self._serve(request, self._newest))
                     self._newest.add_done_callback(done)
+        except asyncio.CancelledError:
+            if not self._unread:
+                raise
+            self._handler.uncancel()
+            raise BodyTimeoutError("a response was not read in time") from None
         finally:
             ended.cancel()
         if self._idle_too_long:
@@ -173,7 +179,8 @@ class _Stream:
                 await self._context.write(message.SerializeToString())
         except TimeoutError:
             self._service.metrics.timeouts.labels("answer").inc()
-            self._cut()  # no status: it would come after what the client does not read
+            self._unread = True
+            self._handler.cancel()
             raise asyncio.CancelledError from None
         except grpc.aio.BaseError:
             raise asyncio.CancelledError from None  # the client has left

@@ -14,7 +14,7 @@ import pytest
 from msmlp.service.grpc import streams
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
-from tests.service.grpc.conftest import Serve, column, infer_request
+from tests.service.grpc.conftest import Caller, Serve, column, infer_request
 
 ONE = pictures(1, 1.0, label=3, size=32)
 
@@ -191,17 +191,25 @@ def test_a_refused_message_is_not_kept_while_its_refusal_waits_for_its_turn(serv
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_client_that_does_not_read_makes_room(serve: Serve, streamed: bool) -> None:
-    images = pictures(64, 0.1, 0.1, 0.9, size=32)
+    how = {"stream": True, "thresholds": "1,1"} if streamed else {}
+    request = infer_request(pictures(64, 0.1, 0.1, 0.9, size=32), **how)
+    request.ClearField("outputs")  # all there are
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     # One stream at a time.
-    with serve(max_bodies_bytes=1_000_000, max_body_bytes=1_000_000, body_seconds=0.5) as served:
-        how = {"stream": True, "thresholds": "1,1"} if streamed else {}
-        requests = Requests(*[infer_request(images, "a" * 100, **how) for _ in range(400)], None)
-        unread = served.call.stream(iter(requests))
-        wait_until(lambda: 'msmlp_timeouts_total{phase="answer"} 1.0' in served.http.get("/metrics").text)
-        wait_until(lambda: bool(answered(served)))
-        with pytest.raises(grpc.RpcError):
-            list(unread)
-        wait_until(lambda: served.service.engine.admission.inflight == 0)
+    with serve(max_bodies_bytes=10**8, max_body_bytes=10**8, body_seconds=0.5) as served:
+        port = served.service.settings.grpc_port
+        with grpc.insecure_channel(f"127.0.0.1:{port}", small_window) as channel:
+            unread = Caller(channel).stream(iter([request] * (10 if streamed else 200)))
+            wait_until(lambda: 'msmlp_timeouts_total{phase="answer"} 1.0' in served.http.get("/metrics").text)
+            wait_until(lambda: bool(answered(served)))
+            wait_until(lambda: served.service.engine.admission.inflight == 0)
+            with pytest.raises(grpc.RpcError) as raised:
+                list(unread)
+            error: Any = raised.value
+            assert (error.code(), error.details()) == (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "a response was not read in time",
+            )
 
 
 def answered(served: Any) -> list[Any]:

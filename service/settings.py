@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Over any so many seconds a body must come with at least 10 KB/s, or it is answered 408, and an "
         "answer must be read with as much. A message over gRPC, whose bytes cannot be seen, may take three times as "
-        "long. 0: no limit.",
+        "long while no other waits. 0: no limit.",
     )
     request_seconds: float = Field(
         default=300,

@@ -121,7 +121,7 @@ class Watch:
             Phase.REQUEST: settings.request_seconds,
             Phase.ANSWER: settings.body_seconds,
         }
-        self.open: set[Watched] = set()
+        self.open: dict[Watched, None] = {}  # in the order in which they came
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
         self.most = room(settings.max_connections)
@@ -138,11 +138,11 @@ class Watch:
             self._count_refused()
             return False
         connection.seen = Seen(self._now())
-        self.open.add(connection)
+        self.open[connection] = None
         return True
 
     def closed(self, connection: Watched) -> None:
-        self.open.discard(connection)
+        self.open.pop(connection, None)
 
     def refused(self, status: int, detail: str) -> str:
         """What is no whole request is answered with `status` → the id of that answer, which is counted and logged."""
@@ -158,7 +158,7 @@ class Watch:
             if connection in self.open and same and connection.phase in (Phase.IDLE, Phase.HEAD):
                 self._count_refused()
                 connection.transport.close()
-                self.open.discard(connection)
+                del self.open[connection]
                 return True
         return False
 
@@ -194,7 +194,8 @@ class Watch:
                 if number % TURN == 0:
                     await asyncio.sleep(0)
             if len(self.open) > 0.9 * self.most:
-                self._silent = sorted(silent, key=lambda each: each.seen.since, reverse=True)
+                # Among equals the first to come is the last here.
+                self._silent = sorted(reversed(silent), key=lambda each: each.seen.since, reverse=True)
             else:
                 self._silent = []
 

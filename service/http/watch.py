@@ -195,7 +195,8 @@ class Watch:
                     await asyncio.sleep(0)
             if len(self.open) > 0.9 * self.most:
                 # Among equals the first to come is the last here.
-                self._silent = sorted(silent[::-1], key=lambda each: -each.seen.since)
+                silent.reverse()
+                self._silent = sorted(silent, key=lambda each: -each.seen.since)
             else:
                 self._silent = []
 

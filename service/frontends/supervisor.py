@@ -233,7 +233,7 @@ class Supervisor:
             self._held.close()
         living = [place for place in self._places if place.process is not None]
         for place in living:
-            if place.running and place.was_ready and place.line is not None:
+            if place.running and (place.ready or place.was_ready) and place.line is not None:
                 place.line.send(Drain())
             else:
                 place.kill()  # nothing is in flight

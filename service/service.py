@@ -118,11 +118,16 @@ class Service:
         """Over HTTP and gRPC."""
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
 
+    @property
+    def live(self) -> bool:
+        """Whether this process should keep running."""
+        return not self.engine.down and self.engine.late <= STILL_SECONDS
+
     def check_live(self) -> None:
-        """Raise EngineDownError when this process should not keep running."""
+        """Raise EngineDownError when it should not."""
         if self.engine.down:
             raise EngineDownError(DOWN)
-        if self.engine.late > STILL_SECONDS:
+        if not self.live:
             raise EngineDownError(f"the event loop stood still for {self.engine.late:.0f} s")
 
     def check_ready(self) -> None:

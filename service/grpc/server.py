@@ -187,7 +187,7 @@ async def _statistics(service: Service, request: Any) -> dict[str, Any]:
 
 
 _PLAIN: dict[str, Callable[[Service, Any], dict[str, Any] | Awaitable[dict[str, Any]]]] = {
-    "ServerLive": lambda service, _: {"live": not service.engine.down},
+    "ServerLive": lambda service, _: {"live": service.live},
     "ServerReady": lambda service, _: {"ready": _ready(service)},
     "ModelReady": _model_ready,
     "ServerMetadata": lambda service, _: model.server_metadata(),

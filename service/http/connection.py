@@ -128,23 +128,28 @@ class Connection:
 
     @property
     def turn(self) -> tuple[Any, int]:
+        """Changes with every request that begins and every pipelined one that is answered."""
         return self.cycle, len(self.pipeline)
 
     @property
     def unanswered(self) -> bool:
+        """Whether a request is in progress, and nothing of its answer sent."""
         return self.cycle is not None and not self.cycle.response_started
 
     @property
     def sent(self) -> int:
+        """Bytes that the system took for the client."""
         return int(self.transport.written - self.transport.get_write_buffer_size())
 
     def late(self, error: Callable[[], MsmlpError]) -> None:
+        """End the request that is in progress with such an error, and then the connection."""
         self._departure.reason = error
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
         self._departure.end()
 
     def refuse(self, status: HTTPStatus, code: str, detail: str) -> None:
+        """Answer what is no whole request, and close."""
         self._answer(status, code, detail, self._watch.refused(status, detail))
 
     def _answer(self, status: HTTPStatus, code: str, detail: str, request_id: str) -> None:

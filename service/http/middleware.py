@@ -96,6 +96,8 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
+                        if self._door.closed(now := time.monotonic()):  # over h11, whose requests nobody refused before
+                            raise self._admission.turn_away(_declared(scope), now)
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":

@@ -8,18 +8,20 @@ import logging
 import resource
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import BodyTimeoutError, UnansweredError
 from msmlp.service.logs import Seldom, sane_id
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RequestRecord
+
+if TYPE_CHECKING:
+    from msmlp.service.http.connection import Connection
 
 log = logging.getLogger("msmlp.http")
 
@@ -49,38 +51,8 @@ class Phase(StrEnum):
     ANSWER = "answer"  # the client, to read
 
 
-class Watched(Protocol):
-    """A connection as the watch sees it."""
-
-    seen: "Seen"
-    transport: Any
-    read: int
-    """Bytes that came."""
-
-    @property
-    def sent(self) -> int:
-        """Bytes that the system took for the client."""
-
-    @property
-    def phase(self) -> Phase: ...
-
-    @property
-    def turn(self) -> tuple[Any, int]:
-        """Changes with every request that begins and every pipelined one that is answered."""
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether a request is in progress, and nothing of its answer sent."""
-
-    def late(self, error: Callable[[], MsmlpError]) -> None:
-        """End the request that is in progress with such an error, and then the connection."""
-
-    def refuse(self, status: HTTPStatus, code: str, detail: str) -> None:
-        """Answer what is no whole request, and close."""
-
-
 class Seen:
-    """What the last sweep saw of a connection that was opened `now`, and since when (seconds of the loop's clock)."""
+    """What the last sweep saw of a connection that was opened `now`, and since when (seconds of the watch's clock)."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.turn: tuple[Any, int] = (None, 0)
@@ -121,18 +93,18 @@ class Watch:
             Phase.REQUEST: settings.request_seconds,
             Phase.ANSWER: settings.body_seconds,
         }
-        self.open: dict[Watched, None] = {}  # in the order in which they came
+        self.open: dict[Connection, None] = {}  # in the order in which they came
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
         self.most = room(settings.max_connections)
-        self._silent: list[Watched] = []  # as of the last sweep, the longest last
+        self._silent: list[Connection] = []  # as of the last sweep, the longest last
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))
 
     # Connections.
 
-    def opened(self, connection: Watched) -> bool:
+    def opened(self, connection: "Connection") -> bool:
         """A connection has come; False if there is no room for it, not even in place of a silent one."""
         if len(self.open) >= self.most and not self._evict():
             self._count_refused()
@@ -141,7 +113,7 @@ class Watch:
         self.open[connection] = None
         return True
 
-    def closed(self, connection: Watched) -> None:
+    def closed(self, connection: "Connection") -> None:
         self.open.pop(connection, None)
 
     def refused(self, status: int, detail: str) -> str:
@@ -204,7 +176,7 @@ class Watch:
         """Seconds, without those for which all was frozen: nobody was slow then."""
         return self._clock + min(time.monotonic() - self._looked, 2 * self._pause)
 
-    def _look(self, connection: Watched, now: float) -> None:
+    def _look(self, connection: "Connection", now: float) -> None:
         seen, phase = connection.seen, connection.phase
         seen.update(connection.turn, phase, now)
         if seen.told:
@@ -224,7 +196,7 @@ class Watch:
             seen.told = now
             self._end(connection, phase, limit, seconds)
 
-    def _end(self, connection: Watched, phase: Phase, limit: Phase, seconds: float) -> None:
+    def _end(self, connection: "Connection", phase: Phase, limit: Phase, seconds: float) -> None:
         """End what a connection waits for: it took longer than `limit` allows."""
         self._metrics.timeouts.labels(limit).inc()
         if phase is Phase.HEAD and connection.read:

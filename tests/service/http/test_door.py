@@ -68,6 +68,14 @@ def read_answer(connection: socket.socket) -> httpx.Response:
     return httpx.Response(int(status.split()[1]), headers=headers, content=body)
 
 
+def test_what_the_second_parser_reads_is_refused_too(tiny_weights: Path) -> None:
+    with busy(tiny_weights) as (_, _, client):
+        address = client.base_url.host, client.base_url.port or 80
+        with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(head("/classify", f"Content-Length: {LENGTH}", "Connection: Upgrade", "Upgrade: x"))
+            check_problem(read_answer(connection), 429, "overloaded")
+
+
 @pytest.mark.parametrize("framing", [f"Content-Length: {LENGTH}", "Transfer-Encoding: chunked"])
 def test_a_request_is_refused_before_its_body_comes_and_the_connection_is_kept(
     tiny_weights: Path, framing: str
@@ -124,7 +132,7 @@ def test_when_all_is_answered_nothing_stays_and_the_door_is_open(tiny_weights: P
         assert service.body_budget._held == service.engine.admission.inflight == 0
         assert client.post("/classify", content=IMAGE, headers=PNG).status_code == 200, "with nothing in work, any"
         assert client.post("/classify", content=b"no picture", headers=PNG).status_code == 422
-        assert door.work == 0
+        wait_until(lambda: door.work == 0)  # just after the answer is sent
 
 
 def test_a_slow_device_is_refused_for_at_the_door_too(tiny_weights: Path) -> None:

@@ -291,6 +291,8 @@ def test_one_front_end_is_one_process(tiny_weights: Path) -> None:
 def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> None:
     with two(tiny_weights) as served:
         started = children(served.process.pid)
+        assert len(started) >= 2, "both front ends"
+        assert alive(started)
         served.process.kill()
         served.end()
         wait_until(lambda: not alive(started))

@@ -263,6 +263,8 @@ def test_cancelled_calls_are_counted_and_keep_no_permit(served: Served, digits: 
             return count() > before
 
         wait_until(seen)
+    assert count() > before
+    assert served.metric("msmlp_inflight_images") == 0
 
 
 def test_a_signal_ends_an_idle_stream_and_everything_in_order(tiny_weights: Path, digits: Any) -> None:

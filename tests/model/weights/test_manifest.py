@@ -116,7 +116,7 @@ def test_a_renamed_folder_is_still_the_same_weights(folder: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    refusal(tmp_path / "nowhere")
+    assert refusal(tmp_path / "nowhere").startswith("there is no weights folder")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])

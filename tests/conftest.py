@@ -43,6 +43,16 @@ def _no_settings_from_outside() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_engine_hangs() -> Iterator[None]:
+    """Tests hold a fake device for as long as they need, on a busy machine for longer than a hang takes."""
+    from msmlp.service.engine import core
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "longest_silence", lambda *_: 1000.0)
+        yield
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The `msmlp` command in this process, for what needs none of its own: arguments → exit status."""

@@ -1,7 +1,6 @@
 """The engine as routes see it, on an event loop of its own in every test."""
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -510,7 +509,6 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
     """A fast engine's permits are all taken before anyone has waited for long."""
     backend, clock = FakeBackend(), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
     monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
@@ -532,7 +530,6 @@ def test_permits_that_run_out_are_overload_however_short_the_waits(monkeypatch: 
 def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
     monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
 
     async def scenario(engine: AsyncEngine) -> None:
@@ -579,7 +576,6 @@ def test_a_thread_that_hangs_is_the_end_and_who_waits_learns_it(monkeypatch: pyt
 def test_the_time_for_which_all_was_frozen_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     backend, clock = FakeBackend(max_batch=1), Clock()
     monkeypatch.setattr(async_engine, "time", clock)
-    monkeypatch.setattr(core, "longest_silence", lambda *_: math.inf)
 
     async def scenario(engine: AsyncEngine) -> None:
         with backend.gate.held():

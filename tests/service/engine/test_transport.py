@@ -179,7 +179,8 @@ def said_by(backend: FakeBackend, permits: int | None, shadow_every: int) -> lis
 )
 def test_ready_says_how_many_images_may_be_in_flight(permits: int | None, shadow_every: int, said: int) -> None:
     ready, _died = said_by(FakeBackend(capacity=100), permits, shadow_every)
-    assert ready == Ready("fake", "none", said)
+    assert isinstance(ready, Ready)
+    assert (ready.backend, ready.device, ready.permits) == ("fake", "none", said)
 
 
 def failing_above(images: int) -> Callable[[int, Pixels], None]:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from msmlp.service.engine import async_engine, core
+from msmlp.service.engine import async_engine
 from msmlp.service.grpc import calls
 from msmlp.service.grpc.messages import METHODS
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
@@ -57,7 +57,6 @@ def test_an_ending_server_answers_what_is_in_flight(serve: Serve) -> None:
 
 def test_with_a_deadline_nobody_waits_for_a_device_that_hangs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_engine, "LATE", 0.0)
-    monkeypatch.setattr(core, "longest_silence", lambda *_: 1000.0)
     with serve() as served, served.backend.gate.held():
         code, detail, _ = served.call.refused("ModelInfer", infer_request(ONE, deadline_ms=10))
         assert (code, "by its deadline" in detail) == ("DEADLINE_EXCEEDED", True)

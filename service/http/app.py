@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.messages import Outbound, Ready
-from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.engine.transport import tune_gc
 from msmlp.service.grpc import grpc_running
 from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
@@ -84,4 +84,4 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 def _when_ready(message: Outbound) -> None:
     if isinstance(message, Ready):
-        freeze_gc()
+        tune_gc()

@@ -102,6 +102,11 @@ class Connection:
         super().connection_lost(exc)  # type: ignore[misc]
         self._watch.closed(self)
         self._departure.end()
+        # A connection is in cycles, and freed when some day a collection comes: what it has read is freed now.
+        self.refused = None
+        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.body = b""
 
     @property
     def place(self) -> int:
@@ -224,6 +229,10 @@ class H11Connection(Connection, H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.more_body and not self.conn.trailing_data[0]:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._reader.refused = None
 
     def late(self, error: Callable[[], MsmlpError]) -> None:
         self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so

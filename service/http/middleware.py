@@ -175,11 +175,11 @@ def _declared(scope: Scope) -> int:
 
 
 def _record(scope: Scope) -> RequestRecord:
-    arrival = time.monotonic()
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    arrival, raw = time.monotonic(), scope["headers"]
+    given = next((value for name, value in raw if name == b"x-request-id"), b"").decode("latin-1")
 
-    def headers() -> Mapping[str, str]:
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    def headers() -> Mapping[str, str]:  # without the scope, which holds the record: a cycle is not freed at once
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
     method = scope["method"] if scope["method"] in METHODS else "other"
     return RequestRecord(sane_id(given), arrival, method, _route(scope["path"]), headers)

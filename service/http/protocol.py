@@ -147,6 +147,10 @@ class Protocol(Connection, HttpToolsProtocol):
         self._refusal = self.app_state.get("msmlp_refuse")
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._data = self._head = b""
+
     @property
     def place(self) -> int:
         return self._place
@@ -206,8 +210,9 @@ class Protocol(Connection, HttpToolsProtocol):
         self._watch.closed(self)
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
+        read, self._data, self._head = bytes(self._head), b"", b""
         # Outside the context of the request whose response led here.
-        Context().run(connection.data_received, bytes(self._head))
+        Context().run(connection.data_received, read)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""

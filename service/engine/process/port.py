@@ -16,7 +16,7 @@ from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, O
 from msmlp.service.engine.process import peers
 from msmlp.service.engine.process.memory import PEERS, Board, Ring
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
-from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.engine.transport import tune_gc
 
 log = logging.getLogger("msmlp.engine")
 
@@ -77,7 +77,7 @@ class ChildPort:
     def send(self, messages: list[Outbound]) -> None:
         last = messages[-1] if messages else None
         if isinstance(last, Ready):
-            freeze_gc()
+            tune_gc()
             self._ready = last
         by_number = {peer.number: peer for peer in self._peers.values()}
         for number, said in peers.split(messages, by_number).items():

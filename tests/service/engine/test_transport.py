@@ -209,19 +209,19 @@ def test_an_engine_for_which_nothing_fits_is_never_ready() -> None:
 
 FREEZE = """
 import gc
-from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.engine.transport import tune_gc
 kept = [[] for _ in range(1000)]
-freeze_gc()
+tune_gc()
 count = gc.get_freeze_count()
 assert count > 1000
 assert not any(each is kept[0] for each in gc.get_objects())
 kept += [[] for _ in range(1000)]
-freeze_gc()
+tune_gc()
 assert gc.get_freeze_count() == count, "later objects are collected as ever"
 """
 
 
-def test_freeze_gc_exempts_what_exists_and_nothing_later() -> None:
+def test_tune_gc_exempts_what_exists_and_nothing_later() -> None:
     subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
 
 

@@ -5,10 +5,12 @@ second, so a connection is a protocol without streams or tasks.
 """
 
 import asyncio
+import gc
 import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +23,8 @@ SLEEP = 0.0005
 """Seconds between two looks at what is due: arrivals within one come together."""
 LEAD = 0.25
 """The share of a load at its start that is not counted: the queue fills, and brown-out finds its level."""
-AHEAD = 1.0
-"""Seconds of requests for which connections are open beforehand."""
+AHEAD = 2.2
+"""Seconds of requests for which connections are open beforehand: a little more than the server's longest wait."""
 PATIENCE = 30.0
 """Seconds to wait for the last answers."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -120,27 +122,35 @@ class _Client:
         await asyncio.sleep(0.5)  # the server has seen them all
         start = time.perf_counter()
         self.since = start + LEAD * self._load.seconds
-        now = 0.0
+        now, opening = 0.0, set[asyncio.Task[None]]()
         for number, due in enumerate((start + offsets).tolist()):
             while now < due and (now := time.perf_counter()) < due:
                 await asyncio.sleep(max(SLEEP, due - now))
             if number % 64 == 0:
                 await asyncio.sleep(0)  # answers are read even when all is late
                 now = time.perf_counter()
-            if not self.free and self._open < self._load.connections:
-                await self._connect(loop, host, port)
             self.seen.late.append(now - due)
             if self.free:
                 self.free.pop().ask(requests[which[number]], due)
+            elif self._open < self._load.connections:
+                opening.add(task := asyncio.create_task(self._connect(loop, host, port)))
+                task.add_done_callback(partial(self._ask, opening, requests[which[number]], due))
             else:
                 self.seen.seconds.setdefault("no connection", []).append(0.0)
         self.seen.took = time.perf_counter() - self.since
         until = time.perf_counter() + PATIENCE
-        while self.waiting and time.perf_counter() < until:
+        while (self.waiting or opening) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
-        self.seen.seconds.setdefault("unanswered", []).extend([PATIENCE] * self.waiting)
+        self.seen.seconds.setdefault("unanswered", []).extend([PATIENCE] * (self.waiting + len(opening)))
         for connection in self.free:
             connection.transport.close()
+
+    def _ask(self, opening: set[asyncio.Task[None]], request: bytes, due: float, opened: asyncio.Task[None]) -> None:
+        opening.discard(opened)
+        if opened.exception():
+            self.seen.seconds.setdefault("no connection", []).append(time.perf_counter() - due)
+        elif self.free:
+            self.free.pop().ask(request, due)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, host: Any, port: Any) -> None:
         self._open += 1
@@ -151,5 +161,9 @@ class _Client:
 def offer(load: Load, rate: float, seed: int = 0) -> Seen:
     """Send a load and wait for its last answer."""
     seen = Seen()
-    uvloop.run(_Client(load, seen).send(rate, seed))
+    gc.disable()  # thousands of connections wait: looking through them would make requests late
+    try:
+        uvloop.run(_Client(load, seen).send(rate, seed))
+    finally:
+        gc.enable()
     return seen

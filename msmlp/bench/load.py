@@ -19,7 +19,7 @@ from msmlp.model.errors import DeviceError
 from msmlp.model.text import percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
-from msmlp.service.engine.transport import freeze_gc
+from msmlp.service.engine.transport import tune_gc
 from msmlp.service.errors import OverloadedError
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.options import RequestOptions
@@ -85,7 +85,7 @@ async def started(settings: Settings) -> AsyncIterator[Service]:
             if service.engine.down:
                 raise DeviceError("the engine could not start")
             await asyncio.sleep(0.05)
-        freeze_gc()  # as the app does
+        tune_gc()  # as the app does
         yield service
     finally:
         await service.engine.stop()

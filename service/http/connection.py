@@ -77,6 +77,10 @@ def head_size(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
     return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Connection:
     """Common to both parsers' connections: what the watch looks at, and refusals in the form of all other errors."""
 
@@ -102,11 +106,11 @@ class Connection:
         super().connection_lost(exc)  # type: ignore[misc]
         self._watch.closed(self)
         self._departure.end()
-        # A connection is in cycles, and freed when some day a collection comes: what it has read is freed now.
+        # No cycle of references is left: a garbage collection, which would find it, comes rarely.
         self.refused = None
         for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
-                cycle.body = b""
+                cycle.on_response, cycle.body = _nothing, b""
 
     @property
     def place(self) -> int:

@@ -69,6 +69,10 @@ class _Flow(FlowControl):
         if not self._waiting():
             super().resume_reading()
 
+    def forget(self) -> None:
+        """The connection is lost: do not hold it."""
+        self._waiting = bool
+
 
 class _Joining:
     """A transport that sends the head of a response together with its body: two packets would wake the client twice."""
@@ -150,6 +154,7 @@ class Protocol(Connection, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._data = self._head = b""
+        self.flow.forget()
 
     @property
     def place(self) -> int:

@@ -31,11 +31,11 @@ from msmlp.bench.images import form_bytes
 from msmlp.bench.processes import Server, family, image_size, server_process
 from msmlp.service.settings import Settings
 
-LOADS = (0.1, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
+LOADS = (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 PICTURES, FORM_IMAGES, FORMS = 256, 16, 32
 SINGLE, FORM = "single pictures", "forms of 16"
 CAPACITY_SECONDS, CAPACITY_CONNECTIONS = 5.0, 32
-CONNECTIONS = 12_000
+CONNECTIONS = 9_500
 PATH, FULL = b"POST /classify ", b"POST /classify?degrade=false "
 """As they are sent, and as they are sent to measure the capacity: without brown-out."""
 OVERLOAD = 4.0

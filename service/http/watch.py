@@ -101,6 +101,7 @@ class Watch:
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))
+        self._metrics.capacity_connections.set(self.most)
 
     # Connections.
 

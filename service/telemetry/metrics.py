@@ -154,6 +154,7 @@ class Metrics(Collector):
         text = "Deadline of an image minus the time of its answer; negative if it was late."
         self.margin = Histogram("msmlp_deadline_margin_seconds", text, registry=self.registry, buckets=MARGINS)
         self.connections = gauge("msmlp_connections", "Open HTTP connections.")
+        self.capacity_connections = gauge("msmlp_capacity_connections", "HTTP connections that may be open.")
         text = "Connections closed for lack of room: new ones, and silent ones in favour of new ones."
         self.connections_refused = counter("msmlp_connections_refused", text)
         text = "Connections and requests ended because they took too long, by what was waited for."

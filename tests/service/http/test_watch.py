@@ -280,6 +280,7 @@ def test_connections_beyond_the_most_are_refused_and_counted(serve: Serve, caplo
                 (answer,) = answers(received(connection))
                 assert (answer.status_code, answer.json()["code"]) == (503, "too_many_connections")
         assert running.counted("msmlp_connections_refused_total") == 3
+        assert running.counted("msmlp_capacity_connections") == 2
         assert len([each for each in caplog.messages if "--max-connections" in each]) == 1
         running.backend.gate.open()
         assert [each.recv(12) for each in busy] == [b"HTTP/1.1 200"] * 2

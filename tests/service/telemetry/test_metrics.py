@@ -154,6 +154,7 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...]]] = {
     "brownout_level": ("gauge", ()),
     "shed_total": ("counter", ("reason",)),
     "connections": ("gauge", ()),
+    "capacity_connections": ("gauge", ()),
     "connections_refused_total": ("counter", ()),
     "timeouts_total": ("counter", ("phase",)),
     "shadow_agreement": ("gauge", ("exit",)),

@@ -26,6 +26,7 @@ from tests.fakes import picture
 from tests.servers import encoded, fake_backend, fake_service, serving
 
 ADDED = {
+    "msmlp_capacity_connections",
     "msmlp_capacity_images",
     "msmlp_body_work",
     "msmlp_connections",

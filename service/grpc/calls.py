@@ -89,6 +89,7 @@ class Intake:
         self._budget, self._max_bytes = service.body_budget, service.settings.max_body_bytes
         self._seconds, self._late = service.settings.body_seconds, service.metrics.timeouts.labels("body")
         self._admission, self._shed = service.engine.admission, service.metrics.shed.labels("door")
+        self._full = service.metrics.shed.labels("memory")
         self._most = max(1, self._budget.limit // self._max_bytes)
         self._turns = _Turns(self._most)
         self._clients: WeakValueDictionary[str, _Turns] = WeakValueDictionary()  # those that have calls
@@ -107,6 +108,7 @@ class Intake:
                 patience.reschedule(None)
                 content = await self._arrival(context, own)
         except TimeoutError:
+            self._full.inc()
             raise OverloadedError(f"too many calls are sending messages, the maximum is {self._most}") from None
         if not isinstance(content, bytes):  # gRPC refused the call itself, or the client sent nothing
             raise BodyTooLargeError(f"no message was sent, or it has more than {self._max_bytes} bytes")
@@ -162,6 +164,7 @@ class Intake:
             OverloadedError
         """
         if self._streams == self._most:
+            self._full.inc()
             raise OverloadedError(f"{self._streams} streams are open, the maximum is {self._most}")
         self._streams += 1
         try:

@@ -155,6 +155,7 @@ def test_a_call_that_gets_no_turn_may_be_retried(serve: Serve, monkeypatch: pyte
             "too many calls are sending messages, the maximum is 1",
         )
         assert "retry-pushback-ms" in metadata
+        assert 'msmlp_shed_total{reason="memory"} 1.0' in served.http.get("/metrics").text
         call.cancel()
         wait_until(lambda: served.call.start("ModelInfer", infer_request(ONE)).exception() is None)
 

@@ -161,6 +161,7 @@ def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
         third = served.call.stream(iter([infer_request(ONE)]))
         assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert third.details() == "2 streams are open, the maximum is 2"
+        assert 'msmlp_shed_total{reason="memory"} 1.0' in served.http.get("/metrics").text
         for requests in opened:
             requests.send(None)
         assert [list(stream) for stream in streams] == [[], []]

@@ -29,7 +29,10 @@ def _header(description: str, schema: Documented) -> Documented:
 
 _REQUEST_ID = "92b0c0c687884cfab2c1a3dc10b18646"
 _ID_HEADER = _header("The request's own id if it is valid, else a new one", {"type": "string"})
-_RETRY_AFTER = _header("Seconds to wait before trying again", {"type": "integer", "minimum": 1, "maximum": 60})
+_RETRY_AFTER = _header(
+    "Seconds to wait before trying again; under overload not the same for all clients",
+    {"type": "integer", "minimum": 1, "maximum": 60},
+)
 _SERVER_TIMING = {
     "description": "Milliseconds of decoding, and the longest queueing and compute of any image; not sent with streams",
     "schema": {"type": "string"},
@@ -39,14 +42,16 @@ _PROBLEM_TEXTS = {
     400: "Malformed body",
     404: "Unknown path",
     405: "Method not allowed; Allow lists those that are",
-    408: "The body did not come in time, or too slowly; the connection is closed",
-    413: "Too many bytes, pixels or images",
+    408: "The request did not come in time, or its body too slowly; the connection is closed",
+    413: "Too many bytes, told before they are read where Content-Length says so; too many images, or pixels to decode",
     415: "Unsupported content type or content encoding",
     422: "Undecodable image, no image, or bad option (named, with the allowed range)",
-    429: "Overloaded: no permits for these images now",
+    429: "Overloaded: too many images in flight, too long a predicted wait, or too many bytes of bodies; mostly told "
+    "before the body is read",
     500: "The server failed",
-    503: "Starting, shutting down, the engine is down, or the request took too long",
-    504: "Every image expired before it reached an exit",
+    503: "Starting, shutting down, the engine is down or failed, no answer in time, or too many connections; the last "
+    "two close the connection",
+    504: "By the deadline no image had reached an exit",
 }
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),

@@ -60,6 +60,15 @@ def test_settings_and_metrics_are_called_by_their_names() -> None:
     assert {name.removesuffix("_total") for name in re.findall(r"\bmsmlp_\w+", PAGE)} <= served
 
 
+def test_what_is_to_be_seen_has_the_label_values_of_the_metrics() -> None:
+    registry = Metrics((0.1, 0.2, 0.3), "any", "1").registry
+    fixed = "phase", "reason", "outcome"
+    told = re.findall(rf'`(msmlp_\w+)\{{({"|".join(fixed)})="(\w+)"\}}`', PAGE)
+    assert {label for _, label, _ in told} == set(fixed)
+    for metric, label, value in told:
+        assert registry.get_sample_value(metric, {label: value}) == 0, f"{metric} {value}"
+
+
 def test_the_prices_shown_are_those_of_the_shipped_weights() -> None:
     gflops = json.loads((ROOT / "weights" / "cifar10-s" / "manifest.json").read_text())["gflops_cumulative"]
     shown = re.findall(r"^\| (\d) \| [\d.]+ % \| ([\d.]+) GFLOPs \|", PAGE, flags=re.MULTILINE)
@@ -69,7 +78,9 @@ def test_the_prices_shown_are_those_of_the_shipped_weights() -> None:
 
 def test_every_alert_has_its_section_and_none_else() -> None:
     [group] = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())["groups"]
-    assert re.findall(r"^### (\w+)$", PAGE, flags=re.MULTILINE) == [rule["alert"] for rule in group["rules"]]
+    alerts = [rule["alert"] for rule in group["rules"]]
+    assert re.findall(r"^### (\w+)$", PAGE, flags=re.MULTILINE) == alerts
+    assert set(re.findall(r"\bMsmlp\w+", PAGE)) == set(alerts)
 
 
 def test_rows_of_the_dashboard_are_called_by_their_names() -> None:

@@ -95,9 +95,13 @@ class Decoders:
         job = _Job(sources, size, deadline, check)
         starts = range(0, len(sources), HEADERS)
         self._enter(job, [PER_PICTURE * min(HEADERS, len(sources) - start) for start in starts])
+        # Its turn may come later, and a picture may take long.
+        overdue = None if deadline == math.inf else job.loop.call_later(deadline - time.monotonic(), job.settle, None)
         try:
             await job.done
         finally:
+            if overdue is not None:
+                overdue.cancel()
             with self._lock:
                 self._forget(job)
             self._observe(job.took)

@@ -223,7 +223,7 @@ class EngineCore:
         self._exits.setflags(write=False)  # parts of it leave in answers
         self._in_flight: deque[_InFlight] = deque()
         self._collected = 0.0  # when the last batch was, or when work arrived after there was none
-        self._failures, self._told_invalid = 0, False
+        self._failures, self._told_invalid, self._doubtful = 0, False, False
         self._submits = self._images = 0
 
     def receive(self, message: Inbound) -> None:
@@ -299,6 +299,10 @@ class EngineCore:
             pass
         if self._in_flight:
             self._collect(self._in_flight.popleft())
+        if self._doubtful:
+            while self._in_flight:
+                self._collect(self._in_flight.popleft())
+            self._check_device()
         if self._publish and self.idle:
             self._publish(self.load())
 
@@ -354,7 +358,20 @@ class EngineCore:
         if len(good):
             some = StageOutput(output.score[good], output.probabilities[good])
             self._settle(batch._replace(slots=batch.slots[good], waited=batch.waited[good]), some, now)
-        self._count_failure(None)
+        self._failures += 1
+        self._doubtful |= self._failures >= MAX_FAILURES
+
+    def _check_device(self) -> None:
+        """End the engine if a black image has no valid scores either. Some images may overflow a graph: whoever sends
+        them must not be able to end it.
+        """
+        slots = self.backend.admit(np.zeros((1, self.backend.size, self.backend.size, 3), dtype=np.uint8))
+        for stage in range(self._stages):
+            output = self.backend.collect(self.backend.launch(stage, slots))
+            if not (np.isfinite(output.score).all() and np.isfinite(output.probabilities).all()):
+                raise DeviceError(f"stage {stage + 1} gives no valid scores, not even for a black image")
+        self.backend.release(slots)
+        self._failures, self._doubtful, self._collected = 0, False, time.monotonic()
 
     def _abandon(self, batch: Batch, error: Exception) -> None:
         requests, slots = self.scheduler.abandon(batch)
@@ -422,9 +439,6 @@ class EngineCore:
     def _fail(self, requests: NDArray[np.int64], error: Exception) -> None:
         log.error("a batch failed", exc_info=error)
         self._send(Failed(requests, f"the device failed ({type(error).__name__})"))
-        self._count_failure(error)
-
-    def _count_failure(self, error: Exception | None) -> None:
         self._failures += 1
         if self._failures >= MAX_FAILURES:
             raise DeviceError(f"the device failed {self._failures} times in a row") from error

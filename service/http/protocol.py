@@ -136,6 +136,8 @@ def reply(cycle: RequestResponseCycle, head: str, body: bytes, status: HTTPStatu
 
 
 class Protocol(Connection, HttpToolsProtocol):
+    flow: _Flow
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._place = BETWEEN

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -109,7 +110,21 @@ async def infer(request: Request) -> Response:
     service = await service_of(request)
     name = await _known_model(service, **request.path_params)
     service.check_ready()  # before the body is read
-    inference = await _read(request, service)
+    settings, given = service.settings, request.headers.get(HEADER_LENGTH)
+    length = int(given) if given and given.isdecimal() and len(given) < 20 else None
+    if length is not None and length > settings.max_json_bytes:
+        raise BodyTooLargeError(f"the JSON part has {length} bytes; at most {settings.max_json_bytes} are allowed")
+    # Without the header all of it is JSON.
+    max_bytes = settings.max_body_bytes if given else min(settings.max_body_bytes, settings.max_json_bytes)
+    content, encoding = await read_content(request, max_bytes), request.headers.get("content-encoding", "")
+    if encoding:
+        content = await in_turn(partial(decompress, content, encoding, max_bytes))
+    with service.body_budget.holding(len(content) if encoding else 0):  # beside the bytes that came
+        inference = await _read(service, content, given, length)
+        return await _answer(request, service, name, inference)
+
+
+async def _answer(request: Request, service: Service, name: str, inference: Inference) -> Response:
     if inference.options.stream:
         raise OptionError("stream", "expected false: this protocol cannot stream over HTTP; use POST /classify")
     asked = ClassifyRequest(inference.images, inference.options, request.scope["msmlp_record"])
@@ -124,24 +139,17 @@ async def infer(request: Request) -> Response:
     return Sent(body, "application/octet-stream", asked.record, {HEADER_LENGTH.lower(): str(header_length)})
 
 
-async def _read(request: Request, service: Service) -> Inference:
-    """The request: a small one is read here, a large one in a thread, so that other requests do not wait."""
-    headers, settings = request.headers, service.settings
-    given, encoding = headers.get(HEADER_LENGTH), headers.get("content-encoding", "")
-    length = int(given) if given and given.isdecimal() and len(given) < 20 else None
-    if length is not None and length > settings.max_json_bytes:
-        raise BodyTooLargeError(f"the JSON part has {length} bytes; at most {settings.max_json_bytes} are allowed")
-    # Without the header all of it is JSON.
-    max_bytes = settings.max_body_bytes if given else min(settings.max_body_bytes, settings.max_json_bytes)
-    content = await read_content(request, max_bytes)
+async def _read(service: Service, content: bytes, given: str | None, length: int | None) -> Inference:
+    """The request: a small one is read here, a large one in a thread, so that other requests do not wait.
+
+    `length` is that of its JSON part, as far as what was `given` is one.
+    """
 
     def read() -> Inference:
-        plain = decompress(content, encoding, max_bytes)
-        limits = Limits(service.max_images, settings.max_pixels)
-        return read_inference(plain, given, limits)
+        return read_inference(content, given, Limits(service.max_images, service.settings.max_pixels))
 
     text = len(content) if length is None else length
-    if encoding or text > SLICE:
+    if text > SLICE:
         return await in_turn(read)
     # Pixels after the JSON cost nothing: they are not copied.
     small = len(content) <= SLICE or b'"pixels"' in content[:text]

@@ -265,6 +265,16 @@ def test_nothing_is_decoded_after_the_deadline() -> None:
     asyncio.run(main())
 
 
+def test_a_deadline_passes_while_others_have_their_turns() -> None:
+    async def main() -> None:
+        with decoders(1) as made:
+            blocked = Blocked(made)
+            assert not (await made.decode([black(1000)], 8, deadline=time.monotonic() + 0.1)).any()
+            blocked.open()
+
+    asyncio.run(main())
+
+
 def test_a_fault_in_one_request_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         def broken(_: float) -> None:

@@ -441,16 +441,3 @@ def test_a_confidence_that_is_no_number_is_as_bad(wrong: float, monkeypatch: pyt
     hand.submit(2, pictures(1, 0.0, 0.0, 0.0))
     hand.core.run_once()
     assert [message.requests.tolist() for message in hand.of(Failed)] == [[1]]
-
-
-def test_batches_without_valid_scores_end_the_engine_once_their_others_are_answered() -> None:
-    hand = ByHand()
-    spoils(hand, 3)
-    for request in range(1, 2 * MAX_FAILURES, 2):
-        hand.submit(request, pictures(1, 1.0, label=3))
-        hand.submit(request + 1, pictures(1, 1.0))
-        if request < 2 * MAX_FAILURES - 1:
-            hand.run()
-    with pytest.raises(DeviceError, match="3 times in a row"):
-        hand.run()
-    assert [line[0] for line in hand.told()] == [2, 4, 6]

@@ -23,13 +23,16 @@ from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
 from tests.fakes import FakeBackend
 
-HANGS, INVALID, SLOW = 201, 202, 203
-"""Labels of pictures at which a stage never returns, gives no valid score, and takes `SLOW_SECONDS`."""
+HANGS, INVALID, SLOW, BREAKS = 201, 202, 203, 204
+"""Labels of pictures at which a stage never returns, gives no valid score, takes `SLOW_SECONDS`, and after which no
+picture has a valid score."""
 
 SLOW_SECONDS = 1.5
 
 
 class Hanging(FakeBackend):
+    broken = False
+
     def collect(self, handle: Any) -> StageOutput:
         labels = self._pixels[handle.slots, 1, 0, 1]
         self._pixels[handle.slots[labels > self.classes], 1, 0, 1] = 0
@@ -38,7 +41,8 @@ class Hanging(FakeBackend):
         if (labels == SLOW).any():
             time.sleep(SLOW_SECONDS)
         output = super().collect(handle)
-        return StageOutput(_spoilt(output.score, labels == INVALID), output.probabilities)
+        self.broken |= bool((labels == BREAKS).any())
+        return StageOutput(_spoilt(output.score, (labels == INVALID) | self.broken), output.probabilities)
 
 
 def _spoilt(scores: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:

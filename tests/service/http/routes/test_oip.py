@@ -7,6 +7,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -136,6 +138,25 @@ def test_compressed_bodies(caller: triton.InferenceServerClient, digits: Any, co
         response_compression_algorithm=compression,
     )
     assert result.as_numpy("exit").shape == (20,)
+
+
+def test_decompressed_bytes_count_beside_those_that_came(tiny_weights: Path) -> None:
+    backend = fake_backend()
+    service = fake_service(tiny_weights, lambda: backend, max_body_bytes=100_000, max_bodies_bytes=100_000)
+    pixels = np.zeros((20, 32, 32, 3), np.uint8)
+    body, length = triton.InferenceServerClient.generate_request_body([pixel_input(pixels)])
+    headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": str(length)}
+    packed = gzip.compress(body)
+    assert len(packed) < 1000 < len(body) < 100_000 < 2 * len(body)
+    with serving(service) as client, ThreadPoolExecutor(2) as pool:
+        with backend.gate.held():
+            first = pool.submit(client.post, INFER, content=packed, headers=headers)
+            backend.gate.wait_until_reached()
+            second = client.post(INFER, content=packed, headers=headers)
+        assert (second.status_code, list(second.json())) == (429, ["error"])
+        assert "request bodies already take" in second.json()["error"]
+        assert first.result().status_code == 200
+        assert client.post(INFER, content=packed, headers=headers).status_code == 200
 
 
 def test_options_are_parameters(caller: triton.InferenceServerClient, digits: Any) -> None:

@@ -42,9 +42,10 @@ def page(document: Row) -> str:
         if row["kind"] == "overload":
             lines += [
                 "",
-                f"Four times the capacity for {document['overload_seconds']:g} s:",
+                f"Four times the capacity for {document['overload_seconds']:g} s in all, at rest after each part. The engine's memory for "
+                "images is touched as more of them are in flight at once, and then stays.",
                 "",
-                *before_and_after(row),
+                *at_rest(row),
             ]
     lines += ["", *(f"Fault: {fault}." for fault in document["faults"])]
     return "\n".join(lines).rstrip() + "\n"
@@ -93,8 +94,9 @@ def limit(goal: str, rows: list[Row], name: str, most: float) -> tuple[str, str,
     return goal, f"≤ {most:.0f} ms", f"{worst:.0f} ms", worst <= most
 
 
-def before_and_after(row: Row) -> Iterator[str]:
-    yield "| | before | after |"
-    yield "|---|---|---|"
-    for name, value in row["before"].items():
-        yield f"| {name.removeprefix('msmlp_')} | {value:.1f} | {row['after'][name]:.1f} |"
+def at_rest(row: Row) -> Iterator[str]:
+    rests = row["rests"]
+    yield "| | at the start | " + " | ".join(f"after {number}" for number in range(1, len(rests))) + " |"
+    yield "|---" * (len(rests) + 1) + "|"
+    for name in rests[0]:
+        yield f"| {name.removeprefix('msmlp_')} | " + " | ".join(f"{each[name]:.1f}" for each in rests) + " |"

@@ -19,9 +19,9 @@ from msmlp.model.errors import DeviceError
 from msmlp.model.text import percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
-from msmlp.service.engine.transport import tune_gc
 from msmlp.service.errors import OverloadedError
 from msmlp.service.inference import ClassifyRequest, run
+from msmlp.service.memory import tune_gc
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings

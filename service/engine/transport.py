@@ -1,7 +1,6 @@
 """Between AsyncEngine and the engine core: the interface, and the core in this process, inline or as a thread."""
 
 import asyncio
-import gc
 import logging
 import math
 import queue
@@ -90,12 +89,6 @@ class InTransit:
         backlog = load.backlog_seconds + more * load.seconds_per_image
         rest = load.seconds_per_image, load.work_seconds, load.prediction_margin, load.submits, load.images
         return Load(queued, since, backlog, *rest, load.others)  # `replace` takes several times as long
-
-
-YOUNG_OBJECTS = 500_000
-"""A garbage collection comes when so many more objects were made than freed, in place of Python's 700. Under overload
-thousands of requests wait, and looking through them all took 40 % of the CPU time. An HTTP request and its connection
-leave no cycles, a gRPC call leaves some 60 objects of 110 bytes: 55 MB at most."""
 
 
 class LocalWorker:
@@ -274,14 +267,3 @@ class InlineWorker(LocalWorker):
     def join(self, timeout: float | None = None) -> None:
         """Wait on another thread than the loop's."""
         self._ended.wait(timeout)
-
-
-def tune_gc() -> None:
-    """Exempt everything that exists now from garbage collection, once per process, and collect more rarely from now on.
-
-    torch brings 200,000 objects: a full collection over them stops every thread for a tenth of a second.
-    """
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)

@@ -13,7 +13,6 @@ from starlette.types import ASGIApp
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.messages import Outbound, Ready
-from msmlp.service.engine.transport import tune_gc
 from msmlp.service.grpc import grpc_running
 from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
@@ -21,6 +20,7 @@ from msmlp.service.http.protocol import Protocol
 from msmlp.service.http.responses import error_response
 from msmlp.service.http.routes import classify, oip, operations
 from msmlp.service.http.watch import Watch
+from msmlp.service.memory import trimmed, tune_gc
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import watched
 
@@ -49,10 +49,10 @@ def _framework(service: Service) -> FastAPI:
         service.engine.watch(_when_ready)
         service.engine.start()
         settings = service.settings
-        watch = Watch(service)
+        watch, door = Watch(service), service.engine.admission.door
         access_log = settings.access_log or settings.log_level == "debug"
         async with watched(service.records, service.traces, access_log=access_log):
-            async with grpc_running(service), watch.running():
+            async with grpc_running(service), watch.running(), trimmed(lambda: not door.work):
                 yield {"msmlp_watch": watch}  # where connections find it
                 service.draining = True
             await service.engine.stop()

@@ -74,9 +74,9 @@ def test_the_page_says_which_goals_are_met() -> None:
     }
     rest |= dict.fromkeys(("msmlp_body_work", "msmlp_brownout_level"), 0.0)
     after = {**rest, "msmlp_body_work": 5.0, "rss_mib": 120.0}
-    faults = left_behind(rest, rest, after)
+    faults = left_behind([rest, rest, after])
     assert faults == ["msmlp_body_work is 5 at the end", "memory grew from 100 to 120 MiB"]
-    assert left_behind(rest, rest, rest) == []
+    assert left_behind([rest, after, after, rest]) == []
     document = {
         "machine": "a machine",
         "date": "today",
@@ -87,7 +87,7 @@ def test_the_page_says_which_goals_are_met() -> None:
         "rows": [
             row("forms of 16", 1.0, 100.0, 50.0, 5.0),
             row("forms of 16", 3.0, 80.0, 4500.0, 99.0),
-            {"kind": "overload", "before": rest, "after": after},
+            {"kind": "overload", "rests": [rest, rest, after]},
         ],
         "faults": faults,
     }

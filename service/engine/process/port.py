@@ -16,7 +16,7 @@ from msmlp.service.engine.messages import Cancel, Counts, Died, Inbound, Load, O
 from msmlp.service.engine.process import peers
 from msmlp.service.engine.process.memory import PEERS, Board, Ring
 from msmlp.service.engine.process.wire import Channel, Hello, SharedSubmit, Welcome
-from msmlp.service.engine.transport import tune_gc
+from msmlp.service.memory import tune_gc
 
 log = logging.getLogger("msmlp.engine")
 

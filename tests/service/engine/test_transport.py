@@ -1,8 +1,6 @@
 """The engine inline, as a thread and as a process under the same tests, then some of them alone."""
 
 import asyncio
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,24 +203,6 @@ def test_an_engine_for_which_nothing_fits_is_never_ready() -> None:
     (died,) = said_by(backend, 200, 0)
     assert isinstance(died, Died)
     assert died.detail == "a batch of 1 does not fit on none: no room"
-
-
-FREEZE = """
-import gc
-from msmlp.service.engine.transport import tune_gc
-kept = [[] for _ in range(1000)]
-tune_gc()
-count = gc.get_freeze_count()
-assert count > 1000
-assert not any(each is kept[0] for each in gc.get_objects())
-kept += [[] for _ in range(1000)]
-tune_gc()
-assert gc.get_freeze_count() == count, "later objects are collected as ever"
-"""
-
-
-def test_tune_gc_exempts_what_exists_and_nothing_later() -> None:
-    subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
 
 
 # In this process, where the test needs to see its backend.

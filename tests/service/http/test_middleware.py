@@ -63,7 +63,7 @@ def test_what_a_request_held_is_freed_with_its_answer(
 def test_what_was_read_is_freed_when_its_client_leaves(
     own_client: httpx.Client, no_collections: None, upgrade: str
 ) -> None:
-    """With a collection every 20,000 objects, what was read last would fill the memory."""
+    """Collections are rare: what was read last would fill the memory."""
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{upgrade}Content-Length: 1999999\r\n\r\n"
     address = own_client.base_url.host, own_client.base_url.port or 80
 

@@ -1,0 +1,64 @@
+"""Memory of a process that serves: when garbage is collected, and when what is free goes back to the system."""
+
+import asyncio
+import ctypes
+import gc
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+YOUNG_OBJECTS = 500_000
+"""A garbage collection comes when so many more objects were made than freed, in place of Python's 700. Under overload
+thousands of requests wait, and looking through them all took 40 % of the CPU time. An HTTP request and its connection
+leave no cycles, a gRPC call leaves some 60 objects of 110 bytes: 55 MB at most."""
+
+LOOK_SECONDS = 1.0
+GROWN_BYTES = 32 * 2**20
+"""How much more than after the last time makes it worth while."""
+
+
+def tune_gc() -> None:
+    """Exempt everything that exists now from garbage collection, once per process, and collect more rarely from now on.
+
+    torch brings 200,000 objects: a full collection over them stops every thread for a tenth of a second.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
+
+
+@asynccontextmanager
+async def trimmed(idle: Callable[[], bool]) -> AsyncIterator[None]:
+    """Inside, memory that is free is given back once the process is idle: glibc keeps what a burst took, and is then
+    split up so that the next one takes more. Without glibc this does nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    task = asyncio.create_task(_run(trim, idle)) if trim is not None else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _run(trim: Callable[[int], int], idle: Callable[[], bool]) -> None:
+    least = resident_bytes()
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        least = min(least, now) if (now := resident_bytes()) else least
+        if now > least + GROWN_BYTES and idle():
+            await asyncio.to_thread(trim, 0)
+            least = resident_bytes()
+
+
+def resident_bytes() -> int:
+    """Of this process; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,71 @@
+import asyncio
+import ctypes
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from msmlp.service import memory
+from msmlp.service.memory import resident_bytes, trimmed
+
+MIB = 2**20
+
+
+def fragmented() -> tuple[list[bytes], int]:
+    """Blocks that lie between others which were freed → those that are left, and the resident bytes before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident_bytes()
+    blocks = [bytes(60_000) for _ in range(3000)]
+    return blocks[::20], before
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_what_is_free_is_given_back_once_the_process_is_idle(idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 0.01)
+
+    async def main() -> None:
+        async with trimmed(lambda: idle):
+            await asyncio.sleep(0.05)
+            left, before = fragmented()
+            grown = resident_bytes() - before
+            assert grown > 100 * MIB, "as glibc has it"
+            await asyncio.sleep(1.0)
+            assert (resident_bytes() < before + 60 * MIB) == idle
+            assert len(left) == 150
+
+    asyncio.run(main())
+
+
+def test_little_growth_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+    sizes = iter([100 * MIB, 50 * MIB, *[81 * MIB] * 5, *[83 * MIB] * 2, *[82 * MIB] * 100])
+    monkeypatch.setattr(memory, "resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 0.001)
+
+    async def main() -> None:
+        task = asyncio.create_task(memory._run(trims.append, lambda: True))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        task.cancel()
+
+    asyncio.run(main())
+    assert trims == [0], "from the least there was, and once"
+
+
+FREEZE = """
+import gc
+from msmlp.service.memory import tune_gc
+kept = [[] for _ in range(1000)]
+tune_gc()
+count = gc.get_freeze_count()
+assert count > 1000
+assert not any(each is kept[0] for each in gc.get_objects())
+kept += [[] for _ in range(1000)]
+tune_gc()
+assert gc.get_freeze_count() == count, "later objects are collected as ever"
+"""
+
+
+def test_tune_gc_exempts_what_exists_and_nothing_later() -> None:
+    subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)

@@ -18,6 +18,7 @@ from msmlp.service.decoding.cost import PER_PICTURE, DecodeTimes
 from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
 from msmlp.service.decoding.queue import DecodeQueue, Next
 from msmlp.service.errors import BadImagesError, TooManyPixelsError
+from msmlp.service.memory import free_frames
 
 SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
 """A single image up to this size, and this much work (a progressive JPEG of 128 x 128 pixels), is decoded on the event
@@ -203,6 +204,7 @@ class Decoders:
         try:
             job.pixels[index] = picture.decode()
         except ImageError as error:
+            free_frames(error)
             job.errors.append((index, error))
         seconds = time.monotonic() - began
         job.took.append((picture.kind, seconds))
@@ -239,6 +241,7 @@ class _Job:
             try:
                 self.pictures[index] = read_header(self.sources[index], self.size, max_pixels)
             except ImageError as error:
+                free_frames(error)
                 self.errors.append((index, error))
 
     def error(self) -> BadImagesError:

@@ -344,3 +344,21 @@ def test_what_calls_that_failed_held_is_freed_with_their_end(serve: Serve) -> No
             assert resident_bytes() < before + 30 * 2**20
         finally:
             gc.enable()
+
+
+def test_there_are_no_more_connections_than_allowed(serve: Serve) -> None:
+    with serve(max_connections=3) as served, ExitStack() as held:
+        address = ("127.0.0.1", served.service.settings.grpc_port)
+
+        def connected() -> bool:
+            """Whether the server greets a new connection, which stays open."""
+            connection = held.enter_context(socket.create_connection(address, timeout=PATIENCE_SECONDS))
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            try:
+                return bool(connection.recv(1))
+            except ConnectionResetError:
+                return False
+
+        assert [connected() for _ in range(4)] == [True, True, False, False], "beside the channel's own"
+        assert served.call("ServerLive").live
+        assert served.http.get("/livez").status_code == 200

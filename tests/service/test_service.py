@@ -1,8 +1,11 @@
+import asyncio
 import resource
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from msmlp.model.backends.select import Selection
@@ -173,6 +176,25 @@ def test_bodies_beyond_the_memory_for_them_are_shed_and_their_bytes_come_back(ti
         assert int(answer.headers["Retry-After"]) >= 1
         assert client.post("/classify", content=IMAGE, headers=PNG).status_code == 200
         assert 'msmlp_shed_total{reason="memory"} 1.0' in client.get("/metrics").text
+
+
+def test_what_waits_for_decoding_counts_in_brown_out(tiny_weights: Path) -> None:
+    service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", decode_threads=1))
+    may_go = threading.Event()
+
+    async def main() -> None:
+        service.decoders.threads.submit(may_go.wait, 60)
+        large = encoded(np.zeros((1000, 1000, 3), np.uint8))
+        decoding = asyncio.create_task(service.decoders.decode([large] * 20, 32))
+        await asyncio.sleep(0)
+        assert service.engine.decode_backlog() > 0
+        may_go.set()
+        await decoding
+        while service.engine.decode_backlog():  # the last thread may not have ended its turn
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    service.decoders.shutdown()
 
 
 @pytest.mark.parametrize(

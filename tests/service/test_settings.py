@@ -21,6 +21,11 @@ def test_defaults() -> None:
     assert (settings.host, settings.port, settings.policy) == ("127.0.0.1", 8000, "balanced")
 
 
+def test_connections_are_kept_for_longer_than_proxies_keep_theirs() -> None:
+    """nginx and AWS keep 60 s: one that the server closes first is a 502 now and then."""
+    assert Settings().keep_alive_seconds > 60
+
+
 def test_options_go_before_the_environment_and_that_before_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSMLP_PORT", "9001")
     monkeypatch.setenv("MSMLP_POLICY", "fast")

@@ -1,6 +1,7 @@
 """The engine as routes see it, on an event loop of its own in every test."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -544,6 +545,41 @@ def test_the_oldest_wait_raises_the_level_and_calm_ends_it(monkeypatch: pytest.M
         await until_level(engine, clock, lambda level: level == 0)
 
     play(backend, scenario, permits=64, brownout_seconds=60)
+
+
+def test_brown_out_is_over_within_a_second_of_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, clock = FakeBackend(max_batch=1), Clock()
+    monkeypatch.setattr(async_engine, "time", clock)
+    monkeypatch.setattr(async_engine, "LOOK_SECONDS", 0.001)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        with backend.gate.held():
+            waiting = [asyncio.create_task(classify(engine, pictures(1, 1.0))) for _ in range(4)]
+            await until_level(engine, clock, lambda level: level == LEVELS)
+        await asyncio.gather(*waiting)
+        ended = clock.monotonic()
+        while engine.brownout.level and clock.monotonic() < ended + 60:
+            clock.ahead += 0.1
+            await asyncio.sleep(0.01)
+        assert clock.monotonic() < ended + 3.0, "step by step it would take longer"
+
+    play(backend, scenario, permits=64, brownout_seconds=0.5)
+
+
+def test_a_loop_that_is_held_up_counts_as_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    monkeypatch.setattr(async_engine, "FROZEN_SECONDS", math.inf)
+
+    async def scenario(engine: AsyncEngine) -> None:
+        await asyncio.sleep(3 * async_engine.LOOK_SECONDS)
+        time.sleep(0.5)
+        await asyncio.sleep(async_engine.LOOK_SECONDS)
+        assert engine.admission.door.lag > 0.2
+        load = engine.worker.load
+        assert load is not None
+        assert engine.admission.wait(load) > 0.2
+
+    play(backend, scenario, permits=64, brownout_seconds=0)
 
 
 def test_a_thread_that_hangs_is_the_end_and_who_waits_learns_it(monkeypatch: pytest.MonkeyPatch) -> None:

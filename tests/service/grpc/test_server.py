@@ -4,6 +4,7 @@ import gc
 import math
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ import grpc
 import numpy as np
 import pytest
 
+from msmlp.service import service as services
 from msmlp.service.engine import async_engine
 from msmlp.service.grpc import calls
 from msmlp.service.grpc.messages import METHODS
 from msmlp.service.memory import resident_bytes
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
-from tests.servers import Submissions, wait_until
+from tests.servers import Submissions, encoded, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
 
 ONE = pictures(1, 1.0, label=3, size=32)
@@ -362,3 +364,57 @@ def test_there_are_no_more_connections_than_allowed(serve: Serve) -> None:
         assert [connected() for _ in range(4)] == [True, True, False, False], "beside the channel's own"
         assert served.call("ServerLive").live
         assert served.http.get("/livez").status_code == 200
+
+
+def image_request(*files: bytes) -> Any:
+    """Encoded images as a ModelInferRequest."""
+    content = b"".join(len(file).to_bytes(4, "little") + file for file in files)
+    request = METHODS["ModelInfer"].request(model_name="msmlp", raw_input_contents=[content])
+    request.inputs.add(name="image", datatype="BYTES", shape=[len(files)])
+    return request
+
+
+def test_more_pixels_than_a_request_may_have(serve: Serve) -> None:
+    large = encoded(np.zeros((1000, 2000, 3), np.uint8))
+    with serve(max_request_pixels=3_000_000) as served:
+        code, detail, _ = served.call.refused("ModelInfer", image_request(large, large))
+        assert (code, "4000000 pixels" in detail) == ("INVALID_ARGUMENT", True)
+        assert len(column(served.call("ModelInfer", image_request(large)), "exit")) == 1
+
+
+def test_a_loop_that_stood_still_is_not_live(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "STILL_SECONDS", 0.3)
+    with serve() as served:
+        assert served.call("ServerLive").live
+        begun = threading.Event()
+        assert served.service.engine._loop is not None
+        served.service.engine._loop.call_soon_threadsafe(lambda: (begun.set(), time.sleep(1.0)))
+        assert begun.wait(PATIENCE_SECONDS)
+        assert not served.call("ServerLive").live
+        wait_until(lambda: served.call("ServerLive").live)
+
+
+def test_scores_that_are_no_numbers_and_an_engine_that_is_lost(serve: Serve) -> None:
+    with serve() as served:
+        collect = served.backend.collect
+
+        def spoilt(handle: Any) -> Any:
+            output = collect(handle)
+            output.score[:] = np.nan
+            return output
+
+        served.backend.collect = spoilt
+        for _ in range(3):
+            assert served.call.refused("ModelInfer", infer_request(ONE))[0] == "UNAVAILABLE"
+        wait_until(lambda: served.service.engine.down)
+        assert served.call.refused("ModelInfer", infer_request(ONE))[0] == "UNAVAILABLE"
+        assert not served.call("ServerReady").ready
+
+
+def test_a_connection_without_calls_is_closed(serve: Serve) -> None:
+    with serve(keep_alive_seconds=0.5) as served:
+        address = ("127.0.0.1", served.service.settings.grpc_port)
+        with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            while connection.recv(1000):
+                pass

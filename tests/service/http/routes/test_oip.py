@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from msmlp.service.http.body import SLICE
 from msmlp.service.oip.model import OUTPUTS
 from msmlp.service.oip.request import read_inference
 from tests.fakes import picture, pictures
-from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
+from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, wait_until
 
 INFER = "/v2/models/msmlp/infer"
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -157,6 +158,28 @@ def test_decompressed_bytes_count_beside_those_that_came(tiny_weights: Path) -> 
         assert "request bodies already take" in second.json()["error"]
         assert first.result().status_code == 200
         assert client.post(INFER, content=packed, headers=headers).status_code == 200
+
+
+def test_a_client_that_leaves_and_scores_that_are_no_numbers(tiny_weights: Path) -> None:
+    backend = fake_backend()
+    service = fake_service(tiny_weights, lambda: backend)
+    body, length = triton.InferenceServerClient.generate_request_body([pixel_input(pictures(1, 1.0, size=32))])
+    headers = {"Inference-Header-Content-Length": str(length)}
+    with serving(service) as client:
+        with backend.gate.held(), suppress(httpx.TimeoutException):
+            client.post(INFER, content=body, headers=headers, timeout=0.5)
+        wait_until(lambda: service.engine.admission.inflight == 0)
+        assert 'msmlp_requests_total{route="/v2/infer",status="499"} 1.0' in client.get("/metrics").text
+        collect = backend.collect
+
+        def spoilt(handle: Any) -> Any:
+            output = collect(handle)
+            output.score[:] = np.nan
+            return output
+
+        backend.collect = spoilt  # type: ignore[method-assign]
+        answer = client.post(INFER, content=body, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (503, ["error"])
 
 
 def test_options_are_parameters(caller: triton.InferenceServerClient, digits: Any) -> None:

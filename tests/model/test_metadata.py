@@ -83,6 +83,16 @@ def test_pillow_gets_no_metadata_of_a_png(chunks: list[bytes], last: bool) -> No
     assert without_metadata(png(*chunks, last=last)) == (encode("PNG"), 1)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_decoding_gives_pillow_that_file(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, opened = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda stream, **options: given.append(stream.getvalue()) or opened(stream))
+    full, bare = photograph(kind)
+    decode(full)
+    decode(bare)
+    assert given[0] == given[1] == without_metadata(bare).data
+
+
 def test_pillow_gets_no_metadata_of_a_jpeg_but_how_its_colours_are_stored() -> None:
     exif = [segment(0xE1, b"Exif\0\0" + bytes(60))] * 900
     others = [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), segment(0xE2, b"MPF\0"), segment(0xED, b"8BIM")]

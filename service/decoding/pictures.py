@@ -23,6 +23,8 @@ SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 """How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
 PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
+RUN_PIXEL, RUN_BYTE = 4, 22
+"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
@@ -53,6 +55,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     decode = (
         partial(load_image, source, size, max_pixels=max_pixels) if again else partial(decode_to_square, image, size)
     )
+    if kind == "BMP" and image.info.get("compression") in (1, 2):
+        return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
     if kind != "JPEG":
         return Picture(kind, full, full, decode)
     reduce_scale(image, size)

@@ -1,6 +1,7 @@
 """What is known of an image by its header."""
 
 import io
+import struct
 import tracemalloc
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_a_jpeg_of_endless_scans_is_refused(progressive: bool, side: int) -> Non
     bomb = data[:last] + data[last:-2] * 300 + data[-2:]
     with pytest.raises(ImageTooLargeError, match=r"image has 3\d\d scans, as much work as \d+ pixels"):
         read_header(bomb, 32, side**2 + side**2 // 4)
+
+
+def test_runs_of_a_bmp_are_work() -> None:
+    head = struct.pack("<IiiHHIIiiII", 40, 32, 32, 1, 8, 1, 0, 0, 0, 256, 256) + bytes(1024)
+    runs = (b"\1\7" * 32 + b"\0\0") * 32
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(runs), 0, 0, 14 + len(head)) + head + runs
+    picture = read_header(data, 32, LIMIT)
+    assert (picture.kind, picture.pixels, picture.decode().shape) == ("BMP", 1024, (32, 32, 3))
+    assert picture.work > 10 * len(runs) + 1024
 
 
 def test_what_follows_a_jpeg_is_no_scan() -> None:

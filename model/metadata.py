@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from msmlp.model.errors import UndecodableImageError
 
-FEWEST_PARTS, BYTES_PER_PART = 2**11, 2**8
-"""A file of n bytes may have FEWEST_PARTS + n / BYTES_PER_PART parts; ordinary encoders make far fewer."""
+FEWEST_PARTS, BYTES_PER_PART, BYTES_PER_BLOCK = 2**10, 2**8, 2**6
+"""A file of n bytes may have FEWEST_PARTS + n / BYTES_PER_PART parts, a GIF, whose blocks are short,
+FEWEST_PARTS + n / BYTES_PER_BLOCK. Ordinary encoders make far fewer."""
 MOST_TABLES = 2**16
 """Bytes of a JPEG's tables and frame headers before its first scan; ordinary ones take less than 3,000."""
 MOST_ENTRIES, MOST_TEXT = 512, 2**17
@@ -67,18 +68,19 @@ class _Kept:
         self._data, self._from, self._kept = data, 0, list[memoryview]()
 
     def drop(self, start: int, end: int) -> None:
-        self._kept.append(memoryview(self._data)[self._from : start])
+        if start > self._from:
+            self._kept.append(memoryview(self._data)[self._from : start])
         self._from = end
 
     def joined(self) -> bytes:
-        if not self._kept:
+        if not self._from:
             return self._data
         return b"".join((*self._kept, memoryview(self._data)[self._from :]))
 
 
-def _parts(data: bytes) -> Iterator[int]:
+def _parts(data: bytes, each: int = BYTES_PER_PART) -> Iterator[int]:
     """One number for each part that a file of this size may have, then the refusal."""
-    most = FEWEST_PARTS + len(data) // BYTES_PER_PART
+    most = FEWEST_PARTS + len(data) // each
     yield from range(most)
     raise UndecodableImageError(f"the file has more than {most} parts, the limit for one of {len(data)} bytes")
 
@@ -151,7 +153,7 @@ def _webp(data: bytes) -> Bare:
 
 def _check_gif(data: bytes) -> None:
     """Pillow reads every block before the first frame on its own; they are counted as it walks."""
-    at, parts = 13, _parts(data)
+    at, parts = 13, _parts(data, BYTES_PER_BLOCK)
     if len(data) > at and data[10] & 128:
         at += 6 << (data[10] & 7)
     while at + 2 < len(data) and data[at] not in b",;":

@@ -203,7 +203,7 @@ class Decoders:
         try:
             job.pixels[index] = picture.decode()
         except ImageError as error:
-            job.errors.append((index, error))
+            job.failed(index, error)
         seconds = time.monotonic() - began
         job.took.append((picture.kind, seconds))
         with self._lock:
@@ -239,7 +239,12 @@ class _Job:
             try:
                 self.pictures[index] = read_header(self.sources[index], self.size, max_pixels)
             except ImageError as error:
-                self.errors.append((index, error))
+                self.failed(index, error)
+
+    def failed(self, index: int, error: ImageError) -> None:
+        """Keep the error alone: the frames it came from, and what it came from, hold what was read of the picture."""
+        error.__context__ = None
+        self.errors.append((index, error.with_traceback(None)))
 
     def error(self) -> BadImagesError:
         return BadImagesError(sorted(self.errors, key=lambda each: each[0]))

@@ -70,7 +70,7 @@ WASTE = {
     "texts": [chunk(b"tEXt", b"a\0b")] * 900,
     "compressed texts": [chunk(b"zTXt", b"a\0\0" + INFLATES)] * 15,
     "compressed international texts": [chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + INFLATES)] * 15,
-    "unknown": [chunk(b"abCd", b"")] * 1300,
+    "unknown": [chunk(b"abCd", b"")] * 1000,
     "EXIF of many entries": [chunk(b"eXIf", tiff(65_535))],
     "EXIF as a text of newlines": [chunk(b"tEXt", b"Raw profile type exif\0" + b"\n" * 10**6)],
     "an animation": [chunk(b"acTL", struct.pack(">II", 9, 0))],
@@ -123,7 +123,7 @@ def test_what_a_jpeg_has_between_its_segments_is_left_out() -> None:
     ids=["PNG", "PNG-pixels", "JPEG", "JPEG-tables", "JPEG-filled", "WEBP", "GIF", "GIF-empty", "GIF-comments"],
 )
 def test_far_more_parts_than_encoders_make_are_refused(data: bytes) -> None:
-    most = FEWEST_PARTS + len(data) // 256
+    most = FEWEST_PARTS + len(data) // (64 if data.startswith(b"GIF") else 256)
     with pytest.raises(UndecodableImageError, match=f"more than {most} parts, the limit for one of {len(data)} bytes"):
         decode(data)
 

@@ -127,7 +127,7 @@ def test_what_a_picture_carries_beside_its_pixels_is_left_out_or_refused(serve: 
         for images in ([empty], [empty, empty]):
             answer = client.post("/classify", files=form(*images))
             assert (answer.status_code, answer.json()["code"]) == (422, "undecodable_image")
-            assert f"more than {2048 + len(empty) // 256} parts" in answer.text
+            assert f"more than {1024 + len(empty) // 256} parts" in answer.text
 
 
 def test_a_jpeg_of_many_scans_is_413_though_it_is_not_progressive(serve: Callable[..., Service]) -> None:

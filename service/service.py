@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,9 @@ class ByteBudget:
             self.give_back(size)
 
 
+RESERVED_FILES = 64
+"""Open files that are not connections."""
+
 STILL_SECONDS = 5.0
 """An event loop that did not turn for so long may be about to do so again: those who watch should know."""
 
@@ -112,6 +116,16 @@ class Service:
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
+
+    @cached_property
+    def connections(self) -> int:
+        """How many this process may have open, over HTTP and, if it serves gRPC, as many again: `--max-connections`,
+        unless the system allows fewer files.
+        """
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kinds = 1 if self.settings.grpc_port is None else 2
+        most = self.settings.max_connections
+        return most if files == resource.RLIM_INFINITY else max(1, min(most, (files - RESERVED_FILES) // kinds))
 
     @cached_property
     def body_budget(self) -> ByteBudget:

@@ -149,7 +149,8 @@ class Settings(BaseSettings):
         default=10_000,
         ge=1,
         description="Most open HTTP connections, of all front ends together; never more in one than its limit on open "
-        "files less 64. Beyond it the longest silent one makes room, or the new one gets 503.",
+        "files less 64. Beyond it the longest silent one makes room, or the new one gets 503. With `--grpc-port` as "
+        "many of gRPC, and half of the files for each; there a new one is closed.",
     )
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -42,8 +42,8 @@ def page(document: Row) -> str:
         if row["kind"] == "overload":
             lines += [
                 "",
-                f"Four times the capacity for {document['overload_seconds']:g} s in all, at rest after each part. The engine's memory for "
-                "images is touched as more of them are in flight at once, and then stays.",
+                f"Four times the capacity for {document['overload_seconds']:g} s in all, at rest after each part. The "
+                "engine's memory for images is touched as more of them are in flight at once, and then stays.",
                 "",
                 *at_rest(row),
             ]

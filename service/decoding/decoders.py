@@ -18,6 +18,7 @@ from msmlp.service.decoding.cost import PER_PICTURE, DecodeTimes
 from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
 from msmlp.service.decoding.queue import DecodeQueue, Next
 from msmlp.service.errors import BadImagesError, TooManyPixelsError
+from msmlp.service.memory import free_frames
 
 SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
 """A single image up to this size, and this much work (a progressive JPEG of 128 x 128 pixels), is decoded on the event
@@ -203,7 +204,8 @@ class Decoders:
         try:
             job.pixels[index] = picture.decode()
         except ImageError as error:
-            job.failed(index, error)
+            free_frames(error)
+            job.errors.append((index, error))
         seconds = time.monotonic() - began
         job.took.append((picture.kind, seconds))
         with self._lock:
@@ -239,12 +241,8 @@ class _Job:
             try:
                 self.pictures[index] = read_header(self.sources[index], self.size, max_pixels)
             except ImageError as error:
-                self.failed(index, error)
-
-    def failed(self, index: int, error: ImageError) -> None:
-        """Keep the error alone: the frames it came from, and what it came from, hold what was read of the picture."""
-        error.__context__ = None
-        self.errors.append((index, error.with_traceback(None)))
+                free_frames(error)
+                self.errors.append((index, error))
 
     def error(self) -> BadImagesError:
         return BadImagesError(sorted(self.errors, key=lambda each: each[0]))

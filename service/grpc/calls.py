@@ -28,6 +28,7 @@ from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference
 from msmlp.service.grpc.wire import check_message
 from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
+from msmlp.service.memory import free_frames
 from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
@@ -222,10 +223,15 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
             answer = await work
         except MsmlpError as error:
             refusal = Refusal.of(error)
-        except Exception:
+            free_frames(error)
+        except asyncio.CancelledError as error:
+            free_frames(error)
+            raise
+        except Exception as error:
             # A failure below still has an answer and a row in the metrics.
             log.exception("%s failed", record.route)
             refusal = INTERNAL
+            free_frames(error)
         else:
             record.status = HTTPStatus.OK
             return answer

@@ -59,6 +59,7 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     # Front ends share the port; without, a second server on it would take half of the calls.
     several = int(service.others is not None)
     options = [*OPTIONS, *_times(service.settings), ("grpc.so_reuseport", several)]
+    options.append(("grpc.max_allowed_incoming_connections", service.connections))
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
     intake, ending = Intake(service), asyncio.Event()
     handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}

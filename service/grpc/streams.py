@@ -26,6 +26,7 @@ from msmlp.service.grpc.calls import (
 )
 from msmlp.service.grpc.messages import ModelInferResponse, ModelStreamInferResponse, set_parameters
 from msmlp.service.inference import ClassifyRequest, run, run_stream
+from msmlp.service.memory import free_frames
 from msmlp.service.oip.request import Inference
 from msmlp.service.service import Service
 from msmlp.service.telemetry.record import STREAM, RequestRecord
@@ -50,8 +51,12 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
                 await _Stream(service, intake, context).serve(ending)
             if ending.is_set():
                 service.check_ready()
+        except asyncio.CancelledError as error:
+            free_frames(error)
+            raise
         except MsmlpError as error:
             refusal = Refusal.of(error)
+            free_frames(error)
             record.status = refusal.status
             service.records.close(record)
             await refusal.send(context)
@@ -129,7 +134,11 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
-        answered = await recorded(self._service.records, request.record, within(self._service, self._answer(request)))
+        try:
+            work = within(self._service, self._answer(request))
+            answered = await recorded(self._service.records, request.record, work)
+        finally:
+            request.content = b""
         if before is not None:
             await asyncio.wait([before])
         if isinstance(answered, Refusal):

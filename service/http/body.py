@@ -101,7 +101,8 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # 0 is "never roll over to disk" for SpooledTemporaryFile
 
     def __init__(self, content: bytes, headers: Headers, max_images: int) -> None:
-        super().__init__(headers, self._slices(content), max_files=max_images + 1, max_fields=64)
+        self.pieces = self._slices(content)
+        super().__init__(headers, self.pieces, max_files=max_images + 1, max_fields=64)
         self._whole = False
 
     async def _slices(self, content: bytes) -> AsyncGenerator[bytes, None]:
@@ -117,14 +118,17 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def _multipart(content: bytes, headers: Headers, max_images: int) -> _Parts:
+    parser = _InMemoryParser(content, headers, max_images)
     try:
-        form = await _InMemoryParser(content, headers, max_images).parse()
+        form = await parser.parse()
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise TooManyImagesError(f"more than {max_images} images in one request") from None
         raise MalformedBodyError(f"not a multipart form: {error.message}") from None
     except (KeyError, UnicodeError, LookupError):
         raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None
+    finally:
+        await parser.pieces.aclose()  # it holds the parser, which holds it: neither would be freed
     try:
         return await _parts(form)
     finally:

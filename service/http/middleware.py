@@ -20,6 +20,7 @@ from msmlp.service.http.connection import Departure
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
+from msmlp.service.memory import free_frames
 from msmlp.service.oip.model import route_label
 from msmlp.service.service import ByteBudget, Service
 from msmlp.service.telemetry.record import RequestRecord, RequestRecords
@@ -60,14 +61,16 @@ class RequestMiddleware:
         with self._records.open(record):
             try:
                 await self._respond(scope, exchange)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 record.status = HTTPStatus.SERVICE_UNAVAILABLE  # the server stops without waiting
+                free_frames(error)
                 raise
             except Exception as error:
                 # A failure below still has a response, an id and a row in the metrics.
                 log.exception("request failed")
                 if not record.status:
                     await error_response(scope, error)(scope, receive, exchange.send)
+                free_frames(error)
             finally:
                 self._budget.give_back(exchange.held)
                 self._door.leave(exchange.work)
@@ -103,6 +106,7 @@ class RequestMiddleware:
                         if isinstance(error, OverloadedError) and error.reason == "door":
                             self._shed.inc()
                         response = error_response(scope, error)
+                        free_frames(error)
                     if not (isinstance(response, Sent) and exchange.reply(response)):
                         await response(scope, exchange.receive, exchange.send)
                     return

@@ -5,7 +5,6 @@ One sweep over all connections, twice a second, does it. Timers for each request
 
 import asyncio
 import logging
-import resource
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -36,9 +35,6 @@ TURN = 512
 
 GRACE_SECONDS = 5.0
 """How long a request that was told to end may take to answer; then its connection is cut."""
-
-RESERVED_FILES = 64
-"""Open files that are not connections."""
 
 
 class Phase(StrEnum):
@@ -96,7 +92,7 @@ class Watch:
         self.open: dict[Connection, None] = {}  # in the order in which they came
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
-        self.most = room(settings.max_connections)
+        self.most = service.connections
         self._silent: list[Connection] = []  # as of the last sweep, the longest last
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
@@ -214,9 +210,3 @@ class Watch:
             connection.late(partial(BodyTimeoutError, f"the whole body did not come within {seconds:g} s"))
         else:
             connection.late(partial(UnansweredError, f"no answer was ready within {seconds:g} s"))
-
-
-def room(most: int) -> int:
-    """Connections that may be open: `most`, unless the system allows this process fewer files."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if files == resource.RLIM_INFINITY else max(1, min(most, files - RESERVED_FILES))

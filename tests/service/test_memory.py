@@ -3,11 +3,12 @@ import ctypes
 import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
 from msmlp.service import memory
-from msmlp.service.memory import resident_bytes, trimmed
+from msmlp.service.memory import free_frames, resident_bytes, trimmed
 
 MIB = 2**20
 
@@ -36,6 +37,49 @@ def test_what_is_free_is_given_back_once_the_process_is_idle(idle: bool, monkeyp
             assert len(left) == 150
 
     asyncio.run(main())
+
+
+def test_large_garbage_is_collected_long_before_its_objects_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 0.01)
+    gc.collect()
+    before = resident_bytes()
+
+    async def main() -> None:
+        async with trimmed(lambda: True):
+            await asyncio.sleep(0.05)
+            for _ in range(300):
+                cycle: list[object] = [bytearray(b"x" * 2**20)]
+                cycle.append(cycle)
+            await asyncio.sleep(1.0)
+
+    gc.disable()
+    asyncio.run(main())
+    gc.enable()
+    assert resident_bytes() < before + 100 * MIB
+
+
+def test_an_error_that_was_dealt_with_holds_nothing() -> None:
+    class Body:
+        pass
+
+    def fail(body: Body) -> None:
+        raise ValueError
+
+    def handle(body: Body) -> Exception:
+        try:
+            try:
+                fail(body)
+            except ValueError:
+                raise KeyError from None
+        except KeyError as error:
+            free_frames(error)
+            return error
+
+    body = Body()
+    held, error = weakref.ref(body), handle(body)
+    del body
+    assert held() is None
+    assert error.__context__ is not None
 
 
 def test_little_growth_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:

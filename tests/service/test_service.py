@@ -1,3 +1,4 @@
+import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,21 @@ def test_bodies_beyond_the_memory_for_them_are_shed_and_their_bytes_come_back(ti
         assert int(answer.headers["Retry-After"]) >= 1
         assert client.post("/classify", content=IMAGE, headers=PNG).status_code == 200
         assert 'msmlp_shed_total{reason="memory"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("files", "most", "grpc_port", "expected"),
+    [
+        (1024, 10_000, None, 960),
+        (1024, 10_000, 0, 480),
+        (1024, 100, 0, 100),
+        (10, 100, None, 1),
+        (resource.RLIM_INFINITY, 10_000, 0, 10_000),
+    ],
+)
+def test_there_are_never_more_connections_than_files_allow(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, files: int, most: int, grpc_port: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    service = build_service(Settings(weights=tiny_weights, device="cpu", max_connections=most, grpc_port=grpc_port))
+    assert service.connections == expected

@@ -17,6 +17,7 @@ from msmlp.service.http.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
 from msmlp.service.http.responses import Sent, service_of, while_connected
 from msmlp.service.http.schemas import Answer
 from msmlp.service.inference import ClassifyRequest, classify, stream
+from msmlp.service.memory import free_frames
 from msmlp.service.telemetry.record import RequestRecord
 
 NDJSON = "application/x-ndjson"
@@ -74,6 +75,7 @@ async def _lines(first: dict[str, Any], more: Documents, record: RequestRecord) 
         # The status has been sent already; the last line carries the error instead.
         record.status, document = problem(error, record.request_id)
         yield _line({**document, "final": True})
+        free_frames(error)
 
 
 def _line(document: dict[str, Any]) -> bytes:

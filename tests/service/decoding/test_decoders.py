@@ -101,7 +101,7 @@ def test_errors_that_wait_for_those_of_other_pictures_hold_nothing_of_theirs() -
     assert len(refused.value.errors) == 3
     for _, error in refused.value.errors:
         assert error.__traceback__ is None
-        assert error.__context__ is None
+        assert error.__context__ is None or error.__context__.__traceback__ is None
 
 
 def test_damaged_pixels_are_named_too() -> None:

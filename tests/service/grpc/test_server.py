@@ -1,5 +1,6 @@
 """What only a held, broken or unready device shows, over a real socket. The real client: tests/e2e/test_grpc.py."""
 
+import gc
 import math
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 from msmlp.service.engine import async_engine
 from msmlp.service.grpc import calls
 from msmlp.service.grpc.messages import METHODS
+from msmlp.service.memory import resident_bytes
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
@@ -315,3 +317,48 @@ def test_under_overload_calls_are_refused_before_their_message_is_read(serve: Se
         wait_until(lambda: door.work == 0)
         assert column(served.call("ModelInfer", infer_request(ONE)), "exit") == [1], "with nothing in work, any"
         assert 'msmlp_shed_total{reason="door"} 3.0' in served.http.get("/metrics").text
+
+
+def test_what_calls_that_failed_held_is_freed_with_their_end(serve: Serve) -> None:
+    """Errors refer to frames, and frames through futures to errors: collections are rare."""
+    noise = b"\xff\xd8\xff" + bytes(1_500_000)
+    request = METHODS["ModelInfer"].request(
+        model_name="msmlp", raw_input_contents=[len(noise).to_bytes(4, "little") + noise]
+    )
+    request.inputs.add(name="image", datatype="BYTES", shape=[1])
+    with serve() as served:
+
+        def fail(times: int) -> None:
+            for _ in range(times):
+                assert served.call.refused("ModelInfer", request)[0] == "INVALID_ARGUMENT"
+                [response] = served.call.stream(iter([request]))
+                assert response.error_message
+                served.call.stream(iter([request])).cancel()
+
+        gc.collect()
+        gc.disable()
+        try:
+            fail(5)
+            before = resident_bytes()
+            fail(20)
+            assert resident_bytes() < before + 30 * 2**20
+        finally:
+            gc.enable()
+
+
+def test_there_are_no_more_connections_than_allowed(serve: Serve) -> None:
+    with serve(max_connections=3) as served, ExitStack() as held:
+        address = ("127.0.0.1", served.service.settings.grpc_port)
+
+        def connected() -> bool:
+            """Whether the server greets a new connection, which stays open."""
+            connection = held.enter_context(socket.create_connection(address, timeout=PATIENCE_SECONDS))
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            try:
+                return bool(connection.recv(1))
+            except ConnectionResetError:
+                return False
+
+        assert [connected() for _ in range(4)] == [True, True, False, False], "beside the channel's own"
+        assert served.call("ServerLive").live
+        assert served.http.get("/livez").status_code == 200

@@ -1,12 +1,13 @@
+import ctypes
 import gc
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from msmlp.service.memory import resident_bytes
 from msmlp.service.telemetry.record import RequestRecord
 
 IMAGE = {"Content-Type": "image/png"}
@@ -41,6 +42,7 @@ def test_every_request_without_one_gets_its_own(client: httpx.Client) -> None:
 @pytest.fixture
 def no_collections() -> Iterator[None]:
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what others have freed would hide what is held
     gc.disable()
     yield
     gc.enable()
@@ -73,12 +75,42 @@ def test_what_was_read_is_freed_when_its_client_leaves(
             own_client.get("/livez")
 
     leave()
-    before = resident()
+    before = resident_bytes()
     for _ in range(400):
         leave()
-    assert resident() < before + 30
+    assert resident_bytes() < before + 30 * 2**20
 
 
-def resident() -> float:
-    """MiB of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
+FILLING = bytes(1_500_000)
+BAD_FORM = b'--b\r\nContent-Disposition: form-data; nome="p"\r\n\r\n' + FILLING + b"\r\n--b--\r\n"
+BAD_PART = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + FILLING + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body", "status"),
+    [
+        ("/classify", "image/jpeg", b"\xff\xd8\xff" + FILLING, 422),
+        ("/classify?stream=true", "image/jpeg", b"\xff\xd8\xff" + FILLING, 422),
+        ("/classify", "multipart/form-data; boundary=b", BAD_FORM, 400),
+        ("/classify", "multipart/form-data; boundary=b", BAD_PART, 422),
+        ("/classify", "application/json", b'{"images": ["' + b"A" * 1_500_000 + b'"]}', 422),
+        ("/v2/models/msmlp/infer", "application/json", b'{"inputs": [' + b" " * 1_500_000, 400),
+    ],
+)
+def test_what_a_request_that_failed_held_is_freed_with_its_answer(
+    own_client: httpx.Client, no_collections: None, path: str, kind: str, body: bytes, status: int
+) -> None:
+    """Errors refer to frames, and frames through futures to errors."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    def fail() -> None:
+        with socket.create_connection((own_client.base_url.host, own_client.base_url.port or 80)) as connection:
+            connection.sendall(head + body)
+            assert connection.recv(100).startswith(f"HTTP/1.1 {status}".encode())
+
+    for _ in range(5):
+        fail()
+    before = resident_bytes()
+    for _ in range(40):
+        fail()
+    assert resident_bytes() < before + 30 * 2**20

@@ -1,6 +1,5 @@
 """How long a connection may be silent, slow or unanswered, and how many may be open: over real sockets."""
 
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from msmlp.service.http import watch
-from msmlp.service.http.watch import RATE, Phase, Seen, room
+from msmlp.service.http.watch import RATE, Phase, Seen
 from msmlp.service.service import Service
 from msmlp.service.telemetry.metrics import PHASES
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
@@ -311,14 +310,6 @@ def test_the_longest_silent_connection_makes_room(serve: Serve, monkeypatch: pyt
 def answered(running: Running) -> int:
     with running.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
         return next(iter(answers(received(connection)))).status_code
-
-
-def test_there_are_never_more_than_files_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    for files, most, expected in ((1024, 10_000, 960), (1024, 100, 100), (10, 100, 1)):
-        monkeypatch.setattr(watch.resource, "getrlimit", lambda _, files=files: (files, files))
-        assert room(most) == expected
-    monkeypatch.setattr(watch.resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert room(10_000) == 10_000
 
 
 # What a sweep makes of what it sees.

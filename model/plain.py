@@ -13,6 +13,7 @@ from PIL import Image
 
 MOST_TABLES = 2**12
 """Bytes of a JPEG's tables; four take some 500."""
+SCAN = b"\xff\xda"
 
 
 def plain_format(data: bytes, size: int) -> str | None:
@@ -51,10 +52,13 @@ def _headers(size: int) -> tuple[bytes, bytes]:
 
 
 def _plain_tables(data: bytes) -> bool:
-    """Whether a JFIF file has two quantization tables before the frame, then Huffman tables: no EXIF, no profile."""
+    """Whether a JFIF file has two quantization tables before the frame, then Huffman tables and the one scan.
+
+    So it has neither EXIF nor a profile.
+    """
     if not (data.startswith(b"\xff\xdb\x00\x43\x00", 20) and data.startswith(b"\xff\xdb\x00\x43\x01", 89)):
         return False
     at = 177
     while at < MOST_TABLES and data.startswith(b"\xff\xc4", at):
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return data.startswith(b"\xff\xda", at)  # the scan
+    return data.startswith(SCAN, at) and data.find(SCAN, at + 2) < 0  # each further scan is work

@@ -3,6 +3,8 @@
 The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
 - EXIF orientation is applied, a damaged EXIF block ignored; of an animation the first frame is used;
+- all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
+  make is refused;
 - grey and palette images become RGB; transparent pixels are blended with white; Pillow converts CMYK;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
@@ -19,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -79,6 +82,7 @@ def decode(
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
     """The first half of `decode`: reads the header only and checks the size."""
+    data, orientation = without_metadata(data)
     try:
         stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
         image = Image.open(stream, formats=formats)
@@ -92,6 +96,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if orientation is not None:
+        for name in ("exif", "xmp"):  # of a WebP; they may be as large as the file
+            image.info.pop(name, None)
+        if orientation != 1:
+            image.info["exif"] = exif_of(orientation)
     return image
 
 

@@ -5,6 +5,7 @@ import random
 import re
 import sys
 import time
+import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,8 @@ class Logging:
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         for name in ("msmlp", "uvicorn"):
             logging.getLogger(name).setLevel(self.level.upper())
+        # Of odd pictures: their senders choose how many, and Python remembers each text for ever.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 _begun: Logging | None = None

@@ -1,5 +1,6 @@
 """From the header of an image: what decoding it will be, before any of it is done."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,12 +19,16 @@ Pixels = NDArray[np.uint8]
 
 ENTROPY = 0.1
 """Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
-SCAN_MARKER = b"\xff\xda"
+SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+"""How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
 PER_SCAN = 1 / 64
-"""Work of every further scan of a progressive JPEG, which goes through all coefficients again."""
+"""Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
+RUN_PIXEL, RUN_BYTE = 4, 22
+"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
 
-WEBP_PIXELS = 2**14
-"""A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already."""
+WEBP_PIXELS, LONG = 2**14, 2**18
+"""A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
+any kind: opened, it may be a copy without metadata."""
 
 
 class Picture(NamedTuple):
@@ -46,18 +51,22 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     image = open_image(source, max_pixels=max_pixels)
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
-    if kind == "WEBP" and full > WEBP_PIXELS:
-        return Picture(kind, full, full, partial(load_image, source, size, max_pixels=max_pixels))
+    again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)
+    decode = (
+        partial(load_image, source, size, max_pixels=max_pixels) if again else partial(decode_to_square, image, size)
+    )
+    if kind == "BMP" and image.info.get("compression") in (1, 2):
+        return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
     if kind != "JPEG":
-        return Picture(kind, full, full, partial(decode_to_square, image, size))
+        return Picture(kind, full, full, decode)
     reduce_scale(image, size)
-    scans = source.count(SCAN_MARKER) if image.info.get("progressive") else 1
+    scans = max(1, sum(1 for _ in SCAN.finditer(source)))
     pixels = image.width * image.height
     work = pixels + full * (ENTROPY + PER_SCAN * (scans - 1))
     if work > 2 * max_pixels:
         text = f"image has {scans} scans, as much work as {work:.0f} pixels, the limit is {2 * max_pixels}"
         raise ImageTooLargeError(text)
-    return Picture(kind, pixels, work, partial(decode_to_square, image, size))
+    return Picture(kind, pixels, work, decode)
 
 
 def decode_to_square(image: Image.Image, size: int) -> Pixels:

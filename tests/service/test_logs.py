@@ -11,7 +11,9 @@ from msmlp.service.logs import Seldom
 from tests.fakes import Clock
 
 PROGRAM = """
+import io
 import logging
+from PIL import Image
 from msmlp.service.logs import Logging, in_force
 from msmlp.service.logs import request_id_of_this_task
 
@@ -31,6 +33,12 @@ except ValueError:
 log.info("%s", "\\udcff \u00e9")
 log.info("another's", extra={{"request_id": "theirs"}})
 logging.getLogger("a.library").warning("in trouble")
+Image.MAX_IMAGE_PIXELS = 99
+for kind, size in (("PNG", 10), ("GIF", 11)):
+    stream = io.BytesIO()
+    Image.new("L", (size, size)).save(stream, kind)
+    Image.open(stream)
+assert not vars(Image).get("__warningregistry__", {{}}).keys() - {{"version"}}
 """
 
 
@@ -39,6 +47,10 @@ def written(form: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     return done.stderr.splitlines()
+
+
+def test_pictures_do_not_warn() -> None:
+    assert not [line for line in written("text") if "DecompressionBomb" in line]
 
 
 def test_json_is_one_object_a_line() -> None:

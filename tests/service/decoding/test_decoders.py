@@ -94,6 +94,16 @@ def test_every_bad_image_is_named_by_its_place() -> None:
     assert str(caught.value).startswith("2 images cannot be classified; the first: not a readable image")
 
 
+def test_errors_that_wait_for_those_of_other_pictures_hold_nothing_of_theirs() -> None:
+    picture = encoded(noise(1, 64)[0])
+    with pytest.raises(BadImagesError) as refused:
+        decode([b"", picture[:60], picture[:-2000]])
+    assert len(refused.value.errors) == 3
+    for _, error in refused.value.errors:
+        assert error.__traceback__ is None
+        assert error.__context__ is None or error.__context__.__traceback__ is None
+
+
 def test_damaged_pixels_are_named_too() -> None:
     good, cut = encoded(noise(1, size=50)[0]), encoded(noise(1, size=50)[0])[:3000]
     with pytest.raises(BadImagesError) as caught:

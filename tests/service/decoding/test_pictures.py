@@ -1,6 +1,8 @@
 """What is known of an image by its header."""
 
 import io
+import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -44,12 +46,42 @@ def test_scans_are_work() -> None:
     assert plain.work < progressive.work < 6 * plain.work
 
 
-def test_a_progressive_jpeg_of_endless_scans_is_refused() -> None:
-    data = file((200, 200), "JPEG", progressive=True)
+@pytest.mark.parametrize("side", [32, 200])  # 32: plain, but for its scans
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_endless_scans_is_refused(progressive: bool, side: int) -> None:
+    data = file((side, side), "JPEG", progressive=progressive)
     last = data.rindex(b"\xff\xda")
     bomb = data[:last] + data[last:-2] * 300 + data[-2:]
     with pytest.raises(ImageTooLargeError, match=r"image has 3\d\d scans, as much work as \d+ pixels"):
-        read_header(bomb, 32, 50_000)
+        read_header(bomb, 32, side**2 + side**2 // 4)
+
+
+def test_runs_of_a_bmp_are_work() -> None:
+    head = struct.pack("<IiiHHIIiiII", 40, 32, 32, 1, 8, 1, 0, 0, 0, 256, 256) + bytes(1024)
+    runs = (b"\1\7" * 32 + b"\0\0") * 32
+    data = b"BM" + struct.pack("<IHHI", 14 + len(head) + len(runs), 0, 0, 14 + len(head)) + head + runs
+    picture = read_header(data, 32, LIMIT)
+    assert (picture.kind, picture.pixels, picture.decode().shape) == ("BMP", 1024, (32, 32, 3))
+    assert picture.work > 10 * len(runs) + 1024
+
+
+def test_what_follows_a_jpeg_is_no_scan() -> None:
+    data = file((200, 200), "JPEG")
+    film = np.random.default_rng(0).bytes(2**21)  # as telephones append it
+    assert film.count(b"\xff\xda") > 20
+    assert read_header(data + film, 32, LIMIT).work == read_header(data, 32, LIMIT).work
+
+
+def test_a_long_file_that_waits_holds_no_copy_without_its_metadata() -> None:
+    data = file((200, 200), "JPEG", comment=bytes(60_000))
+    data = data[:2] + data[20 : 20 + 60_004] * 5 + data[2:]
+    picture = read_header(data, 32, LIMIT)
+    tracemalloc.start()
+    again = read_header(data, 32, LIMIT)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < len(file((200, 200), "JPEG"))
+    assert (again.decode() == picture.decode()).all()
 
 
 def test_pixels_are_counted_too() -> None:

@@ -5,6 +5,7 @@ import http.client
 import io
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,6 +109,35 @@ def test_decoding_that_would_take_too_long_is_429_while_small_pictures_are_answe
             assert client.post("/classify", files=form(small, small)).status_code == 200
             assert service.engine.admission.inflight == 18
         wait_until(lambda: service.engine.admission.inflight == 0)
+
+
+def chunks(kind: bytes, content: bytes, number: int) -> bytes:
+    """A PNG of 32 x 32 pixels with so many chunks after its header."""
+    plain = encoded(np.full((32, 32, 3), 9, np.uint8))
+    checked = kind + content
+    chunk = len(content).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
+    return plain[:33] + chunk * number + plain[33:]
+
+
+def test_what_a_picture_carries_beside_its_pixels_is_left_out_or_refused(serve: Callable[..., Service]) -> None:
+    inflates = zlib.compress(bytes(2**25), 9)  # more than Pillow lets through
+    profiles, empty = chunks(b"iCCP", b"a\0\0" + inflates, 3), chunks(b"abCd", b"", 5000)
+    with serving(serve()) as client:
+        assert client.post("/classify", files=form(profiles, profiles)).status_code == 200
+        for images in ([empty], [empty, empty]):
+            answer = client.post("/classify", files=form(*images))
+            assert (answer.status_code, answer.json()["code"]) == (422, "undecodable_image")
+            assert f"more than {1024 + len(empty) // 256} parts" in answer.text
+
+
+def test_a_jpeg_of_many_scans_is_413_though_it_is_not_progressive(serve: Callable[..., Service]) -> None:
+    data = encoded(np.full((100, 100, 3), 9, np.uint8), "JPEG")
+    scan = data.rindex(b"\xff\xda")
+    bomb = data[:scan] + data[scan:-2] * 500 + data[-2:]
+    with serving(serve(max_pixels=20_000)) as client:
+        answer = client.post("/classify", files=form(bomb))
+        assert (answer.status_code, answer.json()["code"]) == (413, "image_too_large")
+        assert "500 scans" in answer.json()["detail"]
 
 
 def test_brownout_counts_what_waits_to_be_decoded(serve: Callable[..., Service]) -> None:

@@ -1,0 +1,219 @@
+"""A file without its metadata, and the one thing of it that counts: how the picture is to be turned.
+
+Pillow's readers inflate, join and parse all metadata before anyone knows how many pixels there are, at costs out of all
+proportion to the file. So they get what the pixels need and nothing else. Finding that is a walk over the file's parts
+(chunks, segments or blocks), which looks into none of them but the few that may tell the orientation.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from msmlp.model.errors import UndecodableImageError
+
+FEWEST_PARTS, BYTES_PER_PART, BYTES_PER_BLOCK = 2**10, 2**8, 2**6
+"""A file of n bytes may have FEWEST_PARTS + n / BYTES_PER_PART parts, a GIF, whose blocks are short,
+FEWEST_PARTS + n / BYTES_PER_BLOCK. Ordinary encoders make far fewer."""
+MOST_TABLES = 2**16
+"""Bytes of a JPEG's tables and frame headers before its first scan; ordinary ones take less than 3,000."""
+MOST_ENTRIES, MOST_TEXT = 512, 2**17
+"""How far the orientation is looked for: entries of an EXIF block, bytes of a text (once inflated)."""
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_NO_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9), 0xFF))
+"""After 0xff in a JPEG: no marker, or one without content."""
+_TABLES = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xE0), *range(0xF0, 0xFE)))
+_NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
+"""Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
+_EXIF, _RAW_EXIF = b"Exif\0\0", b"Raw profile type exif\0"
+_XMP, _PNG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0"
+_TAG = 0x0112
+_CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
+_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+
+
+class Bare(NamedTuple):
+    """A file for Pillow's readers. `orientation` is EXIF's, 1 to 8; None for a format whose metadata was not read."""
+
+    data: bytes
+    orientation: int | None
+
+
+def without_metadata(data: bytes) -> Bare:
+    """The same picture without metadata, if it has any; UndecodableImageError for a file of too many parts."""
+    if data.startswith(_PNG):
+        return _png(data)
+    if data.startswith(_JPEG):
+        return _jpeg(data)
+    if data.startswith(b"RIFF") and data.startswith(b"WEBP", 8):
+        return _webp(data)
+    if data.startswith(b"GIF8"):
+        _check_gif(data)
+    return Bare(data, None)
+
+
+def exif_of(orientation: int) -> bytes:
+    """The smallest EXIF block that tells an orientation."""
+    return _EXIF + b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", _TAG, 3, 1, orientation, 0, 0)
+
+
+class _Kept:
+    """The parts of a file that stay, joined once and only if others go."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._from, self._kept = data, 0, list[memoryview]()
+
+    def drop(self, start: int, end: int) -> None:
+        if start > self._from:
+            self._kept.append(memoryview(self._data)[self._from : start])
+        self._from = end
+
+    def joined(self) -> bytes:
+        if not self._from:
+            return self._data
+        return b"".join((*self._kept, memoryview(self._data)[self._from :]))
+
+
+def _parts(data: bytes, each: int = BYTES_PER_PART) -> Iterator[int]:
+    """One number for each part that a file of this size may have, then the refusal."""
+    most = FEWEST_PARTS + len(data) // each
+    yield from range(most)
+    raise UndecodableImageError(f"the file has more than {most} parts, the limit for one of {len(data)} bytes")
+
+
+def _png(data: bytes) -> Bare:
+    kept, at, exif, raw, xmp = _Kept(data), 8, b"", b"", b""
+    for _ in _parts(data):
+        if at + 8 > len(data):
+            break
+        length, kind = _CHUNK(data, at)
+        start, end = at + 8, at + 12 + length
+        if kind == b"IEND":
+            break
+        if kind not in _PNG_PIXELS:
+            kept.drop(at, end)
+            if kind == b"eXIf":
+                exif = exif or data[start : min(end - 4, start + MOST_TEXT)]
+            elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+                if not raw and data.startswith(_RAW_EXIF, start):
+                    raw = _text(kind, data[start + len(_RAW_EXIF) : min(end - 4, start + MOST_TEXT)])
+                elif not xmp and data.startswith(_PNG_XMP, start):
+                    xmp = _text(kind, data[start + len(_PNG_XMP) : min(end - 4, start + MOST_TEXT)])
+        at = end
+    return Bare(kept.joined(), _orientation(exif or (raw and _from_hex(raw)), xmp))
+
+
+def _jpeg(data: bytes) -> Bare:
+    kept, at, tables, told = _Kept(data), 2, 0, list[tuple[int, int]]()
+    for _ in _parts(data):
+        if at + 4 > len(data):
+            break
+        before, marker, length = _SEGMENT(data, at)
+        end = at + 2 + max(2, length)
+        if before != 0xFF or marker in _NO_LENGTH:  # as Pillow and libjpeg do, go on to what may be a marker
+            end = data.find(b"\xff", at + 1 + (before == 0xFF != marker))
+            if end < 0:
+                break
+            kept.drop(at, end)
+        elif marker in _TABLES:
+            tables += length
+            if tables > MOST_TABLES:
+                raise UndecodableImageError(f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}")
+        elif marker in _NOT_PIXELS:
+            kept.drop(at, end)
+            if marker == 0xE1:
+                told.append((at + 4, end))
+        elif marker in (0xDA, 0xD9):  # the first scan, the end: what follows is libjpeg's
+            break
+        at = end
+    exif, xmp = (
+        next((data[start:end] for start, end in told if data.startswith(name, start)), b"") for name in (_EXIF, _XMP)
+    )
+    return Bare(kept.joined(), _orientation(exif, xmp))
+
+
+def _webp(data: bytes) -> Bare:
+    """As it is: libwebp's reader is quick, and Pillow only copies what it finds."""
+    at, exif, xmp = 12, b"", b""
+    for _ in _parts(data):
+        if at + 8 > len(data):
+            break
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind == b"EXIF":
+            exif = exif or data[at + 8 : at + 8 + min(length, MOST_TEXT)]
+        elif kind == b"XMP ":
+            xmp = xmp or data[at + 8 : at + 8 + min(length, MOST_TEXT)]
+        at += 8 + length + length % 2
+    return Bare(data, _orientation(exif, xmp))
+
+
+def _check_gif(data: bytes) -> None:
+    """Pillow reads every block before the first frame on its own; they are counted as it walks."""
+    at, parts = 13, _parts(data, BYTES_PER_BLOCK)
+    if len(data) > at and data[10] & 128:
+        at += 6 << (data[10] & 7)
+    while at + 2 < len(data) and data[at] not in b",;":
+        next(parts)
+        if data[at] != ord("!"):
+            at += 1
+            continue
+        empty = data[at + 1] != 0xFE and not data[at + 2]  # is not the last block, but for a comment
+        at += 3 if empty else 2
+        while at < len(data) and data[at]:
+            next(parts)
+            at += 1 + data[at]
+        at += 1
+
+
+def _text(kind: bytes, body: bytes) -> bytes:
+    """The beginning of a PNG's text, after its keyword; empty for a damaged one."""
+    if kind == b"tEXt":
+        return body
+    packed = True
+    if kind == b"zTXt":
+        body = body[1:]
+    else:  # a flag, the method, a language, a translated keyword
+        packed, body = body[:1] != b"\0", b"".join(body[2:].split(b"\0", 2)[2:])
+    if not packed:
+        return body
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(body, MOST_TEXT)
+    return b""
+
+
+def _from_hex(raw: bytes) -> bytes:
+    """An EXIF block as ImageMagick writes it in a text: an empty line, its name, its length, then lines of digits."""
+    digits = b"".join(raw.split(b"\n")[3:])
+    with suppress(ValueError):  # also of UnicodeDecodeError
+        return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
+    return b""
+
+
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """What EXIF tells, or else XMP, as Pillow has it; 1 if none does or it is none that exists."""
+    if not exif and not xmp:
+        return 1
+    found = _in_exif(exif)
+    if found is None and xmp and (match := _IN_XMP.search(xmp, 0, MOST_TEXT)):
+        found = int(match[1])
+    return found if found is not None and 1 <= found <= 8 else 1
+
+
+def _in_exif(exif: bytes) -> int | None:
+    """The orientation in the first directory; None without one, and of a damaged block."""
+    exif = exif.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return None
+    with suppress(struct.error):
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        entries = exif[start + 2 :][: 12 * min(count, MOST_ENTRIES)]
+        for tag, kind, _, value in struct.iter_unpack(order + "HHI4s", entries[: len(entries) // 12 * 12]):
+            if tag == _TAG and kind in (3, 4):  # a short or a long number
+                return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0])
+    return None

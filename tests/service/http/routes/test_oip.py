@@ -169,7 +169,7 @@ def test_a_client_that_leaves_and_scores_that_are_no_numbers(tiny_weights: Path)
         with backend.gate.held(), suppress(httpx.TimeoutException):
             client.post(INFER, content=body, headers=headers, timeout=0.5)
         wait_until(lambda: service.engine.admission.inflight == 0)
-        assert 'msmlp_requests_total{route="/v2/infer",status="499"} 1.0' in client.get("/metrics").text
+        assert 'msmlp_requests_total{route="/v2/models/{name}/infer",status="499"} 1.0' in client.get("/metrics").text
         collect = backend.collect
 
         def spoilt(handle: Any) -> Any:

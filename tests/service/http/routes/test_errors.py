@@ -219,6 +219,15 @@ def test_a_content_type_is_short(client: httpx.Client) -> None:
     assert "at most 1000" in check_problem(answer, 415, "unsupported_media_type")["detail"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/classify"), ("GET", "/livez"), ("BREW", "/nowhere")])
+def test_a_query_has_a_bounded_number_of_parameters(client: httpx.Client, method: str, path: str) -> None:
+    query = "&".join(f"{number:x}=" for number in range(65))
+    answer = client.request(method, f"{path}?{query}", headers=JPEG)
+    assert check_problem(answer, 422, "bad_option")["detail"] == "query: more than 64 parameters"
+    allowed = client.request(method, f"{path}?{query.rpartition('&')[0]}", headers=JPEG)
+    assert "parameters" not in allowed.text
+
+
 def test_a_truncated_jpeg(client: httpx.Client, cat_photo: bytes) -> None:
     answer = client.post("/classify", content=cat_photo[: len(cat_photo) // 2], headers=JPEG)
     assert "damaged or truncated JPEG image" in check_problem(answer, 422, "undecodable_image")["detail"]

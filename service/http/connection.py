@@ -245,7 +245,7 @@ class _Reader(h11.Connection):
                 self.refused = Refused(ODD_CODING, HTTPStatus.NOT_IMPLEMENTED)
             elif error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 self.refused = Refused(TOO_LONG)
-            raise
+            raise error.with_traceback(None) from None  # h11 holds it in the frames
         return event
 
 

@@ -224,6 +224,8 @@ class Protocol(Connection, HttpToolsProtocol):
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         read, self._data, self._head = bytes(self._head), b"", b""
+        self.parser = self.cycle = None  # type: ignore[assignment]  # which hold this in turn
+        self.flow.forget()
         # Outside the context of the request whose response led here.
         Context().run(connection.data_received, read)
 

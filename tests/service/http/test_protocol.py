@@ -1,10 +1,12 @@
 """What comes over a socket that is no plain request: refused in our words, or read by the parser that knows it."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -564,6 +566,35 @@ def test_trailers_without_end_are_refused(piece: bytes) -> None:
         check_problem(answer, 400, "bad_request")
 
     talk(app, scenario)
+
+
+@pytest.mark.parametrize("line", [b"Host : x\r\n", b"Host: x\r\n" + b"a:\r\n" * 7000], ids=["no HTTP", "too many"])
+def test_a_connection_that_is_handed_over_leaves_nothing_to_collect(line: bytes) -> None:
+    """A garbage collection comes rarely."""
+    made: list[weakref.ref[Protocol]] = []
+
+    async def main() -> None:
+        config, app = uvicorn.Config(Held(), **UVICORN), {"msmlp_watch": watch()}
+
+        def make() -> Protocol:
+            protocol = Protocol(config, ServerState(), app, asyncio.get_running_loop())
+            made.append(weakref.ref(protocol))
+            return protocol
+
+        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"FOO! / HTTP/1.1\r\n" + line + b"\r\n")
+        assert b"400 Bad Request" in await rest(reader)
+        writer.close()
+        server.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert [protocol() for protocol in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_has_left_already_costs_no_work() -> None:

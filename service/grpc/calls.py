@@ -25,7 +25,7 @@ from msmlp.service.errors import (
     problem,
 )
 from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
-from msmlp.service.grpc.wire import check_message
+from msmlp.service.grpc.wire import check_message, check_parts
 from msmlp.service.inference import ClassifyRequest
 from msmlp.service.logs import sane_id
 from msmlp.service.memory import free_frames
@@ -54,7 +54,8 @@ CODES = {
 
 SMALL_BYTES = 2**16
 """Messages up to this size are handled on the event loop: a thread costs more."""
-
+TINY_BYTES = 2**12
+"""Messages up to this size are parsed unseen: they cannot have much."""
 
 TURN_SECONDS = 30
 """How long a call may wait for its turn."""
@@ -261,6 +262,8 @@ async def parsed(service: Service, content: bytes) -> Any:
     def work() -> Any:
         if len(content) > SMALL_BYTES:
             check_message(content, service.settings.max_json_bytes)
+        elif len(content) > TINY_BYTES:
+            check_parts(content)
         return parse(ModelInferRequest, content)
 
     return await _offload(len(content), work)

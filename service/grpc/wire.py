@@ -3,13 +3,17 @@
 The fields of a message are counted without building them, down to a tensor's contents. All other bytes are few.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError
 from msmlp.service.oip.document import MAX_REST_BYTES
 
 MAX_FIELDS = 2**16
 """Most fields of a request, those of its tensors and their contents included; each is some steps in Python."""
+
+MAX_PARTS = 128
+"""Most fields of a small request itself, such as tensors and parameters; fewer are allowed, in words of their own."""
 
 INPUTS, RAW, CONTENTS, FILES = 5, 7, 5, 8
 """Field numbers in inference.proto: of a request, of a request, of a tensor, of contents."""
@@ -43,8 +47,25 @@ def check_message(content: bytes, max_numbers: int) -> None:
         raise MalformedBodyError("the message is not a ModelInferRequest") from None
 
 
+def check_parts(content: bytes) -> None:
+    """Of a small message only the number of its parts can cost much; what is in them is skipped.
+
+    Raises:
+        MalformedBodyError
+    """
+    try:
+        parts = _fields(memoryview(content), iter(range(MAX_FIELDS)), nested=())
+        if next(islice(parts, MAX_PARTS, None), None):
+            raise MalformedBodyError(f"more than {MAX_PARTS} tensors and parameters")
+    except IndexError:
+        raise MalformedBodyError("the message is not a ModelInferRequest") from None
+
+
 def _fields(
-    message: memoryview, left: Iterator[int], above: tuple[int, ...] = ()
+    message: memoryview,
+    left: Iterator[int],
+    above: tuple[int, ...] = (),
+    nested: Collection[tuple[int, ...]] = _NESTED,
 ) -> Iterator[tuple[tuple[int, ...], int]]:
     """Field numbers from the request down, and size, of every field; of data and of what is nested only the head's.
 
@@ -67,9 +88,9 @@ def _fields(
             at += _FIXED[kind]
         else:
             raise IndexError  # a group: the protocol has none
-        skipped = path in _DATA or path in _NESTED
+        skipped = path in _DATA or path in nested
         yield path, at - start + (0 if skipped else len(part))
-        if path in _NESTED:
+        if path in nested:
             yield from _fields(part, left, path)
         at += len(part)
 

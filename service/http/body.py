@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from functools import lru_cache
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -17,12 +18,20 @@ from msmlp.service.errors import (
     UnsupportedMediaTypeError,
 )
 from msmlp.service.http.json_body import read_json
-from msmlp.service.options import RequestOptions, given_twice, parse_options
+from msmlp.service.options import MAX_TEXT, RequestOptions, given_twice, parse_options
 from msmlp.service.service import in_turn
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
 SLICE = 2**16
 IMAGE_PARTS = ("images", "image")
+CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1")
+"""What a form may name; some other codecs of Python, which Starlette would use, take seconds."""
+MAX_TYPE = 1000
+"""Bytes of a Content-Type; its parser takes quadratic time."""
+MAX_FIELDS = 64
+"""Fields of a form besides images: far more than there are options."""
+MAX_FIELD = 4 * MAX_TEXT
+"""Bytes of such a field."""
 _KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
 _DECLARED = (b"content-type", b"content-encoding")
 
@@ -66,12 +75,21 @@ async def read_body(
 @lru_cache(maxsize=64)
 def _kind(declared: bytes, encoding: bytes) -> str:
     """The media type of a body, by its headers."""
-    kind = declared.decode("latin-1").partition(";")[0].strip().lower()
+    if len(declared) > MAX_TYPE:
+        raise UnsupportedMediaTypeError(f"the content type has {len(declared)} bytes; at most {MAX_TYPE} are allowed")
+    whole = declared.decode("latin-1").lower()
+    kind = whole.partition(";")[0].strip()
     if kind not in _KINDS:
         raise UnsupportedMediaTypeError(
             f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
             f"expected one of {', '.join(_KINDS)}"
         )
+    if kind == "multipart/form-data" and "charset" in whole:
+        charset = parse_options_header(whole)[1].get(b"charset", b"utf-8").decode("latin-1")
+        if charset not in CHARSETS:
+            raise UnsupportedMediaTypeError(
+                f"charset {charset[:40]!a} is not supported; expected one of {', '.join(CHARSETS)}, or none"
+            )
     if (coding := encoding.decode("latin-1").strip().lower()) not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"content encoding {coding[:60]!a} is not supported; send none")
     return kind
@@ -102,7 +120,8 @@ class _InMemoryParser(MultiPartParser):
 
     def __init__(self, content: bytes, headers: Headers, max_images: int) -> None:
         self.pieces = self._slices(content)
-        super().__init__(headers, self.pieces, max_files=max_images + 1, max_fields=64)
+        limits = {"max_files": max_images + 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD}
+        super().__init__(headers, self.pieces, **limits)
         self._whole = False
 
     async def _slices(self, content: bytes) -> AsyncGenerator[bytes, None]:
@@ -124,6 +143,10 @@ async def _multipart(content: bytes, headers: Headers, max_images: int) -> _Part
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise TooManyImagesError(f"more than {max_images} images in one request") from None
+        if "Part exceeded" in error.message:
+            raise MalformedBodyError(
+                f"a form field has more than {MAX_FIELD} bytes; parts that are image files have a filename"
+            ) from None
         raise MalformedBodyError(f"not a multipart form: {error.message}") from None
     except (KeyError, UnicodeError, LookupError):
         raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None

@@ -6,12 +6,15 @@ and the body of an upgrade request, so that the application can answer them. It 
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
 import h11
 import httptools
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +28,14 @@ from msmlp.service.oip.model import is_oip, oip_error
 MAX_HEAD = 2**16
 """Bytes of a request line and headers, or of trailers; httptools has no limit."""
 TOO_LONG = f"a head, or trailers, of more than {MAX_HEAD} bytes"
+MAX_HEADERS = 256
+"""Of a head, or trailers; each costs a call. Servers in front of this one allow 100 or so."""
+TOO_MANY = f"a head, or trailers, of more than {MAX_HEADERS} lines"
+CHUNK = 128
+"""Bytes of a chunk of a body: smaller ones may be sent, but not without end, as each costs a call."""
+MAX_SMALL = 2**20
+"""How many bytes chunks may be smaller than `CHUNK` in all, larger ones set against them: about 8,000 chunks of one."""
+SMALL_CHUNKS = f"a body of too many chunks of fewer than {CHUNK} bytes"
 ODD_CODING = "Transfer-Encoding: expected chunked alone"
 
 BETWEEN, HEAD, BODY = range(3)
@@ -184,6 +195,32 @@ class Connection:
         self.refuse(refused.status, code, str(refused))
 
 
+_BLANK = re.compile(rb"\n\r?\n")
+
+
+def _check_lines(read: bytes | bytearray, most: int) -> None:
+    """Refused if a head or trailers at the start of these bytes have more than `most` lines, blank one included."""
+    blank = _BLANK.search(read)
+    if read.count(b"\n", 0, blank.end() if blank else len(read)) > most:
+        raise Refused(TOO_MANY)
+
+
+class _Chunks(ChunkedReader):
+    """h11's reader of chunked bodies, which takes ten times as long as httptools for each chunk."""
+
+    small = 0
+
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._reading_trailer:
+            _check_lines(buf._data, MAX_HEADERS + 1)
+        event = super().__call__(buf)
+        if isinstance(event, h11.Data):
+            self.small += CHUNK - len(event.data)
+            if self.small > MAX_SMALL // 8:
+                raise Refused(SMALL_CHUNKS)
+        return event
+
+
 class _Reader(h11.Connection):
     """h11's parser, as strict as ours. What it refuses is told in `refused`: uvicorn has one message for all."""
 
@@ -191,10 +228,13 @@ class _Reader(h11.Connection):
 
     def next_event(self) -> Any:
         try:
+            if self.their_state is h11.IDLE:
+                _check_lines(self.trailing_data[0], MAX_HEADERS + 2)
             event = super().next_event()
             if isinstance(event, h11.Request):
                 headers = [(name.lower(), value) for name, value in event.headers]
-                check_coding(headers)
+                if check_coding(headers):
+                    self._reader = _Chunks()
                 if head_size(event.target, headers) > MAX_HEAD:
                     raise Refused(TOO_LONG)
         except Refused as error:
@@ -205,7 +245,7 @@ class _Reader(h11.Connection):
                 self.refused = Refused(ODD_CODING, HTTPStatus.NOT_IMPLEMENTED)
             elif error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 self.refused = Refused(TOO_LONG)
-            raise
+            raise error.with_traceback(None) from None  # h11 holds it in the frames
         return event
 
 

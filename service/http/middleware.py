@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from msmlp.model.errors import MsmlpError
+from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
@@ -31,6 +31,9 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Others are labelled `other`: a client could invent any number of them."""
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
+
+MAX_PARAMETERS = 64
+"""Of a query: far more than there are options. FastAPI parses all of them, whoever asks."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -94,6 +97,10 @@ class RequestMiddleware:
         return head, bytes(response.body), HTTPStatus(response.status_code)
 
     async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
+        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            error = OptionError("query", f"more than {MAX_PARAMETERS} parameters")
+            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+            return
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
                 if found := pattern.fullmatch(scope["path"]):

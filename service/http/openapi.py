@@ -44,7 +44,7 @@ _PROBLEM_TEXTS = {
     405: "Method not allowed; Allow lists those that are",
     408: "The request did not come in time, or its body too slowly; the connection is closed",
     413: "Too many bytes, told before they are read where Content-Length says so; too many images, or pixels to decode",
-    415: "Unsupported content type or content encoding",
+    415: "Unsupported content type, content encoding, or charset of a form",
     422: "Undecodable image, no image, or bad option (named, with the allowed range)",
     429: "Overloaded: too many images in flight, too long a predicted wait, or too many bytes of bodies; mostly told "
     "before the body is read",

@@ -14,9 +14,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from msmlp.service.http.connection import (
     BETWEEN,
     BODY,
+    CHUNK,
     HEAD,
     MAX_HEAD,
+    MAX_HEADERS,
+    MAX_SMALL,
+    SMALL_CHUNKS,
     TOO_LONG,
+    TOO_MANY,
     Connection,
     H11Connection,
     Refused,
@@ -146,6 +151,7 @@ class Protocol(Connection, HttpToolsProtocol):
         self._begins = 0  # where the head does in it; below 0 when it came before
         self._ends: int | None = 0  # where what has been read of the body does; None where that is unknown
         self._unclaimed = 0  # bytes that came since the last head or piece of a body
+        self._small = 0  # see MAX_SMALL
         self._refusing = False  # as soon as what came before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -218,6 +224,8 @@ class Protocol(Connection, HttpToolsProtocol):
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         read, self._data, self._head = bytes(self._head), b"", b""
+        self.parser = self.cycle = None  # type: ignore[assignment]  # which hold this in turn
+        self.flow.forget()
         # Outside the context of the request whose response led here.
         Context().run(connection.data_received, read)
 
@@ -251,6 +259,9 @@ class Protocol(Connection, HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers are dropped, as they would be taken for headers of a waiting request."""
         if self._place == HEAD:
+            if len(self.headers) == MAX_HEADERS:
+                self._head, self.refused = b"", Refused(TOO_MANY)
+                raise self.refused
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -273,7 +284,7 @@ class Protocol(Connection, HttpToolsProtocol):
             raise
         super().on_headers_complete()
         self._ends = None if chunked or length is None else self._begins + length
-        self._place, self._head, self._unclaimed = BODY, b"", 0
+        self._place, self._head, self._unclaimed, self._small = BODY, b"", 0, 0
 
     def _check_head(self, hosts: int, length: int | None) -> None:
         """Refused if requests must not look like this; `length` is the head's where it is known."""
@@ -290,6 +301,11 @@ class Protocol(Connection, HttpToolsProtocol):
         self._unclaimed = 0
         if self._ends is not None:
             self._ends += len(body)
+        else:  # in chunks
+            self._small += CHUNK - len(body)
+            if self._small > MAX_SMALL:
+                self.refused = Refused(SMALL_CHUNKS)
+                raise self.refused
         if not self.cycle.body:  # nothing has come yet, or uvicorn has passed it on
             self.cycle.body = _Pieces()
         super().on_body(body)

@@ -235,6 +235,22 @@ def test_probes_do_not_wait_for_calls(serve: Serve) -> None:
         assert served.call("ModelReady", request).ready
 
 
+@pytest.mark.parametrize("part", ["inputs", "outputs", "raw_input_contents", "parameters"])
+def test_a_small_message_of_many_parts_is_refused_unparsed(serve: Serve, part: str) -> None:
+    many = {f"p{number}": {"int64_param": 1} for number in range(4000)}
+    empty: Any = {"parameters": many, "raw_input_contents": [b""] * 16_000}.get(part, [{}] * 16_000)
+    message = METHODS["ModelInfer"].request(model_name="msmlp", **{part: empty})
+    with serve() as served:
+        # What follows is no message, so a parser would say something else.
+        for content in (message.SerializeToString(), message.SerializeToString() + b"\xff"):
+            assert len(content) < calls.SMALL_BYTES
+            code, detail, _ = served.call.refused("ModelInfer", content)
+            assert (code, detail) == ("INVALID_ARGUMENT", "more than 128 tensors and parameters")
+        [response] = served.call.stream(iter([message]))
+        assert response.error_message == "more than 128 tensors and parameters"
+        assert column(served.call("ModelInfer", infer_request(pictures(8, 1.0, label=3, size=32))), "exit") == [1] * 8
+
+
 def test_a_call_without_a_message(serve: Serve) -> None:
     with serve() as served:
         call = served.call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(iter(()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError
 from msmlp.service.grpc.messages import InferParameter, ModelInferRequest, parse
-from msmlp.service.grpc.wire import MAX_FIELDS, check_message
+from msmlp.service.grpc.wire import MAX_FIELDS, MAX_PARTS, check_message, check_parts
 from msmlp.service.oip.document import MAX_REST_BYTES
 
 MANY = 200_000
@@ -36,6 +36,14 @@ def request(**tensor: Any) -> Any:
 )
 def test_honest_messages_pass(message: Any) -> None:
     check_message(message.SerializeToString(), 10_000)
+    check_parts(message.SerializeToString())
+
+
+def test_parts_are_those_of_the_message_itself() -> None:
+    check_parts(request(contents={"bytes_contents": [b""] * 10 * MAX_PARTS}).SerializeToString())
+    check_parts(ModelInferRequest(outputs=[{}] * MAX_PARTS).SerializeToString())
+    with pytest.raises(MalformedBodyError, match=f"more than {MAX_PARTS} tensors and parameters"):
+        check_parts(ModelInferRequest(outputs=[{}] * (MAX_PARTS + 1)).SerializeToString())
 
 
 def test_numbers_have_a_limit() -> None:

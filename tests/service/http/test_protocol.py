@@ -1,10 +1,12 @@
 """What comes over a socket that is no plain request: refused in our words, or read by the parser that knows it."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msmlp.service.http.app import UVICORN
-from msmlp.service.http.connection import MAX_HEAD, Departure
+from msmlp.service.http.connection import CHUNK, MAX_HEAD, MAX_HEADERS, Departure
 from msmlp.service.http.protocol import MAX_WAITING, Protocol
 from msmlp.service.http.responses import while_connected
 from msmlp.service.http.watch import Watch
@@ -92,6 +94,74 @@ def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(client: http
     check_problem(answer, 400, "bad_request")
     assert answer.headers["Connection"] == "close"
     assert client.get("/livez").status_code == 200
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+IN_CHUNKS = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%sTransfer-Encoding: chunked\r\n\r\n"
+WAYS = pytest.mark.parametrize("upgrade", [b"", UPGRADE], ids=["httptools", "h11"])
+
+
+def chunks(count: int, size: int) -> bytes:
+    return (b"%x\r\n%s\r\n" % (size, b"x" * size)) * count
+
+
+@WAYS
+def test_a_body_of_tiny_chunks_is_refused_once_they_are_many(client: httpx.Client, upgrade: bytes) -> None:
+    few, many = (900, 1100) if upgrade else (8000, 9000)
+    first, last = exchange(client, IN_CHUNKS % upgrade + chunks(few, 1) + b"0\r\n\r\n", LAST)
+    assert (first.status_code, last.status_code) == (422, 200)  # no picture
+    for pieces in ([IN_CHUNKS % upgrade + chunks(many, 1)], [IN_CHUNKS % upgrade, chunks(many, 1)]):
+        (answer,) = exchange(client, *pieces)
+        assert "too many chunks" in check_problem(answer, 400, "bad_request")["detail"]
+
+
+@WAYS
+def test_large_chunks_are_set_against_small_ones(client: httpx.Client, upgrade: bytes) -> None:
+    pair = chunks(1, 2) + chunks(1, 2 * CHUNK - 2)
+    first, last = exchange(client, IN_CHUNKS % upgrade + pair * 4500 + b"0\r\n\r\n", LAST)
+    assert (first.status_code, last.status_code) == (422, 200)
+
+
+def test_a_body_of_a_known_length_comes_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msmlp.service.http.protocol.MAX_SMALL", CHUNK)
+    app = Held()
+    app.go.set()
+
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: Protocol) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        for sent in range(5):
+            read = protocol.read
+            writer.write(b"%d" % sent)
+            while protocol.read == read:
+                await asyncio.sleep(0)
+        assert (await reader.readuntil(b"01234")).startswith(b"HTTP/1.1 200")
+
+    talk(app, scenario)
+
+
+@WAYS
+def test_a_head_has_a_bounded_number_of_headers(client: httpx.Client, upgrade: bytes) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + upgrade
+    most = MAX_HEADERS - head.count(b"\r\n") + 1
+    first, last = exchange(client, head + b"a:\r\n" * most + b"\r\n", LAST)
+    assert (first.status_code, last.status_code) == (200, 200)
+    for pieces in (
+        [head + b"a:\r\n" * (most + 1) + b"\r\n"],
+        [head + b"a:\r\n" * 100, b"a:\r\n" * 7000],
+        [head.replace(b"GET", b"FOO!") + b"a:\r\n" * 7000 + b"\r\n"],
+    ):
+        (answer,) = exchange(client, *pieces)
+        assert f"more than {MAX_HEADERS} lines" in check_problem(answer, 400, "bad_request")["detail"]
+    answers = exchange(client, GET + head + b"a:\r\n" * 7000)
+    assert [answer.status_code for answer in answers] == [200, 400]
+
+
+def test_trailers_too_where_they_cost_much(client: httpx.Client) -> None:
+    for trailers in (b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n", b"a: b\r\n" * 1000):
+        (answer,) = exchange(client, IN_CHUNKS % UPGRADE + b"0\r\n" + trailers)
+        assert f"more than {MAX_HEADERS} lines" in check_problem(answer, 400, "bad_request")["detail"]
+    first, last = exchange(client, IN_CHUNKS % UPGRADE + b"0\r\n" + b"a: b\r\n" * 100 + b"\r\n", LAST)
+    assert (first.status_code, last.status_code) == (422, 200)
 
 
 CODED = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%s\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -496,6 +566,35 @@ def test_trailers_without_end_are_refused(piece: bytes) -> None:
         check_problem(answer, 400, "bad_request")
 
     talk(app, scenario)
+
+
+@pytest.mark.parametrize("line", [b"Host : x\r\n", b"Host: x\r\n" + b"a:\r\n" * 7000], ids=["no HTTP", "too many"])
+def test_a_connection_that_is_handed_over_leaves_nothing_to_collect(line: bytes) -> None:
+    """A garbage collection comes rarely."""
+    made: list[weakref.ref[Protocol]] = []
+
+    async def main() -> None:
+        config, app = uvicorn.Config(Held(), **UVICORN), {"msmlp_watch": watch()}
+
+        def make() -> Protocol:
+            protocol = Protocol(config, ServerState(), app, asyncio.get_running_loop())
+            made.append(weakref.ref(protocol))
+            return protocol
+
+        server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"FOO! / HTTP/1.1\r\n" + line + b"\r\n")
+        assert b"400 Bad Request" in await rest(reader)
+        writer.close()
+        server.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert [protocol() for protocol in made] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_has_left_already_costs_no_work() -> None:

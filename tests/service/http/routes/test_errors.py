@@ -185,6 +185,49 @@ def test_an_option_out_of_range_names_it_and_what_is_allowed(client: httpx.Clien
         assert said in client.post("/classify", **form(picture_file(), **fields)).json()["detail"]
 
 
+FORM = "multipart/form-data; boundary=b; charset="
+
+
+def sent_form(charset: str, policy: bytes = b"fast") -> dict[str, Any]:
+    """A form that names its character set."""
+    image = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + picture_file()
+    field = b'\r\n--b\r\nContent-Disposition: form-data; name="policy"\r\n\r\n' + policy
+    return {"content": image + field + b"\r\n--b--\r\n", "headers": {"Content-Type": FORM + charset}}
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", '"Punycode"', "utf-7", "nowhere", "x" * 100])
+def test_a_form_names_a_character_set_that_is_quickly_read(client: httpx.Client, charset: str) -> None:
+    document = check_problem(client.post("/classify", **sent_form(charset)), 415, "unsupported_media_type")
+    assert "expected one of utf-8, " in document["detail"]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf8"', "US-ASCII", "iso-8859-1"])
+def test_a_form_may_name_a_character_set_that_is(client: httpx.Client, charset: str) -> None:
+    assert client.post("/classify", **sent_form(charset)).json()["operating_point"]["name"] == "fast"
+
+
+def test_a_form_field_is_short(client: httpx.Client) -> None:
+    answer = client.post("/classify", **sent_form("utf-8", b"x" * 4000))
+    assert "policy" in check_problem(answer, 422, "bad_option")["detail"]
+    answer = client.post("/classify", **sent_form("utf-8", b"x" * 4001))
+    assert "more than 4000 bytes" in check_problem(answer, 400, "malformed_body")["detail"]
+
+
+def test_a_content_type_is_short(client: httpx.Client) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b" + ";" * 1000}
+    answer = client.post("/classify", content=b"x", headers=headers)
+    assert "at most 1000" in check_problem(answer, 415, "unsupported_media_type")["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/classify"), ("GET", "/livez"), ("BREW", "/nowhere")])
+def test_a_query_has_a_bounded_number_of_parameters(client: httpx.Client, method: str, path: str) -> None:
+    query = "&".join(f"{number:x}=" for number in range(65))
+    answer = client.request(method, f"{path}?{query}", headers=JPEG)
+    assert check_problem(answer, 422, "bad_option")["detail"] == "query: more than 64 parameters"
+    allowed = client.request(method, f"{path}?{query.rpartition('&')[0]}", headers=JPEG)
+    assert "parameters" not in allowed.text
+
+
 def test_a_truncated_jpeg(client: httpx.Client, cat_photo: bytes) -> None:
     answer = client.post("/classify", content=cat_photo[: len(cat_photo) // 2], headers=JPEG)
     assert "damaged or truncated JPEG image" in check_problem(answer, 422, "undecodable_image")["detail"]

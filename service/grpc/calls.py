@@ -161,7 +161,8 @@ class Intake:
             later = loop.call_later(pause, look)
         try:
             async with asyncio.timeout(None) as limit:
-                content = await context.read()  # in no task of its own: a call that gRPC refuses would be cancelled first
+                # In no task of its own: a call that gRPC refuses would be cancelled first.
+                content = await context.read()
             own.came = self._turns.came = loop.time()
             return content
         except TimeoutError:

@@ -58,13 +58,26 @@ class ByteBudget:
     def __init__(self, limit: int, shed: Callable[[], None]) -> None:
         self.limit, self._shed = limit, shed
         self._held = 0
+        self.make_room: Callable[[], bool] = bool
+        """Ends a body that has stalled, whose bytes come back at once; False if there is none."""
+
+    @property
+    def free(self) -> int:
+        return self.limit - self._held
 
     def take(self, size: int) -> None:
         """Count `size` bytes until they are given back; OverloadedError when there is no room for them."""
-        if self._held + size > self.limit:
-            self._shed()
-            raise OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
+        if size > self.free and (refusal := self.refusal(size)):
+            raise refusal
         self._held += size
+
+    def refusal(self, size: int) -> OverloadedError | None:
+        """Why there is no room for `size` bytes, which is counted; None if there is, once stalled bodies are ended."""
+        while size > self.free:
+            if size > self.limit or not self.make_room():
+                self._shed()
+                return OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
+        return None
 
     def give_back(self, size: int) -> None:
         self._held -= size

@@ -63,14 +63,19 @@ TURN_SECONDS = 30
 ARRIVAL = 3
 """How many `--body-seconds` its message may then take; one while others wait. How fast it comes cannot be seen here."""
 
+STALL_SECONDS = 1.0
+"""A call whose message has not come for so long makes room if others wait and none of theirs has come either."""
+
 SHARE = 4
-"""One client may have a turn in so many; at least one."""
+"""One client may have a turn in so many, and as many streams; at least one."""
 
 
 class _Turns(asyncio.Semaphore):
-    """Turns that calls take, and how many calls wait for one."""
+    """Turns that calls take, how many calls wait for one, and how many streams there are."""
 
-    waiting = 0
+    waiting = streams = 0
+    came = 0.0
+    """When the last message did, by the loop's clock."""
 
     async def acquire(self) -> Literal[True]:
         self.waiting += 1
@@ -95,7 +100,11 @@ class Intake:
         self._most = max(1, self._budget.limit // self._max_bytes)
         self._turns = _Turns(self._most)
         self._clients: WeakValueDictionary[str, _Turns] = WeakValueDictionary()  # those that have calls
-        self._streams = 0
+        self._share = max(1, self._most // SHARE)
+
+    def _own(self, context: Context) -> _Turns:
+        """The turns of one client; they exist while somebody holds them."""
+        return self._clients.setdefault(_client(context.peer()), _Turns(self._share))
 
     @asynccontextmanager
     async def message(self, context: Context) -> AsyncIterator[bytes]:
@@ -104,7 +113,7 @@ class Intake:
         Raises:
             BodyTimeoutError, BodyTooLargeError, OverloadedError
         """
-        own = self._clients.setdefault(_client(context.peer()), _Turns(max(1, self._most // SHARE)))
+        own = self._own(context)
         try:
             async with asyncio.timeout(TURN_SECONDS) as patience, own, self._turns:
                 patience.reschedule(None)
@@ -135,44 +144,56 @@ class Intake:
 
     async def _arrival(self, context: Context, own: _Turns) -> Any:
         """What the client of a call that has its turn sends; `own` are the turns of that client."""
-        loop, periods = asyncio.get_running_loop(), 0
+        loop, passed, pause = asyncio.get_running_loop(), 0.0, min(STALL_SECONDS, self._seconds)
         later: asyncio.TimerHandle | None = None
 
         def look() -> None:
-            nonlocal periods, later
-            periods += 1
-            if periods == ARRIVAL or own.waiting or self._turns.waiting:
-                limit.reschedule(loop.time())
+            nonlocal passed, later
+            passed, now = passed + pause, loop.time()
+            wanted = [turns for turns in (own, self._turns) if turns.waiting]
+            # Who waits has less time to wait where messages come: then a slow one is not ended.
+            stuck = any(now - turns.came >= pause for turns in wanted)
+            if stuck or passed >= self._seconds * (1 if wanted else ARRIVAL):
+                limit.reschedule(now)
             else:
-                later = loop.call_later(self._seconds, look)
+                later = loop.call_later(pause, look)
 
         if self._seconds:
-            later = loop.call_later(self._seconds, look)
+            later = loop.call_later(pause, look)
         try:
             async with asyncio.timeout(None) as limit:
-                return await context.read()  # in no task of its own: a call that gRPC refuses would be cancelled first
+                # In no task of its own: a call that gRPC refuses would be cancelled first.
+                content = await context.read()
+            own.came = self._turns.came = loop.time()
+            return content
         except TimeoutError:
             self._late.inc()
-            raise BodyTimeoutError(f"the message did not arrive within {periods * self._seconds:g} s") from None
+            raise BodyTimeoutError(f"the message did not arrive within {passed:g} s") from None
         finally:
             if later is not None:
                 later.cancel()
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
-        """A stream is open inside. It reads all the time, so streams have the same limit as calls that receive.
+    def stream(self, context: Context) -> Iterator[None]:
+        """A stream is open inside. It reads all the time, so streams have the same limits as calls that receive.
 
         Raises:
             OverloadedError
         """
-        if self._streams == self._most:
+        own = self._own(context)
+        if self._turns.streams == self._most:
             self._full.inc()
-            raise OverloadedError(f"{self._streams} streams are open, the maximum is {self._most}")
-        self._streams += 1
+            raise OverloadedError(f"{self._most} streams are open, the maximum is {self._most}")
+        if own.streams == self._share:
+            self._full.inc()
+            raise OverloadedError(f"{self._share} streams of this client are open, the maximum is {self._share}")
+        own.streams += 1
+        self._turns.streams += 1
         try:
             yield
         finally:
-            self._streams -= 1
+            own.streams -= 1
+            self._turns.streams -= 1
 
 
 def _client(peer: str) -> str:

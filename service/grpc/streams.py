@@ -47,7 +47,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         record = new_record(METHOD, context)
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
-            with intake.stream():
+            with intake.stream(context):
                 await _Stream(service, intake, context).serve(ending)
             if ending.is_set():
                 service.check_ready()

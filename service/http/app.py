@@ -50,6 +50,7 @@ def _framework(service: Service) -> FastAPI:
         service.engine.start()
         settings = service.settings
         watch, door = Watch(service), service.engine.admission.door
+        service.body_budget.make_room = watch.make_room
         access_log = settings.access_log or settings.log_level == "debug"
         async with watched(service.records, service.traces, access_log=access_log):
             async with grpc_running(service), watch.running(), trimmed(lambda: not door.work):

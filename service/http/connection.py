@@ -161,6 +161,11 @@ class Connection:
         """Bytes that the system took for the client."""
         return int(self.transport.written - self.transport.get_write_buffer_size())
 
+    @property
+    def holds(self) -> bool:
+        """Whether ending the request that is in progress gives memory back."""
+        return self._departure.tell is not None
+
     def late(self, error: Callable[[], MsmlpError]) -> None:
         """End the request that is in progress with such an error, and then the connection."""
         self._departure.reason = error

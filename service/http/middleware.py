@@ -51,6 +51,7 @@ class RequestMiddleware:
         self._app, self._endpoints, self._records = app, endpoints, service.records
         self._budget, self._admission = service.body_budget, service.engine.admission
         self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
+        self._largest = service.settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,26 +76,37 @@ class RequestMiddleware:
                     await error_response(scope, error)(scope, receive, exchange.send)
                 free_frames(error)
             finally:
-                self._budget.give_back(exchange.held)
+                exchange.give_back()
                 self._door.leave(exchange.work)
             if math.isnan(record.ended):
                 record.status = CLIENT_CLOSED_REQUEST  # before its response was sent in full
 
     def refuse(self, scope: Scope) -> tuple[str, bytes, HTTPStatus] | None:
         """What a request is refused with before its body is read, as `reply` takes it; None for one that is let in."""
-        door = self._door
-        if not door.work or scope["method"] != "POST" or not door.closed(now := time.monotonic()):
+        if not (self._door.work or self._budget.free < self._largest) or scope["method"] != "POST":
             return None
         if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
             return None
+        if (error := self._no_room(scope)) is None:
+            return None
         record = scope["msmlp_record"] = _record(scope)
-        response = error_response(scope, self._admission.turn_away(_declared(scope), now))
-        self._shed.inc()
+        response = error_response(scope, error)
+        if error.reason == "door":
+            self._shed.inc()
         record.status = response.status_code
         self._records.close(record)
         head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in response.raw_headers)
         head += f"x-request-id: {record.request_id}\r\n"
         return head, bytes(response.body), HTTPStatus(response.status_code)
+
+    def _no_room(self, scope: Scope) -> OverloadedError | None:
+        """Why the body of a request is not to be read: too much work, or no memory for what it declares."""
+        if self._door.closed(now := time.monotonic()):
+            return self._admission.turn_away(_declared(scope), now)
+        # Where the largest body fits, none is looked at. One that is too large has an answer of its own.
+        if self._budget.free < self._largest and (size := _declared(scope)) <= self._largest:
+            return self._budget.refusal(size)
+        return None
 
     async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
         if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
@@ -106,8 +118,8 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if self._door.closed(now := time.monotonic()):  # over h11, whose requests nobody refused before
-                            raise self._admission.turn_away(_declared(scope), now)
+                        if error := self._no_room(scope):  # over h11, whose requests nobody refused before
+                            raise error
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":
@@ -124,8 +136,8 @@ class _Exchange:
     """A request's way in and out.
 
     The `held` bytes of its body count until it is answered: permits bound the images, but are taken only once a body
-    was read. One that would exceed the budget is answered 429, one that comes too slowly 408. Once read, a body is
-    `work`.
+    was read. One that would exceed the budget is answered 429, one that comes too slowly 408: its bytes come back as
+    soon as its connection's departure is told. Once read, a body is `work`.
     """
 
     def __init__(
@@ -141,13 +153,16 @@ class _Exchange:
         self._budget, self._admission = budget, admission
         self._receive, self._send = receive, send
         self.held, self.work = 0, 0.0
+        self._unfinished: Departure | None = None  # while more of the body is to come
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if message.get("more_body"):
+        if message.get("more_body") or self._unfinished:
             departure: Departure = self._scope["state"]["msmlp_departure"]
             if departure.over:
                 raise departure.reason()
+            self._unfinished = departure if message.get("more_body") else None
+            departure.tell = self.give_back if self._unfinished else None
         size = len(message.get("body", b""))
         self._budget.take(size)
         self.held += size
@@ -157,6 +172,12 @@ class _Exchange:
                 raise self._admission.turn_away(self.held, now)
             self.work = door.enter(self.held)
         return message
+
+    def give_back(self) -> None:
+        self._budget.give_back(self.held)
+        self.held = 0
+        if self._unfinished:
+            self._unfinished.tell = None
 
     def reply(self, answer: Sent) -> bool:
         """Send a whole answer, which ends the record; False if it must go as messages."""

@@ -27,6 +27,9 @@ log = logging.getLogger("msmlp.http")
 RATE = 10_000
 """Bytes per second that a body, and the reading of an answer, must reach over any `--body-seconds`."""
 
+STALL_SECONDS = 1.0
+"""A body slower than RATE for so long is ended when others need its memory."""
+
 SWEEP_SECONDS = 0.5
 """Between two sweeps; less if a limit is shorter than four of them."""
 
@@ -53,8 +56,8 @@ class Seen:
     def __init__(self, now: float = 0.0) -> None:
         self.turn: tuple[Any, int] = (None, 0)
         self.phase = Phase.HEAD
-        self.turned = self.since = now
-        self.told = 0.0
+        self.turned = self.since = self.moving = now
+        self.told, self._mark = 0.0, 0
         self.moved: deque[tuple[float, int]] = deque()
 
     def update(self, turn: tuple[Any, int], phase: Phase, now: float) -> None:
@@ -63,8 +66,14 @@ class Seen:
         if not same:
             self.turn, self.turned = turn, now
         if not same or phase is not self.phase:
-            self.phase, self.since = phase, now
+            self.phase, self.since, self.moving = phase, now, now
             self.moved.clear()
+
+    def stalled(self, moved: int, now: float) -> bool:
+        """Whether less than RATE has moved for STALL_SECONDS; `moving` is until when more did."""
+        if moved - self._mark >= RATE * (now - self.moving):
+            self.moving, self._mark = now, moved
+        return now - self.moving >= STALL_SECONDS
 
     def crawls(self, moved: int, now: float, seconds: float) -> bool:
         """Whether fewer than RATE bytes per second have moved over the last `seconds`; `moved` is their sum so far."""
@@ -93,7 +102,9 @@ class Watch:
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
         self.most = service.connections
-        self._silent: list[Connection] = []  # as of the last sweep, the longest last
+        # As of the last sweep, the longest last.
+        self._silent: list[Connection] = []
+        self._stalled: list[Connection] = []
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))
@@ -131,6 +142,24 @@ class Watch:
                 return True
         return False
 
+    def make_room(self) -> bool:
+        """End the unfinished body that has moved least lately, for others; False if all of them move."""
+        while self._stalled:
+            connection = self._stalled.pop()
+            same = connection in self.open and connection.turn[0] is connection.seen.turn[0]
+            if same and self._stalls(connection, self._now()):
+                connection.seen.told = self._now()
+                self._metrics.timeouts.labels(Phase.BODY).inc()
+                connection.late(partial(BodyTimeoutError, "the body came too slowly while others needed its memory"))
+                return True
+        return False
+
+    def _stalls(self, connection: "Connection", now: float) -> bool:
+        seen = connection.seen
+        if seen.told or connection.phase is not Phase.BODY or not connection.unanswered:
+            return False
+        return seen.stalled(connection.read, now) and connection.holds
+
     def _count_refused(self) -> None:
         self._metrics.connections_refused.inc()
         self._full("all %d connections are in use (--max-connections): one is closed", self.most)
@@ -151,7 +180,7 @@ class Watch:
         while True:
             await asyncio.sleep(self._pause)
             self._clock, self._looked = self._now(), time.monotonic()
-            silent = []
+            silent, stalled = [], []
             for number, connection in enumerate(list(self.open), 1):
                 try:
                     self._look(connection, self._clock)
@@ -160,8 +189,11 @@ class Watch:
                     connection.transport.abort()
                 if connection.seen.phase in (Phase.IDLE, Phase.HEAD):
                     silent.append(connection)
+                elif connection.seen.phase is Phase.BODY and self._stalls(connection, self._clock):
+                    stalled.append(connection)
                 if number % TURN == 0:
                     await asyncio.sleep(0)
+            self._stalled = sorted(stalled, key=lambda each: -each.seen.moving)
             if len(self.open) > 0.9 * self.most:
                 # Among equals the first to come is the last here.
                 silent.reverse()

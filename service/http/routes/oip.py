@@ -121,6 +121,7 @@ async def infer(request: Request) -> Response:
         content = await in_turn(partial(decompress, content, encoding, max_bytes))
     with service.body_budget.holding(len(content) if encoding else 0):  # beside the bytes that came
         inference = await _read(service, content, given, length)
+        del content  # images of a BYTES tensor are copies: while they wait, one is held, as is counted
         return await _answer(request, service, name, inference)
 
 

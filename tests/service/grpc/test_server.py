@@ -202,6 +202,33 @@ def test_while_others_wait_a_silent_call_has_less_time(serve: Serve) -> None:
         assert column(intake.result(), "class_id") == [3]
 
 
+def test_silent_calls_make_room_for_the_same_client_long_before_their_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "STALL_SECONDS", 0.2)
+    # Two of eight turns for a client.
+    with serve(max_bodies_bytes=800_000, max_body_bytes=100_000, body_seconds=3600) as served, ExitStack() as held:
+        silent = [held.enter_context(silent_call(served)) for _ in range(2)]
+        assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]
+        assert silent[0].exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "did not arrive within" in silent[0].details()
+        for call in silent:
+            call.cancel()
+
+
+def test_where_messages_come_a_slow_one_is_not_ended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "STALL_SECONDS", 2.0)
+    # Two of eight turns for a client.
+    with serve(max_bodies_bytes=800_000, max_body_bytes=100_000, body_seconds=3600) as served, ExitStack() as held:
+        slow = held.enter_context(silent_call(served))
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            several = [served.call.start("ModelInfer", infer_request(ONE)) for _ in range(20)]
+            assert all(column(call.result(), "class_id") == [3] for call in several)
+        assert not slow.done()
+        slow.cancel()
+
+
 def test_a_limit_beyond_what_grpc_can_count_is_no_error(serve: Serve) -> None:
     with serve(max_body_bytes=3 * 2**30, max_bodies_bytes=3 * 2**30) as served:
         assert column(served.call("ModelInfer", infer_request(ONE)), "class_id") == [3]

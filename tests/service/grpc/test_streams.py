@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from msmlp.service.grpc import streams
+from msmlp.service.grpc import calls, streams
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Caller, Serve, column, infer_request
@@ -152,12 +152,15 @@ def test_an_ending_server_answers_what_it_has_read_and_ends_the_stream(serve: Se
     requests.send(None)
 
 
-def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
+def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["one"]
+    monkeypatch.setattr(calls, "_client", lambda _: names[0])
     with serve(max_bodies_bytes=20_000, max_body_bytes=10_000) as served:
-        opened = [Requests(infer_request(ONE)) for _ in range(2)]
-        streams = [served.call.stream(iter(requests)) for requests in opened]
-        for stream in streams:
-            next(stream)
+        opened, streams = [Requests(infer_request(ONE)) for _ in range(2)], []
+        for names[0], requests in zip(("one", "two"), opened, strict=True):
+            streams.append(served.call.stream(iter(requests)))
+            next(streams[-1])
+        names[0] = "three"
         third = served.call.stream(iter([infer_request(ONE)]))
         assert third.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert third.details() == "2 streams are open, the maximum is 2"
@@ -166,6 +169,27 @@ def test_there_are_no_more_streams_than_calls_may_receive(serve: Serve) -> None:
             requests.send(None)
         assert [list(stream) for stream in streams] == [[], []]
         wait_until(lambda: bool(list(served.call.stream(iter([infer_request(ONE)])))))
+
+
+def test_silent_streams_of_one_client_leave_room_for_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["one"]
+    monkeypatch.setattr(calls, "_client", lambda _: names[0])
+    # Two of eight streams for a client.
+    with serve(max_bodies_bytes=800_000, max_body_bytes=100_000) as served:
+        opened = [Requests() for _ in range(10)]
+        silent = [served.call.stream(iter(requests)) for requests in opened]
+        wait_until(lambda: 'msmlp_shed_total{reason="memory"} 8.0' in served.http.get("/metrics").text)
+        names[0] = "two"
+        for _ in range(3):
+            assert len(list(served.call.stream(iter([infer_request(ONE)])))) == 1
+        names[0] = "one"
+        refused = served.call.stream(iter([infer_request(ONE)]))
+        assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused.details() == "2 streams of this client are open, the maximum is 2"
+        for requests, stream in zip(opened, silent, strict=True):
+            requests.send(None)
+            stream.cancel()
+        wait_until(lambda: bool(answered(served)))
 
 
 def test_a_refused_message_is_not_kept_while_its_refusal_waits_for_its_turn(serve: Serve) -> None:

@@ -99,6 +99,22 @@ def test_a_request_is_refused_before_its_body_comes_and_the_connection_is_kept(
         assert f"msmlp_body_work {len(IMAGE) + 1024}.0" in metrics
 
 
+@pytest.mark.parametrize("upgrade", [(), ("Connection: Upgrade", "Upgrade: x")], ids=["httptools", "h11"])
+def test_a_body_that_declares_more_than_there_is_memory_for_is_refused_unread(
+    tiny_weights: Path, upgrade: tuple[str, ...]
+) -> None:
+    service = fake_service(tiny_weights, fake_backend, max_bodies_bytes=100_000, max_body_bytes=100_000)
+    with serving(service) as client:
+        service.body_budget.take(60_000)
+        address = client.base_url.host, client.base_url.port or 80
+        for length, status in ((40_001, 429), (100_001, 413)):
+            with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
+                connection.sendall(head("/classify", f"Content-Length: {length}", *upgrade))
+                assert read_answer(connection).status_code == status
+        assert client.post("/classify", content=IMAGE + bytes(40_000 - len(IMAGE)), headers=PNG).status_code == 200
+        assert 'msmlp_shed_total{reason="memory"} 1.0' in client.get("/metrics").text
+
+
 def test_v2_is_refused_in_its_own_form(tiny_weights: Path) -> None:
     with busy(tiny_weights) as (_, _, client):
         answer = client.post("/v2/models/msmlp/infer", content=b"x", headers={"Content-Type": "application/json"})

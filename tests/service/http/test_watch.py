@@ -145,7 +145,7 @@ def test_a_body_that_stalls_or_drips_is_408_and_gives_its_bytes_back(
 
 def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve) -> None:
     with serve(body_seconds=SHORT, max_bodies_bytes=100_000) as running:
-        held = [running.connect(POST % 50_001 + b"\r\n" + bytes(50_000)) for _ in range(2)]
+        held = [running.connect(POST % 50_000 + b"\r\n" + bytes(49_999)) for _ in range(2)]
 
         def status() -> int:
             return running.client.post("/classify", content=IMAGE, headers=PNG).status_code
@@ -153,6 +153,67 @@ def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve) -> None:
         wait_until(lambda: status() == 429)
         wait_until(lambda: status() == 200)
         assert [received(each)[:12] for each in held] == [b"HTTP/1.1 408"] * 2
+        for each in held:
+            each.close()
+
+
+def test_holders_that_come_back_at_once_do_not_keep_others_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(watch, "STALL_SECONDS", 0.1)
+    with serve(max_bodies_bytes=100_000, body_seconds=2) as running:
+        over, ended, budget = threading.Event(), list[bytes](), running.service.body_budget
+
+        def hold() -> None:
+            while not over.is_set():
+                with running.connect(POST % 50_000 + b"\r\n" + bytes(49_990)) as connection:
+                    ended.append(received(connection)[:12])
+
+        def status() -> int:
+            return running.client.post("/classify", content=IMAGE, headers=PNG).status_code
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(2):
+                pool.submit(hold)
+            try:
+                wait_until(lambda: budget.free < len(IMAGE))
+                statuses = []
+                for _ in range(12):
+                    statuses.append(status())
+                    over.wait(0.25)
+            finally:
+                over.set()
+        assert statuses.count(200) >= 6
+        assert b"HTTP/1.1 408" in ended
+        assert running.timeouts()["body"] >= ended.count(b"HTTP/1.1 408")
+
+
+def test_a_body_that_moves_is_not_ended_for_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SWEEP_SECONDS", 0.02)
+    with serve(max_bodies_bytes=100_000) as running:
+        running.service.body_budget.take(50_000)
+        with running.connect(POST % 49_990 + b"\r\n" + bytes(49_980)) as connection:
+            wait_until(lambda: running.service.body_budget.free == 20)
+            assert running.client.post("/classify", content=IMAGE, headers=PNG).status_code == 429
+            connection.sendall(bytes(10))
+            assert connection.recv(12) == b"HTTP/1.1 422"
+        assert running.timeouts() == {}
+
+
+def test_of_stalled_bodies_the_longest_still_is_ended_first(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(watch, "STALL_SECONDS", 0.1)
+    with serve(max_bodies_bytes=100_000) as running:
+        budget, held = running.service.body_budget, []
+        for number in range(2):
+            held.append(running.connect(POST % 50_000 + b"\r\n" + bytes(49_990)))
+            wait_until(lambda: budget.free == 100_000 - 49_990 * (number + 1))  # noqa: B023
+            threading.Event().wait(0.2)
+        wait_until(lambda: running.client.post("/classify", content=IMAGE, headers=PNG).status_code == 200)
+        (answer,) = answers(received(held[0]))
+        assert (answer.status_code, answer.json()["code"]) == (408, "body_timeout")
+        wait_until(lambda: budget.free == 100_000 - 49_990)
+        held[1].sendall(bytes(10))
+        assert held[1].recv(12) == b"HTTP/1.1 422"
         for each in held:
             each.close()
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,24 @@ def test_a_client_that_leaves_and_scores_that_are_no_numbers(tiny_weights: Path)
         backend.collect = spoilt  # type: ignore[method-assign]
         answer = client.post(INFER, content=body, headers=headers)
         assert (answer.status_code, list(answer.json())) == (503, ["error"])
+
+
+def test_while_the_images_of_a_tensor_wait_they_are_held_once(tiny_weights: Path) -> None:
+    image = encoded(picture(1.0, size=32))
+    image += bytes(20_000_000 - len(image))
+    body, length = triton.InferenceServerClient.generate_request_body([image_input([image])])
+    backend = fake_backend()
+    headers = {"Inference-Header-Content-Length": str(length)}
+    with serving(fake_service(tiny_weights, lambda: backend)) as client, ThreadPoolExecutor(1) as pool:
+        tracemalloc.start()
+        try:
+            with backend.gate.held():
+                answer = pool.submit(client.post, INFER, content=body, headers=headers)
+                backend.gate.wait_until_reached()
+                assert tracemalloc.get_traced_memory()[0] < 1.5 * len(image)
+        finally:
+            tracemalloc.stop()
+        assert answer.result().status_code == 200
 
 
 def test_options_are_parameters(caller: triton.InferenceServerClient, digits: Any) -> None:

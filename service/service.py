@@ -316,6 +316,7 @@ def build_service(
         observe=metrics.decoded,
     )
     engine.decode_backlog = metrics.decode_backlog = decoders.backlog
+    engine.decode_busy = decoders.busy
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)
     return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records, layout)

@@ -5,6 +5,7 @@ import http.client
 import io
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from msmlp.service.decoding.cost import DecodeTimes
 from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.processes import msmlp_serve
@@ -108,6 +110,24 @@ def test_decoding_that_would_take_too_long_is_429_while_small_pictures_are_answe
             assert client.post("/classify", files=form(small, small)).status_code == 200
             assert service.engine.admission.inflight == 18
         wait_until(lambda: service.engine.admission.inflight == 0)
+
+
+def test_those_refused_at_the_decoders_are_told_different_times(
+    serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecodeTimes, "predict", lambda *_: 0.4)
+    service, opened = serve(decode_threads=1, max_wait_ms=2000, **MANY), threading.Event()
+    with serving(service) as client, ThreadPoolExecutor(40) as pool:
+        service.decoders.threads.submit(opened.wait)
+        sent = [pool.submit(client.post, "/classify", files=form(LARGE)) for _ in range(40)]
+        wait_until(lambda: service.engine.admission.inflight == 40)
+        opened.set()
+        answers = [each.result() for each in sent]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert metric(client, 'shed_total{reason="wait"}') == len(refused) > 20
+    told = Counter(int(answer.headers["Retry-After"]) for answer in refused)
+    assert set(told) == set(range(1, max(told) + 1)), "one second after the other"
+    assert max(told.values()) <= 2, "as many pictures of 0.4 s as fit into a second"
 
 
 def test_brownout_counts_what_waits_to_be_decoded(serve: Callable[..., Service]) -> None:

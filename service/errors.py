@@ -73,7 +73,12 @@ class RetryableError(MsmlpError):
 
 
 class OverloadedError(RetryableError):
-    """No room for these images now; `reason` is the limit that was reached, for the metrics."""
+    """No room for these images now; `reason` is the limit that was reached, for the metrics.
+
+    `unbooked`, of an error raised on another thread: the wait and the seconds to book once it is on the event loop.
+    """
+
+    unbooked: tuple[float, float] | None = None
 
     def __init__(
         self, detail: str, retry_after: int = 1, reason: Literal["capacity", "wait", "door", "memory"] = "memory"

@@ -122,6 +122,7 @@ async def _decode(service: Service, request: ClassifyRequest, parameters: ExitPa
         check = service.engine.decoding_check(len(images))
         return await service.decoders.decode(images, size, deadline=deadline, check=check)
     except OverloadedError as error:
+        service.engine.admission.book_decoding(error, time.monotonic())
         service.metrics.shed.labels(error.reason).inc(len(images))
         raise
     except asyncio.CancelledError:

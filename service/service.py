@@ -1,15 +1,13 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
-import asyncio
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
@@ -28,14 +26,13 @@ from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.operating_points import OperatingPoints
+from msmlp.service.parsing import Parser
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
 from msmlp.service.telemetry.record import RequestRecords, Statistics
 
 if TYPE_CHECKING:
     from msmlp.service.telemetry.traces import Traces  # it knows OpenTelemetry, which is an extra
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,13 +94,6 @@ RESERVED_FILES = 64
 STILL_SECONDS = 5.0
 """An event loop that did not turn for so long may be about to do so again: those who watch should know."""
 
-_IN_TURN = ThreadPoolExecutor(1, "parse")
-
-
-async def in_turn(work: Callable[[], T]) -> T:
-    """Parse a large request in a thread, one at a time: several would hold each other up, and the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(_IN_TURN, work)
-
 
 @dataclass
 class Service:
@@ -144,6 +134,11 @@ class Service:
     def body_budget(self) -> ByteBudget:
         """Over HTTP and gRPC."""
         return ByteBudget(self.settings.max_bodies_bytes, self.metrics.shed.labels("memory").inc)
+
+    @cached_property
+    def parser(self) -> Parser:
+        """Over HTTP and gRPC."""
+        return Parser(self.settings.max_wait_ms / 1e3, self.metrics.shed.labels("wait").inc)
 
     @property
     def live(self) -> bool:
@@ -329,6 +324,7 @@ def build_service(
         observe=metrics.decoded,
     )
     engine.decode_backlog = metrics.decode_backlog = decoders.backlog
+    engine.decode_busy = decoders.busy
     statistics = Statistics()
     records = RequestRecords(metrics.ended, statistics.ended)
     return Service(settings, weights, calibration, points, metrics, engine, decoders, statistics, records, layout)

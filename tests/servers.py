@@ -49,7 +49,7 @@ def fake_service(weights: Path, build: BackendFactory, **settings: Any) -> Servi
         brownout_seconds=settings.get("brownout_ms", 0) / 1e3,
         shadow_every=round(1 / settings["shadow"]) if "shadow" in settings else 0,
     )
-    service.engine.decode_backlog = service.decoders.backlog
+    service.engine.decode_backlog, service.engine.decode_busy = service.decoders.backlog, service.decoders.busy
     service.engine.watch(service.metrics.observe)
     service.metrics.watch(service.engine, service.operating_points)
     return service

@@ -33,8 +33,8 @@ WORTH_A_THREAD = 0.002
 
 Sources = Sequence[Source] | NDArray[np.uint8]
 """Separate images, or the pixels of all in one array [n, H, W, 3]."""
-Check = Callable[[float], None]
-"""Refuses a request whose decoding is predicted to end in so many seconds."""
+Check = Callable[[float, float], None]
+"""Refuses a request whose decoding is predicted to end in so many seconds; the second number are its own of them."""
 
 
 class Decoders:
@@ -66,6 +66,11 @@ class Decoders:
         with self._lock:
             return (self._queue.seconds + self._in_work) / self._number
 
+    def busy(self) -> float:
+        """The share of the threads that are at work."""
+        with self._lock:
+            return self._working / self._number
+
     def shutdown(self) -> None:
         self.threads.shutdown()
 
@@ -81,7 +86,7 @@ class Decoders:
         return None
 
     async def decode(
-        self, sources: Sources, size: int, *, deadline: float = math.inf, check: Check = lambda _: None
+        self, sources: Sources, size: int, *, deadline: float = math.inf, check: Check = lambda *_: None
     ) -> Pixels:
         """Decode and resize images → uint8 [n, size, size, 3].
 
@@ -195,7 +200,7 @@ class Decoders:
             seconds = [self._times.predict(picture.kind, picture.work) for picture in pictures]
             total = sum(seconds)
             before = self._queue.ahead(total) + self._in_work
-        job.check(max(*seconds, (before + total) / self._number))
+        job.check(max(*seconds, (before + total) / self._number), total / self._number)
         self._enter(job, seconds)
 
     def _decode(self, job: "_Job", number: int, began: float) -> None:

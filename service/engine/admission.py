@@ -1,11 +1,10 @@
 """Admission: a limit on images in flight and a limit on the predicted wait. Pure: no clock."""
 
-import math
 from collections.abc import Callable
 from operator import add
 from typing import Self
 
-from msmlp.service.engine.door import RETRY_SECONDS, Bookings, Door, turned_away
+from msmlp.service.engine.door import Bookings, Door, turned_away
 from msmlp.service.engine.messages import Counts, Load
 from msmlp.service.errors import OverloadedError
 
@@ -39,7 +38,8 @@ class Admission:
     `permits` is how many there are, 0 until the engine is ready; `inflight` how many are held, `inside` how many of
     those by images in the engine. `admitted` and `degraded` count all images since the start, and those of them that
     brown-out moved to a cheaper operating point. `met`: a request has found others in flight. The `door` refuses before
-    a body is read; `bookings` say when the refused may come back.
+    a body is read; `bookings` say when the refused may come back, `decoding` when those whose pictures would take too
+    long: what the decoders have to do is not what the device has to do.
 
     Front ends that use one engine share its permits: each passes its numbers to `share_with`, and finds those of the
     others in the engine's load.
@@ -52,6 +52,7 @@ class Admission:
         self.met = False
         self.share_with: Callable[[Counts], None] | None = None
         self.door, self.bookings = Door(max_wait), Bookings(max_wait)
+        self.decoding = Bookings(max_wait)
 
     def look(self, now: float, cpu: float, late: float) -> None:
         """Call it at intervals, with the CPU seconds of the event loop's thread so far and how late the call is."""
@@ -81,16 +82,22 @@ class Admission:
         self.release(-images)
         return Permits(self, images)
 
-    def check_decoding(self, images: int, load: Load, seconds: float) -> None:
+    def check_decoding(self, images: int, load: Load, seconds: float, own: float) -> None:
         """Refuse admitted images whose decoding is predicted to end in `seconds`, if that makes them wait too long.
 
-        OverloadedError as from `admit`. Alone in flight, they may take any time. On any thread: it changes nothing.
+        `own` are the seconds that the decoders need for them. The OverloadedError is for `book_decoding`. Alone in
+        flight, they may take any time. On any thread: it changes nothing.
         """
         predicted = self.backlog(load) + seconds
         if self.inflight + load.others.inflight > images and 0 < self.max_wait < predicted:
-            shortest, longest = RETRY_SECONDS
-            retry = min(longest, max(shortest, math.ceil(predicted - self.max_wait)))
-            raise OverloadedError(self._too_long(predicted), retry, "wait")
+            error = OverloadedError(self._too_long(predicted), reason="wait")
+            error.unbooked = predicted - self.max_wait, own
+            raise error
+
+    def book_decoding(self, error: OverloadedError, now: float) -> None:
+        """Give a refusal by `check_decoding` its Retry-After; on the event loop."""
+        if error.unbooked is not None:
+            error.retry_after = self.decoding.book(now, *error.unbooked)
 
     def _too_long(self, predicted: float) -> str:
         return f"the predicted wait is {1e3 * predicted:.0f} ms, the limit {1e3 * self.max_wait:.0f} ms"

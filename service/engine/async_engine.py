@@ -109,6 +109,8 @@ class AsyncEngine:
         """By how many seconds the newest came too late."""
         self.decode_backlog: Callable[[], float] = float
         """Predicted seconds until all that was admitted is decoded; brown-out counts them as waiting."""
+        self.decode_busy: Callable[[], float] = float
+        """The share of decoder threads that are at work."""
         self.worker = worker(build, self._send, permits=permits, shadow_every=shadow_every)
         self.admission.share_with = self.worker.share
 
@@ -163,8 +165,8 @@ class AsyncEngine:
         self._update_brownout(load, now)
         return permits
 
-    def decoding_check(self, images: int) -> Callable[[float], None]:
-        """Refuses admitted images by the seconds until they are decoded (Admission.check_decoding), on any thread."""
+    def decoding_check(self, images: int) -> Callable[[float, float], None]:
+        """Refuses admitted images by what their decoding takes (Admission.check_decoding), on any thread."""
         return partial(self.admission.check_decoding, images, self.worker.load or Load.none(1))
 
     async def classify(self, pixels: NDArray[np.uint8], parameters: ExitParameters, permits: Permits) -> Result:
@@ -240,6 +242,7 @@ class AsyncEngine:
         # What held the loop up spent CPU time of this process; while that is stopped, it spends none.
         frozen = self.late > FROZEN_SECONDS and self._spent - before < IDLE * self.late
         self.admission.look(now, thread_time(), 0.0 if frozen else self.late)
+        self.admission.decoding.look(now, self.decode_busy())
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:
             self._give_up(now - GRACE_SECONDS)

@@ -32,7 +32,7 @@ from msmlp.service.memory import free_frames
 from msmlp.service.oip.model import check_model, oip_error, response_head
 from msmlp.service.oip.request import Inference, Limits
 from msmlp.service.oip.response import output_tensors
-from msmlp.service.service import Service, in_turn
+from msmlp.service.service import Service
 from msmlp.service.telemetry.record import RPC, RequestRecord, RequestRecords
 
 T = TypeVar("T")
@@ -272,9 +272,9 @@ async def within(service: Service, work: Awaitable[T]) -> T:
         raise UnansweredError(f"no answer was ready within {seconds:g} s") from None
 
 
-async def _offload(size: int, work: Callable[[], T]) -> T:
+async def _offload(service: Service, kind: str, size: int, work: Callable[[], T]) -> T:
     """The result of work on `size` bytes, in a thread if they are many, so that other requests do not wait."""
-    return work() if size <= SMALL_BYTES else await in_turn(work)
+    return work() if size <= SMALL_BYTES else await service.parser.run(kind, size, work)
 
 
 async def parsed(service: Service, content: bytes) -> Any:
@@ -287,7 +287,7 @@ async def parsed(service: Service, content: bytes) -> Any:
             check_parts(content)
         return parse(ModelInferRequest, content)
 
-    return await _offload(len(content), work)
+    return await _offload(service, "message", len(content), work)
 
 
 async def read_request(
@@ -297,7 +297,7 @@ async def read_request(
     record.rename(message.id)
     check_model(service, message.model_name, message.model_version or None)
     limits = Limits(service.max_images, service.settings.max_pixels)
-    inference = await _offload(size, lambda: read_inference(message, limits))
+    inference = await _offload(service, "message inference", size, lambda: read_inference(message, limits))
     return inference, ClassifyRequest(inference.images, inference.options, record)
 
 

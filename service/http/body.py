@@ -1,8 +1,8 @@
 """The body and the query of `POST /classify` → encoded images and options: raw bytes, multipart forms, JSON."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from functools import lru_cache
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -19,7 +19,6 @@ from msmlp.service.errors import (
 )
 from msmlp.service.http.json_body import read_json
 from msmlp.service.options import MAX_TEXT, RequestOptions, given_twice, parse_options
-from msmlp.service.service import in_turn
 
 RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
 SLICE = 2**16
@@ -35,19 +34,22 @@ MAX_FIELD = 4 * MAX_TEXT
 _KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
 _DECLARED = (b"content-type", b"content-encoding")
 
+Parse = Callable[[str, int, Callable[[], Any]], Awaitable[Any]]
+"""Does work of a kind on so many bytes."""
 _Parts = tuple[list[bytes], dict[str, Any]]
 """Encoded images, and raw options by name."""
 
 
 async def read_body(
-    request: Request, *, max_bytes: int, max_json_bytes: int, max_images: int
+    request: Request, *, max_bytes: int, max_json_bytes: int, max_images: int, parse: Parse
 ) -> tuple[list[bytes], RequestOptions]:
     """Encoded images and options of a request, never holding more than `max_bytes` of its body.
 
-    JSON may have at most `max_json_bytes`.
+    JSON may have at most `max_json_bytes`; `parse` reads it where it is large (Parser.run).
 
     Raises:
         BodyTooLargeError, TooManyImagesError, UnsupportedMediaTypeError, MalformedBodyError, NoImagesError, OptionError
+        What `parse` raises.
     """
     declared = {name: value for name, value in reversed(request.scope["headers"]) if name in _DECLARED}
     kind = _kind(declared.get(b"content-type", b""), declared.get(b"content-encoding", b""))
@@ -56,10 +58,8 @@ async def read_body(
     if kind == "multipart/form-data":
         images, options = await _multipart(content, request.headers, max_images)
     elif json:
-        small = len(content) <= SLICE
-        images, options = (
-            read_json(content, max_images) if small else await in_turn(lambda: read_json(content, max_images))
-        )
+        work = partial(read_json, content, max_images)
+        images, options = work() if len(content) <= SLICE else await parse("JSON", len(content), work)
     else:
         images, options = [content] if content else [], {}
     if not images:

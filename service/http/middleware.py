@@ -118,8 +118,8 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if error := self._no_room(scope):  # over h11, whose requests nobody refused before
-                            raise error
+                        if refusal := self._no_room(scope):  # over h11, whose requests nobody refused before
+                            raise refusal
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":

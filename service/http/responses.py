@@ -1,7 +1,7 @@
 """How the routes answer: results with their headers, errors in the form that the path's clients read."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -74,6 +74,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         raise
     finally:
         connection.tell = None
+
+
+async def parsed(request: Request, kind: str, size: int, work: Callable[[], T]) -> T:
+    """The result of reading `size` bytes of a request, once it is their turn: Parser.run, while the client waits."""
+    service = await service_of(request)
+    return await while_connected(request, service.parser.run(kind, size, work))
 
 
 class Sent(Response):

@@ -197,6 +197,18 @@ _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """zlib's numbers; deflate is RFC 9110's, in zlib's own format."""
 
 
+_MOST_RATIO = 1032
+"""No deflate stream becomes longer by more."""
+
+
+def decompressed_size(content: bytes, encoding: str, max_bytes: int) -> int:
+    """The most bytes that `decompress` makes or reads of a body: gzip says at its end how many, deflate does not."""
+    most = _MOST_RATIO * len(content)
+    if encoding.strip().lower() == "gzip":
+        most = min(most, int.from_bytes(content[-4:], "little"))
+    return max(len(content), min(most, max_bytes))
+
+
 def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
     """A body by its Content-Encoding (empty: none), never holding more than `max_bytes` of it decompressed.
 
@@ -212,7 +224,8 @@ def decompress(content: bytes, encoding: str, max_bytes: int) -> bytes:
         )
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
-        plain = stream.decompress(content, max_bytes + 1)
+        # A gzip body that becomes longer than it says is not a whole one, and found out no later.
+        plain = stream.decompress(content, min(max_bytes, decompressed_size(content, encoding, max_bytes)) + 1)
     except zlib.error:
         raise MalformedBodyError(f"the body is not valid {encoding}") from None
     if len(plain) > max_bytes:

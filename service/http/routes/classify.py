@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import problem
 from msmlp.service.http.body import read_body
 from msmlp.service.http.openapi import CLASSIFY_OPENAPI, CLASSIFY_RESPONSES
-from msmlp.service.http.responses import Sent, service_of, while_connected
+from msmlp.service.http.responses import Sent, parsed, service_of, while_connected
 from msmlp.service.http.schemas import Answer
 from msmlp.service.inference import ClassifyRequest, classify, stream
 from msmlp.service.memory import free_frames
@@ -39,6 +40,7 @@ async def post_classify(request: Request) -> Response:
         max_bytes=settings.max_body_bytes,
         max_json_bytes=settings.max_json_bytes,
         max_images=service.max_images,
+        parse=partial(parsed, request),
     )
     asked = ClassifyRequest(images, options, request.scope["msmlp_record"])
     if options.stream:

@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from msmlp.model.errors import OptionError
 from msmlp.service.errors import BodyTooLargeError, MalformedBodyError
 from msmlp.service.http.body import SLICE, read_content
-from msmlp.service.http.responses import Sent, ServiceDep, service_of, while_connected
+from msmlp.service.http.responses import Sent, ServiceDep, parsed, service_of, while_connected
 from msmlp.service.inference import ClassifyRequest, run
 from msmlp.service.oip import model
-from msmlp.service.oip.request import Inference, Limits, decompress, read_inference
+from msmlp.service.oip.request import Inference, Limits, decompress, decompressed_size, read_inference
 from msmlp.service.oip.response import output_tensors, write_response
-from msmlp.service.service import Service, in_turn
+from msmlp.service.service import Service
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
@@ -118,9 +118,10 @@ async def infer(request: Request) -> Response:
     max_bytes = settings.max_body_bytes if given else min(settings.max_body_bytes, settings.max_json_bytes)
     content, encoding = await read_content(request, max_bytes), request.headers.get("content-encoding", "")
     if encoding:
-        content = await in_turn(partial(decompress, content, encoding, max_bytes))
+        size = decompressed_size(content, encoding, max_bytes)
+        content = await parsed(request, "decompress", size, partial(decompress, content, encoding, max_bytes))
     with service.body_budget.holding(len(content) if encoding else 0):  # beside the bytes that came
-        inference = await _read(service, content, given, length)
+        inference = await _read(request, service, content, given, length)
         del content  # images of a BYTES tensor are copies: while they wait, one is held, as is counted
         return await _answer(request, service, name, inference)
 
@@ -140,7 +141,7 @@ async def _answer(request: Request, service: Service, name: str, inference: Infe
     return Sent(body, "application/octet-stream", asked.record, {HEADER_LENGTH.lower(): str(header_length)})
 
 
-async def _read(service: Service, content: bytes, given: str | None, length: int | None) -> Inference:
+async def _read(request: Request, service: Service, content: bytes, given: str | None, length: int | None) -> Inference:
     """The request: a small one is read here, a large one in a thread, so that other requests do not wait.
 
     `length` is that of its JSON part, as far as what was `given` is one.
@@ -151,7 +152,7 @@ async def _read(service: Service, content: bytes, given: str | None, length: int
 
     text = len(content) if length is None else length
     if text > SLICE:
-        return await in_turn(read)
+        return await parsed(request, "inference", min(text, len(content)), read)
     # Pixels after the JSON cost nothing: they are not copied.
     small = len(content) <= SLICE or b'"pixels"' in content[:text]
     return read() if small else await asyncio.to_thread(read)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import load_image
-from msmlp.service.decoding.decoders import HEADERS, Decoders, Sources
+from msmlp.service.decoding.decoders import HEADERS, Check, Decoders, Sources
 from msmlp.service.errors import BadImagesError, OverloadedError, TooManyPixelsError
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import encoded
@@ -194,8 +193,9 @@ def test_a_request_whose_decoding_would_take_too_long_is_refused_before_it() -> 
         took: list[str] = []
         predicted: list[float] = []
 
-        def refuse(seconds: float) -> None:
+        def refuse(seconds: float, own: float) -> None:
             predicted.append(seconds)
+            assert own <= seconds, "the rest of it is others'"
             raise OverloadedError("later")
 
         with decoders(2, took=took) as made:
@@ -215,9 +215,12 @@ def test_what_is_decoded_already_counts_as_far_as_it_goes_first() -> None:
         with decoders(1) as made:
             blocked = Blocked(made)
             requests = {number: [black(1000 if number < 20 else 100)] * number for number in (10, 1, 20)}
+
+            def keep(number: int) -> Check:
+                return lambda seconds, _: predicted.__setitem__(number, seconds)
+
             tasks = [
-                asyncio.create_task(made.decode(images, 8, check=partial(predicted.__setitem__, number)))
-                for number, images in requests.items()
+                asyncio.create_task(made.decode(images, 8, check=keep(number))) for number, images in requests.items()
             ]
             await asyncio.sleep(0)
             assert made.backlog() > 0
@@ -253,7 +256,7 @@ def test_a_caller_may_leave_in_the_middle() -> None:
         took: list[str] = []
         with decoders(1, took=took) as made:
             planned = threading.Event()
-            task = asyncio.create_task(made.decode([black(1000)] * 500, 8, check=lambda _: planned.set()))
+            task = asyncio.create_task(made.decode([black(1000)] * 500, 8, check=lambda *_: planned.set()))
             await asyncio.to_thread(planned.wait, PATIENCE_SECONDS)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -287,7 +290,7 @@ def test_a_deadline_passes_while_others_have_their_turns() -> None:
 
 def test_a_fault_in_one_request_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        def broken(_: float) -> None:
+        def broken(*_: float) -> None:
             raise ZeroDivisionError
 
         with decoders(1) as made:

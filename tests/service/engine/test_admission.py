@@ -87,21 +87,49 @@ def test_admitted_images_whose_decoding_would_take_too_long_are_refused() -> Non
     load = replace(LOAD, backlog_seconds=1.0)
     made = admission(inside=10)
     made.admit(20, load)
-    made.check_decoding(20, load, 0.7)
+    made.check_decoding(20, load, 0.7, 0.5)
     with pytest.raises(OverloadedError, match="the predicted wait is 4200 ms, the limit 2000 ms") as caught:
-        made.check_decoding(20, load, 3.0)
+        made.check_decoding(20, load, 3.0, 0.5)
+    made.book_decoding(caught.value, 100.0)
     assert (caught.value.reason, caught.value.retry_after) == ("wait", 3)
+    assert refused(made, 990).retry_after == 1, "what the device has to do is booked elsewhere"
+
+
+@pytest.mark.parametrize(("clients", "own"), [(1000, 0.02), (300, 0.09), (100, 0.4)])
+def test_of_those_refused_at_the_decoders_most_are_let_in_when_they_come_back(clients: int, own: float) -> None:
+    """All come at once, each with `own` seconds of decoding: together less than a minute's."""
+    made, queue, now, tick = Admission(2.0), 0.0, 0.0, 0.01
+    made.permits, made.inflight = 1000, 100
+    due, back, admitted = {0: clients}, 0, 0
+    while due:
+        now += tick
+        queue = max(0.0, queue - tick)
+        if int(now / tick) % 10 == 0:
+            made.decoding.look(now, float(queue > 0))
+        for step in [each for each in due if each * tick <= now]:
+            for _ in range(due.pop(step)):
+                back += step > 0
+                try:
+                    made.check_decoding(1, Load.none(3), queue + own, own)
+                except OverloadedError as error:
+                    made.book_decoding(error, now)
+                    again = round((now + error.retry_after) / tick)
+                    due[again] = due.get(again, 0) + 1
+                else:
+                    queue += own
+                    admitted += step > 0
+    assert admitted >= 0.8 * back > 0
 
 
 def test_the_only_request_may_decode_for_any_time() -> None:
     alone = admission()
     alone.admit(20, LOAD)
-    alone.check_decoding(20, LOAD, 1e6)
+    alone.check_decoding(20, LOAD, 1e6, 1e6)
     with pytest.raises(OverloadedError):
-        alone.check_decoding(20, replace(LOAD, others=Counts(inflight=1)), 1e6)
+        alone.check_decoding(20, replace(LOAD, others=Counts(inflight=1)), 1e6, 1e6)
     without_limit = admission(max_wait=0, inside=10)
     without_limit.admit(20, LOAD)
-    without_limit.check_decoding(20, LOAD, 1e6)
+    without_limit.check_decoding(20, LOAD, 1e6, 1e6)
 
 
 @pytest.mark.parametrize(("images", "seconds"), [(1, 1), (250, 3), (1000, 10)])

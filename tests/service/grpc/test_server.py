@@ -96,6 +96,26 @@ def test_a_client_that_leaves_cancels_its_images(serve: Serve, timeout: float | 
         wait_until(lambda: served.rows("ModelInfer") == {"200", "499"})
 
 
+def test_large_messages_that_would_wait_too_long_to_be_read_are_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msmlp.service.parsing.START", 1e-6)
+    request, opened = infer_request(np.zeros((30, 32, 32, 3), np.uint8)), threading.Event()  # 92 ms
+    with serve(max_wait_ms=100) as served:
+        thread = served.service.parser.thread
+        thread.submit(opened.wait)
+        wait = [served.call.start("ModelInfer", request) for _ in range(2)]
+        wait_until(lambda: thread._work_queue.qsize() == 2)
+        code, detail, _ = served.call.refused("ModelInfer", request)
+        assert (code, "the predicted wait is 18" in detail) == ("RESOURCE_EXHAUSTED", True)
+        assert 'msmlp_shed_total{reason="wait"} 1.0' in served.http.get("/metrics").text
+        for call in wait:
+            call.cancel()
+        wait_until(lambda: served.rows("ModelInfer") == {"429", "499"})
+        opened.set()
+        assert len(column(served.call("ModelInfer", infer_request(ONE)), "exit")) == 1
+
+
 def test_what_messages_hold_is_bounded_together_with_bodies(serve: Serve) -> None:
     request = SLOW_REQUEST
     with serve(max_bodies_bytes=2 * request.ByteSize() + 100, max_body_bytes=2 * request.ByteSize()) as served:

@@ -22,6 +22,7 @@ from msmlp.service.errors import (
 )
 from msmlp.service.http.body import RAW_TYPES, read_body
 from msmlp.service.options import RequestOptions
+from msmlp.service.parsing import Parser
 
 BOUNDARY = "----a-boundary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -58,7 +59,7 @@ def read(
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": query.encode(), "headers": headers}
     limits = {"max_bytes": max_bytes, "max_json_bytes": max_json_bytes, "max_images": max_images}
-    return Read(*asyncio.run(read_body(Request(scope, receive), **limits)))
+    return Read(*asyncio.run(read_body(Request(scope, receive), parse=Parser(0).run, **limits)))
 
 
 def part(name: str, content: bytes, filename: str | None = None) -> bytes:

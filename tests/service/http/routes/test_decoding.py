@@ -6,6 +6,7 @@ import io
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from msmlp.service.decoding.cost import DecodeTimes
 from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.processes import msmlp_serve
@@ -138,6 +140,24 @@ def test_a_jpeg_of_many_scans_is_413_though_it_is_not_progressive(serve: Callabl
         answer = client.post("/classify", files=form(bomb))
         assert (answer.status_code, answer.json()["code"]) == (413, "image_too_large")
         assert "500 scans" in answer.json()["detail"]
+
+
+def test_those_refused_at_the_decoders_are_told_different_times(
+    serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecodeTimes, "predict", lambda *_: 0.4)
+    service, opened = serve(decode_threads=1, max_wait_ms=2000, **MANY), threading.Event()
+    with serving(service) as client, ThreadPoolExecutor(40) as pool:
+        service.decoders.threads.submit(opened.wait)
+        sent = [pool.submit(client.post, "/classify", files=form(LARGE)) for _ in range(40)]
+        wait_until(lambda: service.engine.admission.inflight == 40)
+        opened.set()
+        answers = [each.result() for each in sent]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert metric(client, 'shed_total{reason="wait"}') == len(refused) > 20
+    told = Counter(int(answer.headers["Retry-After"]) for answer in refused)
+    assert set(told) == set(range(1, max(told) + 1)), "one second after the other"
+    assert max(told.values()) <= 2, "as many pictures of 0.4 s as fit into a second"
 
 
 def test_brownout_counts_what_waits_to_be_decoded(serve: Callable[..., Service]) -> None:

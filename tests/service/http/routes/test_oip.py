@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from msmlp.service.http.body import SLICE
+from msmlp.service.http.json_body import read_json
 from msmlp.service.oip.model import OUTPUTS
-from msmlp.service.oip.request import read_inference
+from msmlp.service.oip.request import decompress, read_inference
 from tests.fakes import picture, pictures
-from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, wait_until
+from tests.servers import Submissions, encoded, fake_backend, fake_service, knock, serving, wait_until
 
 INFER = "/v2/models/msmlp/infer"
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -199,6 +200,60 @@ def test_while_the_images_of_a_tensor_wait_they_are_held_once(tiny_weights: Path
         finally:
             tracemalloc.stop()
         assert answer.result().status_code == 200
+
+
+def test_large_requests_are_read_one_at_a_time_and_few_wait(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the thread is held: those that would wait too long are refused, those that have left are not read, and a
+    small one is read first, though it came last."""
+    read: list[int] = []
+
+    def spied(content: bytes, *arguments: Any) -> Any:
+        read.append(len(content))
+        return read_json(content, *arguments)
+
+    def spied_too(content: bytes, *arguments: Any) -> bytes:
+        read.append(len(content))
+        return decompress(content, *arguments)
+
+    monkeypatch.setattr("msmlp.service.http.body.read_json", spied)
+    monkeypatch.setattr("msmlp.service.http.routes.oip.decompress", spied_too)
+    monkeypatch.setattr("msmlp.service.parsing.PATIENCE", 1e6)
+    service, opened = fake_service(tiny_weights, fake_backend, max_wait_ms=100), threading.Event()
+    packed, shed = gzip.compress(b" " * 12_000_000), 'msmlp_shed_total{reason="wait"} '
+    image = base64.b64encode(encoded(picture(0.5, size=32))).decode()
+    small = json.dumps({"images": [image]}).encode() + b" " * SLICE
+    kind = {"Content-Type": "application/json"}
+
+    def waiting() -> int:
+        return service.parser.thread._work_queue.qsize()
+
+    with serving(service) as client, ThreadPoolExecutor(9) as pool:
+        service.parser.thread.submit(opened.wait)
+        with knock(client, content=b" " * 10_000_000, headers=kind):
+            wait_until(lambda: waiting() == 1)
+        wait_until(lambda: 'status="499"' in client.get("/metrics").text)
+        sent = [pool.submit(client.post, INFER, content=packed, headers={"Content-Encoding": "gzip"}) for _ in range(8)]
+        wait_until(lambda: sum(each.done() for each in sent) == 5)
+        refused = [each.result() for each in sent if each.done()]
+        assert {answer.status_code for answer in refused} == {429}
+        assert all("the predicted wait is" in answer.json()["error"] for answer in refused)
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+        assert f"{shed}5.0" in client.get("/metrics").text
+        late = pool.submit(client.post, "/classify", content=small, headers=kind)
+        wait_until(lambda: waiting() == 5)
+        opened.set()
+        assert late.result().status_code == 200
+        assert sorted(each.result().status_code for each in sent) == [400] * 3 + [429] * 5
+    assert read == [len(small)] + [len(packed)] * 3
+
+
+def test_a_gzip_body_is_not_longer_than_it_says(client: httpx.Client) -> None:
+    packed = gzip.compress(b" " * 1_000_000)
+    packed = packed[:-4] + (1000).to_bytes(4, "little")
+    answer = client.post(INFER, content=packed, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()) == (400, {"error": "the body is not one complete gzip stream"})
 
 
 def test_options_are_parameters(caller: triton.InferenceServerClient, digits: Any) -> None:

@@ -346,7 +346,12 @@ class Held:
 
 def watch(**settings: Any) -> Watch:
     """One that does not sweep by itself."""
-    parts = {"settings": Settings(**settings), "metrics": Metrics((1, 2, 3), "any", "1"), "records": RequestRecords()}
+    parts: dict[str, Any] = {
+        "settings": Settings(**settings),
+        "metrics": Metrics((1, 2, 3), "any", "1"),
+        "records": RequestRecords(),
+    }
+    parts["connections"] = parts["settings"].max_connections
     return Watch(SimpleNamespace(**parts))  # type: ignore[arg-type]
 
 

@@ -84,13 +84,14 @@ def test_an_error_that_was_dealt_with_holds_nothing() -> None:
 
 def test_little_growth_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
-    sizes = iter([100 * MIB, 50 * MIB, *[81 * MIB] * 5, *[83 * MIB] * 2, *[82 * MIB] * 100])
-    monkeypatch.setattr(memory, "resident_bytes", lambda: next(sizes))
+    sizes = [82 * MIB] * 10 + [83 * MIB] * 2 + [81 * MIB] * 5 + [50 * MIB, 100 * MIB]
+    monkeypatch.setattr(memory, "resident_bytes", sizes.pop)
     monkeypatch.setattr(memory, "LOOK_SECONDS", 0.001)
 
     async def main() -> None:
         task = asyncio.create_task(memory._run(trims.append, lambda: True))  # type: ignore[arg-type]
-        await asyncio.sleep(0.05)
+        while len(sizes) > 1:
+            await asyncio.sleep(0.001)
         task.cancel()
 
     asyncio.run(main())

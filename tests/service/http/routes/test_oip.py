@@ -168,10 +168,12 @@ def test_a_client_that_leaves_and_scores_that_are_no_numbers(tiny_weights: Path)
     body, length = triton.InferenceServerClient.generate_request_body([pixel_input(pictures(1, 1.0, size=32))])
     headers = {"Inference-Header-Content-Length": str(length)}
     with serving(service) as client:
-        with backend.gate.held(), suppress(httpx.TimeoutException):
-            client.post(INFER, content=body, headers=headers, timeout=0.5)
-        wait_until(lambda: service.engine.admission.inflight == 0)
-        assert 'msmlp_requests_total{route="/v2/models/{name}/infer",status="499"} 1.0' in client.get("/metrics").text
+        with backend.gate.held():
+            with suppress(httpx.TimeoutException):
+                client.post(INFER, content=body, headers=headers, timeout=0.5)
+            left = 'msmlp_requests_total{route="/v2/models/{name}/infer",status="499"} 1.0'
+            wait_until(lambda: left in client.get("/metrics").text)
+            assert service.engine.admission.inflight == 0
         collect = backend.collect
 
         def spoilt(handle: Any) -> Any:

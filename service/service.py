@@ -138,7 +138,7 @@ class Service:
     @cached_property
     def parser(self) -> Parser:
         """Over HTTP and gRPC."""
-        return Parser(self.settings.max_wait_ms / 1e3, self.metrics.shed.labels("wait").inc)
+        return Parser(self.settings.max_wait_ms / 1e3, self.metrics.shed.labels("door").inc)
 
     @property
     def live(self) -> bool:

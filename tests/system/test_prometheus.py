@@ -60,7 +60,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with make_serve(f"ARGS=--engine process --shadow 0.1 --capacity {CAPACITY}") as service:
+    with make_serve(f"ARGS=--engine process --shadow 0.1 --capacity {CAPACITY} --max-wait-ms 0") as service:
         target = f"127.0.0.1:{service.base_url.port}"
         gflops = [exit["gflops"] for exit in service.get("/model").json()["exits"]]
         kinds = kinds_for(str(service.base_url))

@@ -108,7 +108,7 @@ def test_large_messages_that_would_wait_too_long_to_be_read_are_refused(
         wait_until(lambda: thread._work_queue.qsize() == 2)
         code, detail, _ = served.call.refused("ModelInfer", request)
         assert (code, "the predicted wait is 18" in detail) == ("RESOURCE_EXHAUSTED", True)
-        assert 'msmlp_shed_total{reason="wait"} 1.0' in served.http.get("/metrics").text
+        assert 'msmlp_shed_total{reason="door"} 1.0' in served.http.get("/metrics").text
         for call in wait:
             call.cancel()
         wait_until(lambda: served.rows("ModelInfer") == {"429", "499"})

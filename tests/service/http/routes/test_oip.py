@@ -223,7 +223,7 @@ def test_large_requests_are_read_one_at_a_time_and_few_wait(
     monkeypatch.setattr("msmlp.service.http.routes.oip.decompress", spied_too)
     monkeypatch.setattr("msmlp.service.parsing.PATIENCE", 1e6)
     service, opened = fake_service(tiny_weights, fake_backend, max_wait_ms=100), threading.Event()
-    packed, shed = gzip.compress(b" " * 12_000_000), 'msmlp_shed_total{reason="wait"} '
+    packed, shed = gzip.compress(b" " * 12_000_000), 'msmlp_shed_total{reason="door"} '
     image = base64.b64encode(encoded(picture(0.5, size=32))).decode()
     small = json.dumps({"images": [image]}).encode() + b" " * SLICE
     kind = {"Content-Type": "application/json"}

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -85,6 +85,36 @@ class _Turns(asyncio.Semaphore):
             self.waiting -= 1
 
 
+class _Arrival:
+    """Looks from time to time whether a message takes too long, and others wait for the `turns` that it holds.
+
+    `seconds` are `--body-seconds`, 0 for no limit; `limit` is what ends the arrival.
+    """
+
+    limit: asyncio.Timeout
+
+    def __init__(self, turns: Sequence[_Turns], seconds: float) -> None:
+        self._turns, self._seconds, self._pause = turns, seconds, min(STALL_SECONDS, seconds)
+        self.passed = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(self._pause, self._look) if seconds else None
+
+    def _look(self) -> None:
+        self.passed, now = self.passed + self._pause, self._loop.time()
+        wanted = [turns for turns in self._turns if turns.waiting]
+        # Who waits has less time to wait where messages come: then a slow one is not ended.
+        stuck = any(now - turns.came >= self._pause for turns in wanted)
+        if stuck or self.passed >= self._seconds * (1 if wanted else ARRIVAL):
+            self.limit.reschedule(now)
+        else:
+            self._next = self._loop.call_later(self._pause, self._look)
+
+    def end(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None  # which has this
+
+
 class Intake:
     """Reads the messages of one server, within bounds on the memory they take.
 
@@ -144,34 +174,18 @@ class Intake:
 
     async def _arrival(self, context: Context, own: _Turns) -> Any:
         """What the client of a call that has its turn sends; `own` are the turns of that client."""
-        loop, passed, pause = asyncio.get_running_loop(), 0.0, min(STALL_SECONDS, self._seconds)
-        later: asyncio.TimerHandle | None = None
-
-        def look() -> None:
-            nonlocal passed, later
-            passed, now = passed + pause, loop.time()
-            wanted = [turns for turns in (own, self._turns) if turns.waiting]
-            # Who waits has less time to wait where messages come: then a slow one is not ended.
-            stuck = any(now - turns.came >= pause for turns in wanted)
-            if stuck or passed >= self._seconds * (1 if wanted else ARRIVAL):
-                limit.reschedule(now)
-            else:
-                later = loop.call_later(pause, look)
-
-        if self._seconds:
-            later = loop.call_later(pause, look)
+        arrival = _Arrival((own, self._turns), self._seconds)
         try:
-            async with asyncio.timeout(None) as limit:
+            async with asyncio.timeout(None) as arrival.limit:
                 # In no task of its own: a call that gRPC refuses would be cancelled first.
                 content = await context.read()
-            own.came = self._turns.came = loop.time()
-            return content
         except TimeoutError:
             self._late.inc()
-            raise BodyTimeoutError(f"the message did not arrive within {passed:g} s") from None
+            raise BodyTimeoutError(f"the message did not arrive within {arrival.passed:g} s") from None
         finally:
-            if later is not None:
-                later.cancel()
+            arrival.end()
+        own.came = self._turns.came = asyncio.get_running_loop().time()
+        return content
 
     @contextmanager
     def stream(self, context: Context) -> Iterator[None]:

@@ -7,9 +7,13 @@ import weakref
 import pytest
 
 from msmlp.service import memory
-from msmlp.service.memory import free_frames, resident_bytes, trimmed
+from msmlp.service.memory import free_frames, trimmed
 
 MIB = 2**20
+
+
+class Body(bytearray):
+    pass
 
 
 FRAGMENTS = """
@@ -40,29 +44,36 @@ def test_what_is_free_is_given_back_once_the_process_is_idle(how: str) -> None:
     subprocess.run([sys.executable, "-c", FRAGMENTS, how], check=True, timeout=100)
 
 
-def test_large_garbage_is_collected_long_before_its_objects_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("idle", [True, False])
+def test_large_garbage_is_collected_long_before_its_objects_are_many(
+    monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
     monkeypatch.setattr(memory, "LOOK_SECONDS", 0.01)
+    if not idle:
+        monkeypatch.setattr(memory, "GARBAGE_BYTES", 200 * MIB)
     gc.collect()
-    before = resident_bytes()
+    bodies = list[weakref.ref[Body]]()
 
     async def main() -> None:
-        async with trimmed(lambda: True):
+        async with trimmed(lambda: idle):
             await asyncio.sleep(0.05)
             for _ in range(300):
-                cycle: list[object] = [bytearray(b"x" * 2**20)]
+                cycle: list[object] = [held := Body(b"x" * 2**20)]
                 cycle.append(cycle)
-            await asyncio.sleep(1.0)
+                bodies.append(weakref.ref(held))
+            del cycle, held
+            for _ in range(500):
+                if not any(each() for each in bodies):
+                    return
+                await asyncio.sleep(0.02)
 
     gc.disable()
     asyncio.run(main())
     gc.enable()
-    assert resident_bytes() < before + 100 * MIB
+    assert not any(each() for each in bodies)
 
 
 def test_an_error_that_was_dealt_with_holds_nothing() -> None:
-    class Body:
-        pass
-
     def fail(body: Body) -> None:
         raise ValueError
 
@@ -76,7 +87,7 @@ def test_an_error_that_was_dealt_with_holds_nothing() -> None:
             free_frames(error)
             return error
 
-    body = Body()
+    body = Body(1)
     held, error = weakref.ref(body), handle(body)
     del body
     assert held() is None

@@ -144,6 +144,7 @@ class _Client:
         self.seen.seconds.setdefault("unanswered", []).extend([PATIENCE] * (self.waiting + len(opening)))
         for connection in self.free:
             connection.transport.close()
+        await asyncio.sleep(0.2)  # in the loop's next turns: what stays open would be in the way of the next load
 
     def _ask(self, opening: set[asyncio.Task[None]], request: bytes, due: float, opened: asyncio.Task[None]) -> None:
         opening.discard(opened)

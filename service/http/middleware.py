@@ -33,7 +33,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
 MAX_PARAMETERS = 64
-"""Of a query: far more than there are options. FastAPI parses all of them, whoever asks."""
+"""Of a query: far more than there are options. FastAPI parses all of them on every route."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -118,7 +118,7 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if refusal := self._no_room(scope):  # over h11, whose requests nobody refused before
+                        if refusal := self._no_room(scope):  # over h11, where `refuse` is not called
                             raise refusal
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect) as error:
@@ -136,8 +136,8 @@ class _Exchange:
     """A request's way in and out.
 
     The `held` bytes of its body count until it is answered: permits bound the images, but are taken only once a body
-    was read. One that would exceed the budget is answered 429, one that comes too slowly 408: its bytes come back as
-    soon as its connection's departure is told. Once read, a body is `work`.
+    was read. One that would exceed the budget is answered 429. One that comes too slowly is answered 408, and its bytes
+    come back as soon as its connection ends it. Once read, a body is `work`.
     """
 
     def __init__(

@@ -479,5 +479,7 @@ def test_a_connection_without_calls_is_closed(serve: Serve) -> None:
         address = ("127.0.0.1", served.service.settings.grpc_port)
         with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            while connection.recv(1000):
-                pass
+            received = b""
+            while more := connection.recv(1000):
+                received += more
+        assert received.startswith(bytes([0, 0])), "the server's settings, before it closes without a call"

@@ -52,21 +52,21 @@ def free_frames(error: BaseException) -> None:
 
 @asynccontextmanager
 async def trimmed(idle: Callable[[], bool]) -> AsyncIterator[None]:
-    """Inside, memory that is free is given back once the process is idle: glibc keeps what a burst took, and is then
-    split up so that the next one takes more. Without glibc this does nothing.
+    """Inside, large garbage is collected, and memory that is free goes back to the system once the process is idle:
+    glibc keeps what a burst took, and is then split up so that the next one takes more. Other C libraries have no
+    `malloc_trim` and keep what they keep.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    task = asyncio.create_task(_run(trim, idle)) if trim is not None else None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+    task = asyncio.create_task(_run(trim, idle))
     try:
         yield
     finally:
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
-async def _run(trim: Callable[[int], int], idle: Callable[[], bool]) -> None:
+async def _run(trim: Callable[[int], object], idle: Callable[[], bool]) -> None:
     least = collected = resident_bytes()
     while True:
         await asyncio.sleep(LOOK_SECONDS)

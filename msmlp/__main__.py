@@ -11,7 +11,7 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.stderr.write("msmlp: interrupted\n")
-        sys.exit(1)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msmlp.model.errors import TrainingStoppedError
+from msmlp.model.errors import TrainingInterruptedError
 from msmlp.model.training import checkpoint
 from msmlp.model.training.batches import Arrays
 from msmlp.model.training.checkpoint import Position
@@ -65,10 +65,10 @@ def train_epochs(
     return logger.rows
 
 
-def _stopped(out: Path, saved: Position, epochs: int) -> TrainingStoppedError:
+def _stopped(out: Path, saved: Position, epochs: int) -> TrainingInterruptedError:
     done = len(saved.losses)
     steps = f" and {done} step{'s' if done > 1 else ''}" if done else ""
-    return TrainingStoppedError(
+    return TrainingInterruptedError(
         f"interrupted; {saved.epochs} of {epochs} epochs{steps} are saved in {out}: continue with --resume"
     )
 

@@ -460,7 +460,7 @@ def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupt
 ) -> None:
     options = short_run()
     status, said = strike(options, 1, signal.SIGINT)
-    assert status == 1
+    assert status == 130
     assert "interrupted; 1 of 4 epochs and 3 steps are saved" in said
     assert "--resume" in said
     assert "Traceback" not in said
@@ -481,7 +481,7 @@ def test_an_interrupt_while_packages_load_shows_no_traceback(loaded: str, short_
         assert any(line.split("|")[-1].strip() == loaded for line in process.stderr), "it is loaded"
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert said.splitlines()[-1].startswith("msmlp: interrupted"), said
     assert "Traceback" not in said
 

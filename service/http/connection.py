@@ -37,6 +37,9 @@ MAX_SMALL = 2**20
 """How many bytes chunks may be smaller than `CHUNK` in all, larger ones set against them: about 8,000 chunks of one."""
 SMALL_CHUNKS = f"a body of too many chunks of fewer than {CHUNK} bytes"
 ODD_CODING = "Transfer-Encoding: expected chunked alone"
+VERSIONS = "1.0", "1.1"
+ODD_VERSION = "expected HTTP/1.1, or 1.0"
+"""The parsers take heads of HTTP/0.9 and 2.0 too, whose clients would not understand the answer."""
 
 BETWEEN, HEAD, BODY = range(3)
 """Where in a request what comes next belongs."""
@@ -237,6 +240,8 @@ class _Reader(h11.Connection):
                 _check_lines(self.trailing_data[0], MAX_HEADERS + 2)
             event = super().next_event()
             if isinstance(event, h11.Request):
+                if event.http_version.decode() not in VERSIONS:
+                    raise Refused(ODD_VERSION)
                 headers = [(name.lower(), value) for name, value in event.headers]
                 if check_coding(headers):
                     self._reader = _Chunks()

@@ -98,6 +98,14 @@ def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(client: http
     assert client.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize("version", [b" HTTP/2.0", b" HTTP/1.2", b" HTTP/3.0", b""], ids=["2.0", "1.2", "3.0", "0.9"])
+@pytest.mark.parametrize("method", [b"GET", b"BREW"], ids=["httptools", "h11"])
+def test_another_version_of_http_is_refused(client: httpx.Client, method: bytes, version: bytes) -> None:
+    (answer,) = exchange(client, method + b" /livez" + version + b"\r\nHost: x\r\n\r\n" + GET)
+    check_problem(answer, 400, "bad_request")
+    assert answer.headers["Connection"] == "close"
+
+
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 IN_CHUNKS = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%sTransfer-Encoding: chunked\r\n\r\n"
 WAYS = pytest.mark.parametrize("upgrade", [b"", UPGRADE], ids=["httptools", "h11"])

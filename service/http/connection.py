@@ -99,6 +99,20 @@ def _nothing() -> None:
     pass
 
 
+class _Lingering(asyncio.Protocol):
+    """Drops what the client of a refused request still sends, until it has read the answer and closes.
+
+    A connection that is closed with bytes unread is reset, and the client may lose the answer.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+        del self._connection
+
+
 class Connection:
     """Common to both parsers' connections: what the watch looks at, and refusals in the form of all other errors."""
 
@@ -199,7 +213,12 @@ class Connection:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self.transport.close()
+        if self._watch.ends(self) and not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.transport.set_protocol(_Lingering(self))
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         refused = self.refused or Refused("this is not HTTP/1.1")

@@ -13,7 +13,6 @@ from msmlp.model.cli import app as offline
 from msmlp.model.errors import CallerError, MsmlpError, TrainingInterruptedError, install_hint, plain
 from msmlp.service.cli import app as serving
 
-
 INTERRUPTED = 130
 """As shells have it, and Typer for a KeyboardInterrupt."""
 

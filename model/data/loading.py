@@ -57,7 +57,7 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
         raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
     pixels, labels, identities = [], [], []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).iterdir() if _is_image(p))
+        files = sorted(p for p in (folder / name).iterdir() if is_image(p))
         if not files:
             raise DataError(f"{folder / name} contains no image")
         for path in files:
@@ -74,6 +74,7 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
     return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
     # Hidden files are not the user's: macOS adds a ._cat.jpg for every cat.jpg of an archive.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()

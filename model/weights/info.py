@@ -51,7 +51,7 @@ def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]
 
 def no_audit(training: dict[str, Any]) -> str:
     """Why a network has no audit set, by its manifest's `training`."""
-    return str((training.get("audit") or {}).get("reason", "they were trained before there were any"))
+    return str((training.get("audit") or {}).get("reason", "they were trained before there were audit sets"))
 
 
 def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from msmlp.model.training.pretrained import Teacher, load_teacher
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_weights
-from tests.model.conftest import audited_run
+from tests.conftest import audited_run
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
 
 Build = Callable[[Recipe], Learner]

@@ -27,7 +27,7 @@ from msmlp.model.training.convnet import read_teacher
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
-from tests.model.conftest import audited_run
+from tests.conftest import audited_run
 
 Run = Callable[..., TrainOptions]
 

@@ -70,7 +70,7 @@ def adjusted(correct: list[NDArray[np.bool_]], controls: list[Floats]) -> dict[s
 
 
 def halves(validation: Measured, pairs: int) -> dict[str, NDArray[np.float64]]:
-    """Expected minus reached of the points in NAMED, cross-fitted and in-sample: a mean per pair of halves [pairs, 2]."""
+    """Expected minus reached of the points in NAMED, cross-fitted and in-sample, a mean per pair [pairs, 2]."""
     probabilities, labels = validation.outputs.probabilities, validation.images.labels
     score, order = exit_policy(validation.calibration.file.exit_policy), np.random.default_rng(0)
 

@@ -129,7 +129,9 @@ def main() -> None:
     for folder in options.controls:
         answers = [_control(folder, each.images) for each in sets]
         right = [each[:, 0] > 0 for each in answers]
-        print(f"{folder}: {_both(right)}, difference {kept(gap(*right))}; at equal answers")
+        apart = percent(float((right[0] != validation.correct[:, -1]).mean()))
+        print(f"{folder}: {_both(right)}, difference {kept(gap(*right))}")
+        print(f"of it and the last exit one alone is right on {apart} of the validation images; at equal answers")
         print(_exits([adjusted([each.correct[:, k] for each in sets], answers) for k in range(far[0].shape[1])]))
 
 

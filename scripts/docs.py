@@ -31,8 +31,8 @@ RESULTS_HEAD = """# Results
 Top-1 accuracy of the shipped weights on test images: 5,000 of the 10,000 in the official test set, the same number of
 each class. Thresholds, temperatures and training choices come from validation images only, and so do the expected
 accuracies. Expected minus reached has the standard error of both sets of images;
-[how far the expectations hold](exits-and-budgets.md#how-far-the-expectations-hold) goes through what can cause it. GFLOPs
-are multiply-adds / 1e9.
+[how far the expectations hold](exits-and-budgets.md#how-far-the-expectations-hold) goes through what can cause it.
+GFLOPs are multiply-adds / 1e9.
 """
 
 

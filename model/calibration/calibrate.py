@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend, bucket_of
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.audit import audited
@@ -84,7 +84,7 @@ def calibrate_on(
     # Bit for bit what serving computes.
     backend = StagedBackend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
     outputs = run_every_exit(backend, validation.pixels)
-    stage_ms = measure_stage_ms(backend, validation.pixels)
+    stage_ms, timed = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.correct(validation.labels)
@@ -104,7 +104,7 @@ def calibrate_on(
         operating_points=tuple(points),
         solvers={solver: _reached(replace(table, costs=gflops), own) for solver, own in frontiers.items()},
         stage_ms=stage_ms,
-        stage_ms_batch_size=backend.buckets[-1],
+        stage_ms_batch_size=timed,
         images=len(validation),
         digest=split_digest(validation),
         device=backend.device,
@@ -128,17 +128,18 @@ def _reached(table: Table, frontier: list[ThresholdSetting]) -> list[tuple[float
     return [(each.mean_gflops, each.accuracy) for each in reached]
 
 
-def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Each stage's own milliseconds per image, the median over runs of the largest bucket, filled with `pixels`.
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], int]:
+    """Each stage's own milliseconds per image, the median over runs of one batch, and the size of that batch.
 
-    Every run goes through all stages, so that a slow moment of the machine does not fall on one stage alone.
+    The batch is the largest bucket, or the smallest that takes all `pixels`, which fill it. Every run goes through all
+    stages, so that a slow moment of the machine does not fall on one stage alone.
     """
-    batch = backend.buckets[-1]
+    batch = bucket_of(backend.buckets, min(len(pixels), backend.buckets[-1]))
     slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
     runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(TIMED_RUNS + 1)]
     backend.release(slots)
     # The first run warms up.
-    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True)), batch
 
 
 def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:

@@ -50,7 +50,14 @@ def train(
             "--compile/--no-compile", help="Use torch.compile (default: on a GPU only). A CPU needs a C++ compiler."
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a CPU; default: as many as are fastest, measured at the start."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
+    allow_drift: Annotated[
+        bool, typer.Option(help="Resume with other --threads: the weights then differ in their last bits.")
+    ] = False,
     limit_per_class: Annotated[
         int | None, typer.Option(min=1, help="Train on this many images per class at most.")
     ] = None,
@@ -90,7 +97,9 @@ def train(
             teacher=None if teacher == "none" else Path(teacher),
             init=init,
             compile=compiles,
+            threads=threads,
             resume=resume,
+            allow_drift=allow_drift,
             limit_per_class=limit_per_class,
             changes=parse_assignments(changes or []),
         )

@@ -17,6 +17,7 @@ from msmlp.model.data.dataset import Partition
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.recipes import TrainOptions
 from msmlp.model.weights.calibration import promise, standard_error
+from msmlp.model.weights.files import write_atomically
 
 COMMIT = "GIT_COMMIT"
 """The environment variable that names the commit where the code is not a clone."""
@@ -25,23 +26,19 @@ COMMIT = "GIT_COMMIT"
 class MetricsLogger:
     """Logs a run of `epochs` epochs of `images` images, of which `done` epochs are kept from an earlier process."""
 
-    def __init__(self, folder: Path, images: int, epochs: int, done: int) -> None:
+    def __init__(self, folder: Path, images: int, epochs: int, done: float) -> None:
         self.path = folder / "metrics.jsonl"
-        self.rows = read_metrics(self.path)
-        self.truncate(done)
+        # Rows after the last epoch in a checkpoint are written again.
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= done]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self.bar = tqdm(
             total=images * epochs,
-            initial=images * done,
+            initial=round(images * done),
             unit="img",
             file=sys.stderr,
             mininterval=1.0,
             dynamic_ncols=True,
         )
-
-    def truncate(self, epochs: int) -> None:
-        """Drop rows after epoch `epochs`, the last one in a checkpoint: resuming will write them again."""
-        self.rows = [row for row in self.rows if row["epoch"] <= epochs]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def tick(self, images: int, loss: float) -> None:
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -49,8 +46,11 @@ class MetricsLogger:
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         accuracies = " / ".join(f"{100 * a:.1f}" for a in row["val_accuracy"])
         speed = f"{row['images_per_second']:.0f} images/s"
         line = f"epoch {row['epoch']}: loss {row['loss']:.3f}, val accuracy {accuracies} %, {speed}"

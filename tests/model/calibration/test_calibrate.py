@@ -180,7 +180,7 @@ def test_milliseconds_are_measured_and_can_be_what_the_frontier_spends(own_weigh
     made = calibrate(own_weights, cifar10_folder, "cpu", cost="ms")
     assert made.cost == "ms"
     assert made.stage_ms is not None
-    assert made.stage_ms_batch_size == 256
+    assert made.stage_ms_batch_size == 48
     assert len(made.stage_ms) == 3
     costs = np.cumsum(made.stage_ms)
     for point in made.operating_points:
@@ -282,9 +282,11 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
 
 
 def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
-    """Fewer images than the bucket are repeated to fill it."""
+    """Images are repeated to fill the smallest bucket that takes them all, and no larger one."""
     backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
-    stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    stage_ms, batch = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    assert batch == 4
+    assert measure_stage_ms(backend, np.zeros((99, 32, 32, 3), dtype=np.uint8))[1] == 8
     assert len(stage_ms) == backend.stages
     assert all(ms > 0 for ms in stage_ms)
     assert len(backend.admit(np.zeros((8, 32, 32, 3), dtype=np.uint8))) == 8

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import stat
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -65,6 +66,28 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return int(ended.value.code or 0)
 
     return run
+
+
+@pytest.fixture(params=[pytest.param("cpu", id="stand-in"), pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu_or_stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """torch's name of a GPU; without `make test-gpu`, of a CPU that stands in for one."""
+    if request.param == "cpu":
+        from tests.stand_in_cuda import stand_in
+
+        stand_in(monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in that says what stands in the file `answer` of this folder, or fails without one, and then notes in
+    `asked` what it was asked."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncat "{tmp_path}/answer"; status=$?; echo "$@" > "{tmp_path}/asked"; exit $status\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return tmp_path
 
 
 @pytest.fixture

@@ -35,14 +35,14 @@ def say(line: str) -> None:
 
 def say_audit(audit: dict[str, Any]) -> None:
     """What the exits and the operating points with names reached on the audit images, if there are any."""
-    if not audit["images"]:
+    if audit["images"]:
+        say(f"{audit['images']} audit images, which chose nothing: expected minus reached accuracy ± s.e., in points")
+        say(", ".join(f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)))
+        points = audit["operating_points"].items()
+        if named := [f"{name} {kept(row)}" for name, row in points if not re.fullmatch(r"p\d+", name)]:
+            say(", ".join(named))
+    else:
         say(f"no audit set: {audit['reason']}")
-        return
-    say(f"{audit['images']} audit images, which chose nothing: expected minus reached accuracy ± s.e., in points")
-    say(", ".join(f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)))
-    points = audit["operating_points"].items()
-    if named := [f"{name} {kept(row)}" for name, row in points if not re.fullmatch(r"p\d+", name)]:
-        say(", ".join(named))
     if audit["leak"]:
         say(f"warning: {audit['leak']}; the accuracy on them may be too high")
 

@@ -137,5 +137,5 @@ def _audit_of_teacher(teacher: "TeacherFile") -> dict[str, Any]:
 
     rows = [row for row in teacher.results if row["split"] == "audit"]
     if not rows:
-        return {"images": 0, "reason": no_audit(teacher.training)}
+        return {"images": 0, "reason": no_audit(teacher.training), "leak": None}
     return {"images": rows[0]["images"], "exits": rows, "operating_points": {}, "leak": None}

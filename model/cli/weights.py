@@ -64,8 +64,7 @@ def evaluate(
     for row in result["operating_points"]:
         accuracy, cost = percent(row["accuracy"]), row["mean_gflops"]
         say(f"{row['name']:<9} {accuracy:>8}  {cost:<8.3g} {_kept(row, beside)}{shares(row['exit_share'])}")
-    if split != "audit":
-        say_audit(result["audit"])
+    say_audit(result["audit"])
 
 
 def _kept(row: dict[str, Any], column: str) -> str:

@@ -154,15 +154,15 @@ def _kept(row: dict[str, Any]) -> str:
 def _audit(card: dict[str, Any]) -> str:
     """How far the promises held on images that chose nothing."""
     audit = card["audit"]
+    doubt = f" {audit['leak']}; the accuracy on them may be too high." if audit["leak"] else ""
     if not audit["images"]:
-        return f"**No audit set**: {audit['reason']}."
+        return f"**No audit set**: {audit['reason']}.{doubt}"
     exits = [f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)]
     points = [
         f"`{row['name']}` {kept(audit['operating_points'][row['name']])}"
         for row in card["operating_points"]
         if row["name"] in audit["operating_points"]
     ]
-    doubt = f" {audit['leak']}; the accuracy on them may be too high." if audit["leak"] else ""
     return (
         f"**Audit**: {audit['images']} training images that were held out and chose nothing. Expected minus reached "
         f"accuracy ± s.e., in points: {', '.join(exits + points)}.{doubt}"

@@ -43,10 +43,10 @@ def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]
 
     `leak` says why the network may have been trained on them, or on validation images, after all.
     """
-    found = calibration.file.audit
+    found, leak = calibration.file.audit, (manifest.training.get("init") or {}).get("leak")
     if found is None:
-        return {"images": 0, "reason": no_audit(manifest.training)}
-    return {**found.model_dump(mode="json"), "leak": (manifest.training.get("init") or {}).get("leak")}
+        return {"images": 0, "reason": no_audit(manifest.training), "leak": leak}
+    return {**found.model_dump(mode="json"), "leak": leak}
 
 
 def no_audit(training: dict[str, Any]) -> str:

@@ -26,14 +26,32 @@ def test_evaluate_and_info_say_it_too(
     call: Callable[..., int], capfd: pytest.CaptureFixture[str], audited_weights: Path, audited_digits: Path
 ) -> None:
     said = "100 audit images, which chose nothing"
-    for split, times in (("val", 1), ("test", 1), ("audit", 0)):
+    for split in ("val", "test", "audit"):
         options = ("--weights", audited_weights, "--data", audited_digits, "--split", split)
         assert call("evaluate", *map(str, options)) == 0
         out = capfd.readouterr().out
-        assert out.count(said) == times
+        assert out.count(said) == 1
         assert ("expected - reached ± s.e." in out) == (split != "val")
     assert call("info", "--weights", str(audited_weights)) == 0
     assert said in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_the_doubt_about_initial_weights_stays_in_every_report(
+    call: Callable[..., int],
+    capfd: pytest.CaptureFixture[str],
+    audited_weights: Path,
+    audited_digits: Path,
+    tmp_path: Path,
+) -> None:
+    options = ("--data", audited_digits, "--preset", "tiny", "--epochs", 0, "--set", "image_size=16", "--seed", 1)
+    assert call("train", *map(str, options), "--init", str(audited_weights), "--out", str(tmp_path)) == 0
+    out, err = capfd.readouterr()
+    doubt = "audited was trained with other validation images, so it may have seen images held out here"
+    assert f"warning: init: {doubt}" in err
+    assert f"warning: {doubt}" in out
+    assert call("info", "--weights", str(tmp_path)) == 0
+    assert f"warning: {doubt}" in capfd.readouterr().out
 
 
 MISTAKES = {

@@ -258,6 +258,41 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
 
 
+@pytest.fixture(scope="session")
+def audited_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder large enough for an audit set: 100 digits of each class to train on, 5 to test."""
+    from sklearn.datasets import load_digits
+
+    bunch, root = load_digits(), tmp_path_factory.mktemp("data") / "audited"
+    pixels = (bunch.images * 15).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    for label in range(10):
+        for number, image in enumerate(np.flatnonzero(bunch.target == label)[:105]):
+            folder = root / ("train" if number < 100 else "test") / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[image]).save(folder / f"{number:03}.png")
+    return root
+
+
+def audited_run(data: Path, out: Path, **fields: Any) -> Any:
+    """Options of a run of a second on `audited_digits`."""
+    from msmlp.model.training.trainer import TrainOptions
+
+    changes = {"image_size": 16, **fields.pop("changes", {})}
+    options: dict[str, Any] = {"preset": "tiny", "recipe": "quick", "batch_size": 100, "device": "cpu", **fields}
+    return TrainOptions(data, out=out, changes=changes, **options)
+
+
+@pytest.fixture(scope="session")
+def audited_weights(audited_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with an audit set, without graphs."""
+    from msmlp.model.training.trainer import train
+
+    out = tmp_path_factory.mktemp("weights") / "audited"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msmlp.model.training.trainer.refresh_graphs", lambda *_: None)
+        return train(audited_run(audited_digits, out, epochs=4))
+
+
 @pytest.fixture
 def no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and calibrating leave no graphs: exporting them takes several times as long as a short run."""

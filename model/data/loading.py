@@ -1,6 +1,7 @@
 """Reads a data set of any kind: CIFAR as published, or an image folder.
 
-An image folder has `train/<class>/*`, and may have `val/<class>/*` and `test/<class>/*`, with images of any size.
+An image folder has `train/<class>/*`, and may have `val/<class>/*`, `audit/<class>/*` and `test/<class>/*`, with images
+of any size.
 """
 
 from pathlib import Path
@@ -38,9 +39,10 @@ def _load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
     train = _read_split(root / "train", classes, size)
     others = {
-        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None for name in ("val", "test")
+        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None
+        for name in ("val", "test", "audit")
     }
-    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}")
+    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}", others["audit"])
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Dataset, Split, load_dataset
-from msmlp.model.data.dataset import split_digest
+from msmlp.model.data.dataset import Partition, split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
@@ -29,7 +31,7 @@ from msmlp.model.training.epochs import train_epochs
 from msmlp.model.training.loop import Learner, exit_accuracies
 from msmlp.model.training.pretrained import InitialWeights, Teacher, load_initial_weights, load_teacher
 from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
-from msmlp.model.training.run_log import git_commit, plot_curves, run_metadata
+from msmlp.model.training.run_log import exit_results, git_commit, plot_curves, run_metadata
 from msmlp.model.training.threads import fastest_threads
 from msmlp.model.weights import load_weights, write_weights
 from msmlp.model.weights.manifest import MANIFEST, TEACHER
@@ -50,7 +52,8 @@ def train(options: TrainOptions) -> Path:
     dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
     initial = load_initial_weights(options.init) if options.init is not None else None
-    dataset, training, validation = _load(options, network.image_size, teacher, initial)
+    dataset, partition = _load(options, network.image_size, teacher, initial)
+    training, validation = partition.training, partition.validation
     network = override(network, {"classes": len(dataset.classes)})
     preprocess = _statistics(training, network.image_size)
 
@@ -71,8 +74,8 @@ def train(options: TrainOptions) -> Path:
         rows = train_epochs(options.out, learner, *arrays, position, setup)
         plot_curves(rows, options.out / "curves.png")
         accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, arrays[1])
-        left = _description(options, learner, dataset, training, validation, rows, accuracies)
-        _write(options.out, network, left | {"preprocess": preprocess}, validation, options.device)
+        left = _description(options, learner, dataset, partition, rows, accuracies)
+        _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
     return options.out
 
 
@@ -106,45 +109,45 @@ def _description(
     options: TrainOptions,
     learner: Learner,
     dataset: Dataset,
-    training: Split,
-    validation: Split,
+    partition: Partition,
     rows: list[dict[str, Any]],
     accuracies: list[float],
 ) -> dict[str, Any]:
+    # The first look at the audit images, when nothing is left to choose.
+    audit = partition.audit
+    audited = [] if audit is None else exit_accuracies(learner, _arrays(audit, learner.device))
     return {
         "state": learner.final.state_dict(),
         "classes": dataset.classes,
-        "training": run_metadata(options, learner, dataset, training, validation, rows),
-        "results": [
-            {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
-            for k, accuracy in enumerate(accuracies, 1)
-        ],
+        "training": run_metadata(options, learner, dataset, partition, rows),
+        "results": exit_results(accuracies, partition.validation, audited, audit),
     }
 
 
 def _load(
     options: TrainOptions, image_size: int, teacher: Teacher | None, initial: InitialWeights | None
-) -> tuple[Dataset, Split, Split]:
-    """The data set, and its training and validation images, which must suit the teacher and the initial weights."""
+) -> tuple[Dataset, Partition]:
+    """The data set, and its training, validation and audit images, which must suit the teacher and initial weights."""
     dataset = load_dataset(options.data, image_size)
-    training, validation = dataset.train_and_validation(options.seed)
-    digest = split_digest(validation)
+    partition = dataset.partition(options.seed)
     if teacher is not None:
-        teacher.check(dataset.classes, image_size, digest)
+        teacher.check(dataset.classes, image_size, partition)
     if initial is not None:
-        initial.check_data("init", dataset.classes, digest)
+        initial.check_classes("init", dataset.classes)
+        if leak := initial.leak(partition):
+            sys.stderr.write(f"warning: init: {leak}; the accuracy on them may be too high\n")
     if options.limit_per_class is not None:
-        training = training.limited(options.limit_per_class)
-    return dataset, training, validation
+        partition = replace(partition, training=partition.training.limited(options.limit_per_class))
+    return dataset, partition
 
 
-def _write(out: Path, network: NetworkConfig, left: dict[str, Any], validation: Split, device: str) -> None:
+def _write(out: Path, network: NetworkConfig, left: dict[str, Any], partition: Partition, device: str) -> None:
     # The other kind's description goes: it may be left from an untrained network in the same folder.
     if isinstance(network, CascadeConfig):
         (out / TEACHER).unlink(missing_ok=True)
         write_weights(out, config=network, **left)
-        calibrate_on(load_weights(out), validation, device)
-        refresh_graphs(out, validation)
+        calibrate_on(load_weights(out), partition.validation, partition.audit, device)
+        refresh_graphs(out, partition.validation)
     else:
         (out / MANIFEST).unlink(missing_ok=True)
         write_teacher(out, config=network, **left)

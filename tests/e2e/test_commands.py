@@ -264,7 +264,14 @@ def test_completion_installed_for_bash_completes_commands_and_values(tmp_path: P
     asked += [("serve", "--device", "c"), ("doctor", "--js")]
     printed = in_bash(script + "".join(pressed_tab("", *words) for words in asked), tmp_path)
     proposals = [part.split() for part in printed.split("--\n")[:-1]]
-    assert proposals == [["evaluate"], [*PRESETS, *TEACHERS], ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
+    assert proposals == [
+        ["evaluate"],
+        [*PRESETS, *TEACHERS],
+        ["quick"],
+        ["val", "audit", "test"],
+        ["cpu", "cuda"],
+        ["--json"],
+    ]
 
 
 def test_the_script_to_copy_is_shown(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def assert_same_training(pair: tuple[Learner, Learner], arrays: Arrays, rel: flo
 
 def with_features(recipe: Recipe, learner: Build, share: float) -> Callable[[], Learner]:
     """A learner that distills features for `share` of its epochs; each way to step has EPOCHS of them."""
-    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 3, Asked()) if share else None
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), {}, 8, 3, Asked()) if share else None
     epochs = EPOCHS if share in (0, 1) else round(EPOCHS / share)
     changes = {"imitation": 0.5 if share else 0.0, "imitation_share": share, "epochs": epochs}
     return lambda: replace(learner(recipe.model_copy(update=changes)), teacher=teacher)

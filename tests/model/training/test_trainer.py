@@ -25,9 +25,11 @@ from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import override, preset
 from msmlp.model.training import checkpoint, epochs, loop, run_log, trainer
 from msmlp.model.training.batches import Batches
+from msmlp.model.training.convnet import read_teacher
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
+from tests.conftest import audited_run
 
 Run = Callable[..., TrainOptions]
 
@@ -58,8 +60,10 @@ def test_a_run_learns_and_leaves_a_weights_folder(tiny_weights: Path, digits_fol
     assert manifest.results[0]["accuracy"] == metrics(tiny_weights)[-1]["val_accuracy"][0]
 
     dataset = load_dataset(digits_folder, 32)
-    training, validation = dataset.train_and_validation(seed=0)
-    assert manifest.training["validation"] == {"seed": 0, "images": 40, "digest": split_digest(validation)}
+    parts = dataset.partition(seed=0)
+    training = parts.training
+    assert manifest.training["validation"] == {"seed": 0, "images": 40, "digest": split_digest(parts.validation)}
+    assert manifest.training["audit"] == {"images": 0, "reason": parts.no_audit}
     assert manifest.training["images"] == len(training) == 360
     pixels = training.pixels.reshape(-1, 3) / 255
     assert manifest.preprocess.size == 32
@@ -118,6 +122,49 @@ def test_the_seed_decides_the_validation_images(short_run: Run) -> None:
         load_weights(train(short_run(epochs=0, seed=seed))).manifest.training["validation"]["digest"] for seed in (1, 2)
     }
     assert len(digests) == 2
+
+
+# --- the audit set -----------------------------------------------------------------------------------------------
+
+
+def test_no_audit_image_is_trained_on_and_every_exit_is_measured_on_them(
+    audited_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[bytes] = set()
+    real = epochs.train_epoch
+
+    def watched(learner: Any, data: Any, *rest: Any, **more: Any) -> tuple[float, float]:
+        seen.update(image.numpy().tobytes() for image in data.pixels)
+        return real(learner, data, *rest, **more)
+
+    monkeypatch.setattr(epochs, "train_epoch", watched)
+    weights = load_weights(train(audited_run(audited_digits, tmp_path / "out", epochs=1)))
+    parts = load_dataset(audited_digits, 16).partition(seed=0)
+    assert parts.audit is not None
+    shown = parts.audit.pixels.transpose(0, 3, 1, 2)
+    assert len(seen) == 800
+    assert not seen & {np.ascontiguousarray(image).tobytes() for image in shown}
+    assert weights.manifest.training["audit"] == {"seed": 0, "images": 100, "digest": split_digest(parts.audit)}
+
+    audit = load_calibration(weights).file.audit
+    assert audit is not None
+    assert (audit.images, audit.digest) == (100, split_digest(parts.audit))
+    rows = [row for row in weights.manifest.results if row["split"] == "audit"]
+    expected = [row["accuracy"] for row in weights.manifest.results if row["split"] == "val"]
+    for row, wanted, promise in zip(rows, expected, audit.exits, strict=True):
+        assert row["images"] == 100
+        assert row["accuracy"] == pytest.approx(promise.accuracy)
+        assert row["expected_accuracy"] == wanted
+        assert row["expected_minus_reached"] == pytest.approx(wanted - row["accuracy"])
+        assert row["standard_error"] == pytest.approx(promise.standard_error)
+
+
+def test_a_teacher_is_measured_on_the_audit_images(audited_digits: Path, tmp_path: Path) -> None:
+    folder = train(audited_run(audited_digits, tmp_path, preset="teacher-tiny", recipe="teacher", epochs=0))
+    found = read_teacher(folder)
+    assert found is not None
+    assert [(row["split"], row["images"]) for row in found[0].results] == [("val", 100), ("audit", 100)]
+    assert found[0].training["audit"]["digest"]
 
 
 # --- interrupting and resuming -----------------------------------------------------------------------------------

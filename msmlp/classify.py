@@ -67,7 +67,8 @@ def classify(
 
     Prints each image's label and confidence, the exit it left at and why, and its cost; with --top-k also the next
     classes. --json prints the answer of POST /classify; if the files need several requests, it joins their results and
-    adds their latencies. A file that cannot be classified is named on stderr, the others go on, and the exit status is 2.
+    adds their latencies. A file that cannot be classified is named on stderr; the others go on, and the exit status is
+    2.
 
     \b
     Examples:
@@ -114,7 +115,7 @@ def _files(path: Path) -> list[File]:
 
 
 def _document(caller: "Caller", requests: "Requests", options: "Options") -> dict[str, Any] | None:
-    """The answer to one request; to several, the first's with all results and the sum of the latencies. None without."""
+    """The answer to one request; to several, the first's with all results and the sum of the latencies; or None."""
     request_id = uuid.uuid4().hex
 
     def ask(images: list[bytes]) -> list[Answer]:
@@ -188,8 +189,9 @@ class Requests:
                 yield from self._ask(ask, chosen[:middle])
                 yield from self._ask(ask, chosen[middle:])
                 return
-            alone = [{"index": 0, "detail": error.detail}] if error.code in OF_ONE_IMAGE and len(chosen) == 1 else []
-            bad = {chosen[each["index"]]: each["detail"] for each in error.errors or alone}
+            alone: list[dict[str, Any]] = [{"index": 0, "detail": error.detail}]
+            listed = error.errors or (alone if error.code in OF_ONE_IMAGE and len(chosen) == 1 else [])
+            bad = {chosen[each["index"]]: str(each["detail"]) for each in listed}
             if not bad:
                 raise _for_terminal(error) from error
             for number, detail in bad.items():
@@ -207,7 +209,7 @@ class Requests:
 
     def _tell(self, text: str) -> None:
         self.failed += 1
-        typer.echo(f"msmlp: {text}", err=True)
+        typer.echo("".join(c if c.isprintable() else "?" for c in f"msmlp: {text}"), err=True)
 
 
 def _for_terminal(error: ServiceError) -> MsmlpError:

@@ -88,7 +88,7 @@ class Dataset:
             return Partition(training, validation, self.audit)
         audit = audit_mask(self.train, seed, fraction=FRACTION, taken=held)
         if audit.sum() < FEWEST_AUDITED:
-            few = f"the data has {len(self.train)} images; about {round(FEWEST_AUDITED / FRACTION)} are needed"
+            few = f"a tenth of each class is {audit.sum()} of {len(self.train)} images; {FEWEST_AUDITED} are needed"
             return Partition(training, validation, None, few)
         return Partition(self.train.take(~held & ~audit), validation, self.train.take(audit))
 

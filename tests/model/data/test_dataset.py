@@ -142,9 +142,15 @@ def test_another_seed_audits_others() -> None:
 def test_few_images_are_not_worth_an_audit_set() -> None:
     parts = dataset(many(980)).partition(seed=0)
     assert parts.audit is None
-    assert parts.no_audit == "the data has 980 images; about 1000 are needed"
+    assert parts.no_audit == "a tenth of each class is 98 of 980 images; 100 are needed"
     assert (len(parts.training), len(parts.validation)) == (882, 98)
     assert parts.digests[1] is None
+
+
+def test_many_small_classes_have_no_audit_set_and_a_true_reason() -> None:
+    parts = dataset(many(1200, classes=300)).partition(0)
+    assert parts.audit is None
+    assert parts.no_audit == "a tenth of each class is 0 of 1200 images; 100 are needed"
 
 
 def test_a_small_class_keeps_its_training_images() -> None:

@@ -49,7 +49,7 @@ def test_a_card_says_how_far_the_promises_held(
 ) -> None:
     write_card(measured, "fast", tmp_path / "none")
     text = (tmp_path / "none" / "card.md").read_text()
-    assert "**No audit set**: the data has 400 images; about 1000 are needed." in text
+    assert "**No audit set**: a tenth of each class is 40 of 400 images; 100 are needed." in text
     promise = measured.promise(measured.point("fast"))
     assert promise is not None
     row = next(line for line in text.splitlines() if line.startswith("| `fast`"))

@@ -1,5 +1,6 @@
 """What a run records: progress on stderr, `metrics.jsonl`, curves, and metadata for the manifest."""
 
+import io
 import json
 import os
 import shlex
@@ -90,7 +91,9 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
         right.legend(loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(path, picture.getvalue())
 
 
 def run_metadata(

@@ -17,7 +17,9 @@ from msmlp.model.weights.files import write_atomically
 
 LAST = "checkpoint.pt"
 STABLE = "stable.pt"
-"""With the schedule wsd: where the decay began. A longer run goes on from here."""
+"""With the schedule wsd: where the decay begins. A longer run goes on from here."""
+MOST_NAMED = 5
+"""Options that differ, in an error: another preset differs in nearly all."""
 LENGTH = ("epochs", "decay_share")
 """What may differ in a run that goes on from the stable part of a wsd schedule."""
 
@@ -113,8 +115,9 @@ def load(folder: Path, learner: Learner, setup: dict[str, Any]) -> Checkpoint | 
             f"{folder}: {found.position.begun} epochs are trained at the stable rate, but with {recipe.epochs} epochs "
             f"the decay begins after {recipe.decay_begins}; choose more epochs, or a smaller --set decay_share"
         )
-    told = ", ".join(f"{name} ({theirs} there, {ours} here)" for name, theirs, ours in different)
-    raise DataError(f"{folder / LAST} is from a run with another {told}; resume with the same options")
+    told = ", ".join(f"{name} ({theirs} there, {ours} here)" for name, theirs, ours in different[:MOST_NAMED])
+    more = f" and {len(different) - MOST_NAMED} more" if len(different) > MOST_NAMED else ""
+    raise DataError(f"{folder / LAST} is from a run with other options: {told}{more}; resume with the same ones")
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
@@ -125,7 +128,7 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
         position = Position(int(state["epochs_done"]), list(state["losses"].unbind()))
         return Checkpoint(state, position, state["threads"])
     except Exception as error:  # a damaged zip raises nearly anything
-        raise DataError(f"{path} cannot be read ({type(error).__name__}); start again without --resume") from None
+        raise DataError(f"{path} cannot be read ({type(error).__name__}); start again in another folder") from None
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

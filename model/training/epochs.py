@@ -39,6 +39,8 @@ def train_epochs(
     try:
         with _interrupts() as interrupt:
             for epoch in range(position.epochs, epochs):
+                if recipe.schedule == "wsd" and epoch == recipe.decay_begins and not position.losses:
+                    checkpoint.save(out / checkpoint.STABLE, learner, position, setup)
                 loss, speed = train_epoch(
                     learner, training, epoch, logger.tick, losses=position.losses, check=interrupt.check
                 )
@@ -46,10 +48,7 @@ def train_epochs(
                 row = {"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed}
                 logger.log_epoch(row)
                 position.epochs, position.losses = epoch + 1, []
-                decays = recipe.schedule == "wsd" and epoch + 1 == recipe.decay_begins
-                if decays:
-                    checkpoint.save(out / checkpoint.STABLE, learner, position, setup)
-                if decays or epoch + 1 == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                if epoch + 1 == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                     checkpoint.save(out / checkpoint.LAST, learner, position, setup)
                     where, saved = position.epochs, time.monotonic()
             interrupt.check()
@@ -65,6 +64,17 @@ def train_epochs(
     return logger.rows
 
 
+@contextmanager
+def after_epochs(out: Path, position: Position, epochs: int) -> Iterator[None]:
+    """What follows the last epoch: a signal ends it at once, since `--resume` does it again."""
+    with _interrupts(at_once=True) as interrupt:
+        try:
+            yield
+            interrupt.check()  # a KeyboardInterrupt in a callback of the garbage collector is lost
+        except (KeyboardInterrupt, _InterruptError):
+            raise _stopped(out, position, epochs) from None
+
+
 def _stopped(out: Path, saved: Position, epochs: int) -> TrainingInterruptedError:
     done = len(saved.losses)
     steps = f" and {done} step{'s' if done > 1 else ''}" if done else ""
@@ -78,15 +88,15 @@ class _InterruptError(Exception):
 
 
 class _Interrupt:
-    """Whether a signal has come."""
+    """Whether a signal has come; a second one, or with `at_once` the first, raises a KeyboardInterrupt."""
 
-    def __init__(self) -> None:
-        self.wanted = False
+    def __init__(self, *, at_once: bool) -> None:
+        self.wanted, self.at_once = False, at_once
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:  # a second one ends at once
+        before, self.wanted = self.wanted, True
+        if before or self.at_once:
             raise KeyboardInterrupt
-        self.wanted = True
 
     def check(self) -> None:
         if self.wanted:
@@ -94,9 +104,9 @@ class _Interrupt:
 
 
 @contextmanager
-def _interrupts() -> Iterator[_Interrupt]:
+def _interrupts(*, at_once: bool = False) -> Iterator[_Interrupt]:
     """SIGINT and SIGTERM end the run where `check` is called, not in the middle of a step."""
-    interrupt = _Interrupt()
+    interrupt = _Interrupt(at_once=at_once)
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return

@@ -1,5 +1,6 @@
 """`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from msmlp.model.training.batches import Arrays, normalizer
 from msmlp.model.training.capture import as_cuda_graph
 from msmlp.model.training.checkpoint import Checkpoint, Position
 from msmlp.model.training.convnet import ConvNet, write_teacher
-from msmlp.model.training.epochs import train_epochs
+from msmlp.model.training.epochs import after_epochs, train_epochs
 from msmlp.model.training.loop import Learner, exit_accuracies
 from msmlp.model.training.pretrained import InitialWeights, Teacher, load_initial_weights, load_teacher
 from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
@@ -70,12 +71,13 @@ def train(options: TrainOptions) -> Path:
     if found is not None:
         found.restore(learner)
         position = found.position
-    with _writing(options.out):
+    with _writing(options.out), _alone(options.out):
         rows = train_epochs(options.out, learner, *arrays, position, setup)
-        plot_curves(rows, options.out / "curves.png")
-        accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, arrays[1])
-        left = _description(options, learner, dataset, partition, rows, accuracies)
-        _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
+        with after_epochs(options.out, position, recipe.epochs):
+            plot_curves(rows, options.out / "curves.png")
+            accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, arrays[1])
+            left = _description(options, learner, dataset, partition, rows, accuracies)
+            _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
     return options.out
 
 
@@ -219,6 +221,22 @@ def _threads(options: TrainOptions, found: Checkpoint | None, learner: Learner, 
 def _arrays(split: Split, device: torch.device) -> Arrays:
     pixels = torch.from_numpy(np.ascontiguousarray(split.pixels.transpose(0, 3, 1, 2)))
     return Arrays(pixels.to(device), torch.from_numpy(split.labels).to(device))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two runs in one folder would overwrite each other's checkpoints: OptionError for the second."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OptionError("out", f"another process is training in {out}; choose another folder") from None
+        except OSError:  # some file systems have no locks
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def test_a_run_with_a_teacher_records_it_and_resumes_to_the_same_weights(
         with pytest.raises(TrainingStoppedError):
             train(options)
     for changed in (replace(options, teacher=None), replace(options, teacher=train(short_run(epochs=0)))):
-        with pytest.raises(DataError, match=r"from a run with another .*teacher"):
+        with pytest.raises(DataError, match=r"from a run with other options: .*teacher"):
             train(replace(changed, resume=True))
     assert_same_run(whole, train(replace(options, resume=True)))
 

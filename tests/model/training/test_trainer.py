@@ -1,5 +1,6 @@
 """Whole training runs: what they leave, what stops them, and that an interrupted one ends like any other."""
 
+import fcntl
 import functools
 import json
 import math
@@ -20,7 +21,14 @@ from PIL import Image
 
 from msmlp.model.data import load_dataset
 from msmlp.model.data.dataset import split_digest
-from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
+from msmlp.model.errors import (
+    CallerError,
+    ConfigError,
+    DataError,
+    OptionError,
+    TrainingInterruptedError,
+    TrainingStoppedError,
+)
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import override, preset
 from msmlp.model.training import checkpoint, epochs, loop, run_log, trainer
@@ -295,6 +303,36 @@ def test_a_signal_that_comes_with_the_last_checkpoint_is_not_forgotten(
     assert_same_run(whole("best"), train(replace(options, resume=True)))
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_signal_after_the_last_epoch_says_that_all_are_saved(
+    lost: bool, whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = short_run()
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            if not lost:  # as Python itself does in a callback of the garbage collector
+                raise
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "refresh_graphs", interrupted)
+        with pytest.raises(TrainingInterruptedError, match=r"interrupted; 4 of 4 epochs are saved.*--resume"):
+            train(options)
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(short_run: Run) -> None:
+    options = short_run(epochs=1)
+    folder = os.open(options.out, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # as another process would
+    with pytest.raises(OptionError, match=r"out: another process is training in .*; choose another folder"):
+        train(options)
+    os.close(folder)
+    train(options)
+
+
 def test_the_signals_mean_after_a_run_what_they_meant_before(short_run: Run) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     train(short_run(epochs=1))
@@ -347,7 +385,7 @@ def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> No
     for changed, named in (
         (replace(interrupted, changes={**interrupted.changes, "lr": 0.002}), r"lr \(0.005 there, 0.002 here\)"),
         (replace(interrupted, epochs=6), r"epochs \(4 there, 6 here\)"),
-        (replace(interrupted, recipe="quick"), r"clip_norm|ema \(.*"),
+        (replace(interrupted, recipe="quick"), r"\w+ \(.*\) and \d+ more"),
         (
             replace(interrupted, changes={**interrupted.changes, "stages.0.width": 16}),
             r"stages.0.width \(32 there, 16 here\)",
@@ -356,7 +394,7 @@ def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> No
         (replace(interrupted, limit_per_class=10), r"training images \(33 there, 30 here\)"),
         (replace(interrupted, dtype="bfloat16"), r"dtype \(float32 there, bfloat16 here\)"),
     ):
-        with pytest.raises(DataError, match=f"from a run with another {named}; resume with the same options"):
+        with pytest.raises(DataError, match=f"from a run with other options: {named}; resume with the same ones"):
             train(changed)
     assert [row["epoch"] for row in metrics(train(interrupted))] == [1, 2, 3, 4]
 
@@ -367,7 +405,7 @@ def test_a_bf16_run_does_not_go_on_in_float32(short_run: Run, monkeypatch: pytes
         interrupt_in_epoch(patch, 1)
         with pytest.raises(TrainingStoppedError):
             train(options)
-    with pytest.raises(DataError, match=r"another dtype \(bfloat16 there, float32 here\); resume"):
+    with pytest.raises(DataError, match=r"other options: dtype \(bfloat16 there, float32 here\); resume"):
         train(replace(options, dtype="auto", resume=True))
 
 
@@ -416,7 +454,7 @@ def damage(kind: str, path: Path) -> None:
 @pytest.mark.parametrize("kind", ["empty", "garbage", "half", "another torch file", "no dictionary"])
 def test_a_damaged_checkpoint_is_refused_clearly(kind: str, interrupted: TrainOptions) -> None:
     damage(kind, interrupted.out / "checkpoint.pt")
-    with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read.*without --resume") as refused:
+    with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read.*in another folder") as refused:
         train(interrupted)
     assert "\n" not in str(refused.value)
 
@@ -561,10 +599,32 @@ def test_a_run_that_was_stopped_can_end_early_in_a_decay(short_run: Run, monkeyp
     assert_same_run(whole, train(replace(options, epochs=4, resume=True)))
 
 
+@pytest.mark.parametrize("saved", [1, 2], ids=["before the decay", "where it begins"])
+def test_a_run_that_ended_early_can_go_on_once_more(
+    saved: int, short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(short_run(epochs=8, changes=STEADY))
+    options = short_run(epochs=100, changes=STEADY)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, saved)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    train(replace(options, epochs=4, resume=True))  # the decay begins after 2
+    assert_same_run(whole, train(replace(options, epochs=8, resume=True)))
+
+
+def test_a_run_that_is_all_decay_goes_on_from_its_start(short_run: Run) -> None:
+    changes = {**STEADY, "decay_share": 1, "warmup_epochs": 0}
+    whole = train(short_run(epochs=3, changes=changes))
+    options = short_run(epochs=2, changes=changes)
+    train(options)
+    assert_same_run(whole, train(replace(options, epochs=3, resume=True)))
+
+
 def test_only_the_length_may_change(short_run: Run) -> None:
     options = short_run(epochs=2, changes=STEADY)
     train(options)
-    with pytest.raises(DataError, match=r"another epochs \(2 there, 6 here\), lr \(0.005 there, 0.01 here\)"):
+    with pytest.raises(DataError, match=r"options: epochs \(2 there, 6 here\), lr \(0.005 there, 0.01 here\)"):
         train(replace(options, epochs=6, resume=True, changes={**options.changes, "lr": 0.01}))
 
 

@@ -14,8 +14,9 @@ from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.losses import TeacherTargets
 from msmlp.model.training.recipes import Recipe
 
-PIECE = 4096 * 32 * 32
-"""Pixels that are augmented, and shown to the teacher, at a time."""
+PIECE = 512 * 32 * 32
+"""Pixels that are augmented, and shown to the teacher, at a time: few enough for a CPU's caches."""
+GPU_PIECE = 8 * PIECE
 VIEW_SEED = 500_009
 """Offset of the views' seed: without it, seed 0 would make the views in the order in which an epoch trains on them."""
 
@@ -58,7 +59,8 @@ class Batches:
     def _make(self, data: Arrays, number: int) -> Views:
         # Each set has its own seed, so a resumed run makes the same views whenever it first needs them.
         images, size = len(data.labels), self.recipe.batch_size
-        in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
+        piece = PIECE if data.pixels.device.type == "cpu" else GPU_PIECE
+        in_piece = max(1, piece // data.pixels[0, 0].numel() // size) * size
         made: Views = []
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)

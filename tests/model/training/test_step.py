@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from msmlp.model.nn.cascade import Cascade
+from msmlp.model.nn.config import PRESETS
 from msmlp.model.training.batches import Arrays, Views
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.losses import FeaturePredictor
@@ -44,6 +46,20 @@ def test_normalisation_network_and_losses_compile_as_one_graph(
     assert len(found[0]) == len(found[1]) == 1 + len(list(predictor.parameters())) - (0 if features else 2)
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6 if dtype == torch.float32 else 2e-2)
+
+
+def test_an_exits_gradients_in_bfloat16_are_those_in_float32(plain: Recipe) -> None:
+    """torch sums those of a bfloat16 norm in bfloat16 on a CPU, and then half of them is lost."""
+    torch.manual_seed(0)
+    model = Cascade(PRESETS["tiny"])
+    batch = [torch.randint(256, (64, 3, 32, 32)), nn.functional.one_hot(torch.arange(64) % 10, 10).float()]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        Objective(model, plain, lambda images: images - 0.5, dtype=dtype)(batch, False).backward()
+        norms = [model.stage(k).norm for k in range(3)]
+        found.append(torch.cat([p.grad for norm in norms for p in norm.parameters() if p.grad is not None]))
+    assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()
 
 
 def test_imitation_adds_its_weight_of_the_loss(plain: Recipe, learner: Build, batch: Views) -> None:

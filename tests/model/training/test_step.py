@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import PRESETS
 from msmlp.model.training.batches import Arrays, Views
+from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.losses import FeaturePredictor
-from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.recipes import TEACHERS, Recipe
 from msmlp.model.training.step import CompiledObjective, Objective, average_share, averaging
 
 Build = Callable[[Recipe], Learner]
@@ -60,6 +61,22 @@ def test_an_exits_gradients_in_bfloat16_are_those_in_float32(plain: Recipe) -> N
         norms = [model.stage(k).norm for k in range(3)]
         found.append(torch.cat([p.grad for norm in norms for p in norm.parameters() if p.grad is not None]))
     assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()
+
+
+@pytest.mark.system
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_a_teachers_compiled_gradients_in_bfloat16_are_the_plain_ones(
+    plain: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With g++ on a CPU. They were NaN while its maxima were found by their value."""
+    torch.manual_seed(0)
+    model = ConvNet(TEACHERS["teacher-tiny"])
+    batch = [torch.randint(256, (32, 3, 32, 32)), nn.functional.one_hot(torch.arange(32) % 10, 10).float()]
+    objective = Objective(model, plain, lambda images: images - 0.5, dtype=torch.bfloat16)
+    with caplog.at_level(logging.WARNING):
+        CompiledObjective(objective)(batch, False).backward()
+    assert [record.getMessage() for record in caplog.records if "training step" in record.getMessage()] == []
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_imitation_adds_its_weight_of_the_loss(plain: Recipe, learner: Build, batch: Views) -> None:

@@ -33,7 +33,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python3 -m compileall -q --invalidation-mode unchecked-hash -s /wheel -p /app/.venv /wheel \
     && chmod -R a+rX /wheel
 
-FROM ${BASE} AS service
+FROM ${BASE} AS base-cpu
+
+# What the NVIDIA Container Toolkit hands in: every GPU it may, with CUDA and nvidia-smi.
+FROM ${BASE} AS base-gpu
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM base-${EXTRA} AS service
 RUN useradd --no-log-init --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin msmlp
 WORKDIR /app
 COPY --from=packages /app/.venv/ .venv/

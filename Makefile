@@ -6,6 +6,8 @@ EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
 ARGS ?=
 export VENV ?= .venv
+# With the builds for GPUs it serves from a GPU, or fails: never quietly from the CPU.
+DEVICE := $(if $(filter gpu,$(EXTRA)),MSMLP_DEVICE=$${MSMLP_DEVICE:-cuda} )
 BIN := $(VENV)/bin
 SERVE := $(VENV)/.serve-$(EXTRA)
 DEV := $(VENV)/.dev-$(EXTRA)
@@ -22,7 +24,7 @@ $(DEV): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
 	@touch $@ $(SERVE)
 
 serve: $(SERVE) ## serve on 127.0.0.1:8000; PORT=9000 ARGS="--log-level debug"
-	$(BIN)/msmlp serve --port $(PORT) $(ARGS)
+	$(DEVICE)$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
 test: $(DEV) ## run the test suite on a CPU, with PyPI packages only
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)

@@ -9,7 +9,8 @@ MsmlpError
 │   └── ImageError         one image that cannot be classified
 │       ├── UndecodableImageError
 │       └── ImageTooLargeError
-├── TrainingStoppedError   training ended before its last epoch (NaN, interrupt)
+├── TrainingStoppedError   training ended before its last epoch (NaN, a full disk)
+│   └── TrainingInterruptedError   by Ctrl-C or SIGTERM
 └── DeviceError            the device or a backend failed
     └── OutOfMemoryError   it has no room for what was asked
 
@@ -79,6 +80,10 @@ class ImageTooLargeError(ImageError):
 
 class TrainingStoppedError(MsmlpError):
     """Training ended before its last epoch."""
+
+
+class TrainingInterruptedError(TrainingStoppedError):
+    """Ctrl-C or SIGTERM ended training."""
 
 
 class DeviceError(MsmlpError):

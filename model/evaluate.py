@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.calibration.audit import exit_promise, point_promise
 from msmlp.model.data import Dataset, Split, load_dataset
 from msmlp.model.errors import DataError, OptionError
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.offline import Outputs, check_classes, run_every_exit, validation_images
+from msmlp.model.offline import Outputs, audit_images, check_classes, run_every_exit, validation_images
 from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
-from msmlp.model.weights.calibration import Table
+from msmlp.model.weights.calibration import Promise, Table
+from msmlp.model.weights.info import audit_record, no_audit
 
 BATCH = 256
 BINS = 15
@@ -47,8 +49,12 @@ class Measured:
     def correct(self) -> NDArray[np.bool_]:
         return self.outputs.correct(self.images.labels)
 
+    @property
+    def table(self) -> Table:
+        return Table(self.outputs.scores, self.correct, self.gflops)
+
     def exits(self) -> list[dict[str, Any]]:
-        """Accuracy, cost and calibration error when every image runs to one exit."""
+        """Accuracy, cost and calibration error when every image runs to one exit, beside what was expected."""
         correct, gflops = self.correct, self.gflops
         return [
             {
@@ -56,9 +62,14 @@ class Measured:
                 "accuracy": float(correct[:, k].mean()),
                 "gflops": float(gflops[k]),
                 "ece": calibration_error(self.outputs, correct, k),
+                "promise": self._document(exit_promise(self.calibration.table, self.table, k + 1)),
             }
             for k in range(correct.shape[1])
         ]
+
+    def _document(self, promise: Promise) -> dict[str, Any] | None:
+        """None on the validation images, which made the promise."""
+        return None if self.split == "val" else promise.model_dump()
 
     def point(self, name: str) -> OperatingPoint:
         """An operating point by name; OptionError lists the names."""
@@ -73,7 +84,11 @@ class Measured:
         return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
 
     def reached(self, point: OperatingPoint) -> Expectation:
-        return Table(self.outputs.scores, self.correct, self.gflops).expect(point.thresholds)
+        return self.table.expect(point.thresholds)
+
+    def promise(self, point: OperatingPoint) -> dict[str, Any] | None:
+        """Expected minus reached accuracy of an operating point; None on the validation images."""
+        return self._document(point_promise(point, self.table))
 
     def left(self, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
         """The exit at which each image leaves with these thresholds, 1...K [N]."""
@@ -108,16 +123,18 @@ def evaluate(
                 "accuracy": reached.accuracy,
                 "mean_gflops": reached.mean_gflops,
                 "exit_share": list(reached.exit_share),
+                "promise": measured.promise(point),
             }
             for point, reached in points
         ],
+        "audit": audit_record(measured.weights.manifest, measured.calibration),
     }
 
 
 def measure(
     folder: Path, data: Path, split: str | None, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> Measured:
-    """Run a split through every exit; None takes the test images if there are any, else the validation images.
+    """Run a split through every exit; None takes the test images if there are any, else audit or validation images.
 
     `dtype` is auto or one that the backend, torch or onnx, knows. CallerError for a split, data or weights that do not
     fit.
@@ -125,7 +142,8 @@ def measure(
     weights = load_weights(folder)
     calibration = load_calibration(weights)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
-    chosen = split or ("val" if dataset.test is None else "test")
+    fallback = "val" if calibration.file.audit is None else "audit"
+    chosen = split or (fallback if dataset.test is None else "test")
     images = split_images(weights, dataset, chosen)
     settings = BackendSettings(device=device, dtype=dtype, capacity=BATCH, max_batch=BATCH)
     built = select_backend(weights, calibration, settings, backend).build()
@@ -140,8 +158,13 @@ def split_images(weights: Weights, dataset: Dataset, split: str) -> Split:
     check_classes(weights, dataset)
     if split == "val":
         return validation_images(weights, dataset)
+    if split == "audit":
+        audit = audit_images(weights, dataset)
+        if audit is None:
+            raise OptionError("split", f"{weights.folder} has no audit set: {no_audit(weights.manifest.training)}")
+        return audit
     if split != "test":
-        raise OptionError("split", f"{split!r} is unknown; expected val or test")
+        raise OptionError("split", f"{split!r} is unknown; expected val, audit or test")
     if dataset.test is None:
         raise DataError(f"{dataset.source} has no test split")
     return dataset.test

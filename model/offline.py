@@ -4,13 +4,14 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.data import Dataset, Split
-from msmlp.model.data.dataset import split_digest
+from msmlp.model.data.dataset import Partition, split_digest
 from msmlp.model.errors import DataError, WeightsError
 from msmlp.model.weights import Weights
 
@@ -51,22 +52,43 @@ def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
 
 
 def validation_images(weights: Weights, dataset: Dataset) -> Split:
-    """The images of `dataset` that training held out; DataError if they are not the same.
+    """The validation images of the training, from `dataset`; DataError if they are not the same.
 
     The weights may have been trained on any others, which would flatter every number.
     """
-    check_classes(weights, dataset)
-    held = weights.manifest.training.get("validation")
-    if not isinstance(held, dict) or not {"seed", "images", "digest"} <= held.keys():
+    held = _held_out(weights, "validation")
+    if not {"seed", "images", "digest"} <= held.keys():
         raise WeightsError(f"the manifest of {weights.folder} does not say which images were held out in training")
-    _, validation = dataset.train_and_validation(held["seed"])
-    if split_digest(validation) != held["digest"]:
+    return _same("validation", held, _partition(weights, dataset, held["seed"]).validation)
+
+
+def audit_images(weights: Weights, dataset: Dataset) -> Split | None:
+    """The audit images of the training, from `dataset`; None if it had none, DataError if they are not the same."""
+    held = _held_out(weights, "audit")
+    if held.get("digest") is None:
+        return None
+    return _same("audit", held, _partition(weights, dataset, held["seed"]).audit)
+
+
+def _held_out(weights: Weights, name: str) -> dict[str, Any]:
+    held = weights.manifest.training.get(name)
+    return held if isinstance(held, dict) else {}
+
+
+def _partition(weights: Weights, dataset: Dataset, seed: int) -> Partition:
+    check_classes(weights, dataset)
+    return dataset.partition(seed)
+
+
+def _same(name: str, held: dict[str, Any], found: Split | None) -> Split:
+    images, digest = (0, "none") if found is None else (len(found), split_digest(found))
+    if found is None or digest != held["digest"]:
         raise DataError(
-            f"the validation images of this data are not those held out in training "
-            f"({len(validation)} images, digest {split_digest(validation)[:12]}; "
+            f"the {name} images of this data are not those held out in training "
+            f"({images} images, digest {digest[:12]}; "
             f"the manifest has {held['images']}, {held['digest'][:12]}): use the data set of the training"
         )
-    return validation
+    return found
 
 
 def check_classes(weights: Weights, dataset: Dataset) -> None:

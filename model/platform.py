@@ -3,11 +3,13 @@
 Without torch, which takes seconds to import.
 """
 
+import ctypes
 import math
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from msmlp.model.errors import DeviceError
 
@@ -17,6 +19,9 @@ CGROUP_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_fil
 
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """NVIDIA's driver makes these, on Linux and on WSL."""
+
+OLDEST_DRIVER = 580
+"""The first of NVIDIA's drivers for CUDA 13, with which the builds for GPUs are made."""
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -92,15 +97,38 @@ def gpu_present() -> bool:
     return not hidden and any(map(os.path.exists, DEVICE_NODES))
 
 
-def free_gpu_memory() -> int:
-    """Bytes free on the first GPU this process may see, from the driver; DeviceError if it does not say.
-
-    By nvidia-smi, as ONNX Runtime cannot tell and may be installed without torch.
-    """
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's driver, such as 580.65.06; None where nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-        return int(said.split()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        raise DeviceError("nvidia-smi does not say how much memory the GPU has free; set --capacity") from None
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said[0] if said and said[0][0].isdigit() else None
+
+
+def free_gpu_memory() -> int:
+    """Bytes free on the first GPU that CUDA shows this process; DeviceError if the driver does not say.
+
+    From CUDA's own driver, as ONNX Runtime cannot tell and may be installed without torch. nvidia-smi numbers GPUs in
+    another order than CUDA, and does not know the memory of a part of one (MIG).
+    """
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    calls: tuple[tuple[Any, ...], ...] = (
+        ("cuInit", 0),
+        ("cuDeviceGet", ctypes.byref(device), 0),
+        # The context that ONNX Runtime will use; it stays.
+        ("cuDevicePrimaryCtxRetain", ctypes.byref(context), device),
+        ("cuCtxPushCurrent_v2", context),
+        ("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total)),
+        ("cuCtxPopCurrent_v2", ctypes.byref(context)),
+    )
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        for name, *arguments in calls:
+            if status := getattr(driver, name)(*arguments):
+                raise OSError(f"{name} failed with error {status}")
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"CUDA does not say how much memory the GPU has free ({error}); set --capacity") from None
+    return free.value

@@ -1,6 +1,7 @@
 """Numbers and tables as text, the same on the command line, on model cards and in the docs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -11,6 +12,11 @@ def percent(share: float, digits: int = 2) -> str:
 def shares(values: Iterable[float]) -> str:
     """Shares in whole percents: `60 % / 30 % / 10 %`."""
     return " / ".join(percent(share, 0) for share in values)
+
+
+def kept(promise: Mapping[str, Any]) -> str:
+    """Expected minus reached accuracy in points, with its standard error: `+0.82 ± 0.67`."""
+    return f"{100 * promise['expected_minus_reached']:+.2f} ± {100 * promise['standard_error']:.2f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 AT_ONCE = 128
 """Files of one request, at most; half as many, and half of that, where a service takes fewer."""
 LONGEST_NAME = 40
+OF_ONE_IMAGE = ("undecodable_image", "image_too_large")
+"""What a service says of a single image; of several it lists those at fault."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class File:
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files; - is standard input.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them; - is standard input.")
+    ],
     url: Annotated[
         str | None, typer.Option(help="A running service, as http://127.0.0.1:8000. Default: classify in this process.")
     ] = None,
@@ -63,12 +67,13 @@ def classify(
 
     Prints each image's label and confidence, the exit it left at and why, and its cost; with --top-k also the next
     classes. --json prints the answer of POST /classify; if the files need several requests, it joins their results and
-    adds their latencies.
+    adds their latencies. A file that cannot be classified is named on stderr; the others go on, and the exit status is
+    2.
 
     \b
     Examples:
       msmlp classify cat.jpg dog.png
-      msmlp classify photos/*.jpg --weights weights/mine --policy fast
+      msmlp classify photos --weights weights/mine --policy fast
       msmlp classify cat.jpg --url http://127.0.0.1:8000 --budget-gflops 0.01
       msmlp classify - --thresholds 0.9,0.8 --json < cat.jpg
     """
@@ -78,12 +83,15 @@ def classify(
     options = cast("Options", given)
     if stream and as_json:
         raise OptionError("--stream", "prints lines as they come, but --json prints one document at the end")
-    files = [_file(path) for path in images]
+    requests = Requests([file for path in images for file in _files(path)])
     with closing(msmlp.load(weights) if url is None else msmlp.Client(url)) as caller:
         if as_json:
-            typer.echo(json.dumps(_document(caller, files, options)))
+            if document := _document(caller, requests, options):
+                typer.echo(json.dumps(document))
         else:
-            _print_table(caller, files, _rows(caller, files, options, stream), top=given["top_k"] is not None)
+            _print_table(caller, requests, _rows(caller, requests, options, stream), top=given["top_k"] is not None)
+    if requests.failed:
+        raise typer.Exit(2)
 
 
 # The options of a request are made from the fields that the service reads them by.
@@ -93,27 +101,30 @@ classify.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 )
 
 
-def _file(path: Path) -> File:
+def _files(path: Path) -> list[File]:
     if str(path) == "-":
-        return File("-", sys.stdin.buffer.read())
-    try:
-        path.stat()
-    except OSError as error:
-        raise OptionError(str(path), error.strerror or "cannot be read") from None
-    if path.is_dir():
-        raise OptionError(str(path), f"is a folder; give its files, as {path}/*.jpg")
-    return File(str(path), path)
+        return [File("-", sys.stdin.buffer.read())]
+    if not path.is_dir():
+        return [File(str(path), path)]
+    from msmlp.model.data.loading import is_image
+
+    found = [File(str(each), each) for each in sorted(path.iterdir()) if is_image(each)]
+    if not found:
+        raise OptionError(str(path), "is a folder without image files")
+    return found
 
 
-def _document(caller: "Caller", files: Sequence[File], options: "Options") -> dict[str, Any]:
-    """The answer to one request; to several, the first's with all results and the sum of the latencies."""
+def _document(caller: "Caller", requests: "Requests", options: "Options") -> dict[str, Any] | None:
+    """The answer to one request; to several, the first's with all results and the sum of the latencies; or None."""
     request_id = uuid.uuid4().hex
 
     def ask(images: list[bytes]) -> list[Answer]:
         return [caller.classify(images, request_id=request_id, **options)]
 
-    answers = list(in_requests(ask, files))
-    results = [{**result, "index": start + result.index} for start, answer in answers for result in answer.results]
+    answers = list(requests.send(ask))
+    if not answers:
+        return None
+    results = [{**result, "index": files[result.index]} for files, answer in answers for result in answer.results]
     return {
         **answers[0][1],
         "results": results,
@@ -122,23 +133,23 @@ def _document(caller: "Caller", files: Sequence[File], options: "Options") -> di
     }
 
 
-def _rows(caller: "Caller", files: Sequence[File], options: "Options", stream: bool) -> Iterator["Row"]:
+def _rows(caller: "Caller", requests: "Requests", options: "Options", stream: bool) -> Iterator["Row"]:
     if stream:
-        for start, line in in_requests(lambda images: caller.stream(images, **options), files):
-            yield start + line.index, line, line.get("operating_point")
+        for files, line in requests.send(lambda images: caller.stream(images, **options)):
+            yield files[line.index], line, line.get("operating_point")
         return
-    for start, answer in in_requests(lambda images: [caller.classify(images, **options)], files):
+    for files, answer in requests.send(lambda images: [caller.classify(images, **options)]):
         for result in answer.results:
-            yield start + result.index, result, answer.operating_point
+            yield files[result.index], result, answer.operating_point
 
 
-def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"], *, top: bool) -> None:
+def _print_table(caller: "Caller", requests: "Requests", rows: Iterator["Row"], *, top: bool) -> None:
     table: Table | None = None
     point: OperatingPoint | None = None
     last: list[Result] = []
     for index, result, chosen in rows:
         if table is None:  # once there is a first result
-            table = Table([file.name for file in files], caller.model(), sys.stdout.encoding, top=top)
+            table = Table([file.name for file in requests.files], caller.model(), sys.stdout.encoding, top=top)
             typer.echo(table.header())
         typer.echo(table.row(index, result))
         if result.reason != "goes_on":
@@ -148,41 +159,65 @@ def _print_table(caller: "Caller", files: Sequence[File], rows: Iterator["Row"],
         typer.echo(table.summary(last, point))
 
 
-def in_requests(ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File]) -> Iterator[tuple[int, T]]:
-    """What `ask` gives for all files, each with the number of the file that was its request's first.
+class Requests:
+    """Files in as few requests as the service takes; those that cannot be classified are left out, and told."""
 
-    Raises:
-        CallerError, MsmlpError: with the name of the file at fault.
-    """
-    for start in range(0, len(files), AT_ONCE):
-        yield from _ask(ask, files, start, min(start + AT_ONCE, len(files)))
+    def __init__(self, files: Sequence[File]) -> None:
+        self.files = files
+        self.failed = 0
+
+    def send(self, ask: Callable[[list[bytes]], Iterable[T]]) -> Iterator[tuple[list[int], T]]:
+        """What `ask` gives for all files, each with the numbers of the files that were in its request.
+
+        Raises:
+            CallerError, MsmlpError: what is not one file's fault.
+        """
+        for start in range(0, len(self.files), AT_ONCE):
+            yield from self._ask(ask, [*range(start, min(start + AT_ONCE, len(self.files)))])
+
+    def _ask(self, ask: Callable[[list[bytes]], Iterable[T]], chosen: list[int]) -> Iterator[tuple[list[int], T]]:
+        images = self._read(chosen)
+        chosen = [*images]
+        if not chosen:
+            return
+        try:
+            for answer in ask([*images.values()]):
+                yield chosen, answer
+        except ServiceError as error:
+            if error.code in ("too_many_images", "body_too_large") and len(chosen) > 1:
+                middle = len(chosen) // 2
+                yield from self._ask(ask, chosen[:middle])
+                yield from self._ask(ask, chosen[middle:])
+                return
+            alone: list[dict[str, Any]] = [{"index": 0, "detail": error.detail}]
+            listed = error.errors or (alone if error.code in OF_ONE_IMAGE and len(chosen) == 1 else [])
+            bad = {chosen[each["index"]]: str(each["detail"]) for each in listed}
+            if not bad:
+                raise _for_terminal(error) from error
+            for number, detail in bad.items():
+                self._tell(f"{self.files[number].name}: {detail}")
+            yield from self._ask(ask, [number for number in chosen if number not in bad])
+
+    def _read(self, chosen: list[int]) -> dict[int, bytes]:
+        images: dict[int, bytes] = {}
+        for number in chosen:
+            try:
+                images[number] = self.files[number].read()
+            except OptionError as error:
+                self._tell(str(error))
+        return images
+
+    def _tell(self, text: str) -> None:
+        self.failed += 1
+        typer.echo("".join(c if c.isprintable() else "?" for c in f"msmlp: {text}"), err=True)
 
 
-def _ask(
-    ask: Callable[[list[bytes]], Iterable[T]], files: Sequence[File], start: int, end: int
-) -> Iterator[tuple[int, T]]:
-    part = files[start:end]
-    try:
-        for answer in ask([file.read() for file in part]):
-            yield start, answer
-    except ServiceError as error:
-        if error.code not in ("too_many_images", "body_too_large") or len(part) == 1:
-            raise _for_terminal(error, part) from error
-        middle = (start + end) // 2
-        yield from _ask(ask, files, start, middle)
-        yield from _ask(ask, files, middle, end)
-
-
-def _for_terminal(error: ServiceError, files: Sequence[File]) -> MsmlpError:
+def _for_terminal(error: ServiceError) -> MsmlpError:
     """The error as a person at a terminal needs it."""
     if error.code == "unreachable":
         return MsmlpError(f"{error.detail}; check the address, or start a service with msmlp serve")
-    text = error.detail
-    if error.errors:
-        text = "; ".join(f"{files[each['index']].name}: {each['detail']}" for each in error.errors[:3])
-        text += f"; and {len(error.errors) - 3} more" if len(error.errors) > 3 else ""
     mistake = error.status is not None and 400 <= error.status < 500 and error.status != 429
-    return CallerError(text) if mistake else MsmlpError(text)
+    return CallerError(error.detail) if mistake else MsmlpError(error.detail)
 
 
 class Table:

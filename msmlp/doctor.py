@@ -19,7 +19,7 @@ import typer
 
 import msmlp
 from msmlp.model.errors import MsmlpError, install_hint
-from msmlp.model.platform import cores, free_host_memory, gpu_present
+from msmlp.model.platform import OLDEST_DRIVER, cores, free_host_memory, gpu_driver, gpu_present
 
 if TYPE_CHECKING:
     from msmlp.model.weights import Calibration, Weights
@@ -73,6 +73,7 @@ def examine(weights: Path | None) -> list[Section]:
         packages(),
         machine(),
         *torch_and_gpus(),
+        nvidia_driver(settings.device if settings is not None else "auto"),
         found,
         *([*_weights(settings), *_ports(settings)] if settings is not None else []),
     ]
@@ -235,3 +236,29 @@ def torch_and_gpus() -> list[Section]:
         line = "none: torch finds no driver or no device (see nvidia-smi)"
     words = f"{torch.__version__}, {build} build, {facts['threads']} threads"
     return [Section("torch", words, facts), Section("gpus", line, gpus)]
+
+
+def nvidia_driver(device: str) -> Section:
+    """NVIDIA's driver; one that is too old is a problem where a build for GPUs was installed to use it."""
+    found = gpu_driver()
+    if found is None:
+        return Section("driver", "none that nvidia-smi finds", None)
+    if int(found.partition(".")[0]) >= OLDEST_DRIVER:
+        return Section("driver", f"{found} of NVIDIA", found)
+    wanted = f"CUDA 13 needs {OLDEST_DRIVER} or newer"
+    wrong = f"NVIDIA's driver {found} is too old, {wanted}: update it, or serve with --device cpu"
+    problems = [wrong] if device != "cpu" and _for_gpus() and not _torch_sees_a_gpu() else []
+    return Section("driver", f"{found} of NVIDIA; {wanted}", found, problems)
+
+
+def _for_gpus() -> bool:
+    """Whether a build for GPUs is installed."""
+    return _version("onnxruntime-gpu") is not None or "+cpu" not in (_version("torch") or "+cpu")
+
+
+def _torch_sees_a_gpu() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()  # with CUDA's own libraries for older drivers, or built for an older CUDA

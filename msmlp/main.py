@@ -10,8 +10,11 @@ from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
-from msmlp.model.errors import CallerError, MsmlpError, install_hint, plain
+from msmlp.model.errors import CallerError, MsmlpError, TrainingInterruptedError, install_hint, plain
 from msmlp.service.cli import app as serving
+
+INTERRUPTED = 130
+"""As shells have it, and Typer for a KeyboardInterrupt."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -21,7 +24,9 @@ def _print_version(wanted: bool) -> None:
 
 
 # Plain help: it wraps well and can be copied from.
-app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app = typer.Typer(
+    rich_markup_mode=None, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 @app.callback()
@@ -53,7 +58,9 @@ app.add_typer(bench)
 
 
 def main() -> None:
-    """Run a command: exit status 0, 2 for the caller's mistake, 1 for anything else, with one line on stderr."""
+    """Run a command: exit status 0, 2 for the caller's mistake, 130 if interrupted, 1 for anything else; of what fails,
+    one line on stderr says why.
+    """
     sys.exit(_run())
 
 
@@ -68,15 +75,15 @@ def _run() -> int:
             text = f"{context.info_name}: expected one of {', '.join(context.command.commands)}"
         return _fail(2, f"{text}; see {command} --help")
     except MsmlpError as error:
-        return _fail(2 if isinstance(error, CallerError) else 1, str(error))
+        interrupted = isinstance(error, TrainingInterruptedError)
+        return _fail(INTERRUPTED if interrupted else 2 if isinstance(error, CallerError) else 1, str(error))
     except ModuleNotFoundError as error:
         return _fail(1, f"this command needs the package {error.name}: {install_hint('serve,train')}")
     except Exception as error:  # a full disk, or a bug
         if "--traceback" in sys.argv:
             raise
         return _fail(1, f"unexpected {type(error).__name__}: {error} (msmlp --traceback ... shows where)")
-    # Typer's own word for a KeyboardInterrupt is 130.
-    return _fail(1, "interrupted") if status == 130 else int(status or 0)
+    return _fail(INTERRUPTED, "interrupted") if status == INTERRUPTED else int(status or 0)
 
 
 def _fail(status: int, text: str) -> int:

@@ -69,7 +69,7 @@ def _test(engine: Docker | Buildah, image: str, extra: str) -> None:
     engine.build(image, [f"EXTRA={extra}", f"REVISION={output('git', 'rev-parse', 'HEAD')}"])
     layers, config = engine.inspect(image)
     _say(f"{image} with {engine.name}: {layers / 1e6:.0f} MB")
-    _check_configuration(config)
+    _check_configuration(config, extra)
     with _running(engine, image) as first:
         _say(f"ready {first.ready_seconds:.1f} s after the start")
         _check_answers(first, extra)
@@ -163,13 +163,15 @@ def _lines(log: IO[bytes]) -> list[str]:
 # --- what is checked --------------------------------------------------------------------------------------------------
 
 
-def _check_configuration(config: dict[str, Any]) -> None:
+def _check_configuration(config: dict[str, Any], extra: str) -> None:
     labels = {name: config["Labels"].get(f"org.opencontainers.image.{name}") for name in LABELS}
     expect(all(labels.values()), f"a label is missing: {labels}")
     version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     expect(labels["version"] == version, f"its label says version {labels['version']}, pyproject.toml {version}")
     expect(config["User"] == "10001:10001", f"its user is {config['User']}")
     expect(config.get("StopSignal") == "SIGTERM", f"its stop signal is {config.get('StopSignal')}")
+    asked = [line for line in config["Env"] if line.startswith("NVIDIA_")]
+    expect(bool(asked) == (extra == "gpu"), f"of NVIDIA's driver it asks for {asked}")
 
 
 def _check_contents(running: Running, extra: str, layers: int) -> None:

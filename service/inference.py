@@ -23,7 +23,8 @@ from msmlp.service.service import Facts, Service
 from msmlp.service.telemetry.record import RequestRecord
 
 FINE = 1e8
-"""Probabilities have as many digits as a float32 holds. `round` takes five times as long as what is here instead."""
+"""Probabilities have as many digits as a float32 holds. The rest is cut off, so that a score that is sent back as a
+threshold lets its image exit. `round` takes five times as long."""
 
 
 class ClassifyRequest(NamedTuple):
@@ -221,7 +222,7 @@ def _outcome(
         "confidence": last["confidence"],
         "score": last["score"],
         "top_k": [
-            {"label": names[c], "class_id": c, "probability": int(FINE * p + 0.5) / FINE}
+            {"label": names[c], "class_id": c, "probability": int(FINE * p) / FINE}
             for c, p in zip(classes, probabilities, strict=True)
         ],
         "exit": last["stage"],
@@ -232,8 +233,8 @@ def _stages(names: tuple[str, ...], history: list[tuple[Any, ...]]) -> list[dict
     return [
         {
             "stage": stage,
-            "score": int(FINE * score + 0.5) / FINE,
-            "confidence": int(FINE * confidence + 0.5) / FINE,
+            "score": int(FINE * score) / FINE,
+            "confidence": int(FINE * confidence) / FINE,
             "label": names[class_id],
             "queue_ms": _ms(queue_seconds),
             "compute_ms": _ms(compute_seconds),

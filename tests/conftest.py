@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import stat
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -65,6 +66,28 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return int(ended.value.code or 0)
 
     return run
+
+
+@pytest.fixture(params=[pytest.param("cpu", id="stand-in"), pytest.param("cuda", marks=pytest.mark.gpu)])
+def gpu_or_stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """torch's name of a GPU; without `make test-gpu`, of a CPU that stands in for one."""
+    if request.param == "cpu":
+        from tests.stand_in_cuda import stand_in
+
+        stand_in(monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in that says what stands in the file `answer` of this folder, or fails without one, and then notes in
+    `asked` what it was asked."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncat "{tmp_path}/answer"; status=$?; echo "$@" > "{tmp_path}/asked"; exit $status\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return tmp_path
 
 
 @pytest.fixture
@@ -233,6 +256,41 @@ def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
             changes=changes,
         )
     )
+
+
+@pytest.fixture(scope="session")
+def audited_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder large enough for an audit set: 100 digits of each class to train on, 5 to test."""
+    from sklearn.datasets import load_digits
+
+    bunch, root = load_digits(), tmp_path_factory.mktemp("data") / "audited"
+    pixels = (bunch.images * 15).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
+    for label in range(10):
+        for number, image in enumerate(np.flatnonzero(bunch.target == label)[:105]):
+            folder = root / ("train" if number < 100 else "test") / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[image]).save(folder / f"{number:03}.png")
+    return root
+
+
+def audited_run(data: Path, out: Path, **fields: Any) -> Any:
+    """Options of a run of a second on `audited_digits`."""
+    from msmlp.model.training.trainer import TrainOptions
+
+    changes = {"image_size": 16, **fields.pop("changes", {})}
+    options: dict[str, Any] = {"preset": "tiny", "recipe": "quick", "batch_size": 100, "device": "cpu", **fields}
+    return TrainOptions(data, out=out, changes=changes, **options)
+
+
+@pytest.fixture(scope="session")
+def audited_weights(audited_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with an audit set, without graphs."""
+    from msmlp.model.training.trainer import train
+
+    out = tmp_path_factory.mktemp("weights") / "audited"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msmlp.model.training.trainer.refresh_graphs", lambda *_: None)
+        return train(audited_run(audited_digits, out, epochs=4))
 
 
 @pytest.fixture

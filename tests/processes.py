@@ -20,6 +20,8 @@ Call = Callable[..., int]
 """What the fixture `call` is."""
 
 MSMLP = str(Path(sys.executable).parent / "msmlp")
+COMMAND = [MSMLP] if Path(MSMLP).exists() else [sys.executable, "-m", "msmlp"]
+"""`msmlp`, also on a machine with a GPU where only the packages that it needs were brought."""
 
 
 def layout(frontends: int, engine: str, *marks: pytest.MarkDecorator) -> Any:
@@ -46,7 +48,7 @@ def environment(**more: str) -> dict[str, str]:
 def run_msmlp(*arguments: str | Path, **more: str) -> "subprocess.CompletedProcess[str]":
     """A command to its end; stdout and stderr apart."""
     return subprocess.run(
-        [MSMLP, *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         env=environment(**more),
         capture_output=True,
         text=True,
@@ -131,7 +133,7 @@ class Served:
 @contextmanager
 def msmlp_serve(weights: Path, *options: str) -> Iterator[Served]:
     """`msmlp serve` on a free port of its own choice, killed at the end if it still runs."""
-    command = [MSMLP, "serve", "--weights", str(weights), "--port", "0", "--device", "cpu", *options]
+    command = [*COMMAND, "serve", "--weights", str(weights), "--port", "0", "--device", "cpu", *options]
     served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
     try:
         yield served

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -97,6 +97,7 @@ class _Connection(asyncio.Protocol):
             self._answered("lost", b"\r\nconnection: close", degraded=False)
         elif self in self._client.free:
             self._client.free.remove(self)
+        self._client.open -= 1
 
 
 class _Client:
@@ -104,8 +105,9 @@ class _Client:
 
     def __init__(self, load: Load, seen: Seen) -> None:
         self._load, self.seen = load, seen
-        self.free: list[_Connection] = []
-        self.waiting = self._open = 0
+        # The longest idle first: the server closes those that it has not heard of for seconds.
+        self.free: deque[_Connection] = deque()
+        self.waiting = self.open = 0
         self.since = 0.0  # what was due before is not counted
 
     async def send(self, rate: float, seed: int) -> None:
@@ -117,7 +119,7 @@ class _Client:
         offsets = np.cumsum(gaps)
         offsets = offsets[offsets < self._load.seconds]
         which = rng.integers(0, len(requests), len(offsets)).tolist()
-        while self._open < min(self._load.connections, max(64, AHEAD * rate)):
+        while self.open < min(self._load.connections, max(64, AHEAD * rate)):
             await asyncio.gather(*(self._connect(loop, host, port) for _ in range(64)))
         await asyncio.sleep(0.5)  # the server has seen them all
         start = time.perf_counter()
@@ -131,8 +133,8 @@ class _Client:
                 now = time.perf_counter()
             self.seen.late.append(now - due)
             if self.free:
-                self.free.pop().ask(requests[which[number]], due)
-            elif self._open < self._load.connections:
+                self.free.popleft().ask(requests[which[number]], due)
+            elif self.open < self._load.connections:
                 opening.add(task := asyncio.create_task(self._connect(loop, host, port)))
                 task.add_done_callback(partial(self._ask, opening, requests[which[number]], due))
             else:
@@ -151,11 +153,15 @@ class _Client:
         if opened.exception():
             self.seen.seconds.setdefault("no connection", []).append(time.perf_counter() - due)
         elif self.free:
-            self.free.pop().ask(request, due)
+            self.free.popleft().ask(request, due)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, host: Any, port: Any) -> None:
-        self._open += 1
-        _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+        self.open += 1
+        try:
+            _, connection = await loop.create_connection(lambda: _Connection(self), host, port)
+        except OSError:
+            self.open -= 1
+            raise
         self.free.append(connection)
 
 

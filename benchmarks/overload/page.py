@@ -62,7 +62,7 @@ def table(rows: list[Row]) -> Iterator[str]:
             number(row["p99_ms"]),
             f"{row['degraded']:.0%}",
             f"{row['shed']:.0%}",
-            number(row["refusal_p99_ms"]),
+            number(row["refusal_p99_ms"]) + (f" (of {refused})" if (refused := row["statuses"].get("429")) else ""),
             number(row["sent_late_p99_ms"]),
         )
         yield f"| {' | '.join(cells)} |"

@@ -102,6 +102,8 @@ def _select_torch(weights: Weights, calibration: Calibration, settings: BackendS
     if settings.dtype not in ("auto", *TORCH_DTYPES):
         allowed = ", ".join(("auto", *TORCH_DTYPES))
         raise OptionError("dtype", f"{settings.dtype} is not for the torch backend; expected one of {allowed}")
+    if settings.device == "cuda" and not _torch_has_gpus():
+        raise OptionError("device", f"this build of torch has no CUDA: {install_hint('serve', 'gpu')}")
     file = calibration.file
     exits = settings.exits or Exits(file.temperatures, file.exit_policy)
     gpu = settings.device != "cpu" and gpu_present() and _torch_has_gpus()

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend, bucket_of
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
+from msmlp.model.calibration.audit import audited
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
@@ -19,9 +20,9 @@ from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.export.folder import refresh_graphs
-from msmlp.model.offline import run_every_exit, validation_images
-from msmlp.model.weights import Weights, load_weights, write_calibration
-from msmlp.model.weights.calibration import CalibrationFile, Table
+from msmlp.model.offline import audit_images, run_every_exit, validation_images
+from msmlp.model.weights import OperatingPoint, Weights, load_weights, write_calibration
+from msmlp.model.weights.calibration import Audit, CalibrationFile, Table
 
 BATCH = 256
 
@@ -43,6 +44,8 @@ def calibrate(
 ) -> CalibrationFile:
     """Write a calibration from the validation images of `data`, and export graphs that no longer match it.
 
+    The audit images, if training held any out, are only measured.
+
     The frontier is solved in `cost`, GFLOPs or milliseconds measured here. `risk` adds an operating point with at most
     this risk, at `confidence` (0.95 by default; model/calibration/risk.py). CallerError for damaged weights, images
     that training did not hold out, or an option out of range.
@@ -51,7 +54,10 @@ def calibrate(
     weights = load_weights(folder)
     dataset = load_dataset(data, weights.manifest.cascade.image_size)
     validation = validation_images(weights, dataset)
-    file = calibrate_on(weights, validation, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit)
+    audit = audit_images(weights, dataset)
+    file = calibrate_on(
+        weights, validation, audit, device, dtype=dtype, exit_policy=exit_policy, cost=cost, limit=limit
+    )
     refresh_graphs(folder, validation)
     return file
 
@@ -59,6 +65,7 @@ def calibrate(
 def calibrate_on(
     weights: Weights,
     validation: Split,
+    audit: Split | None,
     device: str,
     *,
     dtype: str = "auto",
@@ -77,7 +84,7 @@ def calibrate_on(
     # Bit for bit what serving computes.
     backend = StagedBackend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
     outputs = run_every_exit(backend, validation.pixels)
-    stage_ms = measure_stage_ms(backend, validation.pixels)
+    stage_ms, timed = measure_stage_ms(backend, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.correct(validation.labels)
@@ -97,15 +104,22 @@ def calibrate_on(
         operating_points=tuple(points),
         solvers={solver: _reached(replace(table, costs=gflops), own) for solver, own in frontiers.items()},
         stage_ms=stage_ms,
-        stage_ms_batch_size=backend.buckets[-1],
+        stage_ms_batch_size=timed,
         images=len(validation),
         digest=split_digest(validation),
         device=backend.device,
         dtype=backend.dtype,
+        audit=None if audit is None else _audited(points, table, backend, audit),
         files={},
     )
     write_calibration(weights.folder, file, outputs.scores, correct)
     return file
+
+
+def _audited(points: list[OperatingPoint], table: Table, backend: StageBackend, images: Split) -> Audit:
+    outputs = run_every_exit(backend, images.pixels)
+    reached = Table(outputs.scores, outputs.correct(images.labels), table.costs)
+    return audited(points, table, reached, split_digest(images))
 
 
 def _reached(table: Table, frontier: list[ThresholdSetting]) -> list[tuple[float, float]]:
@@ -114,17 +128,18 @@ def _reached(table: Table, frontier: list[ThresholdSetting]) -> list[tuple[float
     return [(each.mean_gflops, each.accuracy) for each in reached]
 
 
-def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
-    """Each stage's own milliseconds per image, the median over runs of the largest bucket, filled with `pixels`.
+def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], int]:
+    """Each stage's own milliseconds per image, the median over runs of one batch, and the size of that batch.
 
-    Every run goes through all stages, so that a slow moment of the machine does not fall on one stage alone.
+    The batch is the largest bucket, or the smallest that takes all `pixels`, which fill it. Every run goes through all
+    stages, so that a slow moment of the machine does not fall on one stage alone.
     """
-    batch = backend.buckets[-1]
+    batch = bucket_of(backend.buckets, min(len(pixels), backend.buckets[-1]))
     slots = backend.admit(pixels[np.arange(batch) % len(pixels)])
     runs = [[_launch_ms(backend, stage, slots) for stage in range(backend.stages)] for _ in range(TIMED_RUNS + 1)]
     backend.release(slots)
     # The first run warms up.
-    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True))
+    return tuple(statistics.median(stage) / batch for stage in zip(*runs[1:], strict=True)), batch
 
 
 def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:

@@ -1,11 +1,14 @@
 """What several commands share: options and printing."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from msmlp.model.text import kept
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile
@@ -28,6 +31,20 @@ def print_json(document: dict[str, Any]) -> None:
 
 def say(line: str) -> None:
     sys.stdout.write(line + "\n")
+
+
+def say_audit(audit: dict[str, Any]) -> None:
+    """What the exits and the operating points with names reached on the audit images, if there are any."""
+    if audit["images"]:
+        say(f"{audit['images']} audit images, which chose nothing: expected minus reached accuracy ± s.e., in points")
+        say(", ".join(f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)))
+        points = audit["operating_points"].items()
+        if named := [f"{name} {kept(row)}" for name, row in points if not re.fullmatch(r"p\d+", name)]:
+            say(", ".join(named))
+    else:
+        say(f"no audit set: {audit['reason']}")
+    if audit["leak"]:
+        say(f"warning: {audit['leak']}; the accuracy on them may be too high")
 
 
 def numbers(numbers: list[float] | tuple[float, ...]) -> str:

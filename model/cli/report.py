@@ -28,7 +28,8 @@ class _Report(TyperGroup):
 app = typer.Typer(name="report", cls=_Report, rich_markup_mode=None)
 
 SplitName = Annotated[
-    Literal["val", "test"] | None, typer.Option(help="Which images.", show_default="test if there are any, else val")
+    Literal["val", "audit", "test"] | None,
+    typer.Option(help="Which images.", show_default="test if there are any, else audit, else val"),
 ]
 
 

@@ -1,12 +1,15 @@
 """`msmlp train`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say, warn_of_few_images
+from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say, say_audit, warn_of_few_images
 from msmlp.model.text import percent
+
+if TYPE_CHECKING:
+    from msmlp.model.training.convnet import TeacherFile
 
 
 def _trainable(incomplete: str) -> list[str]:
@@ -33,7 +36,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of initial weights, order, augmentation and validation images.")
+        int, typer.Option(min=0, help="Of initial weights, order, augmentation, validation and audit images.")
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -47,7 +50,14 @@ def train(
             "--compile/--no-compile", help="Use torch.compile (default: on a GPU only). A CPU needs a C++ compiler."
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a CPU; default: as many as are fastest, measured at the start."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
+    allow_drift: Annotated[
+        bool, typer.Option(help="Resume with other --threads: the weights then differ in their last bits.")
+    ] = False,
     limit_per_class: Annotated[
         int | None, typer.Option(min=1, help="Train on this many images per class at most.")
     ] = None,
@@ -87,7 +97,9 @@ def train(
             teacher=None if teacher == "none" else Path(teacher),
             init=init,
             compile=compiles,
+            threads=threads,
             resume=resume,
+            allow_drift=allow_drift,
             limit_per_class=limit_per_class,
             changes=parse_assignments(changes or []),
         )
@@ -98,16 +110,32 @@ def train(
 def _say_trained(folder: Path, as_json: bool) -> None:
     from msmlp.model.training.convnet import read_teacher
     from msmlp.model.weights import load_calibration, load_weights
+    from msmlp.model.weights.info import audit_record
 
     found = read_teacher(folder)
     if found is None:
         weights = load_weights(folder)
-        warn_of_few_images(load_calibration(weights).file)
-    results = weights.manifest.results if found is None else found[0].results
+        calibration = load_calibration(weights)
+        warn_of_few_images(calibration.file)
+        results, audit = weights.manifest.results, audit_record(weights.manifest, calibration)
+    else:
+        results, audit = found[0].results, _audit_of_teacher(found[0])
     if as_json:
-        print_json({"weights": str(folder), "results": results})
+        print_json({"weights": str(folder), "results": results, "audit": audit})
         return
     for row in results:
-        say(f"exit {row['exit']}: {percent(row['accuracy'])} of {row['images']} validation images")
+        if row["split"] == "val":
+            say(f"exit {row['exit']}: {percent(row['accuracy'])} of {row['images']} validation images")
+    say_audit(audit)
     next_step = f"msmlp serve --weights {folder}" if found is None else f"msmlp train --teacher {folder} ..."
     say(f"{folder} is ready: {next_step}")
+
+
+def _audit_of_teacher(teacher: "TeacherFile") -> dict[str, Any]:
+    """Like `audit_record`; a teacher has no operating points."""
+    from msmlp.model.weights.info import no_audit
+
+    rows = [row for row in teacher.results if row["split"] == "audit"]
+    if not rows:
+        return {"images": 0, "reason": no_audit(teacher.training), "leak": None}
+    return {"images": rows[0]["images"], "exits": rows, "operating_points": {}, "leak": None}

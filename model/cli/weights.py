@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,9 +15,10 @@ from msmlp.model.cli.common import (
     numbers,
     print_json,
     say,
+    say_audit,
     warn_of_few_images,
 )
-from msmlp.model.text import percent, shares
+from msmlp.model.text import kept, percent, shares
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile, OperatingPoint
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def evaluate(
     weights: WeightsFolder,
     data: Data,
-    split: Annotated[Literal["val", "test"], typer.Option(help="Which images.")] = "val",
+    split: Annotated[Literal["val", "audit", "test"], typer.Option(help="Which images.")] = "val",
     device: Device = "auto",
     backend: Annotated[Literal["torch", "onnx"], typer.Option(help="What runs the stages.")] = "torch",
     dtype: Annotated[
@@ -35,7 +36,7 @@ def evaluate(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy and cost of every exit and every operating point.
+    """Accuracy and cost of every exit and every operating point, and how far the expected accuracies held.
 
     \b
     Examples:
@@ -54,12 +55,20 @@ def evaluate(
         f"{result['images']} {split} images of {data}, {result['backend']} on {result['device']} in {result['dtype']}, "
         f"exit policy {result['exit_policy']}"
     )
-    say("exit      accuracy  GFLOPs   ECE")
+    beside = "" if split == "val" else "expected - reached ± s.e.  "
+    say(f"exit      accuracy  GFLOPs   {beside}ECE")
     for row in result["exits"]:
-        say(f"{row['exit']:<9} {percent(row['accuracy']):>8}  {row['gflops']:<8.3g} {row['ece']:.3f}")
-    say("point     accuracy  GFLOPs   share of images at each exit")
+        accuracy, cost = percent(row["accuracy"]), row["gflops"]
+        say(f"{row['exit']:<9} {accuracy:>8}  {cost:<8.3g} {_kept(row, beside)}{row['ece']:.3f}")
+    say(f"point     accuracy  GFLOPs   {beside}share of images at each exit")
     for row in result["operating_points"]:
-        say(f"{row['name']:<9} {percent(row['accuracy']):>8}  {row['mean_gflops']:<8.3g} {shares(row['exit_share'])}")
+        accuracy, cost = percent(row["accuracy"]), row["mean_gflops"]
+        say(f"{row['name']:<9} {accuracy:>8}  {cost:<8.3g} {_kept(row, beside)}{shares(row['exit_share'])}")
+    say_audit(result["audit"])
+
+
+def _kept(row: dict[str, Any], column: str) -> str:
+    return f"{kept(row['promise']):<{len(column)}}" if row["promise"] else ""
 
 
 def _exit_policies(incomplete: str) -> list[str]:
@@ -114,12 +123,13 @@ def calibrate(
           --risk 0.01 --confidence 0.95
     """
     from msmlp.model.calibration.calibrate import calibrate as run
+    from msmlp.model.weights.info import weights_info
 
     made = run(weights, data, device, dtype=dtype, exit_policy=exit_policy, cost=cost, risk=risk, confidence=confidence)
     warn_of_few_images(made)
     _warn_of_no_early_exit(made)
     if as_json:
-        print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points"}))
+        print_json(made.model_dump(mode="json", include={"exit_policy", "temperatures", "operating_points", "audit"}))
         return
     say(f"{made.images} validation images of {data}, on {made.device} in {made.dtype}")
     say(f"exit policy {made.exit_policy}, temperatures {numbers(made.temperatures)}")
@@ -132,6 +142,7 @@ def calibrate(
             lost = f"with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost"
             none = "no early exit certified; every image runs to the last exit"
             say(f"{p.name}: {none if _never_early(p) else f'{lost} (wrong, and right at the last exit)'}")
+    say_audit(weights_info(weights)["audit"])
 
 
 def _never_early(point: "OperatingPoint") -> bool:
@@ -229,5 +240,7 @@ def info(
     for point in result.get("operating_points", []):
         accuracy = percent(point["expected_accuracy"])
         say(f"{point['name']:<9} {accuracy:>8}  {point['mean_gflops']:<8.3g} GFLOPs  {shares(point['exit_share'])}")
+    if "audit" in result:
+        say_audit(result["audit"])
     if "command" in result.get("training", {}):
         say(f"trained by: {result['training']['command']}")

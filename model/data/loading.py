@@ -1,6 +1,7 @@
 """Reads a data set of any kind: CIFAR as published, or an image folder.
 
-An image folder has `train/<class>/*`, and may have `val/<class>/*` and `test/<class>/*`, with images of any size.
+An image folder has `train/<class>/*`, and may have `val/<class>/*`, `audit/<class>/*` and `test/<class>/*`, with images
+of any size.
 """
 
 from pathlib import Path
@@ -38,9 +39,10 @@ def _load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
     train = _read_split(root / "train", classes, size)
     others = {
-        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None for name in ("val", "test")
+        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None
+        for name in ("val", "test", "audit")
     }
-    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}")
+    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}", others["audit"])
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
         raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
     pixels, labels, identities = [], [], []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).iterdir() if _is_image(p))
+        files = sorted(p for p in (folder / name).iterdir() if is_image(p))
         if not files:
             raise DataError(f"{folder / name} contains no image")
         for path in files:
@@ -74,6 +76,7 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
     return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
     # Hidden files are not the user's: macOS adds a ._cat.jpg for every cat.jpg of an archive.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()

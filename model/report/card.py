@@ -8,8 +8,9 @@ from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
-from msmlp.model.text import percent, shares, table
+from msmlp.model.text import kept, percent, shares, table
 from msmlp.model.training.run_log import command_line
+from msmlp.model.weights.info import audit_record
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"
 START, END = "<!-- measured by msmlp report card -->\n", "<!-- /measured -->\n"
@@ -67,9 +68,11 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
                 "standard_error": reached.standard_error,
                 "mean_gflops": reached.mean_gflops,
                 "exit_share": list(reached.exit_share),
+                "promise": measured.promise(point),
             }
             for point, reached in ((point, measured.reached(point)) for point in measured.named_points())
         ],
+        "audit": audit_record(manifest, measured.calibration),
         "classes": [
             {"class": name, "images": images[k], "accuracy": right[k] / images[k]}
             for k, name in enumerate(classes)
@@ -104,12 +107,24 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     return [
         *_facts(card),
         "",
-        *table(("exit", "GFLOPs", "accuracy", "temperature", "calibration error (ECE)"), map(_exit, card["exits"])),
+        *table(
+            ("exit", "GFLOPs", "accuracy", "expected - reached ± s.e.", "temperature", "calibration error (ECE)"),
+            map(_exit, card["exits"]),
+        ),
         "",
         *table(
-            ("operating point", "accuracy ± s.e.", "expected", "mean GFLOPs", "share per exit"),
+            (
+                "operating point",
+                "accuracy ± s.e.",
+                "expected",
+                "expected - reached ± s.e.",
+                "mean GFLOPs",
+                "share per exit",
+            ),
             map(_point, card["operating_points"]),
         ),
+        "",
+        _audit(card),
         "",
         *_by_class(card),
         "",
@@ -123,13 +138,35 @@ def card_lines(card: dict[str, Any]) -> list[str]:
 
 def _exit(row: dict[str, Any]) -> tuple[str, ...]:
     temperature, ece = f"{row['temperature']:.2f}", f"{row['ece']:.3f}"
-    return row["exit"], _gflops(row["gflops"]), percent(row["accuracy"]), temperature, ece
+    return row["exit"], _gflops(row["gflops"]), percent(row["accuracy"]), _kept(row), temperature, ece
 
 
 def _point(row: dict[str, Any]) -> tuple[str, ...]:
     accuracy = f"{percent(row['accuracy'])} ± {100 * row['standard_error']:.2f}"
     expected, cost = percent(row["expected_accuracy"]), _gflops(row["mean_gflops"])
-    return f"`{row['name']}`", accuracy, expected, cost, shares(row["exit_share"])
+    return f"`{row['name']}`", accuracy, expected, _kept(row), cost, shares(row["exit_share"])
+
+
+def _kept(row: dict[str, Any]) -> str:
+    return kept(row["promise"]) if row["promise"] else ""
+
+
+def _audit(card: dict[str, Any]) -> str:
+    """How far the promises held on images that chose nothing."""
+    audit = card["audit"]
+    doubt = f" {audit['leak']}; the accuracy on them may be too high." if audit["leak"] else ""
+    if not audit["images"]:
+        return f"**No audit set**: {audit['reason']}.{doubt}"
+    exits = [f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)]
+    points = [
+        f"`{row['name']}` {kept(audit['operating_points'][row['name']])}"
+        for row in card["operating_points"]
+        if row["name"] in audit["operating_points"]
+    ]
+    return (
+        f"**Audit**: {audit['images']} training images that were held out and chose nothing. Expected minus reached "
+        f"accuracy ± s.e., in points: {', '.join(exits + points)}.{doubt}"
+    )
 
 
 def _facts(card: dict[str, Any]) -> list[str]:

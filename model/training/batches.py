@@ -47,16 +47,17 @@ class Batches:
     def __post_init__(self) -> None:
         self._kept: dict[int, Views] = {}
 
-    def of_epoch(self, data: Arrays, epoch: int) -> Views:
+    def of_epoch(self, data: Arrays, epoch: int, check: Callable[[], None] = lambda: None) -> Views:
+        """`check` is called between pieces, and may raise."""
         if not self.recipe.views:
-            return self._make(data, epoch)
+            return self._make(data, epoch, check)
         number = epoch % self.recipe.views
         if number not in self._kept:
-            self._kept[number] = self._make(data, number)
+            self._kept[number] = self._make(data, number, check)
         return self._kept[number]
 
     @torch.no_grad()
-    def _make(self, data: Arrays, number: int) -> Views:
+    def _make(self, data: Arrays, number: int, check: Callable[[], None]) -> Views:
         # Each set has its own seed, so a resumed run makes the same views whenever it first needs them.
         images, size = len(data.labels), self.recipe.batch_size
         piece = PIECE if data.pixels.device.type == "cpu" else GPU_PIECE
@@ -69,6 +70,7 @@ class Batches:
                 made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
                 for kept, view in zip(made, views, strict=True):
                     kept[rows] = view
+                check()
         return made
 
     def _make_piece(self, pixels: Tensor, labels: Tensor) -> Views:

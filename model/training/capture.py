@@ -3,7 +3,7 @@
 A graph replays the same kernels on the same buffers with the same Python numbers. So a captured function may depend on
 nothing that changes except its input tensors, which are copied into the graph's own.
 
-Never run on a GPU; tests use a stand-in.
+See docs/not-run.md.
 """
 
 import logging

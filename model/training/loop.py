@@ -1,16 +1,14 @@
-"""What a run trains: the learner, its epochs, its validation pass and its checkpoints."""
+"""What a run trains: the learner, its epochs and its validation pass."""
 
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from msmlp.model.errors import DataError, TrainingStoppedError
+from msmlp.model.errors import TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.augment import augmentation
 from msmlp.model.training.batches import Arrays, Batches
@@ -19,13 +17,19 @@ from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import InitialWeights, Teacher
-from msmlp.model.training.recipes import ADDED_LATER, Recipe
+from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.step import CompiledObjective, Objective, step_scalars, train_step
 
-CHECKPOINT = "checkpoint.pt"
 CHECK_EVERY = 25
 """Steps between two reads of the loss, each of which waits for a GPU to finish its queue."""
 ADVICE = "start again with a smaller --set lr"
+
+
+Check = Callable[[], None]
+
+
+def nothing() -> None:
+    """A check that never raises."""
 
 
 @dataclass
@@ -53,9 +57,8 @@ class Learner:
         self.optimizers = Optimizers(self.predictor or self.model, recipe, capturable=self.capture is not None)
         targets = None if teacher is None else teacher.targets
         self.batches = Batches(recipe, augmentation(recipe, config.image_size), config.classes, targets, self.seed)
-        objective: nn.Module = Objective(self.model, recipe, self.normalize, self.predictor, self.dtype)
-        if self.compiles:
-            objective = CompiledObjective(objective)
+        self.objective = Objective(self.model, recipe, self.normalize, self.predictor, self.dtype)
+        objective: nn.Module = CompiledObjective(self.objective) if self.compiles else self.objective
         steps = {
             features: train_step(objective, self.optimizers, self.model, self.average, features=features)
             for features in (False, True)
@@ -67,29 +70,45 @@ class Learner:
         """The weights that the run leaves: the average if there is one."""
         return self.model if self.average is None else self.average
 
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(tensor.isfinite().all() for tensor in self.model.state_dict().values())
+
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Whole batches in an epoch; a set smaller than one batch is one batch."""
     return max(1, images // batch_size)
 
 
-def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int, float], None]) -> tuple[float, float]:
+def train_epoch(
+    learner: Learner,
+    data: Arrays,
+    epoch: int,
+    tick: Callable[[int, float], None],
+    *,
+    losses: list[Tensor] | None = None,
+    check: Check = nothing,
+) -> tuple[float, float]:
     """Train one epoch (0-based `epoch`) → mean loss, images per second; TrainingStoppedError if the loss is not finite.
 
     `tick(images, loss)` is called every CHECK_EVERY steps. The last, incomplete batch is left out: all batches have the
-    same shape, and the next epoch's shuffle includes its images.
+    same shape, and the next epoch's shuffle includes its images. `losses` are those of the steps that an earlier
+    process has done, which are left out; it grows with every step. `check` is called after each, and may raise.
     """
+    # Seeded every epoch, so that a resumed run draws what an uninterrupted one would have drawn.
+    torch.manual_seed(learner.seed * 1_000_003 + epoch)
     recipe, images = learner.recipe, len(data.labels)
     batch = min(recipe.batch_size, images)
     steps = steps_per_epoch(images, recipe.batch_size)
     order = torch.randperm(images).to(learner.device)
+    losses = [] if losses is None else losses
+    first = checked = len(losses)
+    start = time.perf_counter()
     learner.model.train()
-    losses: list[Tensor] = []
-    checked, start = 0, time.perf_counter()
-    views = learner.batches.of_epoch(data, epoch)
+    views = learner.batches.of_epoch(data, epoch, check) if first < steps else []
     scalars = step_scalars(recipe, epoch, steps).to(learner.device)
     take_step = learner.steps[recipe.distills_features(epoch)]
-    for step in range(steps):
+    for step in range(first, steps):
         chosen = order[step * batch : (step + 1) * batch]
         losses.append(take_step([scalars[step], *(view[chosen] for view in views)]))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
@@ -98,12 +117,16 @@ def train_epoch(learner: Learner, data: Arrays, epoch: int, tick: Callable[[int,
             checked = step + 1
             if not recent < float("inf"):
                 raise TrainingStoppedError(f"the loss became {recent} in epoch {epoch + 1}, step {step + 1}; {ADVICE}")
-    return torch.stack(losses).mean().item(), steps * batch / (time.perf_counter() - start)
+        check()
+    seconds = time.perf_counter() - start
+    return torch.stack(losses).mean().item(), max(1, steps - first) * batch / seconds
 
 
 @torch.inference_mode()
-def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[float]:
+def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500, check: Check = nothing) -> list[float]:
     """The accuracy of each exit on `data`, with the final weights; TrainingStoppedError if an output is not finite.
+
+    `check` is called after every `batch` images, and may raise.
 
     A step's loss is that of the weights before it, so only this pass checks an epoch's last step before a checkpoint
     keeps it.
@@ -117,59 +140,5 @@ def exit_accuracies(learner: Learner, data: Arrays, batch: int = 500) -> list[fl
         if not all(z.isfinite().all() for z in logits):
             raise TrainingStoppedError(f"the network's outputs are no longer finite; {ADVICE}")
         counts.append([(z.argmax(1) == data.labels[chosen]).sum().item() for z in logits])
+        check()
     return [sum(exit) / len(data.labels) for exit in zip(*counts, strict=True)]
-
-
-def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str, Any]:
-    teacher, recipe = learner.teacher, learner.recipe
-    # Unused fields are left out, so that runs begun before they existed can resume.
-    unused = {name for name in ADDED_LATER if getattr(recipe, name) == Recipe.model_fields[name].default}
-    unused |= {"distill_weight", "distill_temperature"} if teacher is None else set()
-    setup = {
-        "cascade": learner.model.config.model_dump_json(),
-        "recipe": recipe.model_dump_json(exclude=unused),
-        "teacher": teacher.sha256 if teacher is not None else None,
-        "init": learner.initial.sha256 if learner.initial is not None else None,
-        "seed": learner.seed,
-        "validation digest": validation_digest,
-        "number of training images": images,
-    }
-    return setup | ({"dtype": str(learner.dtype)} if learner.dtype != torch.float32 else {})
-
-
-def save_checkpoint(folder: Path, learner: Learner, epochs_done: int, setup: dict[str, Any]) -> None:
-    state = {
-        "epochs_done": epochs_done,
-        "setup": setup,
-        "model": learner.model.state_dict(),
-        "average": learner.average.state_dict() if learner.average is not None else None,
-        "optimizers": learner.optimizers.state_dict(),
-        "git_commit": learner.commit,
-        "imitator": learner.predictor.state_dict() if learner.predictor is not None else None,
-    }
-    partial = folder / (CHECKPOINT + ".partial")
-    torch.save(state, partial)
-    partial.replace(folder / CHECKPOINT)
-
-
-def load_checkpoint(folder: Path, learner: Learner, setup: dict[str, Any]) -> int:
-    """Restore `learner` → epochs done, 0 without a checkpoint; DataError if it cannot be read or its setup differs."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location=learner.device, weights_only=True)
-        theirs = state["setup"]
-    except Exception as error:  # a damaged zip raises nearly anything
-        raise DataError(f"{path} cannot be read ({type(error).__name__}); start again without --resume") from None
-    different = [key for key in {**setup, **theirs} if theirs.get(key) != setup.get(key)]
-    if different:
-        raise DataError(f"{path} is from a run with another {', '.join(different)}; resume with the same options")
-    learner.model.load_state_dict(state["model"])
-    if learner.average is not None:
-        learner.average.load_state_dict(state["average"])
-    if learner.predictor is not None:
-        learner.predictor.load_state_dict(state["imitator"])
-    learner.optimizers.load_state_dict(state["optimizers"])
-    learner.commit = state.get("git_commit", learner.commit)
-    return int(state["epochs_done"])

@@ -27,7 +27,7 @@ class Optimizers:
         """Apply the gradients at `factor` (a scalar) times the peak learning rate."""
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        if self.capturable:
+        if self.capturable or factor.is_cuda:  # to read `factor` there is to wait for the device
             self._step_part_of_the_way(factor)
             return
         for part in self.parts:
@@ -87,9 +87,15 @@ def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.opt
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:
     """The learning rate at the fractional epoch `epoch`, as a share of its peak."""
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 5)
+    stable = recipe.schedule == "wsd"
+    warmup = recipe.warmup_epochs if stable else min(recipe.warmup_epochs, recipe.epochs / 5)
     if epoch < warmup:
         return (epoch + 1e-3) / warmup
+    if stable:
+        begins = recipe.decay_begins
+        # 1 - sqrt decays best of those compared by Hägele et al. ("Scaling laws and compute-optimal training beyond
+        # fixed training durations", 2024).
+        return 1 - math.sqrt(min(1.0, max(0.0, epoch - begins) / (recipe.epochs - begins)))
     if recipe.schedule == "step":
         edges = [0.0, *(share * recipe.epochs for share in recipe.milestones), math.inf]
         return next(0.1**i for i, (a, b) in enumerate(pairwise(edges)) if a <= epoch < b)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from msmlp.model.data.dataset import Partition
 from msmlp.model.errors import OptionError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
@@ -19,28 +21,39 @@ from msmlp.model.weights.manifest import MODEL
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network: its name and sha256 go into the manifest and the checkpoint."""
+    """A trained network: its name and sha256 go into the manifest and the checkpoint.
+
+    `training` is the manifest's record of how it was trained.
+    """
 
     name: str
     sha256: str
     classes: tuple[str, ...]
-    validation_digest: str | None
+    training: dict[str, Any]
 
-    def check_data(self, option: str, classes: tuple[str, ...], validation_digest: str) -> None:
-        """Raise OptionError if it was trained on other classes or held out other validation images.
-
-        A network that was trained on the validation images would leak them into the run, and calibration would then
-        promise too high an accuracy.
-        """
+    def check_classes(self, option: str, classes: tuple[str, ...]) -> None:
         if self.classes != classes:
             odd = ", ".join(sorted(set(self.classes) ^ set(classes))[:5]) or "the same in another order"
             raise OptionError(option, f"{self.name} has other classes than the data: {odd}")
-        if self.validation_digest != validation_digest:
-            raise OptionError(
-                option,
-                f"{self.name} was trained with other validation images, so it may have seen those of this run; "
-                "train both on the same data with the same --seed",
-            )
+
+    def leak(self, partition: Partition) -> str | None:
+        """Why it may have been trained on images that the run holds out; None if it was not.
+
+        Such a network leaks them into the run. With validation images seen, calibration promises too high an accuracy;
+        with audit images seen, the audit does not notice.
+        """
+        validation, audit = partition.digests
+        if self._digest("validation") != validation:
+            return f"{self.name} was trained with other validation images, so it may have seen images held out here"
+        if audit is not None and self._digest("audit") != audit:
+            other = "other audit images" if self._digest("audit") else "no audit set"
+            return f"{self.name} was trained with {other}, so it may have seen the audit images"
+        # What it started from may have seen them.
+        inherited: str | None = (self.training.get("init") or {}).get("leak")
+        return inherited
+
+    def _digest(self, name: str) -> str | None:
+        return (self.training.get(name) or {}).get("digest")
 
 
 @dataclass(frozen=True)
@@ -65,19 +78,21 @@ class Teacher(Pretrained):
     width: int
     targets: Callable[[Tensor], TeacherTargets]
 
-    def check(self, classes: tuple[str, ...], image_size: int, validation_digest: str) -> None:
+    def check(self, classes: tuple[str, ...], image_size: int, partition: Partition) -> None:
+        """OptionError if it does not fit the data, or may have seen what the run holds out."""
         if self.image_size != image_size:
             raise OptionError(
                 "teacher", f"{self.name} takes images of {self.image_size} pixels, the cascade {image_size}"
             )
-        self.check_data("teacher", classes, validation_digest)
+        self.check_classes("teacher", classes)
+        if leak := self.leak(partition):
+            raise OptionError("teacher", f"{leak}; train both on the same data with the same --seed")
 
 
 def load_initial_weights(folder: Path) -> InitialWeights:
     """Raises WeightsError if `folder` is damaged or not a weights folder."""
     manifest, sha256, state = _read_weights(folder)
-    digest = manifest.training.get("validation", {}).get("digest")
-    return InitialWeights(manifest.name, sha256, manifest.classes, digest, manifest.cascade, state)
+    return InitialWeights(manifest.name, sha256, manifest.classes, manifest.training, manifest.cascade, state)
 
 
 def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:
@@ -94,7 +109,6 @@ def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.
         network = Cascade(description.cascade).to(device).eval()
         network.load_state_dict(state)
         width = description.cascade.stages[-1].width
-    digest = description.training.get("validation", {}).get("digest")
     normalize = normalizer(description.preprocess, device)
 
     @torch.no_grad()
@@ -104,7 +118,8 @@ def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.
         last = features[-1] if isinstance(network, ConvNet) else token_map(features[-1])
         return TeacherTargets(logits[-1].float(), pooled_map(last.float()))
 
-    return Teacher(description.name, sha256, description.classes, digest, network.config.image_size, width, targets)
+    image_size, training = network.config.image_size, description.training
+    return Teacher(description.name, sha256, description.classes, training, image_size, width, targets)
 
 
 def _read_weights(folder: Path) -> tuple[Manifest, str, dict[str, Tensor]]:

@@ -24,11 +24,16 @@ class Recipe(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = Field(default=False, description="sgd only")
     weight_decay: float = Field(ge=0, le=1)
-    schedule: Literal["step", "cosine"]
+    schedule: Literal["step", "cosine", "wsd"] = Field(
+        description="wsd: warm-up, stable, decay; its stable part can go on for as long as one likes"
+    )
     milestones: tuple[float, ...] = Field(
         default=(0.5, 0.75), description="step schedule: lr ÷ 10 at these shares of the run"
     )
-    warmup_epochs: float = Field(default=0, ge=0, description="at most a fifth of the run")
+    decay_share: float = Field(
+        default=0.2, gt=0, le=1, description="wsd schedule: over this share of the run, its last, the rate falls to 0"
+    )
+    warmup_epochs: float = Field(default=0, ge=0, description="at most a fifth of the run, except with wsd")
     clip_norm: float | None = Field(default=None, gt=0)
     ema: float = Field(default=0, ge=0, lt=1, description="decay of the averaged weights; 0: no averaging")
     augment: Literal["none", "crop-flip", "trivial"] = "crop-flip"
@@ -44,7 +49,12 @@ class Recipe(BaseModel):
     exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; default: all 1")
     last_weight: float = Field(default=0, ge=0, le=100, description="how strongly earlier exits learn from the last")
     imitation: float = Field(default=0, ge=0, le=100, description="weight of feature distillation")
-    imitation_share: float = Field(default=0.5, ge=0, le=1, description="share of epochs with feature distillation")
+    imitation_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of epochs with feature distillation; with wsd it lasts until the decay",
+    )
     views: int = Field(
         default=0,
         ge=0,
@@ -64,12 +74,22 @@ class Recipe(BaseModel):
             raise ValueError("nesterov: needs momentum above 0")
         return self
 
+    @model_validator(mode="after")
+    def _warmed_up_before_the_decay(self) -> Self:
+        if self.schedule == "wsd" and self.epochs and self.warmup_epochs > self.decay_begins:
+            raise ValueError(f"warmup_epochs: expected at most {self.decay_begins}, when the decay begins")
+        return self
+
+    @property
+    def decay_begins(self) -> int:
+        """With the schedule wsd: epochs before the decay, which has at least one."""
+        return max(0, min(self.epochs - 1, round((1 - self.decay_share) * self.epochs)))
+
     def distills_features(self, epoch: int) -> bool:
-        return self.imitation > 0 and epoch < self.imitation_share * self.epochs
+        # What comes before the decay must not depend on the length of the run.
+        until = self.decay_begins if self.schedule == "wsd" else self.imitation_share * self.epochs
+        return self.imitation > 0 and epoch < until
 
-
-ADDED_LATER = ("nesterov", "exit_weights", "last_weight", "imitation", "imitation_share", "views")
-"""Left out of a checkpoint's setup at their default, so that runs begun before they existed can resume."""
 
 RECIPES: dict[str, Recipe] = {
     # Section 4 of the paper: 300 epochs, ÷10 at 150 and 225, equation 1 (the plain sum of the exits' losses).
@@ -197,7 +217,11 @@ class TrainOptions:
     """Initial weights; None: random."""
     compile: bool | None = None
     """torch.compile; None: on a GPU only."""
+    threads: int | None = None
+    """On a CPU; None: as many as are fastest, or those of the run that is resumed."""
     resume: bool = False
+    allow_drift: bool = False
+    """Resume with another number of threads."""
     limit_per_class: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
 

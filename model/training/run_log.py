@@ -13,9 +13,11 @@ import torch
 from tqdm import tqdm
 
 from msmlp.model.data import Dataset, Split
-from msmlp.model.data.dataset import split_digest
+from msmlp.model.data.dataset import Partition
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.recipes import TrainOptions
+from msmlp.model.weights.calibration import promise, standard_error
+from msmlp.model.weights.files import write_atomically
 
 COMMIT = "GIT_COMMIT"
 """The environment variable that names the commit where the code is not a clone."""
@@ -24,23 +26,19 @@ COMMIT = "GIT_COMMIT"
 class MetricsLogger:
     """Logs a run of `epochs` epochs of `images` images, of which `done` epochs are kept from an earlier process."""
 
-    def __init__(self, folder: Path, images: int, epochs: int, done: int) -> None:
+    def __init__(self, folder: Path, images: int, epochs: int, done: float) -> None:
         self.path = folder / "metrics.jsonl"
-        self.rows = read_metrics(self.path)
-        self.truncate(done)
+        # Rows after the last epoch in a checkpoint are written again.
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= done]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         self.bar = tqdm(
             total=images * epochs,
-            initial=images * done,
+            initial=round(images * done),
             unit="img",
             file=sys.stderr,
             mininterval=1.0,
             dynamic_ncols=True,
         )
-
-    def truncate(self, epochs: int) -> None:
-        """Drop rows after epoch `epochs`, the last one in a checkpoint: resuming will write them again."""
-        self.rows = [row for row in self.rows if row["epoch"] <= epochs]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def tick(self, images: int, loss: float) -> None:
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -48,8 +46,11 @@ class MetricsLogger:
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         accuracies = " / ".join(f"{100 * a:.1f}" for a in row["val_accuracy"])
         speed = f"{row['images_per_second']:.0f} images/s"
         line = f"epoch {row['epoch']}: loss {row['loss']:.3f}, val accuracy {accuracies} %, {speed}"
@@ -96,23 +97,28 @@ def run_metadata(
     options: TrainOptions,
     learner: Learner,
     dataset: Dataset,
-    training: Split,
-    validation: Split,
+    partition: Partition,
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The manifest's `training`: enough to repeat the run."""
     recipe, teacher, initial, device = learner.recipe, learner.teacher, learner.initial, learner.device
     threads = torch.get_num_threads()
+    validation, audit = partition.digests
     cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
     return {
         "data": dataset.source,
-        "images": len(training),
-        "validation": {"seed": options.seed, "images": len(validation), "digest": split_digest(validation)},
+        "images": len(partition.training),
+        "validation": {"seed": options.seed, "images": len(partition.validation), "digest": validation},
+        "audit": {"seed": options.seed, "images": len(partition.audit), "digest": audit}
+        if partition.audit is not None
+        else {"images": 0, "reason": partition.no_audit},
         "recipe_name": options.recipe_name,
         "recipe": recipe.model_dump(mode="json"),
         "preset": options.preset,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
-        "init": {"name": initial.name, "sha256": initial.sha256} if initial is not None else None,
+        "init": {"name": initial.name, "sha256": initial.sha256, "leak": initial.leak(partition)}
+        if initial is not None
+        else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
@@ -122,6 +128,27 @@ def run_metadata(
         "git_commit": learner.commit,
         "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
     }
+
+
+def exit_results(
+    accuracies: list[float], validation: Split, audited: list[float], audit: Split | None
+) -> list[dict[str, Any]]:
+    """The manifest's `results`: the accuracy of every exit on the validation images, then on the audit images, if any,
+    beside the former."""
+    results: list[dict[str, Any]] = [
+        {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
+        for k, accuracy in enumerate(accuracies, 1)
+    ]
+    if audit is None:
+        return results
+
+    def measured(accuracy: float, images: int) -> tuple[float, float]:
+        return accuracy, standard_error(round(accuracy * images), images)
+
+    for k, (expected, reached) in enumerate(zip(accuracies, audited, strict=True), 1):
+        found = promise(*measured(expected, len(validation)), *measured(reached, len(audit)))
+        results.append({"exit": k, "split": "audit", "images": len(audit), **found.model_dump()})
+    return results
 
 
 def command_line() -> str:

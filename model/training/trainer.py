@@ -1,44 +1,43 @@
 """`msmlp train`: data and a preset in, a weights folder (or a teacher's) out."""
 
-import math
 import os
-import time
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Dataset, Split, load_dataset
-from msmlp.model.data.dataset import split_digest
+from msmlp.model.data.dataset import Partition, split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
 from msmlp.model.preprocess import Preprocess
+from msmlp.model.training import checkpoint
 from msmlp.model.training.batches import Arrays, normalizer
 from msmlp.model.training.capture import as_cuda_graph
+from msmlp.model.training.checkpoint import Checkpoint, Position
 from msmlp.model.training.convnet import ConvNet, write_teacher
-from msmlp.model.training.loop import (
-    CHECKPOINT,
-    Learner,
-    exit_accuracies,
-    load_checkpoint,
-    save_checkpoint,
-    setup_of,
-    steps_per_epoch,
-    train_epoch,
-)
+from msmlp.model.training.epochs import train_epochs
+from msmlp.model.training.loop import Learner, exit_accuracies
 from msmlp.model.training.pretrained import InitialWeights, Teacher, load_initial_weights, load_teacher
 from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
-from msmlp.model.training.run_log import MetricsLogger, git_commit, plot_curves, run_metadata
+from msmlp.model.training.run_log import exit_results, git_commit, plot_curves, run_metadata
+from msmlp.model.training.threads import fastest_threads
 from msmlp.model.weights import load_weights, write_weights
 from msmlp.model.weights.manifest import MANIFEST, TEACHER
 
-CHECKPOINT_SECONDS = 10.0
-"""The least time between two checkpoints: a GPU trains small epochs faster than a disk can store them."""
+TRIAL_IMAGES = 128
+"""At most so many make the batch on which threads are tried."""
 
 
 def train(options: TrainOptions) -> Path:
@@ -46,24 +45,56 @@ def train(options: TrainOptions) -> Path:
 
     Raises:
         CallerError: options, data or a checkpoint that do not fit.
-        TrainingStoppedError: NaN or an interrupt; `--resume` continues from the last checkpoint.
+        TrainingStoppedError: NaN, an interrupt or a full disk; `--resume` continues from the last checkpoint.
     """
     network, recipe = configure(options)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
     initial = load_initial_weights(options.init) if options.init is not None else None
-    dataset, training, validation = _load(options, network.image_size, teacher, initial)
+    dataset, partition = _load(options, network.image_size, teacher, initial)
+    training, validation = partition.training, partition.validation
     network = override(network, {"classes": len(dataset.classes)})
     preprocess = _statistics(training, network.image_size)
 
     _make_folder(options.out)
+    learner = _learner(options, network, recipe, normalizer(preprocess, device), teacher, initial, device, dtype)
+    setup = checkpoint.setup_of(learner, split_digest(validation), len(training))
+    if not options.resume and (options.out / checkpoint.LAST).exists():
+        raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
+    found = checkpoint.load(options.out, learner, setup) if options.resume else None
+    arrays = _arrays(training, device), _arrays(validation, device)
+    if device.type == "cpu":
+        torch.set_num_threads(_threads(options, found, learner, arrays[0]))
+    position = Position()
+    if found is not None:
+        found.restore(learner)
+        position = found.position
+    with _writing(options.out):
+        rows = train_epochs(options.out, learner, *arrays, position, setup)
+        plot_curves(rows, options.out / "curves.png")
+        accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, arrays[1])
+        left = _description(options, learner, dataset, partition, rows, accuracies)
+        _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
+    return options.out
+
+
+def _learner(
+    options: TrainOptions,
+    network: NetworkConfig,
+    recipe: Recipe,
+    normalize: Callable[[Tensor], Tensor],
+    teacher: Teacher | None,
+    initial: InitialWeights | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Learner:
     torch.manual_seed(options.seed)
     on_gpu = device.type == "cuda"
-    learner = Learner(
+    return Learner(
         _model(network, recipe, teacher, initial, device),
         recipe,
-        normalizer(preprocess, device),
+        normalize,
         teacher,
         dtype,
         compiles=on_gpu if options.compile is None else options.compile,
@@ -72,50 +103,51 @@ def train(options: TrainOptions) -> Path:
         seed=options.seed,
         commit=git_commit(),  # now, before anything is committed during training
     )
-    setup = setup_of(learner, split_digest(validation), len(training))
-    if not options.resume and (options.out / CHECKPOINT).exists():
-        raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
-    done = load_checkpoint(options.out, learner, setup) if options.resume else 0
-    rows = _train_epochs(options.out, learner, training, validation, done, setup)
-    plot_curves(rows, options.out / "curves.png")
-    accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, _arrays(validation, device))
-    left: dict[str, Any] = {
+
+
+def _description(
+    options: TrainOptions,
+    learner: Learner,
+    dataset: Dataset,
+    partition: Partition,
+    rows: list[dict[str, Any]],
+    accuracies: list[float],
+) -> dict[str, Any]:
+    # The first look at the audit images, when nothing is left to choose.
+    audit = partition.audit
+    audited = [] if audit is None else exit_accuracies(learner, _arrays(audit, learner.device))
+    return {
         "state": learner.final.state_dict(),
         "classes": dataset.classes,
-        "preprocess": preprocess,
-        "training": run_metadata(options, learner, dataset, training, validation, rows),
-        "results": [
-            {"exit": k, "split": "val", "images": len(validation), "accuracy": accuracy}
-            for k, accuracy in enumerate(accuracies, 1)
-        ],
+        "training": run_metadata(options, learner, dataset, partition, rows),
+        "results": exit_results(accuracies, partition.validation, audited, audit),
     }
-    _write(options.out, network, left, validation, options.device)
-    return options.out
 
 
 def _load(
     options: TrainOptions, image_size: int, teacher: Teacher | None, initial: InitialWeights | None
-) -> tuple[Dataset, Split, Split]:
-    """The data set, and its training and validation images, which must suit the teacher and the initial weights."""
+) -> tuple[Dataset, Partition]:
+    """The data set, and its training, validation and audit images, which must suit the teacher and initial weights."""
     dataset = load_dataset(options.data, image_size)
-    training, validation = dataset.train_and_validation(options.seed)
-    digest = split_digest(validation)
+    partition = dataset.partition(options.seed)
     if teacher is not None:
-        teacher.check(dataset.classes, image_size, digest)
+        teacher.check(dataset.classes, image_size, partition)
     if initial is not None:
-        initial.check_data("init", dataset.classes, digest)
+        initial.check_classes("init", dataset.classes)
+        if leak := initial.leak(partition):
+            sys.stderr.write(f"warning: init: {leak}; the accuracy on them may be too high\n")
     if options.limit_per_class is not None:
-        training = training.limited(options.limit_per_class)
-    return dataset, training, validation
+        partition = replace(partition, training=partition.training.limited(options.limit_per_class))
+    return dataset, partition
 
 
-def _write(out: Path, network: NetworkConfig, left: dict[str, Any], validation: Split, device: str) -> None:
+def _write(out: Path, network: NetworkConfig, left: dict[str, Any], partition: Partition, device: str) -> None:
     # The other kind's description goes: it may be left from an untrained network in the same folder.
     if isinstance(network, CascadeConfig):
         (out / TEACHER).unlink(missing_ok=True)
         write_weights(out, config=network, **left)
-        calibrate_on(load_weights(out), validation, device)
-        refresh_graphs(out, validation)
+        calibrate_on(load_weights(out), partition.validation, partition.audit, device)
+        refresh_graphs(out, partition.validation)
     else:
         (out / MANIFEST).unlink(missing_ok=True)
         write_teacher(out, config=network, **left)
@@ -164,34 +196,37 @@ def _model(
     return ConvNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _train_epochs(
-    out: Path, learner: Learner, training: Split, validation: Split, done: int, setup: dict[str, Any]
-) -> list[dict[str, Any]]:
-    train_arrays, val_arrays = _arrays(training, learner.device), _arrays(validation, learner.device)
-    epochs = learner.recipe.epochs
-    batch = min(learner.recipe.batch_size, len(training))
-    logger = MetricsLogger(out, steps_per_epoch(len(training), batch) * batch, epochs, done)
-    safe, saved = done, -math.inf
-    try:
-        for epoch in range(done, epochs):
-            # Seeded every epoch, so that a resumed run draws what an uninterrupted one would have drawn.
-            torch.manual_seed(learner.seed * 1_000_003 + epoch)
-            loss, speed = train_epoch(learner, train_arrays, epoch, logger.tick)
-            accuracies = exit_accuracies(learner, val_arrays)
-            logger.log_epoch({"epoch": epoch + 1, "loss": loss, "val_accuracy": accuracies, "images_per_second": speed})
-            if epoch + 1 == epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                save_checkpoint(out, learner, epoch + 1, setup)
-                safe, saved = epoch + 1, time.monotonic()
-    except KeyboardInterrupt:
-        logger.truncate(safe)
-        raise TrainingStoppedError(
-            f"interrupted; {safe} of {epochs} epochs are saved in {out}: continue with --resume"
-        ) from None
-    finally:
-        logger.close()
-    return logger.rows
+def _threads(options: TrainOptions, found: Checkpoint | None, learner: Learner, training: Arrays) -> int:
+    """How many a CPU trains with: what the options say, what the run began with, or what is fastest here."""
+    written = found.threads if found is not None else None
+    if written and options.threads not in (None, written) and not options.allow_drift:
+        raise OptionError(
+            "threads",
+            f"the run in {options.out} began with {written}; with {options.threads} its weights would not be bit for "
+            "bit those of an uninterrupted run: leave it out, or add --allow-drift",
+        )
+    if known := options.threads or written:
+        return known
+    objective, chosen = deepcopy(learner.objective), slice(min(learner.recipe.batch_size, TRIAL_IMAGES))
+    targets = torch.eye(learner.model.config.classes)[training.labels[chosen]]
+
+    def step() -> None:
+        objective([training.pixels[chosen], targets], False).backward()
+
+    return fastest_threads(step)
 
 
 def _arrays(split: Split, device: torch.device) -> Arrays:
     pixels = torch.from_numpy(np.ascontiguousarray(split.pixels.transpose(0, 3, 1, 2)))
     return Arrays(pixels.to(device), torch.from_numpy(split.labels).to(device))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say which file of a run could not be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        kept = "; the checkpoint before is kept: make room and continue with --resume"
+        text = f"{error.filename or out} cannot be written ({error.strerror or error})"
+        raise TrainingStoppedError(text + kept * (out / checkpoint.LAST).exists()) from None

@@ -1,6 +1,7 @@
 """`calibration.json` + `calibration.safetensors`: operating points, and the table they were measured on."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,28 @@ class OperatingPoint(BaseModel):
     confidence: Share | None = Field(default=None, description="the probability with which `risk` holds")
 
 
+class Promise(BaseModel):
+    """An expected accuracy beside the one reached on images that chose nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    expected_accuracy: Share
+    accuracy: Share
+    expected_minus_reached: float
+    standard_error: float = Field(description="of the difference, from the errors of both accuracies")
+
+
+class Audit(BaseModel):
+    """What every exit and every operating point, by name, reached on the audit images."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    images: int
+    digest: str
+    exits: tuple[Promise, ...]
+    operating_points: dict[str, Promise]
+
+
 class CalibrationFile(BaseModel):
     """calibration.json. Fields with a default are newer than the first files of this format."""
 
@@ -71,6 +94,7 @@ class CalibrationFile(BaseModel):
     digest: str
     device: str
     dtype: str | None = None
+    audit: Audit | None = Field(default=None, description="measured last; it chose nothing above")
     files: dict[str, str]
 
     @model_validator(mode="after")
@@ -95,6 +119,25 @@ class Expectation:
     exit_share: tuple[float, ...]
 
 
+def promise(expected: float, expected_error: float, reached: float, reached_error: float) -> Promise:
+    """Two accuracies with their standard errors, on images of which none is in both sets: the variances add up."""
+    return Promise(
+        expected_accuracy=expected,
+        accuracy=reached,
+        expected_minus_reached=expected - reached,
+        standard_error=math.hypot(expected_error, reached_error),
+    )
+
+
+def standard_error(right: int, images: int) -> float:
+    """Of the share of right answers: the binomial one for (right + 1) of N + 2, so it is never 0.
+
+    No number of images shows that an exit is always right.
+    """
+    smoothed = (right + 1) / (images + 2)
+    return math.sqrt(smoothed * (1 - smoothed) / (images + 2))
+
+
 @dataclass(frozen=True)
 class Table:
     """Scores [N, K], correctness [N, K] and the cumulative cost of each exit [K], in GFLOPs or another unit."""
@@ -114,29 +157,24 @@ class Table:
         """The expectation of any thresholds [K-1] under any exit bounds."""
         return self.expect_at(exit_of(self.scores, np.array(thresholds, dtype=float), min_exit, max_exit))
 
-    def expect_at(self, left: NDArray[np.int64]) -> Expectation:
-        """The expectation for images that leave at the exits `left` [N], 1...K.
+    def expect_exit(self, exit: int) -> Expectation:
+        """The expectation if every image runs to one exit, 1...K."""
+        return self.expect_at(np.full(len(self.scores), exit, dtype=np.int64))
 
-        The accuracy is the plain share of right answers. Its standard error is the binomial one for (right + 1) of
-        N + 2, so it is never 0: no number of images shows that an exit is always right.
-        """
+    def expect_at(self, left: NDArray[np.int64]) -> Expectation:
+        """The expectation for images that leave at the exits `left` [N], 1...K."""
         images = len(left)
         right = int(self.correct[np.arange(images), left - 1].sum())
-        smoothed = (right + 1) / (images + 2)
         share = np.bincount(left - 1, minlength=self.exits) / images
-        return Expectation(
-            right / images,
-            float(np.sqrt(smoothed * (1 - smoothed) / (images + 2))),
-            float(share @ self.costs),
-            tuple(share.tolist()),
-        )
+        error = standard_error(right, images)
+        return Expectation(right / images, error, float(share @ self.costs), tuple(share.tolist()))
 
 
 class Calibration:
     """Operating points, and the table of calibration images behind them."""
 
     def __init__(self, file: CalibrationFile, table: Table, sha256: str) -> None:
-        self.file, self.sha256 = file, sha256
+        self.file, self.table, self.sha256 = file, table, sha256
         self.points = file.operating_points
         # Requests repeat their thresholds; 512 entries are a few KB.
         self.expect = lru_cache(maxsize=512)(table.expect)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,15 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step, so that no reader sees half a file."""
+    """Replace `path` in one step, so that no reader sees half a file; an OSError names it, and leaves it as it was."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_file(path: Path) -> bytes | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, preset
 from msmlp.model.weights.calibration import Calibration, load_calibration, model_version
-from msmlp.model.weights.manifest import Weights, load_weights
+from msmlp.model.weights.manifest import Manifest, Weights, load_weights
 
 
 def preset_info(name: str) -> dict[str, Any]:
@@ -15,7 +15,8 @@ def preset_info(name: str) -> dict[str, Any]:
 
 def weights_info(folder: Path) -> dict[str, Any]:
     weights = load_weights(folder)
-    return describe(weights, load_calibration(weights))
+    calibration = load_calibration(weights)
+    return {**describe(weights, calibration), "audit": audit_record(weights.manifest, calibration)}
 
 
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
@@ -35,6 +36,22 @@ def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:
         "training": manifest.training,
         "results": manifest.results,
     }
+
+
+def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]:
+    """What every exit and operating point reached on the audit images; without any, `reason` says why.
+
+    `leak` says why the network may have been trained on them, or on validation images, after all.
+    """
+    found, leak = calibration.file.audit, (manifest.training.get("init") or {}).get("leak")
+    if found is None:
+        return {"images": 0, "reason": no_audit(manifest.training), "leak": leak}
+    return {**found.model_dump(mode="json"), "leak": leak}
+
+
+def no_audit(training: dict[str, Any]) -> str:
+    """Why a network has no audit set, by its manifest's `training`."""
+    return str((training.get("audit") or {}).get("reason", "they were trained before there were audit sets"))
 
 
 def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class Model:
         started.result()
 
     def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
-        """Classify one image or several: paths, encoded files, Pillow images, uint8 arrays [H, W, 3] or [n, H, W, 3].
+        """Classify one image or several: paths, encoded or open files, Pillow images, uint8 arrays.
 
         Raises:
             ServiceError: with the status and the code that a service would have answered.

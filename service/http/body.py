@@ -32,6 +32,7 @@ MAX_FIELDS = 64
 MAX_FIELD = 4 * MAX_TEXT
 """Bytes of such a field."""
 _KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
+_RAW = {*RAW_TYPES, "binary/octet-stream"}  # S3's
 _DECLARED = (b"content-type", b"content-encoding")
 
 Parse = Callable[[str, int, Callable[[], Any]], Awaitable[Any]]
@@ -53,8 +54,11 @@ async def read_body(
     """
     declared = {name: value for name, value in reversed(request.scope["headers"]) if name in _DECLARED}
     kind = _kind(declared.get(b"content-type", b""), declared.get(b"content-encoding", b""))
-    json = kind == "application/json"
-    content = await read_content(request, min(max_bytes, max_json_bytes) if json else max_bytes)
+    content = await read_content(request, min(max_bytes, max_json_bytes) if kind == "application/json" else max_bytes)
+    # Nothing declared: no image begins like JSON.
+    json = kind == "application/json" or (not kind and content[:64].lstrip()[:1] == b"{")
+    if json and len(content) > max_json_bytes:
+        raise BodyTooLargeError(f"the body has {len(content)} bytes of JSON; at most {max_json_bytes} are allowed")
     if kind == "multipart/form-data":
         images, options = await _multipart(content, request.headers, max_images)
     elif json:
@@ -74,15 +78,17 @@ async def read_body(
 
 @lru_cache(maxsize=64)
 def _kind(declared: bytes, encoding: bytes) -> str:
-    """The media type of a body, by its headers."""
+    """The media type of a body, by its headers: one of _KINDS, or empty where the content decides."""
     if len(declared) > MAX_TYPE:
         raise UnsupportedMediaTypeError(f"the content type has {len(declared)} bytes; at most {MAX_TYPE} are allowed")
     whole = declared.decode("latin-1").lower()
     kind = whole.partition(";")[0].strip()
-    if kind not in _KINDS:
+    if kind in _RAW or kind.startswith("image/"):
+        kind = RAW_TYPES[-1]
+    elif kind and kind not in _KINDS:
         raise UnsupportedMediaTypeError(
-            f"content type {kind[:60] or '(none)'!r} is not supported; set Content-Type, for example image/jpeg; "
-            f"expected one of {', '.join(_KINDS)}"
+            f"content type {kind[:60]!r} is not supported; set Content-Type, for example image/jpeg; "
+            f"expected one of {', '.join(_KINDS)}, any other image type, or none"
         )
     if kind == "multipart/form-data" and "charset" in whole:
         charset = parse_options_header(whole)[1].get(b"charset", b"utf-8").decode("latin-1")
@@ -164,8 +170,13 @@ async def _parts(form: FormData) -> _Parts:
     for name, value in form.multi_items():
         if name in IMAGE_PARTS and isinstance(value, UploadFile):
             images.append(await value.read())
-        elif isinstance(value, UploadFile) or name in IMAGE_PARTS:
-            raise MalformedBodyError(f"part {name[:40]!a}: image files, and nothing else, go into parts named images")
+        elif isinstance(value, UploadFile):
+            raise MalformedBodyError(f"part {name[:40]!a} is a file; image files go into parts named images")
+        elif name in IMAGE_PARTS:
+            raise MalformedBodyError(
+                f"part {name[:40]!a} has no filename; send the image as a file, as in "
+                'Content-Disposition: form-data; name="images"; filename="cat.jpg" (curl: -F images=@cat.jpg)'
+            )
         else:
             _add(options, name, value)
     return images, options

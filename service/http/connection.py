@@ -4,9 +4,13 @@ Heads that httptools refuses are read again with h11, which uvicorn brings along
 and the body of an upgrade request, so that the application can answer them. It is too slow for everything else.
 """
 
+import asyncio
+import fcntl
 import json
 import logging
 import re
+import sys
+import termios
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -37,6 +41,9 @@ MAX_SMALL = 2**20
 """How many bytes chunks may be smaller than `CHUNK` in all, larger ones set against them: about 8,000 chunks of one."""
 SMALL_CHUNKS = f"a body of too many chunks of fewer than {CHUNK} bytes"
 ODD_CODING = "Transfer-Encoding: expected chunked alone"
+VERSIONS = "1.0", "1.1"
+ODD_VERSION = "expected HTTP/1.1, or 1.0"
+"""The parsers take heads of HTTP/0.9 and 2.0 too, whose clients would not understand the answer."""
 
 BETWEEN, HEAD, BODY = range(3)
 """Where in a request what comes next belongs."""
@@ -90,6 +97,20 @@ def head_size(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 def _nothing() -> None:
     pass
+
+
+class _Lingering(asyncio.Protocol):
+    """Drops what the client of a refused request still sends, until it has read the answer and closes.
+
+    A connection that is closed with bytes unread is reset, and the client may lose the answer.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+        del self._connection
 
 
 class Connection:
@@ -158,8 +179,8 @@ class Connection:
 
     @property
     def sent(self) -> int:
-        """Bytes that the system took for the client."""
-        return int(self.transport.written - self.transport.get_write_buffer_size())
+        """Bytes that the client's system took."""
+        return int(self.transport.written - self.transport.get_write_buffer_size() - _unsent(self.transport))
 
     @property
     def holds(self) -> bool:
@@ -192,12 +213,26 @@ class Connection:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        self.transport.close()
+        if self._watch.ends(self) and not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.transport.set_protocol(_Lingering(self))
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         refused = self.refused or Refused("this is not HTTP/1.1")
         code = "bad_request" if refused.status == HTTPStatus.BAD_REQUEST else "not_implemented"
         self.refuse(refused.status, code, str(refused))
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes that our system still holds for the client: megabytes, and it takes more only once a third of them went."""
+    try:
+        socket = transport.get_extra_info("socket")
+        return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:  # not every system says
+        return 0
 
 
 _BLANK = re.compile(rb"\n\r?\n")
@@ -237,6 +272,8 @@ class _Reader(h11.Connection):
                 _check_lines(self.trailing_data[0], MAX_HEADERS + 2)
             event = super().next_event()
             if isinstance(event, h11.Request):
+                if event.http_version.decode() not in VERSIONS:
+                    raise Refused(ODD_VERSION)
                 headers = [(name.lower(), value) for name, value in event.headers]
                 if check_coding(headers):
                     self._reader = _Chunks()

@@ -60,6 +60,8 @@ class RequestMiddleware:
             return
         record = scope["msmlp_record"] = _record(scope)
         exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
+        if scope["method"] == "PUT" and scope["path"] == "/classify":
+            scope = {**scope, "method": "POST"}  # curl -T, and it is no less an image
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # answered alike; uvicorn leaves the body out
         with self._records.open(record):

@@ -56,7 +56,7 @@ _PROBLEM_TEXTS = {
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),
     (404, "not_found", "no such path"),
-    (405, "method_not_allowed", "method not allowed; expected one of POST"),
+    (405, "method_not_allowed", "method not allowed; expected one of POST, PUT"),
     (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),
     (413, "body_too_large", "the body has 70000000 bytes; at most 67108864 are allowed"),
     (413, "too_many_images", "1200 images in one request; at most 1024 are allowed"),

@@ -19,9 +19,11 @@ from msmlp.service.http.connection import (
     MAX_HEAD,
     MAX_HEADERS,
     MAX_SMALL,
+    ODD_VERSION,
     SMALL_CHUNKS,
     TOO_LONG,
     TOO_MANY,
+    VERSIONS,
     Connection,
     H11Connection,
     Refused,
@@ -288,7 +290,9 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def _check_head(self, hosts: int, length: int | None) -> None:
         """Refused if requests must not look like this; `length` is the head's where it is known."""
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        if (version := self.parser.get_http_version()) not in VERSIONS:
+            raise Refused(ODD_VERSION)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             raise Refused(f"expected one Host header, got {hosts or 'none'}")
         if len(self.pipeline) == MAX_WAITING:
             raise Refused(f"more than {MAX_WAITING} pipelined requests on one connection")

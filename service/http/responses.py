@@ -34,6 +34,10 @@ _HTTP_DETAILS = {
 }
 
 
+_ALLOWED = {"GET": "GET, HEAD", "PUT": "POST, PUT"}
+"""What is allowed where Starlette found a route with this method: it looks no further, and does not know HEAD."""
+
+
 async def service_of(request: Request) -> Service:
     """The service behind a request; async, as FastAPI would run a plain dependency in a thread."""
     service: Service = request.app.state.service
@@ -114,8 +118,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
             headers = {"Retry-After": str(error.retry_after)}
     elif isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"  # service/http/middleware.py
+        if (found := headers.get("Allow")) in _ALLOWED:
+            headers["Allow"] = _ALLOWED[found]
         detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
         document = problem_document(status, status.phrase.lower().replace(" ", "_"), detail, request_id)
     else:

@@ -124,6 +124,13 @@ class Watch:
     def closed(self, connection: "Connection") -> None:
         self.open.pop(connection, None)
 
+    def ends(self, connection: "Connection") -> bool:
+        """It is cut in GRACE_SECONDS unless it ends by itself; False if there is no room for it even now."""
+        if connection not in self.open:
+            return False
+        connection.seen.told = connection.seen.told or self._now()
+        return True
+
     def refused(self, status: int, detail: str) -> str:
         """What is no whole request is answered with `status` → the id of that answer, which is counted and logged."""
         record = RequestRecord(sane_id(""), time.monotonic(), "other", "other", status=status)

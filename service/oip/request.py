@@ -32,9 +32,12 @@ from msmlp.service.options import NO_OPTIONS, RequestOptions, parse_options
 Data = memoryview | bytes | Sequence[Any]
 """A tensor's data: little-endian bytes, the text of a JSON list, or its elements (numbers, or files as bytes)."""
 
-RESERVED = ("binary_data_output", "headers", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout")
-"""Parameters of the protocol and of Triton's clients that are not options. Only the first and the last have an effect;
-those whose names begin with `triton_` are ignored too."""
+RESERVED = (
+    *("binary_data_output", "content_type", "headers", "priority"),
+    *("sequence_end", "sequence_id", "sequence_start", "timeout"),
+)
+"""Parameters of the protocol, and of Triton's and MLServer's clients, that are not options. Only the first and the last
+have an effect; those whose names begin with `triton_` are ignored too."""
 
 MAX_TIMEOUT = 10**12
 """Microseconds; the same limit as that of `deadline_ms`."""

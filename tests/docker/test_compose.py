@@ -62,6 +62,15 @@ def test_both_images_are_the_dockerfiles() -> None:
         assert service["image"] == f"msmlp:{kind}"
     [device] = GPU["services"]["msmlp"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+    assert GPU["services"]["msmlp"]["environment"] == ["MSMLP_DEVICE=cuda"]
+
+
+def test_the_image_for_gpus_names_what_it_wants_of_the_driver() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    [gpu, cpu] = [next(stage for stage in stages if f" AS base-{kind}\n" in stage) for kind in ("gpu", "cpu")]
+    assert "ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility\n" in gpu
+    assert "ENV" not in cpu
+    assert "\nFROM base-${EXTRA} AS service\n" in DOCKERFILE
 
 
 def test_the_service_is_found_watched_and_let_go_in_peace() -> None:

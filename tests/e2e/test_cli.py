@@ -101,7 +101,10 @@ def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[s
         "no weights": (["evaluate", "--weights", nowhere, "--data", data], "there is no weights folder"),
         "no data": (["evaluate", "--weights", weights, "--data", nowhere], "does not exist"),
         "no data set": (["calibrate", "--weights", weights, "--data", weights], "is not a data set"),
-        "no such split": (["evaluate", "--weights", weights, "--data", data, "--split", "dev"], "'val', 'test'"),
+        "no such split": (
+            ["evaluate", "--weights", weights, "--data", data, "--split", "dev"],
+            "'val', 'audit', 'test'",
+        ),
         "no such device": (
             ["calibrate", "--weights", weights, "--data", data, "--device", "tpu"],
             "'auto', 'cpu', 'cuda'",

@@ -169,7 +169,6 @@ def failing_info(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (OSError(28, "No space left on device", "x.json"), "unexpected OSError: [Errno 28] No space left on device"),
         (RuntimeError("two\nlines"), "unexpected RuntimeError: two lines (msmlp --traceback ... shows where)"),
-        (KeyboardInterrupt(), "interrupted"),
         (ModuleNotFoundError("no", name="kornia"), "needs the package kornia"),
     ],
     ids=lambda value: type(value).__name__,
@@ -180,6 +179,14 @@ def test_anything_else_is_one_line_and_status_1(
     failing_info(error)
     assert call("info", "--preset", "tiny") == 1
     assert said in one_line(capsys)
+
+
+def test_an_interrupt_is_one_line_and_status_130(
+    failing_info: Any, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_info(KeyboardInterrupt())
+    assert call("info", "--preset", "tiny") == 130
+    assert one_line(capsys) == "msmlp: interrupted"
 
 
 def test_a_fault_of_ours_can_be_traced(failing_info: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +271,14 @@ def test_completion_installed_for_bash_completes_commands_and_values(tmp_path: P
     asked += [("serve", "--device", "c"), ("doctor", "--js")]
     printed = in_bash(script + "".join(pressed_tab("", *words) for words in asked), tmp_path)
     proposals = [part.split() for part in printed.split("--\n")[:-1]]
-    assert proposals == [["evaluate"], [*PRESETS, *TEACHERS], ["quick"], ["val", "test"], ["cpu", "cuda"], ["--json"]]
+    assert proposals == [
+        ["evaluate"],
+        [*PRESETS, *TEACHERS],
+        ["quick"],
+        ["val", "audit", "test"],
+        ["cpu", "cuda"],
+        ["--json"],
+    ]
 
 
 def test_the_script_to_copy_is_shown(tmp_path: Path) -> None:

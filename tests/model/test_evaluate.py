@@ -40,14 +40,14 @@ def test_the_documents_fields_are_the_contracts(
     document: dict[str, Any], tiny_weights: Path, cifar10_folder: Path
 ) -> None:
     contract = {"weights", "data", "split", "images", "device", "exits", "operating_points"}
-    assert set(document) == contract | {"backend", "dtype", "exit_policy"}
+    assert set(document) == contract | {"backend", "dtype", "exit_policy", "audit"}
     assert document["weights"] == str(tiny_weights)
     assert document["data"] == str(cifar10_folder)
     assert (document["split"], document["images"], document["device"]) == ("test", 150, "cpu")
     assert (document["backend"], document["dtype"]) == ("torch", "float32")
     assert document["exit_policy"] == "max-probability"
-    assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece"}] * 3
-    fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share"}
+    assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece", "promise"}] * 3
+    fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share", "promise"}
     assert all(set(point) == fields for point in document["operating_points"])
     assert {"fast", "balanced", "accurate"} <= {point["name"] for point in document["operating_points"]}
     assert json.loads(json.dumps(document)) == document
@@ -138,8 +138,10 @@ def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits
 
 
 def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="'train' is unknown; expected val or test"):
+    with pytest.raises(OptionError, match="'train' is unknown; expected val, audit or test"):
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
+    with pytest.raises(OptionError, match="has no audit set: the data has 400 images"):
+        evaluate(tiny_weights, cifar10_folder, "audit", "cpu")
     with pytest.raises(OptionError, match="'tpu' is unknown; expected one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")
     with pytest.raises(OptionError, match="int8 is not for the torch backend; expected one of auto, float32, bfloat16"):
@@ -156,3 +158,65 @@ def test_data_without_a_held_out_says_so(tiny_weights: Path, digits_folder: Path
     shutil.copytree(digits_folder / "train", tmp_path / "mine" / "train")
     with pytest.raises(DataError, match="image folder mine has no test split"):
         evaluate(tiny_weights, tmp_path / "mine", "test", "cpu")
+
+
+# --- promises ----------------------------------------------------------------------------------------------------
+
+
+def test_test_images_stand_beside_the_expected_accuracy(document: dict[str, Any], tiny_weights: Path) -> None:
+    calibration = load_calibration(load_weights(tiny_weights))
+    for row, point in zip(document["operating_points"], calibration.points, strict=True):
+        promise, smoothed = row["promise"], (150 * row["accuracy"] + 1) / 152
+        assert promise["expected_accuracy"] == point.expected_accuracy
+        assert promise["accuracy"] == row["accuracy"]
+        assert promise["expected_minus_reached"] == pytest.approx(point.expected_accuracy - row["accuracy"])
+        error = (point.standard_error**2 + smoothed * (1 - smoothed) / 152) ** 0.5
+        assert promise["standard_error"] == pytest.approx(error)
+    validated = calibration.table.correct.mean(axis=0)
+    for row, expected in zip(document["exits"], validated, strict=True):
+        assert row["promise"]["expected_accuracy"] == pytest.approx(expected)
+    assert document["audit"]["images"] == 0
+    assert "400 images" in document["audit"]["reason"]
+
+
+def test_validation_images_do_not_test_what_they_promised(tiny_weights: Path, cifar10_folder: Path) -> None:
+    document = evaluate(tiny_weights, cifar10_folder, "val", "cpu")
+    assert {row["promise"] for row in document["exits"] + document["operating_points"]} == {None}
+
+
+def test_the_audit_that_training_recorded_is_that_of_evaluate(audited_weights: Path, audited_digits: Path) -> None:
+    document = evaluate(audited_weights, audited_digits, "audit", "cpu")
+    recorded = document["audit"]
+    assert document["images"] == recorded["images"] == 100
+    assert [row["promise"] for row in document["exits"]] == recorded["exits"]
+    assert {row["name"]: row["promise"] for row in document["operating_points"]} == recorded["operating_points"]
+    assert evaluate(audited_weights, audited_digits, "test", "cpu")["audit"] == recorded
+
+
+def test_audit_images_that_training_did_not_hold_out_are_refused(
+    audited_weights: Path, audited_digits: Path, tmp_path: Path
+) -> None:
+    fewer = Path(shutil.copytree(audited_digits, tmp_path / "fewer"))
+    for path in sorted(fewer.glob("train/*/*.png"))[::2]:
+        path.unlink()
+    with pytest.raises(DataError, match="audit images of this data are not those held out in training"):
+        evaluate(audited_weights, fewer, "audit", "cpu")
+
+
+def test_weights_from_before_there_were_audit_sets_serve_and_say_so(
+    audited_weights: Path, audited_digits: Path, tmp_path: Path
+) -> None:
+    older = Path(shutil.copytree(audited_weights, tmp_path / "older"))
+    for name, keys in (("manifest.json", ("training",)), ("calibration.json", ())):
+        content = whole = json.loads((older / name).read_text())
+        for key in keys:
+            content = content[key]
+        del content["audit"]
+        (older / name).write_text(json.dumps(whole))
+    document = evaluate(older, audited_digits, "test", "cpu")
+    assert document["audit"]["images"] == 0
+    assert document["audit"]["reason"] == "they were trained before there were audit sets"
+    with pytest.raises(OptionError, match="has no audit set: they were trained before there were audit sets"):
+        evaluate(older, audited_digits, "audit", "cpu")
+    # They chose thresholds on the same validation images as ever.
+    assert evaluate(older, audited_digits, "val", "cpu")["images"] == 100

@@ -1,11 +1,13 @@
+import ctypes
 import os
-import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from msmlp.model.errors import DeviceError
-from msmlp.model.platform import cores, free_gpu_memory, free_host_memory
+from msmlp.model.platform import cores, free_gpu_memory, free_host_memory, gpu_driver
 
 GIB = 2**30
 
@@ -114,29 +116,82 @@ def test_this_machine_has_some() -> None:
     assert free_host_memory() > 0
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in that says what stands in `answer`, and notes what it was asked in `asked`."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\ncat "{tmp_path}/answer"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return tmp_path
-
-
-def test_the_driver_says_what_is_free(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (nvidia_smi / "answer").write_text("80123\n")
-    assert free_gpu_memory() == 80123 * 2**20
-    assert "--id=0 " in (nvidia_smi / "asked").read_text()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    free_gpu_memory()
-    assert "--id=3 " in (nvidia_smi / "asked").read_text()
-
-
-@pytest.mark.parametrize("answer", ["", "[N/A]\n"])
-def test_a_driver_that_does_not_know_is_an_error(nvidia_smi: Path, answer: str) -> None:
+@pytest.mark.parametrize("answer", ["580.65.06\n", "580.65.06\n580.65.06\n"])
+def test_the_driver_says_its_version_once_for_every_gpu(nvidia_smi: Path, answer: str) -> None:
     (nvidia_smi / "answer").write_text(answer)
-    with pytest.raises(DeviceError, match="set --capacity"):
+    assert gpu_driver() == "580.65.06"
+    assert "--query-gpu=driver_version" in (nvidia_smi / "asked").read_text()
+
+
+@pytest.mark.parametrize("answer", ["", "[N/A]\n", "No devices were found\n", None])
+def test_a_driver_that_does_not_answer_has_no_version(nvidia_smi: Path, answer: str | None) -> None:
+    if answer is not None:
+        (nvidia_smi / "answer").write_text(answer)
+    assert gpu_driver() is None
+
+
+def test_without_nvidia_smi_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert gpu_driver() is None
+
+
+class Driver:
+    """Stands in for CUDA's driver of two GPUs with different memory: they count in CUDA's order, and the memory is that
+    of the GPU whose context is current. `fails` is the call that does not work."""
+
+    free = (70 * GIB, 10 * GIB)
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.current = fails, -1
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(type(self), f"_{name}", lambda self, *_: None)
+        return lambda *arguments: 999 if name == self.fails else call(self, *arguments) or 0
+
+    def _cuDeviceGet(self, device: Any, ordinal: int) -> None:  # noqa: N802
+        device._obj.value = ordinal
+
+    def _cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> None:  # noqa: N802
+        context._obj.value = 1 + device.value
+
+    def _cuCtxPushCurrent_v2(self, context: Any) -> None:  # noqa: N802
+        self.current = context.value - 1
+
+    def _cuMemGetInfo_v2(self, free: Any, total: Any) -> None:  # noqa: N802
+        free._obj.value, total._obj.value = self.free[self.current], 80 * GIB
+
+    def _cuCtxPopCurrent_v2(self, context: Any) -> None:  # noqa: N802
+        self.current = -1
+
+
+def test_free_memory_is_that_of_the_first_gpu_in_cudas_order(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nvidia_smi / "answer").write_text("10240\n")  # GPU 0 of nvidia-smi is CUDA's second
+    driver, loaded = Driver(), []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded.append(name) or driver)
+    assert free_gpu_memory() == 70 * GIB
+    assert loaded == ["libcuda.so.1"]
+    assert driver.current == -1, "the thread's own context is current again"
+
+
+@pytest.mark.parametrize("call", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuMemGetInfo_v2"])
+def test_a_driver_that_does_not_know_is_an_error(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(fails=call))
+    with pytest.raises(DeviceError, match=f"{call} failed with error 999.; set --capacity"):
         free_gpu_memory()
+
+
+def test_without_a_driver_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(DeviceError, match="cannot open shared object file"):
+        free_gpu_memory()
+
+
+@pytest.mark.gpu
+def test_cudas_driver_and_torch_agree_about_free_memory() -> None:
+    ours = free_gpu_memory()
+    theirs, total = torch.cuda.mem_get_info()
+    assert 0 < ours <= total
+    assert abs(ours - theirs) < GIB  # others may use the GPU too

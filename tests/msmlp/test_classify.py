@@ -44,6 +44,13 @@ def document(call: Call, url: str, capsys: Captured) -> Callable[..., dict[str, 
     return ask
 
 
+def left_out(capsys: Captured) -> tuple[list[str], str]:
+    """What is told of files that were left out, and what is printed of the others."""
+    printed = capsys.readouterr()
+    told = [line.removeprefix("msmlp: ") for line in printed.err.splitlines()]
+    return told, printed.out
+
+
 def mistake(capsys: Captured) -> str:
     """What a mistake leaves: one line on stderr, nothing on stdout."""
     printed = capsys.readouterr()
@@ -211,14 +218,11 @@ def test_odd_names_are_shown_without_harm(call: Call, capsys: Captured, url: str
 
 
 def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url: str, files: list[Path]) -> None:
-    text = files[0].with_name("notes.txt")
-    text.write_text("no image")
-    nowhere = files[0].with_name("nowhere.png")
+    nowhere, empty = files[0].with_name("nowhere.png"), files[0].parent / "empty"
+    empty.mkdir()
     for words, said in (
-        ([nowhere, files[0]], f"{nowhere}: No such file or directory"),
-        ([files[0].parent], "is a folder"),
-        ([*files, text], f"{text}: not a readable image"),
-        ([*files, text, "--stream"], f"{text}: not a readable image"),
+        ([nowhere], f"{nowhere}: No such file or directory"),
+        ([empty], f"{empty}: is a folder without image files"),
         ([files[0], "--top-k", "0"], "top_k: expected a whole number from 1 to 1e9"),
         ([files[0], "--thresholds", "0.5"], "thresholds: 1 number given; expected 2"),
         ([files[0], "--policy", "fast", "--min-accuracy", "0.2"], "give only one of"),
@@ -233,16 +237,41 @@ def test_mistakes_name_the_file_or_the_option(call: Call, capsys: Captured, url:
         assert said in mistake(capsys)
 
 
-def test_the_file_is_named_whichever_request_it_was_in(
-    call: Call, capsys: Captured, url: str, files: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["table", "stream", "json"])
+def test_files_that_cannot_be_classified_are_named_and_the_others_go_on(
+    how: str, call: Call, capsys: Captured, url: str, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classify, "AT_ONCE", 5)
     files[7].write_bytes(files[7].read_bytes()[:40])
-    for number in (8, 9):
+    for number in (2, 8):
         files[number].write_text("no image")
-    assert call("classify", *files, "--url", url, "--json") == 2
-    line = mistake(capsys)
-    assert [path.name for path in files if f"{path}: " in line] == ["7.png", "8.png", "9.png"]
+    files[3].unlink()
+    files[3].symlink_to("/proc/self/mem")  # not even for root
+    words = [] if how == "table" else [f"--{how}"]
+    assert call("classify", *files, "--url", url, "--thresholds", "0,0", *words) == 2
+    told, printed = left_out(capsys)
+    assert [line.partition(": ")[0] for line in told] == [str(files[number]) for number in (3, 2, 7, 8)]
+    assert "Input/output error" in told[0]
+    assert "not a readable image" in told[1]
+    well = [number for number in range(len(files)) if number not in (2, 3, 7, 8)]
+    if how == "json":
+        assert [result["index"] for result in json.loads(printed)["results"]] == well
+    else:
+        _, *rows, summary = printed.splitlines()
+        assert [f"{number}.png" in row for number, row in zip(well, rows, strict=True)] == [True] * len(well)
+        assert summary.startswith(f"{len(well)} images: ")
+
+
+def test_a_folder_is_its_image_files(call: Call, capsys: Captured, url: str, files: list[Path]) -> None:
+    files[0].with_name("notes.txt").write_text("no image")
+    assert call("classify", files[0].parent, "--url", url) == 0
+    rows = capsys.readouterr().out.splitlines()[1:-1]
+    assert [row.split()[0].rpartition("/")[2] for row in rows] == sorted(path.name for path in files)
+
+
+def test_odd_names_are_told_without_harm(call: Call, capsys: Captured, url: str, files: list[Path]) -> None:
+    assert call("classify", files[0].with_name("\x1b[31mred.png"), "--url", url) == 2
+    assert "?[31mred.png: No such file" in mistake(capsys)
 
 
 def test_in_process_mistakes_are_the_same(
@@ -250,17 +279,14 @@ def test_in_process_mistakes_are_the_same(
 ) -> None:
     monkeypatch.setenv("MSMLP_DEVICE", "cpu")
     files[1].write_text("no image")
-    assert call("classify", files[0], files[1], "--weights", tiny_weights) == 2
+    assert call("classify", files[1], files[0], "--weights", tiny_weights) == 2
+    told, printed = left_out(capsys)
+    assert told[0].startswith(f"{files[1]}: not a readable image")
+    assert "0.png" in printed
+    assert call("classify", files[1], "--weights", tiny_weights) == 2
     assert f"{files[1]}: not a readable image" in mistake(capsys)
     assert call("classify", files[0], "--weights", tiny_weights / "nowhere") == 2
     assert "there is no weights folder" in mistake(capsys)
-
-
-def test_a_file_that_cannot_be_read(call: Call, capsys: Captured, url: str, files: list[Path]) -> None:
-    files[3].unlink()
-    files[3].symlink_to("/proc/self/mem")  # not even for root
-    assert call("classify", *files, "--url", url) == 2
-    assert f"{files[3]}: Input/output error" in mistake(capsys)
 
 
 def test_faults_that_are_not_the_callers_are_status_1(call: Call, capsys: Captured, files: list[Path]) -> None:

@@ -160,3 +160,50 @@ main()
     assert document["weights"]["name"] == "tiny-digits"
     [problem] = document["problems"]
     assert "msmlp export" in problem, "ONNX Runtime could serve, had these weights their graphs"
+
+
+@pytest.fixture
+def for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builds for GPUs are installed."""
+    real = doctor.metadata.version
+    monkeypatch.setattr(
+        doctor.metadata, "version", lambda name: "2.13.0" if name in ("torch", "onnxruntime-gpu") else real(name)
+    )
+
+
+def driver_says(nvidia_smi: Path, version: str) -> None:
+    (nvidia_smi / "answer").write_text(f"{version}\n")
+
+
+def test_a_driver_too_old_for_cuda_13_is_a_problem(
+    tiny_weights: Path, nvidia_smi: Path, for_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MSMLP_DEVICE")
+    driver_says(nvidia_smi, "570.86.15")
+    found = look(tiny_weights)
+    assert found["driver"] == "570.86.15"
+    said = "NVIDIA's driver 570.86.15 is too old, CUDA 13 needs 580 or newer: update it, or serve with --device cpu"
+    assert found["problems"] == said
+    driver_says(nvidia_smi, "580.65.06")
+    found = look(tiny_weights)
+    assert (found["driver"], found["problems"]) == ("580.65.06", "")
+
+
+@pytest.mark.parametrize("why", ["the CPU is asked for", "the builds are for CPUs", "torch sees the GPU all the same"])
+def test_an_old_driver_that_nothing_needs_newer_is_no_problem(
+    why: str, tiny_weights: Path, nvidia_smi: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why != "the builds are for CPUs":
+        request.getfixturevalue("for_gpus")
+    if why != "the CPU is asked for":
+        monkeypatch.delenv("MSMLP_DEVICE")
+    if why == "torch sees the GPU all the same":
+        monkeypatch.setattr(doctor, "_torch_sees_a_gpu", lambda: True)
+    driver_says(nvidia_smi, "570.86.15")
+    found = look(tiny_weights)
+    assert (found["driver"], found["problems"]) == ("570.86.15", "")
+
+
+def test_a_machine_without_a_driver_is_said(tiny_weights: Path, nvidia_smi: Path) -> None:
+    [section] = [section for section in examine(tiny_weights) if section.name == "driver"]
+    assert (section.line, section.facts, section.problems) == ("none that nvidia-smi finds", None, [])

@@ -137,3 +137,21 @@ assert gc.get_freeze_count() == count, "later objects are collected as ever"
 
 def test_tune_gc_exempts_what_exists_and_nothing_later() -> None:
     subprocess.run([sys.executable, "-c", FREEZE], check=True, timeout=60)
+
+
+PAUSES = """
+import gc
+from msmlp.service.memory import tune_gc
+tune_gc()
+found = []
+gc.callbacks.append(lambda phase, info: found.append(info["collected"]) if phase == "stop" else None)
+for _ in range(1_500_000):
+    cycle = []
+    cycle.append(cycle)
+assert found, "they are collected"
+assert max(found) < 150_000, "in a tenth of a second"
+"""
+
+
+def test_small_garbage_is_collected_in_short_pauses() -> None:
+    subprocess.run([sys.executable, "-c", PAUSES], check=True, timeout=60)

@@ -48,6 +48,16 @@ def test_calibrating_again_gives_the_shipped_calibration(shipped: Path, cifar10:
     assert np.allclose([p.thresholds for p in before.points], [p.thresholds for p in after.points], rtol=0, atol=1e-4)
 
 
+def test_their_validation_images_are_still_drawn_and_5000_others_for_the_audit(shipped: Path, cifar10: Path) -> None:
+    parts = load_dataset(cifar10, 32).partition(seed=0)
+    assert parts.digests[0] == load_weights(shipped).manifest.training["validation"]["digest"]
+    assert parts.audit is not None
+    assert (len(parts.training), len(parts.validation)) == (40000, 5000)
+    assert np.bincount(parts.audit.labels).tolist() == [500] * 10
+    sets = [{identity.tobytes() for identity in part.identities} for part in (parts.validation, parts.audit)]
+    assert not sets[0] & sets[1]
+
+
 def test_test_images_over_http_give_what_evaluate_says(
     cifar10: Path, evaluated: dict, serve_shipped: httpx.Client
 ) -> None:

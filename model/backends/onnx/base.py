@@ -1,8 +1,8 @@
 """What both ONNX Runtime backends share: execution providers, sessions that really run on them, and slots."""
 
+import logging
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool, slot_bytes
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.config import CascadeConfig
+
+log = logging.getLogger("msmlp.engine")
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,19 @@ def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, ca
     DeviceError if the provider cannot be loaded; ONNX Runtime alone would quietly run on the CPU.
     """
     options = {**provider.options, **(provider.float16_options if dtype == "float16" else {})}
-    if capture and provider.capture_options:
-        # An operation that a CUDA graph cannot hold has no error class of its own.
-        with suppress(Exception):
-            return Session(_open(graph, provider, {**options, **provider.capture_options}), captures=True)
-    return Session(_open(graph, provider, options), captures=False)
+    if not capture or not provider.capture_options:
+        return Session(_open(graph, provider, options), captures=False)
+    try:
+        return Session(_open(graph, provider, {**options, **provider.capture_options}), captures=True)
+    except Exception as error:  # an operation that a CUDA graph cannot hold has no error class of its own
+        plain = open_session(graph, provider, dtype, capture=False)
+        warn_uncaptured(error)
+        return plain
+
+
+def warn_uncaptured(error: Exception) -> None:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    log.warning("ONNX Runtime cannot run a stage as a CUDA graph (%s); continuing without", reason)
 
 
 @device_errors()

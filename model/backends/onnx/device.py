@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, features_dtype, open_session
+from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, features_dtype, open_session, warn_uncaptured
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.nn.config import CascadeConfig
@@ -122,7 +122,7 @@ class OnnxDeviceBackend(OnnxSlots):
         rows[: len(slots)] = slots
         try:
             bound = self._run(stage, rows)
-        except Exception:
+        except Exception as error:
             if not self._sessions[stage].captures:
                 raise
             # An operation that cannot be captured may only show in the first run.
@@ -130,6 +130,7 @@ class OnnxDeviceBackend(OnnxSlots):
             self._sessions[stage] = open_session(graph, self._provider, self.dtype, capture=False)
             self._bound = {key: each for key, each in self._bound.items() if key[0] != stage}
             bound = self._run(stage, rows)
+            warn_uncaptured(error)
         # Copies: the next batch reuses this memory.
         score, probabilities = bound.score.numpy()[: len(slots)], bound.probabilities.numpy()[: len(slots)]
         return StageOutput(score.copy(), probabilities.copy())

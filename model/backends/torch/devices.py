@@ -5,6 +5,7 @@ A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). See docs
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import cast
 
@@ -28,7 +29,8 @@ def pick_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise OptionError("device", f"{name!r} is unknown; expected one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device", "cuda is not available here (torch sees no GPU); use auto or cpu")
+        reason = "torch sees no GPU: msmlp doctor says more"
+        raise OptionError("device", f"cuda is not available here ({reason}); use auto or cpu")
     return torch.device(name)
 
 
@@ -117,6 +119,11 @@ class CudaDriver(Driver):
         return _Graphs(step)
 
 
+def exact() -> AbstractContextManager[None]:
+    """With TF32, float32 answers would differ from the CPU's; with benchmarking, from one run to the next."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
 class _Graphs:
     """Runs `step(stage, bucket)` as a CUDA graph, captured on first use: warm-up uses them all.
 
@@ -143,9 +150,7 @@ class _Graphs:
     def _captured(self, stage: int, bucket: int) -> torch.cuda.CUDAGraph:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._side.wait_stream(stream)
-        # With TF32, float32 answers would differ from the CPU's; with benchmarking, from one run to the next.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.cuda.stream(self._side), exact:
+        with torch.cuda.stream(self._side), exact():
             for _ in range(RUNS_BEFORE_CAPTURE):
                 self._step(stage, bucket)
             with torch.cuda.graph(graph, pool=self._pool, stream=self._side):

@@ -29,7 +29,15 @@ PATH = re.compile("/classify")
 router = APIRouter()
 
 
-@router.post(PATH.pattern, response_model=Answer, responses=CLASSIFY_RESPONSES, openapi_extra=CLASSIFY_OPENAPI)
+_documented: dict[str, Any] = {
+    "response_model": Answer,
+    "responses": CLASSIFY_RESPONSES,
+    "openapi_extra": CLASSIFY_OPENAPI,
+}
+
+
+@router.post(PATH.pattern, **_documented)
+@router.put(PATH.pattern, operation_id="put_classify", **_documented)  # curl -T
 async def post_classify(request: Request) -> Response:
     """Classify one image or several; options go into the query, form fields or the JSON body."""
     service = await service_of(request)  # a FastAPI dependency would cost more than the answer's JSON

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
@@ -176,3 +177,31 @@ def test_no_batch_is_larger_than_the_capacity(tiny_weights: Path, backend: str) 
 def test_what_builds_a_backend_can_go_to_another_process(tiny_weights: Path, backend: str) -> None:
     found = selected(tiny_weights, backend, device="cpu", capacity=4)
     assert pickle.loads(pickle.dumps(found.build))().capacity == 4
+
+
+def test_a_gpu_is_not_served_from_a_cpu_where_torchs_build_has_no_cuda(
+    tiny_weights: Path, gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(OptionError, match="this build of torch has no CUDA: pip install"):
+        selected(tiny_weights, "torch", device="cuda")
+    with pytest.raises(
+        OptionError, match=r"no backend can serve; onnx: .* no CUDAExecutionProvider.*; torch: .* no CUDA"
+    ):
+        selected(tiny_weights, device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.filterwarnings("ignore:Specified provider")  # ONNX Runtime's own, before it takes the CPU
+def test_nor_where_the_library_cannot_use_the_gpu(
+    tiny_weights: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    found = selected(tiny_weights, backend, device="cuda", capacity=64)
+    assert found.device == "cuda"
+    with pytest.raises(
+        (OptionError, DeviceError), match=r"cuda is not available here|could not load its CUDAExecution"
+    ):
+        found.build()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.calibration.calibrate import Cost, calibrate, measure_stage_ms
+from msmlp.model.calibration.calibrate import Cost, calibrate, calibrate_on, measure_stage_ms
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of
 from msmlp.model.data import load_dataset
 from msmlp.model.errors import DataError, DeviceError, OptionError
@@ -122,6 +122,33 @@ def test_a_risk_controlled_point_takes_its_place_among_the_others(
     assert (got.mean_gflops, got.exit_share) == (pytest.approx(ours.mean_gflops), pytest.approx(ours.exit_share))
 
 
+@pytest.mark.usefixtures("no_graphs")
+def test_audit_images_choose_nothing_and_are_measured_as_served(
+    audited_weights: Path, audited_digits: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(audited_weights, tmp_path / "audited"))
+    weights, data = load_weights(folder), load_dataset(audited_digits, 16)
+    parts = data.partition(seed=0)
+    without = calibrate_on(weights, parts.validation, None, "cpu")
+    made = calibrate(folder, audited_digits, "cpu")
+    assert made.temperatures == without.temperatures
+    assert without_times(made.operating_points) == without_times(without.operating_points)
+
+    assert without.audit is None
+    assert made.audit is not None
+    assert parts.audit is not None
+    outputs = run_every_exit(backend_of(weights, made), parts.audit.pixels)
+    correct, gflops = outputs.correct(parts.audit.labels), np.array(weights.manifest.gflops_cumulative)
+    table = Table(outputs.scores, correct, gflops)
+    assert [row.accuracy for row in made.audit.exits] == pytest.approx(correct.mean(axis=0).tolist())
+    assert made.audit.operating_points.keys() == {point.name for point in made.operating_points}
+    for point in made.operating_points:
+        promise, reached = made.audit.operating_points[point.name], table.expect(point.thresholds)
+        assert promise.expected_minus_reached == pytest.approx(point.expected_accuracy - reached.accuracy)
+        assert promise.standard_error == pytest.approx(np.hypot(point.standard_error, reached.standard_error))
+    assert load_calibration(load_weights(folder)).file.audit == made.audit
+
+
 def test_points_of_older_files_have_no_risk(own_weights: Path) -> None:
     path = own_weights / "calibration.json"
     document = json.loads(path.read_text())
@@ -153,7 +180,7 @@ def test_milliseconds_are_measured_and_can_be_what_the_frontier_spends(own_weigh
     made = calibrate(own_weights, cifar10_folder, "cpu", cost="ms")
     assert made.cost == "ms"
     assert made.stage_ms is not None
-    assert made.stage_ms_batch_size == 256
+    assert made.stage_ms_batch_size == 48
     assert len(made.stage_ms) == 3
     costs = np.cumsum(made.stage_ms)
     for point in made.operating_points:
@@ -255,9 +282,11 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
 
 
 def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:
-    """Fewer images than the bucket are repeated to fill it."""
+    """Images are repeated to fill the smallest bucket that takes them all, and no larger one."""
     backend = StagedBackend(load_weights(tiny_weights), BackendSettings("cpu", capacity=8))
-    stage_ms = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    stage_ms, batch = measure_stage_ms(backend, np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    assert batch == 4
+    assert measure_stage_ms(backend, np.zeros((99, 32, 32, 3), dtype=np.uint8))[1] == 8
     assert len(stage_ms) == backend.stages
     assert all(ms > 0 for ms in stage_ms)
     assert len(backend.admit(np.zeros((8, 32, 32, 3), dtype=np.uint8))) == 8

@@ -69,7 +69,7 @@ def test_every_layout_holds_the_images_of_the_folder(digits_folder: Path, elsewh
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_layout_holds_out_the_same_validation_images(digits_folder: Path, elsewhere: Path, seed: int) -> None:
-    (_, ours), (_, theirs) = (load_dataset(p, 32).train_and_validation(seed) for p in (digits_folder, elsewhere))
+    ours, theirs = (load_dataset(p, 32).partition(seed).validation for p in (digits_folder, elsewhere))
     assert len(ours) == 40
     assert split_digest(ours) == split_digest(theirs)
     # It is the set that agrees, not the order it is stored in.
@@ -79,7 +79,7 @@ def test_every_layout_holds_out_the_same_validation_images(digits_folder: Path, 
 
 def test_another_seed_holds_out_others(elsewhere: Path) -> None:
     data = load_dataset(elsewhere, 32)
-    first, second = (split_digest(data.train_and_validation(seed)[1]) for seed in (0, 1))
+    first, second = (split_digest(data.partition(seed).validation) for seed in (0, 1))
     assert first != second
 
 

@@ -77,10 +77,15 @@ def test_what_is_no_image_by_name_is_left_alone(folder: Path) -> None:
 def test_a_val_folder_is_the_validation_set(folder: Path) -> None:
     shutil.copytree(folder / "test", folder / "val")
     data = load_dataset(folder, 8)
-    training, validation = data.train_and_validation(seed=0)
-    assert len(training) == 6
+    parts = data.partition(seed=0)
+    assert len(parts.training) == 6
     assert data.test is not None
-    assert np.array_equal(validation.identities, data.test.identities)
+    assert np.array_equal(parts.validation.identities, data.test.identities)
+    assert parts.audit is None
+    shutil.copytree(folder / "test", folder / "audit")
+    audit = load_dataset(folder, 8).partition(seed=0).audit
+    assert audit is not None
+    assert np.array_equal(audit.identities, data.test.identities)
 
 
 def refusal(path: Path) -> str:

@@ -44,6 +44,25 @@ def test_a_card_and_its_pictures_are_written(measured: Measured, tmp_path: Path)
     assert "By class, at `fast`" in text
 
 
+def test_a_card_says_how_far_the_promises_held(
+    measured: Measured, audited_weights: Path, audited_digits: Path, tmp_path: Path
+) -> None:
+    write_card(measured, "fast", tmp_path / "none")
+    text = (tmp_path / "none" / "card.md").read_text()
+    assert "**No audit set**: the data has 400 images; about 1000 are needed." in text
+    promise = measured.promise(measured.point("fast"))
+    assert promise is not None
+    row = next(line for line in text.splitlines() if line.startswith("| `fast`"))
+    assert f"| {100 * promise['expected_minus_reached']:+.2f} ± {100 * promise['standard_error']:.2f} |" in row
+
+    made = write_card(measure(audited_weights, audited_digits, "test", "cpu"), "fast", tmp_path / "audited")
+    text = (tmp_path / "audited" / "card.md").read_text()
+    last, fast = made["audit"]["exits"][-1], made["audit"]["operating_points"]["fast"]
+    assert "**Audit**: 100 training images that were held out and chose nothing." in text
+    assert f"exit 3 {100 * last['expected_minus_reached']:+.2f} ± {100 * last['standard_error']:.2f}" in text
+    assert f"`fast` {100 * fast['expected_minus_reached']:+.2f} ± " in text
+
+
 def test_what_people_wrote_on_the_card_is_kept(measured: Measured, tmp_path: Path) -> None:
     write_card(measured, "balanced", tmp_path)
     path = tmp_path / "card.md"

@@ -82,6 +82,7 @@ def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         epochs=4,
         batch_size=11,
         device="cpu",
+        threads=1,
         changes={"warmup_epochs": 1, "lr": 0.005, "image_size": 16, "stages.2.depth": 1},
     )
 

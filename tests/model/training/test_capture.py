@@ -1,127 +1,143 @@
-"""A captured step against the same step called plainly.
+"""A captured step against the same step called plainly, on a GPU or on what stands in for one."""
 
-There is no GPU here. `recorded` stands in for a CUDA graph and is as strict: it notes the tensor operations that a
-call makes and repeats exactly these, on the same memory and with the same Python numbers.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from msmlp.model.training.capture import WARMUP_CALLS, Captured, Function, Work
+from msmlp.model.training.capture import WARMUP_CALLS, Captured, Function, Work, as_cuda_graph
+from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
 from msmlp.model.training.pretrained import Teacher
-from msmlp.model.training.recipes import Recipe
+from msmlp.model.training.recipes import Recipe, TeacherConfig
 from tests.model.training.test_batches import Asked
+from tests.stand_in_cuda import Capture, Graph
 
 Build = Callable[[Recipe], Learner]
-
-
-WAITS = ("aten::_local_scalar_dense", "aten::nonzero")
-"""Operations that read back from the device, which a graph refuses."""
-
-
-class Notes(TorchDispatchMode):
-    """Every operation with the tensors it read and wrote."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operation.name() in WAITS:
-            raise RuntimeError(f"{operation.name()} waits for the device")
-        result = operation(*args, **(kwargs or {}))
-        self.operations.append((operation, args, kwargs or {}, result))
-        return result
-
-    @torch.no_grad()
-    def repeat(self) -> None:
-        """All of it again, into the same memory."""
-        for operation, args, kwargs, result in self.operations:
-            again = operation(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                    old.detach().copy_(new)
+EPOCHS = 7
+"""Of two steps each: enough for what warms up and ten steps after it."""
+CHANGES = {
+    "lr": 0.01,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "clip_norm": 0.5,
+    "ema": 0.9,
+    "last_weight": 0.2,
+    "views": 2,
+    "augment": "crop-flip",
+}
 
 
 def recorded(work: Work) -> Work:
-    """Stands in for `record_cuda_graph`; recording does the work once, so the first replay has nothing left to do."""
-    notes = Notes()
-    with notes:
+    """What `record_cuda_graph` is on a GPU."""
+    graph = Graph()
+    with Capture(graph):
         work()
-    fresh = [True]
-
-    def repeat() -> None:
-        if not fresh:
-            notes.repeat()
-        fresh.clear()
-
-    return repeat
+    return graph.replay
 
 
 def captured(function: Function) -> Function:
     return Captured(function, recorded)
 
 
-@pytest.fixture(autouse=True)
-def optimizers_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch has optimizers that read nothing back on GPUs only, though they work on a CPU."""
-    monkeypatch.setattr(import_module("torch.optim.adam"), "_get_capturable_supported_devices", lambda **_: ["cpu"])
-
-
-def pair(recipe: Recipe, learner: Build, teacher: Teacher | None = None) -> tuple[Learner, Learner]:
-    """The same learner, once plain and once captured."""
-    made = []
-    for way in (None, captured):
-        one = learner(recipe)
+def pair(made: Callable[[], Learner], device: str, **changes: Any) -> tuple[Learner, Learner]:
+    """The same learner on a device, once plain and once captured and with `changes`."""
+    learners = []
+    for fields in ({}, {"capture": as_cuda_graph, **changes}):
+        one = made()
         torch.manual_seed(1)
-        made.append(replace(one, capture=way, teacher=teacher))
-    return made[0], made[1]
+        learners.append(replace(one, model=one.model.to(device), **fields))
+    return learners[0], learners[1]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_a_captured_step_is_the_step(
-    optimizer: str, plain: Recipe, learner: Build, arrays: Arrays, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Ten epochs of changing batches, rates and shares, with feature distillation in the first four."""
-    changes = {
-        "optimizer": optimizer,
-        "lr": 0.01,
-        "weight_decay": 0.05,
-        "schedule": "cosine",
-        "warmup_epochs": 1,
-        "clip_norm": 0.5,
-        "ema": 0.9,
-        "epochs": 10,
-        "imitation": 0.5,
-        "imitation_share": 0.4,
-        "last_weight": 0.2,
-        "views": 2,
-        "augment": "crop-flip",
-    }
-    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 3, Asked())
-    plainly, replayed = pair(plain.model_copy(update=changes), learner, teacher)
-    for epoch in range(10):
+def assert_same_training(pair: tuple[Learner, Learner], arrays: Arrays, rel: float, atol: float) -> None:
+    """Epochs of changing batches, rates and shares; then what the networks say. Not their weights: a bias before a norm
+    has no gradient but rounding, of which adaptive optimizers make much."""
+    there = Arrays(*(each.to(pair[0].device) for each in (arrays.pixels, arrays.labels)))
+    for epoch in range(pair[0].recipe.epochs):
         losses = []
-        for made in (plainly, replayed):
+        for made in pair:
             torch.manual_seed(epoch)
-            losses.append(train_epoch(made, arrays, epoch, lambda *_: None)[0])
-        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert not caplog.records, "nothing fell back to ordinary calls"
-    # Not the weights: a bias before a norm has no gradient but rounding, of which adaptive optimizers make much.
-    images = plainly.normalize(arrays.pixels.float() / 255)
+            losses.append(train_epoch(made, there, epoch, lambda *_: None)[0])
+        assert losses[1] == pytest.approx(losses[0], rel=rel)
+    images = pair[0].normalize(there.pixels.float() / 255)
     for name in ("model", "average"):
         with torch.no_grad():
-            ours, theirs = (torch.stack(getattr(made, name)(images)) for made in (plainly, replayed))
-        assert torch.allclose(ours, theirs, atol=1e-3), name
+            ours, theirs = (torch.stack(getattr(made, name).eval()(images)) for made in pair)
+        assert torch.allclose(ours, theirs, atol=atol), name
+
+
+def with_features(recipe: Recipe, learner: Build, share: float) -> Callable[[], Learner]:
+    """A learner that distills features for `share` of its epochs; each way to step has EPOCHS of them."""
+    teacher = Teacher("made up", "0" * 64, ("a", "b", "c"), {}, 8, 3, Asked()) if share else None
+    epochs = EPOCHS if share in (0, 1) else round(EPOCHS / share)
+    changes = {"imitation": 0.5 if share else 0.0, "imitation_share": share, "epochs": epochs}
+    return lambda: replace(learner(recipe.model_copy(update=changes)), teacher=teacher)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_captured_step_is_the_step(
+    optimizer: str,
+    share: float,
+    plain: Recipe,
+    learner: Build,
+    arrays: Arrays,
+    gpu_or_stand_in: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = with_features(plain.model_copy(update={**CHANGES, "optimizer": optimizer}), learner, share)
+    assert_same_training(pair(made, gpu_or_stand_in), arrays, rel=1e-4, atol=1e-3)
+    assert not caplog.messages, "nothing fell back to ordinary calls"
+
+
+def test_so_is_that_of_a_convolutional_teacher(
+    plain: Recipe, learner: Build, arrays: Arrays, gpu_or_stand_in: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Norms whose statistics move with every batch."""
+    config = TeacherConfig(kind="resnet", stem=4, widths=(8, 8), blocks=1, image_size=8, classes=3)
+    recipe = plain.model_copy(update={**CHANGES, "nesterov": True, "epochs": EPOCHS})
+
+    def made() -> Learner:
+        torch.manual_seed(0)
+        return replace(learner(recipe), model=ConvNet(config))
+
+    assert_same_training(pair(made, gpu_or_stand_in), arrays, rel=1e-3, atol=1e-2)
+    assert not caplog.messages
+
+
+@pytest.fixture
+def compiler_forgets() -> Iterator[None]:
+    """What it has seen under the stand-in it would not compile again."""
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("compiler_forgets")
+@pytest.mark.filterwarnings("default")  # the compiler warns of what it could do
+@pytest.mark.parametrize(("dtype", "rel", "atol"), [(torch.float32, 1e-3, 1e-2), (torch.bfloat16, 0.05, 0.5)], ids=str)
+def test_a_compiled_and_captured_step_is_the_step(
+    dtype: torch.dtype,
+    rel: float,
+    atol: float,
+    plain: Recipe,
+    learner: Build,
+    arrays: Arrays,
+    gpu_or_stand_in: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if gpu_or_stand_in == "cpu":  # a compiler of which no machine has too little
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    made = with_features(plain.model_copy(update={**CHANGES, "optimizer": "adamw"}), learner, 0.5)
+    compiled = pair(made, gpu_or_stand_in, compiles=True, dtype=dtype)
+    assert_same_training(compiled, arrays, rel, atol)
+    assert not [each for each in caplog.messages if "continuing without" in each]
 
 
 def test_the_stand_in_repeats_python_numbers_as_a_graph_does() -> None:

@@ -44,6 +44,22 @@ def test_a_short_run_warms_up_for_a_fifth_of_it_at_most() -> None:
     assert lr_factor(short, 6) == pytest.approx(0.5, abs=0.01)
 
 
+def test_up_then_stable_then_down() -> None:
+    steady = RECIPES["best"].model_copy(update={"schedule": "wsd", "epochs": 100, "decay_share": 0.2})
+    assert [lr_factor(steady, epoch) for epoch in (5, 10, 79.9, 80)] == pytest.approx([0.5, 1, 1, 1], abs=0.01)
+    assert [lr_factor(steady, epoch) for epoch in (85, 96.2, 100)] == pytest.approx([0.5, 0.1, 0])
+
+
+def test_the_stable_part_does_not_depend_on_the_length() -> None:
+    steady = RECIPES["distill"].model_copy(update={"schedule": "wsd", "epochs": 20})
+    longer = steady.model_copy(update={"epochs": 700})
+    for epoch in range(steady.decay_begins):
+        assert lr_factor(steady, epoch) == lr_factor(longer, epoch)
+        assert steady.distills_features(epoch)
+        assert longer.distills_features(epoch)
+    assert not steady.distills_features(steady.decay_begins)
+
+
 @given(st.sampled_from(sorted(RECIPES)), st.integers(1, 400), st.floats(0, 20), st.floats(0, 1))
 def test_the_rate_is_always_positive_and_at_most_the_peak(name: str, epochs: int, warmup: float, share: float) -> None:
     made = RECIPES[name].model_copy(update={"epochs": epochs, "warmup_epochs": warmup})

@@ -1,5 +1,7 @@
 """Runs that build on trained networks: a teacher, or initial weights."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from msmlp.model.training.pretrained import Teacher, load_teacher
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.trainer import TrainOptions, train
 from msmlp.model.weights import load_weights
+from tests.conftest import audited_run
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch, metrics
 
 Build = Callable[[Recipe], Learner]
@@ -32,7 +35,7 @@ def teacher_of(logits: Callable[[Tensor], Tensor]) -> Teacher:
     def targets(images: Tensor) -> TeacherTargets:
         return TeacherTargets(logits(images), torch.zeros(len(images), 5, 2, 2))
 
-    return Teacher("made up", "0" * 64, ("a", "b", "c"), None, 8, 5, targets)
+    return Teacher("made up", "0" * 64, ("a", "b", "c"), {}, 8, 5, targets)
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------
@@ -182,7 +185,8 @@ def first(short_run: Run) -> Path:
 def test_zero_epochs_keep_the_initial_weights(first: Path, short_run: Run) -> None:
     weights, again = load_weights(first), load_weights(train(short_run(epochs=0, init=first, seed=0)))
     assert all(np.array_equal(weights.state[name], again.state[name]) for name in weights.state)
-    assert again.manifest.training["init"] == {"name": weights.manifest.name, "sha256": weights.sha256}
+    start = {"name": weights.manifest.name, "sha256": weights.sha256, "leak": None}
+    assert again.manifest.training["init"] == start
 
 
 def test_an_epoch_starts_from_the_initial_weights(first: Path, short_run: Run) -> None:
@@ -200,9 +204,36 @@ def test_another_cascade_is_refused_naming_the_difference(first: Path, short_run
         train(short_run(init=first, changes={"reuse": "all", "reuse_norm": False}))
 
 
-def test_weights_that_may_have_seen_the_validation_images_are_refused(first: Path, short_run: Run) -> None:
-    with pytest.raises(OptionError, match=r"init: .*other validation images.*--seed"):
-        train(short_run(seed=1, init=first))
+def test_weights_that_may_have_seen_the_validation_images_start_a_run_with_a_warning(
+    first: Path, short_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = train(short_run(seed=1, epochs=1, init=first))
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert "trained with other validation images" in warning
+    assert load_weights(second).manifest.training["init"]["leak"] in warning
+    # Weights that started from them carry the doubt on, and may not teach.
+    third = train(short_run(seed=1, epochs=1, init=second))
+    assert "other validation images" in load_weights(third).manifest.training["init"]["leak"]
+    with pytest.raises(OptionError, match=r"teacher: .*other validation images"):
+        train(short_run(seed=1, teacher=second))
+
+
+def test_weights_without_the_runs_audit_set_may_start_it_but_not_teach_it(
+    audited_weights: Path, audited_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = train(audited_run(audited_digits, tmp_path / "started", epochs=0, init=audited_weights))
+    assert load_weights(started).manifest.training["init"]["leak"] is None
+    train(audited_run(audited_digits, tmp_path / "taught", epochs=0, teacher=audited_weights))
+    assert "warning" not in capsys.readouterr().err
+
+    older = Path(shutil.copytree(audited_weights, tmp_path / "older"))
+    manifest = json.loads((older / "manifest.json").read_text())
+    del manifest["training"]["audit"]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(OptionError, match=r"teacher: audited was trained with no audit set.*--seed"):
+        train(audited_run(audited_digits, tmp_path / "refused", epochs=0, teacher=older))
+    train(audited_run(audited_digits, tmp_path / "doubtful", epochs=0, init=older))
+    assert "warning: init: audited was trained with no audit set" in capsys.readouterr().err
 
 
 def test_other_classes_are_refused(tiny_weights: Path, short_run: Run) -> None:

@@ -8,9 +8,9 @@ from msmlp.model.training.recipes import RECIPES, TrainOptions, configure
 
 
 def test_paper_is_the_papers_numbers() -> None:
-    # These only matter with a teacher, which the paper does not have.
+    # These only matter with a teacher or another schedule, which the paper does not have.
     taught = {"distill_weight", "distill_temperature", "imitation", "imitation_share"}
-    paper = RECIPES["paper"].model_dump(exclude=taught)
+    paper = RECIPES["paper"].model_dump(exclude={*taught, "decay_share"})
     assert paper == {
         "epochs": 300,
         "batch_size": 64,
@@ -63,3 +63,18 @@ def test_recipes_are_data(name: str) -> None:
 def test_numbers_no_optimizer_can_use_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{field}: "):
         override(RECIPES["best"], {field: value})
+
+
+def test_a_decay_follows_the_warm_up() -> None:
+    changes = {"schedule": "wsd", "epochs": 10, "warmup_epochs": 9}
+    with pytest.raises(ConfigError, match="warmup_epochs: expected at most 8, when the decay begins"):
+        override(RECIPES["best"], changes)
+    assert override(RECIPES["best"], {**changes, "warmup_epochs": 8}).decay_begins == 8
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share", "begins"), [(10, 0.2, 8), (10, 1, 0), (10, 0.01, 9), (1, 0.2, 0), (0, 0.2, 0)]
+)
+def test_a_decay_has_at_least_an_epoch(epochs: int, share: float, begins: int) -> None:
+    steady = {"schedule": "wsd", "epochs": epochs, "decay_share": share, "warmup_epochs": 0}
+    assert override(RECIPES["best"], steady).decay_begins == begins

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,10 +23,13 @@ from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import override, preset
-from msmlp.model.training import run_log, trainer
+from msmlp.model.training import checkpoint, epochs, loop, run_log, trainer
+from msmlp.model.training.batches import Batches
+from msmlp.model.training.convnet import read_teacher
 from msmlp.model.training.recipes import RECIPES
 from msmlp.model.training.trainer import TrainOptions, configure, train
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
+from tests.conftest import audited_run
 
 Run = Callable[..., TrainOptions]
 
@@ -56,8 +60,10 @@ def test_a_run_learns_and_leaves_a_weights_folder(tiny_weights: Path, digits_fol
     assert manifest.results[0]["accuracy"] == metrics(tiny_weights)[-1]["val_accuracy"][0]
 
     dataset = load_dataset(digits_folder, 32)
-    training, validation = dataset.train_and_validation(seed=0)
-    assert manifest.training["validation"] == {"seed": 0, "images": 40, "digest": split_digest(validation)}
+    parts = dataset.partition(seed=0)
+    training = parts.training
+    assert manifest.training["validation"] == {"seed": 0, "images": 40, "digest": split_digest(parts.validation)}
+    assert manifest.training["audit"] == {"images": 0, "reason": parts.no_audit}
     assert manifest.training["images"] == len(training) == 360
     pixels = training.pixels.reshape(-1, 3) / 255
     assert manifest.preprocess.size == 32
@@ -118,6 +124,49 @@ def test_the_seed_decides_the_validation_images(short_run: Run) -> None:
     assert len(digests) == 2
 
 
+# --- the audit set -----------------------------------------------------------------------------------------------
+
+
+def test_no_audit_image_is_trained_on_and_every_exit_is_measured_on_them(
+    audited_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[bytes] = set()
+    real = epochs.train_epoch
+
+    def watched(learner: Any, data: Any, *rest: Any, **more: Any) -> tuple[float, float]:
+        seen.update(image.numpy().tobytes() for image in data.pixels)
+        return real(learner, data, *rest, **more)
+
+    monkeypatch.setattr(epochs, "train_epoch", watched)
+    weights = load_weights(train(audited_run(audited_digits, tmp_path / "out", epochs=1)))
+    parts = load_dataset(audited_digits, 16).partition(seed=0)
+    assert parts.audit is not None
+    shown = parts.audit.pixels.transpose(0, 3, 1, 2)
+    assert len(seen) == 800
+    assert not seen & {np.ascontiguousarray(image).tobytes() for image in shown}
+    assert weights.manifest.training["audit"] == {"seed": 0, "images": 100, "digest": split_digest(parts.audit)}
+
+    audit = load_calibration(weights).file.audit
+    assert audit is not None
+    assert (audit.images, audit.digest) == (100, split_digest(parts.audit))
+    rows = [row for row in weights.manifest.results if row["split"] == "audit"]
+    expected = [row["accuracy"] for row in weights.manifest.results if row["split"] == "val"]
+    for row, wanted, promise in zip(rows, expected, audit.exits, strict=True):
+        assert row["images"] == 100
+        assert row["accuracy"] == pytest.approx(promise.accuracy)
+        assert row["expected_accuracy"] == wanted
+        assert row["expected_minus_reached"] == pytest.approx(wanted - row["accuracy"])
+        assert row["standard_error"] == pytest.approx(promise.standard_error)
+
+
+def test_a_teacher_is_measured_on_the_audit_images(audited_digits: Path, tmp_path: Path) -> None:
+    folder = train(audited_run(audited_digits, tmp_path, preset="teacher-tiny", recipe="teacher", epochs=0))
+    found = read_teacher(folder)
+    assert found is not None
+    assert [(row["split"], row["images"]) for row in found[0].results] == [("val", 100), ("audit", 100)]
+    assert found[0].training["audit"]["digest"]
+
+
 # --- interrupting and resuming -----------------------------------------------------------------------------------
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -134,36 +183,125 @@ def whole(short_run: Run) -> Callable[[str], Path]:
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Ctrl-C once epoch `epoch` (0-based) has changed the weights, but is not over."""
-    real = trainer.train_epoch
+    """A second Ctrl-C, which ends at once, when epoch `epoch` (0-based) has changed the weights, but is not over."""
+    real = epochs.train_epoch
 
-    def interrupted(learner: Any, data: Any, number: int, tick: Any) -> tuple[float, float]:
+    def interrupted(learner: Any, data: Any, number: int, tick: Any, **more: Any) -> tuple[float, float]:
         def stop(images: int, loss: float) -> None:
             raise KeyboardInterrupt
 
-        return real(learner, data, number, stop if number == epoch else tick)
+        return real(learner, data, number, stop if number == epoch else tick, **more)
 
-    monkeypatch.setattr(trainer, "train_epoch", interrupted)
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(epochs, "train_epoch", interrupted)
+    monkeypatch.setattr(epochs, "CHECKPOINT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize(
-    ("variant", "epochs"), [("best", [0]), ("best", [1, 2, 3]), ("muon", [2]), ("paper", [2])], ids=str
+    ("variant", "struck"), [("best", [0]), ("best", [1, 2, 3]), ("muon", [2]), ("paper", [2])], ids=str
 )
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    variant: str, epochs: list[int], whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+    variant: str, struck: list[int], whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = short_run(**VARIANTS[variant])
-    for epoch in epochs:
+    for epoch in struck:
         with monkeypatch.context() as patch:
             interrupt_in_epoch(patch, epoch)
             with pytest.raises(TrainingStoppedError, match=rf"interrupted; {epoch} of 4 epochs are saved.*--resume"):
-                train(replace(options, resume=epoch != epochs[0]))
+                train(replace(options, resume=epoch != struck[0]))
         assert not (options.out / "model.safetensors").exists()
     assert_same_run(whole(variant), train(replace(options, resume=True)))
 
 
-@pytest.mark.parametrize("step", ["save_checkpoint", "plot_curves", "write_weights"])
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (1, 2), (3, 1)])
+def test_a_signal_ends_a_run_after_the_step_and_saves_it(
+    epoch: int,
+    step: int,
+    number: signal.Signals,
+    whole: Callable[[str], Path],
+    short_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, real = short_run(), epochs.train_epoch
+    with monkeypatch.context() as patch:
+
+        def signalled(learner: Any, data: Any, now: int, tick: Any, **more: Any) -> tuple[float, float]:
+            def told(images: int, loss: float) -> None:
+                tick(images, loss)
+                if (now, len(more["losses"])) == (epoch, step + 1):
+                    signal.raise_signal(number)
+
+            return real(learner, data, now, told, **more)
+
+        patch.setattr(epochs, "train_epoch", signalled)
+        patch.setattr(loop, "CHECK_EVERY", 1)
+        with pytest.raises(
+            TrainingStoppedError, match=f"{epoch} of 4 epochs and {step + 1} steps? are saved.*--resume"
+        ):
+            train(options)
+    assert not (options.out / "model.safetensors").exists()
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_while_views_are_made_ends_the_run_before_its_step(
+    whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, real = short_run(), Batches._make_piece
+    with monkeypatch.context() as patch:
+
+        def signalled(self: Batches, pixels: torch.Tensor, labels: torch.Tensor) -> Any:
+            signal.raise_signal(signal.SIGINT)
+            return real(self, pixels, labels)
+
+        patch.setattr(Batches, "_make_piece", signalled)
+        with pytest.raises(TrainingStoppedError, match=r"interrupted; 0 of 4 epochs are saved .*--resume"):
+            train(options)
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_weights_that_are_no_numbers_replace_no_checkpoint(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = short_run(epochs=1)
+
+    def broken(learner: Any, *_: Any, check: Any, **__: Any) -> None:
+        next(learner.model.parameters()).data.fill_(math.nan)
+        signal.raise_signal(signal.SIGINT)
+        check()
+
+    monkeypatch.setattr(epochs, "train_epoch", broken)
+    with pytest.raises(TrainingStoppedError, match="interrupted; 0 of 1 epochs are saved"):
+        train(options)
+    assert not (options.out / "checkpoint.pt").exists()
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_that_comes_with_the_last_checkpoint_is_not_forgotten(
+    whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, real = short_run(), checkpoint.save
+    with monkeypatch.context() as patch:
+
+        def signalled(path: Path, learner: Any, position: Any, setup: Any) -> None:
+            if position.epochs == options.epochs and not path.with_name("signalled").exists():
+                path.with_name("signalled").touch()
+                signal.raise_signal(signal.SIGINT)
+            real(path, learner, position, setup)
+
+        patch.setattr(checkpoint, "save", signalled)
+        with pytest.raises(TrainingStoppedError, match="interrupted; 4 of 4 epochs are saved"):
+            train(options)
+    assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+def test_the_signals_mean_after_a_run_what_they_meant_before(short_run: Run) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(short_run(epochs=1))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("step", ["save", "plot_curves", "write_weights"])
 def test_interrupted_between_an_epochs_end_and_the_next_thing(
     step: str, whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,11 +310,11 @@ def test_interrupted_between_an_epochs_end_and_the_next_thing(
 
     options = short_run()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, step, stop)
+        patch.setattr(checkpoint if step == "save" else trainer, step, stop)
         with pytest.raises((TrainingStoppedError, KeyboardInterrupt)) as stopped:
             train(options)
         # Its row is written, but nothing of the epoch could be resumed from.
-        assert step != "save_checkpoint" or "0 of 4 epochs are saved" in str(stopped.value)
+        assert step != "save" or "0 of 4 epochs are saved" in str(stopped.value)
     assert_same_run(whole("best"), train(replace(options, resume=True)))
 
 
@@ -207,13 +345,16 @@ def test_a_run_is_not_overwritten_by_one_that_forgot_to_resume(
 
 def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> None:
     for changed, named in (
-        (replace(interrupted, changes={**interrupted.changes, "lr": 0.002}), "recipe"),
-        (replace(interrupted, epochs=6), "recipe"),
-        (replace(interrupted, recipe="quick"), "recipe"),
-        (replace(interrupted, changes={**interrupted.changes, "stages.0.width": 16}), "cascade"),
-        (replace(interrupted, seed=1), "seed, validation digest"),
-        (replace(interrupted, limit_per_class=10), "number of training images"),
-        (replace(interrupted, dtype="bfloat16"), "dtype"),
+        (replace(interrupted, changes={**interrupted.changes, "lr": 0.002}), r"lr \(0.005 there, 0.002 here\)"),
+        (replace(interrupted, epochs=6), r"epochs \(4 there, 6 here\)"),
+        (replace(interrupted, recipe="quick"), r"clip_norm|ema \(.*"),
+        (
+            replace(interrupted, changes={**interrupted.changes, "stages.0.width": 16}),
+            r"stages.0.width \(32 there, 16 here\)",
+        ),
+        (replace(interrupted, seed=1), r"seed \(0 there, 1 here\), validation images \(.*"),
+        (replace(interrupted, limit_per_class=10), r"training images \(33 there, 30 here\)"),
+        (replace(interrupted, dtype="bfloat16"), r"dtype \(float32 there, bfloat16 here\)"),
     ):
         with pytest.raises(DataError, match=f"from a run with another {named}; resume with the same options"):
             train(changed)
@@ -226,7 +367,7 @@ def test_a_bf16_run_does_not_go_on_in_float32(short_run: Run, monkeypatch: pytes
         interrupt_in_epoch(patch, 1)
         with pytest.raises(TrainingStoppedError):
             train(options)
-    with pytest.raises(DataError, match="from a run with another dtype; resume with the same options"):
+    with pytest.raises(DataError, match=r"another dtype \(bfloat16 there, float32 here\); resume"):
         train(replace(options, dtype="auto", resume=True))
 
 
@@ -296,26 +437,26 @@ def test_a_checkpoint_runs_no_code(interrupted: TrainOptions, tmp_path: Path) ->
 # The command itself, held still in the middle of an epoch: a signal then strikes at the same place every time.
 HELD = """
 import sys
-from msmlp.model.training import trainer
+from msmlp.model.training import epochs
 from msmlp.main import main
 
-hold, real = int(sys.argv.pop(1)), trainer.train_epoch
+hold, real = int(sys.argv.pop(1)), epochs.train_epoch
 
-def held(learner, data, epoch, tick):
+def held(learner, data, epoch, tick, **more):
     def wait(images, loss):
         tick(images, loss)
         if epoch == hold:
             print("held", file=sys.stderr, flush=True)
             sys.stdin.read()
-    return real(learner, data, epoch, wait)
+    return real(learner, data, epoch, wait, **more)
 
-trainer.train_epoch = held
+epochs.train_epoch = held
 main()
 """
 
 
-def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[int, str]:
-    """Start `msmlp train`, send the signal in the middle of epoch `epoch` (0-based) → exit status, last words."""
+def words_of(options: TrainOptions) -> list[str]:
+    """The options as words of a command line."""
     flags = {
         "--data": options.data,
         "--preset": options.preset,
@@ -324,12 +465,22 @@ def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[i
         "--epochs": options.epochs,
         "--batch-size": options.batch_size,
         "--device": options.device,
+        "--threads": options.threads,
     }
     words = [str(word) for pair in flags.items() for word in pair]
     words += [f"--set={key}={value}" for key, value in options.changes.items()]
     words += ["--resume"] * options.resume
+    return ["train", *words]
+
+
+def default_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[int, str]:
+    """Start `msmlp train`, send the signal in the middle of epoch `epoch` (0-based) → exit status, last words."""
     with subprocess.Popen(
-        [sys.executable, "-c", HELD, str(epoch), "train", *words],
+        [sys.executable, "-c", HELD, str(epoch), *words_of(options)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -343,7 +494,9 @@ def strike(options: TrainOptions, epoch: int, number: signal.Signals) -> tuple[i
         else:
             pytest.fail("".join(before))
         process.send_signal(number)
-        # Not communicate(): closing its stdin would let the process go on.
+        if number != signal.SIGKILL:  # the process has it before it can go on
+            assert process.stdin is not None
+            process.stdin.close()
         said = process.stderr.read()
     return process.returncode, said
 
@@ -354,8 +507,8 @@ def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupt
 ) -> None:
     options = short_run()
     status, said = strike(options, 1, signal.SIGINT)
-    assert status == 1
-    assert "interrupted; 1 of 4 epochs are saved" in said
+    assert status == 130
+    assert "interrupted; 1 of 4 epochs and 3 steps are saved" in said
     assert "--resume" in said
     assert "Traceback" not in said
 
@@ -364,6 +517,126 @@ def test_a_process_interrupted_then_killed_then_resumed_ends_like_an_uninterrupt
     assert [row["epoch"] for row in metrics(options.out)] == [1, 2]
 
     assert_same_run(whole("best"), train(replace(options, resume=True)))
+
+
+@pytest.mark.parametrize("loaded", ["typer", "torch._C", "msmlp.model.training.trainer"])
+def test_an_interrupt_while_packages_load_shows_no_traceback(loaded: str, short_run: Run) -> None:
+    """Which takes most of the first second."""
+    command = [sys.executable, "-X", "importtime", "-m", "msmlp", *words_of(short_run())]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_sigint) as process:
+        assert process.stderr is not None
+        assert any(line.split("|")[-1].strip() == loaded for line in process.stderr), "it is loaded"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("msmlp: interrupted"), said
+    assert "Traceback" not in said
+
+
+# --- a stable learning rate, and a decay at the end of it --------------------------------------------------------
+
+STEADY: dict[str, Any] = {"schedule": "wsd", "decay_share": 0.5, "warmup_epochs": 1, "optimizer": "muon"}
+
+
+def test_a_longer_run_goes_on_from_the_stable_part_of_a_shorter_one(short_run: Run) -> None:
+    whole = train(short_run(epochs=6, changes=STEADY))
+    options = short_run(epochs=2, changes=STEADY)
+    train(options)
+    shorter = (options.out / "model.safetensors").read_bytes()
+    assert [row["epoch"] for row in metrics(options.out)] == [1, 2]
+    train(replace(options, epochs=4, resume=True))
+    assert_same_run(whole, train(replace(options, epochs=6, resume=True)))
+    assert (options.out / "model.safetensors").read_bytes() != shorter
+
+
+def test_a_run_that_was_stopped_can_end_early_in_a_decay(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(short_run(epochs=4, changes=STEADY))
+    options = short_run(epochs=100, changes=STEADY)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    with pytest.raises(DataError, match=r"2 epochs are trained at the stable rate, but with 2 epochs.*after 1; choose"):
+        train(replace(options, epochs=2, resume=True))
+    assert_same_run(whole, train(replace(options, epochs=4, resume=True)))
+
+
+def test_only_the_length_may_change(short_run: Run) -> None:
+    options = short_run(epochs=2, changes=STEADY)
+    train(options)
+    with pytest.raises(DataError, match=r"another epochs \(2 there, 6 here\), lr \(0.005 there, 0.01 here\)"):
+        train(replace(options, epochs=6, resume=True, changes={**options.changes, "lr": 0.01}))
+
+
+# --- threads -----------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_has_the_threads_it_began_with(
+    whole: Callable[[str], Path], interrupted: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "fastest_threads", lambda step: pytest.fail("measured"))
+    with pytest.raises(OptionError, match=r"threads: .* began with 1; with 2 .* --allow-drift"):
+        train(replace(interrupted, threads=2))
+    assert_same_run(whole("best"), train(replace(interrupted, threads=None)))
+
+
+def test_drift_must_be_allowed(interrupted: TrainOptions) -> None:
+    train(replace(interrupted, threads=2, allow_drift=True))
+    assert load_weights(interrupted.out).manifest.training["device"] == "cpu (2 threads)"
+
+
+def test_threads_are_measured_on_a_step_of_the_run_which_it_does_not_change(
+    whole: Callable[[str], Path], short_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def measured(step: Callable[[], object]) -> int:
+        for number in (1, 2):
+            step()
+            counted.append(number)
+        return 1
+
+    monkeypatch.setattr(trainer, "fastest_threads", measured)
+    assert_same_run(whole("best"), train(short_run(threads=None)))
+    assert counted == [1, 2]
+
+
+# --- a full disk -------------------------------------------------------------------------------------------------
+
+# A limit on the size of a file is the full disk that every system has.
+FULL = """
+import resource, signal, sys
+from msmlp.model.training import checkpoint, loop
+from msmlp.main import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+real, epoch = checkpoint.save, int(sys.argv.pop(1))
+
+def full(path, learner, position, setup):
+    if position.epochs == epoch:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, 2**12))
+    real(path, learner, position, setup)
+
+checkpoint.save = full
+from msmlp.model.training import epochs
+epochs.CHECKPOINT_SECONDS = 0
+main()
+"""
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(
+    epoch: int, whole: Callable[[str], Path], short_run: Run
+) -> None:
+    options = short_run()
+    command = [sys.executable, "-c", FULL, str(epoch), *words_of(options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert f"{options.out / 'checkpoint.pt'} cannot be written (File too large)" in done.stderr
+    assert ("the checkpoint before is kept" in done.stderr) == (epoch > 1)
+    assert "Traceback" not in done.stderr
+    assert not list(options.out.glob("*.partial"))
+    assert_same_run(whole("best"), train(replace(options, resume=epoch > 1)))
 
 
 # --- what is refused, what stops ---------------------------------------------------------------------------------

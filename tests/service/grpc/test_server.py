@@ -411,6 +411,24 @@ def test_what_calls_that_failed_held_is_freed_with_their_end(serve: Serve) -> No
             gc.enable()
 
 
+def test_calls_that_are_refused_leave_no_cycles(serve: Serve) -> None:
+    """A flood of them would be collected on the event loop."""
+
+    def kept() -> int:
+        return sum(type(each) is grpc.aio.AbortError for each in gc.get_objects())
+
+    with serve() as served:
+        gc.collect()
+        gc.disable()
+        try:
+            before = kept()
+            for _ in range(20):
+                assert served.call.refused("ModelInfer", b"\xff")[0] == "INVALID_ARGUMENT"
+            assert kept() < before + 10, "the last calls may not be over yet"
+        finally:
+            gc.enable()
+
+
 def test_there_are_no_more_connections_than_allowed(serve: Serve) -> None:
     with serve(max_connections=3) as served, ExitStack() as held:
         address = ("127.0.0.1", served.service.settings.grpc_port)

@@ -86,8 +86,21 @@ def test_the_content_types_parameters_and_case_do_not_matter() -> None:
     assert read(b"x", "Image/PNG; charset=binary").images == [b"x"]
 
 
-@pytest.mark.parametrize("kind", [None, "", "text/html", "application/x-www-form-urlencoded", "image/tiff", "\xff"])
-def test_another_content_type_lists_those_read(kind: str | None) -> None:
+@pytest.mark.parametrize("kind", ["image/jpg", "image/pjpeg", "image/tiff", "binary/octet-stream", "", None])
+def test_of_an_image_the_content_decides(kind: str | None) -> None:
+    assert read(b"\x89PNG", kind).images == [b"\x89PNG"]
+
+
+@pytest.mark.parametrize("kind", ["", None])
+def test_json_without_a_content_type(kind: str | None) -> None:
+    content = b" \r\n" + document([b"one"], top_k=2)
+    assert read(content, kind) == Read([b"one"], RequestOptions(top_k=2))
+    with pytest.raises(BodyTooLargeError, match="of JSON; at most 20 are allowed"):
+        read(content, kind, max_json_bytes=20)
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/x-www-form-urlencoded", "image", "\xff"])
+def test_another_content_type_lists_those_read(kind: str) -> None:
     with pytest.raises(UnsupportedMediaTypeError, match=r"set Content-Type.* image/png, .*, application/json"):
         read(b"x", kind)
 

@@ -98,6 +98,27 @@ def test_what_is_no_http_is_a_problem_and_the_end_of_the_connection(client: http
     assert client.get("/livez").status_code == 200
 
 
+def test_a_refusal_reaches_a_client_that_still_sends(client: httpx.Client) -> None:
+    """A connection that is closed with bytes unread is reset."""
+    with socket.create_connection(
+        (client.base_url.host, client.base_url.port or 80), timeout=PATIENCE_SECONDS
+    ) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n" + b"X: x\r\n" * (MAX_HEADERS + 9))
+        assert connection.recv(12) == b"HTTP/1.1 400"
+        for _ in range(50):
+            connection.sendall(b"X: x\r\n" * 10_000)
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert received.endswith(b"}")
+
+
+@pytest.mark.parametrize("version", [b" HTTP/2.0", b" HTTP/1.2", b" HTTP/3.0", b""], ids=["2.0", "1.2", "3.0", "0.9"])
+@pytest.mark.parametrize("method", [b"GET", b"BREW"], ids=["httptools", "h11"])
+def test_another_version_of_http_is_refused(client: httpx.Client, method: bytes, version: bytes) -> None:
+    (answer,) = exchange(client, method + b" /livez" + version + b"\r\nHost: x\r\n\r\n" + GET)
+    check_problem(answer, 400, "bad_request")
+    assert answer.headers["Connection"] == "close"
+
+
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 IN_CHUNKS = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n%sTransfer-Encoding: chunked\r\n\r\n"
 WAYS = pytest.mark.parametrize("upgrade", [b"", UPGRADE], ids=["httptools", "h11"])

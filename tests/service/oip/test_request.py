@@ -217,7 +217,14 @@ def test_outputs() -> None:
 
 def test_parameters_are_options_but_for_the_protocols_own() -> None:
     given = {"thresholds": "0.9,0.8", "min_exit": 2, "stream": False}
-    own = {"priority": 1, "sequence_id": 5, "sequence_start": True, "triton_x": 1, "binary_data_output": True}
+    own = {
+        "priority": 1,
+        "content_type": "np",
+        "sequence_id": 5,
+        "sequence_start": True,
+        "triton_x": 1,
+        "binary_data_output": True,
+    }
     inference = read(request(parameters={**given, **own}, id="a"))
     assert inference.options == RequestOptions(thresholds=(0.9, 0.8), min_exit=2, stream=False)
     assert inference.id == "a"

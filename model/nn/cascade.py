@@ -69,7 +69,9 @@ class Stage(nn.Module):
         z = self.embed(images)
         for block in self.blocks:
             z = block(z, upstream)
-        return z, self.head(self.norm(z).mean(dim=1))
+        # The head is float32 where the blocks compute in bfloat16: it decides exits. And on a CPU torch sums the weight
+        # gradients of a bfloat16 norm in bfloat16, and so loses most of them here, where all tokens pull the same way.
+        return z, self.head(self.norm(z.to(self.head.weight.dtype)).mean(dim=1))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -6,9 +6,7 @@ Every random draw comes from torch's generator, so seeding it repeats an epoch e
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kornia.augmentation as K
 import torch
-from kornia.augmentation.auto import TrivialAugment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,8 +14,9 @@ from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.losses import TeacherTargets
 from msmlp.model.training.recipes import Recipe
 
-PIECE = 4096 * 32 * 32
-"""Pixels that are augmented, and shown to the teacher, at a time."""
+PIECE = 512 * 32 * 32
+"""Pixels that are augmented, and shown to the teacher, at a time: few enough for a CPU's caches."""
+GPU_PIECE = 8 * PIECE
 VIEW_SEED = 500_009
 """Offset of the views' seed: without it, seed 0 would make the views in the order in which an epoch trains on them."""
 
@@ -61,7 +60,8 @@ class Batches:
     def _make(self, data: Arrays, number: int, check: Callable[[], None]) -> Views:
         # Each set has its own seed, so a resumed run makes the same views whenever it first needs them.
         images, size = len(data.labels), self.recipe.batch_size
-        in_piece = max(1, PIECE // data.pixels[0, 0].numel() // size) * size
+        piece = PIECE if data.pixels.device.type == "cpu" else GPU_PIECE
+        in_piece = max(1, piece // data.pixels[0, 0].numel() // size) * size
         made: Views = []
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)
@@ -83,36 +83,6 @@ class Batches:
         # The teacher sees the rounded pixels, as the network will.
         teacher = () if self.teacher is None else self.teacher(pixels.float() / 255)
         return [pixels, *(each.half() for each in (targets, *teacher))]
-
-
-def augmentation(recipe: Recipe, size: int) -> nn.Module:
-    """The recipe's augmentation: images [N, 3, size, size] in [0, 1] → the same shape and range."""
-    steps: list[nn.Module] = []
-    if recipe.augment != "none":
-        pad = max(1, size // 8)  # the customary 4 at 32 pixels
-        steps += [K.RandomCrop((size, size), padding=pad, cropping_mode="slice"), K.RandomHorizontalFlip()]
-    if recipe.augment == "trivial":
-        steps.append(PiecewiseTrivialAugment())
-    if recipe.erasing:
-        steps.append(K.RandomErasing(p=recipe.erasing))
-    return nn.Sequential(*steps)
-
-
-class PiecewiseTrivialAugment(nn.Module):
-    """TrivialAugment with one operation per PIECE images, and at least 16 operations per call.
-
-    The published method draws one operation per image; kornia draws one per call, which is a single launch.
-    """
-
-    PIECE = 128
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.augment = TrivialAugment()
-
-    def forward(self, images: Tensor) -> Tensor:
-        pieces = max(16, len(images) // self.PIECE)
-        return torch.cat([self.augment(piece) for piece in images.chunk(pieces)])
 
 
 def normalizer(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -47,7 +47,9 @@ class ConvNet(nn.Module):
         # As in the papers: a resnet averages over the map, a vgg takes the maximum.
         if self.config.kind == "resnet":
             return [features], [self.head(features.mean((2, 3)))]
-        return [features], [VGG_SCALE * cast(Tensor, self.head(features.amax((2, 3))))]
+        # Not amax: its gradient looks for the maximum's value again, and torch.compile, which computes the map again
+        # without rounding it to bfloat16, finds it nowhere and divides by 0.
+        return [features], [VGG_SCALE * cast(Tensor, self.head(features.flatten(2).max(2).values))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.outputs(images)[1]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from msmlp.model.errors import TrainingStoppedError
 from msmlp.model.nn.cascade import Cascade
-from msmlp.model.training.batches import Arrays, Batches, augmentation
+from msmlp.model.training.augment import augmentation
+from msmlp.model.training.batches import Arrays, Batches
 from msmlp.model.training.capture import Function
 from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.losses import FeaturePredictor

@@ -18,19 +18,26 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> None:
-        self.recipe = recipe
+        self.recipe, self.capturable = recipe, capturable
         self.parameters: list[Tensor] = list(model.parameters())
         self.parts = _build(model, recipe, capturable)
 
     @torch.no_grad()
     def step(self, factor: Tensor) -> None:
-        """Apply the gradients at `factor` (a scalar) times the peak learning rate.
-
-        Every optimizer here moves the weights in proportion to its rate, so they step at the peak rate and `factor` of
-        the way is kept. The optimizers' own rate is a Python number, which a CUDA graph could not change.
-        """
+        """Apply the gradients at `factor` (a scalar) times the peak learning rate."""
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+        if self.capturable or factor.is_cuda:  # to read `factor` there is to wait for the device
+            self._step_part_of_the_way(factor)
+            return
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self.recipe.lr * factor.item()
+            part.step()
+
+    def _step_part_of_the_way(self, factor: Tensor) -> None:
+        # The optimizers' own rate is a Python number, which a CUDA graph could not change. Every optimizer here moves
+        # the weights in proportion to its rate, so they step at the peak rate and `factor` of the way is kept.
         moved = [p for p in self.parameters if p.grad is not None]
         before = [p.clone() for p in moved]
         for part in self.parts:
@@ -58,14 +65,15 @@ class Optimizers:
 def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         options = recipe.model_dump(include={"lr", "momentum", "weight_decay", "nesterov"})
-        return [torch.optim.SGD(model.parameters(), **options)]
+        return [torch.optim.SGD(model.parameters(), fused=True, **options)]
     # As is customary with AdamW, norms and biases do not decay.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
 
     def adamw(decayed: list[nn.Parameter]) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, capturable=capturable)
+        options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "capturable": capturable, "fused": True}
+        return torch.optim.AdamW(groups, recipe.lr, **options)
 
     if recipe.optimizer == "adamw":
         return [adamw(matrices)]

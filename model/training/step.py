@@ -21,6 +21,8 @@ from msmlp.model.training.recipes import Recipe
 
 TOLERANCE = 0.05
 """Relative difference between the compiled and the plain loss that bf16 explains."""
+SLOPE_TOLERANCE = 0.2
+"""The same of all gradients together: the norm of the difference, as a share of theirs."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ def train_step(
 
     `features`: with feature distillation. A graph holds no branches, so there is one function with and one without.
     """
+    # Walking through the modules in every step would take longer than the average itself.
+    move = averaging(average, model) if average is not None else None
 
     def step(tensors: list[Tensor]) -> Tensor:
         factor, share = tensors[0].unbind()
@@ -41,8 +45,8 @@ def train_step(
         loss: Tensor = objective(batch, features)
         loss.backward()
         optimizers.step(factor)
-        if average is not None:
-            update_average(average, model, share)
+        if move is not None:
+            move(share)
         return loss.detach()
 
     return step
@@ -77,7 +81,8 @@ class Objective(nn.Module):
         teacher = TeacherTargets(*answers) if answers else None
         predicted: Tensor | None = None
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            images = self.normalize(pixels.float() / 255)
+            # With the channels last, a patch embedding's output is laid out as tokens.
+            images = self.normalize((pixels.float() / 255).contiguous(memory_format=torch.channels_last))
             if features and self.predictor is not None:
                 logits, predicted = self.predictor(images)
             else:
@@ -89,8 +94,8 @@ class Objective(nn.Module):
 
 
 class CompiledObjective(nn.Module):
-    """`plain`, compiled. The first batch with and without feature distillation also goes through `plain`; if the losses
-    differ, or compiling fails, training continues with `plain`."""
+    """`plain`, compiled. The first batch with and without feature distillation also goes through `plain`, forward and
+    backward; if losses or gradients differ, or compiling fails, training continues with `plain`."""
 
     def __init__(self, plain: nn.Module, compiled: nn.Module | None = None) -> None:
         super().__init__()
@@ -101,30 +106,33 @@ class CompiledObjective(nn.Module):
     def forward(self, tensors: list[Tensor], features: bool) -> Tensor:
         if features not in self._checked:
             self._checked.add(features)
-            return self._compare(tensors, features)
+            problem = self._problem(tensors, features)
+            if problem:
+                log.warning("the training step %s; continuing without torch.compile", problem)
+                self._fast, self._checked = self.plain, {False, True}
         loss: Tensor = self._fast(tensors, features)
         return loss
 
-    def _compare(self, tensors: list[Tensor], features: bool) -> Tensor:
-        # Running a batch twice must not update batch norm's statistics twice.
-        before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
-        copies = {name: buffer.clone() for name, buffer in before.items()}
-        with torch.no_grad():
-            expected: Tensor = torch.func.functional_call(self.plain, copies, (tensors, features))
+    def _problem(self, tensors: list[Tensor], features: bool) -> str | None:
+        expected, slopes = self._tried(self.plain, tensors, features)
         try:
-            loss: Tensor = self._fast(tensors, features)
+            found, ours = self._tried(self._fast, tensors, features)
         except Exception as error:  # a compiler, or the lack of one, raises nearly anything
-            problem = f"could not be compiled ({type(error).__name__})"
-        else:
-            if torch.isclose(loss.detach(), expected, rtol=TOLERANCE, atol=TOLERANCE).item():
-                return loss
-            problem = f"has a loss of {loss.item():.4g} when compiled, {expected.item():.4g} when not"
-        log.warning("the training step %s; continuing without torch.compile", problem)
-        self._fast, self._checked = self.plain, {False, True}
+            return f"could not be compiled ({type(error).__name__})"
+        if not torch.isclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE).item():
+            return f"has a loss of {found.item():.4g} when compiled, {expected.item():.4g} when not"
+        # A comparison with NaN is false.
+        difference = ((ours - slopes).norm() / slopes.norm().clamp(min=1e-12)).item()
+        return None if difference <= SLOPE_TOLERANCE else f"has other gradients when compiled (by {difference:.1%})"
+
+    def _tried(self, objective: nn.Module, tensors: list[Tensor], features: bool) -> tuple[Tensor, Tensor]:
+        """The loss and all gradients in a row; batch norm's statistics stay, as the batch counts once."""
+        before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
+        loss: Tensor = objective(tensors, features)
+        slopes = torch.autograd.grad(loss, list(objective.parameters()), allow_unused=True)
         for name, buffer in self.plain.named_buffers():
             buffer.copy_(before[name])
-        again: Tensor = self.plain(tensors, features)
-        return again
+        return loss.detach(), torch.cat([slope.flatten().float() for slope in slopes if slope is not None])
 
 
 def average_share(decay: float, step: int) -> float:
@@ -132,17 +140,21 @@ def average_share(decay: float, step: int) -> float:
     return 1 - min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, share: Tensor) -> None:
-    """Move the averaged weights by `share` (a scalar) of the way to the model's."""
+def averaging(average: nn.Module, model: nn.Module) -> Callable[[Tensor], None]:
+    """A function that moves the averaged weights by a share (a scalar) of the way to the model's."""
     pairs = list(zip(average.buffers(), model.buffers(), strict=True))
     # Batch norm's statistics are averaged too; its counters are copied.
     floats = [(a, m) for a, m in pairs if a.is_floating_point()]
+    counters = [(a, m) for a, m in pairs if not a.is_floating_point()]
     ours = [*average.parameters(), *(a for a, _ in floats)]
     theirs = [*model.parameters(), *(m for _, m in floats)]
-    way = torch._foreach_sub(theirs, ours)
-    torch._foreach_mul_(way, share)
-    torch._foreach_add_(ours, way)
-    for a, m in pairs:
-        if not a.is_floating_point():
+
+    @torch.no_grad()
+    def move(share: Tensor) -> None:
+        way = torch._foreach_sub(theirs, ours)
+        torch._foreach_mul_(way, share)
+        torch._foreach_add_(ours, way)
+        for a, m in counters:
             a.copy_(m)
+
+    return move

@@ -210,5 +210,4 @@ def _lowered(module: ServedStage, dtype: torch.dtype) -> ServedStage:
     stage = module.stage
     stage.embed = _Casting(stage.embed, dtype)  # type: ignore[assignment]
     stage.blocks.to(dtype)
-    stage.norm = _Casting(stage.norm, torch.float32)  # type: ignore[assignment]
     return module

@@ -1,4 +1,4 @@
-"""Augmentation, mixing, and the views of a run with the teacher's targets for exactly these views."""
+"""Mixing, and the views of a run with the teacher's targets for exactly these views."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from msmlp.model.training.batches import Arrays, Batches, PiecewiseTrivialAugment, augmentation, mix
+from msmlp.model.training.augment import augmentation
+from msmlp.model.training.batches import Arrays, Batches, mix
 from msmlp.model.training.loop import Learner, train_epoch
 from msmlp.model.training.losses import TeacherTargets
 from msmlp.model.training.pretrained import Teacher
@@ -20,74 +21,6 @@ from msmlp.model.training.trainer import TrainOptions, train
 from tests.model.training.test_trainer import assert_same_run, interrupt_in_epoch
 
 PLAIN = RECIPES["best"].model_copy(update={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0})
-
-
-@pytest.mark.parametrize("size", [8, 32, 45])
-@pytest.mark.parametrize("kind", ["none", "crop-flip", "trivial"])
-def test_shape_and_range_stay(kind: str, size: int) -> None:
-    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.5}), size)
-    torch.manual_seed(0)
-    for _ in range(15):
-        images = torch.rand(8, 3, size, size)
-        images[:2] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
-        changed = steps(images)
-        assert changed.shape == images.shape
-        assert changed.dtype == images.dtype
-        assert changed.isfinite().all()
-        assert changed.min() >= 0
-        assert changed.max() <= 1
-
-
-def test_none_changes_nothing() -> None:
-    images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(augmentation(PLAIN.model_copy(update={"augment": "none"}), 8)(images), images)
-
-
-@pytest.mark.parametrize("kind", ["crop-flip", "trivial"])
-def test_one_seed_repeats_the_draw_and_another_does_not(kind: str) -> None:
-    steps = augmentation(PLAIN.model_copy(update={"augment": kind, "erasing": 0.25}), 16)
-    images = torch.rand(32, 3, 16, 16)
-    drawn = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        drawn.append(steps(images))
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_trivial_augment_draws_many_operations_for_a_batch(seed: int) -> None:
-    images = torch.rand(1, 3, 32, 32).expand(64, 3, 32, 32).contiguous()
-    torch.manual_seed(seed)
-    changed = PiecewiseTrivialAugment()(images)
-    assert len(changed.flatten(1).unique(dim=0)) >= 8
-
-
-@pytest.mark.parametrize("batch", [1, 2, 11, 17])
-def test_any_batch_size_is_augmented(batch: int) -> None:
-    steps = augmentation(PLAIN.model_copy(update={"augment": "trivial"}), 16)
-    assert steps(torch.rand(batch, 3, 16, 16)).shape == (batch, 3, 16, 16)
-
-
-def test_crop_and_flip_move_the_picture_by_at_most_four_pixels_of_32_and_mirror_half() -> None:
-    # Every pixel is its own place: red the row, green the column, blue marks what is no padding.
-    places = torch.stack([*torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"), torch.ones(32, 32)])
-    images = (places / 32).expand(200, 3, 32, 32).contiguous()
-    torch.manual_seed(0)
-    moved = augmentation(PLAIN.model_copy(update={"augment": "crop-flip"}), 32)(images) * 32
-    offsets, mirrored = set(), 0
-    for row, column, inside in moved:
-        rows = torch.nonzero(inside)[:, 0]
-        dy = row[inside > 0] - rows
-        flipped = column[16, 8] > column[16, 24]
-        dx = (column if not flipped else column.flip(1)) - torch.arange(32)
-        mask = inside > 0 if not flipped else inside.flip(1) > 0
-        assert dy.unique().numel() == dx[mask].unique().numel() == 1
-        offsets.add((int(dy[0]), int(dx[mask][0])))
-        mirrored += int(flipped)
-    assert all(abs(dy) <= 4 and abs(dx) <= 4 for dy, dx in offsets)
-    assert len(offsets) > 40
-    assert 60 < mirrored < 140
 
 
 def coloured(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

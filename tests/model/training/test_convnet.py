@@ -165,6 +165,17 @@ def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str) -
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
+def test_the_gradient_of_a_maximum_goes_to_one_place() -> None:
+    """Equal places do not share it: that gradient is found by comparing values, which compiles into NaN in bfloat16."""
+    network = ConvNet(TEACHERS["teacher-tiny"]).eval()
+    map_ = torch.zeros(1, 32, 8, 8, requires_grad=True)
+    network.blocks = torch.nn.Sequential()
+    network.stem = torch.nn.Identity()
+    network.outputs(map_)[1][0].sum().backward()
+    assert map_.grad is not None
+    assert (map_.grad != 0).sum((2, 3)).eq(1).all()
+
+
 def test_a_network_that_leaves_no_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="3 groups are too many for images of 4 pixels"):
         TeacherConfig(kind="vgg", stem=8, widths=(8, 8, 8), blocks=1, image_size=4)

@@ -72,6 +72,15 @@ def test_curves_are_a_picture(tmp_path: Path, epochs: int) -> None:
         assert picture.width > 500
 
 
+def test_curves_that_cannot_be_written_are_named_and_leave_those_before(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"before")
+    (tmp_path / "curves.png.partial").mkdir()
+    with pytest.raises(OSError, match=r"curves\.png'$"):
+        plot_curves([row(1)], path)
+    assert path.read_bytes() == b"before"
+
+
 def test_curves_show_the_rows(tmp_path: Path) -> None:
     for name, rows in (("a", [row(1), row(2)]), ("b", [row(1), {**row(2), "val_accuracy": [0.9, 0.1]}])):
         plot_curves(rows, tmp_path / f"{name}.png")

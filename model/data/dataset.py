@@ -132,6 +132,12 @@ def _lowest(identities: NDArray[np.uint8], key: str, count: int) -> NDArray[np.b
     return np.array([rank in lowest for rank in ranks], dtype=bool)
 
 
+def shared(split: Split, other: Split) -> int:
+    """How many images of `split` are in `other` as well."""
+    known = {identity.tobytes() for identity in other.identities}
+    return sum(identity.tobytes() in known for identity in split.identities)
+
+
 def split_digest(split: Split) -> str:
     """A sha256 of the images and labels that does not depend on their order."""
     rows = sorted(

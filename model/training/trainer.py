@@ -17,7 +17,7 @@ from torch import Tensor
 from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Dataset, Split, load_dataset
-from msmlp.model.data.dataset import Partition, split_digest
+from msmlp.model.data.dataset import Partition, shared, split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
@@ -132,6 +132,10 @@ def _load(
     """The data set, and its training, validation and audit images, which must suit the teacher and initial weights."""
     dataset = load_dataset(options.data, image_size)
     partition = dataset.partition(options.seed)
+    for name, own in (("val", dataset.val), ("audit", dataset.audit)):
+        if own is not None and (count := shared(own, partition.training)):
+            known = f"{count} of {len(own)} images in {name}/ are in train/ as well"
+            sys.stderr.write(f"warning: {known}; the accuracy on them may be too high\n")
     if teacher is not None:
         teacher.check(dataset.classes, image_size, partition)
     if initial is not None:

@@ -167,6 +167,22 @@ def test_no_audit_image_is_trained_on_and_every_exit_is_measured_on_them(
         assert row["standard_error"] == pytest.approx(promise.standard_error)
 
 
+def test_held_out_images_that_are_trained_on_are_told(
+    short_run: Run, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(few_digits, tmp_path / "data"))
+    shutil.copytree(data / "train", data / "val")
+    for label in (3, 7, 8):  # one picture of each stays in both
+        folder = data / "train" / f"digit-{label}"
+        for picture in sorted(folder.iterdir())[1:6]:
+            picture.unlink()
+        for picture in sorted(folder.iterdir())[1:]:
+            (data / "val" / f"digit-{label}" / picture.name).unlink()
+    train(short_run(data=data, epochs=0))
+    told = capsys.readouterr().err
+    assert "warning: 3 of 18 images in val/ are in train/ as well; the accuracy on them may be too high\n" in told
+
+
 def test_a_teacher_is_measured_on_the_audit_images(audited_digits: Path, tmp_path: Path) -> None:
     folder = train(audited_run(audited_digits, tmp_path, preset="teacher-tiny", recipe="teacher", epochs=0))
     found = read_teacher(folder)

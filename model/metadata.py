@@ -29,6 +29,8 @@ _NO_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9), 0xFF))
 _TABLES = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xE0), *range(0xF0, 0xFE)))
 _NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
+_COLOURS = {0xE0: 16, 0xEE: 14}
+"""JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
 _EXIF, _RAW_EXIF = b"Exif\0\0", b"Raw profile type exif\0"
 _XMP, _PNG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0"
 _TAG = 0x0112
@@ -123,7 +125,7 @@ def _jpeg(data: bytes) -> Bare:
             tables += length
             if tables > MOST_TABLES:
                 raise UndecodableImageError(f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}")
-        elif marker in _NOT_PIXELS:
+        elif marker in _NOT_PIXELS or length < _COLOURS.get(marker, 0):
             kept.drop(at, end)
             if marker == 0xE1:
                 told.append((at + 4, end))

@@ -8,7 +8,8 @@ The rules (docs/http.md repeats them for callers):
 - grey and palette images become RGB; transparent pixels are blended with white; Pillow converts CMYK;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
-- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size.
+- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
+- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture is damaged.
 """
 
 import io
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
+from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 32_000_000
@@ -83,6 +85,7 @@ def decode(
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
     """The first half of `decode`: reads the header only and checks the size."""
     data, orientation = without_metadata(data)
+    file, data = data, ended(data) if is_unended(data) else data
     try:
         stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
         image = Image.open(stream, formats=formats)
@@ -96,6 +99,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if file is not data:
+        image.info[UNENDED] = file
     if orientation is not None:
         for name in ("exif", "xmp"):  # of a WebP; they may be as large as the file
             image.info.pop(name, None)
@@ -114,6 +119,9 @@ def reduce_scale(image: Image.Image, near: int) -> None:
 def decode_opened(image: Image.Image) -> Image.Image:
     """The second half of `decode`: the pixels."""
     try:
+        image.load()
+        if UNENDED in image.info:
+            check_whole(image)
         return upright_rgb(image)
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None

@@ -12,6 +12,7 @@ from PIL import Image
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
 from msmlp.model.preprocess import decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.unended import DECODINGS, UNENDED
 
 Source = bytes | NDArray[np.uint8]
 """An encoded image, or its pixels uint8 [H, W, 3]."""
@@ -63,6 +64,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     scans = max(1, sum(1 for _ in SCAN.finditer(source)))
     pixels = image.width * image.height
     work = pixels + full * (ENTROPY + PER_SCAN * (scans - 1))
+    if UNENDED in image.info:
+        work *= DECODINGS
     if work > 2 * max_pixels:
         text = f"image has {scans} scans, as much work as {work:.0f} pixels, the limit is {2 * max_pixels}"
         raise ImageTooLargeError(text)

@@ -102,6 +102,17 @@ def test_pillow_gets_no_metadata_of_a_jpeg_but_how_its_colours_are_stored() -> N
     assert without_metadata(cmyk) == (cmyk, 1)
 
 
+@pytest.mark.parametrize("content", [b"", b"JFIF", b"JFIF\0\1", b"JFIF\0\1\1\0\0\1\0"])
+def test_a_jfif_segment_too_short_to_be_heeded_is_left_out(content: bytes) -> None:
+    plain = encode("JPEG")
+    short = plain[:2] + segment(0xE0, content) + plain[20:]
+    assert np.array_equal(np.asarray(decode(short)), np.asarray(decode(plain)))
+
+
+def test_an_adobe_segment_too_short_to_be_heeded_is_left_out() -> None:
+    assert without_metadata(jpeg(segment(0xEE, b"Adobe\0"))) == (encode("JPEG"), 1)
+
+
 def test_what_a_jpeg_has_between_its_segments_is_left_out() -> None:
     plain = encode("JPEG")
     assert without_metadata(plain[:20] + b"\0junk\xff\0\xff\xff\xff" + plain[20:]) == (plain, 1)

@@ -5,7 +5,8 @@ The rules (docs/http.md repeats them for callers):
 - EXIF orientation is applied, a damaged EXIF block ignored; of an animation the first frame is used;
 - all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
   make is refused;
-- grey and palette images become RGB; transparent pixels are blended with white; Pillow converts CMYK;
+- grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
+  Pillow converts CMYK;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
 - a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
@@ -99,6 +101,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if image.format == "PNG" and "transparency" in image.info:
+        scale_key(image, data)
     if file is not data:
         image.info[UNENDED] = file
     if orientation is not None:
@@ -122,6 +126,8 @@ def decode_opened(image: Image.Image) -> Image.Image:
         image.load()
         if UNENDED in image.info:
             check_whole(image)
+        if KEY in image.info:
+            whiten_key(image)
         return upright_rgb(image)
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
@@ -140,6 +146,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         wide = np.asarray(image)
+        if (key := image.info.get("transparency")) is not None:
+            wide = np.where(wide == key, 65535, wide)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)

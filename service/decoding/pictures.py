@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
 from msmlp.model.preprocess import decode_opened, load_image, open_image, reduce_scale, to_square
@@ -59,7 +60,7 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     if kind == "BMP" and image.info.get("compression") in (1, 2):
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
     if kind != "JPEG":
-        return Picture(kind, full, full, decode)
+        return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
     reduce_scale(image, size)
     scans = max(1, sum(1 for _ in SCAN.finditer(source)))
     pixels = image.width * image.height

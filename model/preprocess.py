@@ -2,7 +2,8 @@
 
 The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
-- EXIF orientation is applied, a damaged EXIF block ignored; of an animation the first frame is used;
+- EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
+  used;
 - all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
   make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
@@ -105,9 +106,9 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
         scale_key(image, data)
     if file is not data:
         image.info[UNENDED] = file
+    image.info.pop("xmp", None)  # Pillow would turn the picture as it says
     if orientation is not None:
-        for name in ("exif", "xmp"):  # of a WebP; they may be as large as the file
-            image.info.pop(name, None)
+        image.info.pop("exif", None)  # of a WebP; it may be as large as the file
         if orientation != 1:
             image.info["exif"] = exif_of(orientation)
     return image

@@ -215,12 +215,19 @@ def test_an_exif_block_that_cannot_be_read_is_ignored(kind: str, exif: bytes) ->
     assert np.array_equal(pixels(data), gradient(8, 6))
 
 
-@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
-def test_an_orientation_may_be_in_xmp_alone(kind: str, options: dict[str, Any]) -> None:
-    stored = gradient(48, 32)
-    found = pixels(encode(Image.fromarray(stored), kind, xmp=b'<x tiff:Orientation="6"/>', **options))
-    assert found.shape == (48, 32, 3)
-    assert np.abs(found.astype(int) - np.rot90(stored, -1)).mean() < 4
+@pytest.mark.parametrize("formats", [FORMATS, None])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"lossless": True}), ("TIFF", {"tiffinfo": {}})]
+)
+def test_an_orientation_in_xmp_alone_is_not_applied(kind: str, options: dict[str, Any], formats: Any) -> None:
+    stored, xmp = gradient(48, 32), b'<x tiff:Orientation="6"/>'
+    if kind == "TIFF":
+        options, formats = {"tiffinfo": {700: xmp}}, None
+    else:
+        options = {**options, "xmp": xmp}
+    found = pixels(encode(Image.fromarray(stored), kind, **options), formats=formats)
+    assert found.shape == stored.shape
+    assert np.abs(found.astype(int) - stored).mean() < 4
 
 
 def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:

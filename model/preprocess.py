@@ -4,6 +4,7 @@ The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
 - EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
   used;
+- what the first frame of a GIF leaves free is white;
 - all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
   make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
@@ -20,7 +21,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
@@ -85,7 +86,9 @@ def decode(
     return decode_opened(image)
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
+def open_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS
+) -> ImageFile.ImageFile:
     """The first half of `decode`: reads the header only and checks the size."""
     data, orientation = without_metadata(data)
     file, data = data, ended(data) if is_unended(data) else data
@@ -98,7 +101,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str,
         listed = f"; formats: {', '.join(formats)}" if formats else ""
         raise UndecodableImageError(f"not a readable image{listed}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
-        raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None
+        raise UndecodableImageError(_words("damaged image header", error)) from None
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
@@ -121,17 +124,28 @@ def reduce_scale(image: Image.Image, near: int) -> None:
         image.draft(None, (2 * near, 2 * near))
 
 
-def decode_opened(image: Image.Image) -> Image.Image:
+def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     """The second half of `decode`: the pixels."""
+    frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     try:
         image.load()
         if UNENDED in image.info:
             check_whole(image)
         if KEY in image.info:
             whiten_key(image)
-        return upright_rgb(image)
+        rgb = upright_rgb(image)
+        if frame and frame != (0, 0, *rgb.size):  # Pillow fills the rest with some colour
+            white = Image.new("RGB", rgb.size, "white")
+            white.paste(rgb.crop(frame), frame)
+            return white
+        return rgb
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
-        raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
+        raise UndecodableImageError(_words(f"damaged or truncated {image.format} image", error)) from None
+
+
+def _words(fault: str, error: Exception) -> str:
+    """The fault, with what Pillow's readers say of it where they speak to people."""
+    return f"{fault}: {error}" if type(error) is OSError and error.errno is None and error.args else fault
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

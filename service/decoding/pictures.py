@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
@@ -73,7 +73,7 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     return Picture(kind, pixels, work, decode)
 
 
-def decode_to_square(image: Image.Image, size: int) -> Pixels:
+def decode_to_square(image: ImageFile.ImageFile, size: int) -> Pixels:
     return to_square(decode_opened(image), size)
 
 

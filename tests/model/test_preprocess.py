@@ -174,6 +174,18 @@ def test_an_animation_counts_as_its_first_frame(kind: str, options: dict[str, An
     assert np.array_equal(pixels(data), np.asarray(frames[0]))
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_what_the_first_frame_of_a_gif_leaves_free_is_white(transparent: bool) -> None:
+    whole = encode(Image.new("P", (2, 1), 1), "GIF", **({"transparency": 3} if transparent else {}))
+    start = whole.index(b",\0\0\0\0\2\0\1\0")
+    data = whole[:6] + struct.pack("<HH", 6, 4) + whole[10 : start + 1] + struct.pack("<HH", 3, 1) + whole[start + 5 :]
+    found = pixels(data).copy()
+    assert found.shape == (4, 6, 3)
+    assert np.array_equal(found[1:2, 3:5], pixels(whole))
+    found[1:2, 3:5] = 255
+    assert found.min() == 255
+
+
 # How each EXIF orientation is to be shown, as the standard draws it.
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda a: a,
@@ -392,6 +404,21 @@ def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
     with pytest.raises(UndecodableImageError) as refused:
         decode(data)
     assert "\n" not in str(refused.value)
+    assert "Error" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (a_jpeg()[:-60], "damaged or truncated JPEG image: the file ends within the picture"),
+        (encode(Image.new("L", (9, 9)), "BMP")[:28] + b"\7" + bytes(99), "damaged image header: Unsupported BMP pixel"),
+        (encode(Image.fromarray(gradient(64, 48)))[:-40], "damaged or truncated PNG image: image file is truncated"),
+        (png(5, 5, 8, 2, b"\x09" * 80), "damaged or truncated PNG image: unrecognized data stream"),
+    ],
+)
+def test_a_reason_is_words_and_no_name_of_an_exception(data: bytes, words: str) -> None:
+    with pytest.raises(UndecodableImageError, match=f"^{words}[^()]*(\\([^A-Z]*\\)[^()]*)?$"):
+        decode(data)
 
 
 def test_a_truncated_photograph_is_refused(cat_photo: bytes) -> None:

@@ -9,6 +9,7 @@ The rules (docs/http.md repeats them for callers):
   make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
   Pillow converts CMYK;
+- a BMP of any colour masks is read; alpha that is 0 everywhere is none;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
 - a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from msmlp.model.bmp import open_odd_bmp
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.metadata import exif_of, without_metadata
@@ -93,8 +95,10 @@ def open_image(
     data, orientation = without_metadata(data)
     file, data = data, ended(data) if is_unended(data) else data
     try:
-        stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
-        image = Image.open(stream, formats=formats)
+        image = open_odd_bmp(data) if data.startswith(b"BM") and (formats is None or "BMP" in formats) else None
+        if image is None:
+            stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
+            image = Image.open(stream, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:

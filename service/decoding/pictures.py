@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from msmlp.model.bmp import is_masked
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
@@ -27,6 +28,8 @@ PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
 RUN_PIXEL, RUN_BYTE = 4, 22
 """Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
+MASKED_PIXEL = 6
+"""Work of each pixel of a BMP whose colours are taken from behind masks."""
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
@@ -59,6 +62,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     )
     if kind == "BMP" and image.info.get("compression") in (1, 2):
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
+    if is_masked(image):
+        return Picture(kind, full, MASKED_PIXEL * full, decode)
     if kind != "JPEG":
         return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
     reduce_scale(image, size)

@@ -17,6 +17,7 @@ The rules (docs/http.md repeats them for callers):
 """
 
 import io
+import re
 from contextlib import suppress
 from typing import Annotated, Literal
 
@@ -39,6 +40,10 @@ PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
 MANY_BYTES, MOST_PARTS = 2**18, 500_000
 """Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
+ENTROPY = 0.1
+"""Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
+JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+"""How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -79,19 +84,19 @@ def decode(
     """An encoded image → an upright RGB image; ImageTooLargeError or UndecodableImageError.
 
     `max_pixels`: the largest width x height allowed, checked in the header before anything is decoded. `near`: the size
-    the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost. `formats`: None allows
+    the image will be scaled to, so that a large JPEG is decoded, and counts, at a fraction. `formats`: None allows
     everything Pillow reads, for training data.
     """
-    image = open_image(data, max_pixels=max_pixels, formats=formats)
+    image = open_image(data, max_pixels=max_pixels, near=near, formats=formats)
     if near is not None:
         reduce_scale(image, near)
     return decode_opened(image)
 
 
 def open_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS
+    data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None, formats: tuple[str, ...] | None = FORMATS
 ) -> ImageFile.ImageFile:
-    """The first half of `decode`: reads the header only and checks the size."""
+    """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
     data, orientation = without_metadata(data)
     file, data = data, ended(data) if is_unended(data) else data
     try:
@@ -107,7 +112,7 @@ def open_image(
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
     if image.format == "PNG" and "transparency" in image.info:
         scale_key(image, data)
@@ -119,6 +124,23 @@ def open_image(
         if orientation != 1:
             image.info["exif"] = exif_of(orientation)
     return image
+
+
+def _cheap(image: ImageFile.ImageFile, data: bytes, near: int, max_pixels: int) -> bool:
+    """Whether a JPEG is so much larger than needed that it is no more work than `max_pixels` are.
+
+    It has one scan: with more, all its coefficients are in memory, at any scale.
+    """
+    if min(image.size) < 4 * near or image.format != "JPEG" or image.info.get("progressive"):
+        return False
+    scans = JPEG_SCAN.findall(data)
+    scale = next(scale for scale in (8, 4, 2) if min(image.size) >= 2 * near * scale)
+    full = image.width * image.height
+    return (
+        len(scans) == 1
+        and scans[0][-1] == getattr(image, "layers", 0)
+        and full / scale**2 + ENTROPY * full <= max_pixels
+    )
 
 
 def reduce_scale(image: Image.Image, near: int) -> None:

@@ -1,7 +1,7 @@
 """From an encoded image to an array: the only way, for training, evaluation and serving alike.
 
 The rules (docs/http.md repeats them for callers):
-- formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
+- formats: PNG, JPEG, WebP, BMP, GIF, AVIF; determined by the content, not by a name or a header;
 - EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
   used;
 - what the first frame of a GIF leaves free is white;
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from msmlp.model import avif
 from msmlp.model.bmp import open_odd_bmp
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
@@ -33,7 +34,7 @@ from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
 MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -98,12 +99,28 @@ def open_image(
 ) -> ImageFile.ImageFile:
     """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
     data, orientation = without_metadata(data)
-    file, data = data, ended(data) if is_unended(data) else data
+    data, frames = avif.without_texts(data) if avif.is_avif(data) else (data, 0)
+    unended = is_unended(data)
+    image = _opened(ended(data) if unended else data, max_pixels, formats)
+    width, height = image.size
+    if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
+        raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if image.format == "AVIF":
+        avif.check_frames(image, frames)
+    elif image.format == "PNG":
+        scale_key(image, data)
+    if unended:
+        image.info[UNENDED] = data
+    _keep_orientation(image, orientation)
+    return image
+
+
+def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
+    """The image, its header read."""
     try:
-        image = open_odd_bmp(data) if data.startswith(b"BM") and (formats is None or "BMP" in formats) else None
-        if image is None:
-            stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
-            image = Image.open(stream, formats=formats)
+        if data.startswith(b"BM") and (formats is None or "BMP" in formats) and (image := open_odd_bmp(data)):
+            return image
+        return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
@@ -111,19 +128,15 @@ def open_image(
         raise UndecodableImageError(f"not a readable image{listed}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
-    width, height = image.size
-    if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
-        raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
-    if image.format == "PNG" and "transparency" in image.info:
-        scale_key(image, data)
-    if file is not data:
-        image.info[UNENDED] = file
-    image.info.pop("xmp", None)  # Pillow would turn the picture as it says
+
+
+def _keep_orientation(image: ImageFile.ImageFile, orientation: int | None) -> None:
+    """Let Pillow turn an image as EXIF tells, and nothing else."""
+    image.info.pop("xmp", None)
     if orientation is not None:
         image.info.pop("exif", None)  # of a WebP; it may be as large as the file
         if orientation != 1:
             image.info["exif"] = exif_of(orientation)
-    return image
 
 
 def _cheap(image: ImageFile.ImageFile, data: bytes, near: int, max_pixels: int) -> bool:

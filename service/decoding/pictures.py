@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from msmlp.model.avif import PIXELS
 from msmlp.model.bmp import is_masked
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
@@ -57,6 +58,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     )
     if kind == "BMP" and image.info.get("compression") in (1, 2):
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
+    if kind == "AVIF":
+        return Picture(kind, full, max(full, image.info[PIXELS]), decode)
     if is_masked(image):
         return Picture(kind, full, MASKED_PIXEL * full, decode)
     if kind != "JPEG":

@@ -71,7 +71,7 @@ def test_every_format_is_read_as_rgb(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused_with_a_list_of_those_read(kind: str) -> None:
-    with pytest.raises(UndecodableImageError, match="PNG, JPEG, WEBP, BMP, GIF"):
+    with pytest.raises(UndecodableImageError, match="PNG, JPEG, WEBP, BMP, GIF, AVIF"):
         decode(encode(Image.fromarray(gradient(32, 32)), kind))
 
 

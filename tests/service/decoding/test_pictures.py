@@ -23,7 +23,7 @@ def file(size: tuple[int, int], kind: str, mode: str = "RGB", **options: Any) ->
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "JPEG", "AVIF"])
 @pytest.mark.parametrize("size", [(32, 32), (100, 40), (300, 200)])
 def test_format_and_pixels_are_told_and_the_picture_is_the_models_own(kind: str, size: tuple[int, int]) -> None:
     data = file(size, kind)

@@ -32,8 +32,6 @@ def is_avif(data: bytes) -> bool:
 
 def without_texts(data: bytes) -> tuple[bytes, int]:
     """The file for Pillow, which finds no EXIF and XMP in it, and the pixels of all AV1 frames in it."""
-    if data.startswith(b"ftypavis", 4):
-        raise UndecodableImageError("an AVIF sequence, which is not read; AVIF pictures are")
     try:
         return _walk(data)
     except (struct.error, ValueError, IndexError, KeyError):
@@ -50,8 +48,11 @@ def check_frames(image: Image.Image, pixels: int) -> None:
 
 
 def _walk(data: bytes) -> tuple[bytes, int]:
-    (meta,) = [box for box in _boxes(data, 0, len(data)) if box[0] == b"meta"] or [(b"", 0, 0)]
-    parts = {kind: (start, end) for kind, start, end in _boxes(data, meta[1] + 4, meta[2])}
+    outer = {kind: (start, end) for kind, start, end in _boxes(data, 0, len(data))}
+    if b"moov" in outer:  # its frames are elsewhere
+        raise UndecodableImageError("an AVIF sequence, which is not read; AVIF pictures are")
+    start, end = outer[b"meta"]
+    parts = {kind: (start, end) for kind, start, end in _boxes(data, start + 4, end)}
     bare, pixels, pictures = bytearray(data), 0, set()
     start, end = parts[b"iinf"]
     for kind, at, _ in _boxes(data, start + (6 if data[start] == 0 else 8), end):

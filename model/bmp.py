@@ -88,6 +88,8 @@ class _FourColours(ImageFile.ImageFile):
 
 def open_odd_bmp(data: bytes) -> ImageFile.ImageFile | None:
     """The opened image; None for what Pillow's reader is to open. Raises what that raises."""
+    if len(data) < 54 or (data[28] != 2 and data[30] not in (_MASKS, _ALPHA_MASKS)):  # bits, compression
+        return None
     try:
         header = _Header(data)
     except struct.error:

@@ -87,8 +87,10 @@ def test_many_frames_are_refused_shown_or_not() -> None:
         decode(many)
 
 
-def test_a_sequence_is_refused_in_words() -> None:
+@pytest.mark.parametrize("brand", [b"avis", b"avif", b"mif1", b"msf1"])
+def test_a_sequence_is_refused_in_words(brand: bytes) -> None:
     data = avif(save_all=True, append_images=[PICTURE.rotate(90)])
+    data = data[:8] + brand + data[12:]
     with pytest.raises(UndecodableImageError, match="an AVIF sequence, which is not read"):
         decode(data)
 

@@ -242,6 +242,26 @@ def test_an_orientation_in_xmp_alone_is_not_applied(kind: str, options: dict[str
     assert np.abs(found.astype(int) - stored).mean() < 4
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        struct.pack(">I", 3) + b"tEXta\0b" + b"nope",
+        struct.pack(">I", 5) + b"zTXta\0\x09bc" + struct.pack(">I", zlib.crc32(b"zTXta\0\x09bc")),
+        struct.pack(">I", 5) + b"iCCPa\0\x09bc" + b"nope",
+    ],
+)
+@pytest.mark.parametrize("formats", [FORMATS, None])
+def test_damaged_metadata_of_a_png_does_not_matter(chunk: bytes, formats: Any) -> None:
+    whole = encode(Image.fromarray(gradient(8, 6)))
+    assert np.array_equal(pixels(whole[:33] + chunk + whole[33:], formats=formats), gradient(8, 6))
+
+
+def test_a_text_that_unpacks_to_more_than_a_mebibyte_does_not_matter() -> None:
+    whole, text = encode(Image.fromarray(gradient(8, 6))), b"a\0\0" + zlib.compress(bytes(3 * 2**19))
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    assert np.array_equal(pixels(whole[:33] + chunk + whole[33:]), gradient(8, 6))
+
+
 def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:
     image = Image.fromarray(gradient(48, 32))
     image.getexif()[0x0112] = 3

@@ -75,33 +75,24 @@ class _Parts(io.BytesIO):
         return super().read(size)
 
 
-def decode(
-    data: bytes,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    near: int | None = None,
-    formats: tuple[str, ...] | None = FORMATS,
-) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> Image.Image:
     """An encoded image → an upright RGB image; ImageTooLargeError or UndecodableImageError.
 
     `max_pixels`: the largest width x height allowed, checked in the header before anything is decoded. `near`: the size
-    the image will be scaled to, so that a large JPEG is decoded, and counts, at a fraction. `formats`: None allows
-    everything Pillow reads, for training data.
+    the image will be scaled to, so that a large JPEG is decoded, and counts, at a fraction.
     """
-    image = open_image(data, max_pixels=max_pixels, near=near, formats=formats)
+    image = open_image(data, max_pixels=max_pixels, near=near)
     if near is not None:
         reduce_scale(image, near)
     return decode_opened(image)
 
 
-def open_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None, formats: tuple[str, ...] | None = FORMATS
-) -> ImageFile.ImageFile:
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> ImageFile.ImageFile:
     """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
     data, orientation = without_metadata(data)
     data, frames = avif.without_texts(data) if avif.is_avif(data) else (data, 0)
     unended = is_unended(data)
-    image = _opened(ended(data) if unended else data, max_pixels, formats)
+    image = _opened(ended(data) if unended else data, max_pixels)
     width, height = image.size
     if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
@@ -115,17 +106,16 @@ def open_image(
     return image
 
 
-def _opened(data: bytes, max_pixels: int, formats: tuple[str, ...] | None) -> ImageFile.ImageFile:
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, its header read."""
     try:
-        if data.startswith(b"BM") and (formats is None or "BMP" in formats) and (image := open_odd_bmp(data)):
+        if data.startswith(b"BM") and (image := open_odd_bmp(data)):
             return image
-        return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=formats)
+        return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
-        listed = f"; formats: {', '.join(formats)}" if formats else ""
-        raise UndecodableImageError(f"not a readable image{listed}") from None
+        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
 

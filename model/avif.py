@@ -14,8 +14,8 @@ from msmlp.model.errors import UndecodableImageError
 SUPPORTED: bool = AvifImagePlugin.SUPPORTED
 """Whether this Pillow has a decoder."""
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the service has threads of its own
-MOST_ITEMS = 2**10
-"""Of a file: tiles, transparency, thumbnails, metadata."""
+MOST_ITEMS, MOST_UNITS = 2**10, 2**6
+"""Boxes of a box, parts of all items, units of an item's AV1 data; ordinary files have some ten."""
 FRAMES = 4
 """Two layers of colour and of transparency; all frames together may have so many times the picture's pixels."""
 MARGIN = 2**16
@@ -93,7 +93,11 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
         seen.add(kind)
         yield kind, start, stop
         at = stop
-    raise UndecodableImageError(f"the AVIF has more parts than the limit of {MOST_ITEMS}")
+    raise _too_many()
+
+
+def _too_many(most: int = MOST_ITEMS) -> UndecodableImageError:
+    return UndecodableImageError(f"the AVIF has more parts than the limit of {most}")
 
 
 def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
@@ -111,12 +115,16 @@ def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, list[tuple[i
         at += size
         return int.from_bytes(data[at - size : at], "big")
 
-    for _ in range(min(number(many), MOST_ITEMS + 1)):
+    parts = 0
+    for _ in range(number(many)):
         item, method = number(many), number(2) & 15 if version else 0
         number(2)
         start = number(base)
         extents = []
-        for _ in range(min(number(2), MOST_ITEMS)):
+        for _ in range(number(2)):
+            parts += 1
+            if parts > MOST_ITEMS:
+                raise _too_many()
             number(index)
             extents.append((method, start + number(offset), number(length)))
         if method > 1 or not extents or not all(length for _, _, length in extents):
@@ -127,7 +135,9 @@ def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, list[tuple[i
 def _frames(stream: bytes) -> int:
     """The pixels of all frames of an AV1 stream, shown or not."""
     at, frames, largest = 0, 0, 0
-    while at < len(stream):
+    for _ in range(MOST_UNITS):
+        if at >= len(stream):
+            return frames * largest
         head = stream[at]
         at += 2 if head & 4 else 1
         size = len(stream) - at
@@ -144,7 +154,7 @@ def _frames(stream: bytes) -> int:
         elif kind in (3, 6, 7):
             frames += 1
         at += size
-    return frames * largest
+    raise _too_many(MOST_UNITS)
 
 
 def _most_pixels(sequence: bytes) -> int:

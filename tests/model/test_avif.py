@@ -86,6 +86,17 @@ def test_many_frames_are_refused_shown_or_not() -> None:
         decode(many)
 
 
+def test_endless_parts_are_refused() -> None:
+    data = avif()
+    start, iloc, empty = data.index(b"mdat") + 4, data.index(b"iloc"), b"\x12\0" * 2000
+    stream = empty + data[start:]
+    head = data[: iloc + 22] + struct.pack(">I", len(stream)) + data[iloc + 26 : start - 8]
+    units = head + struct.pack(">I", len(stream) + 8) + b"mdat" + stream
+    for endless, most in ((units, 64), (data + b"\0\0\0\x08free" * 2000, 1024)):
+        with pytest.raises(UndecodableImageError, match=f"the AVIF has more parts than the limit of {most}"):
+            decode(endless)
+
+
 @pytest.mark.parametrize("brand", [b"avis", b"avif", b"mif1", b"msf1"])
 def test_a_sequence_is_refused_in_words(brand: bytes) -> None:
     data = avif(save_all=True, append_images=[PICTURE.rotate(90)])

@@ -5,7 +5,6 @@ proportion to the file. So they get what the pixels need and nothing else. Findi
 (chunks, segments or blocks), which looks into none of them but the few that may tell the orientation.
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -29,11 +28,11 @@ _NO_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9), 0xFF))
 _TABLES = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xE0), *range(0xF0, 0xFE)))
 _NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
+_COLOURS = {0xE0: 16, 0xEE: 14}
+"""JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
 _EXIF, _RAW_EXIF = b"Exif\0\0", b"Raw profile type exif\0"
-_XMP, _PNG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0"
 _TAG = 0x0112
 _CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
-_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 class Bare(NamedTuple):
@@ -86,7 +85,7 @@ def _parts(data: bytes, each: int = BYTES_PER_PART) -> Iterator[int]:
 
 
 def _png(data: bytes) -> Bare:
-    kept, at, exif, raw, xmp = _Kept(data), 8, b"", b"", b""
+    kept, at, exif, raw = _Kept(data), 8, b"", b""
     for _ in _parts(data):
         if at + 8 > len(data):
             break
@@ -98,13 +97,10 @@ def _png(data: bytes) -> Bare:
             kept.drop(at, end)
             if kind == b"eXIf":
                 exif = exif or data[start : min(end - 4, start + MOST_TEXT)]
-            elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-                if not raw and data.startswith(_RAW_EXIF, start):
-                    raw = _text(kind, data[start + len(_RAW_EXIF) : min(end - 4, start + MOST_TEXT)])
-                elif not xmp and data.startswith(_PNG_XMP, start):
-                    xmp = _text(kind, data[start + len(_PNG_XMP) : min(end - 4, start + MOST_TEXT)])
+            elif kind in (b"tEXt", b"zTXt", b"iTXt") and not raw and data.startswith(_RAW_EXIF, start):
+                raw = _text(kind, data[start + len(_RAW_EXIF) : min(end - 4, start + MOST_TEXT)])
         at = end
-    return Bare(kept.joined(), _orientation(exif or (raw and _from_hex(raw)), xmp))
+    return Bare(kept.joined(), _orientation(exif or (raw and _from_hex(raw))))
 
 
 def _jpeg(data: bytes) -> Bare:
@@ -123,32 +119,28 @@ def _jpeg(data: bytes) -> Bare:
             tables += length
             if tables > MOST_TABLES:
                 raise UndecodableImageError(f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}")
-        elif marker in _NOT_PIXELS:
+        elif marker in _NOT_PIXELS or length < _COLOURS.get(marker, 0):
             kept.drop(at, end)
             if marker == 0xE1:
                 told.append((at + 4, end))
         elif marker in (0xDA, 0xD9):  # the first scan, the end: what follows is libjpeg's
             break
         at = end
-    exif, xmp = (
-        next((data[start:end] for start, end in told if data.startswith(name, start)), b"") for name in (_EXIF, _XMP)
-    )
-    return Bare(kept.joined(), _orientation(exif, xmp))
+    exif = next((data[start:end] for start, end in told if data.startswith(_EXIF, start)), b"")
+    return Bare(kept.joined(), _orientation(exif))
 
 
 def _webp(data: bytes) -> Bare:
     """As it is: libwebp's reader is quick, and Pillow only copies what it finds."""
-    at, exif, xmp = 12, b"", b""
+    at, exif = 12, b""
     for _ in _parts(data):
         if at + 8 > len(data):
             break
         kind, length = struct.unpack_from("<4sI", data, at)
         if kind == b"EXIF":
             exif = exif or data[at + 8 : at + 8 + min(length, MOST_TEXT)]
-        elif kind == b"XMP ":
-            xmp = xmp or data[at + 8 : at + 8 + min(length, MOST_TEXT)]
         at += 8 + length + length % 2
-    return Bare(data, _orientation(exif, xmp))
+    return Bare(data, _orientation(exif))
 
 
 def _check_gif(data: bytes) -> None:
@@ -193,13 +185,9 @@ def _from_hex(raw: bytes) -> bytes:
     return b""
 
 
-def _orientation(exif: bytes, xmp: bytes) -> int:
-    """What EXIF tells, or else XMP, as Pillow has it; 1 if none does or it is none that exists."""
-    if not exif and not xmp:
-        return 1
-    found = _in_exif(exif)
-    if found is None and xmp and (match := _IN_XMP.search(xmp, 0, MOST_TEXT)):
-        found = int(match[1])
+def _orientation(exif: bytes) -> int:
+    """What EXIF tells; 1 if it tells none or none that exists. Browsers heed no other place, such as XMP."""
+    found = _in_exif(exif) if exif else None
     return found if found is not None and 1 <= found <= 8 else 1
 
 

@@ -1,36 +1,50 @@
 """From an encoded image to an array: the only way, for training, evaluation and serving alike.
 
 The rules (docs/http.md repeats them for callers):
-- formats: PNG, JPEG, WebP, BMP, GIF; determined by the content, not by a name or a header;
-- EXIF orientation is applied, a damaged EXIF block ignored; of an animation the first frame is used;
+- formats: PNG, JPEG, WebP, BMP, GIF, AVIF; determined by the content, not by a name or a header;
+- EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
+  used;
+- what the first frame of a GIF leaves free is white;
 - all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
   make is refused;
-- grey and palette images become RGB; transparent pixels are blended with white; Pillow converts CMYK;
+- grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
+  Pillow converts CMYK;
+- a BMP of any colour masks is read; alpha that is 0 everywhere is none;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
-- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size.
+- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
+- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture is damaged.
 """
 
 import io
+import re
 from contextlib import suppress
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
+from msmlp.model import avif
+from msmlp.model.bmp import open_odd_bmp
+from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
+from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
 MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
 MANY_BYTES, MOST_PARTS = 2**18, 500_000
 """Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
+ENTROPY = 0.1
+"""Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
+JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+"""How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -61,47 +75,75 @@ class _Parts(io.BytesIO):
         return super().read(size)
 
 
-def decode(
-    data: bytes,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    near: int | None = None,
-    formats: tuple[str, ...] | None = FORMATS,
-) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> Image.Image:
     """An encoded image → an upright RGB image; ImageTooLargeError or UndecodableImageError.
 
     `max_pixels`: the largest width x height allowed, checked in the header before anything is decoded. `near`: the size
-    the image will be scaled to, so that a large JPEG is decoded at a fraction of the cost. `formats`: None allows
-    everything Pillow reads, for training data.
+    the image will be scaled to, so that a large JPEG is decoded, and counts, at a fraction.
     """
-    image = open_image(data, max_pixels=max_pixels, formats=formats)
+    image = open_image(data, max_pixels=max_pixels, near=near)
     if near is not None:
         reduce_scale(image, near)
     return decode_opened(image)
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS) -> Image.Image:
-    """The first half of `decode`: reads the header only and checks the size."""
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> ImageFile.ImageFile:
+    """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
     data, orientation = without_metadata(data)
+    data, frames = avif.without_texts(data) if avif.is_avif(data) else (data, 0)
+    unended = is_unended(data)
+    image = _opened(ended(data) if unended else data, max_pixels)
+    width, height = image.size
+    if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
+        raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if image.format == "AVIF":
+        avif.check_frames(image, frames)
+    elif image.format == "PNG":
+        scale_key(image, data)
+    if unended:
+        image.info[UNENDED] = data
+    _keep_orientation(image, orientation)
+    return image
+
+
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The image, its header read."""
     try:
-        stream = _Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data)
-        image = Image.open(stream, formats=formats)
+        if data.startswith(b"BM") and (image := open_odd_bmp(data)):
+            return image
+        return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
-        listed = f"; formats: {', '.join(formats)}" if formats else ""
-        raise UndecodableImageError(f"not a readable image{listed}") from None
+        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
-        raise UndecodableImageError(f"damaged image header ({type(error).__name__})") from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+        raise UndecodableImageError(_words("damaged image header", error)) from None
+
+
+def _keep_orientation(image: ImageFile.ImageFile, orientation: int | None) -> None:
+    """Let Pillow turn an image as EXIF tells, and nothing else."""
+    image.info.pop("xmp", None)
     if orientation is not None:
-        for name in ("exif", "xmp"):  # of a WebP; they may be as large as the file
-            image.info.pop(name, None)
+        image.info.pop("exif", None)  # of a WebP; it may be as large as the file
         if orientation != 1:
             image.info["exif"] = exif_of(orientation)
-    return image
+
+
+def _cheap(image: ImageFile.ImageFile, data: bytes, near: int, max_pixels: int) -> bool:
+    """Whether a JPEG is so much larger than needed that it is no more work than `max_pixels` are.
+
+    It has one scan: with more, all its coefficients are in memory, at any scale.
+    """
+    if min(image.size) < 4 * near or image.format != "JPEG" or image.info.get("progressive"):
+        return False
+    scans = JPEG_SCAN.findall(data)
+    scale = next(scale for scale in (8, 4, 2) if min(image.size) >= 2 * near * scale)
+    full = image.width * image.height
+    return (
+        len(scans) == 1
+        and scans[0][-1] == getattr(image, "layers", 0)
+        and full / scale**2 + ENTROPY * full <= max_pixels
+    )
 
 
 def reduce_scale(image: Image.Image, near: int) -> None:
@@ -111,12 +153,28 @@ def reduce_scale(image: Image.Image, near: int) -> None:
         image.draft(None, (2 * near, 2 * near))
 
 
-def decode_opened(image: Image.Image) -> Image.Image:
+def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     """The second half of `decode`: the pixels."""
+    frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     try:
-        return upright_rgb(image)
+        image.load()
+        if UNENDED in image.info:
+            check_whole(image)
+        if KEY in image.info:
+            whiten_key(image)
+        rgb = upright_rgb(image)
+        if frame and frame != (0, 0, *rgb.size):  # Pillow fills the rest with some colour
+            white = Image.new("RGB", rgb.size, "white")
+            white.paste(rgb.crop(frame), frame)
+            return white
+        return rgb
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
-        raise UndecodableImageError(f"damaged or truncated {image.format} image ({type(error).__name__})") from None
+        raise UndecodableImageError(_words(f"damaged or truncated {image.format} image", error)) from None
+
+
+def _words(fault: str, error: Exception) -> str:
+    """The fault, with what Pillow's readers say of it where they speak to people."""
+    return f"{fault}: {error}" if type(error) is OSError and error.errno is None and error.args else fault
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -132,6 +190,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         wide = np.asarray(image)
+        if (key := image.info.get("transparency")) is not None:
+            wide = np.where(wide == key, 65535, wide)
         return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)

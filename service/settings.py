@@ -100,7 +100,11 @@ class Settings(BaseSettings):
         description="Share of early exits that also run to the last exit, to measure whether it agrees.",
     )
     max_pixels: int = Field(
-        default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS, description="Most pixels (width x height) of an image."
+        default=MAX_PIXELS,
+        ge=1,
+        le=PILLOW_MAX_PIXELS,
+        description="Most pixels (width x height) of an image; a JPEG of one scan that is decoded at a reduced scale "
+        "counts what is decoded and a tenth of its pixels.",
     )
     max_request_pixels: int = Field(
         default=256_000_000,

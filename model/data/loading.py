@@ -15,7 +15,8 @@ from msmlp.model.errors import DataError, ImageError
 from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-"""The suffixes of all formats that Pillow reads; other files are ignored."""
+"""Of all pictures that Pillow knows: one of a format that is not served stops a training, in words. Other files are
+ignored."""
 
 
 def load_dataset(path: Path, size: int) -> Dataset:
@@ -65,9 +66,9 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
         for path in files:
             try:
                 data = path.read_bytes()
-                image = decode(data, formats=None, max_pixels=PILLOW_MAX_PIXELS)
+                image = decode(data, max_pixels=PILLOW_MAX_PIXELS)
                 # Serving decodes a large JPEG at a reduced scale; the network must see the same pixels here.
-                seen = decode(data, near=size, formats=None, max_pixels=PILLOW_MAX_PIXELS)
+                seen = decode(data, near=size, max_pixels=PILLOW_MAX_PIXELS)
             except (ImageError, OSError) as error:
                 raise DataError(f"{path}: {error}") from None
             identities.append(image_identity(np.asarray(image)))

@@ -1,6 +1,6 @@
 """What decoding will take, learned from what it took. Pure: no clock."""
 
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "pixels")
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "AVIF", "pixels")
 """Formats, and pixels that are only resized."""
 
 PER_PICTURE = 50e-6
@@ -8,7 +8,7 @@ PER_PICTURE = 50e-6
 LARGE = 1e-3
 """Seconds of pixels above which a picture tells what a pixel takes, and below which what a picture takes beside them:
 thumbnails would make every pixel look dear."""
-START = dict(zip(KINDS, (20e-9, 25e-9, 25e-9, 8e-9, 10e-9, 5e-9), strict=True))
+START = dict(zip(KINDS, (20e-9, 25e-9, 25e-9, 8e-9, 10e-9, 35e-9, 5e-9), strict=True))
 """Seconds per pixel of work, from photographs on one core of an AMD EPYC, until this machine's are known."""
 MEMORY = 30e6
 """Pixels of work after which a third of what was learned before still counts."""

@@ -1,30 +1,31 @@
 """From the header of an image: what decoding it will be, before any of it is done."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
+from msmlp.model.avif import PIXELS
+from msmlp.model.bmp import is_masked
+from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
-from msmlp.model.preprocess import decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.preprocess import ENTROPY, JPEG_SCAN, decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.unended import DECODINGS, UNENDED
 
 Source = bytes | NDArray[np.uint8]
 """An encoded image, or its pixels uint8 [H, W, 3]."""
 Pixels = NDArray[np.uint8]
 
-ENTROPY = 0.1
-"""Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
-SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
-"""How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
 PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
 RUN_PIXEL, RUN_BYTE = 4, 22
 """Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
+MASKED_PIXEL = 2
+"""Work of each pixel of a BMP whose colours are taken from behind masks."""
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
@@ -48,7 +49,7 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
         return Picture("pixels", pixels, pixels, partial(_resize, source, size))
     if size * size <= max_pixels and (plain := plain_format(source, size)):
         return Picture(plain, size * size, size * size, partial(load_image, source, size, max_pixels=max_pixels))
-    image = open_image(source, max_pixels=max_pixels)
+    image = open_image(source, max_pixels=max_pixels, near=size)
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
     again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)
@@ -57,19 +58,23 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     )
     if kind == "BMP" and image.info.get("compression") in (1, 2):
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
+    if kind == "AVIF":
+        return Picture(kind, full, max(full, image.info[PIXELS]), decode)
+    if is_masked(image):
+        return Picture(kind, full, MASKED_PIXEL * full, decode)
     if kind != "JPEG":
-        return Picture(kind, full, full, decode)
+        return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
     reduce_scale(image, size)
-    scans = max(1, sum(1 for _ in SCAN.finditer(source)))
+    scans = max(1, sum(1 for _ in JPEG_SCAN.finditer(source)))
     pixels = image.width * image.height
     work = pixels + full * (ENTROPY + PER_SCAN * (scans - 1))
     if work > 2 * max_pixels:
         text = f"image has {scans} scans, as much work as {work:.0f} pixels, the limit is {2 * max_pixels}"
         raise ImageTooLargeError(text)
-    return Picture(kind, pixels, work, decode)
+    return Picture(kind, pixels, DECODINGS * work if UNENDED in image.info else work, decode)
 
 
-def decode_to_square(image: Image.Image, size: int) -> Pixels:
+def decode_to_square(image: ImageFile.ImageFile, size: int) -> Pixels:
     return to_square(decode_opened(image), size)
 
 

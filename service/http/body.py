@@ -20,7 +20,15 @@ from msmlp.service.errors import (
 from msmlp.service.http.json_body import read_json
 from msmlp.service.options import MAX_TEXT, RequestOptions, given_twice, parse_options
 
-RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "application/octet-stream")
+RAW_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/webp",
+    "image/bmp",
+    "image/gif",
+    "image/avif",
+    "application/octet-stream",
+)
 SLICE = 2**16
 IMAGE_PARTS = ("images", "image")
 CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1")

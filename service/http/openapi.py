@@ -63,7 +63,7 @@ _PROBLEM_EXAMPLES = (
     (413, "too_many_pixels", "the images have 300000000 pixels to decode, the limit of a request is 256000000 ..."),
     (413, "image_too_large", "image is 10000x10000 = 100000000 pixels, the limit is 32000000"),
     (415, "unsupported_media_type", "content type 'text/html' is not supported; set Content-Type, ..."),
-    (422, "undecodable_image", "not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF"),
+    (422, "undecodable_image", "not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF, AVIF"),
     (422, "bad_option", "max_exit: 4 is out of range; expected 1 to 3"),
     (422, "no_images", "the request has no image; send an image as the body, form fields named images, or JSON"),
     (429, "overloaded", "the service is full: 1020 of 1024 images in flight, 8 more requested"),

@@ -71,7 +71,7 @@ def test_every_format_is_read_as_rgb(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused_with_a_list_of_those_read(kind: str) -> None:
-    with pytest.raises(UndecodableImageError, match="PNG, JPEG, WEBP, BMP, GIF"):
+    with pytest.raises(UndecodableImageError, match="PNG, JPEG, WEBP, BMP, GIF, AVIF"):
         decode(encode(Image.fromarray(gradient(32, 32)), kind))
 
 
@@ -174,6 +174,18 @@ def test_an_animation_counts_as_its_first_frame(kind: str, options: dict[str, An
     assert np.array_equal(pixels(data), np.asarray(frames[0]))
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_what_the_first_frame_of_a_gif_leaves_free_is_white(transparent: bool) -> None:
+    whole = encode(Image.new("P", (2, 1), 1), "GIF", **({"transparency": 3} if transparent else {}))
+    start = whole.index(b",\0\0\0\0\2\0\1\0")
+    data = whole[:6] + struct.pack("<HH", 6, 4) + whole[10 : start + 1] + struct.pack("<HH", 3, 1) + whole[start + 5 :]
+    found = pixels(data).copy()
+    assert found.shape == (4, 6, 3)
+    assert np.array_equal(found[1:2, 3:5], pixels(whole))
+    found[1:2, 3:5] = 255
+    assert found.min() == 255
+
+
 # How each EXIF orientation is to be shown, as the standard draws it.
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda a: a,
@@ -216,11 +228,30 @@ def test_an_exif_block_that_cannot_be_read_is_ignored(kind: str, exif: bytes) ->
 
 
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
-def test_an_orientation_may_be_in_xmp_alone(kind: str, options: dict[str, Any]) -> None:
-    stored = gradient(48, 32)
-    found = pixels(encode(Image.fromarray(stored), kind, xmp=b'<x tiff:Orientation="6"/>', **options))
-    assert found.shape == (48, 32, 3)
-    assert np.abs(found.astype(int) - np.rot90(stored, -1)).mean() < 4
+def test_an_orientation_in_xmp_alone_is_not_applied(kind: str, options: dict[str, Any]) -> None:
+    stored, xmp = gradient(48, 32), b'<x tiff:Orientation="6"/>'
+    found = pixels(encode(Image.fromarray(stored), kind, xmp=xmp, **options))
+    assert found.shape == stored.shape
+    assert np.abs(found.astype(int) - stored).mean() < 4
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        struct.pack(">I", 3) + b"tEXta\0b" + b"nope",
+        struct.pack(">I", 5) + b"zTXta\0\x09bc" + struct.pack(">I", zlib.crc32(b"zTXta\0\x09bc")),
+        struct.pack(">I", 5) + b"iCCPa\0\x09bc" + b"nope",
+    ],
+)
+def test_damaged_metadata_of_a_png_does_not_matter(chunk: bytes) -> None:
+    whole = encode(Image.fromarray(gradient(8, 6)))
+    assert np.array_equal(pixels(whole[:33] + chunk + whole[33:]), gradient(8, 6))
+
+
+def test_a_text_that_unpacks_to_more_than_a_mebibyte_does_not_matter() -> None:
+    whole, text = encode(Image.fromarray(gradient(8, 6))), b"a\0\0" + zlib.compress(bytes(3 * 2**19))
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    assert np.array_equal(pixels(whole[:33] + chunk + whole[33:]), gradient(8, 6))
 
 
 def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:
@@ -385,6 +416,21 @@ def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
     with pytest.raises(UndecodableImageError) as refused:
         decode(data)
     assert "\n" not in str(refused.value)
+    assert "Error" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (a_jpeg()[:-60], "damaged or truncated JPEG image: the file ends within the picture"),
+        (encode(Image.new("L", (9, 9)), "BMP")[:28] + b"\7" + bytes(99), "damaged image header: Unsupported BMP pixel"),
+        (encode(Image.fromarray(gradient(64, 48)))[:-40], "damaged or truncated PNG image: image file is truncated"),
+        (png(5, 5, 8, 2, b"\x09" * 80), "damaged or truncated PNG image: unrecognized data stream"),
+    ],
+)
+def test_a_reason_is_words_and_no_name_of_an_exception(data: bytes, words: str) -> None:
+    with pytest.raises(UndecodableImageError, match=f"^{words}[^()]*(\\([^A-Z]*\\)[^()]*)?$"):
+        decode(data)
 
 
 def test_a_truncated_photograph_is_refused(cat_photo: bytes) -> None:

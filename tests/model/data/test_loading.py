@@ -42,13 +42,20 @@ def test_classes_are_the_folders_names_in_order(folder: Path) -> None:
     assert data.val is None
 
 
-@pytest.mark.parametrize("name", ["large.jpg", "UPPER.JPEG", "b.bmp", "g.gif", "w.webp", "t.tiff", "p.ppm", "grey.png"])
-def test_any_format_pillow_reads_and_any_size(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["large.jpg", "UPPER.JPEG", "b.bmp", "g.gif", "w.webp", "a.avif", "grey.png"])
+def test_any_format_that_is_served_and_any_size(folder: Path, name: str) -> None:
     image = picture(7, (150, 100))
     (image.convert("L") if name == "grey.png" else image).save(folder / "train" / "cat" / name)
     data = load_dataset(folder, 16)
     assert len(data.train) == 7
     assert data.train.pixels.shape == (7, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["t.tiff", "p.ppm"])
+def test_another_format_stops_training_with_the_list_of_those_read(folder: Path, name: str) -> None:
+    picture(7, (150, 100)).save(folder / "train" / "cat" / name)
+    with pytest.raises(DataError, match=f"{name}: not a readable image; formats: PNG, JPEG, WEBP, BMP, GIF, AVIF"):
+        load_dataset(folder, 16)
 
 
 @pytest.mark.parametrize("name", ["large.jpg", "large.png", "large.webp"])

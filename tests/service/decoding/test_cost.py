@@ -9,7 +9,7 @@ from msmlp.service.decoding.cost import KINDS, MEMORY, OUTLIER, PER_PICTURE, Dec
 
 
 def test_every_format_that_is_read_has_a_start_value() -> None:
-    assert set(KINDS) == {*FORMATS, "pixels"}
+    assert set(KINDS) == {*FORMATS, "AVIF", "pixels"}
     times = DecodeTimes()
     for kind in KINDS:
         assert 0.03 < times.predict(kind, 31e6) < 3, "31 megapixels"

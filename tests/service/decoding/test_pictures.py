@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
-from msmlp.model.preprocess import load_image
-from msmlp.service.decoding.pictures import ENTROPY, read_header
+from msmlp.model.preprocess import ENTROPY, MAX_PIXELS, load_image
+from msmlp.service.decoding.pictures import read_header
 
 LIMIT = 1_000_000
 
@@ -23,7 +23,7 @@ def file(size: tuple[int, int], kind: str, mode: str = "RGB", **options: Any) ->
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF", "JPEG", "AVIF"])
 @pytest.mark.parametrize("size", [(32, 32), (100, 40), (300, 200)])
 def test_format_and_pixels_are_told_and_the_picture_is_the_models_own(kind: str, size: tuple[int, int]) -> None:
     data = file(size, kind)
@@ -91,12 +91,52 @@ def test_pixels_are_counted_too() -> None:
     assert picture.decode().shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("side", [32, 300])
-def test_the_largest_size_is_width_by_height_also_of_what_is_reduced(side: int) -> None:
-    for kind in ("JPEG", "PNG"):
-        read_header(file((side, side), kind), 32, side**2)
-        with pytest.raises(ImageTooLargeError):
-            read_header(file((side, side), kind), 32, side**2 - 1)
+@pytest.mark.parametrize(
+    ("side", "kind", "options"),
+    [
+        (32, "JPEG", {}),
+        (32, "PNG", {}),
+        (300, "PNG", {}),
+        (120, "JPEG", {}),
+        (300, "JPEG", {"progressive": True}),
+    ],
+)
+def test_the_largest_size_is_width_by_height(side: int, kind: str, options: dict[str, Any]) -> None:
+    read_header(file((side, side), kind, **options), 32, side**2)
+    with pytest.raises(ImageTooLargeError):
+        read_header(file((side, side), kind, **options), 32, side**2 - 1)
+
+
+def test_of_a_jpeg_that_is_reduced_it_is_what_is_decoded_and_read() -> None:
+    data = file((600, 600), "JPEG")  # decoded at an eighth
+    limit = 75**2 + 600**2 // 10
+    picture = read_header(data, 32, limit)
+    assert (picture.pixels, picture.decode().shape) == (75**2, (32, 32, 3))
+    assert (picture.decode() == load_image(data, 32)).all()
+    with pytest.raises(ImageTooLargeError, match="image is 600x600 = 360000 pixels"):
+        read_header(data, 32, limit - 1)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_jpeg_of_a_scan_per_colour_is_not_cheap_at_any_scale(components: int) -> None:
+    data = file((600, 600), "JPEG")
+    start = data.index(b"\xff\xda")
+    scan = data[start : start + 4] + bytes([components]) + data[start + 5 :]
+    assert scan.count(b"\xff\xda") == 1
+    one = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    with pytest.raises(ImageTooLargeError):
+        read_header(
+            data[:start] + (one if components == 1 else one + b"\0" + one + b"\0" + one) + bytes(9), 32, 300_000
+        )
+
+
+@pytest.mark.parametrize("size", [(7680, 4320), (8192, 6144)])
+def test_the_default_limit_lets_large_photographs_through(size: tuple[int, int]) -> None:
+    head = file((16, 16), "JPEG")
+    at = head.index(b"\xff\xc0") + 5
+    picture = read_header(head[:at] + struct.pack(">HH", *size[::-1]) + head[at + 4 :], 224, MAX_PIXELS)
+    assert picture.pixels == size[0] * size[1] / 64
+    assert picture.work < MAX_PIXELS
 
 
 def test_a_jpeg_of_half_a_million_markers_is_refused() -> None:

@@ -135,7 +135,7 @@ def test_every_body_form_gives_the_same_answer(
         assert got[field] == expected[field]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF"])
 def test_every_format_is_read_whatever_its_name(client: httpx.Client, digits: Any, kind: str) -> None:
     content = encoded(digits.test[0].repeat(4, axis=0).repeat(4, axis=1), kind)
     answer = client.post("/classify", content=content, headers={"Content-Type": "application/octet-stream"})

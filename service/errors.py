@@ -11,6 +11,7 @@ from msmlp.model.errors import (
     MsmlpError,
     OptionError,
     OutOfMemoryError,
+    TrainingInterruptedError,
     TrainingStoppedError,
     UndecodableImageError,
     WeightsError,
@@ -129,7 +130,10 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
-        (ConfigError, DataError, WeightsError, TrainingStoppedError, DeviceError, OutOfMemoryError),
+        (
+            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError),
+            *(TrainingStoppedError, TrainingInterruptedError),
+        ),
         (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),
     ),
 }

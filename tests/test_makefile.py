@@ -36,8 +36,8 @@ def test_without_a_gpu_test_gpu_fails_with_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("extra", "device"), [("gpu", "MSMLP_DEVICE=${MSMLP_DEVICE:-cuda} "), ("cpu", "")])
 def test_the_builds_for_gpus_serve_from_a_gpu_or_not_at_all(tmp_path: Path, extra: str, device: str) -> None:
-    said = dry_run("serve", f"EXTRA={extra}", f"VENV={tmp_path}/venv").splitlines()[-1]
-    assert said.rstrip() == f"{device}{tmp_path}/venv/bin/msmlp serve --port 8000"
+    said = dry_run("serve", f"EXTRA={extra}", f"VENV={tmp_path}/venv").splitlines()
+    assert f"{device}{tmp_path}/venv/bin/msmlp serve --port 8000" in [line.rstrip() for line in said]
 
 
 def test_port_and_arguments_reach_the_server(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits
 def test_what_cannot_be_evaluated_says_why(tiny_weights: Path, cifar10_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="'train' is unknown; expected val, audit or test"):
         evaluate(tiny_weights, cifar10_folder, "train", "cpu")
-    with pytest.raises(OptionError, match="has no audit set: the data has 400 images"):
+    with pytest.raises(OptionError, match="has no audit set: a tenth of each class is 40 of 400 images"):
         evaluate(tiny_weights, cifar10_folder, "audit", "cpu")
     with pytest.raises(OptionError, match="'tpu' is unknown; expected one of auto, cpu, cuda"):
         evaluate(tiny_weights, cifar10_folder, "test", "tpu")

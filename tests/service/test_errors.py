@@ -12,6 +12,7 @@ from msmlp.model.errors import (
     ImageTooLargeError,
     MsmlpError,
     OptionError,
+    TrainingStoppedError,
     UndecodableImageError,
     WeightsError,
 )
@@ -21,7 +22,7 @@ from msmlp.service.errors import STATUS, BadImagesError, MalformedBodyError, pro
 def leaves(kind: type[MsmlpError]) -> Iterator[type[MsmlpError]]:
     """What a server can raise; `msmlp` and the benchmarks stand above it, with errors of their own."""
     below = [each for each in kind.__subclasses__() if each.__module__.startswith(("msmlp.model", "msmlp.service"))]
-    if not below or kind is DeviceError:  # raised itself too
+    if not below or kind in (DeviceError, TrainingStoppedError):  # raised itself too
         yield kind
     for each in below:
         yield from leaves(each)

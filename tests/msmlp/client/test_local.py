@@ -131,7 +131,7 @@ def test_several_are_answered_in_their_order(model: msmlp.Model, digits: Any, di
     ("images", "error", "text"),
     [
         ("no/such/file.png", FileNotFoundError, "no/such/file.png"),
-        (np.zeros((32, 32), np.uint8), ValueError, r"the image is uint8 \[32, 32\]; expected uint8 \[H, W, 3\]"),
+        (np.zeros((32, 2, 2), np.uint8), ValueError, r"the image is uint8 \[32, 2, 2\]; expected uint8 \[H, W, 3\]"),
         ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))], ValueError, r"images\[1\] is float64"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, "uint8"),
         (7, TypeError, "images: expected one image or a sequence of them, got int"),

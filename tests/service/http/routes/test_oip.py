@@ -198,7 +198,8 @@ def test_while_the_images_of_a_tensor_wait_they_are_held_once(tiny_weights: Path
             with backend.gate.held():
                 answer = pool.submit(client.post, INFER, content=body, headers=headers)
                 backend.gate.wait_until_reached()
-                assert tracemalloc.get_traced_memory()[0] < 1.5 * len(image)
+                # Threads that passed it on may be about to let it go.
+                wait_until(lambda: tracemalloc.get_traced_memory()[0] < 1.5 * len(image))
         finally:
             tracemalloc.stop()
         assert answer.result().status_code == 200

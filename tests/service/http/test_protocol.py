@@ -378,10 +378,10 @@ def talk(app: Held, scenario: Talk) -> None:
     """Run a scenario on one connection to an application of its own."""
 
     async def main() -> None:
-        config, made = uvicorn.Config(app, **UVICORN), list[Protocol]()
+        config, made, state = uvicorn.Config(app, **UVICORN), list[Protocol](), ServerState()
 
         def make() -> Protocol:
-            made.append(Protocol(config, ServerState(), {"msmlp_watch": watch()}, asyncio.get_running_loop()))
+            made.append(Protocol(config, state, {"msmlp_watch": watch()}, asyncio.get_running_loop()))
             return made[-1]
 
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
@@ -391,9 +391,17 @@ def talk(app: Held, scenario: Talk) -> None:
                 await scenario(reader, writer, made[0] if made else await _first(made))
         finally:
             writer.close()
+            await ended(state)
             server.close()
 
     asyncio.run(main())
+
+
+async def ended(state: ServerState) -> None:
+    """Until the server has seen the end of all connections; one that was refused lingers until its client closes."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while state.connections:
+            await asyncio.sleep(0.01)
 
 
 async def _first(made: list[Protocol]) -> Protocol:
@@ -608,9 +616,7 @@ def test_a_connection_that_is_handed_over_leaves_nothing_to_collect(line: bytes)
         writer.write(b"FOO! / HTTP/1.1\r\n" + line + b"\r\n")
         assert b"400 Bad Request" in await rest(reader)
         writer.close()
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while state.connections:
-                await asyncio.sleep(0.01)
+        await ended(state)
         server.close()
 
     gc.collect()

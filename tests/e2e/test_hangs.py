@@ -87,8 +87,8 @@ def test_a_stopped_engine_process_is_seen_and_replaced(tiny_weights: Path, front
         assert "the engine is down" in readiness(served).json()["detail"]
         assert served.metric("msmlp_engine_up") == 0
         assert served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE
-        wait_until(lambda: readiness(served).status_code == 200)
-        assert classify(served)[0] == 200
+        # The other front end may be ready sooner, or may not have noticed yet.
+        wait_until(lambda: classify(served)[0] == 200)
         assert served.metric("msmlp_engine_restarts_total") == 1
         assert served.metric("msmlp_inflight_images") == 0
         assert served.metric("msmlp_deadline_total") == 1
@@ -126,8 +126,8 @@ def test_with_a_deadline_nobody_waits_longer_for_an_engine_that_hangs(tiny_weigh
 def test_a_stage_that_never_returns_gets_a_new_process(tiny_weights: Path) -> None:
     with serving(tiny_weights, 2, "process") as served:
         assert classify(served, shown(hanging.HANGS))[0] == 503
-        wait_until(lambda: readiness(served).status_code == 200)
-        assert classify(served)[0] == 200
+        # The other front end may be ready sooner, or may not have noticed yet.
+        wait_until(lambda: classify(served)[0] == 200)
         assert served.metric("msmlp_engine_restarts_total") == 1
 
 

@@ -78,6 +78,7 @@ def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image."""
+    """Whether a path has the name of an image, and is no folder or pipe: reading a pipe could wait forever."""
     # Hidden files are not the user's: macOS adds a ._cat.jpg for every cat.jpg of an archive.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return named and not path.is_dir() and not path.is_fifo()

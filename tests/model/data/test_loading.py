@@ -1,6 +1,7 @@
 """Image folders: what is read, and that what cannot be read is named."""
 
 import io
+import os
 import shutil
 import struct
 import zlib
@@ -77,6 +78,7 @@ def test_what_is_no_image_by_name_is_left_alone(folder: Path) -> None:
     (folder / "train" / "cat" / ".DS_Store").write_bytes(b"\x00")
     (folder / "train" / "cat" / "._0.png").write_bytes(b"a resource fork, as macOS leaves in archives")
     (folder / "train" / ".cache").mkdir()
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
     (folder / "README.md").write_text("photos")
     assert len(load_dataset(folder, 8).train) == 6
 

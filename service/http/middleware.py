@@ -60,8 +60,8 @@ class RequestMiddleware:
             return
         record = scope["msmlp_record"] = _record(scope)
         exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
-        if scope["method"] == "PUT" and scope["path"] == "/classify":
-            scope = {**scope, "method": "POST"}  # curl -T, and it is no less an image
+        if _is_put(scope):
+            scope = {**scope, "method": "POST"}
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # answered alike; uvicorn leaves the body out
         with self._records.open(record):
@@ -85,7 +85,9 @@ class RequestMiddleware:
 
     def refuse(self, scope: Scope) -> tuple[str, bytes, HTTPStatus] | None:
         """What a request is refused with before its body is read, as `reply` takes it; None for one that is let in."""
-        if not (self._door.work or self._budget.free < self._largest) or scope["method"] != "POST":
+        if not (self._door.work or self._budget.free < self._largest):
+            return None
+        if scope["method"] != "POST" and not _is_put(scope):
             return None
         if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
             return None
@@ -206,6 +208,11 @@ def _declared(scope: Scope) -> int:
     """The Content-Length of a request; 0 without one."""
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     return int(length) if length.isdigit() else 0
+
+
+def _is_put(scope: Scope) -> bool:
+    """Whether an image comes with PUT, as `curl -T` sends it."""
+    return bool(scope["method"] == "PUT" and scope["path"] == "/classify")
 
 
 def _record(scope: Scope) -> RequestRecord:

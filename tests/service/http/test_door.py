@@ -51,8 +51,8 @@ def busy(weights: Path) -> Iterator[tuple[Service, FakeBackend, httpx.Client]]:
             first.join()
 
 
-def head(path: str, *more: str) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/octet-stream", *more)
+def head(path: str, *more: str, method: str = "POST") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "Host: x", "Content-Type: application/octet-stream", *more)
     return "\r\n".join((*lines, "", "")).encode()
 
 
@@ -76,14 +76,15 @@ def test_what_the_second_parser_reads_is_refused_too(tiny_weights: Path) -> None
             check_problem(read_answer(connection), 429, "overloaded")
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize("framing", [f"Content-Length: {LENGTH}", "Transfer-Encoding: chunked"])
 def test_a_request_is_refused_before_its_body_comes_and_the_connection_is_kept(
-    tiny_weights: Path, framing: str
+    tiny_weights: Path, framing: str, method: str
 ) -> None:
     with busy(tiny_weights) as (service, _, client):
         address = client.base_url.host, client.base_url.port or 80
         with socket.create_connection(address, timeout=PATIENCE_SECONDS) as connection:
-            connection.sendall(head("/classify", framing))
+            connection.sendall(head("/classify", framing, method=method))
             refusal = read_answer(connection)  # nothing of the body was sent
             document = check_problem(refusal, 429, "overloaded")
             assert "the predicted wait is" in document["detail"]

@@ -1,14 +1,21 @@
-"""Logging of all the service's processes: to stderr, as text or JSON, with the request's id."""
+"""Logging of all the service's processes: to stderr, as text or JSON, with the request's id. It never holds them up."""
 
+import io
 import logging
+import os
 import random
 import re
+import select
+import socket
+import stat
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -33,6 +40,7 @@ class Logging:
         """Log like this from now on: msmlp and uvicorn from `level`, libraries from warnings."""
         global _begun
         _begun = self
+        _never_wait()
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_TextFormatter(TEXT) if self.format == "text" else _json())
         handler.addFilter(_name_request)
@@ -41,6 +49,69 @@ class Logging:
             logging.getLogger(name).setLevel(self.level.upper())
         # Of odd pictures: their senders choose how many, and Python remembers each text for ever.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class _NeverWaits(io.RawIOBase):
+    """Writes to a descriptor whose reader may be slow, stopped or gone, and whose disk may be full: what it does not
+    take at once is dropped, and counted."""
+
+    dropped = 0
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._rest = descriptor, b""
+        self._send = _sender(descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        """Never raises and never waits; a line of up to 4 KiB goes out as a whole, or not at all."""
+        size, lines = len(data), bytes(data)
+        try:
+            while self._rest:  # of a longer line that went out in part
+                self._rest = self._rest[self._send(self._rest) :]
+            self._rest = lines[self._send(lines) :]
+        except OSError:  # it would block; or nobody reads, or the disk is full
+            _NeverWaits.dropped += 1
+        return size
+
+
+def _sender(descriptor: int) -> Callable[[bytes], int]:
+    """Writes what can be written at once; OSError when nothing can."""
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return partial(os.write, descriptor)
+    if stat.S_ISSOCK(kind):  # as systemd's journal has it
+        return partial(_send_now, socket.socket(fileno=os.dup(descriptor)))
+    try:
+        # Opened again, or whoever shares it, such as the shell, would not wait either.
+        return partial(os.write, os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError:
+        return partial(_write_if_ready, descriptor)
+
+
+def _send_now(connection: socket.socket, data: bytes) -> int:
+    return connection.send(data, socket.MSG_DONTWAIT)
+
+
+def _write_if_ready(descriptor: int, data: bytes) -> int:
+    if not select.select([], [descriptor], [], 0)[1]:
+        raise BlockingIOError
+    return os.write(descriptor, data)
+
+
+def _never_wait() -> None:
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:  # and not what a test has put there
+        raw = _NeverWaits(sys.stderr.fileno())
+        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
+
+
+def dropped_lines() -> int:
+    """How often this process had something to log that nobody took."""
+    return _NeverWaits.dropped
 
 
 _begun: Logging | None = None

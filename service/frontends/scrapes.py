@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.line import Answer, Ask
 from msmlp.service.frontends.place import Place
-from msmlp.service.telemetry.metrics import engine_metrics
+from msmlp.service.telemetry.metrics import engine_metrics, log_lines_dropped
 from msmlp.service.telemetry.totals import Totals
 
 COUNT_SECONDS = 1.0
@@ -62,6 +62,7 @@ class Scrapes:
         """The supervisor's own metrics."""
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
+        yield log_lines_dropped()
         yield from self._process.collect()
         if self._hosts.all:
             yield from engine_metrics(self._hosts)

@@ -41,6 +41,7 @@ from msmlp.service.engine.messages import (
     history_floats,
 )
 from msmlp.service.engine.result import REASONS, Result
+from msmlp.service.logs import dropped_lines
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
 from msmlp.service.telemetry.record import INFERENCES, RequestRecord
@@ -300,8 +301,15 @@ class Metrics(Collector):
         else:
             yield from (_states_gauge(_state(engine)), _restarts(0))
         yield from _load_gauges(load or Load.none(len(self._gflops)))
+        yield log_lines_dropped()
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
         yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
+
+
+def log_lines_dropped() -> Metric:
+    """Of this process."""
+    text = "Lines of the log that stderr did not take at once: nobody reads it, or its disk is full."
+    return CounterMetricFamily("msmlp_log_lines_dropped", text, dropped_lines())
 
 
 def _outcome(reason: int, margin: float) -> str:

@@ -2,8 +2,13 @@
 
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,3 +104,58 @@ def test_a_line_that_clients_provoke_is_written_seldom_with_how_many_there_were(
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_nothing_below_the_level_is_written(form: str) -> None:
     assert not [line for line in written(form) if "this" in line]
+
+
+BLOCKED = """
+import logging, os, sys
+from msmlp.service.logs import Logging, dropped_lines
+
+Logging("info", "text").begin()
+for number in range(3000):
+    logging.getLogger("msmlp.test").info("line %d %s", number, "x" * 100)
+sys.stdout.write(str(dropped_lines()))
+"""
+
+
+def run_blocked(stderr: int) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, stderr=stderr, timeout=150)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize(
+    "make", [os.pipe, lambda: [end.detach() for end in socket.socketpair()]], ids=["pipe", "socket"]
+)
+def test_a_reader_that_does_not_read_holds_up_nobody(make: Callable[[], Any]) -> None:
+    reads, writes = make()
+    done = run_blocked(writes)
+    assert done.returncode == 0
+    dropped = int(done.stdout)
+    assert 0 < dropped < 3000
+    assert os.get_blocking(writes), "whoever shares it"
+    os.close(writes)
+    with os.fdopen(reads, "rb") as log:
+        numbers = [int(line.split()[5]) for line in log.read().splitlines() if line.endswith(b"x" * 100)]
+    assert numbers == sorted(numbers)
+    assert abs(len(numbers) + dropped - 3000) <= 2, "all but a line cut short are whole"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_a_full_disk_and_a_reader_that_has_gone_are_no_fault_of_a_process() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_blocked(full.fileno())
+        assert (done.returncode, int(done.stdout)) == (0, 3000)
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = run_blocked(writes)
+    assert (done.returncode, int(done.stdout)) == (0, 3000)
+    os.close(writes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_file_is_written_where_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    with path.open("ab") as log:
+        done = run_blocked(log.fileno())
+    assert (done.returncode, done.stdout) == (0, b"0")
+    assert len(path.read_text().splitlines()) == 3001

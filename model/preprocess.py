@@ -18,7 +18,6 @@ The rules (docs/http.md repeats them for callers):
 
 import io
 import re
-from contextlib import suppress
 from typing import Annotated, Literal
 
 import numpy as np
@@ -116,6 +115,8 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
         raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+    except MemoryError:  # the image may be whole
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
 
@@ -168,6 +169,8 @@ def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
             white.paste(rgb.crop(frame), frame)
             return white
         return rgb
+    except MemoryError:
+        raise
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(_words(f"damaged or truncated {image.format} image", error)) from None
 
@@ -183,9 +186,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     OSError for an opened file whose pixels are damaged.
     """
     image.load()
-    with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
+    try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged EXIF block is ignored, as browsers do
+        pass
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):

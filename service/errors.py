@@ -100,6 +100,10 @@ class EngineDownError(RetryableError):
     """The engine failed."""
 
 
+class NoMemoryError(RetryableError):
+    """The process got no memory for this request."""
+
+
 class UnansweredError(RetryableError):
     """The whole request took too long, though it is not the client that is waited for."""
 
@@ -127,6 +131,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
+    NoMemoryError: (HTTPStatus.SERVICE_UNAVAILABLE, "no_memory"),
     UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(

@@ -49,8 +49,8 @@ _PROBLEM_TEXTS = {
     429: "Overloaded: too many images in flight, too long a predicted wait, or too many bytes of bodies; mostly told "
     "before the body is read",
     500: "The server failed",
-    503: "Starting, shutting down, the engine is down or failed, no answer in time, or too many connections; the last "
-    "two close the connection",
+    503: "Starting, shutting down, the engine is down or failed, no memory, no answer in time, too many connections; "
+    "the last two close the connection",
     504: "By the deadline no image had reached an exit",
 }
 _PROBLEM_EXAMPLES = (
@@ -71,6 +71,7 @@ _PROBLEM_EXAMPLES = (
     (503, "starting", "the service is starting: stages are being warmed up"),
     (503, "draining", "the service is shutting down"),
     (503, "engine_down", "the engine is down"),
+    (503, "no_memory", "there is no memory to decode the images now"),
     (503, "unanswered", "no answer was ready within 300 s"),
     (504, "expired", "no image reached an exit by its deadline"),
 )

@@ -118,7 +118,7 @@ class Target:
         with Load(self.url, self.known) as load:
             load.wait_for(10)
         load.check()
-        assert "Traceback" not in self.served.log
+        assert "Traceback" not in self.served.log, self.served.log[-4000:]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ GIVEN = {
     "starting": "UNAVAILABLE",
     "draining": "UNAVAILABLE",
     "engine_down": "UNAVAILABLE",
+    "no_memory": "UNAVAILABLE",
     "unanswered": "UNAVAILABLE",
     "body_timeout": "DEADLINE_EXCEEDED",
     "internal": "INTERNAL",

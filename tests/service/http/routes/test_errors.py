@@ -352,6 +352,25 @@ def test_a_body_that_does_not_come(tiny_weights: Path) -> None:
         assert "less than 10 KB/s of the body came for 0.3 s" in check_problem(answer, 408, "body_timeout")["detail"]
 
 
+@provokes("no_memory")
+@pytest.mark.parametrize("size", [32, 500], ids=["on the event loop", "in a thread"])
+def test_a_picture_for_which_there_is_no_memory_is_not_called_damaged(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    with serving(fake_service(tiny_weights, fake_backend)) as client:
+        bmp = encoded(np.zeros((size, size, 3), dtype=np.uint8), "BMP")
+        with monkeypatch.context() as patch:
+            patch.setattr("msmlp.model.preprocess.upright_rgb", _no_memory)
+            answer = client.post("/classify", content=bmp)
+        check_problem(answer, 503, "no_memory")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert client.post("/classify", content=bmp).status_code == 200
+
+
+def _no_memory(*_: object) -> None:
+    raise MemoryError
+
+
 @provokes("unanswered")
 def test_an_answer_that_takes_too_long(tiny_weights: Path, backend: FakeBackend) -> None:
     with serving(fake_service(tiny_weights, lambda: backend, request_seconds=0.3)) as client, backend.gate.held():

@@ -103,6 +103,10 @@ class EngineDownError(RetryableError):
 class NoMemoryError(RetryableError):
     """The process got no memory for this request."""
 
+    @classmethod
+    def of(cls, error: MemoryError) -> "NoMemoryError":
+        return cls("there is no memory for this request now")
+
 
 class UnansweredError(RetryableError):
     """The whole request took too long, though it is not the client that is waited for."""

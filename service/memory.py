@@ -78,7 +78,8 @@ async def _run(trim: Callable[[int], object], idle: Callable[[], bool]) -> None:
             gc.collect(1)
             collected = resident_bytes()
         if spare:
-            await asyncio.to_thread(trim, 0)
+            with suppress(RuntimeError):  # no thread is to be had now
+                await asyncio.to_thread(trim, 0)
             least = resident_bytes()
 
 

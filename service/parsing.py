@@ -107,6 +107,10 @@ class Parser:
         self._queue: ParseQueue[tuple[Future[Any], Callable[[], Any]]] = ParseQueue(max_wait)
         self.thread = ThreadPoolExecutor(1, "parse")
 
+    def start(self) -> None:
+        """Start the thread now, as those of the decoders."""
+        self.thread.submit(int)
+
     async def run(self, kind: str, size: int, work: Callable[[], T]) -> T:
         """The result of work on `size` bytes; it is not begun once the caller has left.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Lock
+from threading import Barrier, Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from msmlp.model.preprocess import to_square
 from msmlp.service.decoding.cost import PER_PICTURE, DecodeTimes
 from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
 from msmlp.service.decoding.queue import DecodeQueue, Next
-from msmlp.service.errors import BadImagesError, NoMemoryError, TooManyPixelsError
+from msmlp.service.errors import BadImagesError, TooManyPixelsError
 from msmlp.service.memory import free_frames
 
 SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
@@ -30,8 +30,6 @@ HEADERS = 16
 """Headers that are read in one turn."""
 WORTH_A_THREAD = 0.002
 """Predicted seconds of work for which one more thread begins: threads get into each other's way."""
-
-NO_MEMORY = "there is no memory to decode the images now"
 
 Sources = Sequence[Source] | NDArray[np.uint8]
 """Separate images, or the pixels of all in one array [n, H, W, 3]."""
@@ -62,6 +60,12 @@ class Decoders:
         self._lock = Lock()  # for all below
         self._queue: DecodeQueue[_Job] = DecodeQueue()
         self._working, self._in_work = 0, 0.0
+
+    def start(self) -> None:
+        """Start all threads now: when one is needed, the system may have none to give, and its turns would not come."""
+        all_there = Barrier(self._number)
+        for _ in range(self._number):
+            self.threads.submit(all_there.wait)
 
     def backlog(self) -> float:
         """Predicted seconds until all that waits or is being decoded is decoded."""
@@ -131,8 +135,6 @@ class Decoders:
             return None
         except ImageError as error:
             raise BadImagesError([(0, error)]) from None
-        except MemoryError:
-            raise NoMemoryError(NO_MEMORY) from None
 
     def _enter(self, job: "_Job", seconds: Sequence[float]) -> None:
         """Let a job's turns wait, and as many threads work as all work is worth."""
@@ -156,9 +158,6 @@ class Decoders:
         while (turn := self._begin_turn()) is not None:
             try:
                 self._take(turn.request, turn.number, time.monotonic())
-            except MemoryError as error:
-                free_frames(error)
-                self._end(turn.request, NoMemoryError(NO_MEMORY))
             except Exception as error:  # any: the turns behind it belong to other requests
                 self._end(turn.request, error)
             with self._lock:

@@ -19,6 +19,7 @@ from msmlp.service.errors import (
     SERVER_FAILED,
     BodyTimeoutError,
     BodyTooLargeError,
+    NoMemoryError,
     OverloadedError,
     RetryableError,
     UnansweredError,
@@ -264,6 +265,9 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
             answer = await work
         except MsmlpError as error:
             refusal = Refusal.of(error)
+            free_frames(error)
+        except MemoryError as error:
+            refusal = Refusal.of(NoMemoryError.of(error))
             free_frames(error)
         except asyncio.CancelledError as error:
             free_frames(error)

@@ -48,6 +48,8 @@ def _framework(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         service.engine.watch(_when_ready)
         service.engine.start()
+        service.decoders.start()
+        service.parser.start()
         settings = service.settings
         watch, door = Watch(service), service.engine.admission.door
         service.body_budget.make_room = watch.make_room

@@ -21,6 +21,7 @@ from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Fai
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.watchdog import Watchdog
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.logs import Seldom
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -113,6 +114,7 @@ class FrontEnd(Server):
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._no_memory = Seldom(log, logging.ERROR)
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._show_state)
 
@@ -123,8 +125,21 @@ class FrontEnd(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin without a listening socket."""
         await super().startup(sockets=[])
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         self._line.open(self._heard)
         self._beat()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something that the event loop called. Without memory it was not done, or is tried again without a pause."""
+        if not isinstance(context.get("exception"), MemoryError):
+            loop.default_exception_handler(context)
+        elif "transport" in context:  # only that connection is lost
+            self._no_memory("there is no memory to read from a connection: it is closed")
+        else:
+            try:
+                log.error("front end %d ends: there is no memory", self._index)
+            finally:
+                os._exit(1)
 
     def _beat(self) -> None:
         self._beats += 1

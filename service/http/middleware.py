@@ -125,7 +125,7 @@ class RequestMiddleware:
                         if refusal := self._no_room(scope):  # over h11, where `refuse` is not called
                             raise refusal
                         response = await endpoint(Request(scope, exchange.receive))
-                    except (MsmlpError, ClientDisconnect) as error:
+                    except (MsmlpError, ClientDisconnect, MemoryError) as error:
                         if isinstance(error, OverloadedError) and error.reason == "door":
                             self._shed.inc()
                         response = error_response(scope, error)

@@ -71,7 +71,7 @@ _PROBLEM_EXAMPLES = (
     (503, "starting", "the service is starting: stages are being warmed up"),
     (503, "draining", "the service is shutting down"),
     (503, "engine_down", "the engine is down"),
-    (503, "no_memory", "there is no memory to decode the images now"),
+    (503, "no_memory", "there is no memory for this request now"),
     (503, "unanswered", "no answer was ready within 300 s"),
     (504, "expired", "no image reached an exit by its deadline"),
 )

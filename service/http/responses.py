@@ -16,6 +16,7 @@ from msmlp.service.errors import (
     CLIENT_CLOSED_REQUEST,
     PROBLEM_TYPE,
     SERVER_FAILED,
+    NoMemoryError,
     RetryableError,
     problem,
     problem_document,
@@ -112,6 +113,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
         # Only the metrics see this status, which is not a client's mistake there.
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     request_id, headers = scope["msmlp_record"].request_id, {}
+    if isinstance(error, MemoryError):
+        error = NoMemoryError.of(error)
     if isinstance(error, MsmlpError):
         status, document = problem(error, request_id)
         if isinstance(error, RetryableError):

@@ -27,6 +27,7 @@ def known(tiny_weights: Path, digits: Digits, cat_photo: bytes) -> list[Known]:
     found = known_of(tiny_weights, list(digits.test[::10]), cat_photo)
     assert len(found) > 10
     assert len({each.class_id for each in found}) > 3
+    assert len({each.exit for each in found}) > 1
     return found
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,17 @@ class Target:
         return host, int(port)
 
     @contextmanager
-    def ordeal(self, *allowed: str, live: bool = False) -> Iterator[Load]:
+    def ordeal(self, *allowed: str, live: bool = False, traces: bool = False) -> Iterator[Load]:
         """Inside, the service is under load. It must answer again afterwards, and be as it was; see `Load.check` for
-        what else it may answer meanwhile. `live`: `/livez` is always answered at once."""
+        what else it may answer meanwhile. `live`: `/livez` is always answered at once; `traces` may be logged."""
+        said = len(self.served.log)
         with probed(self.url) if live and BOUNDED else nullcontext(), Load(self.url, self.known) as load:
             load.wait_for(10)
             yield load
             load.wait_for(20)
         load.check(*allowed)
         self.check_settled()
+        assert traces or "Traceback" not in self.served.log[said:], self.served.log[said:][-4000:]
 
     def check_settled(self) -> None:
         """Nothing is left over, all front ends are ready, and it answers."""
@@ -118,7 +120,14 @@ class Target:
         with Load(self.url, self.known) as load:
             load.wait_for(10)
         load.check()
-        assert "Traceback" not in self.served.log, self.served.log[-4000:]
+
+
+def post(target: Target, content: bytes, *, tries: int = 5) -> int | None:
+    """The status of a picture's answer; None without one, as when its front end was killed each time."""
+    for _ in range(tries):
+        with suppress(httpx.TransportError):
+            return httpx.post(f"{target.url}/classify", content=content, timeout=PATIENCE_SECONDS).status_code
+    return None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Literal
 
+from msmlp.model.errors import OptionError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.heartbeat import LOOK_SECONDS, SILENCE_SECONDS, Heartbeat
 from msmlp.service.engine.messages import Died, Ready
@@ -106,6 +107,14 @@ class ChildProcess:
         return status or 0
 
 
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        reason = "no folder for temporary files can be written, and an engine process has its socket there"
+        raise OptionError("TMPDIR", f"{reason}; set it to one that can, or choose --engine inline") from None
+
+
 class EngineHost:
     """Builds and runs a backend in a process of its own, so that a poisoned device context dies with that process.
 
@@ -130,7 +139,7 @@ class EngineHost:
         silence: float = SILENCE_SECONDS,
         say: Callable[[Ready | Died], None] = lambda message: None,
     ) -> None:
-        self._folder = Path(tempfile.gettempdir()) / f"msmlp-{secrets.token_hex(8)}"
+        self._folder = _temporary_folder() / f"msmlp-{secrets.token_hex(8)}"
         self.address = str(self._folder / "engine")
         self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, silence)
         self._say, self._backoff = say, Backoff()

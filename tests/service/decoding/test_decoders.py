@@ -301,6 +301,19 @@ def test_a_fault_in_one_request_ends_no_thread(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(main())
 
 
+def test_once_started_it_needs_no_new_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_to_be_had(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with decoders(4) as made:
+            made.start()
+            monkeypatch.setattr(threading.Thread, "start", none_to_be_had)
+            assert (await made.decode([black(300)] * 30, 8)).shape == (30, 8, 8, 3)
+
+    asyncio.run(main())
+
+
 def test_small_pictures_of_others_are_answered_first() -> None:
     async def main() -> None:
         with decoders(1) as made:

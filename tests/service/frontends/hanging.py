@@ -23,9 +23,9 @@ from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
 from tests.fakes import FakeBackend
 
-HANGS, INVALID, SLOW, BREAKS = 201, 202, 203, 204
-"""Labels of pictures at which a stage never returns, gives no valid score, takes `SLOW_SECONDS`, and after which no
-picture has a valid score."""
+HANGS, INVALID, SLOW, BREAKS, RAISES = 201, 202, 203, 204, 205
+"""Labels of pictures at which a stage never returns, gives no valid score, takes `SLOW_SECONDS`, after which no picture
+has a valid score, and at which a stage raises what nobody expects."""
 
 SLOW_SECONDS = 1.5
 
@@ -38,6 +38,8 @@ class Hanging(FakeBackend):
         self._pixels[handle.slots[labels > self.classes], 1, 0, 1] = 0
         if (labels == HANGS).any():
             time.sleep(1e6)
+        if (labels == RAISES).any():
+            raise ZeroDivisionError("a secret of the device")
         if (labels == SLOW).any():
             time.sleep(SLOW_SECONDS)
         output = super().collect(handle)

@@ -1,0 +1,57 @@
+"""A stage raises, hangs, or gives scores that are no numbers, while others are answered."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Target, post
+from tests.chaos.load import known_to_fakes
+from tests.fakes import picture
+from tests.processes import Served, environment
+from tests.servers import encoded
+from tests.service.frontends import hanging
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+
+@contextmanager
+def fake_target(weights: Path, engine: str, folder: Path) -> Iterator[Target]:
+    command = [sys.executable, hanging.__file__, str(weights), "2", engine, "silence=2.5"]
+    process = subprocess.Popen(command, env=environment(TMPDIR=str(folder)), stderr=subprocess.PIPE, text=True)
+    served = Served(process)
+    try:
+        served.wait_until_ready(2)
+        yield Target(served, known_to_fakes(), 2, folder)
+    finally:
+        served.kill()
+
+
+def poison(label: int) -> bytes:
+    return encoded(picture(1.0, label=label, size=32))
+
+
+@pytest.fixture(scope="module", params=["inline", "process"])
+def fake(
+    request: pytest.FixtureRequest, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    with fake_target(tiny_weights, request.param, tmp_path_factory.mktemp("tmp")) as target:
+        yield target
+
+
+@pytest.mark.parametrize("label", [hanging.RAISES, hanging.INVALID, hanging.SLOW, hanging.HANGS])
+def test_a_stage_that_fails(fake: Target, label: int) -> None:
+    """Whoever sent the picture learns that it failed; a front end whose own engine hangs loses others too."""
+    with fake.ordeal("503", "lost", "cut", traces=label == hanging.RAISES):
+        statuses = [post(fake, poison(label), tries=1) for _ in range(3 if label != hanging.HANGS else 1)]
+        expected = {200} if label == hanging.SLOW else {503} if label != hanging.HANGS else {503, None}
+        assert set(statuses) <= expected
+
+
+def test_a_stage_that_is_broken_for_good_until_its_process_is_replaced(fake: Target) -> None:
+    with fake.ordeal("503", "lost", "cut") as load:
+        post(fake, poison(hanging.BREAKS), tries=1)
+        load.wait_for(20)

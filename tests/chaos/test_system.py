@@ -1,0 +1,125 @@
+"""The disk is full, nothing can be written anywhere, or nobody reads the log."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.harness import Target, serving
+from tests.chaos.load import Known
+from tests.chaos.test_processes import victims
+from tests.processes import COMMAND, environment
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+INLINE, PROCESS = ("--frontends", "2", "--engine", "inline"), ("--frontends", "2", "--engine", "process")
+LAYOUTS = pytest.mark.parametrize("layout", [INLINE, PROCESS], ids=["inline", "process"])
+TALKATIVE = ("--access-log", "--log-level", "debug")
+
+UNSHARE = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+FULL = (
+    'mount -t tmpfs -o size=64k none "$TMPDIR"; cat /dev/zero >"$TMPDIR/fill"; cd "$TMPDIR"; exec "$@" 2>"$TMPDIR/log"'
+)
+READ_ONLY = 'mount -o remount,bind,ro / || exit 8; touch "$TMPDIR/no" 2>/dev/null && exit 9; '
+"""As containers have it: /dev/shm can still be written."""
+    'for mount in / /tmp /dev /dev/shm; do mount -o remount,bind,ro $mount; done; touch "$TMPDIR/no" && exit 9; '
+)
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Callable[[str], list[str]]:
+    """A shell script → a command to put before another, which runs after the script, among mounts of its own."""
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    return lambda script: [*UNSHARE, "sh", "-c", script if "exec" in script else script + 'exec "$@"', "sh"]
+
+
+@pytest.fixture
+def start(tiny_weights: Path, known: list[Known], tmp_path: Path) -> Start:
+    @contextmanager
+    def started(layout: Sequence[str], *options: str, **more: Any) -> Iterator[Target]:
+        with serving(tiny_weights, layout, tmp_path, *options, **more) as served:
+            yield Target(served, known, 2, tmp_path)
+
+    return started
+
+
+def kill_some(target: Target) -> None:
+    """What starts anew needs what is full, too."""
+    for pid in victims(target, "engine")[:1] or victims(target, "front end"):
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    reads, writes = os.pipe()
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writes, b"x" * 4096)
+    try:
+        yield writes
+    finally:
+        os.close(writes)
+        os.close(reads)
+
+
+def check_dropped(target: Target, begun: float) -> None:
+    assert target.served.metric("msmlp_log_lines_dropped_total") > begun + 20
+
+
+@LAYOUTS
+def test_nobody_reads_the_log(start: Start, layout: Sequence[str]) -> None:
+    with full_pipe() as stderr, start(layout, *TALKATIVE, stderr=stderr) as target:
+        begun = target.served.metric("msmlp_log_lines_dropped_total")
+        with target.ordeal(live=True):
+            check_dropped(target, 0)
+        with target.ordeal("503", "lost", "cut"):
+            kill_some(target)
+        check_dropped(target, begun)
+        target.served.process.send_signal(signal.SIGTERM)
+        assert target.served.end() == 0
+
+
+@LAYOUTS
+def test_the_disk_of_the_log_and_of_temporary_files_is_full(
+    start: Start, namespace: Callable[[str], list[str]], layout: Sequence[str]
+) -> None:
+    with start(layout, *TALKATIVE, command=namespace(FULL), stderr=subprocess.DEVNULL) as target:
+        with target.ordeal(live=True):
+            check_dropped(target, 0)
+        with target.ordeal("503", "lost", "cut"):
+            kill_some(target)
+
+
+@LAYOUTS
+def test_nothing_can_be_written_but_temporary_files(
+    start: Start, namespace: Callable[[str], list[str]], layout: Sequence[str]
+) -> None:
+    """An engine process has its socket among those; without one, nothing needs them."""
+    writable = 'mount -t tmpfs none "$TMPDIR"' if layout == PROCESS else ""
+    with start(layout, *TALKATIVE, command=namespace(f"{READ_ONLY}{writable}\n")) as target:
+        with target.ordeal(live=True) as load:
+            load.wait_for(20)
+        with target.ordeal("503", "lost", "cut"):
+            kill_some(target)
+
+
+def test_without_a_place_for_its_socket_an_engine_process_says_so(
+    namespace: Callable[[str], list[str]], tiny_weights: Path, tmp_path: Path
+) -> None:
+    command = [*namespace(READ_ONLY), *COMMAND, "serve", "--weights", str(tiny_weights), "--port", "0", *PROCESS]
+    done = subprocess.run(command, env=environment(TMPDIR=str(tmp_path)), capture_output=True, text=True, timeout=150)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert re.match(r"msmlp: TMPDIR: .*--engine inline", last), done.stderr
+    assert "Traceback" not in done.stderr

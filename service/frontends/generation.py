@@ -11,7 +11,7 @@ from typing import Any
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
-from msmlp.service.frontends.place import ATTEMPTS, Place
+from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place
 from msmlp.service.frontends.scrapes import Scrapes
 
 log = logging.getLogger("msmlp.supervisor")
@@ -81,7 +81,8 @@ class Generation:
         for place in self.places:
             if place.process is not None and place.hangs():
                 log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
-                place.kill()
+                place.say_where()
+                asyncio.get_running_loop().call_later(LOOK_SECONDS, place.kill)
         if not self.ending:
             self._check_engines()
 

@@ -43,7 +43,7 @@ def supervise(
     engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
-    """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
 
     `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
     started; there are none if every front end has its own.

@@ -100,6 +100,22 @@ class EngineDownError(RetryableError):
     """The engine failed."""
 
 
+class BadWeightsError(MsmlpError):
+    """The weights folder holds nothing that can be put in the place of what is served."""
+
+
+class NoMemoryError(MsmlpError):
+    """The new weights do not fit beside those served."""
+
+
+class ReloadingError(MsmlpError):
+    """Weights are being loaded already."""
+
+
+class ReloadFailedError(RetryableError):
+    """The processes with the new weights did not become ready."""
+
+
 class UnansweredError(RetryableError):
     """The whole request took too long, though it is not the client that is waited for."""
 
@@ -128,6 +144,10 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
     UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
+    BadWeightsError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_weights"),
+    NoMemoryError: (HTTPStatus.INSUFFICIENT_STORAGE, "insufficient_memory"),
+    ReloadingError: (HTTPStatus.CONFLICT, "reloading"),
+    ReloadFailedError: (HTTPStatus.SERVICE_UNAVAILABLE, "reload_failed"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
         (

@@ -1,5 +1,6 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
+import asyncio
 import os
 import resource
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.decoding.decoders import Decoders
 from msmlp.service.engine.async_engine import DOWN, AsyncEngine
@@ -22,7 +23,7 @@ from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.engine.turns import Turns
-from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
+from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError, ReloadFailedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.operating_points import OperatingPoints
@@ -91,13 +92,16 @@ class ByteBudget:
 RESERVED_FILES = 64
 """Open files that are not connections."""
 
+RELOAD_SECONDS = 900.0
+"""Longer than the supervisor takes to say how a reload ended."""
+
 STILL_SECONDS = 5.0
 """An event loop that did not turn for so long may be about to do so again: those who watch should know."""
 
 
 @dataclass
 class Service:
-    """`others` are the front ends of its supervisor, None without one (`msmlp.load`); `layout` is what `build_service` chose."""
+    """`others` are the front ends of its supervisor, None without one; `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights
@@ -112,6 +116,12 @@ class Service:
     others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
+    serves: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it may listen for gRPC: its generation is the one that serves."""
+    listens: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it does."""
+    retired: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once another generation serves, and nothing new is to begin here."""
     turns: Turns = field(default_factory=Turns)
 
     @cached_property
@@ -181,6 +191,20 @@ class Service:
             return self.statistics, self.metrics.executions
         counts: tuple[Statistics, int] = await self.others.ask("statistics")
         return counts
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the weights folder loaded anew, by the supervisor → what is served then, and what was.
+
+        Raises:
+            MsmlpError: what was served goes on.
+        """
+        if self.others is None:
+            raise ReloadFailedError("this process has no supervisor to load weights anew")
+        answer = await self.others.ask("reload", RELOAD_SECONDS)
+        if isinstance(answer, MsmlpError):
+            raise answer
+        document: dict[str, Any] = answer
+        return document
 
     @property
     def max_images(self) -> int:

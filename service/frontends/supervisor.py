@@ -1,23 +1,26 @@
-"""The supervisor: accepts connections and hands each to a front end; starts, watches and ends these processes."""
+"""The supervisor: accepts connections and hands each to a front end; puts new weights in the place of the old."""
 
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.engine.process.host import EngineHosts
-from msmlp.service.frontends.board import Board
-from msmlp.service.frontends.generation import SIGNALS, Generation
-from msmlp.service.frontends.layout import Layout, divide
+from msmlp.service.errors import BadWeightsError, DrainingError, NoMemoryError, ReloadingError
+from msmlp.service.frontends.generation import SIGNALS, Generation, Plan, make_places
+from msmlp.service.frontends.line import Answer, Ask, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.reload import plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
-from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
@@ -38,37 +41,56 @@ DRAIN_SECONDS = 75.0
 def supervise(
     listener: socket.socket,
     settings: Settings,
-    layout: Layout,
+    first: Plan,
+    plan: Callable[[], Plan],
     build: Callable[..., Any],
-    engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
-    """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve `first` until SIGINT or SIGTERM, and after a reload what `plan` makes of the weights folder then.
 
-    `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
-    started; there are none if every front end has its own.
+    At the end it closes the listening socket first of all.
+
+    `build` makes the service of a front end; it crosses pickled, to `target`, which runs that.
 
     Raises:
         CallerError: what a front end found that only the caller can change.
         DeviceError: no front end is left.
     """
-    board, logs = Board(layout.frontends), in_force()
-    build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
-    starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
-    places = [Place(start, target) for start in starts]
+
+    def places(made: Plan, number: int) -> list[Place]:
+        return make_places(made, settings, build, target, number)
+
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listener, settings, first, plan, places).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
+    """`places(plan, first)` makes the places of a generation, numbered from `first`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        settings: Settings,
+        first: Plan,
+        plan: Callable[[], Plan],
+        places: Callable[[Plan, int], list[Place]],
+    ) -> None:
         listener.setblocking(False)
-        self._listener = listener
-        self._generation = Generation(places, hosts, scrapes, self._fail)
-        self._held: socket.socket | None = None
+        self._listener, self._settings = listener, settings
+        self._plan, self._places = plan, places
+        made = places(first, 0)
+        self._scrapes = Scrapes(made, first.engines)
+        self._current = Generation(first, made, self._scrapes, self._heard, trial=False)
+        self._current.fail = self._fail
+        self._generations = [self._current]  # that have processes
+        self._reloading: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
+        self._held: deque[socket.socket] = deque()
         self._accepting = self._paused = False
         self._stopping = False
+        # Whoever has it ignored, as nohup does, stays when the terminal hangs up.
+        self._hangs_up = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -76,16 +98,19 @@ class Supervisor:
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            self._generation.start()
+            self._current.start()
             self._look()
             await self._over
         finally:
             await self._end()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End in order; a second SIGINT ends immediately."""
-        if self._stopping and number == signal.SIGINT:
-            self._generation.kill()
+        """End in order; a second SIGINT ends immediately. SIGHUP reloads, unless the terminal is gone."""
+        if number == signal.SIGHUP and not (self._hangs_up and not has_terminal()):
+            self._reload(lambda _: None)
+        elif self._stopping and number == signal.SIGINT:
+            for generation in self._generations:
+                generation.kill()
         elif not self._over.done():
             self._over.set_result(None)
 
@@ -103,15 +128,14 @@ class Supervisor:
         """Accept what waits, and hand it over."""
         for _ in range(ACCEPTS):
             try:
-                connection = self._held or self._listener.accept()[0]
+                connection = self._held.popleft() if self._held else self._listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
                 return
-            self._held = None
-            if not self._generation.hand_over(connection):
-                self._held = connection
+            if not self._current.hand_over(connection):
+                self._held.appendleft(connection)
                 self._pause(RETRY_SECONDS)
                 return
 
@@ -127,14 +151,103 @@ class Supervisor:
     def _accept_if_any_runs(self) -> None:
         """Until a front end runs, connections wait in the backlog."""
         if not self._paused:
-            self._accept_now(wanted=self._generation.takes_connections)
-            if self._accepting and self._held is not None:
+            self._accept_now(wanted=self._current.takes_connections)
+            if self._accepting and self._held:
                 self._accept()
+
+    def _take_back(self, connection: socket.socket) -> None:
+        """One that a front end gives back which serves nothing new."""
+        if self._stopping:
+            connection.close()
+            return
+        self._held.append(connection)
+        self._accept_if_any_runs()
+
+    # Reloading.
+
+    def _heard(self, place: Place, message: Any) -> None:
+        if isinstance(message, socket.socket):
+            self._take_back(message)
+        elif isinstance(message, Lost):
+            log.error("too many open files: a connection is lost")
+        elif isinstance(message, Ask) and message.what == "reload":
+            self._reload(partial(self._answer, place, message))
+        elif isinstance(message, Ask):
+            self._scrapes.answer(place, message)
+
+    def _answer(self, place: Place, ask: Ask, content: Any) -> None:
+        if place.line is not None:  # it has not ended since
+            place.line.send(Answer(ask.number, content))
+
+    def _reload(self, tell: Callable[[Any], Any]) -> None:
+        """Begin to; `tell` is called with a document on how it ended, or the error."""
+        if self._stopping:
+            tell(DrainingError("the service is shutting down"))
+        elif self._reloading is not None:
+            log.warning("the weights are being loaded already")
+            tell(ReloadingError("the weights are being loaded already; ask again once that has ended"))
+        else:
+            self._reloading = self._loop.create_task(self._replace(tell))
+
+    async def _replace(self, tell: Callable[[Any], Any]) -> None:
+        said: Any = DrainingError("the service is shutting down")
+        try:
+            said, outcome = await self._replaced(), "done"
+            log.info("serving %(name)s %(version)s, after %(previous_version)s, loaded in %(seconds)g s", said)
+            self._scrapes.reloads[outcome] += 1
+        except MsmlpError as error:
+            said = error
+            outcome = {BadWeightsError: "bad_weights", NoMemoryError: "insufficient_memory"}.get(type(error), "failed")
+            log.error("the weights are not reloaded, and those before go on: %s", error)
+            self._scrapes.reloads[outcome] += 1
+        finally:
+            self._reloading = None
+            tell(said)
+
+    async def _replaced(self) -> dict[str, Any]:
+        """Put what the weights folder holds now in the place of what is served."""
+        began, old = time.monotonic(), self._current
+        if self._retiring is not None:
+            await asyncio.shield(self._retiring)  # two are enough
+        plan = await plan_beside(self._plan, old.plan, self._settings.weights)
+        first = len(old.places) if old.places[0].number == 0 else 0
+        new = Generation(plan, self._places(plan, first), self._scrapes, self._heard, trial=True)
+        self._generations.append(new)
+        try:
+            await warm_up(new)
+        except BaseException:
+            await new.end()
+            self._generations.remove(new)
+            raise
+        self._switch(new)
+        await old.ask("retire")
+        before = old.plan.model["version"]
+        return {**plan.model, "previous_version": before, "seconds": round(time.monotonic() - began, 3)}
+
+    def _switch(self, new: Generation) -> None:
+        old, self._current = self._current, new
+        new.trial, new.fail = False, self._fail
+        self._scrapes.switch(new.places, new.hosts)
+        old.retire()
+        self._retiring = self._loop.create_task(self._see_off(old))
+
+    async def _see_off(self, old: Generation) -> None:
+        """Let an old generation answer what it has, which is not for ever."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await old.ended.wait()
+        except TimeoutError:
+            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
+        finally:
+            await old.end()
+            self._generations.remove(old)
+            self._retiring = None
 
     # Processes.
 
     def _look(self) -> None:
-        self._generation.look()
+        for generation in self._generations:
+            generation.look()
         self._accept_if_any_runs()
         self._loop.call_later(LOOK_SECONDS, self._look)
 
@@ -149,13 +262,28 @@ class Supervisor:
         self._accept_now(wanted=False)
         self._stopping = True
         self._listener.close()
-        if self._held is not None:
-            self._held.close()
-        self._generation.drain()
+        for connection in self._held:
+            connection.close()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        for generation in self._generations:
+            generation.drain()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                await self._generation.ended.wait()
+                for generation in list(self._generations):
+                    await generation.ended.wait()
         except TimeoutError:
             log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
         finally:
-            await self._generation.end()
+            for generation in list(self._generations):
+                await generation.end()
+            tasks = [task for task in (self._reloading, self._retiring) if task is not None]
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that would hang up, not only one to write to."""
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return True
+    return False

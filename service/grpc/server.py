@@ -68,12 +68,19 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
 
     async def begin() -> None:
         if service.others is not None:
+            await service.serves.wait()
             await _ready_once(service)  # until then a call may go to a front end that can answer it
         bound = server.add_insecure_port(f"{address}:{port}")
         await server.start()
+        service.listens.set()
         log.info("serving gRPC on %s:%d", address, bound)
 
-    beginning = asyncio.create_task(begin())
+    async def retire() -> None:
+        await service.retired.wait()
+        ending.set()
+        await server.stop(GRACE_SECONDS)
+
+    beginning, retiring = asyncio.create_task(begin()), asyncio.create_task(retire())
     beginning.add_done_callback(_log_failure)
     grace = 0
     try:
@@ -83,8 +90,9 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
         grace = GRACE_SECONDS  # but none when the app is cut short, as by a second SIGINT
     finally:
         ending.set()
-        beginning.cancel()
-        await asyncio.wait([beginning])
+        for task in (beginning, retiring):
+            task.cancel()
+        await asyncio.wait([beginning, retiring])
         await server.stop(grace)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
-from msmlp.service.errors import BodyTimeoutError, OverloadedError
+from msmlp.service.errors import BodyTimeoutError, DrainingError, OverloadedError
 from msmlp.service.grpc.calls import (
     Context,
     Intake,
@@ -49,8 +49,6 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         try:
             with intake.stream(context):
                 await _Stream(service, intake, context).serve(ending)
-            if ending.is_set():
-                service.check_ready()
         except asyncio.CancelledError as error:
             free_frames(error)
             raise
@@ -82,12 +80,13 @@ class _Stream:
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
-        self._idle_too_long = False
+        self._idle_too_long = self._cut = False
 
     async def serve(self, ending: asyncio.Event) -> None:
         """Process all requests concurrently; those with one response are answered in their order.
 
         Raises:
+            DrainingError: this process ends before the client has.
             OverloadedError: the stream was idle for IDLE_SECONDS.
             BodyTimeoutError: the client does not read.
         """
@@ -113,6 +112,8 @@ class _Stream:
             raise BodyTimeoutError("a response was not read in time") from None
         finally:
             ended.cancel()
+        if self._cut:
+            raise DrainingError("this process of the service ends; open another stream")
         if self._idle_too_long:
             raise OverloadedError(f"the stream was idle for {IDLE_SECONDS} s; open one when there is a request to send")
 
@@ -123,6 +124,7 @@ class _Stream:
             while not (reading.done() or ended.done()) and (idle := self._idle_seconds()) < IDLE_SECONDS:
                 await asyncio.wait([reading, ended], timeout=IDLE_SECONDS - idle, return_when=asyncio.FIRST_COMPLETED)
             self._idle_too_long = not (reading.done() or ended.done())
+            self._cut = ended.done() and not reading.done()
             content = reading.result() if reading.done() else None
         finally:
             reading.cancel()

@@ -168,6 +168,21 @@ class Connection:
         return Phase.BODY if wanted else Phase.REQUEST
 
     @property
+    def between(self) -> bool:
+        """Whether all requests that have come are answered, and nothing of another has come."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not self.pipeline and self.place == BETWEEN and not self.transport.is_closing()
+
+    def _note_between(self) -> None:
+        """To be called whenever that may have begun."""
+        if self._watch.between is not None and self.between:
+            self._watch.between(self)
+
+    def shutdown(self) -> None:
+        """Close it, once the request that is in progress is answered."""
+        super().shutdown()  # type: ignore[misc]
+
+    @property
     def turn(self) -> tuple[Any, int]:
         """Changes with every request that begins and every pipelined one that is answered."""
         return self.cycle, len(self.pipeline)
@@ -323,6 +338,10 @@ class H11Connection(Connection, H11Protocol):
     def late(self, error: Callable[[], MsmlpError]) -> None:
         self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
         super().late(error)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_between()
 
     def timeout_keep_alive_handler(self) -> None:
         """The watch closes idle connections."""

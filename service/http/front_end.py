@@ -5,19 +5,20 @@ import faulthandler
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import uvicorn
 
-from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.model.errors import CallerError, MsmlpError, WeightsError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.http.retire import Returns
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -25,6 +26,9 @@ from msmlp.service.telemetry.totals import take_snapshot
 log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
+
+CONNECTING_SECONDS = 0.001
+"""Between two looks for connections that are about to be served."""
 
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
@@ -39,6 +43,10 @@ def live(start: Start, end: socket.socket) -> None:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
+        if start.version not in ("", service.facts.model["version"]):
+            raise WeightsError("the weights folder has changed since; it has to be loaded anew for all")
+        if start.serves:
+            service.serves.set()
         if traces is not None:
             service.traces = traces(service.facts.model)
         server = FrontEnd(service, line, start.board, start.index)
@@ -77,6 +85,7 @@ class FrontEnd(uvicorn.Server):
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring = False
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
 
@@ -118,11 +127,14 @@ class FrontEnd(uvicorn.Server):
         left = self._received - self._connecting - len(self.server_state.connections)
         self._board.put(self._index, Column.LEFT, left)
 
-    def _serve_one(self, connection: socket.socket) -> None:
-        self._connecting += 1
-        task = asyncio.create_task(self._connect(connection))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        self._connecting += 1
+        self._begin(self._connect(connection))
 
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -156,6 +168,33 @@ class FrontEnd(uvicorn.Server):
             self.service.draining = self.should_exit = True
             self._show()
         elif isinstance(message, Ask):
-            self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
+            self._begin(self._answer(message))
         elif isinstance(message, Ended):  # the supervisor
             os._exit(1)
+
+    async def _answer(self, ask: Ask) -> None:
+        """Do what the supervisor asks, and say when it is done."""
+        if ask.what == "serve":
+            self.service.serves.set()
+            if self.service.settings.grpc_port is not None:
+                await self.service.listens.wait()
+        elif ask.what == "retire" and not self._retiring:
+            self._retiring = True
+            await self._retire()
+        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
+        self._line.send(Answer(ask.number, snapshot))
+
+    async def _retire(self) -> None:
+        """Begin no request that has not come yet, and end once all others are answered."""
+        self.service.retired.set()
+        returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
+        returns.begin()
+        while self._connecting:
+            await asyncio.sleep(CONNECTING_SECONDS)
+        returns.begin()
+        self._begin(self._end_when_all_have_left())
+
+    async def _end_when_all_have_left(self) -> None:
+        while self.server_state.connections:
+            await asyncio.sleep(BEAT_SECONDS)
+        self.should_exit = True

@@ -253,6 +253,7 @@ class Protocol(Connection, HttpToolsProtocol):
             self._hand_over()
             return
         self.flow.resume_reading()
+        self._note_between()
 
     def on_message_begin(self) -> None:
         self._place = HEAD
@@ -321,3 +322,4 @@ class Protocol(Connection, HttpToolsProtocol):
         super().on_message_complete()
         if self.flow.read_paused:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        self._note_between()  # a body that came after its answer

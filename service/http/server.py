@@ -5,10 +5,12 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
@@ -40,18 +42,26 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
     if settings.traces:
         trace_factory()  # or say what is missing
-    service = build(settings)
-    layout, name = service.layout, service.facts.model["name"]
+    first = plan(settings, build)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
-        log.info("%s", layout)
-        log.info("serving %s on http://%s:%d", name, host, port)
-        worker = service.engine.worker
-        engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
-        del service, worker  # each front end has its own
+        log.info("%s", first.layout)
+        log.info("serving %s on http://%s:%d", first.model["name"], host, port)
         with _grpc_port(settings) as reserved:
             mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, layout, build, engines, _front_end)
+            supervise(listener, mine, first, partial(plan, mine, build), build, _front_end)
+
+
+def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:
+    """What the supervisor needs to know of a service that `build` makes; each front end builds its own.
+
+    Raises:
+        CallerError: weights or settings that do not fit.
+    """
+    service = build(settings)
+    worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
+    engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
+    return Plan(service.layout, engines, service.facts.model, size)
 
 
 def _front_end(start: Start, end: socket.socket) -> None:

@@ -98,7 +98,7 @@ STILL_SECONDS = 5.0
 
 @dataclass
 class Service:
-    """`others` are the other front ends, None where there is only one; `layout` is what `build_service` chose."""
+    """`others` are the front ends of its supervisor, None without one (`msmlp.load`); `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights

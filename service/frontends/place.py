@@ -1,6 +1,8 @@
 """One of the supervisor's places for a front end: the process in it, and what is known of that."""
 
 import math
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -16,14 +18,17 @@ from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
 
 LOOK_SECONDS = 0.1
-SILENT_LOOKS = 20
-"""Looks in a row without a heartbeat after which a front end hangs. They are counted, not timed: if all were frozen (a
-paused container), so was the supervisor."""
+SILENT_LOOKS, ALONE_LOOKS = 20, 200
+"""Looks in a row without a heartbeat after which a front end hangs: one of several, and one that is alone. They are
+counted, not timed: if all were frozen (a paused container), so was the supervisor."""
 STARTING_LOOKS = 3000
 """The same for one that was not ready yet: starting and warming up may take minutes without a heartbeat."""
 
 ATTEMPTS = 3
 """A front end that fails so often in a row without becoming ready is not started again."""
+
+WHERE = signal.SIGUSR1
+"""At this a front end says where all its threads are."""
 
 REAP_SECONDS = 5.0
 """How long the system may take to end a process that was killed, or has closed its socket."""
@@ -105,10 +110,16 @@ class Place:
         beat = self._board.get(self.index, Column.BEAT)
         self._looks = self._looks + 1 if beat == self._beat else 0
         self._beat = beat
-        if self._looks < (SILENT_LOOKS if self.was_ready else STARTING_LOOKS):
+        patience = SILENT_LOOKS if self._board.rows > 1 else ALONE_LOOKS
+        if self._looks < (patience if self.was_ready else STARTING_LOOKS):
             return False
         self._looks = 0
         return True
+
+    def say_where(self) -> None:
+        """Let the process log where its threads are."""
+        if self.process is not None and self.process.pid is not None and self.was_ready:
+            os.kill(self.process.pid, WHERE)
 
     def kill(self) -> None:
         if self.process is not None:

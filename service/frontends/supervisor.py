@@ -48,7 +48,7 @@ def supervise(
     engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
-    """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
 
     `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
     started; there are none if every front end has its own.
@@ -173,7 +173,8 @@ class Supervisor:
         for place in self._places:
             if place.process is not None and place.hangs():
                 log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
-                place.kill()
+                place.say_where()
+                self._loop.call_later(LOOK_SECONDS, place.kill)
         if not self._stopping:
             self._accept_if_any_runs()
             self._check_engines()

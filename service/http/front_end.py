@@ -1,25 +1,22 @@
-"""A process that answers: with a listening socket of its own, or with the connections that the supervisor hands it."""
+"""A front end: a process that answers on the connections that the supervisor hands it."""
 
 import asyncio
+import faulthandler
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.model.errors import CallerError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
-from msmlp.service.frontends.place import Start
-from msmlp.service.frontends.watchdog import Watchdog
+from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
@@ -29,50 +26,14 @@ log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
 
-HANG_SECONDS = 20.0
-"""The longest time that the event loop of a process alone may stand still; those of several are watched by the
-supervisor."""
-
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
-
-
-class Server(uvicorn.Server):
-    """A signal first ends readiness; an orderly shutdown exits with status 0 (uvicorn would raise the signal again)."""
-
-    def __init__(self, service: Service) -> None:
-        super().__init__(uvicorn.Config(create_app(service), **UVICORN))
-        self.service = service
-        self.failure = ""
-        """Why the engine has died for good."""
-        service.engine.watch(self._watch)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second SIGINT stops immediately."""
-        self.service.draining = True
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-
-    def _watch(self, message: Outbound) -> None:
-        if isinstance(message, Died) and not message.restarting and not self.should_exit:
-            # A process without an engine is useless: let its supervisor start another.
-            self.failure = message.detail
-            self.should_exit = True
-
-
-def serve_alone(service: Service, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; DeviceError when the engine has died for good. The process ends if it hangs."""
-    server = Server(service)
-    # Its own thread's engine, or the web side, may hang: then nobody else is there to see it.
-    with Watchdog(lambda: service.engine.turns, HANG_SECONDS, partial(os._exit, 1)):
-        server.run(sockets=[listener])
-    if server.failure:
-        raise DeviceError(f"the engine stopped: {server.failure}")
 
 
 def live(start: Start, end: socket.socket) -> None:
     """The life of a front end, whose supervisor has the other end of the socket. Does not return."""
     begin(start.logs)
+    faulthandler.register(WHERE)
     line = Line(end)
     try:
         traces = trace_factory() if start.settings.traces else None
@@ -105,19 +66,21 @@ class _Connections(set[Any]):
         self._left()
 
 
-class FrontEnd(Server):
-    """One of several."""
+class FrontEnd(uvicorn.Server):
+    """uvicorn, without a listening socket and without signals: both are the supervisor's."""
 
     def __init__(self, service: Service, line: Line, board: Board, index: int) -> None:
-        super().__init__(service)
+        super().__init__(uvicorn.Config(create_app(service), **UVICORN))
+        self.service = service
+        self.failure = ""
+        """Why the engine has died for good."""
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.server_state.connections = _Connections(self._count_left)
-        service.engine.watch(self._show_state)
+        service.engine.watch(self._hear_engine)
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        """They are the supervisor's."""
         return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -134,7 +97,11 @@ class FrontEnd(Server):
             self._line.send(Counted(take_snapshot(self.service.metrics, self.service.statistics)))
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
-    def _show_state(self, message: Outbound) -> None:
+    def _hear_engine(self, message: Outbound) -> None:
+        if isinstance(message, Died) and not message.restarting and not self.should_exit:
+            # A process without an engine is useless: let the supervisor start another.
+            self.failure = message.detail
+            self.should_exit = True
         if isinstance(message, Ready | Died):
             self._show()
 
@@ -186,7 +153,7 @@ class FrontEnd(Server):
                 self._serve_one(message)
             self._count_left()
         elif isinstance(message, Drain):
-            self.handle_exit(signal.SIGTERM, None)
+            self.service.draining = self.should_exit = True
             self._show()
         elif isinstance(message, Ask):
             self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))

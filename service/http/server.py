@@ -1,4 +1,4 @@
-"""`serve`: what is checked before anything starts, and then one process that answers, or a supervisor with several."""
+"""`serve`: what is checked before anything starts, and then a supervisor with the processes that answer."""
 
 import errno
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("msmlp.server")
 def serve(settings: Settings, build: Callable[..., Service] = build_service) -> None:
     """Serve what `build` puts together until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
-    `build(settings)` makes a service. With several front ends it crosses pickled, and each calls it with `share=...` or
+    `build(settings)` makes a service. It crosses pickled to the front ends, and each calls it with `share=...` or
     `engines=...` as `build_service` has them.
 
     Raises:
@@ -38,20 +38,14 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
             raise OptionError("--grpc-port", f"{settings.port} is the HTTP port already; choose another")
         # gRPC listens later, and does not say why it cannot.
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
-    traces = trace_factory() if settings.traces else None
+    if settings.traces:
+        trace_factory()  # or say what is missing
     service = build(settings)
     layout, name = service.layout, service.facts.model["name"]
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         log.info("%s", layout)
         log.info("serving %s on http://%s:%d", name, host, port)
-        if layout.frontends == 1:
-            from msmlp.service.http.front_end import serve_alone
-
-            if traces is not None:
-                service.traces = traces(service.facts.model)
-            serve_alone(service, listener)
-            return
         worker = service.engine.worker
         engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
         del service, worker  # each front end has its own

@@ -103,8 +103,8 @@ class KeyFile:
         return RateLimitedError(f"this key may have {most} a second", max(1, math.ceil(wait)))
 
     def spend(self, key: Key, pixels: int) -> None:
-        """The pictures of a request that came in with `key` have so many pixels."""
-        self._counts.spend(key, pixels, time.monotonic())
+        if key.pixels < math.inf:
+            self._counts.spend(key, pixels, time.monotonic())
 
     def look(self) -> bool:
         """Look at the file → whether there are new keys. A file that cannot be read leaves the old ones valid."""
@@ -181,7 +181,12 @@ class Keys:
         self.api = KeyFile("--api-keys-file", api) if api else None
         self.admin = KeyFile("--admin-keys-file", admin) if admin else None
 
-    def watch(self, tell: Callable[[NewKeys], None]) -> None:
+    def spend(self, key: Key, pixels: int) -> None:
+        """The pictures of a request that came in with `key`, one of `api`, have so many pixels."""
+        if self.api is not None:
+            self.api.spend(key, pixels)
+
+    def watch(self, tell: Callable[[NewKeys], object]) -> None:
         """From now on call `tell` when keys have changed, on a thread of its own: a file system may hang."""
         files = [file for file in (self.api, self.admin) if file is not None]
 

@@ -17,6 +17,7 @@ from msmlp.service.frontends.layout import Layout, divide
 from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
 from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.keys import Keys, NewKeys
 from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
 
@@ -47,6 +48,7 @@ def supervise(
     build: Callable[..., Any],
     engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
+    keys: Keys,
 ) -> None:
     """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
 
@@ -59,16 +61,19 @@ def supervise(
     """
     board, logs = Board(layout.frontends), in_force()
     build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
-    starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
+    starts = [Start(index, mine, build, board, logs, keys) for index, mine in enumerate(divide(settings, layout))]
     places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines), keys).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
+    def __init__(
+        self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes, keys: Keys
+    ) -> None:
         listener.setblocking(False)
+        self._keys = keys
         self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
@@ -85,6 +90,7 @@ class Supervisor:
             self._hosts.start()
             for place in self._places:
                 self._start(place)
+            self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
             await self._over
         finally:
@@ -179,6 +185,11 @@ class Supervisor:
             self._accept_if_any_runs()
             self._check_engines()
         self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _tell(self, new: NewKeys) -> None:
+        for place in self._places:  # those that start later start with them
+            if place.line is not None:
+                place.line.send(new)
 
     def _check_engines(self) -> bool:
         """Whether there are engines; without any the service ends."""

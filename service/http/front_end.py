@@ -18,6 +18,7 @@ from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -39,6 +40,8 @@ def live(start: Start, end: socket.socket) -> None:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
+        if start.keys is not None:
+            service.keys = start.keys
         if traces is not None:
             service.traces = traces(service.facts.model)
         server = FrontEnd(service, line, start.board, start.index)
@@ -155,6 +158,8 @@ class FrontEnd(uvicorn.Server):
         elif isinstance(message, Drain):
             self.service.draining = self.should_exit = True
             self._show()
+        elif isinstance(message, NewKeys):
+            self.service.keys.take(message)
         elif isinstance(message, Ask):
             self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
         elif isinstance(message, Ended):  # the supervisor

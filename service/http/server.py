@@ -13,6 +13,7 @@ from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
 from msmlp.service.grpc import check_installed
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
@@ -32,6 +33,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
+    keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
         if settings.grpc_port == settings.port != 0:
@@ -51,7 +53,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         del service, worker  # each front end has its own
         with _grpc_port(settings) as reserved:
             mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, layout, build, engines, _front_end)
+            supervise(listener, mine, layout, build, engines, _front_end, keys)
 
 
 def _front_end(start: Start, end: socket.socket) -> None:

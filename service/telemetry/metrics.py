@@ -139,8 +139,8 @@ class Metrics(Collector):
             "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
         )
         text = (
-            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read), "
-            "for lack of memory and beyond the limits of their key."
+            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read),"
+            " for lack of memory and beyond the limits of their key."
         )
         self.shed = counter("msmlp_shed", text, ["reason"])
         text = (

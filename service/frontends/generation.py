@@ -16,6 +16,7 @@ from msmlp.service.frontends.layout import Layout, divide
 from msmlp.service.frontends.line import Counted, Drain, Ended, Failed
 from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, REAP_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.keys import Keys
 from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
 
@@ -48,6 +49,7 @@ def make_places(
     settings: Settings,
     build: Callable[..., Any],
     target: Callable[[Start, socket.socket], None],
+    keys: Keys,
     first: int,
 ) -> list[Place]:
     """The places of a generation, numbered from `first`. See `supervisor.supervise` for `build` and `target`."""
@@ -55,7 +57,7 @@ def make_places(
     with_engine = {"engines": plan.engines.addresses} if plan.engines.all else {"share": layout.share}
     board, mine = Board(layout.frontends), partial(build, **with_engine)
     parts = enumerate(divide(settings, layout))
-    return [Place(Start(i, part, mine, board, logs, version), target, first + i) for i, part in parts]
+    return [Place(Start(i, part, mine, board, logs, version, keys=keys), target, first + i) for i, part in parts]
 
 
 class Generation:
@@ -137,6 +139,12 @@ class Generation:
         self._served = self._served or any(place.was_ready for place in self.places)
         if not self.ending:
             self._check_engines()
+
+    def tell(self, message: Any) -> None:
+        """Send it to all front ends."""
+        for place in self.places:
+            if place.line is not None:
+                place.line.send(message)
 
     def _check_engines(self) -> bool:
         """Whether there are engines; on trial, whether all of them are well."""

@@ -21,6 +21,7 @@ from msmlp.service.frontends.line import Answer, Ask, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.reload import plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.keys import Keys, NewKeys
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
@@ -45,6 +46,7 @@ def supervise(
     plan: Callable[[], Plan],
     build: Callable[..., Any],
     target: Callable[[Start, socket.socket], None],
+    keys: Keys,
 ) -> None:
     """Serve `first` until SIGINT or SIGTERM, and after a reload what `plan` makes of the weights folder then.
 
@@ -58,11 +60,11 @@ def supervise(
     """
 
     def places(made: Plan, number: int) -> list[Place]:
-        return make_places(made, settings, build, target, number)
+        return make_places(made, settings, build, target, keys, number)
 
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, settings, first, plan, places).run())
+    asyncio.run(Supervisor(listener, settings, first, plan, places, keys).run())
 
 
 class Supervisor:
@@ -75,10 +77,11 @@ class Supervisor:
         first: Plan,
         plan: Callable[[], Plan],
         places: Callable[[Plan, int], list[Place]],
+        keys: Keys,
     ) -> None:
         listener.setblocking(False)
         self._listener, self._settings = listener, settings
-        self._plan, self._places = plan, places
+        self._plan, self._places, self._keys = plan, places, keys
         made = places(first, 0)
         self._scrapes = Scrapes(made, first.engines)
         self._current = Generation(first, made, self._scrapes, self._heard, trial=False)
@@ -99,6 +102,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             self._current.start()
+            self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
             await self._over
         finally:
@@ -244,6 +248,10 @@ class Supervisor:
             self._retiring = None
 
     # Processes.
+
+    def _tell(self, new: NewKeys) -> None:
+        for generation in self._generations:
+            generation.tell(new)
 
     def _look(self) -> None:
         for generation in self._generations:

@@ -18,7 +18,7 @@ from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
 from msmlp.service.http.responses import error_response
-from msmlp.service.http.routes import classify, oip, operations
+from msmlp.service.http.routes import admin, classify, oip, operations
 from msmlp.service.http.watch import Watch
 from msmlp.service.memory import trimmed, tune_gc
 from msmlp.service.service import Service
@@ -73,6 +73,7 @@ def _framework(service: Service) -> FastAPI:
     app.include_router(classify.router)
     app.include_router(operations.router)
     app.include_router(oip.router)
+    app.include_router(admin.router)
     for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _answer_error)
     complete(app.openapi())

@@ -19,6 +19,7 @@ from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Fai
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.retire import Returns
+from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -47,6 +48,8 @@ def live(start: Start, end: socket.socket) -> None:
             raise WeightsError("the weights folder has changed since; it has to be loaded anew for all")
         if start.serves:
             service.serves.set()
+        if start.keys is not None:
+            service.keys = start.keys
         if traces is not None:
             service.traces = traces(service.facts.model)
         server = FrontEnd(service, line, start.board, start.index)
@@ -167,6 +170,8 @@ class FrontEnd(uvicorn.Server):
         elif isinstance(message, Drain):
             self.service.draining = self.should_exit = True
             self._show()
+        elif isinstance(message, NewKeys):
+            self.service.keys.take(message)
         elif isinstance(message, Ask):
             self._begin(self._answer(message))
         elif isinstance(message, Ended):  # the supervisor

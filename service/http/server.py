@@ -15,6 +15,7 @@ from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
 from msmlp.service.grpc import check_installed
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
@@ -34,6 +35,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
+    keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
         if settings.grpc_port == settings.port != 0:
@@ -49,7 +51,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         log.info("serving %s on http://%s:%d", first.model["name"], host, port)
         with _grpc_port(settings) as reserved:
             mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, first, partial(plan, mine, build), build, _front_end)
+            supervise(listener, mine, first, partial(plan, mine, build), build, _front_end, keys)
 
 
 def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:

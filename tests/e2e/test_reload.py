@@ -1,0 +1,88 @@
+"""New weights in a running service: by SIGHUP, and by `POST /admin/reload`."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Digits
+from tests.e2e.test_frontends import alive, children, front_ends
+from tests.fakes import PATIENCE_SECONDS
+from tests.processes import Served
+from tests.reloads import Load, Version, as_files, hang_up, put, reload, reloadable, train_two_stages
+from tests.servers import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+PICTURES = 12
+
+
+@pytest.fixture(scope="module")
+def pictures(digits: Digits) -> list[bytes]:
+    return as_files(digits.test[:PICTURES])
+
+
+@pytest.fixture(scope="module")
+def old(tiny_weights: Path, digits: Digits) -> Version:
+    return Version.of(tiny_weights, digits.test[:PICTURES])
+
+
+@pytest.fixture(scope="module")
+def new(digits_folder: Path, digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Version:
+    folder = train_two_stages(digits_folder, tmp_path_factory.mktemp("weights") / "two-stages")
+    return Version.of(folder, digits.test[:PICTURES])
+
+
+@pytest.fixture(scope="module", params=["inline", "process"])
+def served(request: pytest.FixtureRequest, old: Version, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With engines inside the front ends, and with one that they share."""
+    where = tmp_path_factory.mktemp("served")
+    with reloadable(old, where, "--engine", request.param) as served:
+        served.folder = where / "weights"  # type: ignore[attr-defined]
+        yield served
+
+
+def folder_of(served: Served) -> Path:
+    folder: Path = served.folder  # type: ignore[attr-defined]
+    return folder
+
+
+def version(served: Served) -> str:
+    return str(httpx.get(f"{served.url}/model", timeout=PATIENCE_SECONDS).json()["version"])
+
+
+def test_the_two_versions_differ(old: Version, new: Version) -> None:
+    assert (old.exits, new.exits) == (3, 2)
+    assert not any(new.answers[i] == old.answers[i] for i in range(PICTURES))
+
+
+@pytest.mark.parametrize("by", ["post", "signal"])
+def test_every_answer_is_from_one_version_and_no_connection_closes(
+    served: Served, old: Version, new: Version, pictures: list[bytes], by: str
+) -> None:
+    before, after = (old, new) if version(served) == old.name else (new, old)
+    load = Load(served.url, pictures, [old, new])
+    put(folder_of(served), after)
+    with load.from_clients(6):
+        if by == "signal":
+            hang_up(served)
+        else:
+            answer = reload(served)
+            assert answer.status_code == 200, answer.text
+            done = answer.json()
+            assert (done["version"], done["previous_version"]) == (after.name, before.name)
+            assert done["seconds"] > 0
+        switched = time.monotonic()
+    assert load.versions_since(0) == {before.name, after.name}
+    assert load.versions_since(switched) == {after.name}
+    assert version(served) == after.name
+    info = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
+    assert f'version="{after.name}"' in info
+    assert f'version="{before.name}"' not in info
+    assert served.metric("msmlp_frontends_ready") == 2
+    assert "Traceback" not in served.log

@@ -208,7 +208,8 @@ class Service:
             raise ReloadFailedError("this process has no supervisor to load weights anew")
         answer = await self.others.ask("reload", RELOAD_SECONDS)
         if isinstance(answer, MsmlpError):
-            raise answer
+            # The log has the path.
+            raise type(answer)(str(answer).replace(str(self.settings.weights), self.settings.weights.name))
         document: dict[str, Any] = answer
         return document
 

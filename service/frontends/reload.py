@@ -6,7 +6,6 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from msmlp.model.errors import CallerError, MsmlpError
 from msmlp.model.platform import free_host_memory
@@ -22,11 +21,11 @@ READY_SECONDS = 600.0
 LOOK_SECONDS = 0.05
 
 
-async def plan_beside(plan: Callable[[], Plan], served: Plan, folder: Path) -> Plan:
+async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     """What `plan` makes of the weights folder, laid out as what is served.
 
     Raises:
-        BadWeightsError: there is nothing in it that could be served so; the text has the folder's name, not its path.
+        BadWeightsError: there is nothing in it that could be served so.
         NoMemoryError: there is no room beside what is served.
         ReloadFailedError: reading it failed otherwise.
     """
@@ -34,7 +33,7 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan, folder: Path) -> P
     try:
         made = await asyncio.to_thread(plan)
     except CallerError as error:
-        raise BadWeightsError(str(error).replace(str(folder), folder.name)) from None
+        raise BadWeightsError(str(error)) from None
     except MemoryError:
         raise NoMemoryError("the weights could not be read: there is no memory left") from None
     except Exception as error:

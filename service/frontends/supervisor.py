@@ -64,7 +64,7 @@ def supervise(
 
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, settings, first, plan, places, keys).run())
+    asyncio.run(Supervisor(listener, first, plan, places, keys).run())
 
 
 class Supervisor:
@@ -73,14 +73,13 @@ class Supervisor:
     def __init__(
         self,
         listener: socket.socket,
-        settings: Settings,
         first: Plan,
         plan: Callable[[], Plan],
         places: Callable[[Plan, int], list[Place]],
         keys: Keys,
     ) -> None:
         listener.setblocking(False)
-        self._listener, self._settings = listener, settings
+        self._listener = listener
         self._plan, self._places, self._keys = plan, places, keys
         made = places(first, 0)
         self._scrapes = Scrapes(made, first.engines)
@@ -213,7 +212,7 @@ class Supervisor:
         began, old = time.monotonic(), self._current
         if self._retiring is not None:
             await asyncio.shield(self._retiring)  # two are enough
-        plan = await plan_beside(self._plan, old.plan, self._settings.weights)
+        plan = await plan_beside(self._plan, old.plan)
         first = len(old.places) if old.places[0].number == 0 else 0
         new = Generation(plan, self._places(plan, first), self._scrapes, self._heard, trial=True)
         self._generations.append(new)

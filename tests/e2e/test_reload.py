@@ -1,6 +1,9 @@
 """New weights in a running service: by SIGHUP, and by `POST /admin/reload`."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import Digits
@@ -86,3 +90,57 @@ def test_every_answer_is_from_one_version_and_no_connection_closes(
     assert f'version="{before.name}"' not in info
     assert served.metric("msmlp_frontends_ready") == 2
     assert "Traceback" not in served.log
+
+
+def damaged(folder: Path) -> None:
+    blob = bytearray((folder / "model.safetensors").read_bytes())
+    blob[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(blob)
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def not_numbers(folder: Path) -> None:
+    """Its hashes fit."""
+    from safetensors.numpy import load_file, save
+
+    state = load_file(folder / "model.safetensors")
+    name = next(iter(state))
+    state[name] = np.full_like(state[name], np.nan)
+    blob, manifest = save(state), json.loads((folder / "manifest.json").read_text())
+    (folder / "model.safetensors").write_bytes(blob)
+    manifest["files"]["model.safetensors"] = hashlib.sha256(blob).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def gone(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"), [(damaged, "is damaged"), (without_weights, "missing"), (not_numbers, "NaN"), (gone, "no weights folder")]
+)
+def test_a_bad_folder_leaves_what_is_served_and_says_why(
+    served: Served, old: Version, pictures: list[bytes], spoil: Callable[[Path], None], why: str
+) -> None:
+    folder, serving, processes = folder_of(served), version(served), front_ends(served)
+    put(folder, old)
+    spoil(folder)
+    refused = served.metric('msmlp_reloads_total{outcome="bad_weights"}')
+    answer = reload(served)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "bad_weights"
+    assert why in answer.json()["detail"]
+    assert str(folder) not in answer.text
+    hang_up(served, "bad_weights")
+    assert served.metric('msmlp_reloads_total{outcome="bad_weights"}') == refused + 2
+    assert str(folder) in served.log
+    assert (version(served), front_ends(served)) == (serving, processes)
+    put(folder, old)
+
+
+def test_only_an_admin_key_reloads(served: Served) -> None:
+    assert reload(served, "not-the-operators-key").status_code == 401
+    assert httpx.get(f"{served.url}/admin/reload", timeout=PATIENCE_SECONDS).status_code in (401, 405)

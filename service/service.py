@@ -14,6 +14,7 @@ from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from msmlp.service.calls import Calls
 from msmlp.service.decoding.decoders import Decoders
 from msmlp.service.engine.async_engine import DOWN, AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
@@ -97,7 +98,7 @@ STILL_SECONDS = 5.0
 
 @dataclass
 class Service:
-    """`others` are the front ends of its supervisor, None without one (`msmlp.load`); `layout` is what `build_service` chose."""
+    """`others` are the front ends of its supervisor, None without one; `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights
@@ -113,6 +114,7 @@ class Service:
     traces: "Traces | None" = None
     draining: bool = field(default=False)
     turns: Turns = field(default_factory=Turns)
+    calls: Calls = field(default_factory=Calls)
 
     @cached_property
     def facts(self) -> Facts:
@@ -153,14 +155,16 @@ class Service:
             raise EngineDownError(f"the event loop stood still for {self.engine.late:.0f} s")
 
     def check_ready(self) -> None:
-        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served here now."""
-        if self.draining:
-            raise DrainingError("the service is shutting down")
+        """Raise StartingError or EngineDownError when requests cannot be served here now."""
         self.engine.check()
 
     def check_any_ready(self) -> None:
-        """The same for the whole service: it is ready if one front end is."""
-        if self.draining or self.others is None or not self.others.any_ready:
+        """The same for the whole service, which is ready if one front end is; DrainingError once it is to end, while
+        requests are still served.
+        """
+        if self.draining:
+            raise DrainingError("the service is shutting down")
+        if self.others is None or not self.others.any_ready:
             self.check_ready()
 
     def own_images_per_second(self) -> float:

@@ -12,9 +12,10 @@ from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.errors import CutError
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
+from msmlp.service.frontends.line import Ask, Close, Counted, Cut, Drain, Ended, Failed, Finished
 from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.logs import in_force
@@ -23,6 +24,9 @@ from msmlp.service.settings import Settings
 log = logging.getLogger("msmlp.supervisor")
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 ACCEPTS = 64
 """Connections accepted per turn of the event loop."""
@@ -33,11 +37,11 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
-DRAIN_SECONDS = 75.0
-"""How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
+CUT_SECONDS = 0.8
+"""How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
-ENGINE_SECONDS = 5.0
-"""How long the engines may take to end once no front end is left."""
+ENGINE_SECONDS = 0.5
+"""The same for engines, once no front end is left."""
 
 
 def supervise(
@@ -56,6 +60,7 @@ def supervise(
     Raises:
         CallerError: what a front end found that only the caller can change.
         DeviceError: no front end is left.
+        CutError: requests were still in flight `--shutdown-seconds` after the signal, or when a second one came.
     """
     board, logs = Board(layout.frontends), in_force()
     build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
@@ -63,22 +68,26 @@ def supervise(
     places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listener, settings, places, engines, Scrapes(places, engines)).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
+    def __init__(
+        self, listener: socket.socket, settings: Settings, places: list[Place], hosts: EngineHosts, scrapes: Scrapes
+    ) -> None:
         listener.setblocking(False)
         self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
+        self._drain_seconds, self._shutdown_seconds = settings.drain_seconds, settings.shutdown_seconds
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
         self._turn = 0
-        self._stopping = False
+        self._leaving = self._closed = False  # no process is started any more; no connection is accepted
+        self._cut = self._killed = 0  # requests, and front ends that had some
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = loop.create_future()
-        self._all_ended = asyncio.Event()
+        self._over: asyncio.Future[float] = loop.create_future()  # until it has drained, in seconds
+        self._hurry, self._all_ended = asyncio.Event(), asyncio.Event()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
@@ -86,29 +95,34 @@ class Supervisor:
             for place in self._places:
                 self._start(place)
             self._look()
-            await self._over
+            await self._drain(await self._over)
         finally:
             await self._end()
+        if self._cut or self._killed:
+            lost = f"{self._cut} requests were cut, and {self._killed} front ends killed with theirs"
+            raise CutError(f"the service ended before all was answered: {lost}")
+        log.info("ended: all was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End in order; a second SIGINT ends immediately."""
-        if self._stopping and number == signal.SIGINT:
-            self._kill_all()
-        elif not self._over.done():
-            self._over.set_result(None)
+        """End in order; a second signal ends at once."""
+        if self._over.done():
+            self._hurry.set()
+        else:
+            # Who presses Ctrl-C waits for it, and no load balancer is to be told.
+            self._over.set_result(self._drain_seconds if number == signal.SIGTERM else 0)
 
     # Connections.
 
     def _accept_now(self, *, wanted: bool) -> None:
-        if wanted != self._accepting and not self._stopping:
+        if wanted != self._accepting and not self._closed:
             self._accepting = wanted
             if wanted:
                 self._loop.add_reader(self._listener, self._accept)
             else:
                 self._loop.remove_reader(self._listener)
 
-    def _accept(self) -> None:
-        """Accept what waits, and hand it over."""
+    def _accept(self) -> bool:
+        """Accept what waits, and hand it over → whether there may be more."""
         for _ in range(ACCEPTS):
             try:
                 connection = self._held or self._listener.accept()[0]
@@ -116,12 +130,13 @@ class Supervisor:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
-                return
+                return False
             self._held = None
             if not self._hand_over(connection):
                 self._held = connection
                 self._pause(RETRY_SECONDS)
-                return
+                return False
+        return True
 
     def _pause(self, seconds: float) -> None:
         self._paused = True
@@ -155,7 +170,7 @@ class Supervisor:
     # Processes.
 
     def _start(self, place: Place) -> None:
-        if self._stopping:
+        if self._leaving:
             return
         # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -175,8 +190,8 @@ class Supervisor:
                 log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
                 place.say_where()
                 self._loop.call_later(LOOK_SECONDS, place.kill)
-        if not self._stopping:
-            self._accept_if_any_runs()
+        self._accept_if_any_runs()
+        if not self._leaving:
             self._check_engines()
         self._loop.call_later(LOOK_SECONDS, self._look)
 
@@ -193,13 +208,16 @@ class Supervisor:
             self._scrapes.totals.update(place.index, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
+        elif isinstance(message, Finished):
+            self._cut += message.cut
         elif isinstance(message, Ended):
             self._bury(place)
 
     def _bury(self, place: Place) -> None:
         how, failure = place.bury(), place.failure
         self._scrapes.totals.retire(place.index)
-        if self._stopping:
+        if self._leaving:
+            self._killed += place.was_ready and place.status != 0
             if all(each.process is None for each in self._places):
                 self._all_ended.set()
             return
@@ -225,34 +243,52 @@ class Supervisor:
 
     # The end.
 
+    async def _drain(self, seconds: float) -> None:
+        """Go on for some seconds though not ready, so that nobody sends any more when the end comes."""
+        self._leaving = True
+        self._tell(Drain())
+        if seconds:
+            log.info("draining: not ready any more, and answering for %g s", seconds)
+            await self._until_ended(seconds)
+
     async def _end(self) -> None:
-        """Stop listening, let front ends answer what is in flight, and leave no process."""
+        """Stop listening, let front ends answer what is in flight, cut what is left, and leave no process."""
+        self._leaving = True
+        for _ in range(BACKLOG // ACCEPTS):
+            if not self._accept():
+                break
         self._accept_now(wanted=False)
-        self._stopping = True
+        self._closed = True
         self._listener.close()
         if self._held is not None:
             self._held.close()
-        living = [place for place in self._places if place.process is not None]
-        for place in living:
-            if place.running and (place.ready or place.was_ready) and place.line is not None:
-                place.line.send(Drain())
-            else:
+        log.info("shutting down: requests in flight have %g s", self._shutdown_seconds)
+        for place in self._places:
+            if not (place.running and (place.ready or place.was_ready)):
                 place.kill()  # nothing is in flight
         try:
-            if living:
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._all_ended.wait()
-        except TimeoutError:
-            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
+            self._tell(Close())
+            await self._until_ended(self._shutdown_seconds)
+            self._hurry.clear()
+            self._tell(Cut())
+            await self._until_ended(CUT_SECONDS)
         finally:
-            self._kill_all()
             for place in self._places:
+                place.kill()
                 if place.process is not None:
-                    place.bury()
+                    self._bury(place)
             self._hosts.stop()
             await asyncio.to_thread(self._hosts.join, ENGINE_SECONDS)
 
-    def _kill_all(self) -> None:
-        """All front ends; engines end once none is left."""
+    def _tell(self, message: Any) -> None:
         for place in self._places:
-            place.kill()
+            if place.line is not None:
+                place.line.send(message)
+
+    async def _until_ended(self, seconds: float) -> None:
+        """Until no front end is left, some seconds are over, or somebody is in a hurry."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._all_ended, self._hurry)]
+        if any(place.process is not None for place in self._places):
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()

@@ -33,9 +33,6 @@ from msmlp.service.telemetry.record import RequestRecord
 
 log = logging.getLogger("msmlp.grpc")
 
-GRACE_SECONDS = 30
-"""How long a stopping server waits for calls in flight, as the HTTP server does."""
-
 LARGEST = 2**31 - 1
 """The largest message size that gRPC can count."""
 
@@ -54,15 +51,15 @@ Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 
 @asynccontextmanager
 async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
-    """Serves inside; on exit, calls in flight are answered first."""
+    """Serves inside until `service.calls.closing`; on exit, calls in flight are answered first."""
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
     # Front ends share the port; without, a second server on it would take half of the calls.
     several = int(service.others is not None)
     options = [*OPTIONS, *_times(service.settings), ("grpc.so_reuseport", several)]
     options.append(("grpc.max_allowed_incoming_connections", service.connections))
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
-    intake, ending = Intake(service), asyncio.Event()
-    handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
+    intake, closing = Intake(service), service.calls.closing
+    handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     address = f"[{host}]" if ":" in host else host
 
@@ -73,19 +70,21 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
         await server.start()
         log.info("serving gRPC on %s:%d", address, bound)
 
-    beginning = asyncio.create_task(begin())
+    async def end() -> None:
+        await closing.wait()
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        await server.stop(service.settings.shutdown_seconds)  # front ends cut what takes longer, and say so
+
+    beginning, end_of_calls = asyncio.create_task(begin()), asyncio.create_task(end())
     beginning.add_done_callback(_log_failure)
-    grace = 0
     try:
         if service.others is None:
             await beginning
         yield
-        grace = GRACE_SECONDS  # but none when the app is cut short, as by a second SIGINT
     finally:
-        ending.set()
-        beginning.cancel()
-        await asyncio.wait([beginning])
-        await server.stop(grace)
+        closing.set()
+        await end_of_calls
 
 
 def _times(settings: Settings) -> list[tuple[str, int]]:
@@ -145,11 +144,12 @@ def _handler(
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await recorded(service.records, record, within(service, work()))
-        if isinstance(answered, Refusal):
-            await answered.send(context)
-            return b""
-        return answered
+        with service.calls.one():
+            answered = await recorded(service.records, record, within(service, work()))
+            if isinstance(answered, Refusal):
+                await answered.send(context)
+                return b""
+            return answered
 
     # A unary call to the client; declared as a stream, so that the message is read when it is due.
     return grpc.stream_unary_rpc_method_handler(handle)

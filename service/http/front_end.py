@@ -3,8 +3,10 @@
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,9 +17,22 @@ from msmlp.model.errors import CallerError, MsmlpError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
-from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
+from msmlp.service.frontends.line import (
+    Answer,
+    Ask,
+    Close,
+    Counted,
+    Cut,
+    Drain,
+    Ended,
+    Failed,
+    Finished,
+    Line,
+    Lost,
+)
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.http.ending import Ending
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -25,6 +40,12 @@ from msmlp.service.telemetry.totals import take_snapshot
 log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
+
+POLL_SECONDS = 0.02
+"""How often it is seen what is still in flight at the end."""
+
+FLUSH_SECONDS = 0.4
+"""How long the last refusals may take to be sent."""
 
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
@@ -41,17 +62,15 @@ def live(start: Start, end: socket.socket) -> None:
         service.others = Others(start.board, start.index, line)
         if traces is not None:
             service.traces = traces(service.facts.model)
-        server = FrontEnd(service, line, start.board, start.index)
-        server.run()
-        failed = Failed(server.failure, by_caller=False) if server.failure else None
+        FrontEnd(service, line, start.board, start.index).run()
+        raise RuntimeError("it has ended by itself")
     except MsmlpError as error:
         failed = Failed(str(error), by_caller=isinstance(error, CallerError))
     except (Exception, SystemExit) as error:  # uvicorn's way to say that the app did not start
         log.exception("front end %d stopped", start.index)
         failed = Failed(f"unexpected {type(error).__name__}: {error}", by_caller=False)
-    if failed is not None:
-        line.send(failed)
-    os._exit(1 if failed else 0)
+    line.send(failed)
+    os._exit(1)
 
 
 class _Connections(set[Any]):
@@ -72,8 +91,8 @@ class FrontEnd(uvicorn.Server):
     def __init__(self, service: Service, line: Line, board: Board, index: int) -> None:
         super().__init__(uvicorn.Config(create_app(service), **UVICORN))
         self.service = service
-        self.failure = ""
-        """Why the engine has died for good."""
+        self._failure = ""  # why the engine has died for good
+        self._until = math.inf  # what is in flight may take
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,8 +105,38 @@ class FrontEnd(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin without a listening socket."""
         await super().startup(sockets=[])
+        self._ending = Ending(self.lifespan.state["msmlp_watch"], self.service.calls)
         self._line.open(self._heard)
         self._beat()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is in flight while there is time, refuse the rest, and end the process."""
+        cut = 0
+        self._ending.close()
+        if await self._in_time(lambda: not self._ending.busy):
+            closing = asyncio.create_task(self.lifespan.shutdown())
+            await self._in_time(closing.done)
+        else:
+            cut = self._ending.cut()
+            self._until = time.monotonic() + FLUSH_SECONDS
+            await self._in_time(lambda: not self._ending.busy)
+            await asyncio.sleep(POLL_SECONDS)  # gRPC sends with threads of its own
+            cut += self._ending.unread
+        self._line.send(Failed(self._failure, by_caller=False) if self._failure else Finished(cut))
+        os._exit(1 if self._failure else 0)  # threads may be busy, and need not be waited for
+
+    async def _in_time(self, done: Callable[[], bool]) -> bool:
+        while not done():
+            if time.monotonic() >= self._until:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    def _close(self, seconds: float) -> None:
+        """Begin to end, within some seconds."""
+        self._until = min(self._until, time.monotonic() + seconds)
+        self.service.draining = self.should_exit = True
+        self._show()
 
     def _beat(self) -> None:
         self._beats += 1
@@ -100,9 +149,9 @@ class FrontEnd(uvicorn.Server):
     def _hear_engine(self, message: Outbound) -> None:
         if isinstance(message, Died) and not message.restarting and not self.should_exit:
             # A process without an engine is useless: let the supervisor start another.
-            self.failure = message.detail
-            self.should_exit = True
-        if isinstance(message, Ready | Died):
+            self._failure = message.detail
+            self._close(self.service.settings.shutdown_seconds)
+        elif isinstance(message, Ready | Died):
             self._show()
 
     def _show(self) -> None:
@@ -153,8 +202,12 @@ class FrontEnd(uvicorn.Server):
                 self._serve_one(message)
             self._count_left()
         elif isinstance(message, Drain):
-            self.service.draining = self.should_exit = True
-            self._show()
+            self.service.draining = True
+            self._ending.drain()
+        elif isinstance(message, Close):
+            self._close(self.service.settings.shutdown_seconds)
+        elif isinstance(message, Cut):
+            self._close(0)
         elif isinstance(message, Ask):
             self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
         elif isinstance(message, Ended):  # the supervisor

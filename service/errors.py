@@ -104,6 +104,13 @@ class DrainingError(RetryableError):
     """Shutting down."""
 
 
+CUT = "the service is shutting down, and had no more time for this request"
+
+
+class CutError(MsmlpError):
+    """The service has ended, and requests were cut for it."""
+
+
 class EngineDownError(RetryableError):
     """The engine failed."""
 
@@ -161,7 +168,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
         (
-            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError),
+            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError, CutError),
             *(TrainingStoppedError, TrainingInterruptedError),
         ),
         (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),

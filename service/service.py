@@ -1,6 +1,5 @@
 """What a running service consists of; built once, and reached by the routes through the app's state."""
 
-import asyncio
 import os
 import resource
 import time
@@ -15,6 +14,7 @@ from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from msmlp.service.calls import Calls
 from msmlp.service.decoding.decoders import Decoders
 from msmlp.service.engine.async_engine import DOWN, AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
@@ -117,13 +117,8 @@ class Service:
     others: Others | None = None
     traces: "Traces | None" = None
     draining: bool = field(default=False)
-    serves: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once it may listen for gRPC: its generation is the one that serves."""
-    listens: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once it does."""
-    retired: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once another generation serves, and nothing new is to begin here."""
     turns: Turns = field(default_factory=Turns)
+    calls: Calls = field(default_factory=Calls)
 
     @cached_property
     def facts(self) -> Facts:
@@ -169,14 +164,16 @@ class Service:
             raise EngineDownError(f"the event loop stood still for {self.engine.late:.0f} s")
 
     def check_ready(self) -> None:
-        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served here now."""
-        if self.draining:
-            raise DrainingError("the service is shutting down")
+        """Raise StartingError or EngineDownError when requests cannot be served here now."""
         self.engine.check()
 
     def check_any_ready(self) -> None:
-        """The same for the whole service: it is ready if one front end is."""
-        if self.draining or self.others is None or not self.others.any_ready:
+        """The same for the whole service, which is ready if one front end is; DrainingError once it is to end, while
+        requests are still served.
+        """
+        if self.draining:
+            raise DrainingError("the service is shutting down")
+        if self.others is None or not self.others.any_ready:
             self.check_ready()
 
     def own_images_per_second(self) -> float:

@@ -13,7 +13,7 @@ from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Counted, Drain, Ended, Failed
+from msmlp.service.frontends.line import Counted, Ended, Failed, Finished
 from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, REAP_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.keys import Keys
@@ -24,8 +24,8 @@ log = logging.getLogger("msmlp.supervisor")
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-ENGINE_SECONDS = 5.0
-"""How long the engines may take to end once no front end is left."""
+ENGINE_SECONDS = 0.5
+"""How long the engines may take to end once no front end is left; then they are killed."""
 
 ASK_SECONDS = 5.0
 """How long front ends may take to do what is asked of all of them."""
@@ -74,6 +74,8 @@ class Generation:
         self.fail: Callable[[MsmlpError], None] = lambda error: None
         self._scrapes, self._hear = scrapes, hear
         self._turn, self._served = 0, False
+        self.cut = self.killed = 0
+        """Requests, and front ends that had some, that were ended before they were answered."""
         self.ending = False
         self.ended = asyncio.Event()
         """Whether no front end is left, and none will be started."""
@@ -97,7 +99,7 @@ class Generation:
 
     @property
     def takes_connections(self) -> bool:
-        return not self.ending and any(place.takes_connections for place in self.places)
+        return any(place.takes_connections for place in self.places)
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
@@ -159,6 +161,8 @@ class Generation:
                 self._scrapes.totals.update(place.number, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
+        elif isinstance(message, Finished):
+            self.cut += message.cut
         elif isinstance(message, Ended):
             self._bury(place)
         else:
@@ -168,6 +172,7 @@ class Generation:
         how, failure = place.bury(), place.failure
         self._scrapes.totals.retire(place.number)
         if self.ending:
+            self.killed += not self.trial and place.was_ready and place.status != 0
             self._note_end()
         elif failure is not None and failure.by_caller and not self._served:
             self.fail(CallerError(failure.detail))
@@ -189,13 +194,6 @@ class Generation:
             self.fail(DeviceError(f"the engine stopped: {how}"))
 
     # The end.
-
-    def drain(self) -> None:
-        """Let front ends answer what is in flight, and end."""
-        self.retire()
-        for place in self.places:
-            if place.line is not None:
-                place.line.send(Drain())
 
     def retire(self) -> None:
         """Start no front end any more; those without anything in flight are killed."""
@@ -227,7 +225,7 @@ class Generation:
         finally:
             for place in self.places:
                 if place.process is not None:
-                    place.bury()
+                    self._bury(place)
             self.hosts.stop()
             await asyncio.to_thread(self.hosts.join, ENGINE_SECONDS)
             self._scrapes.forget(self.places)

@@ -20,7 +20,24 @@ class Connection:
 
 @dataclass(frozen=True)
 class Drain:
-    """To a front end: answer what is in flight, and end."""
+    """To a front end: say that it is not ready, but go on."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """To a front end: answer what is in flight, for `--shutdown-seconds`, and end."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """To a front end: refuse what is in flight, and end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """From a front end that ends in order: how many requests it has `cut`."""
+
+    cut: int
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Place:
         self.process: BaseProcess | None = None
         self.line: Line | None = None
         self.failure: Failed | None = None
+        self.status = 0
+        """What the last process ended with."""
         self.gone = False
         """Whether it failed too often."""
         self._backoff, self._failures = Backoff(), 0
@@ -148,7 +150,7 @@ class Place:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join(REAP_SECONDS)
-        status = self.process.exitcode or 0
+        status = self.status = self.process.exitcode or 0
         self.process = self.line = None
         self._board.clear(self.index)
         if self.failure is not None:

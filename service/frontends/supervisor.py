@@ -15,16 +15,19 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.errors import BadWeightsError, DrainingError, NoMemoryError, ReloadingError
+from msmlp.service.errors import BadWeightsError, CutError, DrainingError, NoMemoryError, ReloadingError
 from msmlp.service.frontends.generation import SIGNALS, Generation, Plan, make_places
-from msmlp.service.frontends.line import Answer, Ask, Lost
+from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.reload import plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
-from msmlp.service.keys import Keys, NewKeys
+from msmlp.service.keys import Keys
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 ACCEPTS = 64
 """Connections accepted per turn of the event loop."""
@@ -35,8 +38,8 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
-DRAIN_SECONDS = 75.0
-"""How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
+CUT_SECONDS = 0.8
+"""How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
 
 def supervise(
@@ -57,6 +60,7 @@ def supervise(
     Raises:
         CallerError: what a front end found that only the caller can change.
         DeviceError: no front end is left.
+        CutError: requests were still in flight `--shutdown-seconds` after the signal, or when a second one came.
     """
 
     def places(made: Plan, number: int) -> list[Place]:
@@ -64,7 +68,7 @@ def supervise(
 
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, first, plan, places, keys).run())
+    asyncio.run(Supervisor(listener, settings, first, plan, places, keys).run())
 
 
 class Supervisor:
@@ -73,6 +77,7 @@ class Supervisor:
     def __init__(
         self,
         listener: socket.socket,
+        settings: Settings,
         first: Plan,
         plan: Callable[[], Plan],
         places: Callable[[Plan, int], list[Place]],
@@ -80,6 +85,7 @@ class Supervisor:
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
+        self._drain_seconds, self._shutdown_seconds = settings.drain_seconds, settings.shutdown_seconds
         self._plan, self._places, self._keys = plan, places, keys
         made = places(first, 0)
         self._scrapes = Scrapes(made, first.engines)
@@ -90,45 +96,51 @@ class Supervisor:
         self._retiring: asyncio.Task[None] | None = None
         self._held: deque[socket.socket] = deque()
         self._accepting = self._paused = False
-        self._stopping = False
+        self._closed = False  # no connection is accepted
         # Whoever has it ignored, as nohup does, stays when the terminal hangs up.
         self._hangs_up = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = loop.create_future()
+        self._over: asyncio.Future[float] = loop.create_future()  # until it has drained, in seconds
+        self._hurry = asyncio.Event()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             self._current.start()
             self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
-            await self._over
+            await self._drain(await self._over)
         finally:
             await self._end()
+        cut, killed = (sum(getattr(each, what) for each in self._ended) for what in ("cut", "killed"))
+        if cut or killed:
+            lost = f"{cut} requests were cut, and {killed} front ends killed with theirs"
+            raise CutError(f"the service ended before all was answered: {lost}")
+        log.info("ended: all was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End in order; a second SIGINT ends immediately. SIGHUP reloads, unless the terminal is gone."""
+        """End in order; a second signal ends at once. SIGHUP reloads, unless the terminal is gone."""
         if number == signal.SIGHUP and not (self._hangs_up and not has_terminal()):
             self._reload(lambda _: None)
-        elif self._stopping and number == signal.SIGINT:
-            for generation in self._generations:
-                generation.kill()
-        elif not self._over.done():
-            self._over.set_result(None)
+        elif self._over.done():
+            self._hurry.set()
+        else:
+            # Who presses Ctrl-C waits for it, and no load balancer is to be told.
+            self._over.set_result(self._drain_seconds if number == signal.SIGTERM else 0)
 
     # Connections.
 
     def _accept_now(self, *, wanted: bool) -> None:
-        if wanted != self._accepting and not self._stopping:
+        if wanted != self._accepting and not self._closed:
             self._accepting = wanted
             if wanted:
                 self._loop.add_reader(self._listener, self._accept)
             else:
                 self._loop.remove_reader(self._listener)
 
-    def _accept(self) -> None:
-        """Accept what waits, and hand it over."""
+    def _accept(self) -> bool:
+        """Accept what waits, and hand it over → whether there may be more."""
         for _ in range(ACCEPTS):
             try:
                 connection = self._held.popleft() if self._held else self._listener.accept()[0]
@@ -136,11 +148,12 @@ class Supervisor:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
-                return
+                return False
             if not self._current.hand_over(connection):
                 self._held.appendleft(connection)
                 self._pause(RETRY_SECONDS)
-                return
+                return False
+        return True
 
     def _pause(self, seconds: float) -> None:
         self._paused = True
@@ -160,7 +173,7 @@ class Supervisor:
 
     def _take_back(self, connection: socket.socket) -> None:
         """One that a front end gives back which serves nothing new."""
-        if self._stopping:
+        if self._closed:
             connection.close()
             return
         self._held.append(connection)
@@ -184,7 +197,7 @@ class Supervisor:
 
     def _reload(self, tell: Callable[[Any], Any]) -> None:
         """Begin to; `tell` is called with a document on how it ended, or the error."""
-        if self._stopping:
+        if self._over.done():
             tell(DrainingError("the service is shutting down"))
         elif self._reloading is not None:
             log.warning("the weights are being loaded already")
@@ -235,22 +248,24 @@ class Supervisor:
         self._retiring = self._loop.create_task(self._see_off(old))
 
     async def _see_off(self, old: Generation) -> None:
-        """Let an old generation answer what it has, which is not for ever."""
+        """Let an old generation answer what it has, which it cuts itself in the end."""
         try:
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout(self._shutdown_seconds + CUT_SECONDS):
                 await old.ended.wait()
         except TimeoutError:
-            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
+            log.error("front ends with the old weights have not ended: they are killed")
         finally:
             await old.end()
+            if old.cut:
+                log.warning("%d requests were cut with the old weights", old.cut)
             self._generations.remove(old)
             self._retiring = None
 
     # Processes.
 
-    def _tell(self, new: NewKeys) -> None:
+    def _tell(self, message: Any) -> None:
         for generation in self._generations:
-            generation.tell(new)
+            generation.tell(message)
 
     def _look(self) -> None:
         for generation in self._generations:
@@ -264,28 +279,55 @@ class Supervisor:
 
     # The end.
 
-    async def _end(self) -> None:
-        """Stop listening, let front ends answer what is in flight, and leave no process."""
-        self._accept_now(wanted=False)
-        self._stopping = True
-        self._listener.close()
-        for connection in self._held:
-            connection.close()
+    async def _drain(self, seconds: float) -> None:
+        """Go on for some seconds though not ready, so that nobody sends any more when the end comes."""
         if self._reloading is not None:
             self._reloading.cancel()
         for generation in self._generations:
-            generation.drain()
+            generation.ending = True
+        self._tell(Drain())
+        if seconds:
+            log.info("draining: not ready any more, and answering for %g s", seconds)
+            await self._until_ended(seconds)
+
+    async def _end(self) -> None:
+        """Stop listening, let front ends answer what is in flight, cut what is left, and leave no process."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        for _ in range(BACKLOG // ACCEPTS):
+            if not self._accept():
+                break
+        self._accept_now(wanted=False)
+        self._closed = True
+        self._listener.close()
+        for connection in self._held:
+            connection.close()
+        log.info("shutting down: requests in flight have %g s", self._shutdown_seconds)
+        for generation in self._generations:
+            generation.retire()
         try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                for generation in list(self._generations):
-                    await generation.ended.wait()
-        except TimeoutError:
-            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
+            self._tell(Close())
+            await self._until_ended(self._shutdown_seconds)
+            self._hurry.clear()
+            self._tell(Cut())
+            await self._until_ended(CUT_SECONDS)
         finally:
-            for generation in list(self._generations):
-                await generation.end()
+            self._ended = list(self._generations)
+            await asyncio.gather(*(generation.end() for generation in self._ended))
             tasks = [task for task in (self._reloading, self._retiring) if task is not None]
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ended(self, seconds: float) -> None:
+        """Until no front end is left, some seconds are over, or somebody is in a hurry."""
+
+        async def all_ended() -> None:
+            for generation in list(self._generations):
+                await generation.ended.wait()
+
+        waiting = [asyncio.ensure_future(each) for each in (all_ended(), self._hurry.wait())]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
 
 
 def has_terminal() -> bool:

@@ -41,16 +41,17 @@ AT_ONCE = 64
 """Requests of one stream that are processed at a time; the next is read when one has been answered."""
 
 
-def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> Any:
-    """The handler; once `ending` is set, streams read no more, answer what they have read, and are refused."""
+def stream_handler(service: Service, intake: Intake) -> Any:
+    """The handler; once `service.calls.closed`, streams read no more, answer what they have read, and are refused."""
 
     async def handle(_: Any, context: Context) -> None:
         record = new_record(METHOD, context)
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
             enter(service, context, record)
+            await service.calls.flowing.wait()
             with intake.stream(context):
-                await _Stream(service, intake, context).serve(ending)
+                await _Stream(service, intake, context).serve()
         except asyncio.CancelledError as error:
             free_frames(error)
             raise
@@ -84,7 +85,7 @@ class _Stream:
         self._busy_until = time.monotonic()
         self._idle_too_long = self._cut = False
 
-    async def serve(self, ending: asyncio.Event) -> None:
+    async def serve(self) -> None:
         """Process all requests concurrently; those with one response are answered in their order.
 
         Raises:
@@ -93,7 +94,7 @@ class _Stream:
             BodyTimeoutError: the client does not read.
         """
         free = asyncio.Semaphore(AT_ONCE)
-        ended = asyncio.create_task(ending.wait())
+        ended = asyncio.create_task(self._service.calls.closed.wait())
 
         def done(_: "asyncio.Task[None]") -> None:
             self._busy_until = time.monotonic()
@@ -138,6 +139,10 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
+        with self._service.calls.one():
+            await self._respond(request, before)
+
+    async def _respond(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
         try:
             work = within(self._service, self._answer(request))
             answered = await recorded(self._service.records, request.record, work)

@@ -31,7 +31,6 @@ UVICORN: dict[str, Any] = {
     "server_header": False,
     "proxy_headers": False,  # nothing reads a client's address
     "ws": "none",  # a WebSocket handshake is a request like any other
-    "timeout_graceful_shutdown": 30,  # seconds
 }
 """How uvicorn runs."""
 
@@ -55,7 +54,6 @@ def _framework(service: Service) -> FastAPI:
         async with watched(service.records, service.traces, access_log=access_log):
             async with grpc_running(service), watch.running(), trimmed(lambda: not door.work):
                 yield {"msmlp_watch": watch}  # where connections find it
-                service.draining = True
             await service.engine.stop()
             await asyncio.to_thread(service.decoders.shutdown)
 

@@ -13,7 +13,7 @@ from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
-from msmlp.service.frontends.supervisor import supervise
+from msmlp.service.frontends.supervisor import BACKLOG, supervise
 from msmlp.service.grpc import check_installed
 from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
@@ -80,7 +80,7 @@ def _front_end(start: Start, end: socket.socket) -> None:
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket (port 0: a free one); OptionError, naming `option`, when it cannot listen there."""
     try:
-        listener = socket.create_server((host, port), family=_family(host), backlog=2048)
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror or error)
         if error.errno == errno.EADDRINUSE:

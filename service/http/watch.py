@@ -99,6 +99,8 @@ class Watch:
             Phase.ANSWER: settings.body_seconds,
         }
         self.open: dict[Connection, None] = {}  # in the order in which they came
+        self.leaving = False
+        """Whether every answer is the last on its connection."""
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
         self.most = service.connections

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +13,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import Digits
-from tests.e2e.test_frontends import alive, children, front_ends
+from tests.e2e.test_frontends import front_ends
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import Served
 from tests.reloads import Load, Version, as_files, hang_up, put, reload, reloadable, train_two_stages
-from tests.servers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -120,7 +117,8 @@ def gone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"), [(damaged, "is damaged"), (without_weights, "missing"), (not_numbers, "NaN"), (gone, "no weights folder")]
+    ("spoil", "why"),
+    [(damaged, "is damaged"), (without_weights, "missing"), (not_numbers, "NaN"), (gone, "no weights")],
 )
 def test_a_bad_folder_leaves_what_is_served_and_says_why(
     served: Served, old: Version, pictures: list[bytes], spoil: Callable[[Path], None], why: str

@@ -99,8 +99,8 @@ class Supervisor:
         finally:
             await self._end()
         if self._cut or self._killed:
-            lost = f"{self._cut} requests were cut, and {self._killed} front ends killed with theirs"
-            raise CutError(f"the service ended before all was answered: {lost}")
+            lost = f"requests that were cut: {self._cut}; front ends that were killed: {self._killed}"
+            raise CutError(f"the service ended before all was answered; {lost}")
         log.info("ended: all was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:

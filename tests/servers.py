@@ -65,7 +65,7 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     """A real server around a service, on a free port, once the engine is ready (with `wait`)."""
     listener = listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(create_app(service), **UVICORN))
+    server = uvicorn.Server(uvicorn.Config(create_app(service), timeout_graceful_shutdown=30, **UVICORN))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="test-server")
     thread.start()
     try:

@@ -88,6 +88,9 @@ class _Joining:
         self._transport, self._loop = transport, loop
         self._head = b""
         self.written = 0
+        self.linger: Callable[[], bool] = bool
+        """How to close while the client still sends; False if there is no way."""
+        self._lingers = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -103,7 +106,9 @@ class _Joining:
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        self._lingers = self._lingers or self.linger()
+        if not self._lingers:
+            self._transport.close()
 
     def _flush(self) -> None:
         if self._head:
@@ -233,6 +238,8 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""
+        if self._watch.leaving and not self.pipeline:
+            cycle.keep_alive = False
         refusal = self._refusal(cycle.scope) if self._refusal else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
@@ -253,6 +260,7 @@ class Protocol(Connection, HttpToolsProtocol):
             self._hand_over()
             return
         self.flow.resume_reading()
+        self._note_between()
 
     def on_message_begin(self) -> None:
         self._place = HEAD
@@ -321,3 +329,4 @@ class Protocol(Connection, HttpToolsProtocol):
         super().on_message_complete()
         if self.flow.read_paused:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        self._note_between()  # a body that came after its answer

@@ -16,8 +16,9 @@ from msmlp.service.errors import (
     CLIENT_CLOSED_REQUEST,
     PROBLEM_TYPE,
     SERVER_FAILED,
-    NoMemoryError,
     RetryableError,
+    ShortOfMemoryError,
+    UnauthorizedError,
     problem,
     problem_document,
 )
@@ -114,11 +115,13 @@ def error_response(scope: Scope, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     request_id, headers = scope["msmlp_record"].request_id, {}
     if isinstance(error, MemoryError):
-        error = NoMemoryError.of(error)
+        error = ShortOfMemoryError.of(error)
     if isinstance(error, MsmlpError):
         status, document = problem(error, request_id)
         if isinstance(error, RetryableError):
             headers = {"Retry-After": str(error.retry_after)}
+        elif isinstance(error, UnauthorizedError):
+            headers = {"WWW-Authenticate": "Bearer"}
     elif isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
         if (found := headers.get("Allow")) in _ALLOWED:

@@ -1,18 +1,21 @@
-"""`serve`: what is checked before anything starts, and then one process that answers, or a supervisor with several."""
+"""`serve`: what is checked before anything starts, and then a supervisor with the processes that answer."""
 
 import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
-from msmlp.service.frontends.supervisor import supervise
+from msmlp.service.frontends.supervisor import BACKLOG, supervise
 from msmlp.service.grpc import check_installed
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
@@ -24,7 +27,7 @@ log = logging.getLogger("msmlp.server")
 def serve(settings: Settings, build: Callable[..., Service] = build_service) -> None:
     """Serve what `build` puts together until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
-    `build(settings)` makes a service. With several front ends it crosses pickled, and each calls it with `share=...` or
+    `build(settings)` makes a service. It crosses pickled to the front ends, and each calls it with `share=...` or
     `engines=...` as `build_service` has them.
 
     Raises:
@@ -32,32 +35,35 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
+    keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
         if settings.grpc_port == settings.port != 0:
             raise OptionError("--grpc-port", f"{settings.port} is the HTTP port already; choose another")
         # gRPC listens later, and does not say why it cannot.
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
-    traces = trace_factory() if settings.traces else None
-    service = build(settings)
-    layout, name = service.layout, service.facts.model["name"]
+    if settings.traces:
+        trace_factory()  # or say what is missing
+    first = plan(settings, build)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
-        log.info("%s", layout)
-        log.info("serving %s on http://%s:%d", name, host, port)
-        if layout.frontends == 1:
-            from msmlp.service.http.front_end import serve_alone
-
-            if traces is not None:
-                service.traces = traces(service.facts.model)
-            serve_alone(service, listener)
-            return
-        worker = service.engine.worker
-        engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
-        del service, worker  # each front end has its own
+        log.info("%s", first.layout)
+        log.info("serving %s on http://%s:%d", first.model["name"], host, port)
         with _grpc_port(settings) as reserved:
             mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, layout, build, engines, _front_end)
+            supervise(listener, mine, first, partial(plan, mine, build), build, _front_end, keys)
+
+
+def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:
+    """What the supervisor needs to know of a service that `build` makes; each front end builds its own.
+
+    Raises:
+        CallerError: weights or settings that do not fit.
+    """
+    service = build(settings)
+    worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
+    engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
+    return Plan(service.layout, engines, service.facts.model, size)
 
 
 def _front_end(start: Start, end: socket.socket) -> None:
@@ -74,7 +80,7 @@ def _front_end(start: Start, end: socket.socket) -> None:
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket (port 0: a free one); OptionError, naming `option`, when it cannot listen there."""
     try:
-        listener = socket.create_server((host, port), family=_family(host), backlog=2048)
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror or error)
         if error.errno == errno.EADDRINUSE:

@@ -92,6 +92,8 @@ def _log_fields(record: RequestRecord) -> dict[str, Any]:
         "status": int(record.status),
         "duration_ms": round(1e3 * record.seconds, 3),
     }
+    if record.key and record.key.name:
+        fields["key"] = record.key.name
     if record.images:
         fields |= {"images": record.images, "exits": _exits(record), "gflops": round(record.gflops, 9)}
     if record.point:

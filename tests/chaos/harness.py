@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from msmlp.bench.processes import family
 from tests.chaos import probe
 from tests.chaos.load import BOUNDED, Known, Load
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import COMMAND, Served, environment
+
+
+def at_length(*values: Any) -> list[Any]:
+    """Parameters that only `make chaos` uses."""
+    return [pytest.param(value, marks=pytest.mark.chaos) for value in values]
+
 
 OPTIONS = ("--max-batch", "2", "--capacity", "32", "--decode-threads", "2")
 """Small batches are soon warm."""

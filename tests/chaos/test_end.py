@@ -11,7 +11,7 @@ import pytest
 
 from msmlp.bench.processes import family
 from tests.chaos.conftest import Serve
-from tests.chaos.harness import SHORT, Target, serving
+from tests.chaos.harness import SHORT, Target, at_length, serving
 from tests.chaos.load import BOUNDED, Known, Load
 from tests.chaos.test_clients import SLOW, slow
 from tests.chaos.test_processes import victims
@@ -26,7 +26,7 @@ MARGIN_SECONDS = 2.0 if BOUNDED else 120.0
 
 
 @LAYOUTS
-@pytest.mark.parametrize("among", ["honest", "slow"])
+@pytest.mark.parametrize("among", ["slow", *at_length("honest")])
 def test_sigterm(tiny_weights: Path, known: list[Known], tmp_path: Path, layout: Sequence[str], among: str) -> None:
     """What is in flight is answered, nothing is answered in part, and the end comes in time; 1 if anybody was cut."""
     limits = ("--drain-seconds", str(DRAIN), "--shutdown-seconds", str(SHUTDOWN))

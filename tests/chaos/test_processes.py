@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.chaos.conftest import Serve
-from tests.chaos.harness import Target, post
+from tests.chaos.harness import Target, at_length, post
 from tests.e2e.test_frontends import front_ends
 from tests.e2e.test_hangs import is_engine
 from tests.servers import encoded, wait_until
@@ -70,6 +70,7 @@ def test_killed_again_and_again(serve: Serve, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["front end", "engine"])
+@pytest.mark.chaos
 def test_stopped_for_good(serve: Serve, what: str) -> None:
     target = serve()
     found = one_of(target, what)
@@ -80,6 +81,7 @@ def test_stopped_for_good(serve: Serve, what: str) -> None:
 
 
 @WHAT
+@pytest.mark.chaos
 def test_stopped_and_continued(serve: Serve, what: str) -> None:
     """Nobody loses anything, and nothing is replaced."""
     target = serve()
@@ -94,7 +96,7 @@ def test_stopped_and_continued(serve: Serve, what: str) -> None:
     assert one_of(target, what) == found
 
 
-@pytest.mark.parametrize("what", ["front end", "engine"])
+@pytest.mark.parametrize("what", ["front end", *at_length("engine")])
 def test_no_memory_to_be_had(serve: Serve, what: str) -> None:
     """As a limit on its address space refuses it; what came meanwhile was refused, or its process was replaced."""
     target = serve()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Target, post
+from tests.chaos.harness import Target, at_length, post
 from tests.chaos.load import known_to_fakes
 from tests.fakes import picture
 from tests.processes import Served, environment
@@ -42,7 +42,7 @@ def fake(
         yield target
 
 
-@pytest.mark.parametrize("label", [hanging.RAISES, hanging.INVALID, hanging.SLOW, hanging.HANGS])
+@pytest.mark.parametrize("label", [hanging.RAISES, hanging.INVALID, *at_length(hanging.SLOW, hanging.HANGS)])
 def test_a_stage_that_fails(fake: Target, label: int) -> None:
     """Whoever sent the picture learns that it failed; a front end whose own engine hangs loses others too."""
     with fake.ordeal("503", "lost", "cut", traces=label == hanging.RAISES):
@@ -51,6 +51,7 @@ def test_a_stage_that_fails(fake: Target, label: int) -> None:
         assert set(statuses) <= expected
 
 
+@pytest.mark.chaos
 def test_a_stage_that_is_broken_for_good_until_its_process_is_replaced(fake: Target) -> None:
     with fake.ordeal("503", "lost", "cut") as load:
         post(fake, poison(hanging.BREAKS), tries=1)

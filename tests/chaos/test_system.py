@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.harness import Target, serving
+from tests.chaos.harness import Target, at_length, serving
 from tests.chaos.load import Known
 from tests.chaos.test_processes import victims
 from tests.processes import COMMAND, environment
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 INLINE, PROCESS = ("--frontends", "2", "--engine", "inline"), ("--frontends", "2", "--engine", "process")
 LAYOUTS = pytest.mark.parametrize("layout", [INLINE, PROCESS], ids=["inline", "process"])
+LAYOUTS_AT_LENGTH = pytest.mark.parametrize("layout", [*at_length(INLINE), PROCESS], ids=["inline", "process"])
 TALKATIVE = ("--access-log", "--log-level", "debug")
 
 UNSHARE = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
@@ -88,7 +89,7 @@ def test_nobody_reads_the_log(start: Start, layout: Sequence[str]) -> None:
         assert target.served.end() == 0
 
 
-@LAYOUTS
+@LAYOUTS_AT_LENGTH
 def test_the_disk_of_the_log_and_of_temporary_files_is_full(
     start: Start, namespace: Callable[[str], list[str]], layout: Sequence[str]
 ) -> None:
@@ -99,7 +100,7 @@ def test_the_disk_of_the_log_and_of_temporary_files_is_full(
             kill_some(target)
 
 
-@LAYOUTS
+@LAYOUTS_AT_LENGTH
 def test_nothing_can_be_written_but_temporary_files(
     start: Start, namespace: Callable[[str], list[str]], layout: Sequence[str]
 ) -> None:

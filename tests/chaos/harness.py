@@ -187,12 +187,18 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    weights: Path, layout: Sequence[str], folder: Path, *options: str, command: Sequence[str] = (), **popen: Any
+    weights: Path,
+    layout: Sequence[str],
+    folder: Path,
+    *options: str,
+    limits: Sequence[str] = OPTIONS,
+    command: Sequence[str] = (),
+    **popen: Any,
 ) -> Iterator[Served]:
-    """`msmlp serve` in a layout, with `folder` as its TMPDIR; `command` goes before it. With `stderr` its log is not
-    read."""
+    """`msmlp serve` in a layout, which begins with --frontends, with `folder` as its TMPDIR; `command` goes before it.
+    With `stderr` its log is not read."""
     port = free_port()
-    arguments = ["serve", "--weights", str(weights), "--port", str(port), "--device", "cpu", *OPTIONS]
+    arguments = ["serve", "--weights", str(weights), "--port", str(port), "--device", "cpu", *limits]
     given = {"stderr": subprocess.PIPE, "text": True, "env": environment(TMPDIR=str(folder)), **popen}
     process = subprocess.Popen([*command, *COMMAND, *arguments, *layout, *options], **given)
     served = Served(process) if given["stderr"] == subprocess.PIPE else Unheard(process, port)

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.chaos.harness import Target, at_length, serving
+from tests.chaos.harness import Target, at_length, post, serving
 from tests.chaos.load import Known
 from tests.chaos.test_processes import victims
 from tests.processes import COMMAND, environment
+from tests.servers import encoded, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -122,3 +124,51 @@ def test_without_a_place_for_its_socket_an_engine_process_says_so(
     assert done.returncode == 2
     assert re.match(r"msmlp: TMPDIR: .*--engine inline", last), done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Cgroup:
+    """A memory cgroup of version 1 or 2, inside one that may be written: `CHAOS_CGROUP` names its folder."""
+
+    def __init__(self, parent: Path) -> None:
+        self.folder = parent / f"msmlp-chaos-{os.getpid()}"
+        self.folder.mkdir()
+        one = (self.folder / "memory.limit_in_bytes").exists()
+        self._limit = self.folder / ("memory.limit_in_bytes" if one else "memory.max")
+        self._used = self.folder / ("memory.usage_in_bytes" if one else "memory.current")
+        self._free = "-1" if one else "max"
+        self._kills = self.folder / ("memory.oom_control" if one else "memory.events")
+        self.command = ["sh", "-c", f'echo $$ >{self.folder}/cgroup.procs; exec "$@"', "sh"]
+
+    def leave_room_for(self, size: int | None) -> None:
+        self._limit.write_text(self._free if size is None else str(int(self._used.read_text()) + size))
+
+    @property
+    def kills(self) -> int:
+        return int(re.findall(r"^oom_kill (\d+)", self._kills.read_text(), re.MULTILINE)[0])
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Cgroup]:
+    if not (parent := os.environ.get("CHAOS_CGROUP")):
+        pytest.skip("CHAOS_CGROUP names no memory cgroup; test_no_memory_to_be_had limits the address space instead")
+    made = Cgroup(Path(parent))
+    yield made
+    wait_until(lambda: not (made.folder / "cgroup.procs").read_text())
+    made.folder.rmdir()
+
+
+@LAYOUTS
+@pytest.mark.chaos
+def test_the_system_kills_for_memory(start: Start, cgroup: Cgroup, layout: Sequence[str]) -> None:
+    """Whatever is largest; the next one finds more room."""
+    large = encoded(np.zeros((5500, 5500, 3), dtype=np.uint8))
+    allowed = "lost", "cut", "503", "unconnected"
+    with start(layout, command=cgroup.command) as target, target.ordeal(*allowed) as load:
+        cgroup.leave_room_for(16 * 2**20)
+        for _ in range(20):
+            post(target, large, tries=1)
+            if cgroup.kills:
+                break
+        assert cgroup.kills
+        cgroup.leave_room_for(None)
+        load.wait_for(20)

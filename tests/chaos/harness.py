@@ -35,7 +35,8 @@ SHORT = ("--head-seconds", "2", "--body-seconds", "2", "--keep-alive-seconds", "
 LIVE_SECONDS = 0.25
 """The longest that `/livez` may take, whatever happens, on a machine that has nothing else to do."""
 
-SETTLE_SECONDS = 30.0 if BOUNDED else PATIENCE_SECONDS
+SETTLE_SECONDS = 90.0 if BOUNDED else PATIENCE_SECONDS
+"""A process that died again and again is started after half a minute."""
 
 GAUGES = (
     "msmlp_inflight_images",

@@ -41,14 +41,14 @@ ENGINE_SECONDS = 5.0
 
 
 def supervise(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     settings: Settings,
     layout: Layout,
     build: Callable[..., Any],
     engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
 ) -> None:
-    """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve with front ends until SIGINT or SIGTERM. Closes the listening sockets first of all.
 
     `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
     started; there are none if every front end has its own.
@@ -63,13 +63,16 @@ def supervise(
     places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listeners, places, engines, Scrapes(places, engines)).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
-        listener.setblocking(False)
-        self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
+    def __init__(
+        self, listeners: list[socket.socket], places: list[Place], hosts: EngineHosts, scrapes: Scrapes
+    ) -> None:
+        for listener in listeners:
+            listener.setblocking(False)
+        self._listeners, self._places, self._hosts, self._scrapes = listeners, places, hosts, scrapes
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
         self._turn = 0
@@ -102,16 +105,17 @@ class Supervisor:
     def _accept_now(self, *, wanted: bool) -> None:
         if wanted != self._accepting and not self._stopping:
             self._accepting = wanted
-            if wanted:
-                self._loop.add_reader(self._listener, self._accept)
-            else:
-                self._loop.remove_reader(self._listener)
+            for listener in self._listeners:
+                if wanted:
+                    self._loop.add_reader(listener, self._accept, listener)
+                else:
+                    self._loop.remove_reader(listener)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Accept what waits, and hand it over."""
         for _ in range(ACCEPTS):
             try:
-                connection = self._held or self._listener.accept()[0]
+                connection = self._held or listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
@@ -137,7 +141,7 @@ class Supervisor:
         if not self._paused:
             self._accept_now(wanted=any(place.takes_connections for place in self._places))
             if self._accepting and self._held is not None:
-                self._accept()
+                self._accept(self._listeners[0])
 
     def _hand_over(self, connection: socket.socket) -> bool:
         """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
@@ -229,7 +233,8 @@ class Supervisor:
         """Stop listening, let front ends answer what is in flight, and leave no process."""
         self._accept_now(wanted=False)
         self._stopping = True
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._held is not None:
             self._held.close()
         living = [place for place in self._places if place.process is not None]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,7 @@ from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
+from msmlp.service.http.browsers import Browsers, RawHeaders
 from msmlp.service.http.connection import Departure
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
@@ -31,6 +33,9 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Others are labelled `other`: a client could invent any number of them."""
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
+
+OPERATIONS = {"/livez", "/metrics", "/readyz"}
+"""What `--metrics-port` serves."""
 
 MAX_PARAMETERS = 64
 """Of a query: far more than there are options. FastAPI parses all of them on every route."""
@@ -51,7 +56,8 @@ class RequestMiddleware:
         self._app, self._endpoints, self._records = app, endpoints, service.records
         self._budget, self._admission = service.body_budget, service.engine.admission
         self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
-        self._largest = service.settings.max_body_bytes
+        self._largest, self._metrics_port = service.settings.max_body_bytes, service.settings.metrics_port
+        self._browsers = Browsers(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +66,7 @@ class RequestMiddleware:
             return
         record = scope["msmlp_record"] = _record(scope)
         exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
+        exchange.more = self._browsers.headers(scope)
         if _is_put(scope):
             scope = {**scope, "method": "POST"}
         if scope["method"] == "HEAD":
@@ -99,7 +106,7 @@ class RequestMiddleware:
             self._shed.inc()
         record.status = response.status_code
         self._records.close(record)
-        head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in response.raw_headers)
+        head = _lines([*response.raw_headers, *self._browsers.headers(scope)])
         head += f"x-request-id: {record.request_id}\r\n"
         return head, bytes(response.body), HTTPStatus(response.status_code)
 
@@ -113,9 +120,8 @@ class RequestMiddleware:
         return None
 
     async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
-        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-            error = OptionError("query", f"more than {MAX_PARAMETERS} parameters")
-            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+        if response := self._at_once(scope):
+            await response(scope, exchange.receive, exchange.send)
             return
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
@@ -134,6 +140,14 @@ class RequestMiddleware:
                         await response(scope, exchange.receive, exchange.send)
                     return
         await self._app(scope, exchange.receive, exchange.send)
+
+    def _at_once(self, scope: Scope) -> Response | None:
+        """The answer to a request that no route is to see."""
+        if self._metrics_port == scope["server"][1] and scope["path"] not in OPERATIONS:
+            return error_response(scope, HTTPException(HTTPStatus.NOT_FOUND))
+        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            return error_response(scope, OptionError("query", f"more than {MAX_PARAMETERS} parameters"))
+        return self._browsers.preflight(scope) if scope["method"] == "OPTIONS" else None
 
 
 class _Exchange:
@@ -157,6 +171,7 @@ class _Exchange:
         self._budget, self._admission = budget, admission
         self._receive, self._send = receive, send
         self.held, self.work = 0, 0.0
+        self.more: RawHeaders = []  # headers of the answer
         self._unfinished: Departure | None = None  # while more of the body is to come
 
     async def receive(self) -> Message:
@@ -190,18 +205,23 @@ class _Exchange:
             return False
         self._record.status = answer.status_code
         self._records.close(self._record)  # before the client has it, and may ask for the metrics
-        reply(cycle, f"{answer.head}x-request-id: {self._record.request_id}\r\n", bytes(answer.body))
+        head = f"{answer.head}{_lines(self.more)}x-request-id: {self._record.request_id}\r\n"
+        reply(cycle, head, bytes(answer.body))
         return True
 
     async def send(self, message: Message) -> None:
-        """Send a message, the first one with the request's id; the last one ends the record."""
+        """Send a message, the first one with the request's id and `more`; the last one ends the record."""
         record = self._record
         if message["type"] == "http.response.start":
             record.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+            message["headers"] = [*message["headers"], *self.more, (b"x-request-id", record.request_id.encode())]
         elif not message.get("more_body"):
             self._records.close(record)
         await self._send(message)
+
+
+def _lines(headers: RawHeaders) -> str:
+    return "".join(f"{name.decode()}: {value.decode('latin-1')}\r\n" for name, value in headers)
 
 
 def _declared(scope: Scope) -> int:

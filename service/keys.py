@@ -119,7 +119,7 @@ class KeyFile:
             self._wrong = str(error)
             return False
         self._taken, self._wrong = self._seen, ""
-        log.info("%s was read again: %d keys", self._option, len(self.keys))
+        log.info("%s was read again; keys that are valid now: %d", self._option, len(self.keys))
         return True
 
     def _find(self, authorization: bytes) -> Key | None:

@@ -73,6 +73,14 @@ class RetryableError(MsmlpError):
         self.retry_after = retry_after
 
 
+class UnauthorizedError(MsmlpError):
+    """No valid key."""
+
+
+class RateLimitedError(RetryableError):
+    """The limits of this key are used up."""
+
+
 class OverloadedError(RetryableError):
     """No room for these images now; `reason` is the limit that was reached, for the metrics.
 
@@ -112,6 +120,7 @@ SERVER_FAILED = "the server failed"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
+    UnauthorizedError: (HTTPStatus.UNAUTHORIZED, "unauthorized"),
     BodyTimeoutError: (HTTPStatus.REQUEST_TIMEOUT, "body_timeout"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
@@ -124,6 +133,7 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     OptionError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_option"),
     ExpiredError: (HTTPStatus.GATEWAY_TIMEOUT, "expired"),
     OverloadedError: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    RateLimitedError: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),

@@ -25,6 +25,7 @@ from msmlp.service.engine.turns import Turns
 from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
+from msmlp.service.keys import Keys
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.parsing import Parser
 from msmlp.service.settings import Settings
@@ -119,6 +120,11 @@ class Service:
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Set from outside in front ends, which share the supervisor's."""
+        return Keys(self.settings)
 
     @cached_property
     def connections(self) -> int:

@@ -178,6 +178,15 @@ class Settings(BaseSettings):
         "files less 64. Beyond it the longest silent one makes room, or the new one gets 503. With `--grpc-port` as "
         "many of gRPC, and half of the files for each; there a new one is closed.",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file of the keys that requests need, one a line, with limits of its own: KEY [name=NAME] "
+        "[requests=NUMBER] [pixels=NUMBER], a second. Read again when it changes. By default none is asked for.",
+    )
+    admin_keys_file: Path | None = Field(
+        default=None, description="Such a file for /admin, which does not exist without it. Other keys do not open it."
+    )
+    metrics_open: bool = Field(default=False, description="/metrics needs no key where others do.")
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged."
@@ -196,6 +205,9 @@ class Settings(BaseSettings):
         "the sampling. Needs the extra `telemetry`.",
     )
 
+
+OF_CLIENTS = {"MSMLP_API_KEY"}
+"""Variables that msmlp's clients read, and a service on the same machine does not."""
 
 REMOVED = {
     "triton_metrics": "removed in 0.2; use msmlp_requests_total and the other msmlp_ metrics (docs/operations.md)",
@@ -228,7 +240,8 @@ def load_settings(written: Callable[[str], str] = option, /, **given: Any) -> Se
             _check_known(name, written(name), written)
     names = {variable(name): name for name in (*Settings.model_fields, *REMOVED)}
     for key, value in sorted(os.environ.items()):
-        if key.startswith("MSMLP_") and (value or names.get(key) not in REMOVED):
+        known = key in OF_CLIENTS or (names.get(key) in REMOVED and not value)
+        if key.startswith("MSMLP_") and not known:
             _check_known(names.get(key), key, variable)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

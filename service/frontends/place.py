@@ -14,6 +14,7 @@ from typing import Any
 from msmlp.service.engine.process.host import Backoff
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.line import Failed, Line
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
 
@@ -36,13 +37,16 @@ REAP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Start:
-    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs."""
+    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs, `keys`
+    who may call, by the settings if it is None.
+    """
 
     index: int
     settings: Settings
     build: Callable[[Settings], Any]
     board: Board
     logs: Logging | None
+    keys: Keys | None = None
 
 
 class Place:

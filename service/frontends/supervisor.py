@@ -10,19 +10,18 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
-from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
+from msmlp.service.frontends.generation import SIGNALS, Generation
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
-from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.keys import Keys, NewKeys
 from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
-
-SIGNALS = signal.SIGINT, signal.SIGTERM
 
 ACCEPTS = 64
 """Connections accepted per turn of the event loop."""
@@ -36,9 +35,6 @@ OUT_OF_FILES_SECONDS = 1.0
 DRAIN_SECONDS = 75.0
 """How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
 
-ENGINE_SECONDS = 5.0
-"""How long the engines may take to end once no front end is left."""
-
 
 def supervise(
     listeners: list[socket.socket],
@@ -47,6 +43,7 @@ def supervise(
     build: Callable[..., Any],
     engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
+    keys: Keys,
 ) -> None:
     """Serve with front ends until SIGINT or SIGTERM. Closes the listening sockets first of all.
 
@@ -59,35 +56,33 @@ def supervise(
     """
     board, logs = Board(layout.frontends), in_force()
     build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
-    starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
+    starts = [Start(index, mine, build, board, logs, keys) for index, mine in enumerate(divide(settings, layout))]
     places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listeners, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listeners, places, engines, Scrapes(places, engines), keys).run())
 
 
 class Supervisor:
     def __init__(
-        self, listeners: list[socket.socket], places: list[Place], hosts: EngineHosts, scrapes: Scrapes
+        self, listeners: list[socket.socket], places: list[Place], hosts: EngineHosts, scrapes: Scrapes, keys: Keys
     ) -> None:
         for listener in listeners:
             listener.setblocking(False)
-        self._listeners, self._places, self._hosts, self._scrapes = listeners, places, hosts, scrapes
+        self._listeners, self._keys = listeners, keys
+        self._generation = Generation(places, hosts, scrapes, self._fail)
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
-        self._turn = 0
         self._stopping = False
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
-        self._all_ended = asyncio.Event()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            self._hosts.start()
-            for place in self._places:
-                self._start(place)
+            self._generation.start()
+            self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
             await self._over
         finally:
@@ -96,7 +91,7 @@ class Supervisor:
     def _on_signal(self, number: signal.Signals) -> None:
         """End in order; a second SIGINT ends immediately."""
         if self._stopping and number == signal.SIGINT:
-            self._kill_all()
+            self._generation.kill()
         elif not self._over.done():
             self._over.set_result(None)
 
@@ -122,7 +117,7 @@ class Supervisor:
                     self._pause(OUT_OF_FILES_SECONDS)
                 return
             self._held = None
-            if not self._hand_over(connection):
+            if not self._generation.hand_over(connection):
                 self._held = connection
                 self._pause(RETRY_SECONDS)
                 return
@@ -139,89 +134,19 @@ class Supervisor:
     def _accept_if_any_runs(self) -> None:
         """Until a front end runs, connections wait in the backlog."""
         if not self._paused:
-            self._accept_now(wanted=any(place.takes_connections for place in self._places))
+            self._accept_now(wanted=self._generation.takes_connections)
             if self._accepting and self._held is not None:
                 self._accept(self._listeners[0])
 
-    def _hand_over(self, connection: socket.socket) -> bool:
-        """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
-        places = [place for place in self._places if place.ready]
-        places = places or [place for place in self._places if place.takes_connections]
-        number = len(self._places)
-        # Among equals they take turns.
-        for place in sorted(places, key=lambda p: (p.connections, (p.index - self._turn) % number)):
-            if place.hand_over(connection):
-                self._turn = place.index + 1
-                connection.close()
-                return True
-        return False
-
     # Processes.
 
-    def _start(self, place: Place) -> None:
-        if self._stopping:
-            return
-        # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            place.start()
-        except OSError as error:
-            self._start_again(place, f"it could not be started: {error.strerror}")
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        assert place.line is not None
-        place.line.open(partial(self._heard, place))
+    def _tell(self, new: NewKeys) -> None:
+        self._generation.tell(new)
 
     def _look(self) -> None:
-        for place in self._places:
-            if place.process is not None and place.hangs():
-                log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
-                place.say_where()
-                self._loop.call_later(LOOK_SECONDS, place.kill)
-        if not self._stopping:
-            self._accept_if_any_runs()
-            self._check_engines()
+        self._generation.look()
+        self._accept_if_any_runs()
         self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def _check_engines(self) -> bool:
-        """Whether there are engines; without any the service ends."""
-        if self._hosts.all_out:
-            self._fail(DeviceError(f"the engine stopped: {self._hosts.lost}"))
-        return not self._hosts.all_out
-
-    def _heard(self, place: Place, message: Any) -> None:
-        if isinstance(message, Ask):
-            self._scrapes.answer(place, message)
-        elif isinstance(message, Counted):
-            self._scrapes.totals.update(place.index, message.snapshot)
-        elif isinstance(message, Failed):
-            place.failure = message
-        elif isinstance(message, Ended):
-            self._bury(place)
-
-    def _bury(self, place: Place) -> None:
-        how, failure = place.bury(), place.failure
-        self._scrapes.totals.retire(place.index)
-        if self._stopping:
-            if all(each.process is None for each in self._places):
-                self._all_ended.set()
-            return
-        if failure is not None and failure.by_caller:
-            self._fail(CallerError(failure.detail))
-        elif self._check_engines():
-            self._start_again(place, how)
-
-    def _start_again(self, place: Place, how: str) -> None:
-        wait = place.next_start()
-        if wait is not None:
-            log.error("front end %d died: %s; restart in %g s", place.index, how, wait)
-            self._scrapes.restarts += 1
-            self._loop.call_later(wait, self._start, place)
-            return
-        log.error("front end %d died: %s; it failed %d times in a row and is given up", place.index, how, ATTEMPTS)
-        if all(each.gone for each in self._places):
-            self._fail(DeviceError(f"the engine stopped: {how}"))
 
     def _fail(self, error: MsmlpError) -> None:
         if not self._over.done():
@@ -237,27 +162,11 @@ class Supervisor:
             listener.close()
         if self._held is not None:
             self._held.close()
-        living = [place for place in self._places if place.process is not None]
-        for place in living:
-            if place.running and (place.ready or place.was_ready) and place.line is not None:
-                place.line.send(Drain())
-            else:
-                place.kill()  # nothing is in flight
+        self._generation.drain()
         try:
-            if living:
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._all_ended.wait()
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._generation.ended.wait()
         except TimeoutError:
             log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
         finally:
-            self._kill_all()
-            for place in self._places:
-                if place.process is not None:
-                    place.bury()
-            self._hosts.stop()
-            await asyncio.to_thread(self._hosts.join, ENGINE_SECONDS)
-
-    def _kill_all(self) -> None:
-        """All front ends; engines end once none is left."""
-        for place in self._places:
-            place.kill()
+            await self._generation.end()

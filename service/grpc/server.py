@@ -16,6 +16,7 @@ from msmlp.service.grpc.calls import (
     Context,
     Intake,
     Refusal,
+    enter,
     new_record,
     parsed,
     read_request,
@@ -47,6 +48,9 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
+
+OPEN = {"ServerLive", "ServerReady"}
+"""Probes, which need no key."""
 
 Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 """From a request's bytes and its record to the response."""
@@ -138,6 +142,8 @@ def _handler(
         record = new_record(name, context)
 
         async def work() -> bytes:
+            if name not in OPEN:
+                enter(service, context, record)
             check()
             # Probes send an empty message, and need not wait for a turn.
             async with intake.message(context) if has_content else nullcontext(b"") as content:

@@ -17,6 +17,7 @@ from msmlp.service.grpc.calls import (
     Context,
     Intake,
     Refusal,
+    enter,
     new_record,
     parsed,
     read_request,
@@ -47,6 +48,7 @@ def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> A
         record = new_record(METHOD, context)
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
+            enter(service, context, record)
             with intake.stream(context):
                 await _Stream(service, intake, context).serve(ending)
             if ending.is_set():
@@ -150,6 +152,7 @@ class _Stream:
         """The one response, not yet sent; None when there were several, which are."""
         service = self._service
         content, request.content = request.content, b""  # freed before the response, or refusal, waits for its turn
+        enter(service, self._context, request.record)  # again: keys change, and each request counts
         service.check_ready()
         self._intake.knock()
         size = len(content)

@@ -19,6 +19,7 @@ from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Fai
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.handshakes import Handshakes
+from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -40,6 +41,8 @@ def live(start: Start, end: socket.socket) -> None:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
+        if start.keys is not None:
+            service.keys = start.keys
         if traces is not None:
             service.traces = traces(service.facts.model)
         server = FrontEnd(service, line, start.board, start.index)
@@ -157,6 +160,8 @@ class FrontEnd(uvicorn.Server):
         elif isinstance(message, Drain):
             self.service.draining = self.should_exit = True
             self._show()
+        elif isinstance(message, NewKeys):
+            self.service.keys.take(message)
         elif isinstance(message, Ask):
             self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
         elif isinstance(message, Ended):  # the supervisor

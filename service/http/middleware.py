@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +18,7 @@ from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
 from msmlp.service.http.browsers import Browsers, RawHeaders
 from msmlp.service.http.connection import Departure
+from msmlp.service.http.gate import Gate
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
@@ -34,9 +34,6 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
-OPERATIONS = {"/livez", "/metrics", "/readyz"}
-"""What `--metrics-port` serves."""
-
 MAX_PARAMETERS = 64
 """Of a query: far more than there are options. FastAPI parses all of them on every route."""
 
@@ -46,7 +43,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RequestMiddleware:
     """Keeps the record of each request, `msmlp_record` in the scope, and counts the bytes of its body.
 
-    Under overload a POST to one of `endpoints` is refused here, before its body is read.
+    A request without a key that it needs is refused here, before its body is read, and under overload a POST to one of
+    `endpoints`.
 
     A POST whose path matches one of `endpoints` goes straight there: FastAPI's routing costs more than the answer. All
     else goes to `app`, which knows these routes too: it describes them, and answers other methods.
@@ -56,8 +54,8 @@ class RequestMiddleware:
         self._app, self._endpoints, self._records = app, endpoints, service.records
         self._budget, self._admission = service.body_budget, service.engine.admission
         self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
-        self._largest, self._metrics_port = service.settings.max_body_bytes, service.settings.metrics_port
-        self._browsers = Browsers(service.settings)
+        self._largest = service.settings.max_body_bytes
+        self._gate, self._browsers = Gate(service), Browsers(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,23 +90,28 @@ class RequestMiddleware:
 
     def refuse(self, scope: Scope) -> tuple[str, bytes, HTTPStatus] | None:
         """What a request is refused with before its body is read, as `reply` takes it; None for one that is let in."""
-        if not (self._door.work or self._budget.free < self._largest):
-            return None
-        if scope["method"] != "POST" and not _is_put(scope):
-            return None
-        if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
-            return None
-        if (error := self._no_room(scope)) is None:
+        if scope["method"] in ("HEAD", "OPTIONS"):
+            return None  # `reply` writes a body, and a browser asks with OPTIONS before it sends a key
+        if (error := self._gate.refuse(scope) or self._turned_away(scope)) is None:
             return None
         record = scope["msmlp_record"] = _record(scope)
         response = error_response(scope, error)
-        if error.reason == "door":
+        if isinstance(error, OverloadedError) and error.reason == "door":
             self._shed.inc()
         record.status = response.status_code
         self._records.close(record)
         head = _lines([*response.raw_headers, *self._browsers.headers(scope)])
         head += f"x-request-id: {record.request_id}\r\n"
         return head, bytes(response.body), HTTPStatus(response.status_code)
+
+    def _turned_away(self, scope: Scope) -> OverloadedError | None:
+        if not (self._door.work or self._budget.free < self._largest):
+            return None
+        if scope["method"] != "POST" and not _is_put(scope):
+            return None
+        if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
+            return None
+        return self._no_room(scope)
 
     def _no_room(self, scope: Scope) -> OverloadedError | None:
         """Why the body of a request is not to be read: too much work, or no memory for what it declares."""
@@ -143,11 +146,14 @@ class RequestMiddleware:
 
     def _at_once(self, scope: Scope) -> Response | None:
         """The answer to a request that no route is to see."""
-        if self._metrics_port == scope["server"][1] and scope["path"] not in OPERATIONS:
-            return error_response(scope, HTTPException(HTTPStatus.NOT_FOUND))
+        if scope["method"] == "OPTIONS" and (allowed := self._browsers.preflight(scope)):
+            return allowed
+        if refused := self._gate.refuse(scope):
+            return error_response(scope, refused)
+        scope["msmlp_record"].key = scope.get("msmlp_key")
         if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
             return error_response(scope, OptionError("query", f"more than {MAX_PARAMETERS} parameters"))
-        return self._browsers.preflight(scope) if scope["method"] == "OPTIONS" else None
+        return None
 
 
 class _Exchange:

@@ -14,6 +14,7 @@ from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
 from msmlp.service.frontends.supervisor import supervise
 from msmlp.service.grpc import check_installed
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings, option
@@ -35,6 +36,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
     Logging(settings.log_level, settings.log_format).begin()
     Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)  # each front end reads it; it is checked here
     _check_ports(settings)
+    keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
         # gRPC listens later, and does not say why it cannot.
@@ -57,7 +59,7 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
         del service, worker  # each front end has its own
         ports = {"grpc_port": stack.enter_context(_grpc_port(settings)), "metrics_port": metrics_port}
-        supervise(listeners, settings.model_copy(update=ports), layout, build, engines, _front_end)
+        supervise(listeners, settings.model_copy(update=ports), layout, build, engines, _front_end, keys)
 
 
 def _check_ports(settings: Settings) -> None:

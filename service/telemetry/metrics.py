@@ -139,8 +139,8 @@ class Metrics(Collector):
             "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
         )
         text = (
-            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read) "
-            "and for lack of memory."
+            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read),"
+            " for lack of memory and beyond the limits of their key."
         )
         self.shed = counter("msmlp_shed", text, ["reason"])
         text = (
@@ -177,7 +177,7 @@ class Metrics(Collector):
         for route in INFERENCES:
             for status in STATUSES:
                 self.requests.labels(route, status)
-        for reason in ("capacity", "wait", "door", "memory"):
+        for reason in ("capacity", "wait", "door", "memory", "key"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)

@@ -220,9 +220,8 @@ class Connection:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        if self._watch.ends(self) and not self.transport.is_closing():
-            if self.transport.can_write_eof():  # TLS cannot; the length of the answer says where it ends
-                self.transport.write_eof()
+        if self._watch.ends(self) and not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
             self.transport.set_protocol(_Lingering(self))
             self.transport.resume_reading()
         else:

@@ -37,7 +37,7 @@ DRAIN_SECONDS = 75.0
 
 
 def supervise(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     settings: Settings,
     layout: Layout,
     build: Callable[..., Any],
@@ -45,7 +45,7 @@ def supervise(
     target: Callable[[Start, socket.socket], None],
     keys: Keys,
 ) -> None:
-    """Serve with front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve with front ends until SIGINT or SIGTERM. Closes the listening sockets first of all.
 
     `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
     started; there are none if every front end has its own.
@@ -60,15 +60,16 @@ def supervise(
     places = [Place(start, target) for start in starts]
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines), keys).run())
+    asyncio.run(Supervisor(listeners, places, engines, Scrapes(places, engines), keys).run())
 
 
 class Supervisor:
     def __init__(
-        self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes, keys: Keys
+        self, listeners: list[socket.socket], places: list[Place], hosts: EngineHosts, scrapes: Scrapes, keys: Keys
     ) -> None:
-        listener.setblocking(False)
-        self._listener, self._keys = listener, keys
+        for listener in listeners:
+            listener.setblocking(False)
+        self._listeners, self._keys = listeners, keys
         self._generation = Generation(places, hosts, scrapes, self._fail)
         self._held: socket.socket | None = None
         self._accepting = self._paused = False
@@ -99,16 +100,17 @@ class Supervisor:
     def _accept_now(self, *, wanted: bool) -> None:
         if wanted != self._accepting and not self._stopping:
             self._accepting = wanted
-            if wanted:
-                self._loop.add_reader(self._listener, self._accept)
-            else:
-                self._loop.remove_reader(self._listener)
+            for listener in self._listeners:
+                if wanted:
+                    self._loop.add_reader(listener, self._accept, listener)
+                else:
+                    self._loop.remove_reader(listener)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Accept what waits, and hand it over."""
         for _ in range(ACCEPTS):
             try:
-                connection = self._held or self._listener.accept()[0]
+                connection = self._held or listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
@@ -134,7 +136,7 @@ class Supervisor:
         if not self._paused:
             self._accept_now(wanted=self._generation.takes_connections)
             if self._accepting and self._held is not None:
-                self._accept()
+                self._accept(self._listeners[0])
 
     # Processes.
 
@@ -156,7 +158,8 @@ class Supervisor:
         """Stop listening, let front ends answer what is in flight, and leave no process."""
         self._accept_now(wanted=False)
         self._stopping = True
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._held is not None:
             self._held.close()
         self._generation.drain()

@@ -18,6 +18,7 @@ from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.http.handshakes import Handshakes
 from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
@@ -80,6 +81,7 @@ class FrontEnd(uvicorn.Server):
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = Handshakes(service)
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
 
@@ -130,7 +132,7 @@ class FrontEnd(uvicorn.Server):
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await self._handshakes.connect(self._protocol, connection, len(self.server_state.connections))
         except OSError:  # it has left already
             connection.close()
         finally:

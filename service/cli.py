@@ -30,6 +30,8 @@ _IN_WORDS = {
     "ssl_certfile": "none",
     "ssl_keyfile": "none",
     "cors_origins": "none",
+    "api_keys_file": "none",
+    "admin_keys_file": "none",
     "devices": "none",
 }
 

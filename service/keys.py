@@ -95,7 +95,7 @@ class KeyFile:
         """The key in an Authorization header, with one more request counted, or why it is not let in."""
         key = self._find(authorization)
         if key is None:
-            return UnauthorizedError("no valid key; expected the header Authorization: Bearer KEY")
+            return UnauthorizedError("no valid key; expected authorization: Bearer KEY")
         if key.requests == key.pixels == math.inf or not (wait := self._counts.enter(key, time.monotonic())):
             return key
         limits = {"requests": key.requests, "pixels": key.pixels}

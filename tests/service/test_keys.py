@@ -82,7 +82,7 @@ def test_a_line_is_a_key_and_what_is_known_of_it(file: Path) -> None:
 def test_anything_else_is_no_key(file: Path, header: str) -> None:
     found = key_file(file, f"{SECRET}\n#{THIRD}\n").enter(header.encode("latin-1"))
     assert isinstance(found, UnauthorizedError)
-    assert str(found) == "no valid key; expected the header Authorization: Bearer KEY"
+    assert str(found) == "no valid key; expected authorization: Bearer KEY"
 
 
 @pytest.mark.parametrize("header", [f"bearer {SECRET}", f"BEARER {SECRET}", f"Bearer   {SECRET} "])

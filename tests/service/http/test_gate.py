@@ -25,7 +25,7 @@ V2 = "/v2/models/msmlp/infer"
 
 FREE = ["/", "/ui/app.js", "/docs", "/openapi.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"]
 GUARDED = ["/model", "/metrics", "/v2", "/v2/models/msmlp", "/v2/models/msmlp/ready", "/v2/models/stats", "/nowhere"]
-NOT_ADMIN = ["/administrator", "//admin/reload", "/Admin/reload", "/x/%2e%2e/admin/reload", "/admin%2freload%00"]
+NOT_ADMIN = ["/administrator", "//admin/reload", "/Admin/reload", "/x/%2e%2e/admin/reload", "/admin;reload"]
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def check_refused(answer: httpx.Response, path: str) -> None:
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     if path.startswith("/v2"):
         assert answer.status_code == 401
-        assert answer.json() == {"error": "no valid key; expected the header Authorization: Bearer KEY"}
+        assert answer.json() == {"error": "no valid key; expected authorization: Bearer KEY"}
     else:
         check_problem(answer, 401, "unauthorized")
 

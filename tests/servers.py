@@ -68,7 +68,7 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     listener, chain = listen("127.0.0.1", 0), service.settings.ssl_certfile
     address = f"http{'s' if chain else ''}://127.0.0.1:{listener.getsockname()[1]}"
     secure: Any = {"ssl_certfile": chain, "ssl_keyfile": service.settings.ssl_keyfile} if chain else {}
-    server = uvicorn.Server(uvicorn.Config(create_app(service), **UVICORN, **secure))
+    server = uvicorn.Server(uvicorn.Config(create_app(service), timeout_graceful_shutdown=30, **UVICORN, **secure))
 
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if chain else None) as runner:

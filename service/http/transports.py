@@ -5,6 +5,7 @@ import fcntl
 import sys
 import termios
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 PIECE = 2**16
@@ -30,6 +31,9 @@ class Joining:
         self._transport, self._loop = transport, loop
         self._head = b""
         self.written = 0
+        self.linger: Callable[[], bool] = bool
+        """How to close while the client still sends; False if there is no way."""
+        self._lingers = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -45,11 +49,16 @@ class Joining:
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        self._lingers = self._lingers or self.linger()
+        if not self._lingers:
+            self._end()
 
     def go_on(self) -> bool:
         """The client takes more. → Whether it has taken all that waited."""
         return True
+
+    def _end(self) -> None:
+        self._transport.close()
 
     def _flush(self) -> None:
         if self._head:
@@ -89,9 +98,10 @@ class Paced(Joining):
         self._ending = True
         self.go_on()
 
-    def close(self) -> None:
-        self.write_eof()
-        self._loop.call_later(FAREWELL_SECONDS, self._leave)
+    def _end(self) -> None:
+        if not self._ending:
+            self.write_eof()
+            self._loop.call_later(FAREWELL_SECONDS, self._leave)
 
     def go_on(self) -> bool:
         if self._transport.is_closing():

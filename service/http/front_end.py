@@ -33,6 +33,7 @@ from msmlp.service.frontends.line import (
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.ending import Ending
+from msmlp.service.http.handshakes import Handshakes
 from msmlp.service.http.retire import Returns
 from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
@@ -107,6 +108,7 @@ class FrontEnd(uvicorn.Server):
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = Handshakes(service)
         self._retiring = False
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
@@ -191,7 +193,7 @@ class FrontEnd(uvicorn.Server):
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await self._handshakes.connect(self._protocol, connection, len(self.server_state.connections))
         except OSError:  # it has left already
             connection.close()
         finally:
@@ -249,7 +251,9 @@ class FrontEnd(uvicorn.Server):
         self.service.calls.closing.set()
         returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
         returns.begin()
-        while self._connecting:
+        if self._handshakes.secure:
+            self._ending.drain()  # connections over TLS cannot be given back, but end with their next answer
+        while self._connecting > self._handshakes.number:
             await asyncio.sleep(CONNECTING_SECONDS)
         returns.begin()
         if self.service.settings.grpc_port is not None:

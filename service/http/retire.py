@@ -33,7 +33,8 @@ class Returns:
         if connection.seen.told:
             return  # it is being closed
         if connection.transport.get_extra_info("ssl_object") is not None:
-            connection.shutdown()  # what was agreed on in its handshake cannot be handed over
+            if connection.read:  # a request is on its way where none has come yet
+                connection.shutdown()  # what was agreed on in its handshake cannot be handed over
             return
         connection.flow.pause_reading()
         self._waiting[connection] = None

@@ -157,6 +157,8 @@ class Metrics(Collector):
         self.capacity_connections = gauge("msmlp_capacity_connections", "HTTP connections that may be open.")
         text = "Connections closed for lack of room: new ones, and silent ones in favour of new ones."
         self.connections_refused = counter("msmlp_connections_refused", text)
+        text = "TLS handshakes that failed, or took too long."
+        self.handshakes_failed = counter("msmlp_tls_handshakes_failed", text)
         text = "Connections and requests ended because they took too long, by what was waited for."
         self.timeouts = counter("msmlp_timeouts", text, ["phase"])
         # The supervisor counts them, if there is one.

@@ -44,7 +44,7 @@ BEAT_SECONDS = 0.1
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
 
-FLUSH_SECONDS = 0.4
+FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
 
 BEATS_PER_PUSH = 10

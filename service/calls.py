@@ -8,10 +8,17 @@ from msmlp.service.errors import CUT, DrainingError
 
 
 class Calls:
-    """Of one process. Once `closing` is set no new ones are taken; `open` are in progress."""
+    """Of one process.
+
+    Its port is to open once `opening` is set, and `listening` says that it has; once `closing` is set clients are sent
+    elsewhere, and `closed` says that they know. Calls wait while they are not `flowing`; `open` are in progress.
+    """
 
     def __init__(self) -> None:
-        self.closing = asyncio.Event()
+        self.opening, self.listening = asyncio.Event(), asyncio.Event()
+        self.closing, self.closed = asyncio.Event(), asyncio.Event()
+        self.flowing = asyncio.Event()
+        self.flowing.set()
         self.open = 0
         self._limits: set[asyncio.Timeout] = set()
         self._cut = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
 from msmlp.service.calls import Calls
 from msmlp.service.decoding.decoders import Decoders
@@ -23,9 +23,10 @@ from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.engine.turns import Turns
-from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
+from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError, ReloadFailedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
+from msmlp.service.keys import Keys
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.parsing import Parser
 from msmlp.service.settings import Settings
@@ -92,6 +93,9 @@ class ByteBudget:
 RESERVED_FILES = 64
 """Open files that are not connections."""
 
+RELOAD_SECONDS = 900.0
+"""Longer than the supervisor takes to say how a reload ended."""
+
 STILL_SECONDS = 5.0
 """An event loop that did not turn for so long may be about to do so again: those who watch should know."""
 
@@ -121,6 +125,11 @@ class Service:
         manifest = self.weights.manifest
         name = {"name": manifest.name, "version": model_version(self.weights, self.calibration)}
         return Facts(name, manifest.classes, manifest.gflops_cumulative)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Set from outside in front ends, which share the supervisor's."""
+        return Keys(self.settings)
 
     @cached_property
     def connections(self) -> int:
@@ -185,6 +194,21 @@ class Service:
             return self.statistics, self.metrics.executions
         counts: tuple[Statistics, int] = await self.others.ask("statistics")
         return counts
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the weights folder loaded anew, by the supervisor → what is served then, and what was.
+
+        Raises:
+            MsmlpError: what was served goes on.
+        """
+        if self.others is None:
+            raise ReloadFailedError("this process has no supervisor to load weights anew")
+        answer = await self.others.ask("reload", RELOAD_SECONDS)
+        if isinstance(answer, MsmlpError):
+            # The log has the path.
+            raise type(answer)(str(answer).replace(str(self.settings.weights), self.settings.weights.name))
+        document: dict[str, Any] = answer
+        return document
 
     @property
     def max_images(self) -> int:

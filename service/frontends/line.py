@@ -1,4 +1,4 @@
-"""Between the supervisor and a front end: accepted connections one way, messages and questions both ways."""
+"""Between the supervisor and a front end: connections, messages and questions, both ways."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along."""
+    """To a front end: serve this; its file comes along. From one that retires: let another serve it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ask:
-    """A front end asks for the service's `metrics` or `statistics`, the supervisor for a front end's `snapshot`."""
+    """A front end asks for the service's `metrics` or `statistics`, or a `reload`; the supervisor for a front end's
+    `snapshot`, or that it begins to `serve` everywhere, or begins to `retire`: to serve nothing new.
+    """
 
     number: int
     what: str

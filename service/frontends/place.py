@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from msmlp.service.engine.process.host import Backoff
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.line import Failed, Line
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
 
@@ -36,19 +37,29 @@ REAP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Start:
-    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs."""
+    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs, `keys`
+    who may call, by the settings if it is None.
+    """
 
     index: int
     settings: Settings
     build: Callable[[Settings], Any]
     board: Board
     logs: Logging | None
+    version: str = ""
+    """The weights that its generation serves; those of another version are refused."""
+    serves: bool = True
+    """Whether it may listen for gRPC at once, or waits to be asked to `serve`."""
+    keys: Keys | None = None
 
 
 class Place:
-    """Place `start.index`; `target(start, socket)` is the life of a front end."""
+    """Place `start.index` of a generation; `target(start, socket)` is the life of a front end. `number` is no other's,
+    as long as it lives.
+    """
 
-    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None]) -> None:
+    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None], number: int = 0) -> None:
+        self.number = number
         self.index, self._start, self._target, self._board = start.index, start, target, start.board
         self.process: BaseProcess | None = None
         self.line: Line | None = None
@@ -61,7 +72,7 @@ class Place:
         self._dispatched = self._looks = 0
         self._beat, self._ready_since = 0.0, math.inf
 
-    def start(self) -> None:
+    def start(self, *, serves: bool = True) -> None:
         """Start a process; it is heard through `line`, which is to be opened. OSError if there can be none now."""
         self._board.clear(self.index)
         self._dispatched = self._looks = 0
@@ -69,7 +80,10 @@ class Place:
         ours, theirs = socket.socketpair()
         # Not a daemon: those may have no children, and an engine can be one.
         process = get_context("spawn").Process(
-            target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
+            target=self._target,
+            args=(replace(self._start, serves=serves), theirs),
+            name=f"msmlp-front-end-{self.index}",
+            daemon=False,
         )
         with theirs:
             try:

@@ -7,13 +7,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import uvicorn
 
-from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.model.errors import CallerError, MsmlpError, WeightsError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
@@ -33,6 +33,9 @@ from msmlp.service.frontends.line import (
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.ending import Ending
+from msmlp.service.http.handshakes import Handshakes
+from msmlp.service.http.retire import Returns
+from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
 from msmlp.service.telemetry.totals import take_snapshot
@@ -40,6 +43,9 @@ from msmlp.service.telemetry.totals import take_snapshot
 log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
+
+CONNECTING_SECONDS = 0.001
+"""Between two looks for connections that are about to be served."""
 
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
@@ -60,6 +66,12 @@ def live(start: Start, end: socket.socket) -> None:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
+        if start.version not in ("", service.facts.model["version"]):
+            raise WeightsError("the weights folder has changed since; it has to be loaded anew for all")
+        if start.serves:
+            service.calls.opening.set()
+        if start.keys is not None:
+            service.keys = start.keys
         if traces is not None:
             service.traces = traces(service.facts.model)
         FrontEnd(service, line, start.board, start.index).run()
@@ -96,6 +108,8 @@ class FrontEnd(uvicorn.Server):
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = Handshakes(service)
+        self._retiring = False
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
 
@@ -167,16 +181,19 @@ class FrontEnd(uvicorn.Server):
         left = self._received - self._connecting - len(self.server_state.connections)
         self._board.put(self._index, Column.LEFT, left)
 
-    def _serve_one(self, connection: socket.socket) -> None:
-        self._connecting += 1
-        task = asyncio.create_task(self._connect(connection))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        self._connecting += 1
+        self._begin(self._connect(connection))
 
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await self._handshakes.connect(self._protocol, connection, len(self.server_state.connections))
         except OSError:  # it has left already
             connection.close()
         finally:
@@ -208,7 +225,41 @@ class FrontEnd(uvicorn.Server):
             self._close(self.service.settings.shutdown_seconds)
         elif isinstance(message, Cut):
             self._close(0)
+        elif isinstance(message, NewKeys):
+            self.service.keys.take(message)
         elif isinstance(message, Ask):
-            self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
+            self._begin(self._answer(message))
         elif isinstance(message, Ended):  # the supervisor
             os._exit(1)
+
+    async def _answer(self, ask: Ask) -> None:
+        """Do what the supervisor asks, and say when it is done."""
+        if ask.what == "serve":
+            self.service.calls.opening.set()
+            if self.service.settings.grpc_port is not None:
+                await self.service.calls.listening.wait()
+        elif ask.what == "retire" and not self._retiring:
+            self._retiring = True
+            await self._retire()
+        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
+        self._line.send(Answer(ask.number, snapshot))
+
+    async def _retire(self) -> None:
+        """Begin nothing that has not come yet; the process ends once all else is answered, or `--shutdown-seconds` are
+        over."""
+        self._until = time.monotonic() + self.service.settings.shutdown_seconds
+        self.service.calls.closing.set()
+        returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
+        returns.begin()
+        if self._handshakes.secure:
+            self._ending.drain()  # connections over TLS cannot be given back, but end with their next answer
+        while self._connecting > self._handshakes.number:
+            await asyncio.sleep(CONNECTING_SECONDS)
+        returns.begin()
+        if self.service.settings.grpc_port is not None:
+            await self.service.calls.closed.wait()
+        self._begin(self._end_when_all_have_left())
+
+    async def _end_when_all_have_left(self) -> None:
+        await self._in_time(lambda: not self.server_state.connections)
+        self.should_exit = True

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from functools import partial
@@ -107,6 +107,8 @@ class Watch:
         # As of the last sweep, the longest last.
         self._silent: list[Connection] = []
         self._stalled: list[Connection] = []
+        self.between: Callable[[Connection], None] | None = None
+        """Called, once this process retires, with connections between two requests."""
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))

@@ -95,7 +95,7 @@ class KeyFile:
         """The key in an Authorization header, with one more request counted, or why it is not let in."""
         key = self._find(authorization)
         if key is None:
-            return UnauthorizedError("no valid key; expected the header Authorization: Bearer KEY")
+            return UnauthorizedError("no valid key; expected authorization: Bearer KEY")
         if key.requests == key.pixels == math.inf or not (wait := self._counts.enter(key, time.monotonic())):
             return key
         limits = {"requests": key.requests, "pixels": key.pixels}
@@ -119,7 +119,7 @@ class KeyFile:
             self._wrong = str(error)
             return False
         self._taken, self._wrong = self._seen, ""
-        log.info("%s was read again: %d keys", self._option, len(self.keys))
+        log.info("%s was read again; keys that are valid now: %d", self._option, len(self.keys))
         return True
 
     def _find(self, authorization: bytes) -> Key | None:

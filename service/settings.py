@@ -40,6 +40,27 @@ class Settings(BaseSettings):
         description="Port for the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. Needs "
         "the extra `grpc`.",
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Another port at the same address, for /metrics, /livez and /readyz alone, without keys and TLS: "
+        "for Prometheus and probes inside a network. 0 takes a free one.",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="Serve HTTPS, and gRPC over TLS: the file of the server's certificate and the chain behind it, in "
+        "PEM. Looked at once a minute, and read again when it was renewed. Needs --ssl-keyfile.",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="The file of the certificate's private key, in PEM, without a password."
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        pattern=r"^(\*|https?://[^\s/,]+(,https?://[^\s/,]+)*)$",
+        description="Origins whose pages may call the service from a browser, separated by commas, such as "
+        "https://shop.example; * for any. By default none but its own.",
+    )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
         description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
@@ -128,7 +149,8 @@ class Settings(BaseSettings):
         default=10,
         ge=0,
         description="How long the head of a request may take from its first byte, the first one from the connection's "
-        "begin; then 408, or a close where nothing came. 0: no limit.",
+        "begin; then 408, or a close where nothing came. A TLS handshake before it may take as long. 0: no limit (60 s "
+        "for a handshake).",
     )
     keep_alive_seconds: float = Field(
         default=75,

@@ -38,12 +38,12 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
-CUT_SECONDS = 0.8
+CUT_SECONDS = 1.0
 """How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
 
 def supervise(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     settings: Settings,
     first: Plan,
     plan: Callable[[], Plan],
@@ -53,7 +53,7 @@ def supervise(
 ) -> None:
     """Serve `first` until SIGINT or SIGTERM, and after a reload what `plan` makes of the weights folder then.
 
-    At the end it closes the listening socket first of all.
+    At the end it closes the listening sockets first of all.
 
     `build` makes the service of a front end; it crosses pickled, to `target`, which runs that.
 
@@ -68,7 +68,7 @@ def supervise(
 
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, settings, first, plan, places, keys).run())
+    asyncio.run(Supervisor(listeners, settings, first, plan, places, keys).run())
 
 
 class Supervisor:
@@ -76,15 +76,16 @@ class Supervisor:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listeners: list[socket.socket],
         settings: Settings,
         first: Plan,
         plan: Callable[[], Plan],
         places: Callable[[Plan, int], list[Place]],
         keys: Keys,
     ) -> None:
-        listener.setblocking(False)
-        self._listener = listener
+        for listener in listeners:
+            listener.setblocking(False)
+        self._listeners = listeners
         self._drain_seconds, self._shutdown_seconds = settings.drain_seconds, settings.shutdown_seconds
         self._plan, self._places, self._keys = plan, places, keys
         made = places(first, 0)
@@ -134,16 +135,17 @@ class Supervisor:
     def _accept_now(self, *, wanted: bool) -> None:
         if wanted != self._accepting and not self._closed:
             self._accepting = wanted
-            if wanted:
-                self._loop.add_reader(self._listener, self._accept)
-            else:
-                self._loop.remove_reader(self._listener)
+            for listener in self._listeners:
+                if wanted:
+                    self._loop.add_reader(listener, self._accept, listener)
+                else:
+                    self._loop.remove_reader(listener)
 
-    def _accept(self) -> bool:
+    def _accept(self, listener: socket.socket) -> bool:
         """Accept what waits, and hand it over → whether there may be more."""
         for _ in range(ACCEPTS):
             try:
-                connection = self._held.popleft() if self._held else self._listener.accept()[0]
+                connection = self._held.popleft() if self._held else listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
@@ -169,7 +171,7 @@ class Supervisor:
         if not self._paused:
             self._accept_now(wanted=self._current.takes_connections)
             if self._accepting and self._held:
-                self._accept()
+                self._accept(self._listeners[0])
 
     def _take_back(self, connection: socket.socket) -> None:
         """One that a front end gives back which serves nothing new."""
@@ -257,7 +259,7 @@ class Supervisor:
         finally:
             await old.end()
             if old.cut:
-                log.warning("%d requests were cut with the old weights", old.cut)
+                log.warning("requests with the old weights that were cut: %d", old.cut)
             self._generations.remove(old)
             self._retiring = None
 
@@ -294,12 +296,14 @@ class Supervisor:
         """Stop listening, let front ends answer what is in flight, cut what is left, and leave no process."""
         if self._reloading is not None:
             self._reloading.cancel()
-        for _ in range(BACKLOG // ACCEPTS):
-            if not self._accept():
-                break
+        for listener in self._listeners:
+            for _ in range(BACKLOG // ACCEPTS):
+                if not self._accept(listener):
+                    break
         self._accept_now(wanted=False)
         self._closed = True
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in self._held:
             connection.close()
         log.info("shutting down: requests in flight have %g s", self._shutdown_seconds)

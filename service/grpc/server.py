@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.certificate import Certificate
 from msmlp.service.engine.messages import Ready
 from msmlp.service.errors import BodyTooLargeError
 from msmlp.service.grpc.calls import (
@@ -75,7 +76,7 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
         if service.others is not None:
             await calls.opening.wait()
             await _ready_once(service)  # until then a call may go to a front end that can answer it
-        bound = server.add_insecure_port(f"{address}:{port}")
+        bound = _bind(server, f"{address}:{port}", service.settings)
         await server.start()
         calls.listening.set()
         log.info("serving gRPC on %s:%d", address, bound)
@@ -101,6 +102,25 @@ async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
     finally:
         calls.closing.set()
         await end_of_calls
+
+
+def _bind(server: grpc.aio.Server, address: str, settings: Settings) -> int:
+    """The port that was bound, with TLS if there is a certificate."""
+    certificate = Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
+    if certificate is None:
+        return server.add_insecure_port(address)
+    used = certificate.pair
+
+    def renewed() -> Any:
+        """Asked before every handshake; None: the one in use."""
+        nonlocal used
+        if certificate.pair is used:
+            return None
+        used = certificate.pair
+        return grpc.ssl_server_certificate_configuration([used])
+
+    first = grpc.ssl_server_certificate_configuration([used])
+    return server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, renewed))
 
 
 def _times(settings: Settings) -> list[tuple[str, int]]:

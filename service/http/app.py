@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.messages import Outbound, Ready
 from msmlp.service.grpc import grpc_running
+from msmlp.service.http.browsers import EVERYWHERE
 from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
@@ -29,6 +30,7 @@ UVICORN: dict[str, Any] = {
     "access_log": False,  # service/telemetry/observers.py writes ours
     "http": Protocol,
     "server_header": False,
+    "headers": list(EVERYWHERE.items()),
     "proxy_headers": False,  # nothing reads a client's address
     "ws": "none",  # a WebSocket handshake is a request like any other
 }

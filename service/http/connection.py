@@ -5,12 +5,9 @@ and the body of an upgrade request, so that the application can answer them. It 
 """
 
 import asyncio
-import fcntl
 import json
 import logging
 import re
-import sys
-import termios
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import PROBLEM_TYPE, problem_document
+from msmlp.service.http.browsers import EVERYWHERE
+from msmlp.service.http.transports import unsent
 from msmlp.service.http.watch import Phase, Seen, Watch
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import is_oip, oip_error
@@ -108,6 +107,9 @@ class _Lingering(asyncio.Protocol):
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
+    def resume_writing(self) -> None:
+        self._connection.transport.go_on()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
         del self._connection
@@ -123,6 +125,8 @@ class Connection:
     pipeline: Any = ()
     seen: Seen
     read = 0
+    kept = False
+    """Whether another process has answered requests on it before."""
     refused: Refused | None = None
     """Why what is being read cannot be, if it is known."""
 
@@ -144,6 +148,10 @@ class Connection:
             if cycle is not None:
                 cycle.on_response, cycle.body = _nothing, b""
 
+    def resume_writing(self) -> None:
+        if self.transport.go_on():
+            super().resume_writing()  # type: ignore[misc]
+
     @property
     def place(self) -> int:
         """Of what comes next: BETWEEN, HEAD or BODY."""
@@ -160,7 +168,7 @@ class Connection:
         if self.transport.get_write_buffer_size():
             return Phase.ANSWER
         if cycle is None:
-            return Phase.HEAD
+            return Phase.IDLE if self.kept and place == BETWEEN else Phase.HEAD
         if cycle.response_complete and not self.pipeline:
             return (Phase.IDLE, Phase.HEAD, Phase.BODY)[place]
         # Where it is the application that does not want more, the client is not to blame.
@@ -195,7 +203,7 @@ class Connection:
     @property
     def sent(self) -> int:
         """Bytes that the client's system took."""
-        return int(self.transport.written - self.transport.get_write_buffer_size() - _unsent(self.transport))
+        return int(self.transport.written - self.transport.get_write_buffer_size() - unsent(self.transport))
 
     @property
     def holds(self) -> bool:
@@ -230,6 +238,7 @@ class Connection:
             f"content-type: {kind}",
             f"content-length: {len(body)}",
             f"x-request-id: {request_id}",
+            *(f"{name.lower()}: {value}" for name, value in EVERYWHERE.items()),
             "connection: close",
         ]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -251,15 +260,6 @@ class Connection:
         refused = self.refused or Refused("this is not HTTP/1.1")
         code = "bad_request" if refused.status == HTTPStatus.BAD_REQUEST else "not_implemented"
         self.refuse(refused.status, code, str(refused))
-
-
-def _unsent(transport: asyncio.Transport) -> int:
-    """Bytes that our system still holds for the client: megabytes, and it takes more only once a third of them went."""
-    try:
-        socket = transport.get_extra_info("socket")
-        return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:  # not every system says
-        return 0
 
 
 _BLANK = re.compile(rb"\n\r?\n")

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -27,12 +28,14 @@ from msmlp.service.frontends.line import (
     Ended,
     Failed,
     Finished,
+    Kept,
     Line,
     Lost,
 )
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.ending import Ending
+from msmlp.service.http.handshakes import Handshakes
 from msmlp.service.http.retire import Returns
 from msmlp.service.keys import NewKeys
 from msmlp.service.logs import Seldom
@@ -50,7 +53,7 @@ CONNECTING_SECONDS = 0.001
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
 
-FLUSH_SECONDS = 0.4
+FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
 
 BEATS_PER_PUSH = 10
@@ -109,6 +112,7 @@ class FrontEnd(uvicorn.Server):
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._no_memory = Seldom(log, logging.ERROR)
+        self._handshakes = Handshakes(service)
         self._retiring = False
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
@@ -206,20 +210,22 @@ class FrontEnd(uvicorn.Server):
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await self._handshakes.connect(
+                partial(self._protocol, isinstance(connection, Kept)), connection, len(self.server_state.connections)
+            )
         except OSError:  # it has left already
             connection.close()
         finally:
             self._connecting -= 1
             self._count_left()
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self, kept: bool) -> asyncio.Protocol:
         """As uvicorn makes it."""
         kind: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = kind(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
+        protocol: Any = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol.kept = kept
+        made: asyncio.Protocol = protocol
+        return made
 
     def _heard(self, message: Any) -> None:
         if isinstance(message, socket.socket | Lost):
@@ -264,7 +270,9 @@ class FrontEnd(uvicorn.Server):
         self.service.calls.closing.set()
         returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
         returns.begin()
-        while self._connecting:
+        if self._handshakes.secure:
+            self._ending.drain()  # connections over TLS cannot be given back, but end with their next answer
+        while self._connecting > self._handshakes.number:
             await asyncio.sleep(CONNECTING_SECONDS)
         returns.begin()
         if self.service.settings.grpc_port is not None:

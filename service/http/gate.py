@@ -12,6 +12,9 @@ from msmlp.service.service import Service
 OPEN = {"/", "/docs", "/livez", "/openapi.json", "/readyz", "/v2/health/live", "/v2/health/ready"}
 """Probes, and pages and files that are the same everywhere, as those under /ui/ are. They need no key."""
 
+OPERATIONS = {"/livez", "/metrics", "/readyz"}
+"""All that `--metrics-port` has. They need no key there."""
+
 
 class Gate:
     """Lets a request in once: its key is `msmlp_key` in its scope then."""
@@ -19,10 +22,13 @@ class Gate:
     def __init__(self, service: Service) -> None:
         self._keys, self._shed = service.keys, service.metrics.shed.labels("key")
         self._open = OPEN | {"/metrics"} if service.settings.metrics_open else OPEN
+        self._metrics_port = service.settings.metrics_port
 
     def refuse(self, scope: Scope) -> Exception | None:
         """Why a request may not come in; one that was let in before may."""
         path = scope["path"]
+        if scope["server"][1] == self._metrics_port:
+            return None if path in OPERATIONS else HTTPException(HTTPStatus.NOT_FOUND)
         if path.startswith("/admin") and path[6:7] in ("", "/"):
             file = self._keys.admin
             if file is None:

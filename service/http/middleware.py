@@ -16,6 +16,7 @@ from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
+from msmlp.service.http.browsers import Browsers, RawHeaders
 from msmlp.service.http.connection import Departure
 from msmlp.service.http.gate import Gate
 from msmlp.service.http.protocol import reply, unanswered
@@ -54,7 +55,7 @@ class RequestMiddleware:
         self._budget, self._admission = service.body_budget, service.engine.admission
         self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
         self._largest = service.settings.max_body_bytes
-        self._gate = Gate(service)
+        self._gate, self._browsers = Gate(service), Browsers(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,6 +64,7 @@ class RequestMiddleware:
             return
         record = scope["msmlp_record"] = _record(scope)
         exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
+        exchange.more = self._browsers.headers(scope)
         if _is_put(scope):
             scope = {**scope, "method": "POST"}
         if scope["method"] == "HEAD":
@@ -98,7 +100,7 @@ class RequestMiddleware:
             self._shed.inc()
         record.status = response.status_code
         self._records.close(record)
-        head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in response.raw_headers)
+        head = _lines([*response.raw_headers, *self._browsers.headers(scope)])
         head += f"x-request-id: {record.request_id}\r\n"
         return head, bytes(response.body), HTTPStatus(response.status_code)
 
@@ -121,13 +123,8 @@ class RequestMiddleware:
         return None
 
     async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
-        if refused := self._gate.refuse(scope):
-            await error_response(scope, refused)(scope, exchange.receive, exchange.send)
-            return
-        scope["msmlp_record"].key = scope.get("msmlp_key")
-        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-            error = OptionError("query", f"more than {MAX_PARAMETERS} parameters")
-            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+        if response := self._at_once(scope):
+            await response(scope, exchange.receive, exchange.send)
             return
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
@@ -146,6 +143,17 @@ class RequestMiddleware:
                         await response(scope, exchange.receive, exchange.send)
                     return
         await self._app(scope, exchange.receive, exchange.send)
+
+    def _at_once(self, scope: Scope) -> Response | None:
+        """The answer to a request that no route is to see."""
+        if scope["method"] == "OPTIONS" and (allowed := self._browsers.preflight(scope)):
+            return allowed
+        if refused := self._gate.refuse(scope):
+            return error_response(scope, refused)
+        scope["msmlp_record"].key = scope.get("msmlp_key")
+        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            return error_response(scope, OptionError("query", f"more than {MAX_PARAMETERS} parameters"))
+        return None
 
 
 class _Exchange:
@@ -169,6 +177,7 @@ class _Exchange:
         self._budget, self._admission = budget, admission
         self._receive, self._send = receive, send
         self.held, self.work = 0, 0.0
+        self.more: RawHeaders = []  # headers of the answer
         self._unfinished: Departure | None = None  # while more of the body is to come
 
     async def receive(self) -> Message:
@@ -202,18 +211,23 @@ class _Exchange:
             return False
         self._record.status = answer.status_code
         self._records.close(self._record)  # before the client has it, and may ask for the metrics
-        reply(cycle, f"{answer.head}x-request-id: {self._record.request_id}\r\n", bytes(answer.body))
+        head = f"{answer.head}{_lines(self.more)}x-request-id: {self._record.request_id}\r\n"
+        reply(cycle, head, bytes(answer.body))
         return True
 
     async def send(self, message: Message) -> None:
-        """Send a message, the first one with the request's id; the last one ends the record."""
+        """Send a message, the first one with the request's id and `more`; the last one ends the record."""
         record = self._record
         if message["type"] == "http.response.start":
             record.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+            message["headers"] = [*message["headers"], *self.more, (b"x-request-id", record.request_id.encode())]
         elif not message.get("more_body"):
             self._records.close(record)
         await self._send(message)
+
+
+def _lines(headers: RawHeaders) -> str:
+    return "".join(f"{name.decode()}: {value.decode('latin-1')}\r\n" for name, value in headers)
 
 
 def _declared(scope: Scope) -> int:

@@ -57,7 +57,7 @@ _PROBLEM_TEXTS = {
 }
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),
-    (401, "unauthorized", "no valid key; expected the header Authorization: Bearer KEY"),
+    (401, "unauthorized", "no valid key; expected authorization: Bearer KEY"),
     (404, "not_found", "no such path"),
     (405, "method_not_allowed", "method not allowed; expected one of POST, PUT"),
     (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),

@@ -33,7 +33,8 @@ class Returns:
         if connection.seen.told:
             return  # it is being closed
         if connection.transport.get_extra_info("ssl_object") is not None:
-            connection.shutdown()  # what was agreed on in its handshake cannot be handed over
+            if connection.read:  # a request is on its way where none has come yet
+                connection.shutdown()  # what was agreed on in its handshake cannot be handed over
             return
         connection.flow.pause_reading()
         self._waiting[connection] = None
@@ -52,7 +53,8 @@ class Returns:
                 del self._waiting[connection]
                 connection.flow.resume_reading()
             elif not transport.get_write_buffer_size():
-                if not self._line.hand_over(transport.get_extra_info("socket")):
+                kept = connection.kept or connection.cycle is not None
+                if not self._line.give_back(transport.get_extra_info("socket"), kept=kept):
                     break
                 del self._waiting[connection]
                 transport.abort()  # closes only the copy here

@@ -4,10 +4,11 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from msmlp.model.errors import OptionError, install_hint
+from msmlp.service.certificate import Certificate
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.generation import Plan
@@ -18,7 +19,7 @@ from msmlp.service.grpc import check_installed
 from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
-from msmlp.service.settings import Settings
+from msmlp.service.settings import Settings, option
 from msmlp.service.telemetry.observers import trace_factory
 
 log = logging.getLogger("msmlp.server")
@@ -35,23 +36,28 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
+    Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)  # each front end reads it; it is checked here
+    _check_ports(settings)
     keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
-        if settings.grpc_port == settings.port != 0:
-            raise OptionError("--grpc-port", f"{settings.port} is the HTTP port already; choose another")
         # gRPC listens later, and does not say why it cannot.
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
     if settings.traces:
         trace_factory()  # or say what is missing
     first = plan(settings, build)
-    with listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listen(settings.host, settings.port))]
+        host, port = listeners[0].getsockname()[:2]
         log.info("%s", first.layout)
-        log.info("serving %s on http://%s:%d", first.model["name"], host, port)
-        with _grpc_port(settings) as reserved:
-            mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, first, partial(plan, mine, build), build, _front_end, keys)
+        log.info("serving %s on http%s://%s:%d", first.model["name"], "s" if settings.ssl_certfile else "", host, port)
+        ports = {"grpc_port": stack.enter_context(_grpc_port(settings))}
+        if settings.metrics_port is not None:
+            listeners.append(stack.enter_context(listen(settings.host, settings.metrics_port, "--metrics-port")))
+            ports["metrics_port"] = listeners[1].getsockname()[1]
+            log.info("serving metrics on http://%s:%d/metrics", host, ports["metrics_port"])
+        mine = settings.model_copy(update=ports)
+        supervise(listeners, mine, first, partial(plan, mine, build), build, _front_end, keys)
 
 
 def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:
@@ -64,6 +70,15 @@ def plan(settings: Settings, build: Callable[..., Service] = build_service) -> P
     worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
     engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
     return Plan(service.layout, engines, service.facts.model, size)
+
+
+def _check_ports(settings: Settings) -> None:
+    """OptionError for one port with two uses."""
+    uses: dict[int, str] = {}
+    for name in ("port", "grpc_port", "metrics_port"):
+        port = getattr(settings, name)
+        if port and uses.setdefault(port, name) != name:
+            raise OptionError(option(name), f"{port} is the {option(uses[port])} already; choose another")
 
 
 def _front_end(start: Start, end: socket.socket) -> None:

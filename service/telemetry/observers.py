@@ -111,6 +111,7 @@ def _exits(record: RequestRecord) -> dict[str, int]:
 
 def _log_text(record: RequestRecord, fields: dict[str, Any]) -> str:
     text = f"{record.method} {record.route} {record.status:d} in {fields['duration_ms']:.1f} ms"
+    text += f" by {fields['key']}" if "key" in fields else ""
     if not fields.get("exits"):
         return text
     exits = ", ".join(f"{number} at exit {exit}" for exit, number in fields["exits"].items())

@@ -46,7 +46,7 @@ def decoder(data: bytes) -> None:
 def options(data: bytes) -> None:
     """A query."""
     text = data.decode("latin-1")
-    _refused(lambda: parse_options(dict(parse_qsl(text, keep_blank_values=True, max_num_fields=64))))
+    _refused(lambda: parse_options(dict(parse_qsl(text, keep_blank_values=True))))
 
 
 def json_body(data: bytes) -> None:

@@ -6,12 +6,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from msmlp.service.engine.process.host import Backoff
+from msmlp.service.engine.process.memory import Sent
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.keys import Keys
@@ -78,14 +80,15 @@ class Place:
         self._dispatched = self._looks = 0
         self._beat, self._ready_since, self.failure = 0.0, math.inf, None
         ours, theirs = socket.socketpair()
+        start = Sent(replace(self._start, serves=serves))
         # Not a daemon: those may have no children, and an engine can be one.
         process = get_context("spawn").Process(
             target=self._target,
-            args=(replace(self._start, serves=serves), theirs),
+            args=(start, theirs),
             name=f"msmlp-front-end-{self.index}",
             daemon=False,
         )
-        with theirs:
+        with theirs, closing(start):
             try:
                 process.start()
             except OSError:

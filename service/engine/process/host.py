@@ -23,7 +23,7 @@ from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.heartbeat import LOOK_SECONDS, SILENCE_SECONDS, Heartbeat
 from msmlp.service.engine.messages import Died, Ready
 from msmlp.service.engine.process.child import ChildSpec, main
-from msmlp.service.engine.process.memory import Board, Inherited, new_file
+from msmlp.service.engine.process.memory import Board, Inherited, Sent, new_file
 from msmlp.service.logs import in_force
 
 log = logging.getLogger("msmlp.engine")
@@ -61,11 +61,11 @@ class ChildProcess:
     def __init__(self, spec: ChildSpec, listener: socket.socket) -> None:
         context = get_context("spawn")
         self._host, theirs = context.Pipe()
-        file = new_file(Board.bytes(spec.stages))
+        file, sent = new_file(Board.bytes(spec.stages)), Sent(spec)
         self._board = Board(os.dup(file), spec.stages)
         self._process = context.Process(
             target=main,
-            args=(spec, listener, theirs, Inherited(file), in_force()),
+            args=(sent, listener, theirs, Inherited(file), in_force()),
             name="msmlp-engine",
             daemon=True,
         )
@@ -73,6 +73,7 @@ class ChildProcess:
             self._process.start()
         finally:
             os.close(file)
+            sent.close()
         theirs.close()  # only the child holds this end now, so `receive` notices when it ends
         self.pid = self._process.pid
 

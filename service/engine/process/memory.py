@@ -6,10 +6,11 @@ locks, which a dead process would keep. Each number has one writer.
 
 import mmap
 import os
+import pickle
 import struct
 import tempfile
 from collections.abc import Callable
-from multiprocessing.reduction import DupFd
+from multiprocessing.reduction import DupFd, ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,31 @@ class Inherited:
 
 def _detach(file: Any) -> int:
     return int(file.detach())
+
+
+class Sent:
+    """A value for a child that is being started, which gets it in place of this. It crosses in a file: multiprocessing
+    would write it to a pipe, and wait without end if it is larger than that and the child has been killed. To be closed
+    once the child was started.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value, self._file = value, new_file(0)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
+        content = ForkingPickler.dumps(self._value)
+        with os.fdopen(os.dup(self._file), "wb") as opened:
+            opened.write(content)
+        return _read, (DupFd(self._file),)
+
+
+def _read(file: Any) -> Any:
+    with os.fdopen(_detach(file), "rb") as opened:
+        opened.seek(0)
+        return pickle.load(opened)
 
 
 class Ring:

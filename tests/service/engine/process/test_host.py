@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import spawn
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,6 +156,28 @@ def test_a_child_that_was_never_ready_is_not_restarted(build: BackendFactory, de
     assert talk.hear(Died) == Died(detail)
     talk.worker.join(PATIENCE_SECONDS)
     assert (host_in(talk).restarts, host_in(talk).state) == (0, "out")
+
+
+class Large(Build):
+    """As large as weights are, which a pipe does not take at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = bytes(2**20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such program")
+def test_a_child_that_is_killed_before_it_reads_anything_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    talk = Talk(process_on_loop, Large())
+    assert talk.hear(Died) == Died("the engine's process ended with status 1")
+    talk.stop()
+
+
+def test_what_is_large_crosses_too() -> None:
+    talk = Talk(process_on_loop, Large())
+    assert talk.hear(Ready)
+    talk.stop()
 
 
 def test_a_stop_during_the_warm_up_ends_it_at_once() -> None:

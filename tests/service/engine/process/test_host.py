@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,6 +168,7 @@ class Large(Build):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no such program")
 def test_a_child_that_is_killed_before_it_reads_anything_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource_tracker.ensure_running()  # it is such a child, too
     monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
     talk = Talk(process_on_loop, Large())
     assert talk.hear(Died) == Died("the engine's process ended with status 1")

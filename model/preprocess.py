@@ -2,18 +2,19 @@
 
 The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF, AVIF; determined by the content, not by a name or a header;
-- EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
-  used;
+- orientation is applied where browsers do: EXIF's of a JPEG and of a PNG (eXIf, before its pixels), an AVIF's own (irot
+  and imir); none that stands elsewhere, in a WebP or in a damaged block; of an animation the first frame is used;
 - what the first frame of a GIF leaves free is white;
 - all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
   make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
   Pillow converts CMYK;
-- a BMP of any colour masks is read; alpha that is 0 everywhere is none;
+- a BMP of any colour masks is read; alpha that is 0 everywhere is none; where its runs leave gaps it is black;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
 - a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
-- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture is damaged.
+- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture or between its scans
+  is damaged.
 """
 
 import io
@@ -39,6 +40,8 @@ MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+"""How files begin that Pillow's readers may give up without a word."""
 MANY_BYTES, MOST_PARTS = 2**18, 500_000
 """Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
 ENTROPY = 0.1
@@ -99,6 +102,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
     if image.format == "AVIF":
         avif.check_frames(image, frames)
     elif image.format == "PNG":
+        if image.mode == "P" and image.palette is None:
+            raise UndecodableImageError("damaged image header: a PNG of palette colours without its palette")
         scale_key(image, data)
     if unended:
         image.info[UNENDED] = data
@@ -115,6 +120,8 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
+        if data.startswith(SIGNATURES):
+            raise UndecodableImageError("damaged image header") from None
         raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None

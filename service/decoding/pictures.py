@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from msmlp.model.avif import PIXELS
-from msmlp.model.bmp import is_masked
+from msmlp.model.bmp import is_odd_bmp
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
@@ -24,8 +24,8 @@ PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
 RUN_PIXEL, RUN_BYTE = 4, 22
 """Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
-MASKED_PIXEL = 2
-"""Work of each pixel of a BMP whose colours are taken from behind masks."""
+ODD_PIXEL = 2
+"""Work of each pixel of a BMP of which Pillow does not know the colours."""
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
@@ -60,8 +60,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
     if kind == "AVIF":
         return Picture(kind, full, max(full, image.info[PIXELS]), decode)
-    if is_masked(image):
-        return Picture(kind, full, MASKED_PIXEL * full, decode)
+    if is_odd_bmp(image):
+        return Picture(kind, full, ODD_PIXEL * full, decode)
     if kind != "JPEG":
         return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
     reduce_scale(image, size)

@@ -177,10 +177,11 @@ def photograph(kind: str) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_photograph_full_of_metadata_is_turned_and_has_the_same_pixels(kind: str) -> None:
+def test_a_photograph_full_of_metadata_has_the_same_pixels_turned_but_for_a_webp(kind: str) -> None:
     full, bare = photograph(kind)
     assert len(full) > len(bare) + (100_000 if kind == "PNG" else 200_000)
-    assert np.array_equal(np.asarray(decode(full)), np.rot90(np.asarray(decode(bare)), -1))
+    wanted = np.asarray(decode(bare))
+    assert np.array_equal(np.asarray(decode(full)), wanted if kind == "WEBP" else np.rot90(wanted, -1))
 
 
 RAW_EXIF = b"Raw profile type exif\0"
@@ -188,20 +189,15 @@ HEX = b"\nexif\n%8d\n" % 90 + (b"Exif\0\0" + tiff(2, turn())).hex().encode()[:90
 TOLD = {
     "EXIF": png(chunk(b"eXIf", tiff(2, turn()))),
     "EXIF, most significant byte first": png(chunk(b"eXIf", tiff(2, turn(">"), order=">"))),
-    "EXIF, as a long number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 4, 1, 6)))),
-    "EXIF after the pixels": png(chunk(b"eXIf", tiff(2, turn())), last=True),
     "EXIF of many entries": png(chunk(b"eXIf", tiff(65_535, turn()))),
-    "EXIF as a text": png(chunk(b"tEXt", RAW_EXIF + HEX)),
-    "EXIF as a compressed text": png(chunk(b"zTXt", RAW_EXIF + b"\0" + zlib.compress(HEX))),
     "JPEG": jpeg(segment(0xE1, b"Exif\0\0" + tiff(2, turn())[:1000])),
     "JPEG after a comment": jpeg(segment(0xFE, b""), segment(0xE1, b"Exif\0\0" + tiff(2, turn())[:1000])),
-    "WEBP": encode("WEBP", exif=b"Exif\0\0" + tiff(2, turn())),
 }
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of what is to be compared
 @pytest.mark.parametrize("data", TOLD.values(), ids=TOLD)
-def test_the_orientation_is_found_where_pillow_finds_it(data: bytes) -> None:
+def test_the_orientation_is_found(data: bytes) -> None:
     assert without_metadata(data).orientation == 6
     image = Image.open(io.BytesIO(data))
     image.load()
@@ -215,11 +211,15 @@ UNTOLD = {
         chunk(b"eXIf", tiff(2, struct.pack("<HHIHH", 0x0112, 3, 1, 1, 0))),
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + TURNED_XMP),
     ),
+    "EXIF, as a long number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 4, 1, 6)))),
+    "EXIF, two numbers": png(chunk(b"eXIf", tiff(2, struct.pack("<HHIHH", 0x0112, 3, 2, 6, 6)))),
+    "EXIF after the pixels": png(chunk(b"eXIf", tiff(2, turn())), last=True),
+    "EXIF with a bad checksum": png(chunk(b"eXIf", tiff(2, turn()))[:-4] + b"sums"),
+    "EXIF as in a JPEG": png(chunk(b"eXIf", b"Exif\0\0" + tiff(2, turn()))),
+    "EXIF as a text": png(chunk(b"tEXt", RAW_EXIF + HEX)),
+    "EXIF as a compressed text": png(chunk(b"zTXt", RAW_EXIF + b"\0" + zlib.compress(HEX))),
     "no number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 2, 1, 6)))),
     "a directory outside": png(chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
-    "no digits": png(chunk(b"tEXt", RAW_EXIF + b"\nexif\n 2\nxyz")),
-    "a damaged text": png(chunk(b"zTXt", RAW_EXIF + b"\0nothing")),
-    "a text without its parts": png(chunk(b"iTXt", RAW_EXIF)),
 }
 
 
@@ -228,6 +228,8 @@ def test_there_is_no_other_orientation(data: bytes) -> None:
     assert without_metadata(data) == (encode("PNG"), 1)
 
 
-def test_a_webp_keeps_nothing_but_the_orientation_once_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webp_keeps_no_exif_once_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Exif, "load", lambda self, data: pytest.fail("no block of a caller's is parsed"))
-    assert np.array_equal(np.asarray(decode(encode("WEBP", lossless=True, exif=b"Exif\0\0" + tiff(5000)))), STORED)
+    assert np.array_equal(
+        np.asarray(decode(encode("WEBP", lossless=True, exif=b"Exif\0\0" + tiff(5000, turn())))), STORED
+    )

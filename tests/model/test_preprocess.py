@@ -200,7 +200,7 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95})])
 def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orientation: int) -> None:
     stored = gradient(48, 32)
     exif = Image.Exif()
@@ -209,6 +209,14 @@ def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orienta
     wanted = UPRIGHT[orientation](stored)
     assert found.shape == wanted.shape
     assert np.abs(found.astype(int) - wanted).max() <= (20 if kind == "JPEG" else 0)
+
+
+def test_exif_orientation_of_a_webp_is_not_applied_as_in_browsers() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert np.array_equal(
+        pixels(encode(Image.fromarray(gradient(8, 6)), "WEBP", lossless=True, exif=exif)), gradient(8, 6)
+    )
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -410,6 +418,7 @@ def a_jpeg() -> bytes:
         pytest.param(b"\xff\xd8\xff\xe0", id="a-jpeg-that-only-begins"),
         pytest.param(b"\x89PNG\r\n\x1a\n", id="a-png-that-only-begins"),
         pytest.param(png(0, 5, 8, 2, b""), id="no-width"),
+        pytest.param(png(5, 5, 8, 3, bytes(30)), id="a-png-without-its-palette"),
     ],
 )
 def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
@@ -422,6 +431,9 @@ def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
+        (png(5, 5, 8, 3, bytes(30)), "damaged image header: a PNG of palette colours without its palette"),
+        (encode(Image.new("P", (5, 5))).replace(b"PLTE", b"PLTF"), "damaged image header"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "damaged image header"),
         (a_jpeg()[:-60], "damaged or truncated JPEG image: the file ends within the picture"),
         (encode(Image.new("L", (9, 9)), "BMP")[:28] + b"\7" + bytes(99), "damaged image header: Unsupported BMP pixel"),
         (encode(Image.fromarray(gradient(64, 48)))[:-40], "damaged or truncated PNG image: image file is truncated"),

@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
 RUN_PIXEL, RUN_BYTE = 4, 22
-"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
+"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder is a loop in Python."""
 ODD_PIXEL = 2
 """Work of each pixel of a BMP of which Pillow does not know the colours."""
 

@@ -128,6 +128,12 @@ def test_runs_that_end_too_early_are_refused() -> None:
         decode(indexed(8, 1, (5, 3), bytes([5, 1, 0, 0, 5, 1])))
 
 
+def test_endless_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bmp, "MOST_RUNS", 3)
+    with pytest.raises(UndecodableImageError, match="the file has too many parts"):
+        decode(indexed(8, 1, (5, 3), bytes([1, 1] * 15)))
+
+
 @pytest.mark.parametrize(
     ("length", "mask", "seen"), [(40, 0, 0), (56, 0xFF000000, 0), (108, 0, 0), (108, 0xFF000000, 128)]
 )

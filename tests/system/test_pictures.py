@@ -30,8 +30,8 @@ async function draw(file) {
 Promise.all(files.map(draw)).then(done);
 """
 ALPHA, LOSSY = 1, 2
-"""Levels: a canvas keeps colours multiplied by alpha, in 8 bits, and so rounds twice. Of a lossy format each decoder may
-round on its way from frequencies to colours; of the versions at hand only those of CMYK differ, by 1."""
+"""Levels: a canvas keeps colours multiplied by alpha, in 8 bits, and so rounds twice. Of a lossy format each decoder
+may round on its way from frequencies to colours; of the versions at hand only those of CMYK differ, by 1."""
 
 Shows = dict[str, NDArray[np.uint8] | None]
 

@@ -164,7 +164,6 @@ def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     """The second half of `decode`: the pixels."""
     frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     try:
-        image.load()
         if UNENDED in image.info:
             check_whole(image)
         if KEY in image.info:

@@ -39,8 +39,9 @@ def ended(data: bytes) -> bytes:
 
 
 def check_whole(image: Image.Image) -> None:
-    """Compare an image that was opened `ended`, and is loaded now, with how it looks after other endings; OSError if
-    they differ."""
+    """Load an image that was opened `ended`, and compare it with how it looks after other endings; OSError if they
+    differ."""
+    image.load()
     data = image.info.pop(UNENDED).removesuffix(b"\xff")
     if not _all_scans(data, getattr(image, "layers", 1)):
         raise OSError("the file ends before its last scan")

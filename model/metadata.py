@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from msmlp.model.errors import UndecodableImageError
+from msmlp.model.profiles import MOST_BYTES
 
 FEWEST_PARTS, BYTES_PER_PART, BYTES_PER_BLOCK = 2**10, 2**8, 2**6
 """A file of n bytes may have FEWEST_PARTS + n / BYTES_PER_PART parts, a GIF, whose blocks are short,
@@ -32,16 +33,19 @@ _NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
 _COLOURS = {0xE0: 16, 0xEE: 14}
 """JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
-_EXIF = b"Exif\0\0"
+_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0\1\1"
+"""The second for a profile in one segment."""
 _TAG = 0x0112
 _CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
 
 
 class Bare(NamedTuple):
-    """A file for Pillow's readers. `orientation` is EXIF's, 1 to 8; None for a format whose metadata was not read."""
+    """A file for Pillow's readers. `orientation` is EXIF's, 1 to 8; None for a format whose metadata was not read.
+    `profile`: of colours, if it is a small one."""
 
     data: bytes
     orientation: int | None
+    profile: bytes = b""
 
 
 def without_metadata(data: bytes) -> Bare:
@@ -87,7 +91,7 @@ def _parts(data: bytes, each: int = BYTES_PER_PART) -> Iterator[int]:
 
 
 def _png(data: bytes) -> Bare:
-    kept, at, exif, seen = _Kept(data), 8, b"", set[bytes]()
+    kept, at, exif, profile, seen = _Kept(data), 8, b"", b"", set[bytes]()
     for _ in _parts(data):
         if at + 8 > len(data):
             break
@@ -99,9 +103,21 @@ def _png(data: bytes) -> Bare:
             kept.drop(at, end)
             if kind == b"eXIf" and not exif and b"IDAT" not in seen and _is_whole(data, at, end):
                 exif = data[at + 8 : min(end - 4, at + 8 + MOST_EXIF)]
+            elif kind == b"iCCP" and not seen & {b"iCCP", b"PLTE", b"IDAT"}:
+                profile = _inflated_profile(data, at, end)
         seen.add(kind)
         at = end
-    return Bare(kept.joined(), _orientation(exif))
+    return Bare(kept.joined(), _orientation(exif), profile)
+
+
+def _inflated_profile(data: bytes, at: int, end: int) -> bytes:
+    """What a PNG's chunk iCCP has after a name and a method; nothing of a large or damaged one."""
+    packed = data[at + 8 : min(end - 4, at + 8 + MOST_BYTES)].partition(b"\0")[2]
+    with suppress(zlib.error):
+        if end - at <= MOST_BYTES and _is_whole(data, at, end):
+            profile = zlib.decompressobj().decompress(packed[1:], MOST_BYTES + 1)
+            return profile if len(profile) <= MOST_BYTES else b""
+    return b""
 
 
 def _is_heeded(data: bytes, at: int, end: int, seen: set[bytes]) -> bool:
@@ -134,24 +150,27 @@ def _jpeg(data: bytes) -> Bare:
                 raise UndecodableImageError(f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}")
         elif marker in _NOT_PIXELS or length < _COLOURS.get(marker, 0):
             kept.drop(at, end)
-            if marker == 0xE1:
+            if marker in (0xE1, 0xE2):
                 told.append((at + 4, end))
         elif marker in (0xDA, 0xD9):  # the first scan, the end: what follows is libjpeg's
             break
         at = end
     exif = next((data[start + len(_EXIF) : end] for start, end in told if data.startswith(_EXIF, start)), b"")
-    return Bare(kept.joined(), _orientation(exif))
+    profile = next((data[start + len(_ICC) : end] for start, end in told if data.startswith(_ICC, start)), b"")
+    return Bare(kept.joined(), _orientation(exif), profile)
 
 
 def _webp(data: bytes) -> Bare:
     """As it is: libwebp's reader is quick, and Pillow only copies what it finds. No browser turns a WebP."""
-    at = 12
+    at, profile = 12, b""
     for _ in _parts(data):
         if at + 8 > len(data):
             break
         length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data.startswith(b"ICCP", at) and length <= MOST_BYTES:
+            profile = profile or data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
-    return Bare(data, 1)
+    return Bare(data, 1, profile)
 
 
 def _check_gif(data: bytes) -> None:

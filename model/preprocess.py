@@ -5,8 +5,9 @@ The rules (docs/http.md repeats them for callers):
 - orientation is applied where browsers do: EXIF's of a JPEG and of a PNG (eXIf, before its pixels), an AVIF's own (irot
   and imir); none that stands elsewhere, in a WebP or in a damaged block; of an animation the first frame is used;
 - what the first frame of a GIF leaves free is white;
-- all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
-  make is refused;
+- colours of a small RGB profile (curves and a matrix, as Display P3) are converted to sRGB, after all else; a larger or
+  damaged one, one of grey or CMYK, and gamma are left out;
+- all other metadata is left out, so that it costs nothing; a file of far more parts than encoders make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
   Pillow converts CMYK;
 - a BMP of any colour masks is read; alpha that is 0 everywhere is none; where its runs leave gaps it is black;
@@ -33,6 +34,7 @@ from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
+from msmlp.model.profiles import PROFILE, to_srgb, usable
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
@@ -92,7 +94,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> ImageFile.ImageFile:
     """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
-    data, orientation = without_metadata(data)
+    data, orientation, profile = without_metadata(data)
     data, frames = avif.without_texts(data) if avif.is_avif(data) else (data, 0)
     unended = is_unended(data)
     image = _opened(ended(data) if unended else data, max_pixels)
@@ -107,7 +109,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
         scale_key(image, data)
     if unended:
         image.info[UNENDED] = data
-    _keep_orientation(image, orientation)
+    _keep_metadata(image, orientation, profile)
     return image
 
 
@@ -127,9 +129,12 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise UndecodableImageError(_words("damaged image header", error)) from None
 
 
-def _keep_orientation(image: ImageFile.ImageFile, orientation: int | None) -> None:
-    """Let Pillow turn an image as EXIF tells, and nothing else."""
+def _keep_metadata(image: ImageFile.ImageFile, orientation: int | None, profile: bytes) -> None:
+    """Let Pillow turn an image as EXIF tells, let `to_square` convert its colours, and nothing else."""
     image.info.pop("xmp", None)
+    profile = image.info.pop("icc_profile", profile) if image.format == "AVIF" else profile
+    if profile and usable(profile, image.mode):
+        image.info[PROFILE] = profile
     if orientation is not None:
         image.info.pop("exif", None)  # of a WebP; it may be as large as the file
         if orientation != 1:
@@ -173,6 +178,8 @@ def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
             white = Image.new("RGB", rgb.size, "white")
             white.paste(rgb.crop(frame), frame)
             return white
+        if PROFILE in image.info:
+            rgb.info[PROFILE] = image.info[PROFILE]
         return rgb
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(_words(f"damaged or truncated {image.format} image", error)) from None
@@ -221,9 +228,12 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB image of any size → uint8 [size, size, 3]; a size x size image stays unchanged."""
+    """An RGB image of any size → uint8 [size, size, 3] in sRGB; a size x size image is not resampled."""
+    profile = image.info.get(PROFILE)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    if profile:
+        image = to_srgb(image, profile)
     return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # as np.asarray, at half the cost
 
 

@@ -14,6 +14,7 @@ from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
 from msmlp.model.preprocess import ENTROPY, JPEG_SCAN, decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.profiles import PROFILE, WORK, is_known
 from msmlp.model.unended import DECODINGS, UNENDED
 
 Source = bytes | NDArray[np.uint8]
@@ -50,6 +51,12 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     if size * size <= max_pixels and (plain := plain_format(source, size)):
         return Picture(plain, size * size, size * size, partial(load_image, source, size, max_pixels=max_pixels))
     image = open_image(source, max_pixels=max_pixels, near=size)
+    picture = _predict(image, source, size, max_pixels)
+    unprepared = PROFILE in image.info and not is_known(image.info[PROFILE])
+    return picture._replace(work=picture.work + WORK) if unprepared else picture
+
+
+def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: int) -> Picture:
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
     again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)

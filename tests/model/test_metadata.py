@@ -80,7 +80,7 @@ WASTE = {
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("chunks", WASTE.values(), ids=WASTE)
 def test_pillow_gets_no_metadata_of_a_png(chunks: list[bytes], last: bool) -> None:
-    assert without_metadata(png(*chunks, last=last)) == (encode("PNG"), 1)
+    assert without_metadata(png(*chunks, last=last)) == (encode("PNG"), 1, b"")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -96,10 +96,10 @@ def test_decoding_gives_pillow_that_file(kind: str, monkeypatch: pytest.MonkeyPa
 def test_pillow_gets_no_metadata_of_a_jpeg_but_how_its_colours_are_stored() -> None:
     exif = [segment(0xE1, b"Exif\0\0" + bytes(60))] * 900
     others = [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), segment(0xE2, b"MPF\0"), segment(0xED, b"8BIM")]
-    assert without_metadata(jpeg(*exif, *others, segment(0xFE, b"comment"))) == (encode("JPEG"), 1)
+    assert without_metadata(jpeg(*exif, *others, segment(0xFE, b"comment"))) == (encode("JPEG"), 1, b"")
     cmyk = encode("JPEG", PICTURE.convert("CMYK"))
     assert b"Adobe" in cmyk
-    assert without_metadata(cmyk) == (cmyk, 1)
+    assert without_metadata(cmyk) == (cmyk, 1, b"")
 
 
 @pytest.mark.parametrize("content", [b"", b"JFIF", b"JFIF\0\1", b"JFIF\0\1\1\0\0\1\0"])
@@ -110,12 +110,12 @@ def test_a_jfif_segment_too_short_to_be_heeded_is_left_out(content: bytes) -> No
 
 
 def test_an_adobe_segment_too_short_to_be_heeded_is_left_out() -> None:
-    assert without_metadata(jpeg(segment(0xEE, b"Adobe\0"))) == (encode("JPEG"), 1)
+    assert without_metadata(jpeg(segment(0xEE, b"Adobe\0"))) == (encode("JPEG"), 1, b"")
 
 
 def test_what_a_jpeg_has_between_its_segments_is_left_out() -> None:
     plain = encode("JPEG")
-    assert without_metadata(plain[:20] + b"\0junk\xff\0\xff\xff\xff" + plain[20:]) == (plain, 1)
+    assert without_metadata(plain[:20] + b"\0junk\xff\0\xff\xff\xff" + plain[20:]) == (plain, 1, b"")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ UNTOLD = {
 
 @pytest.mark.parametrize("data", UNTOLD.values(), ids=UNTOLD)
 def test_there_is_no_other_orientation(data: bytes) -> None:
-    assert without_metadata(data) == (encode("PNG"), 1)
+    assert without_metadata(data) == (encode("PNG"), 1, b"")
 
 
 def test_a_webp_keeps_no_exif_once_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:

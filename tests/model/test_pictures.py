@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from msmlp.model.preprocess import FORMATS, decode, load_image
+from msmlp.model.preprocess import FORMATS, load_image
 from msmlp.service.decoding.pictures import read_header
-from tests.pictures import MADE, PICTURES, Shown
+from tests.pictures import MADE, PICTURES, Shown, seen
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of much that is odd in a file
 
@@ -16,7 +16,7 @@ def test_the_corpus_has_every_format() -> None:
 
 @pytest.mark.parametrize("shown", PICTURES.values(), ids=PICTURES)
 def test_a_picture_shows_what_it_should(shown: Shown) -> None:
-    found = np.asarray(decode(shown.data))
+    found = seen(shown.data)
     assert found.shape == shown.pixels.shape
     off = np.abs(found - shown.pixels.astype(float))
     if shown.loss:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.pictures.profiles import DISPLAY_P3, SRGB_LIKE, to_srgb
 from tests.pictures.shown import HEIGHT, SMOOTH, UPRIGHT, WIDTH, Numbers, Shown, encode, exif, over_white
 
 COLOUR = np.ascontiguousarray(SMOOTH[..., :3])
@@ -92,6 +93,11 @@ def _jpeg_segments(plain: bytes, cmyk: bytes) -> Iterator[tuple[str, Shown]]:
         "YCCK": cmyk[: adobe + 11] + b"\2" + cmyk[adobe + 12 :],
     }.items():
         yield name, Shown(data, stored(data), EXACT)
+    turned = with_exif(exif(6))
+    data = turned[:2] + segment(0xE2, b"ICC_PROFILE\0\1\1" + DISPLAY_P3) + turned[2:]
+    yield "a profile, Display P3, turned", Shown(data, UPRIGHT[6](to_srgb(seen)), 1)
+    data = plain[:2] + segment(0xE2, b"ICC_PROFILE\0\1\1" + SRGB_LIKE) + plain[2:]
+    yield "a profile, sRGB", Shown(data, seen, 1)
 
 
 def webps() -> Iterator[tuple[str, Shown]]:
@@ -101,6 +107,8 @@ def webps() -> Iterator[tuple[str, Shown]]:
     yield "lossy", Shown(encode(COLOUR, "WEBP"), COLOUR, 12)
     yield "lossy, alpha", Shown(encode(SMOOTH, "WEBP"), over_white(SMOOTH), 12)
     yield "bytes after the end", Shown(encode(rgb, "WEBP", lossless=True) + b"more", rgb)
+    p3 = encode(rgb, "WEBP", lossless=True, icc_profile=DISPLAY_P3)
+    yield "a profile, Display P3", Shown(p3, to_srgb(rgb), 1)
     yield "animated, lossless", Shown(encode(COLOUR, "WEBP", lossless=True, **ANIMATED), COLOUR)
     yield "animated, lossy", Shown(encode(COLOUR, "WEBP", **ANIMATED), COLOUR, 12)
     blue = encode(NOISE, "WEBP", lossless=True, exact=True, background=(0, 0, 200, 255), **ANIMATED)
@@ -118,6 +126,8 @@ def avifs() -> Iterator[tuple[str, Shown]]:
     yield "4:0:0", Shown(encode(COLOUR, "AVIF", subsampling="4:0:0", quality=90), np.asarray(grey.convert("RGB")), 6)
     yield "limited range", Shown(encode(COLOUR, "AVIF", range="limited", quality=90), COLOUR, 6)
     yield "quality 100", Shown(encode(COLOUR, "AVIF", quality=100, subsampling="4:4:4"), COLOUR, 2)
+    p3 = encode(COLOUR, "AVIF", quality=100, subsampling="4:4:4", icc_profile=DISPLAY_P3)
+    yield "a profile, Display P3", Shown(p3, to_srgb(COLOUR), 3)
     for orientation, upright in UPRIGHT.items():
         block = Image.Exif()
         block[0x0112] = orientation  # Pillow writes it as irot and imir

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from tests.pictures.profiles import DISPLAY_P3, SRGB_LIKE, to_srgb
 from tests.pictures.shown import HEIGHT, UPRIGHT, WIDTH, Numbers, Shown, encode, exif, over_white, packed
 
 RANDOM = np.random.default_rng(1)
@@ -154,6 +155,8 @@ def _metadata() -> Iterator[tuple[str, Shown]]:
         "significant bits": (chunk(b"sBIT", b"\5\5\5"),),
         "suggested colours": (chunk(b"PLTE", RGB[0, :9].tobytes()),),
     }
+    for name, profile, pixels in (("Display P3", DISPLAY_P3, to_srgb(RGB)), ("sRGB", SRGB_LIKE, RGB)):
+        yield f"a profile, {name}", Shown(png(RGB, 8, 2, chunk(b"iCCP", b"a\0\0" + zlib.compress(profile))), pixels, 1)
     for name, chunks in plain.items():
         yield name, Shown(png(RGB, 8, 2, *chunks), RGB)
     yield "orientation after the pixels", Shown(png(RGB, 8, 2, last=chunk(b"eXIf", turn)), RGB)

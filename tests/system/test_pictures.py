@@ -7,9 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from selenium.webdriver import Chrome
 
-from msmlp.model.preprocess import decode
 from tests.fakes import PATIENCE_SECONDS
-from tests.pictures import PICTURES
+from tests.pictures import PICTURES, seen
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
@@ -50,12 +49,12 @@ def browsers(browser: Chrome) -> Shows:
 
 @pytest.mark.parametrize("name", [name for name, shown in PICTURES.items() if not shown.browser])
 def test_the_service_sees_what_a_browser_shows(browsers: Shows, name: str) -> None:
-    seen, wanted = np.asarray(decode(PICTURES[name].data)), browsers[name]
+    found, wanted = seen(PICTURES[name].data), browsers[name]
     assert wanted is not None
-    assert seen.shape == wanted.shape
+    assert found.shape == wanted.shape
     pixels = PICTURES[name].pixels
     allowed = LOSSY if PICTURES[name].loss else ALPHA if (pixels != np.rint(pixels)).any() else 0
-    assert np.abs(seen.astype(int) - wanted).max() <= allowed
+    assert np.abs(found.astype(int) - wanted).max() <= allowed
 
 
 @pytest.mark.parametrize("name", [name for name, shown in PICTURES.items() if shown.browser])

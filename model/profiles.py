@@ -46,7 +46,8 @@ def _conversion(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     levels = np.mgrid[0:256:51, 0:256:51, 0:256:51].reshape(3, -1).T.astype(np.uint8)
     probe = Image.fromarray(levels[None])
     try:
-        made = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb(), "RGB", "RGB")
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        made = ImageCms.buildTransform(opened, _srgb(), "RGB", "RGB", flags=ImageCms.Flags.NOCACHE)  # for threads
         found = np.asarray(ImageCms.applyTransform(probe, made))
     except Exception:  # lcms' own words, and what Pillow raises where it was built without it
         return None

@@ -17,6 +17,8 @@ from PIL import Image
 from msmlp.model import preprocess
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import FORMATS, decode, load_image, to_square, upright_rgb
+from tests.pictures import PICTURES
+from tests.pictures.profiles import DISPLAY_P3
 
 Pixels = NDArray[np.uint8]
 
@@ -471,6 +473,12 @@ def valid_files() -> list[bytes]:
         encode(picture.convert("P"), "BMP"),
         encode(picture, "GIF"),
         encode(picture, "GIF", **frames),
+        encode(picture, "PNG", icc_profile=DISPLAY_P3),
+        encode(picture, "JPEG", icc_profile=DISPLAY_P3),
+        encode(picture, "WEBP", icc_profile=DISPLAY_P3),
+        PICTURES["BMP: 8 bits in runs"].data,
+        PICTURES["BMP: 4 bits in runs with gaps"].data,
+        PICTURES["PNG: grey with a key, 4 bits, interlaced"].data,
     ]
 
 

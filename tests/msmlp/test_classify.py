@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -303,3 +304,15 @@ def test_faults_that_are_not_the_callers_are_status_1(call: Call, capsys: Captur
     with scripted(Reply(200, "<html>hello</html>")) as server:
         assert call("classify", files[0], "--url", server.url, "--json") == 1
         assert "does not answer like an msmlp service" in mistake(capsys)
+
+
+def test_without_httpx_one_line_names_the_extra(cat_photo: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(cat_photo)
+    program = (
+        "import sys; sys.modules['httpx'] = None; sys.argv = ['msmlp', 'classify', 'cat.jpg', '--url', 'http://[::1]:1'];"
+        "from msmlp.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith('msmlp: msmlp.Client needs the package httpx: pip install "msmlp[client]"')

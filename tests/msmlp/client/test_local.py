@@ -78,6 +78,22 @@ def test_every_name_is_there() -> None:
         _ = msmlp.lod
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [
+        ("Client", "httpx", "msmlp[client]"),
+        ("AsyncClient", "httpx", "msmlp[client]"),
+        ("load", "pydantic_settings", "msmlp[cpu,serve]"),
+    ],
+)
+def test_where_a_package_is_missing_the_error_names_the_extra(name: str, package: str, install: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from msmlp import {name}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert f'msmlp.{name} needs the package {package}: pip install "{install}"' in last
+    assert "During handling" not in done.stderr
+
+
 # --- images ------------------------------------------------------------------------------------------------------
 
 

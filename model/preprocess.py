@@ -45,6 +45,8 @@ ENTROPY = 0.1
 """Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
 JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 """How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
+XMP = frozenset(("xmp", "XML:com.adobe.xmp"))
+"""Where Pillow keeps it."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -184,7 +186,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _is_turned(image):
             image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -196,6 +198,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says so. Pillow also asks XMP, which browsers do not."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    if not turned or XMP.isdisjoint(image.info):
+        return turned
+    bare = Image.new("1", (1, 1))
+    bare.info = {name: value for name, value in image.info.items() if name not in XMP}
+    return bare.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import msmlp
 from msmlp.client.local import Model
@@ -124,6 +124,26 @@ def test_a_pillow_image_of_any_mode_is_what_its_file_is(model: msmlp.Model, phot
     image.save(stream, "TIFF" if mode == "CMYK" else "PNG")
     sent = png(image.convert("RGB")) if mode == "CMYK" else stream.getvalue()  # no service reads TIFF
     assert model(image).results[0].top_k == model(sent).results[0].top_k
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_pillow_image_is_not_turned_as_xmp_alone_says(
+    model: msmlp.Model, client: msmlp.Client, photograph: Image.Image, tmp_path: Path, kind: str
+) -> None:
+    path, xmp, info = tmp_path / "cat", b'<x tiff:Orientation="6"/>', PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    photograph.save(path, kind, **({"pnginfo": info} if kind == "PNG" else {"xmp": xmp, "lossless": True}))
+    with Image.open(path) as opened:
+        assert opened.getexif()[0x0112] == 6, "Pillow would turn it"
+        answers = [each(image) for each in (model.classify, client.classify) for image in (path, opened)]
+        top = json.dumps(model(photograph).results[0].top_k)
+        assert [json.dumps(answer.results[0].top_k) for answer in answers] == [top] * 4
+    with Image.open(path) as opened:  # EXIF decides
+        opened.load()
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        opened.info["exif"] = exif.tobytes()
+        assert model(opened).results[0].top_k == model(photograph.rotate(180)).results[0].top_k
 
 
 def test_a_pillow_image_is_turned_as_its_exif_block_says(model: msmlp.Model, photograph: Image.Image) -> None:

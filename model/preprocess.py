@@ -30,6 +30,7 @@ from msmlp.model import avif
 from msmlp.model.bmp import open_odd_bmp
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.foreign import described
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
@@ -117,7 +118,7 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
-        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+        raise UndecodableImageError(f"not a readable image{described(data)}; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
 
@@ -202,12 +203,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 def _is_turned(image: Image.Image) -> bool:
     """Whether EXIF says so. Pillow also asks XMP, which browsers do not."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    if not turned or XMP.isdisjoint(image.info):
-        return turned
-    bare = Image.new("1", (1, 1))
-    bare.info = {name: value for name, value in image.info.items() if name not in XMP}
-    return bare.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    exif = image.getexif()
+    if not XMP.isdisjoint(image.info):
+        bare = Image.new("1", (1, 1))
+        bare.info = {name: value for name, value in image.info.items() if name not in XMP}
+        exif = bare.getexif()
+    turned: bool = exif.get(ExifTags.Base.Orientation, 1) != 1
+    return turned
 
 
 def _on_white(image: Image.Image) -> Image.Image:

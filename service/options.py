@@ -178,7 +178,8 @@ def check_known(given: Collection[str], *others: str) -> None:
 
 
 def given_twice(name: str) -> OptionError:
-    return OptionError(ascii(name[:40]), "given more than once")
+    hint = "; a list is one value, as 0.9,0.8" if name == "thresholds" else ""
+    return OptionError(ascii(name[:40]), f"given more than once{hint}")
 
 
 def bad_value(name: str) -> OptionError:

@@ -57,6 +57,8 @@ def _members(content: bytes) -> dict[str, Raw]:
 def _texts(array: bytes, max_images: int) -> list[str]:
     # An image has at most one comma of its own, in a data: URL.
     if array.startswith(b"[") and array.count(b",") >= 2 * max_images:
+        if not array[1:64].lstrip().startswith(b'"'):  # lists of pixels
+            raise MalformedBodyError(EXPECTED)
         raise TooManyImagesError(f"more than {max_images} images in one request")
     try:
         texts = _TEXTS.decode(array)

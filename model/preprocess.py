@@ -23,11 +23,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model import avif
-from msmlp.model.bmp import open_odd_bmp
+from msmlp.model.bmp import open_odd_bmp, without_surplus_colours
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.foreign import described
@@ -36,6 +36,9 @@ from msmlp.model.plain import plain_image
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
+# Else the first picture, or the first WebP, would wait until Pillow has loaded its readers, all that it has.
+Image.preinit()
+WebPImagePlugin  # noqa: B018
 MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -112,8 +115,10 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, its header read."""
     try:
-        if data.startswith(b"BM") and (image := open_odd_bmp(data)):
-            return image
+        if data.startswith(b"BM"):
+            if image := open_odd_bmp(data):
+                return image
+            data = without_surplus_colours(data)
         return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None

@@ -112,6 +112,19 @@ def test_a_photograph_is_the_same_however_it_is_handed_over(
     assert {json.dumps(answer.top_k) for answer in answers} == {json.dumps(answers[0].top_k)}
 
 
+def test_a_service_gets_it_however_it_is_handed_over(client: msmlp.Client, cat_photo: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(cat_photo)
+    expected = client.classify(path, thresholds=[1, 1]).results[0].top_k
+    with path.open("rb") as opened:
+        forms = [opened, io.BytesIO(cat_photo), str(path), cat_photo, bytearray(cat_photo)]
+        assert [client.classify(form, thresholds=[1, 1]).results[0].top_k for form in forms] == [expected] * len(forms)
+    tensor = torch.zeros((8, 6, 3), dtype=torch.uint8)
+    for images, told in ((tensor, "is a tensor, uint8"), (tensor.numpy() / 255, "is float64")):
+        with pytest.raises((TypeError, ValueError), match=told):
+            client.classify(images)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
 def test_a_pillow_image_of_any_mode_is_what_its_file_is(model: msmlp.Model, photograph: Image.Image, mode: str) -> None:
     if mode == "I;16":

@@ -30,6 +30,7 @@ def waiting(browser: Chrome, script: str) -> None:
 
 
 def test_every_operation_is_shown_and_can_be_tried_without_any_other_host(browser: Chrome, shipped: Path) -> None:
+    browser.get("about:blank")  # the page of another test may still ask its server
     for log in ("browser", "performance"):
         browser.get_log(log)
     with msmlp_serve(shipped) as served:

@@ -98,6 +98,18 @@ def open_odd_bmp(data: bytes) -> ImageFile.ImageFile | None:
     return _OddBmp(io.BytesIO(data)) if odd else None
 
 
+def without_surplus_colours(data: bytes) -> bytes:
+    """The same BMP with no more colours than its pixels can name, as in browsers. Pillow would look at up to 65,536,
+    in Python.
+    """
+    if len(data) < 54 or int.from_bytes(data[14:18], "little") < 40:
+        return data
+    bits, colours = struct.unpack_from("<28xH16xI", data)
+    if bits > 8 or colours <= 1 << bits:
+        return data
+    return b"".join((data[:46], struct.pack("<I", 1 << bits), memoryview(data)[50:]))
+
+
 def is_odd_bmp(image: Image.Image) -> bool:
     """Whether the pixels of an opened image are taken apart here, which takes longer than Pillow's own decoders."""
     return isinstance(image, _OddBmp)

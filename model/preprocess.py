@@ -25,24 +25,28 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model import avif
-from msmlp.model.bmp import open_odd_bmp
+from msmlp.model.bmp import open_odd_bmp, without_surplus_colours
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.foreign import described
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
 from msmlp.model.profiles import PROFILE, to_srgb, usable
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
+# Else the first picture, or the first WebP, would wait until Pillow has loaded its readers, all that it has.
+Image.preinit()
+WebPImagePlugin  # noqa: B018
 MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 """How files begin that Pillow's readers may give up without a word."""
 MANY_BYTES, MOST_PARTS = 2**18, 500_000
 """Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
@@ -50,6 +54,8 @@ ENTROPY = 0.1
 """Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
 JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 """How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
+XMP = frozenset(("xmp", "XML:com.adobe.xmp"))
+"""Where Pillow keeps it."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -116,15 +122,17 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, its header read."""
     try:
-        if data.startswith(b"BM") and (image := open_odd_bmp(data)):
-            return image
+        if data.startswith(b"BM"):
+            if image := open_odd_bmp(data):
+                return image
+            data = without_surplus_colours(data)
         return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
         if data.startswith(SIGNATURES):
             raise UndecodableImageError("damaged image header") from None
-        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+        raise UndecodableImageError(f"not a readable image{described(data)}; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
 
@@ -197,7 +205,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _is_turned(image):
             image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -209,6 +217,17 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says so. Pillow also asks XMP, which browsers do not."""
+    exif = image.getexif()
+    if not XMP.isdisjoint(image.info):
+        bare = Image.new("1", (1, 1))
+        bare.info = {name: value for name, value in image.info.items() if name not in XMP}
+        exif = bare.getexif()
+    turned: bool = exif.get(ExifTags.Base.Orientation, 1) != 1
+    return turned
 
 
 def _on_white(image: Image.Image) -> Image.Image:

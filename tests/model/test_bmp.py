@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from PIL import BmpImagePlugin
 
 from msmlp.model import bmp
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
@@ -145,6 +146,26 @@ def test_alpha_without_other_masks_counts_in_a_long_header_that_tells_its_mask(
     if length == 40:  # the masks behind it would be pixels
         data[10:14] = struct.pack("<I", 14 + length + 12)
     assert abs(int(np.asarray(decode(bytes(data))).max()) - (127 if seen else 0)) <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("length", [40, 124])
+def test_colours_that_no_pixel_can_name_are_left_out_and_cost_nothing(
+    bits: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def indexed(colours: int) -> bytes:
+        head = struct.pack("<IiiHHIIiiII", length, 8, 2, 1, bits, 0, 0, 0, 0, colours, 0).ljust(length, b"\0")
+        palette = np.random.default_rng(0).integers(0, 256, (256, 4), dtype=np.uint8).tobytes()
+        rows = b"".join(bytes([0x1B, 0xE4, row, 9] * bits)[: max(4, bits)] for row in (1, 2))
+        start = 14 + length + len(palette)
+        return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + head + palette + rows
+
+    looked = list[int]()
+    monkeypatch.setattr(BmpImagePlugin, "o8", lambda value: looked.append(value) or bytes([value & 255]))
+    found = np.asarray(decode(indexed(65_536)))
+    assert len(looked) <= 2**bits
+    assert np.array_equal(found, np.asarray(decode(indexed(0))))
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) > 1
 
 
 def test_masks_with_gaps_are_refused_in_words() -> None:

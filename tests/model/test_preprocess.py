@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -262,6 +264,20 @@ def test_a_text_that_unpacks_to_more_than_a_mebibyte_does_not_matter() -> None:
     whole, text = encode(Image.fromarray(gradient(8, 6))), b"a\0\0" + zlib.compress(bytes(3 * 2**19))
     chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
     assert np.array_equal(pixels(whole[:33] + chunk + whole[33:]), gradient(8, 6))
+
+
+def test_no_picture_waits_until_pillow_has_loaded_its_readers() -> None:
+    files = [encode(Image.fromarray(gradient(8, 6)), kind) for kind in FORMATS]
+    program = (
+        "import sys; from contextlib import suppress\n"
+        "from msmlp.model.preprocess import decode; from msmlp.model.errors import ImageError\n"
+        "before = {*sys.modules}\n"
+        f"for file in {[*files, b'notes']!r}:\n"
+        "    with suppress(ImageError): decode(file)\n"
+        "print([name for name in {*sys.modules} - before if 'Plugin' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:

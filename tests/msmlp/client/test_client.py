@@ -331,4 +331,5 @@ def test_a_request_id_that_no_header_can_carry(ask: Driver, method: str, request
 
 def test_a_path_where_nothing_is_is_named(ask: Driver, url: str) -> None:
     error = ask.fails(f"{url}/x", "classify", b"image")
-    assert (error.status, error.code, error.detail) == (404, "not_found", f"{url}/x/classify: no such path")
+    assert (error.status, error.code) == (404, "not_found")
+    assert error.detail.startswith(f"{url}/x/classify: no such path; ")

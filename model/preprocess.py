@@ -220,7 +220,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF says so. Pillow also asks XMP, which browsers do not."""
+    """Whether EXIF says so. Pillow also asks XMP, which browsers do not, and they do not turn a WebP."""
+    if image.format == "WEBP":
+        return False
     exif = image.getexif()
     if not XMP.isdisjoint(image.info):
         bare = Image.new("1", (1, 1))

@@ -218,9 +218,9 @@ def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orienta
 def test_exif_orientation_of_a_webp_is_not_applied_as_in_browsers() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert np.array_equal(
-        pixels(encode(Image.fromarray(gradient(8, 6)), "WEBP", lossless=True, exif=exif)), gradient(8, 6)
-    )
+    data = encode(Image.fromarray(gradient(8, 6)), "WEBP", lossless=True, exif=exif)
+    assert np.array_equal(pixels(data), gradient(8, 6))
+    assert np.array_equal(np.asarray(upright_rgb(Image.open(io.BytesIO(data)))), gradient(8, 6))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

@@ -151,12 +151,13 @@ def test_a_pillow_image_is_not_turned_as_xmp_alone_says(
         answers = [each(image) for each in (model.classify, client.classify) for image in (path, opened)]
         top = json.dumps(model(photograph).results[0].top_k)
         assert [json.dumps(answer.results[0].top_k) for answer in answers] == [top] * 4
-    with Image.open(path) as opened:  # EXIF decides
+    with Image.open(path) as opened:  # EXIF decides, but for a WebP, as in a file
         opened.load()
         exif = Image.Exif()
         exif[0x0112] = 3
         opened.info["exif"] = exif.tobytes()
-        assert model(opened).results[0].top_k == model(photograph.rotate(180)).results[0].top_k
+        shown = photograph if kind == "WEBP" else photograph.rotate(180)
+        assert model(opened).results[0].top_k == model(shown).results[0].top_k
 
 
 def test_a_pillow_image_is_turned_as_its_exif_block_says(model: msmlp.Model, photograph: Image.Image) -> None:

@@ -259,7 +259,7 @@ class Supervisor:
         finally:
             await old.end()
             if old.cut:
-                log.warning("%d requests were cut with the old weights", old.cut)
+                log.warning("requests with the old weights that were cut: %d", old.cut)
             self._generations.remove(old)
             self._retiring = None
 

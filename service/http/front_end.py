@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -27,6 +28,7 @@ from msmlp.service.frontends.line import (
     Ended,
     Failed,
     Finished,
+    Kept,
     Line,
     Lost,
 )
@@ -193,20 +195,22 @@ class FrontEnd(uvicorn.Server):
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await self._handshakes.connect(self._protocol, connection, len(self.server_state.connections))
+            await self._handshakes.connect(
+                partial(self._protocol, isinstance(connection, Kept)), connection, len(self.server_state.connections)
+            )
         except OSError:  # it has left already
             connection.close()
         finally:
             self._connecting -= 1
             self._count_left()
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self, kept: bool) -> asyncio.Protocol:
         """As uvicorn makes it."""
         kind: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = kind(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
+        protocol: Any = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol.kept = kept
+        made: asyncio.Protocol = protocol
+        return made
 
     def _heard(self, message: Any) -> None:
         if isinstance(message, socket.socket | Lost):

@@ -53,8 +53,8 @@ POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
 
 LAST_SECONDS = 5.0
-"""How long the last traces and lines of the access log may take once all is answered. Threads may still work for clients
-that have left."""
+"""How long the last traces and lines of the access log may take once all is answered. Threads may still work for
+clients that have left."""
 
 FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""

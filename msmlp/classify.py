@@ -75,6 +75,7 @@ def classify(
       msmlp classify cat.jpg dog.png
       msmlp classify photos --weights weights/mine --policy fast
       msmlp classify cat.jpg --url http://127.0.0.1:8000 --budget-gflops 0.01
+      MSMLP_API_KEY=$(cat key) msmlp classify cat.jpg --url http://127.0.0.1:8000
       msmlp classify - --thresholds 0.9,0.8 --json < cat.jpg
     """
     if url is not None and weights is not None:

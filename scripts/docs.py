@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS, RESULTS = Path("docs/settings.md"), Path("docs/results.md")
 CHART_SCHEMA = Path("docker/helm/msmlp/values.schema.json")
 
-SET_BY_OTHER_VALUES = {"weights", "host", "port", "grpc_port"}
-"""Settings that the chart derives from its own values: weights, service and grpc."""
+SET_BY_OTHER_VALUES = {"weights", "host", "port", "grpc_port", "metrics_port", "ssl_certfile", "ssl_keyfile"}
+"""Settings that the chart derives from its own values: weights, service, grpc, metrics and tls."""
 SCHEMA_KEYS = {"type", "const", "enum", "minimum", "maximum", "description"}
 """What the chart's schema takes from a setting. Defaults stay out: some depend on the machine."""
 POINTS = ("fast", "balanced", "accurate")

@@ -26,6 +26,12 @@ _IN_WORDS = {
     "capacity": "from free memory",
     "decode_threads": "number of cores, at least 2",
     "grpc_port": "none",
+    "metrics_port": "none",
+    "ssl_certfile": "none",
+    "ssl_keyfile": "none",
+    "cors_origins": "none",
+    "api_keys_file": "none",
+    "admin_keys_file": "none",
     "devices": "none",
 }
 

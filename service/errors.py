@@ -73,6 +73,14 @@ class RetryableError(MsmlpError):
         self.retry_after = retry_after
 
 
+class UnauthorizedError(MsmlpError):
+    """No valid key."""
+
+
+class RateLimitedError(RetryableError):
+    """The limits of this key are used up."""
+
+
 class OverloadedError(RetryableError):
     """No room for these images now; `reason` is the limit that was reached, for the metrics.
 
@@ -96,8 +104,31 @@ class DrainingError(RetryableError):
     """Shutting down."""
 
 
+CUT = "the service is shutting down, and had no more time for this request"
+
+
+class CutError(MsmlpError):
+    """The service has ended, and requests were cut for it."""
+
+
 class EngineDownError(RetryableError):
     """The engine failed."""
+
+
+class BadWeightsError(MsmlpError):
+    """The weights folder holds nothing that can be put in the place of what is served."""
+
+
+class NoMemoryError(MsmlpError):
+    """The new weights do not fit beside those served."""
+
+
+class ReloadingError(MsmlpError):
+    """Weights are being loaded already."""
+
+
+class ReloadFailedError(RetryableError):
+    """The processes with the new weights did not become ready."""
 
 
 class UnansweredError(RetryableError):
@@ -112,6 +143,7 @@ SERVER_FAILED = "the server failed"
 
 STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     MalformedBodyError: (HTTPStatus.BAD_REQUEST, "malformed_body"),
+    UnauthorizedError: (HTTPStatus.UNAUTHORIZED, "unauthorized"),
     BodyTimeoutError: (HTTPStatus.REQUEST_TIMEOUT, "body_timeout"),
     BodyTooLargeError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"),
     TooManyImagesError: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_images"),
@@ -124,14 +156,19 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     OptionError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_option"),
     ExpiredError: (HTTPStatus.GATEWAY_TIMEOUT, "expired"),
     OverloadedError: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    RateLimitedError: (HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"),
     StartingError: (HTTPStatus.SERVICE_UNAVAILABLE, "starting"),
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
     UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
+    BadWeightsError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_weights"),
+    NoMemoryError: (HTTPStatus.INSUFFICIENT_STORAGE, "insufficient_memory"),
+    ReloadingError: (HTTPStatus.CONFLICT, "reloading"),
+    ReloadFailedError: (HTTPStatus.SERVICE_UNAVAILABLE, "reload_failed"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
         (
-            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError),
+            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError, CutError),
             *(TrainingStoppedError, TrainingInterruptedError),
         ),
         (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),

@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.exits.rule import Reason
-from msmlp.service.decoding.decoders import Sources
+from msmlp.service.decoding.decoders import Sources, no_count
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.engine.result import REASONS, Result
@@ -114,14 +115,15 @@ def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, 
 
 async def _decode(service: Service, request: ClassifyRequest, parameters: ExitParameters) -> NDArray[np.uint8]:
     images, size = request.images, service.weights.manifest.cascade.image_size
-    began = time.monotonic()
+    began, key = time.monotonic(), request.record.key
+    count = no_count if key is None else partial(service.keys.spend, key)
     try:
-        small = service.decoders.at_once(images, size)
+        small = service.decoders.at_once(images, size, count)
         if small is not None:
             return small
         deadline = math.inf if parameters.min_exit else parameters.deadline
         check = service.engine.decoding_check(len(images))
-        return await service.decoders.decode(images, size, deadline=deadline, check=check)
+        return await service.decoders.decode(images, size, deadline=deadline, check=check, count=count)
     except OverloadedError as error:
         service.engine.admission.book_decoding(error, time.monotonic())
         service.metrics.shed.labels(error.reason).inc(len(images))

@@ -40,6 +40,27 @@ class Settings(BaseSettings):
         description="Port for the Open Inference Protocol over gRPC, at the same address; 0 takes a free one. Needs "
         "the extra `grpc`.",
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Another port at the same address, for /metrics, /livez and /readyz alone, without keys and TLS: "
+        "for Prometheus and probes inside a network. 0 takes a free one.",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description="Serve HTTPS, and gRPC over TLS: the file of the server's certificate and the chain behind it, in "
+        "PEM. Looked at once a minute, and read again when it was renewed. Needs --ssl-keyfile.",
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="The file of the certificate's private key, in PEM, without a password."
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        pattern=r"^(\*|https?://[^\s/,]+(,https?://[^\s/,]+)*)$",
+        description="Origins whose pages may call the service from a browser, separated by commas, such as "
+        "https://shop.example; * for any. By default none but its own.",
+    )
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
         description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
@@ -128,7 +149,8 @@ class Settings(BaseSettings):
         default=10,
         ge=0,
         description="How long the head of a request may take from its first byte, the first one from the connection's "
-        "begin; then 408, or a close where nothing came. 0: no limit.",
+        "begin; then 408, or a close where nothing came. A TLS handshake before it may take as long. 0: no limit (60 s "
+        "for a handshake).",
     )
     keep_alive_seconds: float = Field(
         default=75,
@@ -149,6 +171,17 @@ class Settings(BaseSettings):
         description="How long a request may take from its head to the end of its answer; then 408 while its body is "
         "missing, else 503. 0: no limit.",
     )
+    drain_seconds: float = Field(
+        default=5,
+        ge=0,
+        description="How long after SIGTERM the service still takes requests though it says that it is not ready, so "
+        "that load balancers leave first; Ctrl-C does not wait.",
+    )
+    shutdown_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="How long requests in flight may take then. The rest is answered 503, and the exit status is 1.",
+    )
     max_connections: int = Field(
         default=10_000,
         ge=1,
@@ -156,6 +189,15 @@ class Settings(BaseSettings):
         "files less 64. Beyond it the longest silent one makes room, or the new one gets 503. With `--grpc-port` as "
         "many of gRPC, and half of the files for each; there a new one is closed.",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file of the keys that requests need, one a line, with limits of its own: KEY [name=NAME] "
+        "[requests=NUMBER] [pixels=NUMBER], a second. Read again when it changes. By default none is asked for.",
+    )
+    admin_keys_file: Path | None = Field(
+        default=None, description="Such a file for /admin, which does not exist without it. Other keys do not open it."
+    )
+    metrics_open: bool = Field(default=False, description="/metrics needs no key where others do.")
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged."
@@ -174,6 +216,9 @@ class Settings(BaseSettings):
         "the sampling. Needs the extra `telemetry`.",
     )
 
+
+OF_CLIENTS = {"MSMLP_API_KEY"}
+"""Variables that msmlp's clients read, and a service on the same machine does not."""
 
 REMOVED = {
     "triton_metrics": "removed in 0.2; use msmlp_requests_total and the other msmlp_ metrics (docs/operations.md)",
@@ -206,7 +251,8 @@ def load_settings(written: Callable[[str], str] = option, /, **given: Any) -> Se
             _check_known(name, written(name), written)
     names = {variable(name): name for name in (*Settings.model_fields, *REMOVED)}
     for key, value in sorted(os.environ.items()):
-        if key.startswith("MSMLP_") and (value or names.get(key) not in REMOVED):
+        known = key in OF_CLIENTS or (names.get(key) in REMOVED and not value)
+        if key.startswith("MSMLP_") and not known:
             _check_known(names.get(key), key, variable)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -86,7 +86,8 @@ def http(
 
     Starts servers, measures them in turn and stops them: `msmlp serve`, with its settings from the environment but
     without shedding and brown-out, and the same with a device that computes nothing (null), with one front end and
-    with two. With --url it measures that service only. Forms are sent over 4 connections at most, tensors over 2.
+    with two. With --url it measures that service only. A key that a service asks for comes from MSMLP_API_KEY. Forms
+    are sent over 4 connections at most, tensors over 2.
 
     \b
     Examples:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.bench.generator import request_bytes
+from msmlp.client.transport import key_header
 from msmlp.model.errors import DataError
 from msmlp.model.preprocess import load_image
 
@@ -67,14 +68,15 @@ def thumbnails(size: int) -> list[bytes]:
 
 
 def requests(url: str, body: str, files: Sequence[bytes], size: int) -> tuple[bytes, ...]:
-    """Whole requests of one kind of body; a form or a tensor holds the files in turn."""
+    """Whole requests of one kind of body; a form or a tensor holds the files in turn. The key is the environment's."""
+    key = key_header()
     if body == "image":
-        return tuple(request_bytes(url, "/classify", file, "application/octet-stream") for file in files)
+        return tuple(request_bytes(url, "/classify", file, "application/octet-stream", **key) for file in files)
     if body == FORM:
         content, content_type = form_bytes([files[n % len(files)] for n in range(FORM_IMAGES)])
-        return (request_bytes(url, "/classify", content, content_type),)
+        return (request_bytes(url, "/classify", content, content_type, **key),)
     content, head_length = _tensor_bytes([load_image(file, size) for file in files])
-    headers = {"Inference-Header-Content-Length": str(head_length)}
+    headers = {"Inference-Header-Content-Length": str(head_length), **key}
     return (request_bytes(url, "/v2/models/msmlp/infer", content, "application/octet-stream", **headers),)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from msmlp import Client
 from msmlp.model.errors import DeviceError
 
 START_SECONDS = 300
@@ -89,7 +90,8 @@ def is_ready(url: str) -> bool:
 
 
 def image_size(url: str) -> int:
-    return int(httpx.get(f"{url}/model").json()["preprocess"]["size"])
+    with Client(url) as client:
+        return int(client.model()["preprocess"]["size"])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> str:

@@ -16,6 +16,7 @@ from msmlp.client.transport import (
     checked_url,
     classify_request,
     document,
+    key_header,
     stream_line,
     successful,
     transport_errors,
@@ -32,6 +33,7 @@ class Client:
 
     Args:
         url: where the service is, as `http://127.0.0.1:8000`.
+        api_key: the key that the service asks for; by default the variable MSMLP_API_KEY, "" for none.
         timeout: seconds a call may take, with all its attempts, waits and reading; a stream, to its last line. It is
             checked whenever bytes arrive, so a silent service can delay the end by one more such timeout.
         retries: attempts after the first.
@@ -42,6 +44,7 @@ class Client:
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout: float = 60,
         retries: int = 3,
         sleep: Callable[[float], None] = time.sleep,
@@ -49,7 +52,7 @@ class Client:
     ) -> None:
         self.url = checked_url(url)
         self._timeout, self._retries, self._sleep, self._clock = timeout, retries, sleep, clock
-        self._http = httpx.Client(base_url=url)
+        self._http = httpx.Client(base_url=url, headers=key_header(api_key))
 
     def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
         """Classify one image or several: paths, encoded files, Pillow images, uint8 arrays [H, W, 3] or [n, H, W, 3].
@@ -118,6 +121,7 @@ class AsyncClient:
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout: float = 60,
         retries: int = 3,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -125,7 +129,7 @@ class AsyncClient:
     ) -> None:
         self.url = checked_url(url)
         self._timeout, self._retries, self._sleep, self._clock = timeout, retries, sleep, clock
-        self._http = httpx.AsyncClient(base_url=url)
+        self._http = httpx.AsyncClient(base_url=url, headers=key_header(api_key))
 
     async def classify(self, images: Images, *, request_id: str | None = None, **options: Unpack[Options]) -> Answer:
         """See `Client.classify`."""

@@ -1,6 +1,7 @@
 """Requests and responses as both clients write and read them; retries and timeouts of a call."""
 
 import json
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,6 +18,17 @@ from msmlp.model.errors import OptionError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 """Seconds; without Retry-After a wait doubles from the first to the longest, and is shortened by a random part."""
+
+
+KEY_VARIABLE = "MSMLP_API_KEY"
+
+
+def key_header(api_key: str | None = None) -> dict[str, str]:
+    """The header that presents a key, by default that of the environment; OptionError for one that cannot be sent."""
+    name, key = ("api_key", api_key) if api_key is not None else (KEY_VARIABLE, os.environ.get(KEY_VARIABLE, ""))
+    if not (key.isascii() and key.isprintable() and " " not in key):  # a library's error would show it
+        raise OptionError(name, "expected ASCII without blanks and line ends")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def checked_url(url: str) -> str:
@@ -78,6 +90,8 @@ def successful(response: httpx.Response) -> httpx.Response:
         problem = response.json()
         if response.status_code in (404, 405):  # the address is at fault, and only the caller knows it
             problem = {**problem, "detail": f"{response.request.url}: {problem['detail']}"}
+        elif response.status_code == 401:
+            problem = {**problem, "detail": f"{problem['detail']}; msmlp's clients take it from {KEY_VARIABLE}"}
         raise ServiceError.of_problem(problem, seconds)
     except (ValueError, KeyError, TypeError):  # a proxy's page, or another service
         raise ServiceError(

@@ -35,6 +35,12 @@ Sources = Sequence[Source] | NDArray[np.uint8]
 """Separate images, or the pixels of all in one array [n, H, W, 3]."""
 Check = Callable[[float, float], None]
 """Refuses a request whose decoding is predicted to end in so many seconds; the second number are its own of them."""
+Count = Callable[[int], object]
+"""Is told the pixels (width x height) of all pictures of a request before they are decoded."""
+
+
+def no_count(_pixels: int) -> None:
+    """Nobody wants to know."""
 
 
 class Decoders:
@@ -74,19 +80,26 @@ class Decoders:
     def shutdown(self) -> None:
         self.threads.shutdown()
 
-    def at_once(self, sources: Sources, size: int) -> Pixels | None:
+    def at_once(self, sources: Sources, size: int, count: Count = no_count) -> Pixels | None:
         """What needs no thread: pixels [n, size, size, 3] as they are, or a single small image; None for all others.
 
         BadImagesError for a single image that cannot be decoded.
         """
         if isinstance(sources, np.ndarray) and sources.shape[1:] == (size, size, 3):
+            count(len(sources) * size * size)
             return sources
-        if len(sources) == 1 and (small := self._small(sources[0], size)) is not None:
+        if len(sources) == 1 and (small := self._small(sources[0], size, count)) is not None:
             return small[None]
         return None
 
     async def decode(
-        self, sources: Sources, size: int, *, deadline: float = math.inf, check: Check = lambda *_: None
+        self,
+        sources: Sources,
+        size: int,
+        *,
+        deadline: float = math.inf,
+        check: Check = lambda *_: None,
+        count: Count = no_count,
     ) -> Pixels:
         """Decode and resize images → uint8 [n, size, size, 3].
 
@@ -98,7 +111,7 @@ class Decoders:
             TooManyPixelsError: more pixels to decode than a request may have.
             MsmlpError: what `check` raises.
         """
-        job = _Job(sources, size, deadline, check)
+        job = _Job(sources, size, deadline, check, count)
         starts = range(0, len(sources), HEADERS)
         self._enter(job, [PER_PICTURE * min(HEADERS, len(sources) - start) for start in starts])
         # Its turn may come later, and a picture may take long.
@@ -113,18 +126,23 @@ class Decoders:
             self._observe(job.took)
         return job.pixels
 
-    def _small(self, source: Source, size: int) -> Pixels | None:
+    def _small(self, source: Source, size: int, count: Count) -> Pixels | None:
         """The pixels of a small image; None for a large one."""
         if isinstance(source, np.ndarray):
-            return source if source.shape == (size, size, 3) else None
+            if source.shape != (size, size, 3):
+                return None
+            count(size * size)
+            return source
         if len(source) > SMALL_BYTES:
             return None
         if plain := plain_image(source, size, max_pixels=self._small_pixels):
+            count(size * size)
             return to_square(plain, size)
         try:
             picture = read_header(source, size, self._max_pixels)
             small = picture.work <= SMALL_WORK and picture.pixels <= self._small_pixels
             if small and self._times.predict(picture.kind, picture.work) <= LOOP_SECONDS:
+                count(picture.full)
                 return picture.decode()
             return None
         except ImageError as error:
@@ -201,6 +219,7 @@ class Decoders:
             total = sum(seconds)
             before = self._queue.ahead(total) + self._in_work
         job.check(max(*seconds, (before + total) / self._number), total / self._number)
+        job.count(sum(picture.full for picture in pictures))
         self._enter(job, seconds)
 
     def _decode(self, job: "_Job", number: int, began: float) -> None:
@@ -228,8 +247,8 @@ class Decoders:
 class _Job:
     """A request on the decoder threads. Its turns are `HEADERS` headers each until it has an `order`, then pictures."""
 
-    def __init__(self, sources: Sources, size: int, deadline: float, check: Check) -> None:
-        self.sources, self.size, self.deadline, self.check = sources, size, deadline, check
+    def __init__(self, sources: Sources, size: int, deadline: float, check: Check, count: Count) -> None:
+        self.sources, self.size, self.deadline, self.check, self.count = sources, size, deadline, check, count
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.pictures: dict[int, Picture] = {}

@@ -41,6 +41,13 @@ class Picture(NamedTuple):
     pixels: int
     work: float
     decode: Callable[[], Pixels]
+    reduced_from: int = 0
+    """The pixels of a JPEG, which may be decoded at a reduced scale."""
+
+    @property
+    def full(self) -> int:
+        """Width x height."""
+        return self.reduced_from or self.pixels
 
 
 def read_header(source: Source, size: int, max_pixels: int) -> Picture:
@@ -78,7 +85,7 @@ def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: i
     if work > 2 * max_pixels:
         text = f"image has {scans} scans, as much work as {work:.0f} pixels, the limit is {2 * max_pixels}"
         raise ImageTooLargeError(text)
-    return Picture(kind, pixels, DECODINGS * work if UNENDED in image.info else work, decode)
+    return Picture(kind, pixels, DECODINGS * work if UNENDED in image.info else work, decode, full)
 
 
 def decode_to_square(image: ImageFile.ImageFile, size: int) -> Pixels:

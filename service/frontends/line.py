@@ -1,4 +1,4 @@
-"""Between the supervisor and a front end: accepted connections one way, messages and questions both ways."""
+"""Between the supervisor and a front end: connections, messages and questions, both ways."""
 
 import asyncio
 import itertools
@@ -15,12 +15,35 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along."""
+    """To a front end: serve this; its file comes along. From one that retires: let another serve it. See `Kept`."""
+
+    kept: bool = False
+
+
+class Kept(socket.socket):
+    """A connection on which requests have been answered before: it is not new, but waits for its next."""
 
 
 @dataclass(frozen=True)
 class Drain:
-    """To a front end: answer what is in flight, and end."""
+    """To a front end: say that it is not ready, but go on."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """To a front end: answer what is in flight, for `--shutdown-seconds`, and end."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """To a front end: refuse what is in flight, and end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """From a front end that ends in order: how many requests it has `cut`."""
+
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,9 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ask:
-    """A front end asks for the service's `metrics` or `statistics`, the supervisor for a front end's `snapshot`."""
+    """A front end asks for the service's `metrics` or `statistics`, or a `reload`; the supervisor for a front end's
+    `snapshot`, or that it begins to `serve` everywhere, or begins to `retire`: to serve nothing new.
+    """
 
     number: int
     what: str
@@ -90,7 +115,11 @@ class Line:
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Give the other side a connection, whose copy here may be closed then; False if there is no room for it."""
-        return self._channel.send([Connection()], connection.fileno())
+        return self._channel.send([Connection(isinstance(connection, Kept))], connection.fileno())
+
+    def give_back(self, connection: Any, *, kept: bool) -> bool:
+        """The same with the socket of a transport."""
+        return self._channel.send([Connection(kept)], connection.fileno())
 
     async def ask(self, what: str, seconds: float) -> Any:
         """What the other side answers; None if it has ended, or takes longer."""
@@ -117,14 +146,14 @@ class Line:
             return
         for message in messages:
             if isinstance(message, Connection):
-                self._tell(self._connection())
+                self._tell(self._connection(Kept if message.kept else socket.socket))
             elif isinstance(message, Answer):
                 self._answered(message.number, message.content)
             else:
                 self._tell(message)
 
-    def _connection(self) -> socket.socket | Lost:
+    def _connection(self, kind: type[socket.socket]) -> socket.socket | Lost:
         try:
-            return socket.socket(fileno=self._channel.take_file())
+            return kind(fileno=self._channel.take_file())
         except ValueError:
             return Lost()

@@ -1,10 +1,12 @@
 """One of the supervisor's places for a front end: the process in it, and what is known of that."""
 
 import math
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -12,18 +14,22 @@ from typing import Any
 from msmlp.service.engine.process.host import Backoff
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.line import Failed, Line
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
 
 LOOK_SECONDS = 0.1
-SILENT_LOOKS = 20
-"""Looks in a row without a heartbeat after which a front end hangs. They are counted, not timed: if all were frozen (a
-paused container), so was the supervisor."""
+SILENT_LOOKS, ALONE_LOOKS = 20, 200
+"""Looks in a row without a heartbeat after which a front end hangs: one of several, and one that is alone. They are
+counted, not timed: if all were frozen (a paused container), so was the supervisor."""
 STARTING_LOOKS = 3000
 """The same for one that was not ready yet: starting and warming up may take minutes without a heartbeat."""
 
 ATTEMPTS = 3
 """A front end that fails so often in a row without becoming ready is not started again."""
+
+WHERE = signal.SIGUSR1
+"""At this a front end says where all its threads are."""
 
 REAP_SECONDS = 5.0
 """How long the system may take to end a process that was killed, or has closed its socket."""
@@ -31,30 +37,42 @@ REAP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Start:
-    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs."""
+    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs, `keys`
+    who may call, by the settings if it is None.
+    """
 
     index: int
     settings: Settings
     build: Callable[[Settings], Any]
     board: Board
     logs: Logging | None
+    version: str = ""
+    """The weights that its generation serves; those of another version are refused."""
+    serves: bool = True
+    """Whether it may listen for gRPC at once, or waits to be asked to `serve`."""
+    keys: Keys | None = None
 
 
 class Place:
-    """Place `start.index`; `target(start, socket)` is the life of a front end."""
+    """Place `start.index` of a generation; `target(start, socket)` is the life of a front end. `number` is no other's,
+    as long as it lives.
+    """
 
-    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None]) -> None:
+    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None], number: int = 0) -> None:
+        self.number = number
         self.index, self._start, self._target, self._board = start.index, start, target, start.board
         self.process: BaseProcess | None = None
         self.line: Line | None = None
         self.failure: Failed | None = None
+        self.status = 0
+        """What the last process ended with."""
         self.gone = False
         """Whether it failed too often."""
         self._backoff, self._failures = Backoff(), 0
         self._dispatched = self._looks = 0
         self._beat, self._ready_since = 0.0, math.inf
 
-    def start(self) -> None:
+    def start(self, *, serves: bool = True) -> None:
         """Start a process; it is heard through `line`, which is to be opened. OSError if there can be none now."""
         self._board.clear(self.index)
         self._dispatched = self._looks = 0
@@ -62,7 +80,10 @@ class Place:
         ours, theirs = socket.socketpair()
         # Not a daemon: those may have no children, and an engine can be one.
         process = get_context("spawn").Process(
-            target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
+            target=self._target,
+            args=(replace(self._start, serves=serves), theirs),
+            name=f"msmlp-front-end-{self.index}",
+            daemon=False,
         )
         with theirs:
             try:
@@ -105,10 +126,16 @@ class Place:
         beat = self._board.get(self.index, Column.BEAT)
         self._looks = self._looks + 1 if beat == self._beat else 0
         self._beat = beat
-        if self._looks < (SILENT_LOOKS if self.was_ready else STARTING_LOOKS):
+        patience = SILENT_LOOKS if self._board.rows > 1 else ALONE_LOOKS
+        if self._looks < (patience if self.was_ready else STARTING_LOOKS):
             return False
         self._looks = 0
         return True
+
+    def say_where(self) -> None:
+        """Let the process log where its threads are."""
+        if self.process is not None and self.process.pid is not None and self.was_ready:
+            os.kill(self.process.pid, WHERE)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -123,7 +150,7 @@ class Place:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join(REAP_SECONDS)
-        status = self.process.exitcode or 0
+        status = self.status = self.process.exitcode or 0
         self.process = self.line = None
         self._board.clear(self.index)
         if self.failure is not None:

@@ -1,28 +1,33 @@
-"""The supervisor: accepts connections and hands each to a front end; starts, watches and ends these processes."""
+"""The supervisor: accepts connections and hands each to a front end; puts new weights in the place of the old."""
 
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
-from msmlp.model.errors import CallerError, DeviceError, MsmlpError
-from msmlp.service.engine.process.host import EngineHosts
-from msmlp.service.frontends.board import Board
-from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
-from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
+from msmlp.model.errors import MsmlpError
+from msmlp.service.errors import BadWeightsError, CutError, DrainingError, NoMemoryError, ReloadingError
+from msmlp.service.frontends.generation import SIGNALS, Generation, Plan, make_places
+from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Lost
+from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
+from msmlp.service.frontends.reload import plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
-from msmlp.service.logs import in_force
+from msmlp.service.keys import Keys
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 ACCEPTS = 64
 """Connections accepted per turn of the event loop."""
@@ -33,95 +38,124 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
-DRAIN_SECONDS = 75.0
-"""How long front ends may take to end: half a minute for requests, as much for the engine, and a margin."""
-
-ENGINE_SECONDS = 5.0
-"""How long the engines may take to end once no front end is left."""
+CUT_SECONDS = 1.0
+"""How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
 
 def supervise(
-    listener: socket.socket,
+    listeners: list[socket.socket],
     settings: Settings,
-    layout: Layout,
+    first: Plan,
+    plan: Callable[[], Plan],
     build: Callable[..., Any],
-    engines: EngineHosts,
     target: Callable[[Start, socket.socket], None],
+    keys: Keys,
 ) -> None:
-    """Serve with several front ends until SIGINT or SIGTERM. Closes the listening socket first of all.
+    """Serve `first` until SIGINT or SIGTERM, and after a reload what `plan` makes of the weights folder then.
 
-    `build` makes the service of a front end; it crosses pickled, to `target`, which runs that. `engines` are not yet
-    started; there are none if every front end has its own.
+    At the end it closes the listening sockets first of all.
+
+    `build` makes the service of a front end; it crosses pickled, to `target`, which runs that.
 
     Raises:
         CallerError: what a front end found that only the caller can change.
         DeviceError: no front end is left.
+        CutError: requests were still in flight `--shutdown-seconds` after the signal, or when a second one came.
     """
-    board, logs = Board(layout.frontends), in_force()
-    build = partial(build, engines=engines.addresses) if engines.all else partial(build, share=layout.share)
-    starts = [Start(index, mine, build, board, logs) for index, mine in enumerate(divide(settings, layout))]
-    places = [Place(start, target) for start in starts]
+
+    def places(made: Plan, number: int) -> list[Place]:
+        return make_places(made, settings, build, target, keys, number)
+
     # Before the signals are blocked, as it would unblock them.
     resource_tracker.ensure_running()
-    asyncio.run(Supervisor(listener, places, engines, Scrapes(places, engines)).run())
+    asyncio.run(Supervisor(listeners, settings, first, plan, places, keys).run())
 
 
 class Supervisor:
-    def __init__(self, listener: socket.socket, places: list[Place], hosts: EngineHosts, scrapes: Scrapes) -> None:
-        listener.setblocking(False)
-        self._listener, self._places, self._hosts, self._scrapes = listener, places, hosts, scrapes
-        self._held: socket.socket | None = None
+    """`places(plan, first)` makes the places of a generation, numbered from `first`."""
+
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        settings: Settings,
+        first: Plan,
+        plan: Callable[[], Plan],
+        places: Callable[[Plan, int], list[Place]],
+        keys: Keys,
+    ) -> None:
+        for listener in listeners:
+            listener.setblocking(False)
+        self._listeners = listeners
+        self._drain_seconds, self._shutdown_seconds = settings.drain_seconds, settings.shutdown_seconds
+        self._plan, self._places, self._keys = plan, places, keys
+        made = places(first, 0)
+        self._scrapes = Scrapes(made, first.engines)
+        self._current = Generation(first, made, self._scrapes, self._heard, trial=False)
+        self._current.fail = self._fail
+        self._generations = [self._current]  # that have processes
+        self._reloading: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
+        self._held: deque[socket.socket] = deque()
         self._accepting = self._paused = False
-        self._turn = 0
-        self._stopping = False
+        self._closed = False  # no connection is accepted
+        # Whoever has it ignored, as nohup does, stays when the terminal hangs up.
+        self._hangs_up = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = loop.create_future()
-        self._all_ended = asyncio.Event()
+        self._over: asyncio.Future[float] = loop.create_future()  # until it has drained, in seconds
+        self._hurry = asyncio.Event()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            self._hosts.start()
-            for place in self._places:
-                self._start(place)
+            self._current.start()
+            self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
-            await self._over
+            await self._drain(await self._over)
         finally:
             await self._end()
+        cut, killed = (sum(getattr(each, what) for each in self._ended) for what in ("cut", "killed"))
+        if cut or killed:
+            lost = f"requests that were cut: {cut}; front ends that were killed: {killed}"
+            raise CutError(f"the service ended before all was answered; {lost}")
+        log.info("ended: all was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """End in order; a second SIGINT ends immediately."""
-        if self._stopping and number == signal.SIGINT:
-            self._kill_all()
-        elif not self._over.done():
-            self._over.set_result(None)
+        """End in order; a second signal ends at once. SIGHUP reloads, unless the terminal is gone."""
+        if number == signal.SIGHUP and not (self._hangs_up and not has_terminal()):
+            self._reload(lambda _: None)
+        elif self._over.done():
+            self._hurry.set()
+        else:
+            # Who presses Ctrl-C waits for it, and no load balancer is to be told.
+            self._over.set_result(self._drain_seconds if number == signal.SIGTERM else 0)
 
     # Connections.
 
     def _accept_now(self, *, wanted: bool) -> None:
-        if wanted != self._accepting and not self._stopping:
+        if wanted != self._accepting and not self._closed:
             self._accepting = wanted
-            if wanted:
-                self._loop.add_reader(self._listener, self._accept)
-            else:
-                self._loop.remove_reader(self._listener)
+            for listener in self._listeners:
+                if wanted:
+                    self._loop.add_reader(listener, self._accept, listener)
+                else:
+                    self._loop.remove_reader(listener)
 
-    def _accept(self) -> None:
-        """Accept what waits, and hand it over."""
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept what waits, and hand it over → whether there may be more."""
         for _ in range(ACCEPTS):
             try:
-                connection = self._held or self._listener.accept()[0]
+                connection = self._held.popleft() if self._held else listener.accept()[0]
             except OSError as error:  # nothing waits, or the one that did has left
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted for %g s: %s", OUT_OF_FILES_SECONDS, error.strerror)
                     self._pause(OUT_OF_FILES_SECONDS)
-                return
-            self._held = None
-            if not self._hand_over(connection):
-                self._held = connection
+                return False
+            if not self._current.hand_over(connection):
+                self._held.appendleft(connection)
                 self._pause(RETRY_SECONDS)
-                return
+                return False
+        return True
 
     def _pause(self, seconds: float) -> None:
         self._paused = True
@@ -135,88 +169,111 @@ class Supervisor:
     def _accept_if_any_runs(self) -> None:
         """Until a front end runs, connections wait in the backlog."""
         if not self._paused:
-            self._accept_now(wanted=any(place.takes_connections for place in self._places))
-            if self._accepting and self._held is not None:
-                self._accept()
+            self._accept_now(wanted=self._current.takes_connections)
+            if self._accepting and self._held:
+                self._accept(self._listeners[0])
 
-    def _hand_over(self, connection: socket.socket) -> bool:
-        """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
-        places = [place for place in self._places if place.ready]
-        places = places or [place for place in self._places if place.takes_connections]
-        number = len(self._places)
-        # Among equals they take turns.
-        for place in sorted(places, key=lambda p: (p.connections, (p.index - self._turn) % number)):
-            if place.hand_over(connection):
-                self._turn = place.index + 1
-                connection.close()
-                return True
-        return False
+    def _take_back(self, connection: socket.socket) -> None:
+        """One that a front end gives back which serves nothing new."""
+        if self._closed:
+            connection.close()
+            return
+        self._held.append(connection)
+        self._accept_if_any_runs()
+
+    # Reloading.
+
+    def _heard(self, place: Place, message: Any) -> None:
+        if isinstance(message, socket.socket):
+            self._take_back(message)
+        elif isinstance(message, Lost):
+            log.error("too many open files: a connection is lost")
+        elif isinstance(message, Ask) and message.what == "reload":
+            self._reload(partial(self._answer, place, message))
+        elif isinstance(message, Ask):
+            self._scrapes.answer(place, message)
+
+    def _answer(self, place: Place, ask: Ask, content: Any) -> None:
+        if place.line is not None:  # it has not ended since
+            place.line.send(Answer(ask.number, content))
+
+    def _reload(self, tell: Callable[[Any], Any]) -> None:
+        """Begin to; `tell` is called with a document on how it ended, or the error."""
+        if self._over.done():
+            tell(DrainingError("the service is shutting down"))
+        elif self._reloading is not None:
+            log.warning("the weights are being loaded already")
+            tell(ReloadingError("the weights are being loaded already; ask again once that has ended"))
+        else:
+            self._reloading = self._loop.create_task(self._replace(tell))
+
+    async def _replace(self, tell: Callable[[Any], Any]) -> None:
+        said: Any = DrainingError("the service is shutting down")
+        try:
+            said, outcome = await self._replaced(), "done"
+            log.info("serving %(name)s %(version)s, after %(previous_version)s, loaded in %(seconds)g s", said)
+            self._scrapes.reloads[outcome] += 1
+        except MsmlpError as error:
+            said = error
+            outcome = {BadWeightsError: "bad_weights", NoMemoryError: "insufficient_memory"}.get(type(error), "failed")
+            log.error("the weights are not reloaded, and those before go on: %s", error)
+            self._scrapes.reloads[outcome] += 1
+        finally:
+            self._reloading = None
+            tell(said)
+
+    async def _replaced(self) -> dict[str, Any]:
+        """Put what the weights folder holds now in the place of what is served."""
+        began, old = time.monotonic(), self._current
+        if self._retiring is not None:
+            await asyncio.shield(self._retiring)  # two are enough
+        plan = await plan_beside(self._plan, old.plan)
+        first = len(old.places) if old.places[0].number == 0 else 0
+        new = Generation(plan, self._places(plan, first), self._scrapes, self._heard, trial=True)
+        self._generations.append(new)
+        try:
+            await warm_up(new)
+        except BaseException:
+            await new.end()
+            self._generations.remove(new)
+            raise
+        self._switch(new)
+        await old.ask("retire")
+        before = old.plan.model["version"]
+        return {**plan.model, "previous_version": before, "seconds": round(time.monotonic() - began, 3)}
+
+    def _switch(self, new: Generation) -> None:
+        old, self._current = self._current, new
+        new.trial, new.fail = False, self._fail
+        self._scrapes.switch(new.places, new.hosts)
+        old.retire()
+        self._retiring = self._loop.create_task(self._see_off(old))
+
+    async def _see_off(self, old: Generation) -> None:
+        """Let an old generation answer what it has, which it cuts itself in the end."""
+        try:
+            async with asyncio.timeout(self._shutdown_seconds + CUT_SECONDS):
+                await old.ended.wait()
+        except TimeoutError:
+            log.error("front ends with the old weights have not ended: they are killed")
+        finally:
+            await old.end()
+            if old.cut:
+                log.warning("requests with the old weights that were cut: %d", old.cut)
+            self._generations.remove(old)
+            self._retiring = None
 
     # Processes.
 
-    def _start(self, place: Place) -> None:
-        if self._stopping:
-            return
-        # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            place.start()
-        except OSError as error:
-            self._start_again(place, f"it could not be started: {error.strerror}")
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        assert place.line is not None
-        place.line.open(partial(self._heard, place))
+    def _tell(self, message: Any) -> None:
+        for generation in self._generations:
+            generation.tell(message)
 
     def _look(self) -> None:
-        for place in self._places:
-            if place.process is not None and place.hangs():
-                log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
-                place.kill()
-        if not self._stopping:
-            self._accept_if_any_runs()
-            self._check_engines()
+        for generation in self._generations:
+            generation.look()
+        self._accept_if_any_runs()
         self._loop.call_later(LOOK_SECONDS, self._look)
-
-    def _check_engines(self) -> bool:
-        """Whether there are engines; without any the service ends."""
-        if self._hosts.all_out:
-            self._fail(DeviceError(f"the engine stopped: {self._hosts.lost}"))
-        return not self._hosts.all_out
-
-    def _heard(self, place: Place, message: Any) -> None:
-        if isinstance(message, Ask):
-            self._scrapes.answer(place, message)
-        elif isinstance(message, Counted):
-            self._scrapes.totals.update(place.index, message.snapshot)
-        elif isinstance(message, Failed):
-            place.failure = message
-        elif isinstance(message, Ended):
-            self._bury(place)
-
-    def _bury(self, place: Place) -> None:
-        how, failure = place.bury(), place.failure
-        self._scrapes.totals.retire(place.index)
-        if self._stopping:
-            if all(each.process is None for each in self._places):
-                self._all_ended.set()
-            return
-        if failure is not None and failure.by_caller:
-            self._fail(CallerError(failure.detail))
-        elif self._check_engines():
-            self._start_again(place, how)
-
-    def _start_again(self, place: Place, how: str) -> None:
-        wait = place.next_start()
-        if wait is not None:
-            log.error("front end %d died: %s; restart in %g s", place.index, how, wait)
-            self._scrapes.restarts += 1
-            self._loop.call_later(wait, self._start, place)
-            return
-        log.error("front end %d died: %s; it failed %d times in a row and is given up", place.index, how, ATTEMPTS)
-        if all(each.gone for each in self._places):
-            self._fail(DeviceError(f"the engine stopped: {how}"))
 
     def _fail(self, error: MsmlpError) -> None:
         if not self._over.done():
@@ -224,34 +281,62 @@ class Supervisor:
 
     # The end.
 
-    async def _end(self) -> None:
-        """Stop listening, let front ends answer what is in flight, and leave no process."""
-        self._accept_now(wanted=False)
-        self._stopping = True
-        self._listener.close()
-        if self._held is not None:
-            self._held.close()
-        living = [place for place in self._places if place.process is not None]
-        for place in living:
-            if place.running and (place.ready or place.was_ready) and place.line is not None:
-                place.line.send(Drain())
-            else:
-                place.kill()  # nothing is in flight
-        try:
-            if living:
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._all_ended.wait()
-        except TimeoutError:
-            log.error("front ends did not end within %g s: they are killed", DRAIN_SECONDS)
-        finally:
-            self._kill_all()
-            for place in self._places:
-                if place.process is not None:
-                    place.bury()
-            self._hosts.stop()
-            await asyncio.to_thread(self._hosts.join, ENGINE_SECONDS)
+    async def _drain(self, seconds: float) -> None:
+        """Go on for some seconds though not ready, so that nobody sends any more when the end comes."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        for generation in self._generations:
+            generation.ending = True
+        self._tell(Drain())
+        if seconds:
+            log.info("draining: not ready any more, and answering for %g s", seconds)
+            await self._until_ended(seconds)
 
-    def _kill_all(self) -> None:
-        """All front ends; engines end once none is left."""
-        for place in self._places:
-            place.kill()
+    async def _end(self) -> None:
+        """Stop listening, let front ends answer what is in flight, cut what is left, and leave no process."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        for listener in self._listeners:
+            for _ in range(BACKLOG // ACCEPTS):
+                if not self._accept(listener):
+                    break
+        self._accept_now(wanted=False)
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in self._held:
+            connection.close()
+        log.info("shutting down: requests in flight have %g s", self._shutdown_seconds)
+        for generation in self._generations:
+            generation.retire()
+        try:
+            self._tell(Close())
+            await self._until_ended(self._shutdown_seconds)
+            self._hurry.clear()
+            self._tell(Cut())
+            await self._until_ended(CUT_SECONDS)
+        finally:
+            self._ended = list(self._generations)
+            await asyncio.gather(*(generation.end() for generation in self._ended))
+            tasks = [task for task in (self._reloading, self._retiring) if task is not None]
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ended(self, seconds: float) -> None:
+        """Until no front end is left, some seconds are over, or somebody is in a hurry."""
+
+        async def all_ended() -> None:
+            for generation in list(self._generations):
+                await generation.ended.wait()
+
+        waiting = [asyncio.ensure_future(each) for each in (all_ended(), self._hurry.wait())]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that would hang up, not only one to write to."""
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return True
+    return False

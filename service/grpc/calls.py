@@ -20,6 +20,7 @@ from msmlp.service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     OverloadedError,
+    RateLimitedError,
     RetryableError,
     UnansweredError,
     problem,
@@ -27,6 +28,7 @@ from msmlp.service.errors import (
 from msmlp.service.grpc.messages import ModelInferRequest, parse, read_inference, write_response
 from msmlp.service.grpc.wire import check_message, check_parts
 from msmlp.service.inference import ClassifyRequest
+from msmlp.service.keys import Key
 from msmlp.service.logs import sane_id
 from msmlp.service.memory import free_frames
 from msmlp.service.oip.model import check_model, oip_error, response_head
@@ -41,6 +43,7 @@ log = logging.getLogger("msmlp.grpc")
 
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     # Not RESOURCE_EXHAUSTED, on which clients retry: what is too large now will be too large later.
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
@@ -256,6 +259,20 @@ def new_record(method: str, context: Context) -> RequestRecord:
     return RequestRecord(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
 
 
+def enter(service: Service, context: Context, record: RequestRecord) -> None:
+    """Let a request in whose key is in its call's metadata, or raise UnauthorizedError or RateLimitedError."""
+    if service.keys.api is None:
+        return
+    given = next((str(value) for name, value in context.invocation_metadata() or () if name == "authorization"), "")
+    key = service.keys.api.enter(given.encode())
+    if isinstance(key, Key):
+        record.key = key
+        return
+    if isinstance(key, RateLimitedError):
+        service.metrics.shed.labels("key").inc()
+    raise key
+
+
 async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitable[T]) -> T | Refusal:
     """The outcome of a request; the status in its record is what it would be over HTTP."""
     with records.open(record):
@@ -281,10 +298,12 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
 
 
 async def within(service: Service, work: Awaitable[T]) -> T:
-    """The result of a whole request; UnansweredError if it takes longer than `--request-seconds`."""
+    """The result of a whole request; UnansweredError if it takes longer than `--request-seconds`, DrainingError if it
+    is cut as the service ends.
+    """
     seconds = service.settings.request_seconds
     try:
-        async with asyncio.timeout(seconds or None):
+        async with service.calls.within(seconds):
             return await work
     except TimeoutError:
         service.metrics.timeouts.labels("request").inc()

@@ -5,12 +5,9 @@ and the body of an upgrade request, so that the application can answer them. It 
 """
 
 import asyncio
-import fcntl
 import json
 import logging
 import re
-import sys
-import termios
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import PROBLEM_TYPE, problem_document
+from msmlp.service.http.browsers import EVERYWHERE
+from msmlp.service.http.transports import unsent
 from msmlp.service.http.watch import Phase, Seen, Watch
 from msmlp.service.logs import sane_id
 from msmlp.service.oip.model import is_oip, oip_error
@@ -108,6 +107,9 @@ class _Lingering(asyncio.Protocol):
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
+    def resume_writing(self) -> None:
+        self._connection.transport.go_on()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
         del self._connection
@@ -123,6 +125,8 @@ class Connection:
     pipeline: Any = ()
     seen: Seen
     read = 0
+    kept = False
+    """Whether another process has answered requests on it before."""
     refused: Refused | None = None
     """Why what is being read cannot be, if it is known."""
 
@@ -144,6 +148,10 @@ class Connection:
             if cycle is not None:
                 cycle.on_response, cycle.body = _nothing, b""
 
+    def resume_writing(self) -> None:
+        if self.transport.go_on():
+            super().resume_writing()  # type: ignore[misc]
+
     @property
     def place(self) -> int:
         """Of what comes next: BETWEEN, HEAD or BODY."""
@@ -160,12 +168,27 @@ class Connection:
         if self.transport.get_write_buffer_size():
             return Phase.ANSWER
         if cycle is None:
-            return Phase.HEAD
+            return Phase.IDLE if self.kept and place == BETWEEN else Phase.HEAD
         if cycle.response_complete and not self.pipeline:
             return (Phase.IDLE, Phase.HEAD, Phase.BODY)[place]
         # Where it is the application that does not want more, the client is not to blame.
         wanted = cycle.more_body and not (cycle.waiting_for_100_continue or self.flow.read_paused or self.pipeline)
         return Phase.BODY if wanted else Phase.REQUEST
+
+    @property
+    def between(self) -> bool:
+        """Whether all requests that have come are answered, and nothing of another has come."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not self.pipeline and self.place == BETWEEN and not self.transport.is_closing()
+
+    def _note_between(self) -> None:
+        """To be called whenever that may have begun."""
+        if self._watch.between is not None and self.between:
+            self._watch.between(self)
+
+    def shutdown(self) -> None:
+        """Close it, once the request that is in progress is answered."""
+        super().shutdown()  # type: ignore[misc]
 
     @property
     def turn(self) -> tuple[Any, int]:
@@ -180,17 +203,24 @@ class Connection:
     @property
     def sent(self) -> int:
         """Bytes that the client's system took."""
-        return int(self.transport.written - self.transport.get_write_buffer_size() - _unsent(self.transport))
+        return int(self.transport.written - self.transport.get_write_buffer_size() - unsent(self.transport))
 
     @property
     def holds(self) -> bool:
         """Whether ending the request that is in progress gives memory back."""
         return self._departure.tell is not None
 
+    def leave(self) -> None:
+        """The last request that was read is to be the last here; its answer says so."""
+        if self.cycle is not None and not (self.cycle.response_started or self.pipeline):
+            self.cycle.keep_alive = False
+
     def late(self, error: Callable[[], MsmlpError]) -> None:
         """End the request that is in progress with such an error, and then the connection."""
         self._departure.reason = error
-        self.cycle.keep_alive = False
+        self.leave()
+        if self.cycle.more_body:
+            self.transport.linger = self._linger
         self.cycle.message_event.set()
         self._departure.end()
 
@@ -208,31 +238,28 @@ class Connection:
             f"content-type: {kind}",
             f"content-length: {len(body)}",
             f"x-request-id: {request_id}",
+            *(f"{name.lower()}: {value}" for name, value in EVERYWHERE.items()),
             "connection: close",
         ]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        if self._watch.ends(self) and not self.transport.is_closing() and self.transport.can_write_eof():
+        if not (self._watch.ends(self) and self._linger()):
+            self.transport.close()
+
+    def _linger(self) -> bool:
+        """Close for writing, and for reading once the client has read; False if that cannot be."""
+        lingers = not self.transport.is_closing() and self.transport.can_write_eof()
+        if lingers:
             self.transport.write_eof()
             self.transport.set_protocol(_Lingering(self))
             self.transport.resume_reading()
-        else:
-            self.transport.close()
+        return bool(lingers)
 
     def send_400_response(self, msg: str) -> None:
         refused = self.refused or Refused("this is not HTTP/1.1")
         code = "bad_request" if refused.status == HTTPStatus.BAD_REQUEST else "not_implemented"
         self.refuse(refused.status, code, str(refused))
-
-
-def _unsent(transport: asyncio.Transport) -> int:
-    """Bytes that our system still holds for the client: megabytes, and it takes more only once a third of them went."""
-    try:
-        socket = transport.get_extra_info("socket")
-        return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:  # not every system says
-        return 0
 
 
 _BLANK = re.compile(rb"\n\r?\n")
@@ -315,14 +342,21 @@ class H11Connection(Connection, H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.more_body and not self.conn.trailing_data[0]:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        if self._watch.leaving:
+            self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._reader.refused = None
 
-    def late(self, error: Callable[[], MsmlpError]) -> None:
-        self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
-        super().late(error)
+    def leave(self) -> None:
+        if self.cycle is not None and CLOSE_HEADER not in self.cycle.scope["headers"]:
+            self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
+        super().leave()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_between()
 
     def timeout_keep_alive_handler(self) -> None:
         """The watch closes idle connections."""

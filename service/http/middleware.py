@@ -16,7 +16,9 @@ from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.service.engine.admission import Admission
 from msmlp.service.engine.door import SMALL_BYTES
 from msmlp.service.errors import CLIENT_CLOSED_REQUEST, OverloadedError
+from msmlp.service.http.browsers import Browsers, RawHeaders
 from msmlp.service.http.connection import Departure
+from msmlp.service.http.gate import Gate
 from msmlp.service.http.protocol import reply, unanswered
 from msmlp.service.http.responses import Sent, error_response
 from msmlp.service.logs import sane_id
@@ -30,7 +32,7 @@ log = logging.getLogger("msmlp.http")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Others are labelled `other`: a client could invent any number of them."""
 
-ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
+ROUTES = {"/", "/admin/reload", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
 MAX_PARAMETERS = 64
 """Of a query: far more than there are options. FastAPI parses all of them on every route."""
@@ -41,7 +43,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RequestMiddleware:
     """Keeps the record of each request, `msmlp_record` in the scope, and counts the bytes of its body.
 
-    Under overload a POST to one of `endpoints` is refused here, before its body is read.
+    A request without a key that it needs is refused here, before its body is read, and under overload a POST to one of
+    `endpoints`.
 
     A POST whose path matches one of `endpoints` goes straight there: FastAPI's routing costs more than the answer. All
     else goes to `app`, which knows these routes too: it describes them, and answers other methods.
@@ -52,6 +55,7 @@ class RequestMiddleware:
         self._budget, self._admission = service.body_budget, service.engine.admission
         self._door, self._shed = self._admission.door, service.metrics.shed.labels("door")
         self._largest = service.settings.max_body_bytes
+        self._gate, self._browsers = Gate(service), Browsers(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +64,7 @@ class RequestMiddleware:
             return
         record = scope["msmlp_record"] = _record(scope)
         exchange = _Exchange(scope, self._records, self._budget, self._admission, receive, send)
+        exchange.more = self._browsers.headers(scope)
         if _is_put(scope):
             scope = {**scope, "method": "POST"}
         if scope["method"] == "HEAD":
@@ -85,23 +90,28 @@ class RequestMiddleware:
 
     def refuse(self, scope: Scope) -> tuple[str, bytes, HTTPStatus] | None:
         """What a request is refused with before its body is read, as `reply` takes it; None for one that is let in."""
+        if scope["method"] in ("HEAD", "OPTIONS"):
+            return None  # `reply` writes a body, and a browser asks with OPTIONS before it sends a key
+        if (error := self._gate.refuse(scope) or self._turned_away(scope)) is None:
+            return None
+        record = scope["msmlp_record"] = _record(scope)
+        response = error_response(scope, error)
+        if isinstance(error, OverloadedError) and error.reason == "door":
+            self._shed.inc()
+        record.status = response.status_code
+        self._records.close(record)
+        head = _lines([*response.raw_headers, *self._browsers.headers(scope)])
+        head += f"x-request-id: {record.request_id}\r\n"
+        return head, bytes(response.body), HTTPStatus(response.status_code)
+
+    def _turned_away(self, scope: Scope) -> OverloadedError | None:
         if not (self._door.work or self._budget.free < self._largest):
             return None
         if scope["method"] != "POST" and not _is_put(scope):
             return None
         if not any(pattern.fullmatch(scope["path"]) for pattern in self._endpoints):
             return None
-        if (error := self._no_room(scope)) is None:
-            return None
-        record = scope["msmlp_record"] = _record(scope)
-        response = error_response(scope, error)
-        if error.reason == "door":
-            self._shed.inc()
-        record.status = response.status_code
-        self._records.close(record)
-        head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in response.raw_headers)
-        head += f"x-request-id: {record.request_id}\r\n"
-        return head, bytes(response.body), HTTPStatus(response.status_code)
+        return self._no_room(scope)
 
     def _no_room(self, scope: Scope) -> OverloadedError | None:
         """Why the body of a request is not to be read: too much work, or no memory for what it declares."""
@@ -113,9 +123,8 @@ class RequestMiddleware:
         return None
 
     async def _respond(self, scope: Scope, exchange: "_Exchange") -> None:
-        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-            error = OptionError("query", f"more than {MAX_PARAMETERS} parameters")
-            await error_response(scope, error)(scope, exchange.receive, exchange.send)
+        if response := self._at_once(scope):
+            await response(scope, exchange.receive, exchange.send)
             return
         if scope["method"] == "POST":
             for pattern, endpoint in self._endpoints.items():
@@ -134,6 +143,17 @@ class RequestMiddleware:
                         await response(scope, exchange.receive, exchange.send)
                     return
         await self._app(scope, exchange.receive, exchange.send)
+
+    def _at_once(self, scope: Scope) -> Response | None:
+        """The answer to a request that no route is to see."""
+        if scope["method"] == "OPTIONS" and (allowed := self._browsers.preflight(scope)):
+            return allowed
+        if refused := self._gate.refuse(scope):
+            return error_response(scope, refused)
+        scope["msmlp_record"].key = scope.get("msmlp_key")
+        if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+            return error_response(scope, OptionError("query", f"more than {MAX_PARAMETERS} parameters"))
+        return None
 
 
 class _Exchange:
@@ -157,6 +177,7 @@ class _Exchange:
         self._budget, self._admission = budget, admission
         self._receive, self._send = receive, send
         self.held, self.work = 0, 0.0
+        self.more: RawHeaders = []  # headers of the answer
         self._unfinished: Departure | None = None  # while more of the body is to come
 
     async def receive(self) -> Message:
@@ -190,18 +211,23 @@ class _Exchange:
             return False
         self._record.status = answer.status_code
         self._records.close(self._record)  # before the client has it, and may ask for the metrics
-        reply(cycle, f"{answer.head}x-request-id: {self._record.request_id}\r\n", bytes(answer.body))
+        head = f"{answer.head}{_lines(self.more)}x-request-id: {self._record.request_id}\r\n"
+        reply(cycle, head, bytes(answer.body))
         return True
 
     async def send(self, message: Message) -> None:
-        """Send a message, the first one with the request's id; the last one ends the record."""
+        """Send a message, the first one with the request's id and `more`; the last one ends the record."""
         record = self._record
         if message["type"] == "http.response.start":
             record.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+            message["headers"] = [*message["headers"], *self.more, (b"x-request-id", record.request_id.encode())]
         elif not message.get("more_body"):
             self._records.close(record)
         await self._send(message)
+
+
+def _lines(headers: RawHeaders) -> str:
+    return "".join(f"{name.decode()}: {value.decode('latin-1')}\r\n" for name, value in headers)
 
 
 def _declared(scope: Scope) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from msmlp.service.errors import PROBLEM_TYPE, SERVER_FAILED, problem_document
 from msmlp.service.http.body import RAW_TYPES
+from msmlp.service.http.gate import OPEN
 from msmlp.service.http.schemas import Problem, StreamLine, StreamProblem
 from msmlp.service.options import EXCLUSIVE, SELECTORS, schemas
 
@@ -30,8 +31,8 @@ def _header(description: str, schema: Documented) -> Documented:
 _REQUEST_ID = "92b0c0c687884cfab2c1a3dc10b18646"
 _ID_HEADER = _header("The request's own id if it is valid, else a new one", {"type": "string"})
 _RETRY_AFTER = _header(
-    "Seconds to wait before trying again; under overload not the same for all clients",
-    {"type": "integer", "minimum": 1, "maximum": 60},
+    "Seconds to wait before trying again; under overload not the same for all clients, and at most 60",
+    {"type": "integer", "minimum": 1},
 )
 _SERVER_TIMING = {
     "description": "Milliseconds of decoding, and the longest queueing and compute of any image; not sent with streams",
@@ -40,14 +41,15 @@ _SERVER_TIMING = {
 }
 _PROBLEM_TEXTS = {
     400: "Malformed body",
+    401: "No valid key, where the service asks for one (`--api-keys-file`)",
     404: "Unknown path",
     405: "Method not allowed; Allow lists those that are",
     408: "The request did not come in time, or its body too slowly; the connection is closed",
     413: "Too many bytes, told before they are read where Content-Length says so; too many images, or pixels to decode",
     415: "Unsupported content type, content encoding, or charset of a form",
     422: "Undecodable image, no image, or bad option (named, with the allowed range)",
-    429: "Overloaded: too many images in flight, too long a predicted wait, or too many bytes of bodies; mostly told "
-    "before the body is read",
+    429: "Overloaded: too many images in flight, too long a predicted wait, or too many bytes of bodies; or the limits "
+    "of the key are used up; mostly told before the body is read",
     500: "The server failed",
     503: "Starting, shutting down, the engine is down or failed, no answer in time, or too many connections; the last "
     "two close the connection",
@@ -55,6 +57,7 @@ _PROBLEM_TEXTS = {
 }
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),
+    (401, "unauthorized", "no valid key; expected authorization: Bearer KEY"),
     (404, "not_found", "no such path; images go to POST /classify, and /docs lists the others"),
     (405, "method_not_allowed", "method not allowed; expected one of POST, PUT"),
     (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),
@@ -67,6 +70,7 @@ _PROBLEM_EXAMPLES = (
     (422, "bad_option", "max_exit: 4 is out of range; expected 1 to 3"),
     (422, "no_images", "the request has no image; send an image as the body, form fields named images, or JSON"),
     (429, "overloaded", "the service is full: 1020 of 1024 images in flight, 8 more requested"),
+    (429, "rate_limited", "this key may have 50 requests a second"),
     (500, "internal", SERVER_FAILED),
     (503, "starting", "the service is starting: stages are being warmed up"),
     (503, "draining", "the service is shutting down"),
@@ -83,6 +87,8 @@ def _problem(status: int) -> Documented:
         if code in ("image_too_large", "undecodable_image"):
             examples[code]["value"]["errors"] = [{"index": 0, "code": code, "detail": detail}]
     headers = {"Retry-After": _RETRY_AFTER} if status in (429, 503) else {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": _header("How to present a key", {"type": "string", "const": "Bearer"})}
     content = {"schema": _reference(Problem), "examples": examples}
     return {"description": _PROBLEM_TEXTS[status], "headers": headers, "content": {PROBLEM_TYPE: content}}
 
@@ -99,9 +105,14 @@ def complete(document: Documented) -> None:
         described = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(described.pop("$defs", {}))
         schemas[model.__name__] = described
-    for path in document["paths"].values():
+    keys = {"type": "http", "scheme": "bearer", "description": "A key, where the service asks for one."}
+    document["components"]["securitySchemes"] = {"key": keys}
+    for name, path in document["paths"].items():
         for operation in path.values():
             operation["responses"].setdefault("500", PROBLEMS[500])
+            if name not in OPEN:
+                operation["responses"]["401"] = PROBLEMS[401]
+                operation["security"] = [{"key": []}, {}]
             for status, response in operation["responses"].items():
                 operation["responses"][status] = {
                     **response,

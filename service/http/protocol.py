@@ -30,6 +30,7 @@ from msmlp.service.http.connection import (
     check_coding,
     head_size,
 )
+from msmlp.service.http.transports import Joining, Paced
 
 MAX_WAITING = 64
 """Pipelined requests that wait on one connection; a packet can hold thousands."""
@@ -81,41 +82,6 @@ class _Flow(FlowControl):
         self._waiting = bool
 
 
-class _Joining:
-    """A transport that sends the head of a response together with its body: two packets would wake the client twice."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._head = b""
-        self.written = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n"):
-            self._head = data
-            self._loop.call_soon(self._flush)  # for a body that comes later
-            return
-        self._write(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._write(head)
-
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():  # the client may have left since, and uvloop would raise
-            self.written += len(data)
-            self._transport.write(data)
-
-
 def unanswered(send: Send) -> RequestResponseCycle | None:
     """The request behind `send` if `reply` may answer it; None if its answer must go as messages."""
     cycle = getattr(send, "__self__", None)
@@ -157,9 +123,12 @@ class Protocol(Connection, HttpToolsProtocol):
         self._refusing = False  # as soon as what came before is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport, self.loop))
+        secure = transport.get_extra_info("sslcontext") is not None
+        super().connection_made((Paced if secure else Joining)(transport, self.loop))
         self._refusal = self.app_state.get("msmlp_refuse")
         self.flow = _Flow(transport, lambda: self._refusing or bool(self.pipeline))
+        if secure:
+            transport.set_write_buffer_limits(high=1)  # see Paced
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -233,6 +202,8 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""
+        if self._watch.leaving and not self.pipeline:
+            cycle.keep_alive = False
         refusal = self._refusal(cycle.scope) if self._refusal else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
@@ -253,6 +224,7 @@ class Protocol(Connection, HttpToolsProtocol):
             self._hand_over()
             return
         self.flow.resume_reading()
+        self._note_between()
 
     def on_message_begin(self) -> None:
         self._place = HEAD
@@ -321,3 +293,4 @@ class Protocol(Connection, HttpToolsProtocol):
         super().on_message_complete()
         if self.flow.read_paused:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        self._note_between()  # a body that came after its answer

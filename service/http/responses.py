@@ -17,6 +17,7 @@ from msmlp.service.errors import (
     PROBLEM_TYPE,
     SERVER_FAILED,
     RetryableError,
+    UnauthorizedError,
     problem,
     problem_document,
 )
@@ -116,6 +117,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
         status, document = problem(error, request_id)
         if isinstance(error, RetryableError):
             headers = {"Retry-After": str(error.retry_after)}
+        elif isinstance(error, UnauthorizedError):
+            headers = {"WWW-Authenticate": "Bearer"}
     elif isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
         if (found := headers.get("Allow")) in _ALLOWED:

@@ -1,21 +1,25 @@
-"""`serve`: what is checked before anything starts, and then one process that answers, or a supervisor with several."""
+"""`serve`: what is checked before anything starts, and then a supervisor with the processes that answer."""
 
 import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from msmlp.model.errors import OptionError, install_hint
+from msmlp.service.certificate import Certificate
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
-from msmlp.service.frontends.supervisor import supervise
+from msmlp.service.frontends.supervisor import BACKLOG, supervise
 from msmlp.service.grpc import check_installed
+from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.service import Service, build_service
-from msmlp.service.settings import Settings
+from msmlp.service.settings import Settings, option
 from msmlp.service.telemetry.observers import trace_factory
 
 log = logging.getLogger("msmlp.server")
@@ -24,7 +28,7 @@ log = logging.getLogger("msmlp.server")
 def serve(settings: Settings, build: Callable[..., Service] = build_service) -> None:
     """Serve what `build` puts together until SIGINT or SIGTERM; requests in flight are answered before it returns.
 
-    `build(settings)` makes a service. With several front ends it crosses pickled, and each calls it with `share=...` or
+    `build(settings)` makes a service. It crosses pickled to the front ends, and each calls it with `share=...` or
     `engines=...` as `build_service` has them.
 
     Raises:
@@ -32,32 +36,49 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         DeviceError: the engine could not be built or warmed up, or died.
     """
     Logging(settings.log_level, settings.log_format).begin()
+    Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)  # each front end reads it; it is checked here
+    _check_ports(settings)
+    keys = Keys(settings)
     if settings.grpc_port is not None:
         check_installed()
-        if settings.grpc_port == settings.port != 0:
-            raise OptionError("--grpc-port", f"{settings.port} is the HTTP port already; choose another")
         # gRPC listens later, and does not say why it cannot.
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
-    traces = trace_factory() if settings.traces else None
-    service = build(settings)
-    layout, name = service.layout, service.facts.model["name"]
-    with listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        log.info("%s", layout)
-        log.info("serving %s on http://%s:%d", name, host, port)
-        if layout.frontends == 1:
-            from msmlp.service.http.front_end import serve_alone
+    if settings.traces:
+        trace_factory()  # or say what is missing
+    first = plan(settings, build)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listen(settings.host, settings.port))]
+        host, port = listeners[0].getsockname()[:2]
+        log.info("%s", first.layout)
+        log.info("serving %s on http%s://%s:%d", first.model["name"], "s" if settings.ssl_certfile else "", host, port)
+        ports = {"grpc_port": stack.enter_context(_grpc_port(settings))}
+        if settings.metrics_port is not None:
+            listeners.append(stack.enter_context(listen(settings.host, settings.metrics_port, "--metrics-port")))
+            ports["metrics_port"] = listeners[1].getsockname()[1]
+            log.info("serving metrics on http://%s:%d/metrics", host, ports["metrics_port"])
+        mine = settings.model_copy(update=ports)
+        supervise(listeners, mine, first, partial(plan, mine, build), build, _front_end, keys)
 
-            if traces is not None:
-                service.traces = traces(service.facts.model)
-            serve_alone(service, listener)
-            return
-        worker = service.engine.worker
-        engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
-        del service, worker  # each front end has its own
-        with _grpc_port(settings) as reserved:
-            mine = settings.model_copy(update={"grpc_port": reserved})
-            supervise(listener, mine, layout, build, engines, _front_end)
+
+def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:
+    """What the supervisor needs to know of a service that `build` makes; each front end builds its own.
+
+    Raises:
+        CallerError: weights or settings that do not fit.
+    """
+    service = build(settings)
+    worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
+    engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
+    return Plan(service.layout, engines, service.facts.model, size)
+
+
+def _check_ports(settings: Settings) -> None:
+    """OptionError for one port with two uses."""
+    uses: dict[int, str] = {}
+    for name in ("port", "grpc_port", "metrics_port"):
+        port = getattr(settings, name)
+        if port and uses.setdefault(port, name) != name:
+            raise OptionError(option(name), f"{port} is the {option(uses[port])} already; choose another")
 
 
 def _front_end(start: Start, end: socket.socket) -> None:
@@ -74,7 +95,7 @@ def _front_end(start: Start, end: socket.socket) -> None:
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket (port 0: a free one); OptionError, naming `option`, when it cannot listen there."""
     try:
-        listener = socket.create_server((host, port), family=_family(host), backlog=2048)
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror or error)
         if error.errno == errno.EADDRINUSE:

@@ -84,6 +84,11 @@ class Engines(Protocol):
     def restarts(self) -> int: ...
 
 
+RELOADS = "done", "bad_weights", "insufficient_memory", "failed"
+"""How a load of new weights can end: the values of the label `outcome`."""
+RELOADS_TEXT = "Loads of new weights, by how they ended."
+
+
 class Metrics(Collector):
     """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
@@ -139,8 +144,8 @@ class Metrics(Collector):
             "msmlp_gflops_expected", "GFLOPs that calibration expects answered images to cost."
         )
         text = (
-            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read) "
-            "and for lack of memory."
+            "Refused: images at full capacity or for too long a wait, requests at the door (before their body is read),"
+            " for lack of memory and beyond the limits of their key."
         )
         self.shed = counter("msmlp_shed", text, ["reason"])
         text = (
@@ -157,10 +162,15 @@ class Metrics(Collector):
         self.capacity_connections = gauge("msmlp_capacity_connections", "HTTP connections that may be open.")
         text = "Connections closed for lack of room: new ones, and silent ones in favour of new ones."
         self.connections_refused = counter("msmlp_connections_refused", text)
+        text = "TLS handshakes that failed, or took too long."
+        self.handshakes_failed = counter("msmlp_tls_handshakes_failed", text)
         text = "Connections and requests ended because they took too long, by what was waited for."
         self.timeouts = counter("msmlp_timeouts", text, ["phase"])
         # The supervisor counts them, if there is one.
         counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
+        reloads = counter("msmlp_reloads", RELOADS_TEXT, ["outcome"])
+        for outcome in RELOADS:
+            reloads.labels(outcome)
         labels = ["name", "version", "backend", "device"]
         self.model_info = gauge("msmlp_model_info", "The model served.", labels)
 
@@ -175,7 +185,7 @@ class Metrics(Collector):
         for route in INFERENCES:
             for status in STATUSES:
                 self.requests.labels(route, status)
-        for reason in ("capacity", "wait", "door", "memory"):
+        for reason in ("capacity", "wait", "door", "memory", "key"):
             self.shed.labels(reason)
         for where in ("decode", "queue", "batch"):
             self.cancelled.labels(where)

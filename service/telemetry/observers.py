@@ -92,6 +92,8 @@ def _log_fields(record: RequestRecord) -> dict[str, Any]:
         "status": int(record.status),
         "duration_ms": round(1e3 * record.seconds, 3),
     }
+    if record.key and record.key.name:
+        fields["key"] = record.key.name
     if record.images:
         fields |= {"images": record.images, "exits": _exits(record), "gflops": round(record.gflops, 9)}
     if record.point:
@@ -109,6 +111,7 @@ def _exits(record: RequestRecord) -> dict[str, int]:
 
 def _log_text(record: RequestRecord, fields: dict[str, Any]) -> str:
     text = f"{record.method} {record.route} {record.status:d} in {fields['duration_ms']:.1f} ms"
+    text += f" by {fields['key']}" if "key" in fields else ""
     if not fields.get("exits"):
         return text
     exits = ", ".join(f"{number} at exit {exit}" for exit, number in fields["exits"].items())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.service.engine.messages import History
 from msmlp.service.engine.result import Result
+from msmlp.service.keys import Key
 from msmlp.service.logs import request_id_of_this_task, sane_id
 from msmlp.service.operating_points import ResolvedPoint
 
@@ -51,6 +52,7 @@ class RequestRecord:
     method: str = ""
     route: str = ""
     headers: Callable[[], Mapping[str, str]] = dict
+    key: Key | None = None
     images: int = 0
     point: ResolvedPoint | None = None
     decoding: tuple[float, float] = (0.0, 0.0)

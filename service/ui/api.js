@@ -1,17 +1,23 @@
 // Calls to the service that this page came from.
 
-/** An error of the service: the message is its `detail`, `errors` has an entry for each bad image. */
+/** An error of the service: the message is its `detail`, `code` its kind, `errors` has an entry for each bad image. */
 export class Problem extends Error {
   constructor(document) {
     super(document.detail);
+    this.code = document.code;
     this.errors = document.errors ?? [];
   }
 }
 
+let headers = {};
+
+/** From now on calls have this key; nothing else keeps it. */
+export const setKey = (key) => (headers = { Authorization: `Bearer ${key}` });
+
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers });
   } catch (error) {
     throw options.signal?.aborted ? error : new Problem({ detail: "The service does not answer." });
   }

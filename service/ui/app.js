@@ -1,6 +1,6 @@
 // The page: takes images and a selector, asks the service, and shows the answers as they arrive.
 
-import { classify, getModel, getSample } from "./api.js";
+import { classify, getModel, getSample, setKey } from "./api.js";
 import { buildCard, why } from "./card.js";
 import { buildControls } from "./controls.js";
 import { count, element, gflops, percent } from "./dom.js";
@@ -53,7 +53,7 @@ async function run() {
     while ((batch = pictures.filter((picture) => !picture.settled)).length) await ask(batch, signal);
   } catch (error) {
     if (signal.aborted) return;
-    complain(error.message);
+    fail(error);
     summarize();
   }
 }
@@ -105,6 +105,11 @@ function complain(text) {
   if (text) for (const { card, settled } of pictures) if (!settled) card.fail("not classified");
 }
 
+function fail(error) {
+  complain(error.message);
+  at("door").hidden = error.code !== "unauthorized";
+}
+
 async function trySample() {
   try {
     add([await getSample()]);
@@ -120,7 +125,14 @@ function listen() {
   });
   at("sample").addEventListener("click", trySample);
   at("clear").addEventListener("click", clear);
-  at("retry").addEventListener("click", () => (model ? run() : start()));
+  const again = () => (model ? run() : start());
+  at("retry").addEventListener("click", again);
+  at("door").addEventListener("submit", (event) => {
+    event.preventDefault();
+    setKey(at("key").value.trim());
+    at("door").hidden = true;
+    again();
+  });
   document.addEventListener("paste", (event) => add(event.clipboardData.files));
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
@@ -136,7 +148,7 @@ async function start() {
   try {
     model = await getModel();
   } catch (error) {
-    complain(error.message);
+    fail(error);
     return;
   }
   const known = model.classes.slice(0, 20).join(", ") + (model.classes.length > 20 ? ", …" : "");

@@ -282,10 +282,22 @@ def test_a_signal_ends_all(tiny_weights: Path, number: signal.Signals) -> None:
         assert "Traceback" not in served.log
 
 
-def test_one_front_end_is_one_process(tiny_weights: Path) -> None:
-    with msmlp_serve(tiny_weights, "--frontends", "1") as served:
-        served.wait_for("engine: ready")
-        assert children(served.process.pid) == set()
+@pytest.mark.parametrize(("engine", "processes"), [("inline", 1), ("process", 2)])
+def test_one_front_end_is_supervised_like_several(tiny_weights: Path, engine: str, processes: int) -> None:
+    with msmlp_serve(tiny_weights, "--frontends", "1", "--engine", engine, "--max-batch", "2") as served:
+        served.wait_until_ready()
+        before = front_ends(served)
+        assert len(before) == processes
+        with Client(served) as client:
+            assert client.classify() == 200
+            assert client.at is not None
+            os.kill(client.at, signal.SIGKILL)
+        wait_until(lambda: len(front_ends(served) - before) == 1)
+        with Client(served) as client:
+            wait_until(lambda: client.classify() == 200)
+        assert served.metric("msmlp_frontend_restarts_total") == 1
+        assert served.metric("msmlp_images_total") >= 1
+        assert "Traceback" not in served.log
 
 
 def test_a_supervisor_that_is_killed_leaves_no_process(tiny_weights: Path) -> None:

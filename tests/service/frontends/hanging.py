@@ -17,7 +17,7 @@ from msmlp.model.backends.protocol import StageOutput
 from msmlp.model.backends.select import Selection
 from msmlp.service.engine import core
 from msmlp.service.engine.heartbeat import longest_silence
-from msmlp.service.http import front_end
+from msmlp.service.frontends import place
 from msmlp.service.http.server import serve
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
@@ -61,7 +61,7 @@ def select(*_: Any) -> Selection:
 if __name__ in ("__main__", "__mp_main__"):  # a process of the service, and not a test
     more = dict(word.split("=") for word in sys.argv[4:])
     if silence := float(more.pop("silence", 0)):
-        front_end.HANG_SECONDS = silence
+        place.ALONE_LOOKS = round(silence / place.LOOK_SECONDS)
         core.longest_silence = lambda longest_batch, least: longest_silence(longest_batch, silence)
 
 if __name__ == "__main__":

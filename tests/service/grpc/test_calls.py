@@ -7,6 +7,7 @@ from msmlp.service.grpc.calls import CODES, Refusal
 
 GIVEN = {
     "malformed_body": "INVALID_ARGUMENT",
+    "unauthorized": "UNAUTHENTICATED",
     "body_too_large": "INVALID_ARGUMENT",
     "too_many_images": "INVALID_ARGUMENT",
     "image_too_large": "INVALID_ARGUMENT",
@@ -18,6 +19,7 @@ GIVEN = {
     "bad_option": "INVALID_ARGUMENT",
     "expired": "DEADLINE_EXCEEDED",
     "overloaded": "RESOURCE_EXHAUSTED",
+    "rate_limited": "RESOURCE_EXHAUSTED",
     "starting": "UNAVAILABLE",
     "draining": "UNAVAILABLE",
     "engine_down": "UNAVAILABLE",

@@ -98,7 +98,7 @@ def test_every_reference_is_there(openapi: dict[str, Any]) -> None:
 def test_it_has_our_errors_and_not_fastapis(openapi: dict[str, Any], operation: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in json.dumps(openapi)
     assert set(openapi["components"]["schemas"]["Problem"]["properties"]) == set(Problem.model_fields)
-    assert set(operation["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503", "504"}
     for methods in openapi["paths"].values():
         for each in methods.values():
             assert "500" in each["responses"]

@@ -1,7 +1,9 @@
 """How long a connection may be silent, slow or unanswered, and how many may be open: over real sockets."""
 
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +17,9 @@ from msmlp.service.http import watch
 from msmlp.service.http.watch import RATE, Phase, Seen
 from msmlp.service.service import Service
 from msmlp.service.telemetry.metrics import PHASES
+from tests.certificates import issue
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
-from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
+from tests.servers import connect, encoded, fake_backend, fake_service, knock, serving, wait_until
 from tests.service.http.test_protocol import answers
 
 IMAGE = encoded(picture(1.0, size=32))
@@ -42,8 +45,7 @@ class Running:
         return {phase: number for phase, number in found.items() if number}
 
     def connect(self, first: bytes = b"") -> socket.socket:
-        base = self.client.base_url
-        connection = socket.create_connection((base.host, base.port or 80), timeout=PATIENCE_SECONDS)
+        connection = connect(self.client)
         connection.sendall(first)
         return connection
 
@@ -82,12 +84,12 @@ def received(connection: socket.socket) -> bytes:
 Serve = Callable[..., Any]
 
 
-@pytest.fixture
-def serve(tiny_weights: Path) -> Serve:
+@pytest.fixture(params=["http", "https"])
+def serve(tiny_weights: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Serve:
     @contextmanager
     def running(**settings: Any) -> Iterator[Running]:
-        backend = fake_backend()
-        service = fake_service(tiny_weights, lambda: backend, **NO_LIMITS | settings)
+        backend, secure = fake_backend(), issue(tmp_path).settings if request.param == "https" else {}
+        service = fake_service(tiny_weights, lambda: backend, **NO_LIMITS | secure | settings)
         with serving(service) as client:
             yield Running(service, backend, client)
 
@@ -141,6 +143,22 @@ def test_a_body_that_stalls_or_drips_is_408_and_gives_its_bytes_back(
         assert running.timeouts() == {"body": 1}
         fits = running.client.post("/classify", content=IMAGE + bytes(100_000 - len(IMAGE)), headers=PNG)
         assert fits.status_code == 200
+
+
+def test_who_still_sends_a_body_that_is_given_up_is_not_reset(tiny_weights: Path) -> None:
+    """Clients that send the rest before they look at the answer would never see it."""
+    service = fake_service(tiny_weights, fake_backend, **NO_LIMITS | {"body_seconds": SHORT})
+    with (
+        serving(service) as client,
+        Running(service, fake_backend(), client).connect(POST % 50_000 + b"\r\n") as sender,
+    ):
+        assert select.select([sender], [], [], PATIENCE_SECONDS)[0], "the answer is there"
+        for _ in range(10):
+            sender.sendall(bytes(1000))
+            time.sleep(0.02)
+        sender.shutdown(socket.SHUT_WR)
+        (answer,) = answers(b"".join(iter(lambda: sender.recv(2**16), b"")))
+        assert answer.status_code == 408
 
 
 def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve) -> None:

@@ -30,7 +30,7 @@ from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.metrics import AT_MOST, PHASES, SCORES, LabelledHistogram, Metrics
+from msmlp.service.telemetry.metrics import AT_MOST, PHASES, RELOADS, SCORES, LabelledHistogram, Metrics
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -186,7 +186,13 @@ SERIES = {
     "timeouts_total": [{"phase": phase} for phase in PHASES],
     "cancelled_total": [{"where": where} for where in ("decode", "queue", "batch")],
     "deadline_total": [{"outcome": outcome} for outcome in ("met", "late", "cut_short", "expired")],
-    "shed_total": [{"reason": "capacity"}, {"reason": "wait"}, {"reason": "door"}, {"reason": "memory"}],
+    "shed_total": [
+        {"reason": "capacity"},
+        {"reason": "wait"},
+        {"reason": "door"},
+        {"reason": "memory"},
+        {"reason": "key"},
+    ],
     "deadline_margin_seconds_count": [{}],
     "invalid_scores_total": [{}],
     "decode_seconds_count": [{"format": kind} for kind in ("png", "jpeg", "webp", "bmp", "gif", "avif", "pixels")],
@@ -432,11 +438,11 @@ def check_labels(samples: Samples, service: Service) -> None:
         "exit": {*EXITS, "none"},
         "stage": set(EXITS),
         "format": {"png", "jpeg", "webp", "bmp", "gif", "avif", "pixels"},
-        "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "door", "memory"},
+        "reason": {*(reason.name.lower() for reason in Reason), "capacity", "wait", "door", "memory", "key"},
         "where": {"decode", "queue", "batch"},
         "phase": set(PHASES),
         "state": {"up", "restarting", "out"},
-        "outcome": {"met", "late", "cut_short", "expired"},
+        "outcome": {"met", "late", "cut_short", "expired", *RELOADS},
         "name": {service.facts.model["name"]},
         "version": {service.facts.model["version"]},
         "backend": {"fake"},

@@ -65,17 +65,17 @@ def _row(answer: Any) -> tuple[str, float, int]:
     return result["label"], result["confidence"], result["exit"]
 
 
-def put(folder: Path, version: Version) -> None:
+def put(folder: Path, weights: Path) -> None:
     """Let the folder hold other weights: file by file, as a copying operator does."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(version.folder, folder)
+    shutil.copytree(weights, folder)
 
 
 @contextmanager
 def reloadable(version: Version, where: Path, *options: str, frontends: int = 2) -> Iterator[Served]:
     """A service of a copy of the weights at `where` / "weights", which may be reloaded."""
     folder, keys = where / "weights", where / "keys"
-    put(folder, version)
+    put(folder, version.folder)
     keys.write_text(KEY + "\n")
     each = ("--frontends", str(frontends), "--max-batch", "2", "--admin-keys-file", str(keys))
     with msmlp_serve(folder, *each, *options) as served:

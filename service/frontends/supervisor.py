@@ -116,8 +116,8 @@ class Supervisor:
             await self._end()
         cut, killed = (sum(getattr(each, what) for each in self._ended) for what in ("cut", "killed"))
         if cut or killed:
-            lost = f"{cut} requests were cut, and {killed} front ends killed with theirs"
-            raise CutError(f"the service ended before all was answered: {lost}")
+            lost = f"requests that were cut: {cut}; front ends that were killed: {killed}"
+            raise CutError(f"the service ended before all was answered; {lost}")
         log.info("ended: all was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from msmlp.service.http.app import UVICORN
 from msmlp.service.settings import Settings
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
@@ -77,7 +76,8 @@ def test_the_service_is_found_watched_and_let_go_in_peace() -> None:
     service, port = SERVICES["msmlp"], Settings.model_fields["port"].default
     assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert "HEALTHCHECK" in DOCKERFILE
-    assert int(service["stop_grace_period"].removesuffix("s")) > UVICORN["timeout_graceful_shutdown"]
+    end = Settings.model_fields["drain_seconds"].default + Settings.model_fields["shutdown_seconds"].default
+    assert int(service["stop_grace_period"].removesuffix("s")) >= end + 5
     assert PROMETHEUS["scrape_configs"][0]["static_configs"] == [{"targets": [f"msmlp:{port}"]}]
 
 

@@ -68,7 +68,7 @@ def test_every_answer_is_from_one_version_and_no_connection_closes(
 ) -> None:
     before, after = (old, new) if version(served) == old.name else (new, old)
     load = Load(served.url, pictures, [old, new])
-    put(folder_of(served), after)
+    put(folder_of(served), after.folder)
     with load.from_clients(6):
         if by == "signal":
             hang_up(served)
@@ -124,7 +124,7 @@ def test_a_bad_folder_leaves_what_is_served_and_says_why(
     served: Served, old: Version, pictures: list[bytes], spoil: Callable[[Path], None], why: str
 ) -> None:
     folder, serving, processes = folder_of(served), version(served), front_ends(served)
-    put(folder, old)
+    put(folder, old.folder)
     spoil(folder)
     refused = served.metric('msmlp_reloads_total{outcome="bad_weights"}')
     answer = reload(served)
@@ -136,7 +136,7 @@ def test_a_bad_folder_leaves_what_is_served_and_says_why(
     assert served.metric('msmlp_reloads_total{outcome="bad_weights"}') == refused + 2
     assert str(folder) in served.log
     assert (version(served), front_ends(served)) == (serving, processes)
-    put(folder, old)
+    put(folder, old.folder)
 
 
 def test_only_an_admin_key_reloads(served: Served) -> None:

@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msmlp.service.http.app import UVICORN
 from msmlp.service.http.routes import operations
 from msmlp.service.settings import Settings, load_settings
 from scripts.docs import SET_BY_OTHER_VALUES
 from tests.system.helm import EVERYTHING, NOTHING, RELEASES, ROOT, Object, of_kind, render
 
 pytestmark = pytest.mark.system
-
-DRAIN = UVICORN["timeout_graceful_shutdown"]
 
 
 def pod_of(things: list[Object]) -> Object:
@@ -90,13 +87,11 @@ def test_probes_ask_routes_that_there_are(name: str, tmp_path: Path) -> None:
     assert {ports[get["port"]] for get in asked.values()} == {Settings.model_fields["port"].default}
 
 
-@pytest.mark.parametrize("seconds", [1, 10, 45])
-@pytest.mark.parametrize("grpc", [False, True])
-def test_a_pod_has_the_time_to_drain(seconds: int, grpc: bool, tmp_path: Path) -> None:
-    pod = pod_of(render({"preStopSeconds": seconds, "grpc": {"enabled": grpc}}, tmp_path))
-    [container] = pod["containers"]
-    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", str(seconds)]
-    assert pod["terminationGracePeriodSeconds"] > seconds + DRAIN * (2 if grpc else 1)
+@pytest.mark.parametrize("given", [{}, {"drain_seconds": 0}, {"drain_seconds": 12.5, "shutdown_seconds": 100}])
+def test_a_pod_has_the_time_to_end(given: dict[str, float], tmp_path: Path) -> None:
+    pod, settings = pod_of(render({"settings": given}, tmp_path)), Settings(**given)
+    end = settings.drain_seconds + settings.shutdown_seconds
+    assert end + 5 <= pod["terminationGracePeriodSeconds"] <= end + 6
 
 
 @pytest.mark.parametrize("name", RELEASES)

@@ -238,8 +238,8 @@ def _check_end(running: Running) -> None:
         expect(asked.startswith(b"HTTP/1.1 100 "), f"the service does not ask for the body: {asked!r}")
         running.engine.terminate()
         end = time.monotonic() + ENDS_WITHIN
-        while not any("Shutting down" in line for line in running.log()):
-            expect(time.monotonic() < end, "its log does not say: Shutting down")
+        while not any("shutting down" in line for line in running.log()):
+            expect(time.monotonic() < end, "its log does not say: shutting down")
             time.sleep(0.05)
         connection.sendall(photo)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))

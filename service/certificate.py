@@ -33,7 +33,7 @@ class Certificate:
             return None
         if chain is None or key is None:
             given, missing = (CHAIN, KEY) if key is None else (KEY, CHAIN)
-            raise OptionError(missing, f"is needed too with {given}")
+            raise OptionError(missing, f"needed too with {given}")
         return cls(chain, key)
 
     @property
@@ -100,4 +100,4 @@ def _read(option: str, file: Path) -> bytes:
 
 def _no_password() -> NoReturn:
     """Asked for where the key is encrypted; OpenSSL would ask at the terminal."""
-    raise OptionError(KEY, "is encrypted; expected a key without a password, readable by the service alone")
+    raise OptionError(KEY, "the key is encrypted; expected one without a password, readable by the service alone")

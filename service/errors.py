@@ -104,8 +104,31 @@ class DrainingError(RetryableError):
     """Shutting down."""
 
 
+CUT = "the service is shutting down, and had no more time for this request"
+
+
+class CutError(MsmlpError):
+    """The service has ended, and requests were cut for it."""
+
+
 class EngineDownError(RetryableError):
     """The engine failed."""
+
+
+class BadWeightsError(MsmlpError):
+    """The weights folder holds nothing that can be put in the place of what is served."""
+
+
+class NoMemoryError(MsmlpError):
+    """The new weights do not fit beside those served."""
+
+
+class ReloadingError(MsmlpError):
+    """Weights are being loaded already."""
+
+
+class ReloadFailedError(RetryableError):
+    """The processes with the new weights did not become ready."""
 
 
 class UnansweredError(RetryableError):
@@ -138,10 +161,14 @@ STATUS: dict[type[MsmlpError], tuple[HTTPStatus, str]] = {
     DrainingError: (HTTPStatus.SERVICE_UNAVAILABLE, "draining"),
     EngineDownError: (HTTPStatus.SERVICE_UNAVAILABLE, "engine_down"),
     UnansweredError: (HTTPStatus.SERVICE_UNAVAILABLE, "unanswered"),
+    BadWeightsError: (HTTPStatus.UNPROCESSABLE_ENTITY, "bad_weights"),
+    NoMemoryError: (HTTPStatus.INSUFFICIENT_STORAGE, "insufficient_memory"),
+    ReloadingError: (HTTPStatus.CONFLICT, "reloading"),
+    ReloadFailedError: (HTTPStatus.SERVICE_UNAVAILABLE, "reload_failed"),
     # These do not occur while serving; if one does, it is the server's fault.
     **dict.fromkeys(
         (
-            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError),
+            *(ConfigError, DataError, WeightsError, DeviceError, OutOfMemoryError, CutError),
             *(TrainingStoppedError, TrainingInterruptedError),
         ),
         (HTTPStatus.INTERNAL_SERVER_ERROR, "internal"),

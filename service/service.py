@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import MsmlpError, OptionError
 from msmlp.model.weights import Calibration, Weights, describe, load_calibration, load_weights, model_version
+from msmlp.service.calls import Calls
 from msmlp.service.decoding.decoders import Decoders
 from msmlp.service.engine.async_engine import DOWN, AsyncEngine
 from msmlp.service.engine.core import SHADOW_SLOTS, BackendFactory
@@ -22,7 +23,7 @@ from msmlp.service.engine.process.host import EngineHost, EngineHosts
 from msmlp.service.engine.process.remote import RemoteWorker
 from msmlp.service.engine.transport import InlineWorker, Send, ThreadWorker, Worker
 from msmlp.service.engine.turns import Turns
-from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError
+from msmlp.service.errors import DrainingError, EngineDownError, OverloadedError, ReloadFailedError
 from msmlp.service.frontends.board import Others
 from msmlp.service.frontends.layout import Layout, layout_here
 from msmlp.service.keys import Keys
@@ -92,13 +93,16 @@ class ByteBudget:
 RESERVED_FILES = 64
 """Open files that are not connections."""
 
+RELOAD_SECONDS = 900.0
+"""Longer than the supervisor takes to say how a reload ended."""
+
 STILL_SECONDS = 5.0
 """An event loop that did not turn for so long may be about to do so again: those who watch should know."""
 
 
 @dataclass
 class Service:
-    """`others` are the front ends of its supervisor, None without one (`msmlp.load`); `layout` is what `build_service` chose."""
+    """`others` are the front ends of its supervisor, None without one; `layout` is what `build_service` chose."""
 
     settings: Settings
     weights: Weights
@@ -114,6 +118,7 @@ class Service:
     traces: "Traces | None" = None
     draining: bool = field(default=False)
     turns: Turns = field(default_factory=Turns)
+    calls: Calls = field(default_factory=Calls)
 
     @cached_property
     def facts(self) -> Facts:
@@ -159,14 +164,16 @@ class Service:
             raise EngineDownError(f"the event loop stood still for {self.engine.late:.0f} s")
 
     def check_ready(self) -> None:
-        """Raise DrainingError, StartingError or EngineDownError when requests cannot be served here now."""
-        if self.draining:
-            raise DrainingError("the service is shutting down")
+        """Raise StartingError or EngineDownError when requests cannot be served here now."""
         self.engine.check()
 
     def check_any_ready(self) -> None:
-        """The same for the whole service: it is ready if one front end is."""
-        if self.draining or self.others is None or not self.others.any_ready:
+        """The same for the whole service, which is ready if one front end is; DrainingError once it is to end, while
+        requests are still served.
+        """
+        if self.draining:
+            raise DrainingError("the service is shutting down")
+        if self.others is None or not self.others.any_ready:
             self.check_ready()
 
     def own_images_per_second(self) -> float:
@@ -187,6 +194,21 @@ class Service:
             return self.statistics, self.metrics.executions
         counts: tuple[Statistics, int] = await self.others.ask("statistics")
         return counts
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the weights folder loaded anew, by the supervisor → what is served then, and what was.
+
+        Raises:
+            MsmlpError: what was served goes on.
+        """
+        if self.others is None:
+            raise ReloadFailedError("this process has no supervisor to load weights anew")
+        answer = await self.others.ask("reload", RELOAD_SECONDS)
+        if isinstance(answer, MsmlpError):
+            # The log has the path.
+            raise type(answer)(str(answer).replace(str(self.settings.weights), self.settings.weights.name))
+        document: dict[str, Any] = answer
+        return document
 
     @property
     def max_images(self) -> int:

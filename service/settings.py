@@ -171,6 +171,17 @@ class Settings(BaseSettings):
         description="How long a request may take from its head to the end of its answer; then 408 while its body is "
         "missing, else 503. 0: no limit.",
     )
+    drain_seconds: float = Field(
+        default=5,
+        ge=0,
+        description="How long after SIGTERM the service still takes requests though it says that it is not ready, so "
+        "that load balancers leave first; Ctrl-C does not wait.",
+    )
+    shutdown_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="How long requests in flight may take then. The rest is answered 503, and the exit status is 1.",
+    )
     max_connections: int = Field(
         default=10_000,
         ge=1,

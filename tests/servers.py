@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
+import uvloop
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +27,7 @@ from msmlp.service.http.server import listen
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.service import Service, build_service
 from msmlp.service.settings import Settings
+from tests.certificates import secured, trusting
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 
 
@@ -63,13 +65,19 @@ def fake_backend(capacity: int = 1024, max_batch: int = 64) -> FakeBackend:
 @contextmanager
 def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     """A real server around a service, on a free port, once the engine is ready (with `wait`)."""
-    listener = listen("127.0.0.1", 0)
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(create_app(service), **UVICORN))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="test-server")
+    listener, chain = listen("127.0.0.1", 0), service.settings.ssl_certfile
+    address = f"http{'s' if chain else ''}://127.0.0.1:{listener.getsockname()[1]}"
+    secure: Any = {"ssl_certfile": chain, "ssl_keyfile": service.settings.ssl_keyfile} if chain else {}
+    server = uvicorn.Server(uvicorn.Config(create_app(service), timeout_graceful_shutdown=30, **UVICORN, **secure))
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if chain else None) as runner:
+            runner.run(server.serve([listener]))
+
+    thread = threading.Thread(target=run, name="test-server")
     thread.start()
     try:
-        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
+        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, verify=trusting()) as client:
             if wait:
                 assert service.engine.worker.ready.wait(PATIENCE_SECONDS), "the engine did not become ready"
             yield client
@@ -118,9 +126,16 @@ def knock(client: httpx.Client, **request: Any) -> socket.socket:
     """`POST /classify` by hand, on a socket that can be closed before the answer has come."""
     built = client.build_request("POST", "/classify", **request)
     head = [f"POST {built.url.raw_path.decode()} HTTP/1.1", *(f"{k}: {v}" for k, v in built.headers.items()), "", ""]
-    connection = socket.create_connection((built.url.host, built.url.port or 80), timeout=PATIENCE_SECONDS)
+    connection = connect(client)
     connection.sendall("\r\n".join(head).encode() + built.read())
     return connection
+
+
+def connect(client: httpx.Client) -> socket.socket:
+    """A connection to a client's server, over TLS where that is."""
+    base = client.base_url
+    plain = socket.create_connection((base.host, base.port or 80), timeout=PATIENCE_SECONDS)
+    return secured(plain) if base.scheme == "https" else plain
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -65,9 +65,11 @@ class Others:
         rows = range(self._board.rows)
         self.rate = sum(self._board.get(row, Column.RATE) for row in rows if row != self._index)
 
-    async def ask(self, what: str) -> Any:
-        """The service's `metrics` (text) or `statistics`; EngineDownError if the supervisor does not answer."""
-        answer = await self._line.ask(what, ANSWER_SECONDS)
+    async def ask(self, what: str, seconds: float = ANSWER_SECONDS) -> Any:
+        """The service's `metrics` (text) or `statistics`, or how its `reload` ended; EngineDownError if the supervisor
+        does not answer.
+        """
+        answer = await self._line.ask(what, seconds)
         if answer is None:
-            raise EngineDownError(f"the supervisor has not answered for {ANSWER_SECONDS:g} s")
+            raise EngineDownError(f"the supervisor has not answered for {seconds:g} s")
         return answer

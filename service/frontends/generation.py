@@ -5,32 +5,77 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.host import EngineHosts
-from msmlp.service.frontends.line import Ask, Counted, Drain, Ended, Failed
-from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place
+from msmlp.service.frontends.board import Board
+from msmlp.service.frontends.layout import Layout, divide
+from msmlp.service.frontends.line import Counted, Ended, Failed, Finished
+from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, REAP_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
+from msmlp.service.keys import Keys
+from msmlp.service.logs import in_force
+from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-ENGINE_SECONDS = 5.0
-"""How long the engines may take to end once no front end is left."""
+ENGINE_SECONDS = 0.5
+"""How long the engines may take to end once no front end is left; then they are killed."""
+
+ASK_SECONDS = 5.0
+"""How long front ends may take to do what is asked of all of them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a generation is made of.
+
+    `engines` are not yet started; there are none if every front end has its own. `model` is its name and version.
+    """
+
+    layout: Layout
+    engines: EngineHosts
+    model: dict[str, str]
+    weights_bytes: int
+
+
+def make_places(
+    plan: Plan,
+    settings: Settings,
+    build: Callable[..., Any],
+    target: Callable[[Start, socket.socket], None],
+    keys: Keys,
+    first: int,
+) -> list[Place]:
+    """The places of a generation, numbered from `first`. See `supervisor.supervise` for `build` and `target`."""
+    layout, logs, version = plan.layout, in_force(), plan.model["version"]
+    with_engine = {"engines": plan.engines.addresses} if plan.engines.all else {"share": layout.share}
+    board, mine = Board(layout.frontends), partial(build, **with_engine)
+    parts = enumerate(divide(settings, layout))
+    return [Place(Start(i, part, mine, board, logs, version, keys=keys), target, first + i) for i, part in parts]
 
 
 class Generation:
-    """`fail` is told why it cannot go on. `hosts` are not yet started."""
+    """`fail` is told why it cannot go on, and `hear` what front ends say that is not for a generation.
+
+    It is on `trial` until it serves: whoever dies then is not started again, and nothing of it counts.
+    """
 
     def __init__(
-        self, places: list[Place], hosts: EngineHosts, scrapes: Scrapes, fail: Callable[[MsmlpError], None]
+        self, plan: Plan, places: list[Place], scrapes: Scrapes, hear: Callable[[Place, Any], None], *, trial: bool
     ) -> None:
-        self.places, self.hosts = places, hosts
-        self._scrapes, self._fail = scrapes, fail
-        self._turn = 0
+        self.plan, self.places, self.hosts = plan, places, plan.engines
+        self.trial = trial
+        self.fail: Callable[[MsmlpError], None] = lambda error: None
+        self._scrapes, self._hear = scrapes, hear
+        self._turn, self._served = 0, False
+        self.cut = self.killed = 0
+        """Requests, and front ends that had some, that were ended before they were answered."""
         self.ending = False
         self.ended = asyncio.Event()
         """Whether no front end is left, and none will be started."""
@@ -40,11 +85,21 @@ class Generation:
         for place in self.places:
             self._start(place)
 
+    @property
+    def warm(self) -> bool:
+        """Whether all of it is ready."""
+        return all(place.ready for place in self.places) and all(state == "up" for state in self.hosts.states)
+
+    async def ask(self, what: str) -> None:
+        """Have all front ends do something, and wait until they have."""
+        lines = [place.line for place in self.places if place.line is not None]
+        await asyncio.gather(*(line.ask(what, ASK_SECONDS) for line in lines))
+
     # Connections.
 
     @property
     def takes_connections(self) -> bool:
-        return not self.ending and any(place.takes_connections for place in self.places)
+        return any(place.takes_connections for place in self.places)
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Give a connection to the ready front end with the fewest, or to one that says why it is not ready."""
@@ -67,7 +122,7 @@ class Generation:
         # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            place.start()
+            place.start(serves=not self.trial)
         except OSError as error:
             self._start_again(place, f"it could not be started: {error.strerror}")
             return
@@ -83,6 +138,7 @@ class Generation:
                 log.error("front end %d does not respond: it is killed, and its connections are reset", place.index)
                 place.say_where()
                 asyncio.get_running_loop().call_later(LOOK_SECONDS, place.kill)
+        self._served = self._served or any(place.was_ready for place in self.places)
         if not self.ending:
             self._check_engines()
 
@@ -93,34 +149,40 @@ class Generation:
                 place.line.send(message)
 
     def _check_engines(self) -> bool:
-        """Whether there are engines."""
-        if self.hosts.all_out:
-            self._fail(DeviceError(f"the engine stopped: {self.hosts.lost}"))
-        return not self.hosts.all_out
+        """Whether there are engines; on trial, whether all of them are well."""
+        out = self.hosts.all_out or (self.trial and bool(self.hosts.lost))
+        if out:
+            self.fail(DeviceError(f"the engine stopped: {self.hosts.lost}"))
+        return not out
 
     def _heard(self, place: Place, message: Any) -> None:
-        if isinstance(message, Ask):
-            self._scrapes.answer(place, message)
-        elif isinstance(message, Counted):
-            self._scrapes.totals.update(place.index, message.snapshot)
+        if isinstance(message, Counted):
+            if not self.trial:
+                self._scrapes.totals.update(place.number, message.snapshot)
         elif isinstance(message, Failed):
             place.failure = message
+        elif isinstance(message, Finished):
+            self.cut += message.cut
         elif isinstance(message, Ended):
             self._bury(place)
+        else:
+            self._hear(place, message)
 
     def _bury(self, place: Place) -> None:
         how, failure = place.bury(), place.failure
-        self._scrapes.totals.retire(place.index)
+        self._scrapes.totals.retire(place.number)
         if self.ending:
-            if all(each.process is None for each in self.places):
-                self.ended.set()
-            return
-        if failure is not None and failure.by_caller:
-            self._fail(CallerError(failure.detail))
+            self.killed += not self.trial and place.was_ready and place.status != 0
+            self._note_end()
+        elif failure is not None and failure.by_caller and not self._served:
+            self.fail(CallerError(failure.detail))
         elif self._check_engines():
             self._start_again(place, how)
 
     def _start_again(self, place: Place, how: str) -> None:
+        if self.trial:
+            self.fail(DeviceError(f"front end {place.index} died: {how}"))
+            return
         wait = place.next_start()
         if wait is not None:
             log.error("front end %d died: %s; restart in %g s", place.index, how, wait)
@@ -129,20 +191,20 @@ class Generation:
             return
         log.error("front end %d died: %s; it failed %d times in a row and is given up", place.index, how, ATTEMPTS)
         if all(each.gone for each in self.places):
-            self._fail(DeviceError(f"the engine stopped: {how}"))
+            self.fail(DeviceError(f"the engine stopped: {how}"))
 
     # The end.
 
-    def drain(self) -> None:
-        """Let front ends answer what is in flight, and end; those without anything in flight are killed."""
+    def retire(self) -> None:
+        """Start no front end any more; those without anything in flight are killed."""
         self.ending = True
-        living = [place for place in self.places if place.process is not None]
-        for place in living:
-            if place.running and (place.ready or place.was_ready) and place.line is not None:
-                place.line.send(Drain())
-            else:
+        for place in self.places:
+            if not (place.running and (place.ready or place.was_ready)):
                 place.kill()
-        if not living:
+        self._note_end()
+
+    def _note_end(self) -> None:
+        if all(each.process is None for each in self.places):
             self.ended.set()
 
     def kill(self) -> None:
@@ -154,8 +216,17 @@ class Generation:
         """Leave no process."""
         self.ending = True
         self.kill()
-        for place in self.places:
-            if place.process is not None:
-                place.bury()
-        self.hosts.stop()
-        await asyncio.to_thread(self.hosts.join, ENGINE_SECONDS)
+        self._note_end()
+        try:
+            async with asyncio.timeout(REAP_SECONDS):
+                await self.ended.wait()
+        except TimeoutError:
+            log.error("the system has not ended all front ends within %g s", REAP_SECONDS)
+        finally:
+            for place in self.places:
+                if place.process is not None:
+                    self._bury(place)
+            self.hosts.stop()
+            await asyncio.to_thread(self.hosts.join, ENGINE_SECONDS)
+            self._scrapes.forget(self.places)
+            self.ended.set()

@@ -95,6 +95,14 @@ def _engine(wanted: str, name: str, device: str) -> str:
     return "process" if name == "torch" or device != "cpu" else "inline"
 
 
+def memory_needed(layout: Layout, weights_bytes: int, engines: int) -> int:
+    """Bytes that the front ends of a layout take, with the processes of so many engines."""
+    inside = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
+    if not engines:
+        return layout.frontends * inside
+    return engines * inside + layout.frontends * (WORKER_BYTES + weights_bytes)
+
+
 def divide(settings: Settings, layout: Layout) -> list[Settings]:
     """The settings of each front end: limits on the command line are totals, and `capacity` is each engine's own."""
     number, capacity = layout.frontends, settings.capacity

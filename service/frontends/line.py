@@ -1,4 +1,4 @@
-"""Between the supervisor and a front end: accepted connections one way, messages and questions both ways."""
+"""Between the supervisor and a front end: connections, messages and questions, both ways."""
 
 import asyncio
 import itertools
@@ -15,12 +15,29 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along."""
+    """To a front end: serve this; its file comes along. From one that retires: let another serve it."""
 
 
 @dataclass(frozen=True)
 class Drain:
-    """To a front end: answer what is in flight, and end."""
+    """To a front end: say that it is not ready, but go on."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """To a front end: answer what is in flight, for `--shutdown-seconds`, and end."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """To a front end: refuse what is in flight, and end."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """From a front end that ends in order: how many requests it has `cut`."""
+
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,9 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ask:
-    """A front end asks for the service's `metrics` or `statistics`, the supervisor for a front end's `snapshot`."""
+    """A front end asks for the service's `metrics` or `statistics`, or a `reload`; the supervisor for a front end's
+    `snapshot`, or that it begins to `serve` everywhere, or begins to `retire`: to serve nothing new.
+    """
 
     number: int
     what: str

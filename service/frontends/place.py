@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -46,24 +46,33 @@ class Start:
     build: Callable[[Settings], Any]
     board: Board
     logs: Logging | None
+    version: str = ""
+    """The weights that its generation serves; those of another version are refused."""
+    serves: bool = True
+    """Whether it may listen for gRPC at once, or waits to be asked to `serve`."""
     keys: Keys | None = None
 
 
 class Place:
-    """Place `start.index`; `target(start, socket)` is the life of a front end."""
+    """Place `start.index` of a generation; `target(start, socket)` is the life of a front end. `number` is no other's,
+    as long as it lives.
+    """
 
-    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None]) -> None:
+    def __init__(self, start: Start, target: Callable[[Start, socket.socket], None], number: int = 0) -> None:
+        self.number = number
         self.index, self._start, self._target, self._board = start.index, start, target, start.board
         self.process: BaseProcess | None = None
         self.line: Line | None = None
         self.failure: Failed | None = None
+        self.status = 0
+        """What the last process ended with."""
         self.gone = False
         """Whether it failed too often."""
         self._backoff, self._failures = Backoff(), 0
         self._dispatched = self._looks = 0
         self._beat, self._ready_since = 0.0, math.inf
 
-    def start(self) -> None:
+    def start(self, *, serves: bool = True) -> None:
         """Start a process; it is heard through `line`, which is to be opened. OSError if there can be none now."""
         self._board.clear(self.index)
         self._dispatched = self._looks = 0
@@ -71,7 +80,10 @@ class Place:
         ours, theirs = socket.socketpair()
         # Not a daemon: those may have no children, and an engine can be one.
         process = get_context("spawn").Process(
-            target=self._target, args=(self._start, theirs), name=f"msmlp-front-end-{self.index}", daemon=False
+            target=self._target,
+            args=(replace(self._start, serves=serves), theirs),
+            name=f"msmlp-front-end-{self.index}",
+            daemon=False,
         )
         with theirs:
             try:
@@ -138,7 +150,7 @@ class Place:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join(REAP_SECONDS)
-        status = self.process.exitcode or 0
+        status = self.status = self.process.exitcode or 0
         self.process = self.line = None
         self._board.clear(self.index)
         if self.failure is not None:

@@ -13,12 +13,15 @@ from msmlp.service.frontends.place import Place
 from msmlp.service.telemetry.metrics import engine_metrics
 from msmlp.service.telemetry.totals import Totals
 
+OUTCOMES = "done", "bad_weights", "insufficient_memory", "failed"
+"""How a reload can end."""
+
 COUNT_SECONDS = 1.0
 """How long front ends may take to tell; one that takes longer counts with what it told last."""
 
 
 class Scrapes:
-    """The one owner of totals. `restarts`: front ends that died and are started anew."""
+    """The one owner of totals. `restarts`: front ends that died and are started anew; `reloads`: by outcome."""
 
     def __init__(self, places: list[Place], hosts: EngineHosts) -> None:
         self._places, self._hosts = places, hosts
@@ -27,6 +30,17 @@ class Scrapes:
         self._asked: list[tuple[Place, Ask]] = []
         self._task: asyncio.Task[None] | None = None
         self.restarts = 0
+        self.reloads = dict.fromkeys(OUTCOMES, 0)
+
+    def switch(self, places: list[Place], hosts: EngineHosts) -> None:
+        """From now on these serve. Those before still count what they answer, but how they are is of no interest."""
+        for place in self._places:
+            self.totals.leave(place.number)
+        self._places, self._hosts = [*places, *self._places], hosts
+
+    def forget(self, places: list[Place]) -> None:
+        """They have ended."""
+        self._places = [place for place in self._places if place not in places]
 
     def answer(self, place: Place, ask: Ask) -> None:
         """Begin to answer what a front end asks. Questions that come while others are answered share the next answer:
@@ -56,12 +70,16 @@ class Scrapes:
             return
         snapshot = await place.line.ask("snapshot", COUNT_SECONDS)
         if snapshot is not None:
-            self.totals.update(place.index, snapshot)
+            self.totals.update(place.number, snapshot)
 
     def _own(self) -> Iterator[Metric]:
         """The supervisor's own metrics."""
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
+        reloads = CounterMetricFamily("msmlp_reloads", "Loads of new weights, by how they ended.", labels=["outcome"])
+        for outcome, number in self.reloads.items():
+            reloads.add_metric([outcome], number)
+        yield reloads
         yield from self._process.collect()
         if self._hosts.all:
             yield from engine_metrics(self._hosts)

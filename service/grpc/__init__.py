@@ -1,10 +1,14 @@
 """The Open Inference Protocol over gRPC. Only the modules in here know gRPC and protobuf, which are an extra."""
 
+import os
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
 
 from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.service import Service
+
+# Before gRPC is imported: else every failed TLS handshake, which any client can make, is a line on stderr.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def check_installed() -> None:

@@ -298,10 +298,12 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
 
 
 async def within(service: Service, work: Awaitable[T]) -> T:
-    """The result of a whole request; UnansweredError if it takes longer than `--request-seconds`."""
+    """The result of a whole request; UnansweredError if it takes longer than `--request-seconds`, DrainingError if it
+    is cut as the service ends.
+    """
     seconds = service.settings.request_seconds
     try:
-        async with asyncio.timeout(seconds or None):
+        async with service.calls.within(seconds):
             return await work
     except TimeoutError:
         service.metrics.timeouts.labels("request").inc()

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from msmlp.model.errors import MsmlpError, OptionError
+from msmlp.service.certificate import Certificate
 from msmlp.service.engine.messages import Ready
 from msmlp.service.errors import BodyTooLargeError
 from msmlp.service.grpc.calls import (
@@ -34,8 +35,9 @@ from msmlp.service.telemetry.record import RequestRecord
 
 log = logging.getLogger("msmlp.grpc")
 
-GRACE_SECONDS = 30
-"""How long a stopping server waits for calls in flight, as the HTTP server does."""
+HOLD_SECONDS = 0.05
+"""For so long calls are held before the server stops, and after. gRPC cancels a call that reaches a stopping server
+before its client knows; who waits for a held one sends no other meanwhile, and the next one over another connection."""
 
 LARGEST = 2**31 - 1
 """The largest message size that gRPC can count."""
@@ -58,38 +60,67 @@ Answer = Callable[[Service, bytes, RequestRecord], Awaitable[Any]]
 
 @asynccontextmanager
 async def grpc_server(service: Service, port: int) -> AsyncIterator[None]:
-    """Serves inside; on exit, calls in flight are answered first."""
+    """Serves inside until `service.calls.closing`; on exit, calls in flight are answered first."""
     host, max_bytes = service.settings.host, service.settings.max_body_bytes
     # Front ends share the port; without, a second server on it would take half of the calls.
     several = int(service.others is not None)
     options = [*OPTIONS, *_times(service.settings), ("grpc.so_reuseport", several)]
     options.append(("grpc.max_allowed_incoming_connections", service.connections))
     server = grpc.aio.server(options=[*options, ("grpc.max_receive_message_length", min(max_bytes, LARGEST))])
-    intake, ending = Intake(service), asyncio.Event()
-    handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake, ending)}
+    intake, calls = Intake(service), service.calls
+    handlers = {**unary_handlers(service, intake), METHOD: stream_handler(service, intake)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     address = f"[{host}]" if ":" in host else host
 
     async def begin() -> None:
         if service.others is not None:
+            await calls.opening.wait()
             await _ready_once(service)  # until then a call may go to a front end that can answer it
-        bound = server.add_insecure_port(f"{address}:{port}")
+        bound = _bind(server, f"{address}:{port}", service.settings)
         await server.start()
+        calls.listening.set()
         log.info("serving gRPC on %s:%d", address, bound)
 
-    beginning = asyncio.create_task(begin())
+    async def end() -> None:
+        await calls.closing.wait()
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        calls.flowing.clear()
+        await asyncio.sleep(HOLD_SECONDS)
+        stopping = asyncio.create_task(server.stop(service.settings.shutdown_seconds))  # front ends cut what is left
+        await asyncio.sleep(HOLD_SECONDS)
+        calls.closed.set()
+        calls.flowing.set()
+        await stopping
+
+    beginning, end_of_calls = asyncio.create_task(begin()), asyncio.create_task(end())
     beginning.add_done_callback(_log_failure)
-    grace = 0
     try:
         if service.others is None:
             await beginning
         yield
-        grace = GRACE_SECONDS  # but none when the app is cut short, as by a second SIGINT
     finally:
-        ending.set()
-        beginning.cancel()
-        await asyncio.wait([beginning])
-        await server.stop(grace)
+        calls.closing.set()
+        await end_of_calls
+
+
+def _bind(server: grpc.aio.Server, address: str, settings: Settings) -> int:
+    """The port that was bound, with TLS if there is a certificate."""
+    certificate = Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
+    if certificate is None:
+        return server.add_insecure_port(address)
+    used = certificate.pair
+
+    def renewed() -> Any:
+        """Asked before every handshake; None: the one in use."""
+        nonlocal used
+        if certificate.pair is used:
+            return None
+        used = certificate.pair
+        return grpc.ssl_server_certificate_configuration([used])
+
+    first = grpc.ssl_server_certificate_configuration([used])
+    return server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, renewed))
 
 
 def _times(settings: Settings) -> list[tuple[str, int]]:
@@ -151,11 +182,13 @@ def _handler(
             written: bytes = response.SerializeToString()
             return written
 
-        answered = await recorded(service.records, record, within(service, work()))
-        if isinstance(answered, Refusal):
-            await answered.send(context)
-            return b""
-        return answered
+        with service.calls.one():
+            await service.calls.flowing.wait()
+            answered = await recorded(service.records, record, within(service, work()))
+            if isinstance(answered, Refusal):
+                await answered.send(context)
+                return b""
+            return answered
 
     # A unary call to the client; declared as a stream, so that the message is read when it is due.
     return grpc.stream_unary_rpc_method_handler(handle)

@@ -12,7 +12,7 @@ import numpy as np
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
 from msmlp.service.engine.result import REASONS
-from msmlp.service.errors import BodyTimeoutError, OverloadedError
+from msmlp.service.errors import BodyTimeoutError, DrainingError, OverloadedError
 from msmlp.service.grpc.calls import (
     Context,
     Intake,
@@ -41,18 +41,17 @@ AT_ONCE = 64
 """Requests of one stream that are processed at a time; the next is read when one has been answered."""
 
 
-def stream_handler(service: Service, intake: Intake, ending: asyncio.Event) -> Any:
-    """The handler; once `ending` is set, streams read no more, answer what they have read, and are refused."""
+def stream_handler(service: Service, intake: Intake) -> Any:
+    """The handler; once `service.calls.closed`, streams read no more, answer what they have read, and are refused."""
 
     async def handle(_: Any, context: Context) -> None:
         record = new_record(METHOD, context)
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
             enter(service, context, record)
+            await service.calls.flowing.wait()
             with intake.stream(context):
-                await _Stream(service, intake, context).serve(ending)
-            if ending.is_set():
-                service.check_ready()
+                await _Stream(service, intake, context).serve()
         except asyncio.CancelledError as error:
             free_frames(error)
             raise
@@ -84,17 +83,18 @@ class _Stream:
         self._writing = asyncio.Lock()
         self._newest: asyncio.Task[None] | None = None  # ends after all those before it
         self._busy_until = time.monotonic()
-        self._idle_too_long = False
+        self._idle_too_long = self._cut = False
 
-    async def serve(self, ending: asyncio.Event) -> None:
+    async def serve(self) -> None:
         """Process all requests concurrently; those with one response are answered in their order.
 
         Raises:
+            DrainingError: this process ends before the client has.
             OverloadedError: the stream was idle for IDLE_SECONDS.
             BodyTimeoutError: the client does not read.
         """
         free = asyncio.Semaphore(AT_ONCE)
-        ended = asyncio.create_task(ending.wait())
+        ended = asyncio.create_task(self._service.calls.closed.wait())
 
         def done(_: "asyncio.Task[None]") -> None:
             self._busy_until = time.monotonic()
@@ -115,6 +115,8 @@ class _Stream:
             raise BodyTimeoutError("a response was not read in time") from None
         finally:
             ended.cancel()
+        if self._cut:
+            raise DrainingError("this process of the service ends; open another stream")
         if self._idle_too_long:
             raise OverloadedError(f"the stream was idle for {IDLE_SECONDS} s; open one when there is a request to send")
 
@@ -125,6 +127,7 @@ class _Stream:
             while not (reading.done() or ended.done()) and (idle := self._idle_seconds()) < IDLE_SECONDS:
                 await asyncio.wait([reading, ended], timeout=IDLE_SECONDS - idle, return_when=asyncio.FIRST_COMPLETED)
             self._idle_too_long = not (reading.done() or ended.done())
+            self._cut = ended.done() and not reading.done()
             content = reading.result() if reading.done() else None
         finally:
             reading.cancel()
@@ -136,6 +139,10 @@ class _Stream:
         return 0.0 if busy else time.monotonic() - self._busy_until
 
     async def _serve(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
+        with self._service.calls.one():
+            await self._respond(request, before)
+
+    async def _respond(self, request: _Request, before: "asyncio.Task[None] | None") -> None:
         try:
             work = within(self._service, self._answer(request))
             answered = await recorded(self._service.records, request.record, work)

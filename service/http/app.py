@@ -19,7 +19,7 @@ from msmlp.service.http.middleware import RequestMiddleware
 from msmlp.service.http.openapi import DESCRIPTION, complete
 from msmlp.service.http.protocol import Protocol
 from msmlp.service.http.responses import error_response
-from msmlp.service.http.routes import classify, oip, operations
+from msmlp.service.http.routes import admin, classify, oip, operations
 from msmlp.service.http.watch import Watch
 from msmlp.service.memory import trimmed, tune_gc
 from msmlp.service.service import Service
@@ -33,7 +33,6 @@ UVICORN: dict[str, Any] = {
     "headers": list(EVERYWHERE.items()),
     "proxy_headers": False,  # nothing reads a client's address
     "ws": "none",  # a WebSocket handshake is a request like any other
-    "timeout_graceful_shutdown": 30,  # seconds
 }
 """How uvicorn runs."""
 
@@ -57,7 +56,6 @@ def _framework(service: Service) -> FastAPI:
         async with watched(service.records, service.traces, access_log=access_log):
             async with grpc_running(service), watch.running(), trimmed(lambda: not door.work):
                 yield {"msmlp_watch": watch}  # where connections find it
-                service.draining = True
             await service.engine.stop()
             await asyncio.to_thread(service.decoders.shutdown)
 
@@ -75,6 +73,7 @@ def _framework(service: Service) -> FastAPI:
     app.include_router(classify.router)
     app.include_router(operations.router)
     app.include_router(oip.router)
+    app.include_router(admin.router)
     for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _answer_error)
     complete(app.openapi())

@@ -174,6 +174,21 @@ class Connection:
         return Phase.BODY if wanted else Phase.REQUEST
 
     @property
+    def between(self) -> bool:
+        """Whether all requests that have come are answered, and nothing of another has come."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not self.pipeline and self.place == BETWEEN and not self.transport.is_closing()
+
+    def _note_between(self) -> None:
+        """To be called whenever that may have begun."""
+        if self._watch.between is not None and self.between:
+            self._watch.between(self)
+
+    def shutdown(self) -> None:
+        """Close it, once the request that is in progress is answered."""
+        super().shutdown()  # type: ignore[misc]
+
+    @property
     def turn(self) -> tuple[Any, int]:
         """Changes with every request that begins and every pipelined one that is answered."""
         return self.cycle, len(self.pipeline)
@@ -193,10 +208,17 @@ class Connection:
         """Whether ending the request that is in progress gives memory back."""
         return self._departure.tell is not None
 
+    def leave(self) -> None:
+        """The last request that was read is to be the last here; its answer says so."""
+        if self.cycle is not None and not (self.cycle.response_started or self.pipeline):
+            self.cycle.keep_alive = False
+
     def late(self, error: Callable[[], MsmlpError]) -> None:
         """End the request that is in progress with such an error, and then the connection."""
         self._departure.reason = error
-        self.cycle.keep_alive = False
+        self.leave()
+        if self.cycle.more_body:
+            self.transport.linger = self._linger
         self.cycle.message_event.set()
         self._departure.end()
 
@@ -220,13 +242,17 @@ class Connection:
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
-        if self._watch.ends(self) and not self.transport.is_closing():
-            if self.transport.can_write_eof():  # TLS cannot; the length of the answer says where it ends
-                self.transport.write_eof()
+        if not (self._watch.ends(self) and self._linger()):
+            self.transport.close()
+
+    def _linger(self) -> bool:
+        """Close for writing, and for reading once the client has read; False if that cannot be."""
+        lingers = not self.transport.is_closing() and self.transport.can_write_eof()
+        if lingers:
+            self.transport.write_eof()
             self.transport.set_protocol(_Lingering(self))
             self.transport.resume_reading()
-        else:
-            self.transport.close()
+        return bool(lingers)
 
     def send_400_response(self, msg: str) -> None:
         refused = self.refused or Refused("this is not HTTP/1.1")
@@ -314,14 +340,21 @@ class H11Connection(Connection, H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.more_body and not self.conn.trailing_data[0]:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        if self._watch.leaving:
+            self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._reader.refused = None
 
-    def late(self, error: Callable[[], MsmlpError]) -> None:
-        self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
-        super().late(error)
+    def leave(self) -> None:
+        if self.cycle is not None and CLOSE_HEADER not in self.cycle.scope["headers"]:
+            self.cycle.scope["headers"].append(CLOSE_HEADER)  # or uvicorn would close without saying so
+        super().leave()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_between()
 
     def timeout_keep_alive_handler(self) -> None:
         """The watch closes idle connections."""

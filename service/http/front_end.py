@@ -3,22 +3,38 @@
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import uvicorn
 
-from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.model.errors import CallerError, MsmlpError, WeightsError
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.engine.process.child import begin
 from msmlp.service.frontends.board import Board, Column, Others
-from msmlp.service.frontends.line import Answer, Ask, Counted, Drain, Ended, Failed, Line, Lost
+from msmlp.service.frontends.line import (
+    Answer,
+    Ask,
+    Close,
+    Counted,
+    Cut,
+    Drain,
+    Ended,
+    Failed,
+    Finished,
+    Line,
+    Lost,
+)
 from msmlp.service.frontends.place import WHERE, Start
 from msmlp.service.http.app import UVICORN, create_app
+from msmlp.service.http.ending import Ending
 from msmlp.service.http.handshakes import Handshakes
+from msmlp.service.http.retire import Returns
 from msmlp.service.keys import NewKeys
 from msmlp.service.service import Service
 from msmlp.service.telemetry.observers import trace_factory
@@ -27,6 +43,15 @@ from msmlp.service.telemetry.totals import take_snapshot
 log = logging.getLogger("msmlp.server")
 
 BEAT_SECONDS = 0.1
+
+CONNECTING_SECONDS = 0.001
+"""Between two looks for connections that are about to be served."""
+
+POLL_SECONDS = 0.02
+"""How often it is seen what is still in flight at the end."""
+
+FLUSH_SECONDS = 0.4
+"""How long the last refusals may take to be sent."""
 
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
@@ -41,21 +66,23 @@ def live(start: Start, end: socket.socket) -> None:
         traces = trace_factory() if start.settings.traces else None
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
+        if start.version not in ("", service.facts.model["version"]):
+            raise WeightsError("the weights folder has changed since; it has to be loaded anew for all")
+        if start.serves:
+            service.calls.opening.set()
         if start.keys is not None:
             service.keys = start.keys
         if traces is not None:
             service.traces = traces(service.facts.model)
-        server = FrontEnd(service, line, start.board, start.index)
-        server.run()
-        failed = Failed(server.failure, by_caller=False) if server.failure else None
+        FrontEnd(service, line, start.board, start.index).run()
+        raise RuntimeError("it has ended by itself")
     except MsmlpError as error:
         failed = Failed(str(error), by_caller=isinstance(error, CallerError))
     except (Exception, SystemExit) as error:  # uvicorn's way to say that the app did not start
         log.exception("front end %d stopped", start.index)
         failed = Failed(f"unexpected {type(error).__name__}: {error}", by_caller=False)
-    if failed is not None:
-        line.send(failed)
-    os._exit(1 if failed else 0)
+    line.send(failed)
+    os._exit(1)
 
 
 class _Connections(set[Any]):
@@ -76,12 +103,13 @@ class FrontEnd(uvicorn.Server):
     def __init__(self, service: Service, line: Line, board: Board, index: int) -> None:
         super().__init__(uvicorn.Config(create_app(service), **UVICORN))
         self.service = service
-        self.failure = ""
-        """Why the engine has died for good."""
+        self._failure = ""  # why the engine has died for good
+        self._until = math.inf  # what is in flight may take
         self._line, self._board, self._index = line, board, index
         self._received = self._connecting = self._beats = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = Handshakes(service)
+        self._retiring = False
         self.server_state.connections = _Connections(self._count_left)
         service.engine.watch(self._hear_engine)
 
@@ -91,8 +119,38 @@ class FrontEnd(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin without a listening socket."""
         await super().startup(sockets=[])
+        self._ending = Ending(self.lifespan.state["msmlp_watch"], self.service.calls)
         self._line.open(self._heard)
         self._beat()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is in flight while there is time, refuse the rest, and end the process."""
+        cut = 0
+        self._ending.close()
+        if await self._in_time(lambda: not self._ending.busy):
+            closing = asyncio.create_task(self.lifespan.shutdown())
+            await self._in_time(closing.done)
+        else:
+            cut = self._ending.cut()
+            self._until = time.monotonic() + FLUSH_SECONDS
+            await self._in_time(lambda: not self._ending.busy)
+            await asyncio.sleep(POLL_SECONDS)  # gRPC sends with threads of its own
+            cut += self._ending.unread
+        self._line.send(Failed(self._failure, by_caller=False) if self._failure else Finished(cut))
+        os._exit(1 if self._failure else 0)  # threads may be busy, and need not be waited for
+
+    async def _in_time(self, done: Callable[[], bool]) -> bool:
+        while not done():
+            if time.monotonic() >= self._until:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    def _close(self, seconds: float) -> None:
+        """Begin to end, within some seconds."""
+        self._until = min(self._until, time.monotonic() + seconds)
+        self.service.draining = self.should_exit = True
+        self._show()
 
     def _beat(self) -> None:
         self._beats += 1
@@ -105,9 +163,9 @@ class FrontEnd(uvicorn.Server):
     def _hear_engine(self, message: Outbound) -> None:
         if isinstance(message, Died) and not message.restarting and not self.should_exit:
             # A process without an engine is useless: let the supervisor start another.
-            self.failure = message.detail
-            self.should_exit = True
-        if isinstance(message, Ready | Died):
+            self._failure = message.detail
+            self._close(self.service.settings.shutdown_seconds)
+        elif isinstance(message, Ready | Died):
             self._show()
 
     def _show(self) -> None:
@@ -123,11 +181,14 @@ class FrontEnd(uvicorn.Server):
         left = self._received - self._connecting - len(self.server_state.connections)
         self._board.put(self._index, Column.LEFT, left)
 
-    def _serve_one(self, connection: socket.socket) -> None:
-        self._connecting += 1
-        task = asyncio.create_task(self._connect(connection))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        self._connecting += 1
+        self._begin(self._connect(connection))
 
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -158,11 +219,47 @@ class FrontEnd(uvicorn.Server):
                 self._serve_one(message)
             self._count_left()
         elif isinstance(message, Drain):
-            self.service.draining = self.should_exit = True
-            self._show()
+            self.service.draining = True
+            self._ending.drain()
+        elif isinstance(message, Close):
+            self._close(self.service.settings.shutdown_seconds)
+        elif isinstance(message, Cut):
+            self._close(0)
         elif isinstance(message, NewKeys):
             self.service.keys.take(message)
         elif isinstance(message, Ask):
-            self._line.send(Answer(message.number, take_snapshot(self.service.metrics, self.service.statistics)))
+            self._begin(self._answer(message))
         elif isinstance(message, Ended):  # the supervisor
             os._exit(1)
+
+    async def _answer(self, ask: Ask) -> None:
+        """Do what the supervisor asks, and say when it is done."""
+        if ask.what == "serve":
+            self.service.calls.opening.set()
+            if self.service.settings.grpc_port is not None:
+                await self.service.calls.listening.wait()
+        elif ask.what == "retire" and not self._retiring:
+            self._retiring = True
+            await self._retire()
+        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
+        self._line.send(Answer(ask.number, snapshot))
+
+    async def _retire(self) -> None:
+        """Begin nothing that has not come yet; the process ends once all else is answered, or `--shutdown-seconds` are
+        over."""
+        self._until = time.monotonic() + self.service.settings.shutdown_seconds
+        self.service.calls.closing.set()
+        returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
+        returns.begin()
+        if self._handshakes.secure:
+            self._ending.drain()  # connections over TLS cannot be given back, but end with their next answer
+        while self._connecting > self._handshakes.number:
+            await asyncio.sleep(CONNECTING_SECONDS)
+        returns.begin()
+        if self.service.settings.grpc_port is not None:
+            await self.service.calls.closed.wait()
+        self._begin(self._end_when_all_have_left())
+
+    async def _end_when_all_have_left(self) -> None:
+        await self._in_time(lambda: not self.server_state.connections)
+        self.should_exit = True

@@ -30,6 +30,15 @@ class Handshakes:
         self._under_way: dict[asyncio.Task[Any] | None, None] = {}  # in the order in which they came
         self._odd = Seldom(log, logging.INFO)
 
+    @property
+    def secure(self) -> bool:
+        return self._certificate is not None
+
+    @property
+    def number(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
     async def connect(self, protocol: Callable[[], asyncio.Protocol], accepted: socket.socket, others: int) -> None:
         """Hand a socket to a new `protocol`, besides `others` that are open; OSError if nothing comes of it."""
         loop = asyncio.get_running_loop()

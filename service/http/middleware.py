@@ -32,7 +32,7 @@ log = logging.getLogger("msmlp.http")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Others are labelled `other`: a client could invent any number of them."""
 
-ROUTES = {"/", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
+ROUTES = {"/", "/admin/reload", "/classify", "/docs", "/livez", "/metrics", "/model", "/openapi.json", "/readyz"}
 
 MAX_PARAMETERS = 64
 """Of a query: far more than there are options. FastAPI parses all of them on every route."""

@@ -202,6 +202,8 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""
+        if self._watch.leaving and not self.pipeline:
+            cycle.keep_alive = False
         refusal = self._refusal(cycle.scope) if self._refusal else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
@@ -222,6 +224,7 @@ class Protocol(Connection, HttpToolsProtocol):
             self._hand_over()
             return
         self.flow.resume_reading()
+        self._note_between()
 
     def on_message_begin(self) -> None:
         self._place = HEAD
@@ -290,3 +293,4 @@ class Protocol(Connection, HttpToolsProtocol):
         super().on_message_complete()
         if self.flow.read_paused:
             self.flow.resume_reading()  # or it would not be seen that the client leaves
+        self._note_between()  # a body that came after its answer

@@ -5,14 +5,16 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from msmlp.model.errors import OptionError, install_hint
 from msmlp.service.certificate import Certificate
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.line import Failed, Line
 from msmlp.service.frontends.place import Start
-from msmlp.service.frontends.supervisor import supervise
+from msmlp.service.frontends.supervisor import BACKLOG, supervise
 from msmlp.service.grpc import check_installed
 from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
@@ -43,23 +45,31 @@ def serve(settings: Settings, build: Callable[..., Service] = build_service) -> 
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
     if settings.traces:
         trace_factory()  # or say what is missing
-    service = build(settings)
-    layout, name = service.layout, service.facts.model["name"]
+    first = plan(settings, build)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listen(settings.host, settings.port))]
         host, port = listeners[0].getsockname()[:2]
-        log.info("%s", layout)
-        log.info("serving %s on http%s://%s:%d", name, "s" if settings.ssl_certfile else "", host, port)
-        metrics_port = None
+        log.info("%s", first.layout)
+        log.info("serving %s on http%s://%s:%d", first.model["name"], "s" if settings.ssl_certfile else "", host, port)
+        ports = {"grpc_port": stack.enter_context(_grpc_port(settings))}
         if settings.metrics_port is not None:
             listeners.append(stack.enter_context(listen(settings.host, settings.metrics_port, "--metrics-port")))
-            metrics_port = listeners[1].getsockname()[1]
-            log.info("serving metrics on http://%s:%d/metrics", host, metrics_port)
-        worker = service.engine.worker
-        engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
-        del service, worker  # each front end has its own
-        ports = {"grpc_port": stack.enter_context(_grpc_port(settings)), "metrics_port": metrics_port}
-        supervise(listeners, settings.model_copy(update=ports), layout, build, engines, _front_end, keys)
+            ports["metrics_port"] = listeners[1].getsockname()[1]
+            log.info("serving metrics on http://%s:%d/metrics", host, ports["metrics_port"])
+        mine = settings.model_copy(update=ports)
+        supervise(listeners, mine, first, partial(plan, mine, build), build, _front_end, keys)
+
+
+def plan(settings: Settings, build: Callable[..., Service] = build_service) -> Plan:
+    """What the supervisor needs to know of a service that `build` makes; each front end builds its own.
+
+    Raises:
+        CallerError: weights or settings that do not fit.
+    """
+    service = build(settings)
+    worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
+    engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
+    return Plan(service.layout, engines, service.facts.model, size)
 
 
 def _check_ports(settings: Settings) -> None:
@@ -85,7 +95,7 @@ def _front_end(start: Start, end: socket.socket) -> None:
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket (port 0: a free one); OptionError, naming `option`, when it cannot listen there."""
     try:
-        listener = socket.create_server((host, port), family=_family(host), backlog=2048)
+        listener = socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror or error)
         if error.errno == errno.EADDRINUSE:

@@ -5,6 +5,7 @@ import fcntl
 import sys
 import termios
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 PIECE = 2**16
@@ -30,6 +31,9 @@ class Joining:
         self._transport, self._loop = transport, loop
         self._head = b""
         self.written = 0
+        self.linger: Callable[[], bool] = bool
+        """How to close while the client still sends; False if there is no way."""
+        self._lingers = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -45,11 +49,16 @@ class Joining:
 
     def close(self) -> None:
         self._flush()
-        self._transport.close()
+        self._lingers = self._lingers or self.linger()
+        if not self._lingers:
+            self._end()
 
     def go_on(self) -> bool:
         """The client takes more. → Whether it has taken all that waited."""
         return True
+
+    def _end(self) -> None:
+        self._transport.close()
 
     def _flush(self) -> None:
         if self._head:
@@ -80,10 +89,19 @@ class Paced(Joining):
     def is_closing(self) -> bool:
         return self._ending or self._transport.is_closing()
 
-    def close(self) -> None:
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Say goodbye once all is written. What the client still sends is dropped, until it says goodbye too."""
         self._flush()
         self._ending = True
         self.go_on()
+
+    def _end(self) -> None:
+        if not self._ending:
+            self.write_eof()
+            self._loop.call_later(FAREWELL_SECONDS, self._leave)
 
     def go_on(self) -> bool:
         if self._transport.is_closing():
@@ -93,7 +111,6 @@ class Paced(Joining):
             self._transport.write(self._waiting.popleft())
         if self._ending and not self._waiting:
             self._transport.close()
-            self._loop.call_later(FAREWELL_SECONDS, self._leave)
         return not self.get_write_buffer_size()
 
     def _write(self, data: bytes) -> None:
@@ -106,7 +123,7 @@ class Paced(Joining):
 
     def _leave(self, had_all: bool = False) -> None:
         """End a closed connection without the client's goodbye, which may never come, once it has all."""
-        has_all = not unsent(self._transport)
+        has_all = not (self._waiting or unsent(self._transport))
         if has_all and had_all:  # twice, as what waits below TLS is handed on in between
             self._transport.abort()
         elif self._transport.get_extra_info("socket") is not None:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from functools import partial
@@ -99,12 +99,16 @@ class Watch:
             Phase.ANSWER: settings.body_seconds,
         }
         self.open: dict[Connection, None] = {}  # in the order in which they came
+        self.leaving = False
+        """Whether every answer is the last on its connection."""
         self._pause = min([SWEEP_SECONDS, *(seconds / 4 for seconds in self._seconds.values() if seconds)])
         self._clock, self._looked = 0.0, time.monotonic()
         self.most = service.connections
         # As of the last sweep, the longest last.
         self._silent: list[Connection] = []
         self._stalled: list[Connection] = []
+        self.between: Callable[[Connection], None] | None = None
+        """Called, once this process retires, with connections between two requests."""
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))

@@ -93,6 +93,7 @@ class Totals(Collector):
         self._known: dict[str, tuple[Metric, dict[Series, None]]] = {}
         self._living: dict[int, _Process] = {}
         self._dead: dict[int, Snapshot] = {}  # the last of each index
+        self._leaving: set[int] = set()
         self._base: dict[Series, float] = {}
         self._shown: dict[Series, float] = {}
         self._statistics, self._executions = Statistics(), 0
@@ -107,9 +108,18 @@ class Totals(Collector):
         if snapshot.taken >= process.newest.taken:
             process.newest = snapshot
             self._read(process)
+            if index in self._leaving:
+                process.gauges = {}
+
+    def leave(self, index: int) -> None:
+        """The process at `index` serves nothing new from now on: its gauges vanish, what it still counts is counted."""
+        self._leaving.add(index)
+        if process := self._living.get(index):
+            process.gauges = {}
 
     def retire(self, index: int) -> None:
         """The process at `index` has died, if there was one: what it counted stays, its gauges vanish."""
+        self._leaving.discard(index)
         if process := self._living.pop(index, None):
             for metric, all_series in self._known.values():
                 for series in all_series.keys() & process.counters.keys():
@@ -190,6 +200,7 @@ class Totals(Collector):
 
     def _agreement(self, series: Series) -> float:
         exit = int(dict(series[1])["exit"])
-        shadows = [process.newest.shadows.get(exit, (0, 0)) for process in self._living.values()]
+        current = (process for index, process in self._living.items() if index not in self._leaving)
+        shadows = [process.newest.shadows.get(exit, (0, 0)) for process in current]
         agreed, number = map(sum, zip(*shadows, strict=True))
         return agreed / number if number else math.nan

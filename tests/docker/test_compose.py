@@ -8,7 +8,6 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from msmlp.service.http.app import UVICORN
 from msmlp.service.settings import Settings
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
@@ -77,13 +76,17 @@ def test_the_service_is_found_watched_and_let_go_in_peace() -> None:
     service, port = SERVICES["msmlp"], Settings.model_fields["port"].default
     assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert "HEALTHCHECK" in DOCKERFILE
-    assert int(service["stop_grace_period"].removesuffix("s")) > UVICORN["timeout_graceful_shutdown"]
-    assert PROMETHEUS["scrape_configs"][0]["static_configs"] == [{"targets": [f"msmlp:{port}"]}]
+    end = Settings.model_fields["drain_seconds"].default + Settings.model_fields["shutdown_seconds"].default
+    assert int(service["stop_grace_period"].removesuffix("s")) >= end + 5
+    variables = dict(each.partition("=")[::2] for each in service["environment"])
+    assert PROMETHEUS["scrape_configs"][0]["static_configs"] == [
+        {"targets": [f"msmlp:{variables['MSMLP_METRICS_PORT']}"]}
+    ]
 
 
 def test_the_environment_is_settings() -> None:
     known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
-    assert set(SERVICES["msmlp"]["environment"]) <= known
+    assert {each.partition("=")[0] for each in SERVICES["msmlp"]["environment"]} <= known
 
 
 def test_prometheus_reads_the_configuration_that_is_mounted() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import yaml
 
-from msmlp.service.http.app import UVICORN
 from msmlp.service.http.routes import oip
 from msmlp.service.settings import Settings
 from tests.docs.test_readme import ROOT
@@ -75,8 +74,7 @@ def test_kserve_knows_the_protocol_and_where_weights_are() -> None:
 @pytest.mark.parametrize("service", [OF_THE_IMAGE, OF_STORAGE], ids=["image", "storage"])
 def test_a_pod_has_the_time_to_drain_and_no_foreign_settings(service: Object) -> None:
     predictor = service["spec"]["predictor"]
-    container = (predictor.get("containers") or RUNTIME["spec"]["containers"])[0]
-    _, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert predictor["terminationGracePeriodSeconds"] > int(seconds) + UVICORN["timeout_graceful_shutdown"]
+    end = Settings.model_fields["drain_seconds"].default + Settings.model_fields["shutdown_seconds"].default
+    assert predictor["terminationGracePeriodSeconds"] >= end + 5
     assert predictor["enableServiceLinks"] is False
     assert predictor["minReplicas"] >= 1

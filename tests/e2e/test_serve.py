@@ -104,7 +104,7 @@ def test_a_signal_during_a_request_waits_for_its_answer(tiny_weights: Path, cat_
             # The server asks for the body once the request is being answered.
             assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
             running.process.send_signal(signal.SIGTERM)
-            running.wait_for("Shutting down")
+            running.wait_for("shutting down")
             connection.sendall(cat_photo)
             received = b""
             while chunk := connection.recv(65536):

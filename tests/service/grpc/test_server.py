@@ -37,9 +37,8 @@ def test_while_it_ends(serve: Serve) -> None:
         [model] = served.call("RepositoryIndex").models
         assert model.state == "UNAVAILABLE"
         assert not served.call("RepositoryIndex", METHODS["RepositoryIndex"].request(ready=True)).models
-        refused = served.call.refused("ModelInfer", infer_request(ONE))
-        assert refused == ("UNAVAILABLE", "the service is shutting down", {"retry-pushback-ms": "1000"})
-        assert served.rows("ModelInfer") == {"503"}
+        served.call("ModelInfer", infer_request(ONE))
+        assert served.rows("ModelInfer") == {"200"}, "as long as somebody sends"
 
 
 def test_an_ending_server_answers_what_is_in_flight(serve: Serve) -> None:

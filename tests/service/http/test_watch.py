@@ -15,8 +15,9 @@ from msmlp.service.http import watch
 from msmlp.service.http.watch import RATE, Phase, Seen
 from msmlp.service.service import Service
 from msmlp.service.telemetry.metrics import PHASES
+from tests.certificates import issue
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
-from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
+from tests.servers import connect, encoded, fake_backend, fake_service, knock, serving, wait_until
 from tests.service.http.test_protocol import answers
 
 IMAGE = encoded(picture(1.0, size=32))
@@ -42,8 +43,7 @@ class Running:
         return {phase: number for phase, number in found.items() if number}
 
     def connect(self, first: bytes = b"") -> socket.socket:
-        base = self.client.base_url
-        connection = socket.create_connection((base.host, base.port or 80), timeout=PATIENCE_SECONDS)
+        connection = connect(self.client)
         connection.sendall(first)
         return connection
 
@@ -82,12 +82,12 @@ def received(connection: socket.socket) -> bytes:
 Serve = Callable[..., Any]
 
 
-@pytest.fixture
-def serve(tiny_weights: Path) -> Serve:
+@pytest.fixture(params=["http", "https"])
+def serve(tiny_weights: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Serve:
     @contextmanager
     def running(**settings: Any) -> Iterator[Running]:
-        backend = fake_backend()
-        service = fake_service(tiny_weights, lambda: backend, **NO_LIMITS | settings)
+        backend, secure = fake_backend(), issue(tmp_path).settings if request.param == "https" else {}
+        service = fake_service(tiny_weights, lambda: backend, **NO_LIMITS | secure | settings)
         with serving(service) as client:
             yield Running(service, backend, client)
 

@@ -470,7 +470,7 @@ def test_before_it_is_ready_and_when_it_is_full(tiny_weights: Any) -> None:
         service.draining = True
         for path in ("/v2/health/ready", "/v2/models/msmlp/ready"):
             check_error(client.get(path), 503)
-        check_error(client.post(INFER, **full), 503)
+        assert client.post(INFER, **full).status_code == 200, "as long as somebody sends"
         assert client.get("/v2/health/live").status_code == 200
 
 

@@ -1,0 +1,78 @@
+"""A reload: what the weights folder holds now is checked, and started beside what is served. Until it is ready nothing
+changes for anybody."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from msmlp.model.errors import CallerError, MsmlpError
+from msmlp.model.platform import free_host_memory
+from msmlp.service.errors import BadWeightsError, NoMemoryError, ReloadFailedError
+from msmlp.service.frontends.generation import Generation, Plan
+from msmlp.service.frontends.layout import memory_needed
+
+log = logging.getLogger("msmlp.supervisor")
+
+READY_SECONDS = 600.0
+"""How long a generation may take to become ready."""
+
+LOOK_SECONDS = 0.05
+
+
+async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
+    """What `plan` makes of the weights folder, laid out as what is served.
+
+    Raises:
+        BadWeightsError: there is nothing in it that could be served so.
+        NoMemoryError: there is no room beside what is served.
+        ReloadFailedError: reading it failed otherwise.
+    """
+    # A thread, as hashing and checking many megabytes would hold up connections.
+    try:
+        made = await asyncio.to_thread(plan)
+    except CallerError as error:
+        raise BadWeightsError(str(error)) from None
+    except MemoryError:
+        raise NoMemoryError("the weights could not be read: there is no memory left") from None
+    except Exception as error:
+        log.exception("the weights folder could not be read")
+        raise ReloadFailedError(f"the weights folder could not be read: unexpected {type(error).__name__}") from None
+    finally:
+        await asyncio.to_thread(gc.collect)  # a service that was built only to be looked at is full of cycles
+    if made.layout.engine != served.layout.engine:
+        detail = f"with these weights the engine would be {made.layout.engine}, and it is {served.layout.engine}"
+        raise BadWeightsError(f"{detail}: export them (msmlp export), or start the service anew")
+    made = replace(made, layout=served.layout)
+    needed, free = memory_needed(made.layout, made.weights_bytes, len(made.engines.all)), free_host_memory()
+    if needed > free:
+        raise NoMemoryError(f"no room beside the weights that are served: needs {needed} bytes, {free} are free")
+    return made
+
+
+async def warm_up(generation: Generation) -> None:
+    """Start it and wait until all of it is ready, and listens for gRPC; ReloadFailedError if one of its processes dies
+    first, or it takes too long.
+    """
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(error: MsmlpError) -> None:
+        if not failed.done():
+            failed.set_exception(ReloadFailedError(str(error)))
+
+    generation.fail = fail
+    generation.start()
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while not generation.warm:
+                await asyncio.wait([failed], timeout=LOOK_SECONDS)
+                if failed.done():
+                    await failed
+        await generation.ask("serve")
+        if failed.done():
+            await failed
+    except TimeoutError:
+        raise ReloadFailedError(f"the new weights were not ready within {READY_SECONDS:g} s") from None
+    finally:
+        failed.cancel()

@@ -1,0 +1,61 @@
+"""How a front end gives its connections back, so that their next requests are answered by those that serve now."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msmlp.service.frontends.line import Line
+from msmlp.service.http.watch import Watch
+
+if TYPE_CHECKING:
+    from msmlp.service.http.connection import Connection
+
+RETRY_SECONDS = 0.005
+"""Until a connection is given again that could not be: its client has not read all, or the supervisor has no room."""
+
+
+class Returns:
+    """Gives every connection back once it is between two requests; from `begin` on."""
+
+    def __init__(self, watch: Watch, line: Line) -> None:
+        self._watch, self._line = watch, line
+        self._waiting: dict[Connection, None] = {}
+        self._due = False
+
+    def begin(self) -> None:
+        """Those that are idle go at once. It may be called again, for those that have come since."""
+        self._watch.between = self.take
+        for connection in list(self._watch.open):
+            if connection.between:
+                self.take(connection)
+
+    def take(self, connection: "Connection") -> None:
+        """Read nothing more from one that is between two requests, and give it back as soon as its client has read."""
+        if connection.seen.told:
+            return  # it is being closed
+        if connection.transport.get_extra_info("ssl_object") is not None:
+            if connection.read:  # a request is on its way where none has come yet
+                connection.shutdown()  # what was agreed on in its handshake cannot be handed over
+            return
+        connection.flow.pause_reading()
+        self._waiting[connection] = None
+        self._try_soon(0)
+
+    def _try_soon(self, seconds: float) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(seconds, self._try)
+
+    def _try(self) -> None:
+        self._due = False
+        for connection in list(self._waiting):
+            transport = connection.transport
+            if not connection.between:  # it has closed, or the next request came in the same packet
+                del self._waiting[connection]
+                connection.flow.resume_reading()
+            elif not transport.get_write_buffer_size():
+                if not self._line.hand_over(transport.get_extra_info("socket")):
+                    break
+                del self._waiting[connection]
+                transport.abort()  # closes only the copy here
+        if self._waiting:
+            self._try_soon(RETRY_SECONDS)

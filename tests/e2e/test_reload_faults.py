@@ -1,0 +1,359 @@
+"""Reloads that fail, and what happens during one."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from msmlp.model.weights import load_calibration, load_weights, model_version
+from tests.e2e.test_frontends import Client, alive, children, front_ends
+from tests.fakes import PATIENCE_SECONDS, picture
+from tests.processes import Served, environment
+from tests.reloads import KEY, put, reload
+from tests.servers import encoded, wait_until
+from tests.service.frontends import reloading
+from tests.service.frontends.hanging import SLOW
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+
+IMAGE = encoded(picture(1.0, size=32))
+SLOW_IMAGE = encoded(picture(1.0, label=SLOW, size=32))
+
+
+def version_of(folder: Path) -> str:
+    weights = load_weights(folder)
+    return model_version(weights, load_calibration(weights))
+
+
+class Stand:
+    """A service of a copy of weights, and the fault at the next start of its engines."""
+
+    def __init__(self, served: Served, folder: Path) -> None:
+        self.served, self.folder, self._fault = served, folder, folder.parent / "fault"
+
+    def fault(self, what: str) -> None:
+        self._fault.write_text(what)
+
+    def well(self) -> None:
+        self._fault.unlink(missing_ok=True)
+
+    @property
+    def version(self) -> str:
+        return str(httpx.get(f"{self.served.url}/model", timeout=PATIENCE_SECONDS).json()["version"])
+
+    def classify(self) -> int:
+        url = f"{self.served.url}/classify"
+        headers = {"Content-Type": "image/png"}
+        return httpx.post(url, content=IMAGE, headers=headers, timeout=PATIENCE_SECONDS).status_code
+
+    @contextmanager
+    def warming(self) -> Iterator[tuple[Future[httpx.Response], set[int]]]:
+        """Inside, a reload that was asked for by POST does not become ready: its answer, and its front ends."""
+        self.fault("slow")
+        before = front_ends(self.served)
+        try:
+            with ThreadPoolExecutor() as pool:
+                answer = pool.submit(reload, self.served)
+                wait_until(lambda: len(front_ends(self.served) - before) >= 2 or answer.done())
+                try:
+                    yield answer, front_ends(self.served) - before
+                finally:
+                    self.well()
+        finally:
+            self.well()
+
+
+@contextmanager
+def stand(weights: Path, where: Path, engine: str = "inline", **settings: Any) -> Iterator[Stand]:
+    folder, keys = where / "weights", where / "keys"
+    put(folder, weights)
+    keys.write_text(KEY + "\n")
+    words = [f"{name}={value}" for name, value in {"admin_keys_file": keys, "drain_seconds": 0, **settings}.items()]
+    command = [sys.executable, reloading.__file__, str(folder), "2", engine, *words]
+    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
+    try:
+        served.wait_until_ready(2)
+        yield Stand(served, folder)
+    finally:
+        served.kill()
+
+
+@pytest.fixture(scope="module", params=["inline", "process"])
+def running(
+    request: pytest.FixtureRequest, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stand]:
+    """One service for the tests after which it serves as before."""
+    with stand(tiny_weights, tmp_path_factory.mktemp("served"), request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def well(running: Stand) -> Iterator[Stand]:
+    yield running
+    running.well()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "outcome", "why"),
+    [
+        ("1000000", 507, "insufficient_memory", "insufficient_memory", r"needs \d+ bytes, 1000000 are free"),
+        ("broken", 503, "reload_failed", "failed", "the device is broken"),
+        ("dead", 503, "reload_failed", "failed", "ended with status 3"),
+    ],
+)
+def test_what_cannot_start_leaves_what_is_served_and_says_why(
+    well: Stand, fault: str, status: int, code: str, outcome: str, why: str
+) -> None:
+    served, processes = well.served, front_ends(well.served)
+    before = served.metric(f'msmlp_reloads_total{{outcome="{outcome}"}}')
+    well.fault(fault)
+    answer = reload(served)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert re.search(why, answer.json()["detail"])
+    assert re.search(f"not reloaded.*{why}", served.log)
+    assert served.metric(f'msmlp_reloads_total{{outcome="{outcome}"}}') == before + 1
+    wait_until(lambda: front_ends(served) == processes)
+    assert well.classify() == 200
+    well.well()
+    assert reload(served).status_code == 200
+    assert well.classify() == 200
+
+
+def test_a_second_one_is_refused_while_one_runs(well: Stand) -> None:
+    with well.warming() as (first, _):
+        second = reload(well.served)
+        assert (second.status_code, second.json()["code"]) == (409, "reloading")
+        assert well.classify() == 200
+        assert not first.done()
+    assert first.result().status_code == 200
+    wait_until(lambda: len(front_ends(well.served)) == len(children(well.served.process.pid)) - 1)
+
+
+def test_a_new_front_end_that_is_killed_ends_the_reload(well: Stand) -> None:
+    with well.warming() as (answer, new):
+        os.kill(max(new), signal.SIGKILL)
+        assert answer.result(PATIENCE_SECONDS).json()["code"] == "reload_failed"
+        wait_until(lambda: not alive(new))
+    assert well.classify() == 200
+
+
+def test_an_old_front_end_that_is_killed_is_replaced_and_the_reload_goes_on(well: Stand) -> None:
+    served = well.served
+    restarts = served.metric("msmlp_frontend_restarts_total")
+    with Client(served) as client:
+        assert client.classify() == 200
+        # The one that is asked to reload is another: it has fewer connections.
+        with well.warming() as (answer, _):
+            assert client.at is not None
+            os.kill(client.at, signal.SIGKILL)
+            wait_until(lambda: served.metric("msmlp_frontend_restarts_total") == restarts + 1)
+            assert well.classify() == 200
+            assert not answer.done()
+        assert answer.result().status_code == 200
+    wait_until(lambda: served.metric("msmlp_frontends_ready") == 2)
+    assert well.classify() == 200
+
+
+def test_one_that_dies_after_the_folder_has_changed_does_not_come_back_with_other_weights(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    with stand(tiny_weights, tmp_path) as running, Client(running.served) as client:
+        before = running.version
+        change(running.folder)
+        assert client.at is not None
+        os.kill(client.at, signal.SIGKILL)
+        running.served.wait_for("died: the weights folder has changed")
+        assert {running.version for _ in range(6)} == {before}
+        assert reload(running.served).json()["previous_version"] == before
+        assert {running.version for _ in range(6)} == {version_of(running.folder)} != {before}
+        assert running.served.metric("msmlp_frontends_ready") == 2
+
+
+def test_nothing_ends_but_what_was_asked_to_when_the_folder_is_gone(tiny_weights: Path, tmp_path: Path) -> None:
+    """A front end that cannot come back is no reason for the others to end."""
+    with stand(tiny_weights, tmp_path) as running, Client(running.served) as client:
+        shutil.rmtree(running.folder)
+        assert client.at is not None
+        os.kill(client.at, signal.SIGKILL)
+        running.served.wait_for("died: there is no weights folder")
+        assert running.classify() == 200
+
+
+@pytest.mark.parametrize("asked_by", ["signal", "post"])
+def test_sigterm_during_a_reload_ends_all(tiny_weights: Path, tmp_path: Path, asked_by: str) -> None:
+    with stand(tiny_weights, tmp_path) as running:
+        served = running.served
+        if asked_by == "post":
+            with running.warming() as (answer, _):
+                started = children(served.process.pid)
+                served.process.send_signal(signal.SIGTERM)
+                assert answer.result(PATIENCE_SECONDS).json()["code"] == "draining"
+        else:
+            running.fault("slow")
+            before = front_ends(served)
+            served.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: len(front_ends(served) - before) == 2)
+            started = children(served.process.pid)
+            served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.log
+        wait_until(lambda: not alive(started))
+        assert "Traceback" not in served.log
+
+
+def test_no_reload_begins_while_the_service_drains(tiny_weights: Path, tmp_path: Path) -> None:
+    with stand(tiny_weights, tmp_path, drain_seconds=PATIENCE_SECONDS) as running:
+        served = running.served
+        served.process.send_signal(signal.SIGTERM)
+        served.wait_for("draining: ")
+        answer = reload(served)
+        assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0
+
+
+def test_what_is_in_flight_is_answered_with_the_old_weights_and_the_next_with_the_new(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    with stand(tiny_weights, tmp_path) as running, Client(running.served) as client:
+        before = running.version
+        change(running.folder)
+        sent = raw(running.served)
+        sent.sendall(request(IMAGE)[:-10])
+        client.connection.request("POST", "/classify", SLOW_IMAGE, {"Content-Type": "image/png"})
+        assert reload(running.served).status_code == 200
+        after = version_of(running.folder)
+        assert json.loads(client.connection.getresponse().read())["model"]["version"] == before
+        sent.sendall(request(IMAGE)[-10:] + request(IMAGE) + request(IMAGE)[:30])
+        with sent.makefile("rb") as answers:
+            # The one that came in the same packet as the rest was on its way, too.
+            assert [version_in(answers) for _ in range(2)] == [before, before]
+            sent.sendall(request(IMAGE)[30:])
+            assert version_in(answers) in (before, after)
+            sent.sendall(request(IMAGE))
+            assert version_in(answers) == after
+        client.connection.request("POST", "/classify", IMAGE, {"Content-Type": "image/png"})
+        assert json.loads(client.connection.getresponse().read())["model"]["version"] == after
+        sent.close()
+
+
+def test_requests_that_outlast_the_shutdown_are_cut_and_told(tiny_weights: Path, tmp_path: Path) -> None:
+    with stand(tiny_weights, tmp_path, shutdown_seconds=1) as running, raw(running.served) as sent:
+        sent.sendall(request(IMAGE)[:-10])
+        wait_until(lambda: running.served.metric("msmlp_connections") == 2)
+        old = front_ends(running.served)
+        assert reload(running.served).status_code == 200
+        assert b"503 Service Unavailable" in sent.recv(2**16)
+        wait_until(lambda: not alive(old))
+        assert "1 requests were cut with the old weights" in running.served.log
+        running.served.process.send_signal(signal.SIGTERM)
+        assert running.served.end() == 0
+
+
+def raw(served: Served) -> socket.socket:
+    host, port = served.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
+
+
+def request(body: bytes) -> bytes:
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def version_in(answers: Any) -> str:
+    """Of the next answer."""
+    assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+    headers = http.client.parse_headers(answers)
+    assert headers["Connection"] != "close"
+    return str(json.loads(answers.read(int(headers["Content-Length"])))["model"]["version"])
+
+
+def change(folder: Path) -> None:
+    """Another version, whose answers are the same."""
+    with (folder / "calibration.json").open("a") as file:
+        file.write("\n")
+
+
+def held(served: Served) -> tuple[int, int, int, int]:
+    """What the service holds: processes, open files of the supervisor, its threads, and folders of engines."""
+    pid = served.process.pid
+    threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return len(children(pid)), files, threads, len(list(Path(tempfile.gettempdir()).glob("msmlp-*/engine")))
+
+
+def check_nothing_is_left(weights: Path, where: Path, engine: str, times: int) -> None:
+    with stand(weights, where, engine) as running, Client(running.served) as client:
+        served = running.served
+        seen: list[tuple[int, int, int, int]] = []
+        for turn in range(times + 2):
+            change(running.folder)
+            old = front_ends(served)
+            if turn % 3 == 2:
+                running.fault("broken")
+                assert reload(served).status_code == 503
+                running.well()
+            assert reload(served).status_code == 200
+            assert client.classify() == 200
+            wait_until(lambda before=old: not alive(before))  # type: ignore[misc]
+            wait_until(lambda: served.metric("msmlp_connections") == 2)
+            seen.append(held(served))
+        # The first ones may have started a thread of a pool.
+        wait_until(lambda: held(served) == seen[1])
+        started = children(served.process.pid)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.log
+        wait_until(lambda: not alive(started))
+        assert "Traceback" not in served.log
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_reloads_leave_nothing_behind(tiny_weights: Path, tmp_path: Path, engine: str) -> None:
+    check_nothing_is_left(tiny_weights, tmp_path, engine, 2)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_many_reloads_leave_nothing_behind(tiny_weights: Path, tmp_path: Path, engine: str) -> None:
+    check_nothing_is_left(tiny_weights, tmp_path, engine, 40)
+
+
+def test_no_counter_falls_over_a_reload(well: Stand) -> None:
+    seen: list[dict[str, float]] = []
+
+    def scrape() -> None:
+        text = httpx.get(f"{well.served.url}/metrics", timeout=PATIENCE_SECONDS).text
+        counters = r"^((?:msmlp|process)_\w+(?:_total|_count|_sum|_bucket)(?:{.*})?) (\S+)$"
+        seen.append({series: float(value) for series, value in re.findall(counters, text, re.MULTILINE)})
+
+    for _ in range(5):
+        assert well.classify() == 200
+    scrape()
+    images = 'msmlp_images_total{exit="3",reason="final"}'
+    with well.warming() as (answer, _):
+        scrape()
+    while not answer.done():
+        assert well.classify() == 200
+        scrape()
+    for _ in range(30):
+        assert well.classify() == 200
+        scrape()
+    assert answer.result().status_code == 200
+    for before, after in pairwise(seen):
+        fallen = {series: (value, after[series]) for series, value in before.items() if after[series] < value}
+        assert not fallen
+    assert seen[-1][images] >= seen[0][images] + 30

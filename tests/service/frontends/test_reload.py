@@ -48,7 +48,6 @@ def test_front_ends_before_an_engine_need_its_memory_once() -> None:
     [
         (WeightsError("model.safetensors is damaged"), BadWeightsError, "is damaged"),
         (MemoryError(), NoMemoryError, "no memory left"),
-        (ZeroDivisionError("what"), ReloadFailedError, "unexpected ZeroDivisionError"),
     ],
 )
 def test_what_cannot_be_read(error: Exception, told: type[MsmlpError], why: str) -> None:
@@ -57,6 +56,15 @@ def test_what_cannot_be_read(error: Exception, told: type[MsmlpError], why: str)
 
     with pytest.raises(told, match=why):
         planned(plan)
+
+
+def test_why_it_failed_is_told_and_counted() -> None:
+    told = BadWeightsError("why")
+    assert reload.explained(told) == (told, "bad_weights")
+    assert reload.explained(NoMemoryError("why"))[1] == "insufficient_memory"
+    assert reload.explained(ReloadFailedError("why"))[1] == "failed"
+    error, outcome = reload.explained(OSError("/a/path"))
+    assert (str(error), outcome) == ("unexpected OSError", "failed")
 
 
 def test_an_engine_of_another_kind_is_refused() -> None:

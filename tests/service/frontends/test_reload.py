@@ -11,7 +11,7 @@ from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.errors import BadWeightsError, NoMemoryError, ReloadFailedError
 from msmlp.service.frontends import reload
 from msmlp.service.frontends.generation import Plan
-from msmlp.service.frontends.layout import PER_WEIGHT_BYTE, WORKER_BYTES, Layout, memory_needed
+from msmlp.service.frontends.layout import ENGINE_BYTES, PER_WEIGHT_BYTE, WORKER_BYTES, Layout, memory_needed
 
 SERVED = Plan(Layout(3, "inline", "set to 3"), EngineHosts(), {"name": "served", "version": "1"}, 1000)
 
@@ -40,7 +40,7 @@ def test_the_memory_of_every_process_must_be_free(monkeypatch: pytest.MonkeyPatc
 
 def test_front_ends_before_an_engine_need_its_memory_once() -> None:
     inside, before = memory_needed(SERVED.layout, 10**9, 0), memory_needed(SERVED.layout, 10**9, 1)
-    assert before == 4 * WORKER_BYTES + (3 + PER_WEIGHT_BYTE) * 10**9 < inside
+    assert before == ENGINE_BYTES + 3 * WORKER_BYTES + (3 + PER_WEIGHT_BYTE) * 10**9 < inside
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ log = logging.getLogger("msmlp.supervisor")
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-ENGINE_SECONDS = 0.5
+ENGINE_SECONDS = 0.2
 """How long the engines may take to end once no front end is left; then they are killed."""
 
 ASK_SECONDS = 5.0

@@ -10,11 +10,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.line import Answer, Ask
 from msmlp.service.frontends.place import Place
-from msmlp.service.telemetry.metrics import engine_metrics
+from msmlp.service.telemetry.metrics import RELOADS, RELOADS_TEXT, engine_metrics
 from msmlp.service.telemetry.totals import Totals
-
-OUTCOMES = "done", "bad_weights", "insufficient_memory", "failed"
-"""How a reload can end."""
 
 COUNT_SECONDS = 1.0
 """How long front ends may take to tell; one that takes longer counts with what it told last."""
@@ -30,7 +27,7 @@ class Scrapes:
         self._asked: list[tuple[Place, Ask]] = []
         self._task: asyncio.Task[None] | None = None
         self.restarts = 0
-        self.reloads = dict.fromkeys(OUTCOMES, 0)
+        self.reloads = dict.fromkeys(RELOADS, 0)
 
     def switch(self, places: list[Place], hosts: EngineHosts) -> None:
         """From now on these serve. Those before still count what they answer, but how they are is of no interest."""
@@ -76,7 +73,7 @@ class Scrapes:
         """The supervisor's own metrics."""
         text = "Front ends that died and were started anew."
         yield CounterMetricFamily("msmlp_frontend_restarts", text, self.restarts)
-        reloads = CounterMetricFamily("msmlp_reloads", "Loads of new weights, by how they ended.", labels=["outcome"])
+        reloads = CounterMetricFamily("msmlp_reloads", RELOADS_TEXT, labels=["outcome"])
         for outcome, number in self.reloads.items():
             reloads.add_metric([outcome], number)
         yield reloads

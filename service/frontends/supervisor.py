@@ -38,7 +38,7 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
-CUT_SECONDS = 0.8
+CUT_SECONDS = 1.0
 """How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
 
@@ -259,7 +259,7 @@ class Supervisor:
         finally:
             await old.end()
             if old.cut:
-                log.warning("%d requests were cut with the old weights", old.cut)
+                log.warning("requests with the old weights that were cut: %d", old.cut)
             self._generations.remove(old)
             self._retiring = None
 

@@ -50,7 +50,7 @@ CONNECTING_SECONDS = 0.001
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
 
-FLUSH_SECONDS = 0.4
+FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
 
 BEATS_PER_PUSH = 10

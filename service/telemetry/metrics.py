@@ -84,6 +84,11 @@ class Engines(Protocol):
     def restarts(self) -> int: ...
 
 
+RELOADS = "done", "bad_weights", "insufficient_memory", "failed"
+"""How a load of new weights can end: the values of the label `outcome`."""
+RELOADS_TEXT = "Loads of new weights, by how they ended."
+
+
 class Metrics(Collector):
     """One registry per service, for a cascade whose exits cost `gflops`, cumulative [K].
 
@@ -163,6 +168,9 @@ class Metrics(Collector):
         self.timeouts = counter("msmlp_timeouts", text, ["phase"])
         # The supervisor counts them, if there is one.
         counter("msmlp_frontend_restarts", "Front ends that died and were started anew.")
+        reloads = counter("msmlp_reloads", RELOADS_TEXT, ["outcome"])
+        for outcome in RELOADS:
+            reloads.labels(outcome)
         labels = ["name", "version", "backend", "device"]
         self.model_info = gauge("msmlp_model_info", "The model served.", labels)
 

@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from tests.processes import Served, environment, msmlp_serve
 from tests.servers import encoded, wait_until
 from tests.service.frontends import hanging
 from tests.service.grpc.conftest import Caller, infer_request
+from tests.service.grpc.test_server import silent_call
 from tests.service.http.routes.test_decoding import black
 from tests.service.http.test_protocol import answers
 
@@ -207,15 +209,21 @@ def test_a_front_end_that_dies_while_it_drains_is_not_replaced(tiny_weights: Pat
 # What has none is cut.
 
 
-def cut_within(served: Served, seconds: float, connections: list[socket.socket]) -> list[list[httpx.Response]]:
-    """What clients are answered from SIGTERM on; in `make chaos` it must not take long."""
+@contextmanager
+def gone_within(served: Served, seconds: float) -> Iterator[None]:
+    """A signal's consequences, until the end of the process; in `make chaos` they must not take longer."""
     began = time.monotonic()
-    served.process.send_signal(signal.SIGTERM)
-    found = [received(connection) for connection in connections]
+    yield
     served.process.wait(PATIENCE_SECONDS)
     if os.environ.get("HYPOTHESIS_PROFILE") == "chaos":
-        assert time.monotonic() - began < seconds + 2
-    return found
+        assert time.monotonic() - began < seconds
+
+
+def cut_after(served: Served, seconds: float, connections: list[socket.socket]) -> list[list[httpx.Response]]:
+    """What clients are answered from SIGTERM on."""
+    with gone_within(served, seconds + 2):
+        served.process.send_signal(signal.SIGTERM)
+        return [received(connection) for connection in connections]
 
 
 @pytest.mark.parametrize("path", ["/classify", "/v2/models/msmlp/infer"])
@@ -225,7 +233,7 @@ def test_half_a_body_is_cut(tiny_weights: Path, path: str) -> None:
             connection.sendall(asked(IMAGE, path)[: -len(IMAGE) // 2])
             head.sendall(asked(IMAGE, path)[:30])
             wait_until(lambda: served.metric("msmlp_connections") == 3)
-            [answer], [refused] = cut_within(served, 0.5, [connection, head])
+            [answer], [refused] = cut_after(served, 0.5, [connection, head])
             check_cut(answer)
             check_cut(refused, refused.headers["X-Request-ID"])
         check_end(served, 1, cut=2)
@@ -235,14 +243,13 @@ def test_a_client_that_goes_on_sending_gets_its_answer_too(tiny_weights: Path) -
     with serving(tiny_weights, 1, "inline", shutdown_seconds=0.5) as served, connect(served) as connection:
         connection.sendall(asked(bytes(2**25))[: 2**24])
         connection.settimeout(0.01)
-        served.process.send_signal(signal.SIGTERM)
         found = b""
-        while b"}" not in found:
-            connection.send(bytes(2**10))
-            try:
-                found += connection.recv(2**16)
-            except TimeoutError:
-                continue
+        with gone_within(served, 0.5 + 2):
+            served.process.send_signal(signal.SIGTERM)
+            while b"}" not in found:
+                connection.send(bytes(2**10))
+                with suppress(TimeoutError):
+                    found += connection.recv(2**16)
         [answer] = answers(found)
         check_cut(answer)
         check_end(served, 1, cut=1)
@@ -254,7 +261,7 @@ def test_decoders_that_are_busy_are_not_waited_for(tiny_weights: Path) -> None:
         for connection in connections:
             connection.sendall(asked(black(5600)))
         wait_until(lambda: in_flight(served) == 8)
-        found = [each for [each] in cut_within(served, 0.5, connections)]
+        found = [each for [each] in cut_after(served, 0.5, connections)]
         assert {answer.status_code for answer in found} <= {200, 503}
         cut = [answer for answer in found if answer.status_code == 503]
         assert len(cut) > 2
@@ -271,7 +278,7 @@ def test_a_stage_that_hangs_is_not_waited_for(tiny_weights: Path, engine: str) -
         started = children(served.process.pid)
         connection.sendall(asked(shown(hanging.HANGS)))
         wait_until(lambda: in_flight(served) == 1)
-        [[answer]] = cut_within(served, 0.5, [connection])
+        [[answer]] = cut_after(served, 0.5, [connection])
         check_cut(answer)
         check_end(served, 1, cut=1)
         wait_until(lambda: not alive(started))
@@ -282,7 +289,7 @@ def test_a_front_end_that_hangs_is_killed(tiny_weights: Path) -> None:
         started = children(served.process.pid)
         connection.sendall(asked(shown(hanging.HANGS)))
         time.sleep(0.2)
-        assert cut_within(served, 0.5, [connection]) == [[]]
+        assert cut_after(served, 0.5, [connection]) == [[]]
         check_end(served, 1, killed=1)
         wait_until(lambda: not alive(started))
 
@@ -295,8 +302,8 @@ def test_a_client_that_does_not_read_is_not_waited_for(tiny_weights: Path) -> No
             connection.connect((host, int(port)))
             connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 60)
             wait_until(lambda: unread(connection) > 2**15)
-            served.process.send_signal(signal.SIGTERM)
-            served.process.wait(PATIENCE_SECONDS)
+            with gone_within(served, 0.5 + 2):
+                served.process.send_signal(signal.SIGTERM)
         waiting = re.search(r"requests that were cut: (\d+)", served.log)
         assert waiting
         check_end(served, 1, cut=max(1, int(waiting[1])))
@@ -318,8 +325,9 @@ def test_a_second_signal_ends_it_at_once(tiny_weights: Path, first: signal.Signa
         wait_until(lambda: in_flight(served) == 1)
         served.process.send_signal(first)
         served.wait_for("shutting down")
-        served.process.send_signal(second)
-        [answer] = received(connection)
+        with gone_within(served, 1):
+            served.process.send_signal(second)
+            [answer] = received(connection)
         check_cut(answer)
         check_end(served, 1, cut=1)
 
@@ -352,11 +360,14 @@ def test_calls_that_hang_are_cut(tiny_weights: Path) -> None:
         hangs = call.start("ModelInfer", tensor(hanging.HANGS))
         stream = call.stream(iter([tensor(hanging.HANGS)]))
         wait_until(lambda: in_flight(served) == 2)
-        served.process.send_signal(signal.SIGTERM)
-        with pytest.raises(grpc.RpcError) as raised:
-            hangs.result()
-        error: Any = raised.value
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, CUT)
-        response = next(stream)
-        assert (response.error_message, response.infer_response.id) == (CUT, ID)
-        check_end(served, 1, cut=2)
+        with gone_within(served, 0.5 + 2), silent_call(SimpleNamespace(call=call)) as silent:
+            call("ServerLive")  # behind it on the same connection
+            served.process.send_signal(signal.SIGTERM)
+            for unanswered in (hangs, silent):
+                with pytest.raises(grpc.RpcError) as raised:
+                    unanswered.result()
+                error: Any = raised.value
+                assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, CUT)
+            response = next(stream)
+            assert (response.error_message, response.infer_response.id) == (CUT, ID)
+        check_end(served, 1, cut=3)

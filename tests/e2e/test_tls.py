@@ -124,6 +124,20 @@ def test_the_metrics_port_has_three_paths_without_tls(served: Served, client: ht
     assert client.get("/metrics").status_code == 200
 
 
+def test_the_metrics_port_needs_no_key_and_has_no_admin(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("abcdefghijklmnopqrst\n")
+    options = "--api-keys-file", str(keys), "--admin-keys-file", str(keys), "--metrics-port", "0", "--frontends", "1"
+    with msmlp_serve(DEFAULT_WEIGHTS, *options) as served:
+        served.wait_for("ready: ")
+        wait_until(lambda: httpx.get(f"{served.metrics}/readyz").status_code == 200)
+        assert httpx.get(f"{served.url}/metrics").status_code == 401
+        assert httpx.get(f"{served.metrics}/metrics").status_code == 200
+        known = {"Authorization": "Bearer abcdefghijklmnopqrst"}
+        assert httpx.get(f"{served.url}/metrics", headers=known).status_code == 200
+        assert httpx.post(f"{served.metrics}/admin/reload", headers=known).status_code == 404
+
+
 def test_tls_to_the_metrics_port_is_refused(served: Served) -> None:
     address = "127.0.0.1", int(served.metrics.rpartition(":")[2])
     with socket.create_connection(address, PATIENCE_SECONDS) as connection, pytest.raises(ssl.SSLError):

@@ -30,7 +30,7 @@ from msmlp.service.errors import CLIENT_CLOSED_REQUEST
 from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
-from msmlp.service.telemetry.metrics import AT_MOST, PHASES, SCORES, LabelledHistogram, Metrics
+from msmlp.service.telemetry.metrics import AT_MOST, PHASES, RELOADS, SCORES, LabelledHistogram, Metrics
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -442,7 +442,7 @@ def check_labels(samples: Samples, service: Service) -> None:
         "where": {"decode", "queue", "batch"},
         "phase": set(PHASES),
         "state": {"up", "restarting", "out"},
-        "outcome": {"met", "late", "cut_short", "expired"},
+        "outcome": {"met", "late", "cut_short", "expired", *RELOADS},
         "name": {service.facts.model["name"]},
         "version": {service.facts.model["version"]},
         "backend": {"fake"},

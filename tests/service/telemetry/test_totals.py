@@ -123,6 +123,18 @@ def test_of_levels_and_ages_the_largest_is_shown(name: str) -> None:
     assert math.isnan(shown(told[:1])[name])
 
 
+def test_one_that_leaves_still_counts_but_shows_no_gauge() -> None:
+    totals = Totals()
+    totals.update(0, snapshot(gauge("msmlp_connections", 3), counter("msmlp_shed", 5)))
+    totals.leave(0)
+    totals.update(1, snapshot(gauge("msmlp_connections", 1), counter("msmlp_shed", 1), pid=2))
+    totals.update(0, snapshot(gauge("msmlp_connections", 2), counter("msmlp_shed", 7)))
+    assert values(totals) == {"msmlp_connections": 1, "msmlp_shed_total": 8}
+    totals.retire(0)
+    totals.update(0, snapshot(gauge("msmlp_connections", 4), counter("msmlp_shed", 1), pid=3))
+    assert values(totals) == {"msmlp_connections": 5, "msmlp_shed_total": 9}
+
+
 def test_of_thresholds_the_one_most_browned_out_is_shown() -> None:
     name = "msmlp_effective_threshold"
     assert shown([snapshot(gauge(name, 0.7)), snapshot(gauge(name, 0.4), pid=2)]) == {name: 0.4}

@@ -250,8 +250,8 @@ class FrontEnd(uvicorn.Server):
         elif ask.what == "retire" and not self._retiring:
             self._retiring = True
             await self._retire()
-        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
-        self._line.send(Answer(ask.number, snapshot))
+        snapshot = ask.what == "snapshot" and take_snapshot(self.service.metrics, self.service.statistics)
+        self._line.send(Answer(ask.number, snapshot or True))
 
     async def _retire(self) -> None:
         """Begin nothing that has not come yet; the process ends once all else is answered, or `--shutdown-seconds` are

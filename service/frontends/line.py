@@ -15,7 +15,13 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along. From one that retires: let another serve it."""
+    """To a front end: serve this; its file comes along. From one that retires: let another serve it. See `Kept`."""
+
+    kept: bool = False
+
+
+class Kept(socket.socket):
+    """A connection on which requests have been answered before: it is not new, but waits for its next."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,11 @@ class Line:
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Give the other side a connection, whose copy here may be closed then; False if there is no room for it."""
-        return self._channel.send([Connection()], connection.fileno())
+        return self._channel.send([Connection(isinstance(connection, Kept))], connection.fileno())
+
+    def give_back(self, connection: Any, *, kept: bool) -> bool:
+        """The same with the socket of a transport."""
+        return self._channel.send([Connection(kept)], connection.fileno())
 
     async def ask(self, what: str, seconds: float) -> Any:
         """What the other side answers; None if it has ended, or takes longer."""
@@ -136,14 +146,14 @@ class Line:
             return
         for message in messages:
             if isinstance(message, Connection):
-                self._tell(self._connection())
+                self._tell(self._connection(Kept if message.kept else socket.socket))
             elif isinstance(message, Answer):
                 self._answered(message.number, message.content)
             else:
                 self._tell(message)
 
-    def _connection(self) -> socket.socket | Lost:
+    def _connection(self, kind: type[socket.socket]) -> socket.socket | Lost:
         try:
-            return socket.socket(fileno=self._channel.take_file())
+            return kind(fileno=self._channel.take_file())
         except ValueError:
             return Lost()

@@ -125,6 +125,8 @@ class Connection:
     pipeline: Any = ()
     seen: Seen
     read = 0
+    kept = False
+    """Whether another process has answered requests on it before."""
     refused: Refused | None = None
     """Why what is being read cannot be, if it is known."""
 
@@ -166,7 +168,7 @@ class Connection:
         if self.transport.get_write_buffer_size():
             return Phase.ANSWER
         if cycle is None:
-            return Phase.HEAD
+            return Phase.IDLE if self.kept and place == BETWEEN else Phase.HEAD
         if cycle.response_complete and not self.pipeline:
             return (Phase.IDLE, Phase.HEAD, Phase.BODY)[place]
         # Where it is the application that does not want more, the client is not to blame.

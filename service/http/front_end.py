@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -27,6 +28,7 @@ from msmlp.service.frontends.line import (
     Ended,
     Failed,
     Finished,
+    Kept,
     Line,
     Lost,
 )
@@ -49,6 +51,10 @@ CONNECTING_SECONDS = 0.001
 
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
+
+LAST_SECONDS = 5.0
+"""How long the last traces and lines of the access log may take once all is answered. Threads may still work for
+clients that have left."""
 
 FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
@@ -128,6 +134,7 @@ class FrontEnd(uvicorn.Server):
         cut = 0
         self._ending.close()
         if await self._in_time(lambda: not self._ending.busy):
+            self._until = min(self._until, time.monotonic() + LAST_SECONDS)
             closing = asyncio.create_task(self.lifespan.shutdown())
             await self._in_time(closing.done)
         else:
@@ -193,20 +200,22 @@ class FrontEnd(uvicorn.Server):
     async def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            await self._handshakes.connect(self._protocol, connection, len(self.server_state.connections))
+            await self._handshakes.connect(
+                partial(self._protocol, isinstance(connection, Kept)), connection, len(self.server_state.connections)
+            )
         except OSError:  # it has left already
             connection.close()
         finally:
             self._connecting -= 1
             self._count_left()
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self, kept: bool) -> asyncio.Protocol:
         """As uvicorn makes it."""
         kind: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = kind(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
+        protocol: Any = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol.kept = kept
+        made: asyncio.Protocol = protocol
+        return made
 
     def _heard(self, message: Any) -> None:
         if isinstance(message, socket.socket | Lost):
@@ -241,8 +250,8 @@ class FrontEnd(uvicorn.Server):
         elif ask.what == "retire" and not self._retiring:
             self._retiring = True
             await self._retire()
-        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
-        self._line.send(Answer(ask.number, snapshot))
+        snapshot = ask.what == "snapshot" and take_snapshot(self.service.metrics, self.service.statistics)
+        self._line.send(Answer(ask.number, snapshot or True))
 
     async def _retire(self) -> None:
         """Begin nothing that has not come yet; the process ends once all else is answered, or `--shutdown-seconds` are

@@ -53,7 +53,8 @@ class Returns:
                 del self._waiting[connection]
                 connection.flow.resume_reading()
             elif not transport.get_write_buffer_size():
-                if not self._line.hand_over(transport.get_extra_info("socket")):
+                kept = connection.kept or connection.cycle is not None
+                if not self._line.give_back(transport.get_extra_info("socket"), kept=kept):
                     break
                 del self._waiting[connection]
                 transport.abort()  # closes only the copy here

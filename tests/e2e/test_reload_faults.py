@@ -1,8 +1,10 @@
 """Reloads that fail, and what happens during one."""
 
+import fcntl
 import http.client
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -10,6 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pytest
 
 from msmlp.model.weights import load_calibration, load_weights, model_version
@@ -28,6 +35,8 @@ from tests.reloads import KEY, put, reload
 from tests.servers import encoded, wait_until
 from tests.service.frontends import reloading
 from tests.service.frontends.hanging import SLOW
+from tests.service.grpc.conftest import Caller, infer_request
+from tests.service.grpc.test_streams import Requests
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -84,16 +93,17 @@ class Stand:
 
 
 @contextmanager
-def stand(weights: Path, where: Path, engine: str = "inline", **settings: Any) -> Iterator[Stand]:
+def stand(weights: Path, where: Path, engine: str = "inline", frontends: int = 2, **settings: Any) -> Iterator[Stand]:
     folder, keys = where / "weights", where / "keys"
     put(folder, weights)
     keys.write_text(KEY + "\n")
+    how = {name: settings.pop(name) for name in ("start_new_session", "preexec_fn") if name in settings}
     words = [f"{name}={value}" for name, value in {"admin_keys_file": keys, "drain_seconds": 0, **settings}.items()]
-    command = [sys.executable, reloading.__file__, str(folder), "2", engine, *words]
-    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
+    command = [sys.executable, reloading.__file__, str(folder), str(frontends), engine, *words]
+    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, **how))
     try:
-        served.wait_until_ready(2)
-        yield Stand(served, folder, 3 if engine == "process" else 2)
+        served.wait_until_ready(frontends)
+        yield Stand(served, folder, frontends + (engine == "process"))
     finally:
         served.kill()
 
@@ -270,6 +280,125 @@ def test_requests_that_outlast_the_shutdown_are_cut_and_told(tiny_weights: Path,
         assert running.served.end() == 0
 
 
+def test_a_client_that_does_not_read_holds_nobody_up(tiny_weights: Path, tmp_path: Path) -> None:
+    with stand(tiny_weights, tmp_path) as running, socket.socket() as sent:
+        before, pages = running.version, 60
+        change(running.folder)
+        sent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sent.settimeout(PATIENCE_SECONDS)
+        host, port = running.served.url.removeprefix("http://").split(":")
+        sent.connect((host, int(port)))
+        sent.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * pages)
+        assert reload(running.served).json()["previous_version"] == before
+        assert running.version != before
+        with sent.makefile("rb") as answers:
+            for _ in range(pages):
+                assert content(answers)["info"]["title"] == "msmlp"
+            sent.sendall(request(IMAGE))
+            assert version_in(answers) == version_of(running.folder)
+        running.settle()
+
+
+def test_a_connection_that_the_other_parser_reads_changes_too(tiny_weights: Path, tmp_path: Path) -> None:
+    with (
+        stand(tiny_weights, tmp_path, frontends=1) as running,
+        raw(running.served) as sent,
+        sent.makefile("rb") as answers,
+    ):
+        for _ in range(2):
+            sent.sendall(b"M-SEARCH /model HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 405 " in answers.readline()
+            length = int(http.client.parse_headers(answers)["Content-Length"])
+            assert json.loads(answers.read(length))["code"] == "method_not_allowed"
+            change(running.folder)
+            assert reload(running.served).status_code == 200
+        sent.sendall(request(IMAGE))
+        assert version_in(answers) == version_of(running.folder)
+
+
+def test_an_idle_connection_that_has_changed_is_still_an_idle_one(tiny_weights: Path, tmp_path: Path) -> None:
+    """And one that has said nothing yet has the time of one that has just come."""
+    with stand(tiny_weights, tmp_path, head_seconds=1) as running, Client(running.served) as client:
+        assert client.classify() == 200
+        assert reload(running.served).status_code == 200
+        with raw(running.served) as new:
+            wait_until(lambda: running.served.metric("msmlp_connections") == 3)
+            assert reload(running.served).status_code == 200
+            assert new.recv(1) == b""
+        assert client.classify() == 200
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_over_grpc_every_call_is_answered_and_those_after_the_reload_by_the_new(
+    tiny_weights: Path, tmp_path: Path, engine: str
+) -> None:
+    with stand(tiny_weights, tmp_path, engine, grpc_port=0) as running:
+        served, before, enough = running.served, running.version, threading.Event()
+        answered: list[tuple[float, str]] = []
+
+        def ask() -> None:
+            with grpc.insecure_channel(served.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                call, one = Caller(channel), infer_request(np.zeros((1, 32, 32, 3), np.uint8))
+                while not enough.is_set():
+                    begun = time.monotonic()
+                    answered.append((begun, call("ModelInfer", one).model_version))
+
+        with ThreadPoolExecutor() as pool:
+            asking = [pool.submit(ask) for _ in range(4)]
+            try:
+                wait_until(lambda: len(answered) > 20 or any(each.done() for each in asking))
+                change(running.folder)
+                assert reload(served).status_code == 200
+                switched = time.monotonic()
+                wait_until(lambda: answered[-1][0] > switched + 0.2 or any(each.done() for each in asking))
+            finally:
+                enough.set()
+            for each in asking:
+                each.result()
+        after = version_of(running.folder)
+        assert {name for _, name in answered} == {before, after}
+        assert {name for begun, name in answered if begun > switched} == {after}
+        running.settle()
+
+
+def test_a_stream_over_grpc_ends_and_the_next_is_answered_by_the_new(tiny_weights: Path, tmp_path: Path) -> None:
+    one = infer_request(np.zeros((1, 32, 32, 3), np.uint8))
+    with stand(tiny_weights, tmp_path, grpc_port=0) as running, grpc.insecure_channel(running.served.grpc) as channel:
+        before, requests = running.version, Requests(one)
+        responses = Caller(channel).stream(iter(requests))
+        assert next(responses).infer_response.model_version == before
+        change(running.folder)
+        assert reload(running.served).status_code == 200
+        with pytest.raises(grpc.RpcError):
+            next(responses)
+        assert responses.code() == grpc.StatusCode.UNAVAILABLE
+        requests.send(None)
+        again = Requests(one)
+        again.send(None)
+        found = [each.infer_response.model_version for each in Caller(channel).stream(iter(again))]
+        assert found == [version_of(running.folder)]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_when_its_terminal_hangs_up_it_ends_unless_that_is_ignored(
+    tiny_weights: Path, tmp_path: Path, ignored: bool
+) -> None:
+    ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    with stand(tiny_weights, tmp_path, start_new_session=True, preexec_fn=take_terminal) as running:
+        os.close(theirs)
+        os.close(ours)
+        if ignored:
+            running.served.wait_for("loaded in")
+            assert running.classify() == 200
+        else:
+            assert running.served.end() == 0
+
+
 def raw(served: Served) -> socket.socket:
     host, port = served.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
@@ -280,12 +409,16 @@ def request(body: bytes) -> bytes:
     return head.encode() + body
 
 
-def version_in(answers: Any) -> str:
-    """Of the next answer."""
+def content(answers: Any) -> Any:
+    """The document of the next answer."""
     assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
     headers = http.client.parse_headers(answers)
     assert headers["Connection"] != "close"
-    return str(json.loads(answers.read(int(headers["Content-Length"])))["model"]["version"])
+    return json.loads(answers.read(int(headers["Content-Length"])))
+
+
+def version_in(answers: Any) -> str:
+    return str(content(answers)["model"]["version"])
 
 
 def change(folder: Path) -> None:

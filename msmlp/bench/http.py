@@ -84,6 +84,7 @@ def _servers(options: HttpOptions, progress: Callable[[str], None], stack: ExitS
     # each of two front ends, and no limit on the wait.
     most = 2 * max(IMAGES_OF[body] * max(options.connections_of(body)) for body in options.bodies)
     arguments = [f"--capacity={max(1024, most)}", "--max-wait-ms=0", "--brownout-ms=0", "--port=0", "--host=127.0.0.1"]
+    arguments.append("--drain-seconds=0")  # nobody is to be told
     arguments += [] if options.weights is None else [f"--weights={options.weights}"]
     programs = {
         "real": [SERVE, "serve"],

@@ -90,10 +90,10 @@ class Generation:
         """Whether all of it is ready."""
         return all(place.ready for place in self.places) and all(state == "up" for state in self.hosts.states)
 
-    async def ask(self, what: str) -> None:
-        """Have all front ends do something, and wait until they have."""
+    async def ask(self, what: str) -> bool:
+        """Have all front ends do something → whether they have, in time."""
         lines = [place.line for place in self.places if place.line is not None]
-        await asyncio.gather(*(line.ask(what, ASK_SECONDS) for line in lines))
+        return all(await asyncio.gather(*(line.ask(what, ASK_SECONDS) for line in lines)))
 
     # Connections.
 

@@ -15,6 +15,9 @@ WORKER_BYTES, PER_WEIGHT_BYTE = 200 * 2**20, 4
 weights of 2 MB, and 940 with weights of 197 (as read, as graphs, and twice in ONNX Runtime); the rest is for bodies and
 batches."""
 
+ENGINE_BYTES = 700 * 2**20
+"""The same for an engine's process, which mostly has torch: 640 MiB were resident with weights of 2 MB, on a CPU."""
+
 MOST_BY_A_GPU = 8
 """Front ends before GPUs unless `--frontends` says otherwise: a first choice, not measured yet."""
 
@@ -97,10 +100,10 @@ def _engine(wanted: str, name: str, device: str) -> str:
 
 def memory_needed(layout: Layout, weights_bytes: int, engines: int) -> int:
     """Bytes that the front ends of a layout take, with the processes of so many engines."""
-    inside = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
+    computing = PER_WEIGHT_BYTE * weights_bytes
     if not engines:
-        return layout.frontends * inside
-    return engines * inside + layout.frontends * (WORKER_BYTES + weights_bytes)
+        return layout.frontends * (WORKER_BYTES + computing)
+    return engines * (ENGINE_BYTES + computing) + layout.frontends * (WORKER_BYTES + weights_bytes)
 
 
 def divide(settings: Settings, layout: Layout) -> list[Settings]:

@@ -27,7 +27,6 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     Raises:
         BadWeightsError: there is nothing in it that could be served so.
         NoMemoryError: there is no room beside what is served.
-        ReloadFailedError: reading it failed otherwise.
     """
     # A thread, as hashing and checking many megabytes would hold up connections.
     try:
@@ -36,9 +35,6 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
         raise BadWeightsError(str(error)) from None
     except MemoryError:
         raise NoMemoryError("the weights could not be read: there is no memory left") from None
-    except Exception as error:
-        log.exception("the weights folder could not be read")
-        raise ReloadFailedError(f"the weights folder could not be read: unexpected {type(error).__name__}") from None
     finally:
         await asyncio.to_thread(gc.collect)  # a service that was built only to be looked at is full of cycles
     if made.layout.engine != served.layout.engine:
@@ -69,10 +65,20 @@ async def warm_up(generation: Generation) -> None:
                 await asyncio.wait([failed], timeout=LOOK_SECONDS)
                 if failed.done():
                     await failed
-        await generation.ask("serve")
+        began = await generation.ask("serve")
         if failed.done():
             await failed
+        if not began:
+            raise ReloadFailedError("the new front ends do not begin to serve, maybe as gRPC's port is taken")
     except TimeoutError:
         raise ReloadFailedError(f"the new weights were not ready within {READY_SECONDS:g} s") from None
     finally:
         failed.cancel()
+
+
+def explained(error: Exception) -> tuple[MsmlpError, str]:
+    """Why a reload has failed, as it is told, and its outcome as it is counted."""
+    if not isinstance(error, MsmlpError):
+        log.error("a reload failed", exc_info=error)
+        error = ReloadFailedError(f"unexpected {type(error).__name__}")
+    return error, {BadWeightsError: "bad_weights", NoMemoryError: "insufficient_memory"}.get(type(error), "failed")

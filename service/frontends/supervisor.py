@@ -15,11 +15,11 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import MsmlpError
-from msmlp.service.errors import BadWeightsError, CutError, DrainingError, NoMemoryError, ReloadingError
+from msmlp.service.errors import CutError, DrainingError, ReloadingError
 from msmlp.service.frontends.generation import SIGNALS, Generation, Plan, make_places
 from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
-from msmlp.service.frontends.reload import plan_beside, warm_up
+from msmlp.service.frontends.reload import explained, plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.keys import Keys
 from msmlp.service.settings import Settings
@@ -210,17 +210,20 @@ class Supervisor:
     async def _replace(self, tell: Callable[[Any], Any]) -> None:
         said: Any = DrainingError("the service is shutting down")
         try:
-            said, outcome = await self._replaced(), "done"
+            said = await self._replaced()
             log.info("serving %(name)s %(version)s, after %(previous_version)s, loaded in %(seconds)g s", said)
-            self._scrapes.reloads[outcome] += 1
-        except MsmlpError as error:
-            said = error
-            outcome = {BadWeightsError: "bad_weights", NoMemoryError: "insufficient_memory"}.get(type(error), "failed")
-            log.error("the weights are not reloaded, and those before go on: %s", error)
+            self._scrapes.reloads["done"] += 1
+        except Exception as error:
+            said, outcome = explained(error)
+            log.error("the weights are not reloaded, and those before go on: %s", said)
             self._scrapes.reloads[outcome] += 1
         finally:
             self._reloading = None
             tell(said)
+
+    def _stop_reloading(self) -> None:
+        if self._reloading is not None and not self._reloading.cancelling():
+            self._reloading.cancel()
 
     async def _replaced(self) -> dict[str, Any]:
         """Put what the weights folder holds now in the place of what is served."""
@@ -283,8 +286,7 @@ class Supervisor:
 
     async def _drain(self, seconds: float) -> None:
         """Go on for some seconds though not ready, so that nobody sends any more when the end comes."""
-        if self._reloading is not None:
-            self._reloading.cancel()
+        self._stop_reloading()
         for generation in self._generations:
             generation.ending = True
         self._tell(Drain())
@@ -294,8 +296,7 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Stop listening, let front ends answer what is in flight, cut what is left, and leave no process."""
-        if self._reloading is not None:
-            self._reloading.cancel()
+        self._stop_reloading()
         for listener in self._listeners:
             for _ in range(BACKLOG // ACCEPTS):
                 if not self._accept(listener):

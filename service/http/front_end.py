@@ -53,6 +53,10 @@ CONNECTING_SECONDS = 0.001
 POLL_SECONDS = 0.02
 """How often it is seen what is still in flight at the end."""
 
+LAST_SECONDS = 5.0
+"""How long the last traces and lines of the access log may take once all is answered. Threads may still work for
+clients that have left."""
+
 FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
 
@@ -145,6 +149,7 @@ class FrontEnd(uvicorn.Server):
         cut = 0
         self._ending.close()
         if await self._in_time(lambda: not self._ending.busy):
+            self._until = min(self._until, time.monotonic() + LAST_SECONDS)
             closing = asyncio.create_task(self.lifespan.shutdown())
             await self._in_time(closing.done)
         else:
@@ -260,8 +265,8 @@ class FrontEnd(uvicorn.Server):
         elif ask.what == "retire" and not self._retiring:
             self._retiring = True
             await self._retire()
-        snapshot = take_snapshot(self.service.metrics, self.service.statistics) if ask.what == "snapshot" else None
-        self._line.send(Answer(ask.number, snapshot))
+        snapshot = ask.what == "snapshot" and take_snapshot(self.service.metrics, self.service.statistics)
+        self._line.send(Answer(ask.number, snapshot or True))
 
     async def _retire(self) -> None:
         """Begin nothing that has not come yet; the process ends once all else is answered, or `--shutdown-seconds` are

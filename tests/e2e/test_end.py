@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
+from msmlp.service.http.front_end import LAST_SECONDS
 from tests.e2e.test_frontends import alive, children, front_ends
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.processes import Served, environment, msmlp_serve
@@ -282,6 +283,17 @@ def test_a_stage_that_hangs_is_not_waited_for(tiny_weights: Path, engine: str) -
         check_cut(answer)
         check_end(served, 1, cut=1)
         wait_until(lambda: not alive(started))
+
+
+def test_a_stage_that_hangs_for_nobody_is_not_waited_for_either(tiny_weights: Path) -> None:
+    with serving(tiny_weights, 1, "thread", shutdown_seconds=1000) as served:
+        with connect(served) as connection:
+            connection.sendall(asked(shown(hanging.HANGS)))
+            wait_until(lambda: in_flight(served) == 1)
+        wait_until(lambda: in_flight(served) == 0)
+        with gone_within(served, LAST_SECONDS + 2):
+            served.process.send_signal(signal.SIGTERM)
+        check_end(served, 0)
 
 
 def test_a_front_end_that_hangs_is_killed(tiny_weights: Path) -> None:

@@ -11,7 +11,7 @@ from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.errors import BadWeightsError, NoMemoryError, ReloadFailedError
 from msmlp.service.frontends import reload
 from msmlp.service.frontends.generation import Plan
-from msmlp.service.frontends.layout import PER_WEIGHT_BYTE, WORKER_BYTES, Layout, memory_needed
+from msmlp.service.frontends.layout import ENGINE_BYTES, PER_WEIGHT_BYTE, WORKER_BYTES, Layout, memory_needed
 
 SERVED = Plan(Layout(3, "inline", "set to 3"), EngineHosts(), {"name": "served", "version": "1"}, 1000)
 
@@ -40,7 +40,7 @@ def test_the_memory_of_every_process_must_be_free(monkeypatch: pytest.MonkeyPatc
 
 def test_front_ends_before_an_engine_need_its_memory_once() -> None:
     inside, before = memory_needed(SERVED.layout, 10**9, 0), memory_needed(SERVED.layout, 10**9, 1)
-    assert before == 4 * WORKER_BYTES + (3 + PER_WEIGHT_BYTE) * 10**9 < inside
+    assert before == ENGINE_BYTES + 3 * WORKER_BYTES + (3 + PER_WEIGHT_BYTE) * 10**9 < inside
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,6 @@ def test_front_ends_before_an_engine_need_its_memory_once() -> None:
     [
         (WeightsError("model.safetensors is damaged"), BadWeightsError, "is damaged"),
         (MemoryError(), NoMemoryError, "no memory left"),
-        (ZeroDivisionError("what"), ReloadFailedError, "unexpected ZeroDivisionError"),
     ],
 )
 def test_what_cannot_be_read(error: Exception, told: type[MsmlpError], why: str) -> None:
@@ -57,6 +56,15 @@ def test_what_cannot_be_read(error: Exception, told: type[MsmlpError], why: str)
 
     with pytest.raises(told, match=why):
         planned(plan)
+
+
+def test_why_it_failed_is_told_and_counted() -> None:
+    told = BadWeightsError("why")
+    assert reload.explained(told) == (told, "bad_weights")
+    assert reload.explained(NoMemoryError("why"))[1] == "insufficient_memory"
+    assert reload.explained(ReloadFailedError("why"))[1] == "failed"
+    error, outcome = reload.explained(OSError("/a/path"))
+    assert (str(error), outcome) == ("unexpected OSError", "failed")
 
 
 def test_an_engine_of_another_kind_is_refused() -> None:

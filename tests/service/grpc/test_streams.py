@@ -145,7 +145,7 @@ def test_an_ending_server_answers_what_it_has_read_and_ends_the_stream(serve: Se
         assert next(responses).infer_response.id == "a"
         # The server ends with the block; the stream is open and idle.
     assert responses.code() == grpc.StatusCode.UNAVAILABLE
-    assert responses.details() == "the service is shutting down"
+    assert responses.details() == "this process of the service ends; open another stream"
     requests.send(None)
 
 

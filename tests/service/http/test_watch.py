@@ -1,7 +1,9 @@
 """How long a connection may be silent, slow or unanswered, and how many may be open: over real sockets."""
 
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -141,6 +143,22 @@ def test_a_body_that_stalls_or_drips_is_408_and_gives_its_bytes_back(
         assert running.timeouts() == {"body": 1}
         fits = running.client.post("/classify", content=IMAGE + bytes(100_000 - len(IMAGE)), headers=PNG)
         assert fits.status_code == 200
+
+
+def test_who_still_sends_a_body_that_is_given_up_is_not_reset(tiny_weights: Path) -> None:
+    """Clients that send the rest before they look at the answer would never see it."""
+    service = fake_service(tiny_weights, fake_backend, **NO_LIMITS | {"body_seconds": SHORT})
+    with (
+        serving(service) as client,
+        Running(service, fake_backend(), client).connect(POST % 50_000 + b"\r\n") as sender,
+    ):
+        assert select.select([sender], [], [], PATIENCE_SECONDS)[0], "the answer is there"
+        for _ in range(10):
+            sender.sendall(bytes(1000))
+            time.sleep(0.02)
+        sender.shutdown(socket.SHUT_WR)
+        (answer,) = answers(b"".join(iter(lambda: sender.recv(2**16), b"")))
+        assert answer.status_code == 408
 
 
 def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve) -> None:

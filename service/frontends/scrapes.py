@@ -33,6 +33,8 @@ class Scrapes:
         """From now on these serve. Those before still count what they answer, but how they are is of no interest."""
         for place in self._places:
             self.totals.leave(place.number)
+        for place in places:
+            self.totals.arrive(place.number)
         self._places, self._hosts = [*places, *self._places], hosts
 
     def forget(self, places: list[Place]) -> None:

@@ -117,6 +117,10 @@ class Totals(Collector):
         if process := self._living.get(index):
             process.gauges = {}
 
+    def arrive(self, index: int) -> None:
+        """A process at `index` serves from now on, whatever became of the one before it."""
+        self._leaving.discard(index)
+
     def retire(self, index: int) -> None:
         """The process at `index` has died, if there was one: what it counted stays, its gauges vanish."""
         self._leaving.discard(index)

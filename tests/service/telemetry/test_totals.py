@@ -135,6 +135,16 @@ def test_one_that_leaves_still_counts_but_shows_no_gauge() -> None:
     assert values(totals) == {"msmlp_connections": 5, "msmlp_shed_total": 9}
 
 
+def test_who_comes_where_one_was_dead_as_it_left_shows_its_gauges() -> None:
+    totals = Totals()
+    totals.update(0, snapshot(gauge("msmlp_connections", 3)))
+    totals.retire(0)
+    totals.leave(0)  # between two processes, of which the second never came
+    totals.arrive(0)
+    totals.update(0, snapshot(gauge("msmlp_connections", 4), pid=2))
+    assert values(totals) == {"msmlp_connections": 4}
+
+
 def test_of_thresholds_the_one_most_browned_out_is_shown() -> None:
     name = "msmlp_effective_threshold"
     assert shown([snapshot(gauge(name, 0.7)), snapshot(gauge(name, 0.4), pid=2)]) == {name: 0.4}

@@ -48,7 +48,7 @@ COPY --chmod=644 docker/healthy.py docker/
 # ONNX Runtime would otherwise send usage events and write a device id.
 ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
-EXPOSE 8000 8001
+EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "docker/healthy.py"]
 ENTRYPOINT ["msmlp", "serve", "--host", "0.0.0.0"]

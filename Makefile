@@ -61,4 +61,4 @@ image-test: ## build the container image with Docker or buildah, and test it
 	python3 -m scripts.image_test $(EXTRA)
 
 clean: ## remove the environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .wheel build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

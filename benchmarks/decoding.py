@@ -5,6 +5,7 @@
 Prints one JSON document: milliseconds of CPU per picture for the service's way (`load_image`), for a bare
 `Image.open(…).convert("RGB")` where that gives the model's size, and, where the package simplejpeg is installed, for
 the service's way with libjpeg-turbo called through it; and how far those pixels and their labels differ from ours.
+`reduced_scale` tells how far a large JPEG's answers are from those to its full pixels (with `--rounds 0` alone).
 """
 
 import argparse
@@ -28,11 +29,12 @@ from PIL import Image, ImageOps, features
 from skimage import data
 
 from benchmarks.backends import processor
+from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import load_dataset
 from msmlp.model.offline import run_every_exit
-from msmlp.model.preprocess import FORMATS, load_image, open_image, to_square
+from msmlp.model.preprocess import FORMATS, decode_opened, load_image, open_image, to_square
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.settings import DEFAULT_WEIGHTS
 
@@ -55,6 +57,7 @@ def main() -> None:
         for size in options.sizes
         for kind in ("JPEG", "PNG")
         for width, height in PICTURES
+        if options.rounds
     ]
     document: dict[str, Any] = {
         "command": f"python -m benchmarks.decoding {' '.join(sys.argv[1:])}",
@@ -64,8 +67,9 @@ def main() -> None:
         "versions": {"pillow": PIL.__version__, "libjpeg_turbo": features.version_feature("libjpeg_turbo")},
         "rounds": options.rounds,
         "rows": rows,
+        "reduced_scale": reduced_scale(options.crops, options.cifar10),
     }
-    if simplejpeg is not None:
+    if simplejpeg is not None and options.rounds:
         document["versions"]["simplejpeg"] = simplejpeg.__version__
         document["agreement"] = agreement(options.crops, options.cifar10)
     print(json.dumps(document, indent=1))
@@ -192,19 +196,50 @@ def _timed(decode: Decoder, files: Sequence[bytes], repeats: int) -> float:
 def agreement(count: int, cifar10: Path | None) -> dict[str, Any]:
     """How the pixels with simplejpeg, and the shipped weights' labels of them at every exit, differ from ours."""
     _say("agreement")
-    weights = load_weights(DEFAULT_WEIGHTS)
-    calibration, size = load_calibration(weights), weights.manifest.cascade.image_size
-    files = list(crops(count, size))
-    if cifar10 is not None:
-        test = load_dataset(cifar10, size).test
-        assert test is not None, f"{cifar10} has no test images"
-        files += [encoded(Image.fromarray(image), "JPEG", number) for number, image in enumerate(test.pixels)]
+    backend, size = _shipped()
+    files = [*crops(count, size), *_cifar(cifar10, size, size)]
     pixels = [np.stack([decode(file, size) for file in files]) for decode in (load_image, with_simplejpeg)]
-    settings = BackendSettings("cpu", "float32", capacity=BATCH, max_batch=BATCH)
-    backend = select_backend(weights, calibration, settings, "onnx").build()
     labels = [run_every_exit(backend, each).predictions for each in pixels]
     other = int((labels[0] != labels[1]).any(axis=1).sum())
     return {"files": len(files), "other_labels": other, **difference(*pixels)}
+
+
+def reduced_scale(count: int, cifar10: Path | None) -> dict[str, Any]:
+    """By source, of files that are decoded at a reduced scale: how far the last exit's answers are from those to the
+    full pixels, which a client that decodes sends."""
+    _say("reduced scale")
+    backend, size = _shipped()
+    found = {}
+    for source, all_files in {"crops": crops(count, size), "cifar10": _cifar(cifar10, size, 12 * size)}.items():
+        if files := [file for file in all_files if min(open_image(file).size) >= 4 * size]:
+            ours = np.stack([load_image(file, size) for file in files])
+            full = np.stack([to_square(decode_opened(open_image(file)), size) for file in files])
+            last = [run_every_exit(backend, each).probabilities[:, -1] for each in (ours, full)]
+            apart = np.abs(last[0].max(axis=1) - last[1].max(axis=1))
+            found[source] = {
+                "files": len(files),
+                "other_labels": int((last[0].argmax(axis=1) != last[1].argmax(axis=1)).sum()),
+                "top_probability_apart": {"mean": float(apart.mean()), "largest": float(apart.max())},
+                **difference(ours, full),
+            }
+    return found
+
+
+def _cifar(cifar10: Path | None, size: int, side: int) -> Iterator[bytes]:
+    """The test images of a data set, if there is one, as JPEG of side x side pixels."""
+    if cifar10 is not None:
+        test = load_dataset(cifar10, size).test
+        assert test is not None, f"{cifar10} has no test images"
+        for number, image in enumerate(test.pixels):
+            yield encoded(Image.fromarray(image).resize((side, side)), "JPEG", number)
+
+
+def _shipped() -> tuple[StageBackend, int]:
+    """The shipped weights on ONNX Runtime, and the size of their images."""
+    weights = load_weights(DEFAULT_WEIGHTS)
+    settings = BackendSettings("cpu", "float32", capacity=BATCH, max_batch=BATCH)
+    backend = select_backend(weights, load_calibration(weights), settings, "onnx").build()
+    return backend, weights.manifest.cascade.image_size
 
 
 def difference(ours: Pixels, theirs: Pixels) -> dict[str, float]:
@@ -216,9 +251,9 @@ def difference(ours: Pixels, theirs: Pixels) -> dict[str, float]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224], help="of the model's input")
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved; medians are reported")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved; medians are reported; 0: no times")
     parser.add_argument("--crops", type=int, default=4000, help="pictures for the agreement")
-    parser.add_argument("--cifar10", type=Path, help="a data set whose test images count for the agreement too")
+    parser.add_argument("--cifar10", type=Path, help="a data set whose test images count, too")
     return parser.parse_args()
 
 

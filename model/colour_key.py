@@ -31,7 +31,8 @@ def scale_key(image: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def whiten_key(image: Image.Image) -> None:
-    """Paint the key of a loaded 16-bit RGB image white, strip by strip."""
+    """Load a 16-bit RGB image and paint its key white, strip by strip."""
+    image.load()
     key, low = image.info.pop(KEY)
     low.load()
     rows = max(1, STRIP_PIXELS // image.width)

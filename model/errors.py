@@ -37,6 +37,10 @@ class MsmlpError(Exception):
     """Root of the tree; the text is one clear line for a person."""
 
 
+class MissingPackageError(ModuleNotFoundError):
+    """A package that an extra brings; the text names the extra."""
+
+
 class CallerError(MsmlpError):
     """The caller's mistake."""
 

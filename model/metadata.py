@@ -12,17 +12,20 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from msmlp.model.errors import UndecodableImageError
+from msmlp.model.profiles import MOST_BYTES
 
 FEWEST_PARTS, BYTES_PER_PART, BYTES_PER_BLOCK = 2**10, 2**8, 2**6
 """A file of n bytes may have FEWEST_PARTS + n / BYTES_PER_PART parts, a GIF, whose blocks are short,
 FEWEST_PARTS + n / BYTES_PER_BLOCK. Ordinary encoders make far fewer."""
 MOST_TABLES = 2**16
 """Bytes of a JPEG's tables and frame headers before its first scan; ordinary ones take less than 3,000."""
-MOST_ENTRIES, MOST_TEXT = 512, 2**17
-"""How far the orientation is looked for: entries of an EXIF block, bytes of a text (once inflated)."""
+MOST_ENTRIES, MOST_EXIF = 512, 2**17
+"""How far the orientation is looked for: entries of an EXIF block, bytes of a PNG's."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_PALETTE, _KEYS = 3, {0: 2, 2: 6}
+"""A PNG's colour type of palettes; by colour type, the bytes of the one transparent colour."""
 _NO_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9), 0xFF))
 """After 0xff in a JPEG: no marker, or one without content."""
 _TABLES = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xE0), *range(0xF0, 0xFE)))
@@ -30,16 +33,19 @@ _NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
 _COLOURS = {0xE0: 16, 0xEE: 14}
 """JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
-_EXIF, _RAW_EXIF = b"Exif\0\0", b"Raw profile type exif\0"
+_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0\1\1"
+"""The second for a profile in one segment."""
 _TAG = 0x0112
 _CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
 
 
 class Bare(NamedTuple):
-    """A file for Pillow's readers. `orientation` is EXIF's, 1 to 8; None for a format whose metadata was not read."""
+    """A file for Pillow's readers. `orientation` is EXIF's, 1 to 8; None for a format whose metadata was not read.
+    `profile`: of colours, if it is a small one."""
 
     data: bytes
     orientation: int | None
+    profile: bytes = b""
 
 
 def without_metadata(data: bytes) -> Bare:
@@ -85,22 +91,45 @@ def _parts(data: bytes, each: int = BYTES_PER_PART) -> Iterator[int]:
 
 
 def _png(data: bytes) -> Bare:
-    kept, at, exif, raw = _Kept(data), 8, b"", b""
+    kept, at, exif, profile, seen = _Kept(data), 8, b"", b"", set[bytes]()
     for _ in _parts(data):
         if at + 8 > len(data):
             break
         length, kind = _CHUNK(data, at)
-        start, end = at + 8, at + 12 + length
+        end = at + 12 + length
         if kind == b"IEND":
             break
-        if kind not in _PNG_PIXELS:
+        if kind not in _PNG_PIXELS or (kind == b"tRNS" and not _is_heeded(data, at, end, seen)):
             kept.drop(at, end)
-            if kind == b"eXIf":
-                exif = exif or data[start : min(end - 4, start + MOST_TEXT)]
-            elif kind in (b"tEXt", b"zTXt", b"iTXt") and not raw and data.startswith(_RAW_EXIF, start):
-                raw = _text(kind, data[start + len(_RAW_EXIF) : min(end - 4, start + MOST_TEXT)])
+            if kind == b"eXIf" and not exif and b"IDAT" not in seen and _is_whole(data, at, end):
+                exif = data[at + 8 : min(end - 4, at + 8 + MOST_EXIF)]
+            elif kind == b"iCCP" and not seen & {b"iCCP", b"PLTE", b"IDAT"}:
+                profile = _inflated_profile(data, at, end)
+        seen.add(kind)
         at = end
-    return Bare(kept.joined(), _orientation(exif or (raw and _from_hex(raw))))
+    return Bare(kept.joined(), _orientation(exif), profile)
+
+
+def _inflated_profile(data: bytes, at: int, end: int) -> bytes:
+    """What a PNG's chunk iCCP has after a name and a method; nothing of a large or damaged one."""
+    packed = data[at + 8 : min(end - 4, at + 8 + MOST_BYTES)].partition(b"\0")[2]
+    with suppress(zlib.error):
+        if end - at <= MOST_BYTES and _is_whole(data, at, end):
+            profile = zlib.decompressobj().decompress(packed[1:], MOST_BYTES + 1)
+            return profile if len(profile) <= MOST_BYTES else b""
+    return b""
+
+
+def _is_heeded(data: bytes, at: int, end: int, seen: set[bytes]) -> bool:
+    """Whether a PNG's transparency counts for browsers: whole, in its place and long enough. Pillow fails at others."""
+    colour = data[25] if len(data) > 25 else 0
+    placed = not seen & {b"tRNS", b"IDAT"} and (colour != _PALETTE or b"PLTE" in seen)
+    return placed and end - at - 12 >= _KEYS.get(colour, 0) and _is_whole(data, at, end)
+
+
+def _is_whole(data: bytes, at: int, end: int) -> bool:
+    """Whether a chunk has the checksum that it tells."""
+    return data[end - 4 : end] == zlib.crc32(memoryview(data)[at + 4 : end - 4]).to_bytes(4, "big")
 
 
 def _jpeg(data: bytes) -> Bare:
@@ -121,26 +150,27 @@ def _jpeg(data: bytes) -> Bare:
                 raise UndecodableImageError(f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}")
         elif marker in _NOT_PIXELS or length < _COLOURS.get(marker, 0):
             kept.drop(at, end)
-            if marker == 0xE1:
+            if marker in (0xE1, 0xE2):
                 told.append((at + 4, end))
         elif marker in (0xDA, 0xD9):  # the first scan, the end: what follows is libjpeg's
             break
         at = end
-    exif = next((data[start:end] for start, end in told if data.startswith(_EXIF, start)), b"")
-    return Bare(kept.joined(), _orientation(exif))
+    exif = next((data[start + len(_EXIF) : end] for start, end in told if data.startswith(_EXIF, start)), b"")
+    profile = next((data[start + len(_ICC) : end] for start, end in told if data.startswith(_ICC, start)), b"")
+    return Bare(kept.joined(), _orientation(exif), profile)
 
 
 def _webp(data: bytes) -> Bare:
-    """As it is: libwebp's reader is quick, and Pillow only copies what it finds."""
-    at, exif = 12, b""
+    """As it is: libwebp's reader is quick, and Pillow only copies what it finds. No browser turns a WebP."""
+    at, profile = 12, b""
     for _ in _parts(data):
         if at + 8 > len(data):
             break
-        kind, length = struct.unpack_from("<4sI", data, at)
-        if kind == b"EXIF":
-            exif = exif or data[at + 8 : at + 8 + min(length, MOST_TEXT)]
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data.startswith(b"ICCP", at) and length <= MOST_BYTES:
+            profile = profile or data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
-    return Bare(data, _orientation(exif))
+    return Bare(data, 1, profile)
 
 
 def _check_gif(data: bytes) -> None:
@@ -161,30 +191,6 @@ def _check_gif(data: bytes) -> None:
         at += 1
 
 
-def _text(kind: bytes, body: bytes) -> bytes:
-    """The beginning of a PNG's text, after its keyword; empty for a damaged one."""
-    if kind == b"tEXt":
-        return body
-    packed = True
-    if kind == b"zTXt":
-        body = body[1:]
-    else:  # a flag, the method, a language, a translated keyword
-        packed, body = body[:1] != b"\0", b"".join(body[2:].split(b"\0", 2)[2:])
-    if not packed:
-        return body
-    with suppress(zlib.error):
-        return zlib.decompressobj().decompress(body, MOST_TEXT)
-    return b""
-
-
-def _from_hex(raw: bytes) -> bytes:
-    """An EXIF block as ImageMagick writes it in a text: an empty line, its name, its length, then lines of digits."""
-    digits = b"".join(raw.split(b"\n")[3:])
-    with suppress(ValueError):  # also of UnicodeDecodeError
-        return bytes.fromhex(digits[: len(digits) // 2 * 2].decode("ascii"))
-    return b""
-
-
 def _orientation(exif: bytes) -> int:
     """What EXIF tells; 1 if it tells none or none that exists. Browsers heed no other place, such as XMP."""
     found = _in_exif(exif) if exif else None
@@ -193,7 +199,6 @@ def _orientation(exif: bytes) -> int:
 
 def _in_exif(exif: bytes) -> int | None:
     """The orientation in the first directory; None without one, and of a damaged block."""
-    exif = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return None
@@ -201,7 +206,7 @@ def _in_exif(exif: bytes) -> int | None:
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, start)
         entries = exif[start + 2 :][: 12 * min(count, MOST_ENTRIES)]
-        for tag, kind, _, value in struct.iter_unpack(order + "HHI4s", entries[: len(entries) // 12 * 12]):
-            if tag == _TAG and kind in (3, 4):  # a short or a long number
-                return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0])
+        for tag, kind, count, value in struct.iter_unpack(order + "HHIH2x", entries[: len(entries) // 12 * 12]):
+            if tag == _TAG and (kind, count) == (3, 1):  # one short number; browsers heed no other
+                return int(value)
     return None

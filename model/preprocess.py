@@ -2,18 +2,20 @@
 
 The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF, AVIF; determined by the content, not by a name or a header;
-- EXIF orientation is applied, none in XMP alone and none of a damaged EXIF block; of an animation the first frame is
-  used;
+- orientation is applied where browsers do: EXIF's of a JPEG and of a PNG (eXIf, before its pixels), an AVIF's own (irot
+  and imir); none that stands elsewhere, in a WebP or in a damaged block; of an animation the first frame is used;
 - what the first frame of a GIF leaves free is white;
-- all other metadata is left out (colour profiles too), so that it costs nothing; a file of far more parts than encoders
-  make is refused;
+- colours of a small RGB profile (curves and a matrix, as Display P3) are converted to sRGB, after all else; a larger or
+  damaged one, one of grey or CMYK, and gamma are left out;
+- all other metadata is left out, so that it costs nothing; a file of far more parts than encoders make is refused;
 - grey and palette images become RGB; transparent pixels, also those of a PNG's key colour, are blended with white;
   Pillow converts CMYK;
-- a BMP of any colour masks is read; alpha that is 0 everywhere is none;
+- a BMP of any colour masks is read; alpha that is 0 everywhere is none; where its runs leave gaps it is black;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
 - a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
-- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture is damaged.
+- a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture or between its scans
+  is damaged.
 """
 
 import io
@@ -23,28 +25,37 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from msmlp.model import avif
-from msmlp.model.bmp import open_odd_bmp
+from msmlp.model.bmp import open_odd_bmp, without_surplus_colours
 from msmlp.model.colour_key import KEY, scale_key, whiten_key
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
+from msmlp.model.foreign import described
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
+from msmlp.model.profiles import PROFILE, to_srgb, usable
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
+# Else the first picture, or the first WebP, would wait until Pillow has loaded its readers, all that it has.
+Image.preinit()
+WebPImagePlugin  # noqa: B018
 MAX_PIXELS = 32_000_000
 """The default limit on width x height of an encoded image."""
 PILLOW_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow's own limit: for training data, and the largest that a setting allows."""
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
+"""How files begin that Pillow's readers may give up without a word."""
 MANY_BYTES, MOST_PARTS = 2**18, 500_000
 """Files of ordinary encoders have fewer parts, even of 64 MiB; more would keep Pillow's readers busy for seconds."""
 ENTROPY = 0.1
 """Work to read the coefficients of a JPEG's pixel, at whatever scale it is then decoded; in decoded pixels."""
 JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x06\0|\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 """How a scan begins: marker, length, components. The marker alone is found by chance in what may follow a picture."""
+XMP = frozenset(("xmp", "XML:com.adobe.xmp"))
+"""Where Pillow keeps it."""
 STRIP_PIXELS = 2**18
 """Transparent pixels that are blended at once, in about a millisecond."""
 
@@ -89,7 +100,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None) -> ImageFile.ImageFile:
     """The first half of `decode`: reads the header only and checks the size. `reduce_scale` is not called yet."""
-    data, orientation = without_metadata(data)
+    data, orientation, profile = without_metadata(data)
     data, frames = avif.without_texts(data) if avif.is_avif(data) else (data, 0)
     unended = is_unended(data)
     image = _opened(ended(data) if unended else data, max_pixels)
@@ -99,30 +110,39 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
     if image.format == "AVIF":
         avif.check_frames(image, frames)
     elif image.format == "PNG":
+        if image.mode == "P" and image.palette is None:
+            raise UndecodableImageError("damaged image header: a PNG of palette colours without its palette")
         scale_key(image, data)
     if unended:
         image.info[UNENDED] = data
-    _keep_orientation(image, orientation)
+    _keep_metadata(image, orientation, profile)
     return image
 
 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, its header read."""
     try:
-        if data.startswith(b"BM") and (image := open_odd_bmp(data)):
-            return image
+        if data.startswith(b"BM"):
+            if image := open_odd_bmp(data):
+                return image
+            data = without_surplus_colours(data)
         return Image.open(_Parts(data) if len(data) > MANY_BYTES else io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLargeError(f"image has more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
-        raise UndecodableImageError(f"not a readable image; formats: {', '.join(FORMATS)}") from None
+        if data.startswith(SIGNATURES):
+            raise UndecodableImageError("damaged image header") from None
+        raise UndecodableImageError(f"not a readable image{described(data)}; formats: {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged header
         raise UndecodableImageError(_words("damaged image header", error)) from None
 
 
-def _keep_orientation(image: ImageFile.ImageFile, orientation: int | None) -> None:
-    """Let Pillow turn an image as EXIF tells, and nothing else."""
+def _keep_metadata(image: ImageFile.ImageFile, orientation: int | None, profile: bytes) -> None:
+    """Let Pillow turn an image as EXIF tells, let `to_square` convert its colours, and nothing else."""
     image.info.pop("xmp", None)
+    profile = image.info.pop("icc_profile", profile) if image.format == "AVIF" else profile
+    if profile and usable(profile, image.mode):
+        image.info[PROFILE] = profile
     if orientation is not None:
         image.info.pop("exif", None)  # of a WebP; it may be as large as the file
         if orientation != 1:
@@ -157,7 +177,6 @@ def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
     """The second half of `decode`: the pixels."""
     frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     try:
-        image.load()
         if UNENDED in image.info:
             check_whole(image)
         if KEY in image.info:
@@ -167,6 +186,8 @@ def decode_opened(image: ImageFile.ImageFile) -> Image.Image:
             white = Image.new("RGB", rgb.size, "white")
             white.paste(rgb.crop(frame), frame)
             return white
+        if PROFILE in image.info:
+            rgb.info[PROFILE] = image.info[PROFILE]
         return rgb
     except Exception as error:  # as above: truncation, bad checksums, impossible sizes
         raise UndecodableImageError(_words(f"damaged or truncated {image.format} image", error)) from None
@@ -184,7 +205,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()
     with suppress(Exception):  # a damaged EXIF block is ignored, as browsers do
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _is_turned(image):
             image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -196,6 +217,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says so. Pillow also asks XMP, which browsers do not, and they do not turn a WebP."""
+    if image.format == "WEBP":
+        return False
+    exif = image.getexif()
+    if not XMP.isdisjoint(image.info):
+        bare = Image.new("1", (1, 1))
+        bare.info = {name: value for name, value in image.info.items() if name not in XMP}
+        exif = bare.getexif()
+    turned: bool = exif.get(ExifTags.Base.Orientation, 1) != 1
+    return turned
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -215,9 +249,12 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB image of any size → uint8 [size, size, 3]; a size x size image stays unchanged."""
+    """An RGB image of any size → uint8 [size, size, 3] in sRGB; a size x size image is not resampled."""
+    profile = image.info.get(PROFILE)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    if profile:
+        image = to_srgb(image, profile)
     return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # as np.asarray, at half the cost
 
 

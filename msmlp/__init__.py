@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from msmlp.client.answer import Answer, ClassProbability, OperatingPoint, Result, ServiceError, Stage, StreamLine
-from msmlp.model.errors import MsmlpError
+from msmlp.model.errors import MissingPackageError, MsmlpError, install_hint
 
 if TYPE_CHECKING:
     from msmlp.client.client import AsyncClient, Client
@@ -41,7 +41,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("msmlp")
     if name not in _LAZY:
         raise AttributeError(f"module 'msmlp' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"msmlp.client.{_LAZY[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"msmlp.client.{_LAZY[name]}"), name)
+    except ModuleNotFoundError as error:
+        hint = install_hint("client") if _LAZY[name] == "client" else install_hint("serve", "cpu")
+        raise MissingPackageError(f"msmlp.{name} needs the package {error.name}: {hint}", name=error.name) from None
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,14 @@ from msmlp.bench.command import app as bench
 from msmlp.classify import classify
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
-from msmlp.model.errors import CallerError, MsmlpError, TrainingInterruptedError, install_hint, plain
+from msmlp.model.errors import (
+    CallerError,
+    MissingPackageError,
+    MsmlpError,
+    TrainingInterruptedError,
+    install_hint,
+    plain,
+)
 from msmlp.service.cli import app as serving
 
 INTERRUPTED = 130
@@ -77,6 +84,8 @@ def _run() -> int:
     except MsmlpError as error:
         interrupted = isinstance(error, TrainingInterruptedError)
         return _fail(INTERRUPTED if interrupted else 2 if isinstance(error, CallerError) else 1, str(error))
+    except MissingPackageError as error:
+        return _fail(1, str(error))
     except ModuleNotFoundError as error:
         return _fail(1, f"this command needs the package {error.name}: {install_hint('serve,train')}")
     except Exception as error:  # a full disk, or a bug

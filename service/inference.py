@@ -115,8 +115,8 @@ def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, 
 
 async def _decode(service: Service, request: ClassifyRequest, parameters: ExitParameters) -> NDArray[np.uint8]:
     images, size = request.images, service.weights.manifest.cascade.image_size
-    began, key = time.monotonic(), request.record.key
-    count = no_count if key is None else partial(service.keys.spend, key)
+    began, key, keys = time.monotonic(), request.record.key, service.keys.api
+    count = no_count if key is None or keys is None else partial(keys.spend, key)
     try:
         small = service.decoders.at_once(images, size, count)
         if small is not None:

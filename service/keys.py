@@ -27,8 +27,10 @@ log = logging.getLogger("msmlp.keys")
 
 SHORTEST, LONGEST = 16, 1024
 """Characters of a key: fewer could be guessed."""
-MOST_KEYS, MOST_BYTES = 1000, 2**20
+MOST_KEYS = 1000
 """Of a file. Every request is compared with each of its keys."""
+LEAST = 0.0001
+"""The smallest limit: about nine requests a day."""
 LOOK_SECONDS = 0.5
 """Between two looks at the files; a change is taken once two of them in a row saw it, as it is written in full then."""
 
@@ -88,9 +90,6 @@ class KeyFile:
         self._wrong, self.keys = "", tuple[Key, ...]()
         self.keys = self._read()
 
-    def __repr__(self) -> str:
-        return f"KeyFile({self._option}, {len(self.keys)} keys)"
-
     def enter(self, authorization: bytes) -> Key | MsmlpError:
         """The key in an Authorization header, with one more request counted, or why it is not let in."""
         key = self._find(authorization)
@@ -103,13 +102,14 @@ class KeyFile:
         return RateLimitedError(f"this key may have {most} a second", max(1, math.ceil(wait)))
 
     def spend(self, key: Key, pixels: int) -> None:
+        """The pictures of a request that came in with `key` have so many pixels."""
         if key.pixels < math.inf:
             self._counts.spend(key, pixels, time.monotonic())
 
     def look(self) -> bool:
         """Look at the file → whether there are new keys. A file that cannot be read leaves the old ones valid."""
         seen, self._seen = self._seen, _signature(self._path)
-        if self._seen in (None, self._taken) or self._seen != seen:
+        if self._seen == self._taken or self._seen != seen:
             return False
         try:
             self.keys = self._read()
@@ -136,20 +136,13 @@ class KeyFile:
         """The keys in the file, on the rows that they had before."""
         try:
             if not stat.S_ISREG(self._path.stat().st_mode):
-                raise OptionError(self._option, f"{self._path} is not a file")
-            with self._path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
-            text = content.decode("utf-8-sig")
-        except OSError as error:
-            raise OptionError(self._option, f"{self._path} cannot be read: {error.strerror}") from None
+                raise ValueError("it is not a file")
+            return self._placed(_parse(self._path.read_text("utf-8-sig")))
         except UnicodeDecodeError:
-            raise OptionError(self._option, f"{self._path} is not UTF-8 text") from None
-        if len(content) > MOST_BYTES:
-            raise OptionError(self._option, f"{self._path} is too large; expected at most {MOST_BYTES} bytes")
-        try:
-            return self._placed(_parse(text))
-        except ValueError as error:
-            raise OptionError(self._option, f"{self._path}, {error}") from None
+            wrong = "it is not UTF-8 text"
+        except (OSError, ValueError) as error:
+            wrong = str(error.strerror if isinstance(error, OSError) else error)
+        raise OptionError(self._option, f"{self._path}: {wrong}")
 
     def _placed(self, keys: list[Key]) -> tuple[Key, ...]:
         rows = {key.digest: key.row for key in self.keys}
@@ -181,11 +174,6 @@ class Keys:
         self.api = KeyFile("--api-keys-file", api) if api else None
         self.admin = KeyFile("--admin-keys-file", admin) if admin else None
 
-    def spend(self, key: Key, pixels: int) -> None:
-        """The pictures of a request that came in with `key`, one of `api`, have so many pixels."""
-        if self.api is not None:
-            self.api.spend(key, pixels)
-
     def watch(self, tell: Callable[[NewKeys], object]) -> None:
         """From now on call `tell` when keys have changed, on a thread of its own: a file system may hang."""
         files = [file for file in (self.api, self.admin) if file is not None]
@@ -207,12 +195,12 @@ class Keys:
                 file.keys = keys
 
 
-def _signature(path: Path) -> tuple[int, ...] | int | None:
-    """Changes with the file; None where that cannot be told."""
+def _signature(path: Path) -> tuple[int | None, ...]:
+    """Changes with the file."""
     try:
         found = path.stat()
     except OSError as error:
-        return error.errno
+        return (error.errno,)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -254,6 +242,6 @@ def _key(word: str, *more: str) -> Key:
 
 def _limit(option: str, value: str) -> float:
     with suppress(ValueError):
-        if 0 < (limit := float(value)) < math.inf:
+        if LEAST <= (limit := float(value)) < math.inf:
             return limit
-    raise ValueError(f"{option}: expected a number above 0")
+    raise ValueError(f"{option}: expected a number of at least {LEAST}")

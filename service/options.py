@@ -170,15 +170,16 @@ def parse_options(given: Mapping[str, Any]) -> RequestOptions:
     return options
 
 
-def check_known(given: Collection[str]) -> None:
-    """OptionError for the first name that is no option."""
+def check_known(given: Collection[str], *others: str) -> None:
+    """OptionError for the first name that is no option and none of `others`."""
     if not _KNOWN.issuperset(given):
         unknown = next(name for name in given if name not in _KNOWN)
-        raise OptionError(ascii(unknown[:40]), f"no such option; expected one of {', '.join(_NAMES)}")
+        raise OptionError(ascii(unknown[:40]), f"no such option; expected one of {', '.join((*others, *_NAMES))}")
 
 
 def given_twice(name: str) -> OptionError:
-    return OptionError(ascii(name[:40]), "given more than once")
+    hint = "; a list is one value, as 0.9,0.8" if name == "thresholds" else ""
+    return OptionError(ascii(name[:40]), f"given more than once{hint}")
 
 
 def bad_value(name: str) -> OptionError:

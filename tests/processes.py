@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.certificates import trusting
 from tests.fakes import PATIENCE_SECONDS
 from tests.servers import wait_until
 
@@ -98,7 +99,12 @@ class Served:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return self.wait_for(r"(http://127\.0\.0\.1:\d+)")[1]
+        return self.wait_for(r"(https?://127\.0\.0\.1:\d+)")[1]
+
+    @property
+    def metrics(self) -> str:
+        """Where its operators look, with `--metrics-port`."""
+        return self.wait_for(r"serving metrics on (\S+)/metrics")[1]
 
     @property
     def grpc(self) -> str:
@@ -107,7 +113,7 @@ class Served:
 
     def metric(self, name: str) -> float:
         """Now; the sum over its labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_SECONDS).text
+        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_SECONDS, verify=trusting()).text
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
     def wait_until_ready(self, frontends: int = 1) -> None:

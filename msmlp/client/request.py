@@ -69,8 +69,10 @@ def _read(image: Any, name: str) -> Source:
         return _pixels(image, name)
     if _is_pillow(image):
         from msmlp.model.preprocess import upright_rgb
+        from msmlp.model.profiles import to_srgb, usable
 
-        return np.asarray(upright_rgb(image))
+        rgb, profile = upright_rgb(image), image.info.get("icc_profile") or b""
+        return np.asarray(to_srgb(rgb, profile) if usable(profile, image.mode) else rgb)
     _refuse_tensors(image, name)
     raise TypeError(
         f"{name} is a {type(image).__name__}; expected path, bytes, open file, Pillow image or uint8 array [H, W, 3]"

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from msmlp.model.avif import PIXELS
-from msmlp.model.bmp import is_masked
+from msmlp.model.bmp import is_odd_bmp
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
 from msmlp.model.preprocess import ENTROPY, JPEG_SCAN, decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.profiles import PROFILE, WORK, is_known
 from msmlp.model.unended import DECODINGS, UNENDED
 
 Source = bytes | NDArray[np.uint8]
@@ -23,9 +24,9 @@ Pixels = NDArray[np.uint8]
 PER_SCAN = 1 / 64
 """Work of every further scan, progressive or not, which goes through all coefficients again, even without any bytes."""
 RUN_PIXEL, RUN_BYTE = 4, 22
-"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder of Pillow's is a loop in Python."""
-MASKED_PIXEL = 2
-"""Work of each pixel of a BMP whose colours are taken from behind masks."""
+"""Work of each pixel and each byte of a run-length-encoded BMP: that decoder is a loop in Python."""
+ODD_PIXEL = 2
+"""Work of each pixel of a BMP of which Pillow does not know the colours."""
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
@@ -57,6 +58,12 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
     if size * size <= max_pixels and (plain := plain_format(source, size)):
         return Picture(plain, size * size, size * size, partial(load_image, source, size, max_pixels=max_pixels))
     image = open_image(source, max_pixels=max_pixels, near=size)
+    picture = _predict(image, source, size, max_pixels)
+    unprepared = PROFILE in image.info and not is_known(image.info[PROFILE])
+    return picture._replace(work=picture.work + WORK) if unprepared else picture
+
+
+def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: int) -> Picture:
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
     again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)
@@ -67,8 +74,8 @@ def read_header(source: Source, size: int, max_pixels: int) -> Picture:
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
     if kind == "AVIF":
         return Picture(kind, full, max(full, image.info[PIXELS]), decode)
-    if is_masked(image):
-        return Picture(kind, full, MASKED_PIXEL * full, decode)
+    if is_odd_bmp(image):
+        return Picture(kind, full, ODD_PIXEL * full, decode)
     if kind != "JPEG":
         return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
     reduce_scale(image, size)

@@ -39,6 +39,8 @@ MAX_FIELDS = 64
 """Fields of a form besides images: far more than there are options."""
 MAX_FIELD = 4 * MAX_TEXT
 """Bytes of such a field."""
+_UNASKED = ("application/x-www-form-urlencoded", "text/plain")
+"""What curl declares of any data and fetch of any text, so that nothing is known of it."""
 _KINDS = (*RAW_TYPES, "multipart/form-data", "application/json")
 _RAW = {*RAW_TYPES, "binary/octet-stream"}  # S3's
 _DECLARED = (b"content-type", b"content-encoding")
@@ -64,7 +66,11 @@ async def read_body(
     kind = _kind(declared.get(b"content-type", b""), declared.get(b"content-encoding", b""))
     content = await read_content(request, min(max_bytes, max_json_bytes) if kind == "application/json" else max_bytes)
     # Nothing declared: no image begins like JSON.
-    json = kind == "application/json" or (not kind and content[:64].lstrip()[:1] == b"{")
+    json = kind == "application/json" or (kind in ("", *_UNASKED) and content[:64].lstrip()[:1] == b"{")
+    if kind in _UNASKED and content and not json and b"\0" not in content:  # as every image has, but for curl's -d
+        raise _unsupported(
+            kind, "send a file as the body (curl --data-binary @cat.jpg) or in a form (-F images=@cat.jpg)"
+        )
     if json and len(content) > max_json_bytes:
         raise BodyTooLargeError(f"the body has {len(content)} bytes of JSON; at most {max_json_bytes} are allowed")
     if kind == "multipart/form-data":
@@ -86,18 +92,15 @@ async def read_body(
 
 @lru_cache(maxsize=64)
 def _kind(declared: bytes, encoding: bytes) -> str:
-    """The media type of a body, by its headers: one of _KINDS, or empty where the content decides."""
+    """The media type of a body, by its headers: one of _KINDS, of _UNASKED or empty where the content decides."""
     if len(declared) > MAX_TYPE:
         raise UnsupportedMediaTypeError(f"the content type has {len(declared)} bytes; at most {MAX_TYPE} are allowed")
     whole = declared.decode("latin-1").lower()
     kind = whole.partition(";")[0].strip()
     if kind in _RAW or kind.startswith("image/"):
         kind = RAW_TYPES[-1]
-    elif kind and kind not in _KINDS:
-        raise UnsupportedMediaTypeError(
-            f"content type {kind[:60]!r} is not supported; set Content-Type, for example image/jpeg; "
-            f"expected one of {', '.join(_KINDS)}, any other image type, or none"
-        )
+    elif kind and kind not in (*_KINDS, *_UNASKED):
+        raise _unsupported(kind, "set Content-Type, for example image/jpeg")
     if kind == "multipart/form-data" and "charset" in whole:
         charset = parse_options_header(whole)[1].get(b"charset", b"utf-8").decode("latin-1")
         if charset not in CHARSETS:
@@ -107,6 +110,13 @@ def _kind(declared: bytes, encoding: bytes) -> str:
     if (coding := encoding.decode("latin-1").strip().lower()) not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"content encoding {coding[:60]!a} is not supported; send none")
     return kind
+
+
+def _unsupported(kind: str, hint: str) -> UnsupportedMediaTypeError:
+    return UnsupportedMediaTypeError(
+        f"content type {kind[:60]!r} is not supported; {hint}; "
+        f"expected one of {', '.join(_KINDS)}, any other image type, or none"
+    )
 
 
 async def read_content(request: Request, max_bytes: int) -> bytes:
@@ -159,9 +169,11 @@ async def _multipart(content: bytes, headers: Headers, max_images: int) -> _Part
             raise TooManyImagesError(f"more than {max_images} images in one request") from None
         if "Part exceeded" in error.message:
             raise MalformedBodyError(
-                f"a form field has more than {MAX_FIELD} bytes; parts that are image files have a filename"
+                f"a form field has more than {MAX_FIELD} bytes; parts that are image files have a filename, "
+                'as in filename="cat.jpg"'
             ) from None
-        raise MalformedBodyError(f"not a multipart form: {error.message}") from None
+        hint = " Let the client that makes the form write Content-Type." if "boundary" in error.message else ""
+        raise MalformedBodyError(f"not a multipart form: {error.message}{hint}") from None
     except (KeyError, UnicodeError, LookupError):
         raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None
     finally:

@@ -27,7 +27,7 @@ class Gate:
     def refuse(self, scope: Scope) -> Exception | None:
         """Why a request may not come in; one that was let in before may."""
         path = scope["path"]
-        if scope["server"][1] == self._metrics_port:
+        if self._metrics_port is not None and (scope["server"] or ("", 0))[1] == self._metrics_port:
             return None if path in OPERATIONS else HTTPException(HTTPStatus.NOT_FOUND)
         if path.startswith("/admin") and path[6:7] in ("", "/"):
             file = self._keys.admin

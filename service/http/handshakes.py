@@ -14,6 +14,9 @@ from msmlp.service.service import Service
 
 log = logging.getLogger("msmlp.tls")
 
+LONGEST = 60.0
+"""Seconds of a handshake without `--head-seconds`."""
+
 
 class Handshakes:
     """Of one process. Those under way count as connections; if there are too many, the oldest is cancelled."""
@@ -25,7 +28,7 @@ class Handshakes:
             self._certificate = Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
         except OptionError as error:
             raise DeviceError(str(error)) from None
-        self._seconds, self._plain_port = settings.head_seconds or None, settings.metrics_port
+        self._seconds, self._plain_port = settings.head_seconds or LONGEST, settings.metrics_port
         self._most, self._failed = service.connections, service.metrics.handshakes_failed
         self._under_way: dict[asyncio.Task[Any] | None, None] = {}  # in the order in which they came
         self._odd = Seldom(log, logging.INFO)
@@ -56,8 +59,9 @@ class Handshakes:
             await loop.connect_accepted_socket(protocol, accepted, ssl=context, ssl_handshake_timeout=seconds)
         except (ssl.SSLError, ConnectionAbortedError) as error:
             self._failed.inc()
-            reason = getattr(error, "reason", None) or f"not within {seconds:g} s"
-            self._odd("a TLS handshake failed: %s", reason.lower().replace("_", " "))
+            late = f"it took longer than {seconds:g} s"
+            reason = (error.reason or "unknown").lower().replace("_", " ") if isinstance(error, ssl.SSLError) else late
+            self._odd("a TLS handshake failed: %s", reason)
             raise
         finally:
             del self._under_way[task]

@@ -41,7 +41,7 @@ def _members(content: bytes) -> dict[str, Raw]:
         if name in seen:
             raise given_twice(name)
         if name != "images":
-            check_known([name])
+            check_known([name], "images")
         seen.add(name)
         return _Name(name)
 
@@ -57,6 +57,8 @@ def _members(content: bytes) -> dict[str, Raw]:
 def _texts(array: bytes, max_images: int) -> list[str]:
     # An image has at most one comma of its own, in a data: URL.
     if array.startswith(b"[") and array.count(b",") >= 2 * max_images:
+        if not array[1:64].lstrip().startswith(b'"'):  # lists of pixels
+            raise MalformedBodyError(EXPECTED)
         raise TooManyImagesError(f"more than {max_images} images in one request")
     try:
         texts = _TEXTS.decode(array)
@@ -85,6 +87,8 @@ def _base64(index: int, text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
     except ValueError:  # binascii.Error and UnicodeEncodeError are ones
+        if text.startswith(("http://", "https://", "file://")):
+            raise MalformedBodyError(f"images[{index}] is an address; send the image itself, in base64") from None
         raise MalformedBodyError(
             f"images[{index}] is not base64; expected the standard alphabet, padded, or a data: URL"
         ) from None

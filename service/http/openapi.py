@@ -58,7 +58,7 @@ _PROBLEM_TEXTS = {
 _PROBLEM_EXAMPLES = (
     (400, "malformed_body", "the body is not JSON"),
     (401, "unauthorized", "no valid key; expected authorization: Bearer KEY"),
-    (404, "not_found", "no such path"),
+    (404, "not_found", "no such path; images go to POST /classify, and /docs lists the others"),
     (405, "method_not_allowed", "method not allowed; expected one of POST, PUT"),
     (408, "body_timeout", "less than 10 KB/s of the body came for 10 s"),
     (413, "body_too_large", "the body has 70000000 bytes; at most 67108864 are allowed"),

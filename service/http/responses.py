@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 NO_HEADERS: dict[str, str] = {}
 _HTTP_DETAILS = {
-    HTTPStatus.NOT_FOUND: "no such path",
+    HTTPStatus.NOT_FOUND: "no such path; images go to POST /classify, and /docs lists the others",
     HTTPStatus.METHOD_NOT_ALLOWED: "method not allowed; expected one of {allowed}",
 }
 

@@ -78,12 +78,15 @@ def test_the_service_is_found_watched_and_let_go_in_peace() -> None:
     assert "HEALTHCHECK" in DOCKERFILE
     end = Settings.model_fields["drain_seconds"].default + Settings.model_fields["shutdown_seconds"].default
     assert int(service["stop_grace_period"].removesuffix("s")) >= end + 5
-    assert PROMETHEUS["scrape_configs"][0]["static_configs"] == [{"targets": [f"msmlp:{port}"]}]
+    variables = dict(each.partition("=")[::2] for each in service["environment"])
+    assert PROMETHEUS["scrape_configs"][0]["static_configs"] == [
+        {"targets": [f"msmlp:{variables['MSMLP_METRICS_PORT']}"]}
+    ]
 
 
 def test_the_environment_is_settings() -> None:
     known = {f"MSMLP_{name.upper()}" for name in Settings.model_fields}
-    assert set(SERVICES["msmlp"]["environment"]) <= known
+    assert {each.partition("=")[0] for each in SERVICES["msmlp"]["environment"]} <= known
 
 
 def test_prometheus_reads_the_configuration_that_is_mounted() -> None:

@@ -2,13 +2,17 @@
 
 import json
 import re
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.docs.commands import run_commands
+from tests.fakes import PATIENCE_SECONDS
+from tests.processes import msmlp_serve
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +39,19 @@ def test_training_on_a_folder_of_pictures_goes_as_the_readme_says(
 def test_make_knows_the_verbs(verb: str) -> None:
     done = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_line_that_waits_ends_when_the_first_call_will_be_answered(tiny_weights: Path, cat_photo: bytes) -> None:
+    [line] = re.findall(r"^curl .*/readyz$", "\n".join(blocks("console")), flags=re.MULTILINE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    with msmlp_serve(tiny_weights, "--port", port) as served:
+        command = line.replace("localhost:8000", f"localhost:{port}")
+        # Begun before anything listens.
+        waited = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=False)
+        assert (waited.returncode, waited.stdout) == (0, '{"ready":true}'), waited.stderr
+        assert httpx.post(f"{served.url}/classify", content=cat_photo, timeout=PATIENCE_SECONDS).status_code == 200
 
 
 def test_the_answer_shown_is_one_of_the_default_weights() -> None:

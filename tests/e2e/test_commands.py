@@ -68,8 +68,11 @@ def examples(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_examples_and_fits_a_terminal(name: str, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*COMMANDS[name], "-h") == 0
+    short = capsys.readouterr().out
     assert call(*COMMANDS[name], "--help") == 0
     printed = capsys.readouterr()
+    assert short == printed.out
     assert printed.err == ""
     assert max(map(len, printed.out.splitlines())) <= WIDTH
     found = examples(printed.out)

@@ -58,9 +58,9 @@ def classified(served: Served, files: list[bytes]) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.mark.parametrize("form", ["pixels", "files"])
+@pytest.mark.parametrize("form", ["pixels", "files", "AVIF files"])
 def test_the_answers_of_classify(served: Served, caller: triton.InferenceServerClient, digits: Any, form: str) -> None:
-    files = [encoded(pixels) for pixels in digits.test[:20]]
+    files = [encoded(pixels, "AVIF" if form == "AVIF files" else "PNG") for pixels in digits.test[:20]]
     tensor = pixel_input(digits.test[:20]) if form == "pixels" else image_input(files)
     result = caller.infer("msmlp", [tensor], request_id="r-1")
     expected = classified(served, files)

@@ -124,7 +124,7 @@ def test_a_bad_file_shows_none_when_nothing_starts(tiny_weights: Path, tmp_path:
         file.write_text(line)
         done = run_msmlp("serve", "--weights", tiny_weights, "--port", "0", "--api-keys-file", file)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"msmlp: --api-keys-file: {file}, line ")
+        assert done.stderr.startswith(f"msmlp: --api-keys-file: {file}: line ")
         assert_hidden(done.stderr, done.stdout)
 
 

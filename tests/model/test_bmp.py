@@ -5,11 +5,12 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from PIL import BmpImagePlugin
 
 from msmlp.model import bmp
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import decode, load_image
-from msmlp.service.decoding.pictures import MASKED_PIXEL, read_header
+from msmlp.service.decoding.pictures import ODD_PIXEL, read_header
 
 SIZE = WIDTH, HEIGHT = 5, 3
 MASKS = {
@@ -77,24 +78,94 @@ def test_alpha_of_nothing_but_zeros_is_none() -> None:
     assert np.array_equal(found, np.stack([values & 255, values >> 8 & 255, values >> 16], axis=2))
 
 
-@pytest.mark.parametrize("masks", [(0xFF0000, 0xFF00, 0xFF), (0xF800, 0x7E0, 0x1F)])
-def test_what_pillow_reads_is_left_to_it(masks: tuple[int, ...]) -> None:
-    assert bmp.open_odd_bmp(file(32 if masks[0] > 2**16 else 16, noise(16), masks)) is None
+def test_what_pillow_reads_is_left_to_it() -> None:
+    assert bmp.open_odd_bmp(file(32, noise(16), (0xFF0000, 0xFF00, 0xFF))) is None
+
+
+def indexed(bits: int, compression: int, size: tuple[int, int], body: bytes, colours: int = 4) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, compression, 0, 0, 0, colours % 4, 0)
+    palette = bytes([1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0, 10, 11, 12, 0])[: 4 * colours]
+    offset = 14 + len(head) + len(palette)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, offset) + head + palette + body
+
+
+COLOURS = np.array([[3, 2, 1], [6, 5, 4], [9, 8, 7], [12, 11, 10], [0, 0, 0]])
 
 
 def two_bits(top_down: bool, colours: int = 4) -> bytes:
-    head = struct.pack("<IiiHHIIiiII", 40, 5, -2 if top_down else 2, 1, 2, 0, 0, 0, 0, colours % 4, 0)
-    palette = bytes([1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0, 10, 11, 12, 0])[: 4 * colours]
     rows = [bytes([0b00_01_10_11, 0b10_000000, 0, 0]), bytes([0, 0, 0, 0])]
-    offset = 14 + len(head) + len(palette)
-    return b"BM" + struct.pack("<IHHI", 0, 0, 0, offset) + head + palette + b"".join(rows if top_down else rows[::-1])
+    return indexed(2, 0, (5, -2 if top_down else 2), b"".join(rows if top_down else rows[::-1]), colours)
 
 
 @pytest.mark.parametrize("top_down", [False, True])
 def test_two_bits(top_down: bool) -> None:
-    colours = [[3, 2, 1], [6, 5, 4], [9, 8, 7], [12, 11, 10]]
-    wanted = [[colours[index] for index in (0, 1, 2, 3, 2)], [colours[0]] * 5]
-    assert np.asarray(decode(two_bits(top_down))).tolist() == wanted
+    assert np.array_equal(np.asarray(decode(two_bits(top_down))), COLOURS[[[0, 1, 2, 3, 2], [0] * 5]])
+
+
+def test_what_the_palette_does_not_have_is_black() -> None:
+    assert np.array_equal(np.asarray(decode(two_bits(True, 2))), COLOURS[[[0, 1, 4, 4, 4], [0] * 5]])
+
+
+GAPS = [[0, 0, 4, 4, 4], [4, 4, 4, 1, 2], [2, 2, 1, 1, 1]]
+"""What the runs below tell, the lowest row first; 4 is what they do not tell."""
+
+
+@pytest.mark.parametrize(
+    ("bits", "compression", "body"),
+    [
+        (8, 1, bytes([2, 0, 0, 2, 1, 1, 1, 1, 9, 2, 0, 0, 2, 2, 0, 3, 1, 1, 1, 0, 0, 1])),
+        (4, 2, bytes([2, 0x00, 0, 2, 1, 1, 9, 0x12, 0, 0, 2, 0x22, 0, 3, 0x11, 0x10, 0, 1])),
+        (8, 1, bytes([2, 0, 0, 2, 1, 1, 0, 4, 1, 2, 1, 1, 0, 0, 2, 2, 9, 1, 0, 2, 0, 9])),
+    ],
+    ids=["8 bits", "4 bits", "absolute ones beyond the line, a step beyond the picture"],
+)
+def test_runs_with_gaps(bits: int, compression: int, body: bytes) -> None:
+    found = np.asarray(decode(indexed(bits, compression, (5, 3), body)))
+    assert np.array_equal(found, COLOURS[GAPS[::-1]])
+
+
+def test_runs_that_end_too_early_are_refused() -> None:
+    with pytest.raises(UndecodableImageError, match="image file is truncated"):
+        decode(indexed(8, 1, (5, 3), bytes([5, 1, 0, 0, 5, 1])))
+
+
+def test_endless_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bmp, "MOST_RUNS", 3)
+    with pytest.raises(UndecodableImageError, match="the file has too many parts"):
+        decode(indexed(8, 1, (5, 3), bytes([1, 1] * 15)))
+
+
+@pytest.mark.parametrize(
+    ("length", "mask", "seen"), [(40, 0, 0), (56, 0xFF000000, 0), (108, 0, 0), (108, 0xFF000000, 128)]
+)
+def test_alpha_without_other_masks_counts_in_a_long_header_that_tells_its_mask(
+    length: int, mask: int, seen: int
+) -> None:
+    data = bytearray(file(32, np.full((3, 5), 0x80000000), (0xFF0000, 0xFF00, 0xFF, mask)[: 3 + (length > 40)], length))
+    data[30] = 0
+    if length == 40:  # the masks behind it would be pixels
+        data[10:14] = struct.pack("<I", 14 + length + 12)
+    assert abs(int(np.asarray(decode(bytes(data))).max()) - (127 if seen else 0)) <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("length", [40, 124])
+def test_colours_that_no_pixel_can_name_are_left_out_and_cost_nothing(
+    bits: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def indexed(colours: int) -> bytes:
+        head = struct.pack("<IiiHHIIiiII", length, 8, 2, 1, bits, 0, 0, 0, 0, colours, 0).ljust(length, b"\0")
+        palette = np.random.default_rng(0).integers(0, 256, (256, 4), dtype=np.uint8).tobytes()
+        rows = b"".join(bytes([0x1B, 0xE4, row, 9] * bits)[: max(4, bits)] for row in (1, 2))
+        start = 14 + length + len(palette)
+        return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + head + palette + rows
+
+    looked = list[int]()
+    monkeypatch.setattr(BmpImagePlugin, "o8", lambda value: looked.append(value) or bytes([value & 255]))
+    found = np.asarray(decode(indexed(65_536)))
+    assert len(looked) <= 2**bits
+    assert np.array_equal(found, np.asarray(decode(indexed(0))))
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) > 1
 
 
 def test_masks_with_gaps_are_refused_in_words() -> None:
@@ -112,7 +183,7 @@ def test_too_many_pixels_are_refused_before_they_are_read() -> None:
 def test_their_work_is_predicted() -> None:
     data = file(16, noise(16), (0xF00, 0xF0, 0xF))
     picture = read_header(data, 8, 1000)
-    assert (picture.kind, picture.pixels, picture.work) == ("BMP", 15, MASKED_PIXEL * 15)
+    assert (picture.kind, picture.pixels, picture.work) == ("BMP", 15, ODD_PIXEL * 15)
     assert (picture.decode() == load_image(data, 8)).all()
 
 
@@ -124,6 +195,8 @@ def test_their_work_is_predicted() -> None:
         file(32, noise(32), (1, 2, 4, 8), 108),
         two_bits(False),
         two_bits(True, 2),
+        indexed(8, 1, (5, 3), bytes([2, 0, 0, 2, 1, 1, 0, 4, 1, 2, 1, 1, 0, 0, 2, 2, 9, 1, 0, 2, 0, 9])),
+        indexed(4, 2, (5, 3), bytes([2, 0x00, 0, 2, 1, 1, 9, 0x12, 0, 0, 2, 0x22, 0, 3, 0x11, 0x10, 0, 1])),
     ],
 )
 def test_damage_is_an_image_error(data: bytes) -> None:

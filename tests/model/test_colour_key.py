@@ -67,3 +67,27 @@ def test_the_key_of_wide_rgb_is_all_its_bits(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_the_key_wide_rgb_stays() -> None:
     data = png(16, 2, (1, 1), b"\0" + struct.pack(">3H", 0x1234, 0x5678, 0x9ABC), struct.pack(">3H", 0x1234, 0x5678, 0))
     assert np.asarray(decode(data)).tolist() == [[[0x12, 0x56, 0x9A]]]
+
+
+GREY, RGB = grey(8, [9, 8], 9), png(8, 2, (2, 1), b"\0" + bytes([9, 9, 9, 8, 8, 8]), struct.pack(">3H", 9, 9, 9))
+
+
+@pytest.mark.parametrize(("data", "length"), [(GREY, 0), (GREY, 1), (RGB, 2), (RGB, 5)])
+def test_a_key_that_is_too_short_is_none(data: bytes, length: int) -> None:
+    at = data.index(b"tRNS")
+    key = data[at : at + 4 + length]
+    short = data[: at - 4] + struct.pack(">I", length) + key + struct.pack(">I", zlib.crc32(key))
+    short += data[at + 8 + int.from_bytes(data[at - 4 : at], "big") :]
+    assert np.asarray(decode(short))[0, :, 0].tolist() == [9, 8]
+
+
+@pytest.mark.parametrize("data", [GREY, RGB])
+def test_a_key_with_a_bad_checksum_or_after_the_pixels_is_none_and_of_two_the_first_counts(data: bytes) -> None:
+    start = data.index(b"tRNS") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    key, other = data[start:end], bytearray(data[start:end])
+    other[8:-4] = bytes([0, 8]) * (len(other[8:-4]) // 2)
+    other[-4:] = struct.pack(">I", zlib.crc32(other[4:-4]))
+    for chunks, wanted in ((key[:-1] + b"!", [9, 8]), (key + other, [255, 8]), (other + key, [9, 255])):
+        assert np.asarray(decode(data[:start] + chunks + data[end:]))[0, :, 0].tolist() == wanted
+    assert np.asarray(decode(data[:start] + data[end:-12] + key + data[-12:]))[0, :, 0].tolist() == [9, 8]

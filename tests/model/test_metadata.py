@@ -80,7 +80,7 @@ WASTE = {
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("chunks", WASTE.values(), ids=WASTE)
 def test_pillow_gets_no_metadata_of_a_png(chunks: list[bytes], last: bool) -> None:
-    assert without_metadata(png(*chunks, last=last)) == (encode("PNG"), 1)
+    assert without_metadata(png(*chunks, last=last)) == (encode("PNG"), 1, b"")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -96,10 +96,10 @@ def test_decoding_gives_pillow_that_file(kind: str, monkeypatch: pytest.MonkeyPa
 def test_pillow_gets_no_metadata_of_a_jpeg_but_how_its_colours_are_stored() -> None:
     exif = [segment(0xE1, b"Exif\0\0" + bytes(60))] * 900
     others = [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), segment(0xE2, b"MPF\0"), segment(0xED, b"8BIM")]
-    assert without_metadata(jpeg(*exif, *others, segment(0xFE, b"comment"))) == (encode("JPEG"), 1)
+    assert without_metadata(jpeg(*exif, *others, segment(0xFE, b"comment"))) == (encode("JPEG"), 1, b"")
     cmyk = encode("JPEG", PICTURE.convert("CMYK"))
     assert b"Adobe" in cmyk
-    assert without_metadata(cmyk) == (cmyk, 1)
+    assert without_metadata(cmyk) == (cmyk, 1, b"")
 
 
 @pytest.mark.parametrize("content", [b"", b"JFIF", b"JFIF\0\1", b"JFIF\0\1\1\0\0\1\0"])
@@ -110,12 +110,12 @@ def test_a_jfif_segment_too_short_to_be_heeded_is_left_out(content: bytes) -> No
 
 
 def test_an_adobe_segment_too_short_to_be_heeded_is_left_out() -> None:
-    assert without_metadata(jpeg(segment(0xEE, b"Adobe\0"))) == (encode("JPEG"), 1)
+    assert without_metadata(jpeg(segment(0xEE, b"Adobe\0"))) == (encode("JPEG"), 1, b"")
 
 
 def test_what_a_jpeg_has_between_its_segments_is_left_out() -> None:
     plain = encode("JPEG")
-    assert without_metadata(plain[:20] + b"\0junk\xff\0\xff\xff\xff" + plain[20:]) == (plain, 1)
+    assert without_metadata(plain[:20] + b"\0junk\xff\0\xff\xff\xff" + plain[20:]) == (plain, 1, b"")
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,11 @@ def photograph(kind: str) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_photograph_full_of_metadata_is_turned_and_has_the_same_pixels(kind: str) -> None:
+def test_a_photograph_full_of_metadata_has_the_same_pixels_turned_but_for_a_webp(kind: str) -> None:
     full, bare = photograph(kind)
     assert len(full) > len(bare) + (100_000 if kind == "PNG" else 200_000)
-    assert np.array_equal(np.asarray(decode(full)), np.rot90(np.asarray(decode(bare)), -1))
+    wanted = np.asarray(decode(bare))
+    assert np.array_equal(np.asarray(decode(full)), wanted if kind == "WEBP" else np.rot90(wanted, -1))
 
 
 RAW_EXIF = b"Raw profile type exif\0"
@@ -188,20 +189,15 @@ HEX = b"\nexif\n%8d\n" % 90 + (b"Exif\0\0" + tiff(2, turn())).hex().encode()[:90
 TOLD = {
     "EXIF": png(chunk(b"eXIf", tiff(2, turn()))),
     "EXIF, most significant byte first": png(chunk(b"eXIf", tiff(2, turn(">"), order=">"))),
-    "EXIF, as a long number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 4, 1, 6)))),
-    "EXIF after the pixels": png(chunk(b"eXIf", tiff(2, turn())), last=True),
     "EXIF of many entries": png(chunk(b"eXIf", tiff(65_535, turn()))),
-    "EXIF as a text": png(chunk(b"tEXt", RAW_EXIF + HEX)),
-    "EXIF as a compressed text": png(chunk(b"zTXt", RAW_EXIF + b"\0" + zlib.compress(HEX))),
     "JPEG": jpeg(segment(0xE1, b"Exif\0\0" + tiff(2, turn())[:1000])),
     "JPEG after a comment": jpeg(segment(0xFE, b""), segment(0xE1, b"Exif\0\0" + tiff(2, turn())[:1000])),
-    "WEBP": encode("WEBP", exif=b"Exif\0\0" + tiff(2, turn())),
 }
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of what is to be compared
 @pytest.mark.parametrize("data", TOLD.values(), ids=TOLD)
-def test_the_orientation_is_found_where_pillow_finds_it(data: bytes) -> None:
+def test_the_orientation_is_found(data: bytes) -> None:
     assert without_metadata(data).orientation == 6
     image = Image.open(io.BytesIO(data))
     image.load()
@@ -215,19 +211,25 @@ UNTOLD = {
         chunk(b"eXIf", tiff(2, struct.pack("<HHIHH", 0x0112, 3, 1, 1, 0))),
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + TURNED_XMP),
     ),
+    "EXIF, as a long number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 4, 1, 6)))),
+    "EXIF, two numbers": png(chunk(b"eXIf", tiff(2, struct.pack("<HHIHH", 0x0112, 3, 2, 6, 6)))),
+    "EXIF after the pixels": png(chunk(b"eXIf", tiff(2, turn())), last=True),
+    "EXIF with a bad checksum": png(chunk(b"eXIf", tiff(2, turn()))[:-4] + b"sums"),
+    "EXIF as in a JPEG": png(chunk(b"eXIf", b"Exif\0\0" + tiff(2, turn()))),
+    "EXIF as a text": png(chunk(b"tEXt", RAW_EXIF + HEX)),
+    "EXIF as a compressed text": png(chunk(b"zTXt", RAW_EXIF + b"\0" + zlib.compress(HEX))),
     "no number": png(chunk(b"eXIf", tiff(2, struct.pack("<HHII", 0x0112, 2, 1, 6)))),
     "a directory outside": png(chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
-    "no digits": png(chunk(b"tEXt", RAW_EXIF + b"\nexif\n 2\nxyz")),
-    "a damaged text": png(chunk(b"zTXt", RAW_EXIF + b"\0nothing")),
-    "a text without its parts": png(chunk(b"iTXt", RAW_EXIF)),
 }
 
 
 @pytest.mark.parametrize("data", UNTOLD.values(), ids=UNTOLD)
 def test_there_is_no_other_orientation(data: bytes) -> None:
-    assert without_metadata(data) == (encode("PNG"), 1)
+    assert without_metadata(data) == (encode("PNG"), 1, b"")
 
 
-def test_a_webp_keeps_nothing_but_the_orientation_once_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webp_keeps_no_exif_once_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Exif, "load", lambda self, data: pytest.fail("no block of a caller's is parsed"))
-    assert np.array_equal(np.asarray(decode(encode("WEBP", lossless=True, exif=b"Exif\0\0" + tiff(5000)))), STORED)
+    assert np.array_equal(
+        np.asarray(decode(encode("WEBP", lossless=True, exif=b"Exif\0\0" + tiff(5000, turn())))), STORED
+    )

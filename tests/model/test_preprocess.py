@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,8 @@ from PIL import Image
 from msmlp.model import preprocess
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import FORMATS, decode, load_image, to_square, upright_rgb
+from tests.pictures import PICTURES
+from tests.pictures.profiles import DISPLAY_P3
 
 Pixels = NDArray[np.uint8]
 
@@ -200,7 +204,7 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})])
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95})])
 def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orientation: int) -> None:
     stored = gradient(48, 32)
     exif = Image.Exif()
@@ -209,6 +213,14 @@ def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orienta
     wanted = UPRIGHT[orientation](stored)
     assert found.shape == wanted.shape
     assert np.abs(found.astype(int) - wanted).max() <= (20 if kind == "JPEG" else 0)
+
+
+def test_exif_orientation_of_a_webp_is_not_applied_as_in_browsers() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(gradient(8, 6)), "WEBP", lossless=True, exif=exif)
+    assert np.array_equal(pixels(data), gradient(8, 6))
+    assert np.array_equal(np.asarray(upright_rgb(Image.open(io.BytesIO(data)))), gradient(8, 6))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -252,6 +264,20 @@ def test_a_text_that_unpacks_to_more_than_a_mebibyte_does_not_matter() -> None:
     whole, text = encode(Image.fromarray(gradient(8, 6))), b"a\0\0" + zlib.compress(bytes(3 * 2**19))
     chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
     assert np.array_equal(pixels(whole[:33] + chunk + whole[33:]), gradient(8, 6))
+
+
+def test_no_picture_waits_until_pillow_has_loaded_its_readers() -> None:
+    files = [encode(Image.fromarray(gradient(8, 6)), kind) for kind in FORMATS]
+    program = (
+        "import sys; from contextlib import suppress\n"
+        "from msmlp.model.preprocess import decode; from msmlp.model.errors import ImageError\n"
+        "before = {*sys.modules}\n"
+        f"for file in {[*files, b'notes']!r}:\n"
+        "    with suppress(ImageError): decode(file)\n"
+        "print([name for name in {*sys.modules} - before if 'Plugin' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_orientation_set_on_an_image_in_memory_counts_and_the_image_stays_as_it_is() -> None:
@@ -410,6 +436,7 @@ def a_jpeg() -> bytes:
         pytest.param(b"\xff\xd8\xff\xe0", id="a-jpeg-that-only-begins"),
         pytest.param(b"\x89PNG\r\n\x1a\n", id="a-png-that-only-begins"),
         pytest.param(png(0, 5, 8, 2, b""), id="no-width"),
+        pytest.param(png(5, 5, 8, 3, bytes(30)), id="a-png-without-its-palette"),
     ],
 )
 def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
@@ -422,6 +449,9 @@ def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
+        (png(5, 5, 8, 3, bytes(30)), "damaged image header: a PNG of palette colours without its palette"),
+        (encode(Image.new("P", (5, 5))).replace(b"PLTE", b"PLTF"), "damaged image header"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "damaged image header"),
         (a_jpeg()[:-60], "damaged or truncated JPEG image: the file ends within the picture"),
         (encode(Image.new("L", (9, 9)), "BMP")[:28] + b"\7" + bytes(99), "damaged image header: Unsupported BMP pixel"),
         (encode(Image.fromarray(gradient(64, 48)))[:-40], "damaged or truncated PNG image: image file is truncated"),
@@ -459,6 +489,12 @@ def valid_files() -> list[bytes]:
         encode(picture.convert("P"), "BMP"),
         encode(picture, "GIF"),
         encode(picture, "GIF", **frames),
+        encode(picture, "PNG", icc_profile=DISPLAY_P3),
+        encode(picture, "JPEG", icc_profile=DISPLAY_P3),
+        encode(picture, "WEBP", icc_profile=DISPLAY_P3),
+        PICTURES["BMP: 8 bits in runs"].data,
+        PICTURES["BMP: 4 bits in runs with gaps"].data,
+        PICTURES["PNG: grey with a key, 4 bits, interlaced"].data,
     ]
 
 

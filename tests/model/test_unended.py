@@ -1,6 +1,7 @@
 """A JPEG without its last bytes: shown if the picture is whole, refused if it is not."""
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,19 @@ def test_a_picture_that_ends_too_early_is_refused_wherever_it_ends(data: bytes) 
     for end in range(data.rindex(b"\xff\xda") + 12, len(data) - 2, 7 if len(data) > 2500 else 3):
         with pytest.raises(UndecodableImageError):
             decode(data[:end])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "data", [KINDS["progressive"], jpeg("L", progressive=True), jpeg(progressive=True, subsampling=0)]
+)
+def test_a_picture_that_lacks_whole_scans_is_refused(data: bytes) -> None:
+    parts = [found.start() for found in re.finditer(rb"\xff[\xc4\xda]", data)]
+    first = data.index(b"\xff\xda")
+    for end in [part for part in parts if part > first]:
+        with pytest.raises(UndecodableImageError):
+            decode(data[:end])
+        decode(data[:end] + b"\xff\xd9")  # whoever wrote this wanted no more
 
 
 @pytest.mark.parametrize("near", [5, 10])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,10 @@ from msmlp import classify
 from msmlp.classify import Table
 from msmlp.main import app
 from msmlp.service.options import RequestOptions
-from tests.msmlp.scripted import Reply, refusal, scripted
-from tests.processes import Call, run_msmlp
+from tests.fakes import PATIENCE_SECONDS
+from tests.msmlp.scripted import SILENT, Reply, refusal, scripted
+from tests.processes import COMMAND, Call, environment, run_msmlp
+from tests.servers import wait_until
 
 Captured = pytest.CaptureFixture[str]
 
@@ -303,3 +307,28 @@ def test_faults_that_are_not_the_callers_are_status_1(call: Call, capsys: Captur
     with scripted(Reply(200, "<html>hello</html>")) as server:
         assert call("classify", files[0], "--url", server.url, "--json") == 1
         assert "does not answer like an msmlp service" in mistake(capsys)
+
+
+def test_ctrl_c_is_one_line_and_status_130(cat_photo: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(cat_photo)
+    with scripted(SILENT) as service:
+        command = [*COMMAND, "classify", str(path), "--url", service.url]
+        pipe = subprocess.PIPE
+        running = subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
+        wait_until(lambda: service.asked)
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=PATIENCE_SECONDS) == ("", "msmlp: interrupted\n")
+    assert running.returncode == 130
+
+
+def test_without_httpx_one_line_names_the_extra(cat_photo: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(cat_photo)
+    program = (
+        "import sys; sys.modules['httpx'] = None; sys.argv = ['msmlp', 'classify', 'cat.jpg', '--url', 'http://[::1]:1'];"
+        "from msmlp.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith('msmlp: msmlp.Client needs the package httpx: pip install "msmlp[client]"')

@@ -38,12 +38,14 @@ def test_the_services_settings_are_those_of_the_values(tmp_path: Path, monkeypat
 def test_every_setting_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {name: field for name, field in Settings.model_fields.items() if name not in SET_BY_OTHER_VALUES}
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
-    unset = {"devices": "0,1"}  # 1 for the others
+    keys = {name: f"/keys/{name}" for name in ("api_keys_file", "admin_keys_file")}
+    unset = {"devices": "0,1", "cors_origins": "https://shop.example", **keys}  # 1 for the others
     given = {name: unset.get(name, 1) if default is None else default for name, default in defaults.items()}
     [container] = pod_of(render({"settings": given}, tmp_path))["containers"]
     assert len(container["env"]) == len(given)
     settings = settings_of(container, monkeypatch)
-    assert {name: getattr(settings, name) for name in given} == given
+    set_to = {name: getattr(settings, name) for name in given}
+    assert {name: str(value) if name in keys else value for name, value in set_to.items()} == given
 
 
 def test_without_values_the_service_has_its_defaults(tmp_path: Path) -> None:
@@ -84,7 +86,28 @@ def test_probes_ask_routes_that_there_are(name: str, tmp_path: Path) -> None:
         "readinessProbe": "/readyz",
     }
     assert {get["path"] for get in asked.values()} <= routes
-    assert {ports[get["port"]] for get in asked.values()} == {Settings.model_fields["port"].default}
+    own = {"everything": (8002, "HTTP"), "tls": (8000, "HTTPS")}.get(name, (8000, "HTTP"))
+    assert {(ports[get["port"]], get["scheme"]) for get in asked.values()} == {own}
+
+
+def test_secrets_are_mounted_where_the_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = pod_of(render(EVERYTHING, tmp_path))
+    [container] = pod["containers"]
+    settings = settings_of(container, monkeypatch)
+    assert (settings.ssl_certfile, settings.ssl_keyfile) == (Path("/tls/tls.crt"), Path("/tls/tls.key"))
+    assert settings.metrics_port == 8002
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"] if mount["readOnly"]}
+    assert {mounts[name]: secret for name, secret in secrets.items()} == {"/tls": "certificate", "/keys": "keys"}
+
+
+@pytest.mark.parametrize(("tls", "metrics"), [(True, False), (True, True), (False, True), (False, False)])
+def test_prometheus_scrapes_the_port_for_metrics_if_there_is_one(tls: bool, metrics: bool, tmp_path: Path) -> None:
+    values = {"serviceMonitor": {"enabled": True}, "metrics": {"enabled": metrics}}
+    things = render(values | ({"tls": {"secretName": "x"}} if tls else {}), tmp_path)
+    [scraped] = of_kind("ServiceMonitor", things)["spec"]["endpoints"]
+    assert scraped["port"] == ("metrics" if metrics else "http")
+    assert scraped.get("scheme") == ("https" if tls and not metrics else None)
 
 
 @pytest.mark.parametrize("given", [{}, {"drain_seconds": 0}, {"drain_seconds": 12.5, "shutdown_seconds": 100}])
@@ -132,16 +155,18 @@ def test_whoever_selects_pods_selects_these(name: str, tmp_path: Path) -> None:
     assert all(selector == lasting for selector in selectors)
 
 
+@pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize("grpc", [False, True])
-def test_ports_are_the_containers(grpc: bool, tmp_path: Path) -> None:
-    things = render({"grpc": {"enabled": grpc}, "serviceMonitor": {"enabled": True}}, tmp_path)
+def test_ports_are_the_containers(grpc: bool, metrics: bool, tmp_path: Path) -> None:
+    ports = {"grpc": {"enabled": grpc}, "metrics": {"enabled": metrics}}
+    things = render({**ports, "serviceMonitor": {"enabled": True}}, tmp_path)
     [container] = pod_of(things)["containers"]
     named = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert named == ({"http": 8000, "grpc": 8001} if grpc else {"http": 8000})
+    assert named == {"http": 8000, **({"grpc": 8001} if grpc else {}), **({"metrics": 8002} if metrics else {})}
     served = of_kind("Service", things)["spec"]["ports"]
     assert [port["targetPort"] for port in served] == list(named)
-    [rule] = of_kind("NetworkPolicy", things)["spec"]["ingress"]
-    assert [port["port"] for port in rule["ports"]] == list(named)
+    rules = of_kind("NetworkPolicy", things)["spec"]["ingress"]
+    assert [port["port"] for rule in rules for port in rule["ports"]] == list(named)
     [scraped] = of_kind("ServiceMonitor", things)["spec"]["endpoints"]
     assert scraped["port"] in {port["name"] for port in served}
 
@@ -152,7 +177,10 @@ def test_the_network_policy_names_callers_and_targets(tmp_path: Path) -> None:
     assert of_kind("NetworkPolicy", things)["spec"]["egress"] == []
     policy = of_kind("NetworkPolicy", render(EVERYTHING, tmp_path))["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"][0]["from"] == EVERYTHING["networkPolicy"]["from"]
+    assert [rule["from"] for rule in policy["ingress"]] == [
+        EVERYTHING["networkPolicy"]["from"],
+        EVERYTHING["networkPolicy"]["metricsFrom"],
+    ]
     traces, names = policy["egress"]
     assert traces == {"ports": [{"port": 4318}], "to": EVERYTHING["networkPolicy"]["otlp"]["to"]}
     assert {port["port"] for port in names["ports"]} == {53}

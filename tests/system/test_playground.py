@@ -165,3 +165,26 @@ def test_a_service_that_went_away_is_reported_and_can_be_asked_again(page: Chrom
     page.find_element(By.ID, "retry").click()
     seen(page, ".card:not(.waiting) .stage.left")
     assert not page.find_element(By.ID, "problem").is_displayed()
+
+
+def test_a_service_that_asks_for_a_key_gets_it_from_the_page(browser: Chrome, shipped: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key-of-20-letters-")
+    with msmlp_serve(shipped, "--api-keys-file", str(file)) as served:
+        served.wait_for("engine: ready")
+        browser.get(served.url)
+        assert "no valid key" in seen(browser, "#problem p")
+        field = browser.find_element(By.ID, "key")
+        field.send_keys("a-key-of-another-one", Keys.ENTER)
+        seen(browser, "#door")
+        field.clear()
+        field.send_keys("a-key-of-20-letters-", Keys.ENTER)
+        seen(browser, "#policy")
+        assert texts(browser, "#problem:not([hidden]), #door:not([hidden])") == []
+        choose(browser, CAT)
+        seen(browser, ".card:not(.waiting) .stage.left")
+        seen(browser, ".shares")
+        browser.get(served.url)
+        assert "no valid key" in seen(browser, "#problem p"), "the page has forgotten it"
+    for log in ("browser", "performance"):
+        browser.get_log(log)

@@ -135,6 +135,8 @@ def test_the_wheel_claims_one_name_and_carries_the_default_weights_alone(wheel: 
         "msmlp/py.typed",
         "msmlp/service/grpc/inference.binpb",
         "msmlp/service/ui/cat.jpg",
+        "msmlp/service/ui/docs.html",
+        "msmlp/service/ui/docs.js",
         "msmlp/service/ui/index.html",
     } <= set(names)
     assert wheel.stat().st_size < MOST_BYTES
@@ -159,6 +161,8 @@ def test_the_service_answers_in_a_folder_with_a_service_py(installed: Path, clie
         assert answer.json()["results"][0]["label"] == "cat"
         assert run(client / "python", "-c", CALLING, served.url, PHOTO, cwd=desk) == "cat\n"
         assert httpx.get(f"{served.url}/ui/cat.jpg", timeout=60).content == PHOTO.read_bytes()
+        for name in ("docs", "ui/docs.js", "ui/swagger-ui-bundle.js", "ui/swagger-ui.css"):
+            assert httpx.get(f"{served.url}/{name}", timeout=60).status_code == 200, name
     finally:
         served.kill()
 

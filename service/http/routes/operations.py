@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
@@ -14,9 +13,10 @@ from msmlp.service.http.schemas import Live, ModelDescription, Ready
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 PAGE_HEADERS = {
-    # Pictures are shown from `blob:`; everything else comes from this server, and no other site may frame the page.
+    # Pictures are shown from `blob:`, and Swagger UI's style sheet holds its icons as `data:`. All else comes from
+    # this server, and no other site may frame the page.
     "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -26,7 +26,8 @@ PAGE_HEADERS = {
 }
 
 router = APIRouter()
-_files = StaticFiles(packages=[("msmlp.service", "ui")])
+# The package fastapi-offline is only where Swagger UI comes from.
+_files = StaticFiles(packages=[("msmlp.service", "ui"), ("fastapi_offline", "static")])
 _NOT_NOW: dict[int | str, dict[str, Any]] = {503: PROBLEMS[503]}
 _METRICS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -65,15 +66,18 @@ async def metrics(service: ServiceDep) -> Response:
 
 
 @router.get("/docs", response_class=HTMLResponse)
-async def docs() -> HTMLResponse:
+async def docs(request: Request) -> Response:
     """The API documentation for people; /openapi.json is for programs."""
-    # An empty icon, or the page would fetch one from elsewhere.
-    return get_swagger_ui_html(openapi_url="openapi.json", title="msmlp", swagger_favicon_url="data:,")
+    return await _page("docs.html", request)
 
 
 @router.get("/", include_in_schema=False)
 @router.get("/ui/{name}", include_in_schema=False)
 async def playground(request: Request) -> Response:
-    response = await _files.get_response(request.path_params.get("name", "index.html"), request.scope)
+    return await _page(request.path_params.get("name", "index.html"), request)
+
+
+async def _page(name: str, request: Request) -> Response:
+    response = await _files.get_response(name, request.scope)
     response.headers.update(PAGE_HEADERS)
     return response

@@ -91,6 +91,19 @@ def metric(client: httpx.Client, name: str) -> float:
     return next(float(line.split()[-1]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
 
 
+def test_a_service_may_ask_for_a_key(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key-of-20-letters-")
+    settings = Settings(weights=tiny_weights, device="cpu", engine="thread", api_keys_file=file)
+    with serving(build_service(settings)) as client:
+        options = HttpOptions(url=str(client.base_url), connections=(1,), seconds=0.2, rounds=1)
+        with pytest.raises(MsmlpError, match=r"no valid key.*MSMLP_API_KEY"):
+            bench_http(options)
+        monkeypatch.setenv("MSMLP_API_KEY", "a-key-of-20-letters-")
+        for row in bench_http(options)["load"]:
+            assert row["statuses"].keys() == {"200"}, row
+
+
 def test_where_nothing_went_well_there_is_no_latency_but_json(
     tiny_weights: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import msmlp
 from msmlp.client.transport import FIRST_WAIT
+from msmlp.model.errors import CallerError
 from tests.msmlp.scripted import ANSWER, DROPPED, SILENT, TRICKLE, Reply, refusal, scripted
 
 LINE = {"request_id": "theirs", "index": 0, "reason": "goes_on", "final": False}
@@ -47,7 +48,7 @@ class Driver:
 
     def __call__(self, url: str, method: str, *given: Any, **options: Any) -> Any:
         """The result of a method; of a stream, the list of its lines."""
-        settings = {name: options.pop(name) for name in ("timeout", "retries") if name in options}
+        settings = {name: options.pop(name) for name in ("timeout", "retries", "api_key") if name in options}
         if self.sync:
             with msmlp.Client(url, sleep=self.time.sleep, clock=self.time.clock, **settings) as client:
                 result = getattr(client, method)(*given, **options)
@@ -331,4 +332,44 @@ def test_a_request_id_that_no_header_can_carry(ask: Driver, method: str, request
 
 def test_a_path_where_nothing_is_is_named(ask: Driver, url: str) -> None:
     error = ask.fails(f"{url}/x", "classify", b"image")
-    assert (error.status, error.code, error.detail) == (404, "not_found", f"{url}/x/classify: no such path")
+    assert (error.status, error.code) == (404, "not_found")
+    assert error.detail.startswith(f"{url}/x/classify: no such path; ")
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "sent"),
+    [
+        (None, None, None),
+        ("mine", None, "Bearer mine"),
+        (None, "theirs", "Bearer theirs"),
+        (None, "", None),
+        ("mine", "theirs", "Bearer mine"),
+        ("", "theirs", None),
+    ],
+)
+def test_a_key_goes_with_every_request(
+    ask: Driver, monkeypatch: pytest.MonkeyPatch, given: str | None, variable: str | None, sent: str | None
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("MSMLP_API_KEY", variable)
+    with scripted(refusal(503), Reply(), Reply()) as server:
+        ask(server.url, "classify", b"an image", api_key=given)
+        ask(server.url, "model", api_key=given)
+    assert [asked.headers.get("authorization") for asked in server.asked] == 3 * [sent]
+
+
+def test_a_key_that_is_refused_is_not_tried_again(ask: Driver) -> None:
+    with scripted(refusal(401, "unauthorized")) as server:
+        error = ask.fails(server.url, "model", api_key="of-another-service")
+    assert (error.status, error.code, len(server.asked)) == (401, "unauthorized", 1)
+    assert str(error) == "not now; msmlp's clients take it from MSMLP_API_KEY"
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nX-Injected: yes", "k\u00e4se", "\x7f"])
+def test_a_key_that_cannot_be_sent_is_not_shown(ask: Driver, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    for given, name in ((key, "api_key"), (None, "MSMLP_API_KEY")):
+        if given is None:
+            monkeypatch.setenv("MSMLP_API_KEY", key)
+        with pytest.raises(CallerError) as caught:
+            ask("http://127.0.0.1:1", "model", api_key=given)
+        assert str(caught.value) == f"{name}: expected ASCII without blanks and line ends"

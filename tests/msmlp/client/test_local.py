@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import msmlp
 from msmlp.client.local import Model
@@ -78,6 +78,22 @@ def test_every_name_is_there() -> None:
         _ = msmlp.lod
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [
+        ("Client", "httpx", "msmlp[client]"),
+        ("AsyncClient", "httpx", "msmlp[client]"),
+        ("load", "pydantic_settings", "msmlp[cpu,serve]"),
+    ],
+)
+def test_where_a_package_is_missing_the_error_names_the_extra(name: str, package: str, install: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from msmlp import {name}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert f'msmlp.{name} needs the package {package}: pip install "{install}"' in last
+    assert "During handling" not in done.stderr
+
+
 # --- images ------------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +112,19 @@ def test_a_photograph_is_the_same_however_it_is_handed_over(
     assert {json.dumps(answer.top_k) for answer in answers} == {json.dumps(answers[0].top_k)}
 
 
+def test_a_service_gets_it_however_it_is_handed_over(client: msmlp.Client, cat_photo: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(cat_photo)
+    expected = client.classify(path, thresholds=[1, 1]).results[0].top_k
+    with path.open("rb") as opened:
+        forms = [opened, io.BytesIO(cat_photo), str(path), cat_photo, bytearray(cat_photo)]
+        assert [client.classify(form, thresholds=[1, 1]).results[0].top_k for form in forms] == [expected] * len(forms)
+    tensor = torch.zeros((8, 6, 3), dtype=torch.uint8)
+    for images, told in ((tensor, "is a tensor, uint8"), (tensor.numpy() / 255, "is float64")):
+        with pytest.raises((TypeError, ValueError), match=told):
+            client.classify(images)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
 def test_a_pillow_image_of_any_mode_is_what_its_file_is(model: msmlp.Model, photograph: Image.Image, mode: str) -> None:
     if mode == "I;16":
@@ -108,6 +137,27 @@ def test_a_pillow_image_of_any_mode_is_what_its_file_is(model: msmlp.Model, phot
     image.save(stream, "TIFF" if mode == "CMYK" else "PNG")
     sent = png(image.convert("RGB")) if mode == "CMYK" else stream.getvalue()  # no service reads TIFF
     assert model(image).results[0].top_k == model(sent).results[0].top_k
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_pillow_image_is_not_turned_as_xmp_alone_says(
+    model: msmlp.Model, client: msmlp.Client, photograph: Image.Image, tmp_path: Path, kind: str
+) -> None:
+    path, xmp, info = tmp_path / "cat", b'<x tiff:Orientation="6"/>', PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    photograph.save(path, kind, **({"pnginfo": info} if kind == "PNG" else {"xmp": xmp, "lossless": True}))
+    with Image.open(path) as opened:
+        assert opened.getexif()[0x0112] == 6, "Pillow would turn it"
+        answers = [each(image) for each in (model.classify, client.classify) for image in (path, opened)]
+        top = json.dumps(model(photograph).results[0].top_k)
+        assert [json.dumps(answer.results[0].top_k) for answer in answers] == [top] * 4
+    with Image.open(path) as opened:  # EXIF decides, but for a WebP, as in a file
+        opened.load()
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        opened.info["exif"] = exif.tobytes()
+        shown = photograph if kind == "WEBP" else photograph.rotate(180)
+        assert model(opened).results[0].top_k == model(shown).results[0].top_k
 
 
 def test_a_pillow_image_is_turned_as_its_exif_block_says(model: msmlp.Model, photograph: Image.Image) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.service.grpc.messages import METHODS, SERVICE, InferParameter, ModelInferRequest
 from msmlp.service.service import Service
+from tests.certificates import CA
 from tests.fakes import PATIENCE_SECONDS, FakeBackend
 from tests.servers import fake_backend, fake_service, serving
 
@@ -82,8 +83,14 @@ def serve(tiny_weights: Path) -> Serve:
             port = free.getsockname()[1]
         backend = fake_backend(capacity=settings.get("capacity", 1024))
         service = fake_service(tiny_weights, lambda: backend, grpc_port=port, **settings)
+        address, options = f"127.0.0.1:{port}", [("grpc.max_send_message_length", -1)]
+        trusting = grpc.ssl_channel_credentials(CA.cert_pem.bytes())
+        if "ssl_certfile" in settings:
+            channel = grpc.secure_channel(address, trusting, options)
+        else:
+            channel = grpc.insecure_channel(address, options)
         with (
-            grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_send_message_length", -1)]) as channel,
+            channel,
             serving(service) as http,
         ):
             grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)

@@ -14,11 +14,13 @@ import grpc
 import numpy as np
 import pytest
 
+from msmlp.service import certificate
 from msmlp.service import service as services
 from msmlp.service.engine import async_engine
 from msmlp.service.grpc import calls
 from msmlp.service.grpc.messages import METHODS
 from msmlp.service.memory import resident_bytes
+from tests.certificates import issue, secured
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, encoded, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
@@ -39,6 +41,24 @@ def test_while_it_ends(serve: Serve) -> None:
         assert not served.call("RepositoryIndex", METHODS["RepositoryIndex"].request(ready=True)).models
         served.call("ModelInfer", infer_request(ONE))
         assert served.rows("ModelInfer") == {"200"}, "as long as somebody sends"
+
+
+def test_a_renewed_certificate_is_shown_to_new_connections(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0)
+
+    def shown() -> str:
+        address = "127.0.0.1", served.service.settings.grpc_port
+        with secured(socket.create_connection(address, PATIENCE_SECONDS)) as connection:
+            return str(connection.getpeercert()["serialNumber"])  # type: ignore[index]
+
+    with serve(**issue(tmp_path).settings) as served:
+        first = shown()
+        assert first == shown()
+        issue(tmp_path)
+        assert first != shown()
+        served.call("ModelInfer", infer_request(ONE))  # on a connection from before
 
 
 def test_an_ending_server_answers_what_is_in_flight(serve: Serve) -> None:

@@ -99,10 +99,30 @@ def test_json_without_a_content_type(kind: str | None) -> None:
         read(content, kind, max_json_bytes=20)
 
 
-@pytest.mark.parametrize("kind", ["text/html", "application/x-www-form-urlencoded", "image", "\xff"])
+@pytest.mark.parametrize("kind", ["text/html", "image", "\xff"])
 def test_another_content_type_lists_those_read(kind: str) -> None:
     with pytest.raises(UnsupportedMediaTypeError, match=r"set Content-Type.* image/png, .*, application/json"):
         read(b"x", kind)
+
+
+UNASKED = pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain;charset=UTF-8"])
+
+
+@UNASKED
+def test_what_curl_and_fetch_declare_of_any_data_says_nothing(kind: str) -> None:
+    assert read(b"\x89PNG\0", kind).images == [b"\x89PNG\0"]
+    assert read(document([b"one"], top_k=2), kind) == Read([b"one"], RequestOptions(top_k=2))
+    with pytest.raises(BodyTooLargeError, match="of JSON; at most 20 are allowed"):
+        read(document([b"one"], top_k=2), kind, max_json_bytes=20)
+    with pytest.raises(NoImagesError):  # the file was not there, curl says, and sends the rest
+        read(b"", kind)
+
+
+@UNASKED
+@pytest.mark.parametrize("content", [b"https://example.com/cat.jpg", b"\xff\xd8JFIF", b"images=cat.jpg"])
+def test_what_curl_makes_of_a_file_without_data_binary_is_told(content: bytes, kind: str) -> None:
+    with pytest.raises(UnsupportedMediaTypeError, match=r"--data-binary @cat\.jpg.*; expected one of image/png"):
+        read(content, kind)
 
 
 @pytest.mark.parametrize("filename", ["a.png", "b"])
@@ -164,7 +184,10 @@ def test_base64_in_lines_and_in_data_urls(text: str) -> None:
 )
 def test_what_is_no_base64_is_named_by_its_place(text: str) -> None:
     content = json.dumps({"images": ["YQ==", text, "YQ=="]}).encode()
-    with pytest.raises(MalformedBodyError, match=r"images\[1\] is (not base64; expected |a data: URL without)"):
+    with pytest.raises(
+        MalformedBodyError,
+        match=r"images\[1\] is (not base64; expected |a data: URL without|an address; send the image itself)",
+    ):
         read(content, "application/json")
 
 

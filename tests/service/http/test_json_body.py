@@ -84,5 +84,5 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
 
 
 def test_the_unknown_option_is_named() -> None:
-    with pytest.raises(OptionError, match="'topk': no such option; expected one of thresholds, policy"):
+    with pytest.raises(OptionError, match="'topk': no such option; expected one of images, thresholds, policy"):
         read_json(b'{"images": ["YQ=="], "topk": 2}', 1)

@@ -29,6 +29,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if .Values.grpc.enabled }}
 {{- $_ := set $settings "grpc_port" 8001 }}
 {{- end }}
+{{- if .Values.metrics.enabled }}
+{{- $_ := set $settings "metrics_port" 8002 }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+{{- $_ := set $settings "ssl_certfile" "/tls/tls.crt" }}
+{{- $_ := set $settings "ssl_keyfile" "/tls/tls.key" }}
+{{- end }}
 {{- with default (ternary "/weights" "" (ne .Values.weights.claim "")) .Values.weights.path }}
 {{- $_ := set $settings "weights" . }}
 {{- end }}
@@ -37,4 +44,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   {{- /* As JSON, because a template writes a million as 1e+06. */}}
   value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
+{{- end }}
+
+{{/* Where probes and Prometheus come: their own port without TLS, or the service's. */}}
+{{- define "msmlp.probePort" -}}
+{{- ternary "metrics" "http" .Values.metrics.enabled }}
+{{- end }}
+{{- define "msmlp.probeScheme" -}}
+{{- ternary "HTTPS" "HTTP" (and (ne .Values.tls.secretName "") (not .Values.metrics.enabled)) }}
 {{- end }}

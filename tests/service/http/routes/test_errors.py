@@ -444,6 +444,27 @@ def test_while_shutting_down(tiny_weights: Path) -> None:
         assert client.get("/livez").json() == {"live": True}
 
 
+@provokes("unauthorized")
+def test_where_keys_are_asked_for(tiny_weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key-of-20-letters-")
+    with serving(fake_service(tiny_weights, fake_backend, api_keys_file=file)) as client:
+        answer = client.post("/classify", **form(picture_file()))
+        assert "authorization: Bearer KEY" in check_problem(answer, 401, "unauthorized")["detail"]
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@provokes("rate_limited")
+def test_where_a_key_has_limits(tiny_weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key-of-20-letters- requests=0.02")
+    with serving(fake_service(tiny_weights, fake_backend, api_keys_file=file)) as client:
+        sent = form(picture_file()) | {"headers": {"Authorization": "Bearer a-key-of-20-letters-"}}
+        assert client.post("/classify", **sent).status_code == 200
+        document = check_problem(client.post("/classify", **sent), 429, "rate_limited")
+        assert document["detail"] == "this key may have 0.02 requests a second"
+
+
 @provokes("internal")
 def test_a_fault_of_the_servers_own_is_counted_named_and_not_explained(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch

@@ -358,6 +358,25 @@ def test_json_alone(client: httpx.Client, cat_photo: bytes) -> None:
     assert client.get("/model").json()["classes"][class_id["data"][0]] == label["data"][0]
 
 
+def test_what_mlservers_clients_add_is_no_option(client: httpx.Client, cat_photo: bytes) -> None:
+    request = json_request(cat_photo, parameters={"content_type": "np"}, outputs=[{"name": "label"}])
+    for tensor in request["inputs"] + request["outputs"]:
+        tensor["parameters"] = {"content_type": "base64"}
+    answer = client.post(INFER, json=request)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["name"] == "label"
+
+
+def test_avif_in_every_form(client: httpx.Client, caller: triton.InferenceServerClient, digits: Any) -> None:
+    files = [encoded(pixels, "AVIF") for pixels in digits.test[:3]]
+    expected = classified(client, files, [1, 1])
+    same(columns(caller.infer("msmlp", [image_input(files)], parameters={"thresholds": "1,1"})), expected)
+    labels = client.post(INFER, json=json_request(*files, outputs=[{"name": "label"}])).json()["outputs"][0]
+    assert labels["data"] == [result["label"] for result in expected]
+    answer = client.post(INFER, content=files[0], headers={**OCTETS, "Inference-Header-Content-Length": "0"})
+    assert answer.status_code == 200, answer.text
+
+
 def test_the_image_as_the_body(client: httpx.Client, cat_photo: bytes) -> None:
     answer = client.post(INFER, content=cat_photo, headers={**OCTETS, "Inference-Header-Content-Length": "0"})
     assert answer.status_code == 200, answer.text

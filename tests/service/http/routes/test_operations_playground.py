@@ -1,4 +1,4 @@
-"""The playground's files as they are served; tests/system/test_playground.py uses the page in a browser."""
+"""The playground's files and those of /docs as they are served; tests/system uses both pages in a browser."""
 
 import re
 import socket
@@ -55,6 +55,23 @@ def test_the_page_and_everything_it_refers_to_is_there(client: httpx.Client, pag
         assert client.get(f"/{reference}").status_code == 200, reference
 
 
+def test_the_documentation_and_everything_it_refers_to_comes_from_here(client: httpx.Client) -> None:
+    answer = client.get("/docs")
+    page = Page(answer.text)
+    assert {"ui/docs.js", "ui/swagger-ui-bundle.js", "ui/swagger-ui.css", "openapi.json"} <= set(page.references)
+    assert page.inline == []
+    assert answer.headers["Content-Security-Policy"] == client.get("/").headers["Content-Security-Policy"]
+    for reference in page.references:
+        assert not re.match(r"\w+:|//", reference), "a reference leaves this server"
+        assert client.get(f"/{reference}").status_code == 200, reference
+    urls = re.findall(r"url\(['\"]?(\w+:)", client.get("/ui/swagger-ui.css").text)
+    assert set(urls) == {"data:"}
+    # Older ones cannot show an OpenAPI 3.1 document.
+    [version] = re.findall(r'PACKAGE_VERSION:"(\d+)\.', client.get("/ui/swagger-ui-bundle.js").text)
+    assert int(version) >= 5
+    assert client.get("/openapi.json").json()["openapi"].startswith("3.1")
+
+
 def test_every_module_that_a_module_imports_is_there(client: httpx.Client) -> None:
     modules, seen = ["app.js"], set()
     while modules:
@@ -63,7 +80,7 @@ def test_every_module_that_a_module_imports_is_there(client: httpx.Client) -> No
         answer = client.get(f"/ui/{name}")
         assert answer.status_code == 200, name
         modules += set(re.findall(r'from "\./([\w.]+)"', answer.text)) - seen
-    assert seen == {path.name for path in UI.glob("*.js")}
+    assert seen == {path.name for path in UI.glob("*.js")} - {"docs.js"}
 
 
 def test_the_policy_forbids_what_comes_from_elsewhere_and_the_page_has_nothing_inline(

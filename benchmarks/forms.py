@@ -30,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     with ExitStack() as stack:
         urls = [
-            stack.enter_context(server_process(path.resolve().name, _serve(path), say)).url for path in given.checkouts
+            stack.enter_context(server_process(path.resolve().name, serve(path), say)).url for path in given.checkouts
         ]
         size = image_size(urls[1])
         for body, connections in CASES:
@@ -44,7 +44,7 @@ def main() -> None:
             print(f"{body}, {connections} in flight: {each} ms, {ratio:.2f} times")
 
 
-def _serve(checkout: Path) -> list[str]:
+def serve(checkout: Path) -> list[str]:
     return ["-c", f"import sys; sys.path.insert(0, {str(checkout.resolve())!r}); {SERVE}", *OPTIONS]
 
 

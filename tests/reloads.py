@@ -24,6 +24,9 @@ from tests.processes import Served, msmlp_serve
 from tests.servers import encoded, wait_until
 
 KEY = "the-operators-own-key"
+CODES = {"bad_weights", "insufficient_memory", "reload_failed", "reloading"}
+"""Of errors that only /admin/reload has."""
+
 PATH = "/classify?policy=accurate&degrade=false"
 
 

@@ -115,7 +115,12 @@ def soak(weights: Path, minutes: float, serve: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, serving(weights, layout, Path(folder), limits=()) as served:
         target = Target(served, known, int(layout[1]), Path(folder))
         requests = tuple(request_bytes(served.url, f"/classify{QUERY}", each.file, "image/png") for each in known)
-        closed = offer(Load(served.url, requests, CONNECTIONS, CAPACITY_SECONDS), loop=closed_loop)
+        # In an open loop, too, and comparing: on one machine the clients' work is part of what limits it.
+        closed = offer(
+            Load(served.url, requests, CONNECTIONS, CAPACITY_SECONDS),
+            Checked(known=known),
+            loop=partial(open_loop, rate=closed_rate(served.url, requests)),
+        )
         capacity = closed.statuses["200"] / closed.seconds
         watcher = Watcher(served, target, 60 * minutes)
         watcher.start()
@@ -147,6 +152,11 @@ def soak(weights: Path, minutes: float, serve: Sequence[str]) -> dict[str, Any]:
         "faults": faults,
         "samples": watcher.samples,
     }
+
+
+def closed_rate(url: str, requests: tuple[bytes, ...]) -> float:
+    seen = offer(Load(url, requests, CONNECTIONS, CAPACITY_SECONDS), loop=closed_loop)
+    return seen.statuses["200"] / seen.seconds
 
 
 def _faults(seen: Checked, target: Target) -> list[str]:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 0.005
 """Until a connection is given again that could not be: its client has not read all, or the supervisor has no room."""
 
+LAST_SECONDS = 1.0
+"""How long a connection over TLS may take to send its last request; then it is closed."""
+
 
 class Returns:
     """Gives every connection back once it is between two requests; from `begin` on."""
@@ -33,12 +36,17 @@ class Returns:
         if connection.seen.told:
             return  # it is being closed
         if connection.transport.get_extra_info("ssl_object") is not None:
-            if connection.read:  # a request is on its way where none has come yet
-                connection.shutdown()  # what was agreed on in its handshake cannot be handed over
+            # What was agreed on in its handshake cannot be handed over. Its next request may be on its way already: it
+            # is answered, and the answer says that it is the last.
+            asyncio.get_running_loop().call_later(LAST_SECONDS, self._close, connection)
             return
         connection.flow.pause_reading()
         self._waiting[connection] = None
         self._try_soon(0)
+
+    def _close(self, connection: "Connection") -> None:
+        if connection.between and connection.read:  # a request is on its way where none has come yet
+            connection.shutdown()
 
     def _try_soon(self, seconds: float) -> None:
         if not self._due:

@@ -69,7 +69,7 @@ async def warm_up(generation: Generation) -> None:
         if failed.done():
             await failed
         if not began:
-            raise ReloadFailedError("the new front ends do not begin to serve, maybe as gRPC's port is taken")
+            raise ReloadFailedError("the new front ends did not begin to serve; gRPC's port may be in use")
     except TimeoutError:
         raise ReloadFailedError(f"the new weights were not ready within {READY_SECONDS:g} s") from None
     finally:

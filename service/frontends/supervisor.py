@@ -202,8 +202,8 @@ class Supervisor:
         if self._over.done():
             tell(DrainingError("the service is shutting down"))
         elif self._reloading is not None:
-            log.warning("the weights are being loaded already")
-            tell(ReloadingError("the weights are being loaded already; ask again once that has ended"))
+            log.warning("the weights are already being loaded")
+            tell(ReloadingError("the weights are already being loaded; try again when that has finished"))
         else:
             self._reloading = self._loop.create_task(self._replace(tell))
 
@@ -215,7 +215,7 @@ class Supervisor:
             self._scrapes.reloads["done"] += 1
         except Exception as error:
             said, outcome = explained(error)
-            log.error("the weights are not reloaded, and those before go on: %s", said)
+            log.error("the weights were not reloaded, the old ones stay in use: %s", said)
             self._scrapes.reloads[outcome] += 1
         finally:
             self._reloading = None
@@ -291,7 +291,7 @@ class Supervisor:
             generation.ending = True
         self._tell(Drain())
         if seconds:
-            log.info("draining: not ready any more, and answering for %g s", seconds)
+            log.info("draining: no longer ready, answering for another %g s", seconds)
             await self._until_ended(seconds)
 
     async def _end(self) -> None:

@@ -172,7 +172,7 @@ async def _multipart(content: bytes, headers: Headers, max_images: int) -> _Part
                 f"a form field has more than {MAX_FIELD} bytes; parts that are image files have a filename, "
                 'as in filename="cat.jpg"'
             ) from None
-        hint = " Let the client that makes the form write Content-Type." if "boundary" in error.message else ""
+        hint = " Let the HTTP client set Content-Type." if "boundary" in error.message else ""
         raise MalformedBodyError(f"not a multipart form: {error.message}{hint}") from None
     except (KeyError, UnicodeError, LookupError):
         raise MalformedBodyError("not a multipart form: no boundary, or an unknown character set") from None

@@ -74,7 +74,7 @@ def live(start: Start, end: socket.socket) -> None:
         service: Service = start.build(start.settings)
         service.others = Others(start.board, start.index, line)
         if start.version not in ("", service.facts.model["version"]):
-            raise WeightsError("the weights folder has changed since; it has to be loaded anew for all")
+            raise WeightsError("the weights folder has changed since the start; reload the service")
         if start.serves:
             service.calls.opening.set()
         if start.keys is not None:

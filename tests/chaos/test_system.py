@@ -18,7 +18,6 @@ import pytest
 from tests.chaos.harness import Target, at_length, post, serving
 from tests.chaos.load import Known
 from tests.chaos.test_processes import victims
-from tests.processes import COMMAND, environment
 from tests.servers import encoded, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -103,27 +102,15 @@ def test_the_disk_of_the_log_and_of_temporary_files_is_full(
 
 
 @LAYOUTS_AT_LENGTH
-def test_nothing_can_be_written_but_temporary_files(
+def test_nothing_can_be_written_but_shared_memory(
     start: Start, namespace: Callable[[str], list[str]], layout: Sequence[str]
 ) -> None:
-    """An engine process has its socket among those; without one, nothing needs them."""
-    writable = 'mount -t tmpfs none "$TMPDIR"' if layout == PROCESS else ""
-    with start(layout, *TALKATIVE, command=namespace(f"{READ_ONLY}{writable}\n")) as target:
+    """An engine process has its socket there."""
+    with start(layout, *TALKATIVE, command=namespace(READ_ONLY)) as target:
         with target.ordeal(live=True) as load:
             load.wait_for(20)
         with target.ordeal("503", "lost", "cut"):
             kill_some(target)
-
-
-def test_without_a_place_for_its_socket_an_engine_process_says_so(
-    namespace: Callable[[str], list[str]], tiny_weights: Path, tmp_path: Path
-) -> None:
-    command = [*namespace(READ_ONLY), *COMMAND, "serve", "--weights", str(tiny_weights), "--port", "0", *PROCESS]
-    done = subprocess.run(command, env=environment(TMPDIR=str(tmp_path)), capture_output=True, text=True, timeout=150)
-    *_, last = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert re.match(r"msmlp: TMPDIR: .*--engine inline", last), done.stderr
-    assert "Traceback" not in done.stderr
 
 
 class Cgroup:

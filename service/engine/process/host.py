@@ -34,6 +34,8 @@ MOST_RESTARTS = 3
 WARM_UP_SECONDS = 600.0
 """The longest that a process may take to become ready."""
 
+SHARED_MEMORY = Path("/dev/shm")
+
 BACKLOG = 128
 """Front ends that may wait for a starting engine."""
 
@@ -108,10 +110,12 @@ class ChildProcess:
         return status or 0
 
 
-def _temporary_folder() -> Path:
+def _socket_folder() -> Path:
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError:
+        if os.access(SHARED_MEMORY, os.W_OK | os.X_OK):  # as in a container whose root file system is read-only
+            return SHARED_MEMORY
         reason = "no folder for temporary files can be written, and an engine process has its socket there"
         raise OptionError("TMPDIR", f"{reason}; set it to one that can, or choose --engine inline") from None
 
@@ -140,7 +144,7 @@ class EngineHost:
         silence: float = SILENCE_SECONDS,
         say: Callable[[Ready | Died], None] = lambda message: None,
     ) -> None:
-        self._folder = _temporary_folder() / f"msmlp-{secrets.token_hex(8)}"
+        self._folder = _socket_folder() / f"msmlp-{secrets.token_hex(8)}"
         self.address = str(self._folder / "engine")
         self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, silence)
         self._say, self._backoff = say, Backoff()

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from msmlp.model.errors import DeviceError
+from msmlp.model.errors import DeviceError, OptionError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Answers, Died, Failed, Ready, Stop
 from msmlp.service.engine.process import host as host_module
@@ -235,6 +235,20 @@ def test_a_folder_for_temporary_files_that_no_socket_fits_in_ends_it(
     assert talk.hear(Died) == Died("the engine cannot listen for front ends: AF_UNIX path too long")
     assert list((tmp_path / ("x" * 90)).iterdir()) == []
     talk.worker.join(PATIENCE_SECONDS)
+
+
+def test_without_a_folder_for_temporary_files_the_socket_is_in_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(host_module, "SHARED_MEMORY", tmp_path)
+    assert Path(EngineHost(Build(), permits=None, stages=3, size=2).address).parents[1] == tmp_path
+    monkeypatch.setattr(host_module, "SHARED_MEMORY", tmp_path / "none")
+    with pytest.raises(OptionError, match=r"^TMPDIR: no folder .* --engine inline$"):
+        EngineHost(Build(), permits=None, stages=3, size=2)
 
 
 class FakeChild:

@@ -39,7 +39,7 @@ gpu-here:
 	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: needs a GPU, and nvidia-smi finds none" >&2; exit 1; }
 
 chaos: $(DEV) ## let everything go wrong at length: processes, disks, clients, bombs; the property tests too
-	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 -m "not system and not gpu" tests/service/engine tests/service/telemetry/test_totals.py tests/model/calibration tests/service/http/test_openapi.py tests/service/http/routes/test_decoding.py tests/e2e/test_frontends.py tests/e2e/test_hangs.py tests/e2e/test_end.py tests/e2e/test_json_bombs.py tests/e2e/test_reload_faults.py tests/chaos tests/fuzz $(ARGS)
+	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 -m "not system and not gpu" tests/service/engine tests/service/telemetry/test_totals.py tests/model/calibration tests/service/http/test_openapi.py tests/service/http/routes/test_decoding.py tests/e2e/test_frontends.py tests/e2e/test_hangs.py tests/e2e/test_end.py tests/e2e/test_json_bombs.py tests/e2e/test_reload_faults.py tests/e2e/test_secrets.py tests/chaos tests/fuzz $(ARGS)
 
 check: $(DEV) ## check lint, format, types and import layers
 	$(BIN)/ruff check .

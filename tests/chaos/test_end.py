@@ -26,7 +26,7 @@ MARGIN_SECONDS = 2.0 if BOUNDED else 120.0
 
 
 @LAYOUTS
-@pytest.mark.parametrize("among", ["slow", *at_length("honest")])
+@pytest.mark.parametrize("among", ["honest", *at_length("slow")])
 def test_sigterm(tiny_weights: Path, known: list[Known], tmp_path: Path, layout: Sequence[str], among: str) -> None:
     """What is in flight is answered, nothing is answered in part, and the end comes in time; 1 if anybody was cut."""
     limits = ("--drain-seconds", str(DRAIN), "--shutdown-seconds", str(SHUTDOWN))
@@ -55,6 +55,7 @@ def reload(target: Target, outcome: str = "done") -> None:
     wait_until(lambda: target.served.metric(name) > before)
 
 
+@pytest.mark.chaos
 def test_reload(serve: Serve) -> None:
     """No request fails, though others hold heads, bodies and answers."""
     target = serve(*SHORT)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.chaos.harness import at_length
 from tests.e2e.test_frontends import front_ends
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.processes import Served, environment
@@ -89,7 +90,7 @@ def test_a_stopped_engine_process_is_seen_and_replaced(tiny_weights: Path, front
         assert served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE
         # The other front end may be ready sooner, or may not have noticed yet.
         wait_until(lambda: classify(served)[0] == 200)
-        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_engine_restarts_total") >= 1
         assert served.metric("msmlp_inflight_images") == 0
         assert served.metric("msmlp_deadline_total") == 1
         assert not Path(f"/proc/{engine}").exists()
@@ -105,7 +106,7 @@ def test_one_of_two_engines_that_hangs_leaves_the_requests_to_the_other(tiny_wei
         assert [classify(served)[0] for _ in range(4)] == [200] * 4
         assert readiness(served).status_code == 200
         wait_until(lambda: served.metric("msmlp_capacity_images") == 64)
-        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_engine_restarts_total") >= 1
 
 
 @pytest.mark.chaos
@@ -128,7 +129,7 @@ def test_a_stage_that_never_returns_gets_a_new_process(tiny_weights: Path) -> No
         assert classify(served, shown(hanging.HANGS))[0] == 503
         # The other front end may be ready sooner, or may not have noticed yet.
         wait_until(lambda: classify(served)[0] == 200)
-        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_engine_restarts_total") >= 1
 
 
 def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:
         assert served.metric("msmlp_engine_restarts_total") == 0
 
 
-@pytest.mark.parametrize("engine", ["process", "thread", "inline"])
+@pytest.mark.parametrize("engine", ["inline", *at_length("process", "thread")])
 def test_a_service_that_was_stopped_as_a_whole_goes_on(tiny_weights: Path, engine: str) -> None:
     with serving(tiny_weights, 2, engine) as served:
         everyone = [served.process.pid, *front_ends(served)]
@@ -181,7 +182,7 @@ def test_an_event_loop_that_hangs_is_replaced_and_the_log_says_where_it_was(tiny
         assert served.metric("msmlp_frontend_restarts_total") == 1
 
 
-@pytest.mark.parametrize("engine", ["process", "thread", "inline"])
+@pytest.mark.parametrize("engine", ["process", *at_length("thread", "inline")])
 def test_scores_that_are_no_numbers_are_answered_503_and_at_last_end_the_engine(
     tiny_weights: Path, engine: str
 ) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 
 from msmlp.model.weights import load_calibration, load_weights, model_version
+from tests.chaos.harness import at_length
 from tests.e2e.test_frontends import Client, alive, children, front_ends
 from tests.fakes import PATIENCE_SECONDS, picture
 from tests.processes import Served, environment
@@ -281,6 +282,7 @@ def test_requests_that_outlast_the_shutdown_are_cut_and_told(tiny_weights: Path,
         assert running.served.end() == 0
 
 
+@pytest.mark.chaos
 def test_a_client_that_does_not_read_holds_nobody_up(tiny_weights: Path, tmp_path: Path) -> None:
     with stand(tiny_weights, tmp_path) as running, socket.socket() as sent:
         before, pages = running.version, 60
@@ -300,6 +302,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(tiny_weights: Path, tmp_pat
         running.settle()
 
 
+@pytest.mark.chaos
 def test_a_connection_that_the_other_parser_reads_changes_too(tiny_weights: Path, tmp_path: Path) -> None:
     with (
         stand(tiny_weights, tmp_path, frontends=1) as running,
@@ -317,6 +320,7 @@ def test_a_connection_that_the_other_parser_reads_changes_too(tiny_weights: Path
         assert version_in(answers) == version_of(running.folder)
 
 
+@pytest.mark.chaos
 def test_an_idle_connection_that_has_changed_is_still_an_idle_one(tiny_weights: Path, tmp_path: Path) -> None:
     """And one that has said nothing yet has the time of one that has just come."""
     with stand(tiny_weights, tmp_path, head_seconds=1) as running, Client(running.served) as client:
@@ -329,7 +333,7 @@ def test_an_idle_connection_that_has_changed_is_still_an_idle_one(tiny_weights: 
         assert client.classify() == 200
 
 
-@pytest.mark.parametrize("engine", ["inline", "process"])
+@pytest.mark.parametrize("engine", ["inline", *at_length("process")])
 def test_over_grpc_every_call_is_answered_and_those_after_the_reload_by_the_new(
     tiny_weights: Path, tmp_path: Path, engine: str
 ) -> None:
@@ -380,7 +384,7 @@ def test_a_stream_over_grpc_ends_and_the_next_is_answered_by_the_new(tiny_weight
         assert found == [version_of(running.folder)]
 
 
-@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("ignored", [False, *at_length(True)])
 def test_when_its_terminal_hangs_up_it_ends_unless_that_is_ignored(
     tiny_weights: Path, tmp_path: Path, ignored: bool
 ) -> None:
@@ -464,6 +468,7 @@ def check_nothing_is_left(weights: Path, where: Path, engine: str, times: int) -
         assert "Traceback" not in served.log
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("engine", ["inline", "process"])
 def test_reloads_leave_nothing_behind(tiny_weights: Path, tmp_path: Path, engine: str) -> None:
     check_nothing_is_left(tiny_weights, tmp_path, engine, 2)

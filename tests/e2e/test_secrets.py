@@ -12,6 +12,7 @@ import pytest
 
 import msmlp
 from msmlp.model.errors import OptionError
+from tests.chaos.harness import at_length
 from tests.e2e.test_telemetry import collector
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import environment, msmlp_serve, run_msmlp
@@ -86,7 +87,7 @@ BROKEN_HEADS = [
 ]
 
 
-@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("form", ["json", *at_length("text")])
 def test_no_key_is_ever_shown(
     tiny_weights: Path, tmp_path: Path, cat_photo: bytes, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:

@@ -118,6 +118,7 @@ def test_the_metrics_port_has_three_paths_without_tls(served: Served, client: ht
         assert statuses == {"/livez": 200, "/readyz": 200, "/metrics": 200, "/": 404, "/model": 404, "/v2": 404}
         refused = inside.post("/classify", content=CAT.read_bytes())
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        assert refused.json()["detail"] == "no such path; this port has /livez, /metrics, /readyz"
         answer = inside.get("/metrics")
         assert "msmlp_requests_total" in answer.text
         assert "Strict-Transport-Security" not in answer.headers
@@ -240,7 +241,7 @@ def test_a_reload_reads_renewed_files_and_loses_no_request(tmp_path: Path) -> No
 
 def test_what_does_not_fit_is_said_before_anything_starts(files: Files) -> None:
     for options, said in [
-        (("--ssl-certfile", files.chain), "--ssl-keyfile: needed too with --ssl-certfile"),
+        (("--ssl-certfile", files.chain), "--ssl-keyfile: required together with --ssl-certfile"),
         (("--ssl-certfile", files.key, "--ssl-keyfile", files.key), "--ssl-certfile: .*key.pem holds no certificate"),
         (("--port", "8000", "--metrics-port", "8000"), "--metrics-port: 8000 is the --port already; choose another"),
         (("--cors-origins", "shop.example"), "--cors-origins: "),

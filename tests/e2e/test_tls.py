@@ -208,7 +208,7 @@ def test_a_connection_that_nobody_reads_does_not_hold_up_the_end(files: Files) -
             assert idle.recv(2**16).startswith(b"HTTP/1.1 200")
             served.process.send_signal(signal.SIGTERM)
             assert served.end() == 0
-        assert "ended: all was answered" in served.log
+        assert "stopped; every request was answered" in served.log
         assert "Traceback" not in served.log
 
 
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_said_before_anything_starts(files: Files) -> None:
     for options, said in [
         (("--ssl-certfile", files.chain), "--ssl-keyfile: required together with --ssl-certfile"),
         (("--ssl-certfile", files.key, "--ssl-keyfile", files.key), "--ssl-certfile: .*key.pem holds no certificate"),
-        (("--port", "8000", "--metrics-port", "8000"), "--metrics-port: 8000 is the --port already; choose another"),
+        (("--port", "8000", "--metrics-port", "8000"), "--metrics-port: 8000 is already used by --port; "),
         (("--cors-origins", "shop.example"), "--cors-origins: "),
     ]:
         done = run_msmlp("serve", *options)

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn, Self
@@ -11,7 +12,7 @@ from msmlp.model.errors import OptionError
 log = logging.getLogger("msmlp.tls")
 
 LOOK_SECONDS = 60.0
-"""At most so often the files are looked at, when a connection comes."""
+"""Between two looks at the files."""
 
 CHAIN, KEY = "--ssl-certfile", "--ssl-keyfile"
 
@@ -24,7 +25,6 @@ class Certificate:
         self._chain, self._key = chain, key
         self._stamp = self._now_stamp()
         self._context, self._pair = self._load()
-        self._looked = time.monotonic()
 
     @classmethod
     def of(cls, chain: Path | None, key: Path | None) -> Self | None:
@@ -33,25 +33,33 @@ class Certificate:
             return None
         if chain is None or key is None:
             given, missing = (CHAIN, KEY) if key is None else (KEY, CHAIN)
-            raise OptionError(missing, f"needed too with {given}")
+            raise OptionError(missing, f"required together with {given}")
         return cls(chain, key)
 
     @property
     def context(self) -> ssl.SSLContext:
         """For the next connection."""
-        self._look()
         return self._context
 
     @property
     def pair(self) -> tuple[bytes, bytes]:
         """The key and the chain, as gRPC takes them."""
-        self._look()
         return self._pair
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked, stamp = time.monotonic(), self._now_stamp()
+    def watch(self) -> Self:
+        """From now on look at the files, on a thread of its own: a file system may hang."""
+
+        def look_on() -> None:
+            while True:
+                time.sleep(LOOK_SECONDS)
+                self.look()
+
+        threading.Thread(target=look_on, name="msmlp-certificate", daemon=True).start()
+        return self
+
+    def look(self) -> None:
+        """Read the files again if they have changed."""
+        stamp = self._now_stamp()
         if stamp == self._stamp:
             return
         self._stamp = stamp

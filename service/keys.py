@@ -53,7 +53,7 @@ class Key:
 class _Counts:
     """Per row, until when a key's requests and pixels so far have used its limits up, in monotonic seconds.
 
-    In memory that all front ends share, without locks: two of them at the same instant may count one request for two.
+    In memory that all front ends share, without locks: two requests at the same instant may be counted as one.
     """
 
     def __init__(self) -> None:
@@ -90,12 +90,16 @@ class KeyFile:
         self._wrong, self.keys = "", tuple[Key, ...]()
         self.keys = self._read()
 
+    def check(self, authorization: bytes) -> Key | UnauthorizedError:
+        """The key in an Authorization header, with nothing counted."""
+        return self._find(authorization) or UnauthorizedError("no valid key; expected authorization: Bearer KEY")
+
     def enter(self, authorization: bytes) -> Key | MsmlpError:
         """The key in an Authorization header, with one more request counted, or why it is not let in."""
-        key = self._find(authorization)
-        if key is None:
-            return UnauthorizedError("no valid key; expected authorization: Bearer KEY")
-        if key.requests == key.pixels == math.inf or not (wait := self._counts.enter(key, time.monotonic())):
+        key = self.check(authorization)
+        if not isinstance(key, Key) or key.requests == key.pixels == math.inf:
+            return key
+        if not (wait := self._counts.enter(key, time.monotonic())):
             return key
         limits = {"requests": key.requests, "pixels": key.pixels}
         most = " and ".join(f"{limit:.12g} {what}" for what, limit in limits.items() if limit < math.inf)

@@ -148,9 +148,9 @@ class Settings(BaseSettings):
     head_seconds: float = Field(
         default=10,
         ge=0,
-        description="How long the head of a request may take from its first byte, the first one from the connection's "
-        "begin; then 408, or a close where nothing came. A TLS handshake before it may take as long. 0: no limit (60 s "
-        "for a handshake).",
+        description="How long the head of a request may take from its first byte, and the first head of a connection "
+        "from when it was opened; then 408, or a close if nothing came. A TLS handshake before it may take as long. 0: "
+        "no limit (60 s for a handshake).",
     )
     keep_alive_seconds: float = Field(
         default=75,
@@ -161,8 +161,8 @@ class Settings(BaseSettings):
     body_seconds: float = Field(
         default=10,
         ge=0,
-        description="Over any so many seconds a body must come with at least 10 KB/s, or it is answered 408, and an "
-        "answer must be read with as much. A message over gRPC, whose bytes cannot be seen, may take three times as "
+        description="Within any period of this length a body must arrive at 10 KB/s or more, or it is answered 408, "
+        "and an answer must be read as fast. A message over gRPC, whose bytes cannot be seen, may take three times as "
         "long while no other waits. 0: no limit.",
     )
     request_seconds: float = Field(
@@ -191,8 +191,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         default=None,
-        description="A file of the keys that requests need, one a line, with limits of its own: KEY [name=NAME] "
-        "[requests=NUMBER] [pixels=NUMBER], a second. Read again when it changes. By default none is asked for.",
+        description="A file of the keys that requests need. One key per line, with optional limits per second: KEY "
+        "[name=NAME] [requests=NUMBER] [pixels=NUMBER]. Read again when it changes. Without it, no key is required.",
     )
     admin_keys_file: Path | None = Field(
         default=None, description="Such a file for /admin, which does not exist without it. Other keys do not open it."

@@ -354,7 +354,8 @@ class EngineCore:
         self._send(Invalid(len(bad)))
         if not self._told_invalid:
             self._told_invalid = True
-            log.error("stage %d gave %d of %d images scores that are no numbers", batch.stage + 1, len(bad), len(valid))
+            counts = batch.stage + 1, len(bad), len(valid)
+            log.error("stage %d gave %d of %d images scores that are not numbers", *counts)
         if len(good):
             some = StageOutput(output.score[good], output.probabilities[good])
             self._settle(batch._replace(slots=batch.slots[good], waited=batch.waited[good]), some, now)

@@ -39,8 +39,8 @@ REAP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Start:
-    """What a front end is started with: `build(settings)` makes its service, `logs` is how the supervisor logs, `keys`
-    who may call, by the settings if it is None.
+    """What a front end is started with. `build(settings)` makes its service; `logs` is the supervisor's logging; `keys`
+    says who may call, and if it is None, the settings do.
     """
 
     index: int

@@ -43,7 +43,7 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     made = replace(made, layout=served.layout)
     needed, free = memory_needed(made.layout, made.weights_bytes, len(made.engines.all)), free_host_memory()
     if needed > free:
-        raise NoMemoryError(f"no room beside the weights that are served: needs {needed} bytes, {free} are free")
+        raise NoMemoryError(f"the new weights need {needed} bytes beside the current ones; {free} are free")
     return made
 
 
@@ -69,7 +69,7 @@ async def warm_up(generation: Generation) -> None:
         if failed.done():
             await failed
         if not began:
-            raise ReloadFailedError("the new front ends did not begin to serve; gRPC's port may be in use")
+            raise ReloadFailedError("the new front ends did not start serving; the gRPC port may be in use")
     except TimeoutError:
         raise ReloadFailedError(f"the new weights were not ready within {READY_SECONDS:g} s") from None
     finally:

@@ -98,7 +98,7 @@ class Supervisor:
         self._held: deque[socket.socket] = deque()
         self._accepting = self._paused = False
         self._closed = False  # no connection is accepted
-        # Whoever has it ignored, as nohup does, stays when the terminal hangs up.
+        # A service started with SIGHUP ignored, as by nohup, keeps running when its terminal closes.
         self._hangs_up = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     async def run(self) -> None:
@@ -116,9 +116,8 @@ class Supervisor:
             await self._end()
         cut, killed = (sum(getattr(each, what) for each in self._ended) for what in ("cut", "killed"))
         if cut or killed:
-            lost = f"requests that were cut: {cut}; front ends that were killed: {killed}"
-            raise CutError(f"the service ended before all was answered; {lost}")
-        log.info("ended: all was answered")
+            raise CutError(f"stopped before every request was answered ({cut} cut, {killed} front ends killed)")
+        log.info("stopped; every request was answered")
 
     def _on_signal(self, number: signal.Signals) -> None:
         """End in order; a second signal ends at once. SIGHUP reloads, unless the terminal is gone."""
@@ -174,7 +173,7 @@ class Supervisor:
                 self._accept(self._listeners[0])
 
     def _take_back(self, connection: socket.socket) -> None:
-        """One that a front end gives back which serves nothing new."""
+        """A connection that a front end returns because it takes no new requests."""
         if self._closed:
             connection.close()
             return

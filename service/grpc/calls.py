@@ -260,12 +260,15 @@ def new_record(method: str, context: Context) -> RequestRecord:
     return RequestRecord(sane_id(""), time.monotonic(), RPC, f"grpc/{method}", headers)
 
 
-def enter(service: Service, context: Context, record: RequestRecord) -> None:
-    """Let a request in whose key is in its call's metadata, or raise UnauthorizedError or RateLimitedError."""
-    if service.keys.api is None:
+def enter(service: Service, context: Context, record: RequestRecord, *, counts: bool = True) -> None:
+    """Let a request in whose key is in its call's metadata, or raise UnauthorizedError or RateLimitedError; `counts`:
+    against the limits of its key.
+    """
+    file = service.keys.api
+    if file is None:
         return
     given = next((str(value) for name, value in context.invocation_metadata() or () if name == "authorization"), "")
-    key = service.keys.api.enter(given.encode())
+    key = file.enter(given.encode()) if counts else file.check(given.encode())
     if isinstance(key, Key):
         record.key = key
         return

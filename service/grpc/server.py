@@ -109,7 +109,7 @@ def _bind(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     certificate = Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
     if certificate is None:
         return server.add_insecure_port(address)
-    used = certificate.pair
+    used = certificate.watch().pair
 
     def renewed() -> Any:
         """Asked before every handshake; None: the one in use."""

@@ -48,7 +48,7 @@ def stream_handler(service: Service, intake: Intake) -> Any:
         record = new_record(METHOD, context)
         record.method = STREAM  # not one of its requests, which have records of their own
         try:
-            enter(service, context, record)
+            enter(service, context, record, counts=False)  # its requests do
             await service.calls.flowing.wait()
             with intake.stream(context):
                 await _Stream(service, intake, context).serve()
@@ -159,7 +159,7 @@ class _Stream:
         """The one response, not yet sent; None when there were several, which are."""
         service = self._service
         content, request.content = request.content, b""  # freed before the response, or refusal, waits for its turn
-        enter(service, self._context, request.record)  # again: keys change, and each request counts
+        enter(service, self._context, request.record)  # again: keys change
         service.check_ready()
         self._intake.knock()
         size = len(content)

@@ -7,6 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Scope
 
+from msmlp.service.oip.model import HEADER_LENGTH
 from msmlp.service.settings import Settings
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -17,9 +18,9 @@ EVERYWHERE = {"X-Content-Type-Options": "nosniff"}
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 """For a year a browser comes to this host by HTTPS alone."""
 
-MAY_SEND = ["Authorization", "X-Request-ID"]
+MAY_SEND = ["Authorization", "X-Request-ID", HEADER_LENGTH]
 """Headers, besides those that CORS always allows and Content-Type."""
-MAY_READ = ["X-Request-ID", "Server-Timing", "Retry-After"]
+MAY_READ = ["X-Request-ID", "Server-Timing", "Retry-After", HEADER_LENGTH]
 
 
 class Browsers:

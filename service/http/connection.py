@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import h11
 import httptools
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from msmlp.model.errors import MsmlpError
 from msmlp.service.errors import PROBLEM_TYPE, problem_document
-from msmlp.service.http.browsers import EVERYWHERE
+from msmlp.service.http.browsers import EVERYWHERE, HSTS
 from msmlp.service.http.transports import unsent
 from msmlp.service.http.watch import Phase, Seen, Watch
 from msmlp.service.logs import sane_id
@@ -123,6 +123,7 @@ class Connection:
     flow: FlowControl
     cycle: Any
     pipeline: Any = ()
+    scheme: Literal["http", "https"] | None
     seen: Seen
     read = 0
     kept = False
@@ -241,6 +242,8 @@ class Connection:
             *(f"{name.lower()}: {value}" for name, value in EVERYWHERE.items()),
             "connection: close",
         ]
+        if self.scheme == "https":
+            lines.append(b": ".join(HSTS).decode())
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             lines.append("retry-after: 1")
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)

@@ -15,6 +15,9 @@ OPEN = {"/", "/docs", "/livez", "/openapi.json", "/readyz", "/v2/health/live", "
 OPERATIONS = {"/livez", "/metrics", "/readyz"}
 """All that `--metrics-port` has. They need no key there."""
 
+NOWHERE = HTTPStatus.NOT_FOUND, "no such path"
+NOT_HERE = HTTPStatus.NOT_FOUND, f"no such path; this port has {', '.join(sorted(OPERATIONS))}"
+
 
 class Gate:
     """Lets a request in once: its key is `msmlp_key` in its scope then."""
@@ -28,11 +31,11 @@ class Gate:
         """Why a request may not come in; one that was let in before may."""
         path = scope["path"]
         if self._metrics_port is not None and (scope["server"] or ("", 0))[1] == self._metrics_port:
-            return None if path in OPERATIONS else HTTPException(HTTPStatus.NOT_FOUND)
+            return None if path in OPERATIONS else HTTPException(*NOT_HERE)
         if path.startswith("/admin") and path[6:7] in ("", "/"):
             file = self._keys.admin
             if file is None:
-                return HTTPException(HTTPStatus.NOT_FOUND)
+                return HTTPException(*NOWHERE)
         else:
             file = self._keys.api
             if file is None or path in self._open or path.startswith("/ui/"):

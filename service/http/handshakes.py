@@ -28,6 +28,8 @@ class Handshakes:
             self._certificate = Certificate.of(settings.ssl_certfile, settings.ssl_keyfile)
         except OptionError as error:
             raise DeviceError(str(error)) from None
+        if self._certificate is not None:
+            self._certificate.watch()
         self._seconds, self._plain_port = settings.head_seconds or LONGEST, settings.metrics_port
         self._most, self._failed = service.connections, service.metrics.handshakes_failed
         self._under_way: dict[asyncio.Task[Any] | None, None] = {}  # in the order in which they came

@@ -127,6 +127,8 @@ def error_response(scope: Scope, error: Exception) -> Response:
         if (found := headers.get("Allow")) in _ALLOWED:
             headers["Allow"] = _ALLOWED[found]
         detail = _HTTP_DETAILS.get(status, status.description or status.phrase).format(allowed=headers.get("Allow"))
+        if status == HTTPStatus.NOT_FOUND and error.detail != status.phrase:
+            detail = error.detail
         document = problem_document(status, status.phrase.lower().replace(" ", "_"), detail, request_id)
     else:
         status = HTTPStatus.INTERNAL_SERVER_ERROR

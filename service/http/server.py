@@ -78,7 +78,7 @@ def _check_ports(settings: Settings) -> None:
     for name in ("port", "grpc_port", "metrics_port"):
         port = getattr(settings, name)
         if port and uses.setdefault(port, name) != name:
-            raise OptionError(option(name), f"{port} is the {option(uses[port])} already; choose another")
+            raise OptionError(option(name), f"{port} is already used by {option(uses[port])}; choose another")
 
 
 def _front_end(start: Start, end: socket.socket) -> None:

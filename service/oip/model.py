@@ -23,6 +23,9 @@ OUTPUTS = {
 }
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""The header, over REST, that says how many bytes of a body are JSON, before binary tensors."""
+
 _MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(/ready|/config|/stats|/infer)?")
 _SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index")
 

@@ -1,4 +1,4 @@
-"""A stage raises, hangs, or gives scores that are no numbers, while others are answered."""
+"""A stage raises, hangs, or gives scores that are not numbers, while others are answered."""
 
 import subprocess
 import sys

@@ -129,7 +129,7 @@ def test_an_unknown_option_is_one_line_and_status_2(name: str, call: Call, capsy
         (["train"], "Missing option '--data'"),
         (["serve", "--port"], "'--port' requires an argument"),
         (["serve", "--port", "http"], "Invalid value for '--port': expected a valid integer"),
-        (["serve", "--port", "8123", "--grpc-port", "8123"], "--grpc-port: 8123 is the --port already; choose another"),
+        (["serve", "--port", "8123", "--grpc-port", "8123"], "--grpc-port: 8123 is already used by --port; "),
         (["serve", "--port", "70000"], "'--port': expected at most 65535"),
         (["serve", "--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["info", "weights/x"], "unexpected extra argument"),

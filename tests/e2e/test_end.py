@@ -99,10 +99,10 @@ def check_end(served: Served, status: int, cut: int = 0, killed: int = 0) -> Non
     assert "Traceback" not in served.log
     said = served.log.splitlines()[-1]
     if status:
-        lost = f"requests that were cut: {cut}; front ends that were killed: {killed}"
-        assert said == f"msmlp: the service ended before all was answered; {lost}"
+        lost = f"({cut} cut, {killed} front ends killed)"
+        assert said == f"msmlp: stopped before every request was answered {lost}"
     else:
-        assert said.endswith("ended: all was answered")
+        assert said.endswith("stopped; every request was answered")
 
 
 # What has time is answered.
@@ -316,7 +316,7 @@ def test_a_client_that_does_not_read_is_not_waited_for(tiny_weights: Path) -> No
             wait_until(lambda: unread(connection) > 2**15)
             with gone_within(served, 0.5 + 2):
                 served.process.send_signal(signal.SIGTERM)
-        waiting = re.search(r"requests that were cut: (\d+)", served.log)
+        waiting = re.search(r"\((\d+) cut, ", served.log)
         assert waiting
         check_end(served, 1, cut=max(1, int(waiting[1])))
 

@@ -191,7 +191,7 @@ def test_scores_that_are_no_numbers_are_answered_503_and_at_last_end_the_engine(
             assert classify(served, shown(hanging.INVALID))[0] == 503
             assert served.metric("msmlp_invalid_scores_total") == number
         assert classify(served)[0] == 200, "a picture that has no scores ends no engine"
-        assert served.log.count("scores that are no numbers") == 1
+        assert served.log.count("scores that are not numbers") == 1
         metrics = httpx.get(f"{served.url}/metrics", timeout=PATIENCE_SECONDS).text
         assert not re.findall(r"^msmlp_(?!shadow)\w*(?:sum|total)\S* NaN$", metrics, re.MULTILINE)
         assert all(classify(served, shown(hanging.BREAKS))[0] == 503 for _ in range(3))

@@ -129,7 +129,13 @@ def well(running: Stand) -> Iterator[Stand]:
 @pytest.mark.parametrize(
     ("fault", "status", "code", "outcome", "why"),
     [
-        ("1000000", 507, "insufficient_memory", "insufficient_memory", r"needs \d+ bytes, 1000000 are free"),
+        (
+            "1000000",
+            507,
+            "insufficient_memory",
+            "insufficient_memory",
+            r"need \d+ bytes beside the .*; 1000000 are free",
+        ),
         ("broken", 503, "reload_failed", "failed", "the device is broken"),
         ("dead", 503, "reload_failed", "failed", "ended with status 3"),
     ],

@@ -118,6 +118,7 @@ def test_the_metrics_port_has_three_paths_without_tls(served: Served, client: ht
         assert statuses == {"/livez": 200, "/readyz": 200, "/metrics": 200, "/": 404, "/model": 404, "/v2": 404}
         refused = inside.post("/classify", content=CAT.read_bytes())
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        assert refused.json()["detail"] == "no such path; this port has /livez, /metrics, /readyz"
         answer = inside.get("/metrics")
         assert "msmlp_requests_total" in answer.text
         assert "Strict-Transport-Security" not in answer.headers
@@ -207,7 +208,7 @@ def test_a_connection_that_nobody_reads_does_not_hold_up_the_end(files: Files) -
             assert idle.recv(2**16).startswith(b"HTTP/1.1 200")
             served.process.send_signal(signal.SIGTERM)
             assert served.end() == 0
-        assert "ended: all was answered" in served.log
+        assert "stopped; every request was answered" in served.log
         assert "Traceback" not in served.log
 
 
@@ -240,9 +241,9 @@ def test_a_reload_reads_renewed_files_and_loses_no_request(tmp_path: Path) -> No
 
 def test_what_does_not_fit_is_said_before_anything_starts(files: Files) -> None:
     for options, said in [
-        (("--ssl-certfile", files.chain), "--ssl-keyfile: needed too with --ssl-certfile"),
+        (("--ssl-certfile", files.chain), "--ssl-keyfile: required together with --ssl-certfile"),
         (("--ssl-certfile", files.key, "--ssl-keyfile", files.key), "--ssl-certfile: .*key.pem holds no certificate"),
-        (("--port", "8000", "--metrics-port", "8000"), "--metrics-port: 8000 is the --port already; choose another"),
+        (("--port", "8000", "--metrics-port", "8000"), "--metrics-port: 8000 is already used by --port; "),
         (("--cors-origins", "shop.example"), "--cors-origins: "),
     ]:
         done = run_msmlp("serve", *options)

@@ -12,6 +12,7 @@ from msmlp.model.errors import OptionError
 from msmlp.service import certificate
 from msmlp.service.certificate import Certificate
 from tests.certificates import Files, issue, trusting
+from tests.servers import wait_until
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def test_without_files_there_is_none() -> None:
 
 
 def test_one_file_alone_is_refused_by_the_other_ones_name(files: Files) -> None:
-    with pytest.raises(OptionError, match=r"^--ssl-keyfile: needed too with --ssl-certfile$"):
+    with pytest.raises(OptionError, match=r"^--ssl-keyfile: required together with --ssl-certfile$"):
         Certificate.of(files.chain, None)
-    with pytest.raises(OptionError, match=r"^--ssl-certfile: needed too with --ssl-keyfile$"):
+    with pytest.raises(OptionError, match=r"^--ssl-certfile: required together with --ssl-keyfile$"):
         Certificate.of(None, files.key)
 
 
@@ -96,20 +97,19 @@ def test_clients_are_shown_it_by_tls_1_2_or_later(files: Files) -> None:
     assert served.context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_renewed_files_are_used_once_they_are_looked_at(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renewed_files_are_used_once_they_are_looked_at(files: Files) -> None:
     served = Certificate(*files)
     first, pair = presented(served.context), served.pair
     issue(files.chain.parent)
     assert presented(served.context) == first, "not yet"
     assert served.pair is pair
-    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0)
+    served.look()
     assert presented(served.context) not in ("", first)
     assert served.pair == (files.key.read_bytes(), files.chain.read_bytes())
 
 
-def test_a_link_that_is_turned_is_a_renewal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_is_turned_is_a_renewal(tmp_path: Path) -> None:
     """Kubernetes mounts a secret as links through a folder that it exchanges."""
-    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         issue(tmp_path / name)
@@ -119,27 +119,57 @@ def test_a_link_that_is_turned_is_a_renewal(tmp_path: Path, monkeypatch: pytest.
     first = presented(served.context)
     (tmp_path / "next").symlink_to("two")
     (tmp_path / "next").replace(data)
+    served.look()
     assert presented(served.context) != first
 
 
 @pytest.mark.parametrize("how", ["no chain", "another key", "damaged", "encrypted"])
 def test_renewed_files_that_do_not_serve_leave_the_old_ones(
-    files: Files, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    files: Files, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0)
     served = Certificate(*files)
     first = presented(served.context)
     spoilt(files, how)
-    assert presented(served.context) == presented(served.context) == first
+    served.look()
+    served.look()
+    assert presented(served.context) == first
     (line,) = caplog.messages
     assert line.startswith("the renewed certificate is not used, the old one stays in use: --ssl-")
     issue(files.chain.parent)
+    served.look()
     assert presented(served.context) != first
 
 
-def test_the_time_of_a_file_alone_changes_nothing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0)
+def test_the_time_of_a_file_alone_changes_nothing(files: Files) -> None:
     served = Certificate(*files)
     first = presented(served.context)
     os.utime(files.chain)
+    served.look()
     assert presented(served.context) == first
+
+
+def test_files_that_hang_hold_up_no_connection(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a mount whose server is gone: here in a pipe that nobody writes to."""
+    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0.001)
+    served, pipe, ends = Certificate(*files).watch(), files.chain.with_name("pipe"), list[int]()
+    first, pair = presented(served.context), served.pair
+
+    def is_read() -> bool:
+        with suppress(OSError):
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(ends)
+
+    os.mkfifo(pipe)
+    pipe.rename(files.chain)
+    pipe = files.chain
+    wait_until(is_read)
+    assert (presented(served.context), served.pair) == (first, pair)
+    os.close(ends[0])
+
+
+def test_renewed_files_are_looked_at_by_itself(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0.01)
+    served = Certificate(*files).watch()
+    first = presented(served.context)
+    issue(files.chain.parent)
+    wait_until(lambda: presented(served.context) != first)

@@ -19,7 +19,6 @@ from msmlp.service.oip.request import Inference, Limits, decompress, decompresse
 from msmlp.service.oip.response import output_tensors, write_response
 from msmlp.service.service import Service
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
@@ -110,7 +109,7 @@ async def infer(request: Request) -> Response:
     service = await service_of(request)
     name = await _known_model(service, **request.path_params)
     service.check_ready()  # before the body is read
-    settings, given = service.settings, request.headers.get(HEADER_LENGTH)
+    settings, given = service.settings, request.headers.get(model.HEADER_LENGTH)
     length = int(given) if given and given.isdecimal() and len(given) < 20 else None
     if length is not None and length > settings.max_json_bytes:
         raise BodyTooLargeError(f"the JSON part has {length} bytes; at most {settings.max_json_bytes} are allowed")
@@ -138,7 +137,7 @@ async def _answer(request: Request, service: Service, name: str, inference: Infe
     )
     if header_length is None:
         return Sent(body, "application/json", asked.record)
-    return Sent(body, "application/octet-stream", asked.record, {HEADER_LENGTH.lower(): str(header_length)})
+    return Sent(body, "application/octet-stream", asked.record, {model.HEADER_LENGTH.lower(): str(header_length)})
 
 
 async def _read(request: Request, service: Service, content: bytes, given: str | None, length: int | None) -> Inference:

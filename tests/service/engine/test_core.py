@@ -423,7 +423,7 @@ def test_images_without_a_valid_score_fail_with_their_requests_and_no_others(cap
     ]
     assert all(np.isfinite(answers.probabilities).all() for answers in hand.of(Answers))
     assert hand.backend.taken == 0
-    assert caplog.text.count("scores that are no numbers") == 1, "once"
+    assert caplog.text.count("scores that are not numbers") == 1, "once"
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -1,4 +1,4 @@
-"""`serve` over a backend whose stage can be made to hang, or to give scores that are no numbers, by a picture:
+"""`serve` over a backend whose stage can be made to hang, or to give scores that are not numbers, by a picture:
 python hanging.py WEIGHTS FRONTENDS ENGINE [silence=SECONDS] [setting=value ...].
 
 `silence` is what is called a hang, in place of the product's own.

@@ -119,6 +119,16 @@ def test_each_request_of_a_stream_counts(serve: Serve, file: Path) -> None:
         assert list(responses) == []
 
 
+def test_opening_a_stream_counts_nothing(serve: Serve, file: Path) -> None:
+    file.write_text(f"{KEY} requests=0.0001")
+    with serve(api_keys_file=file) as served:
+        for _ in range(2):
+            assert list(stream(served, iter(()), KEY)) == []
+        responses = list(stream(served, iter([infer_request(ONE, "a"), infer_request(ONE, "b")]), KEY))
+        assert column(responses[0].infer_response, "class_id") == [3]
+        assert [each.error_message for each in responses] == ["", "this key may have 0.0001 requests a second"]
+
+
 def test_a_key_that_is_withdrawn_opens_nothing_on_a_stream_that_is_open(serve: Serve, file: Path) -> None:
     with serve(api_keys_file=file) as served:
         sent = Requests(infer_request(ONE, "a"))

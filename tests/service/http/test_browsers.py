@@ -1,17 +1,22 @@
 """What browsers are told: over real sockets, on every way that an answer takes."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.fakes import picture
+from tests.certificates import issue, secured
+from tests.fakes import PATIENCE_SECONDS, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
+from tests.service.http.test_door import read_answer
 
 SHOP, OTHER = "https://shop.example", "https://other.example"
+READABLE = "X-Request-ID, Server-Timing, Retry-After, Inference-Header-Content-Length"
+HEADERS = "authorization, content-type, inference-header-content-length, x-request-id"
 IMAGE = encoded(picture(1.0, size=32))
-ASKED = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
+ASKED = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": HEADERS}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +52,7 @@ def answers(client: httpx.Client, origin: str) -> list[httpx.Response]:
 
 def test_pages_of_a_listed_origin_may_read_every_answer_and_its_id(listed: httpx.Client) -> None:
     for answer in answers(listed, SHOP):
-        assert told(answer) == {
-            "access-control-allow-origin": SHOP,
-            "access-control-expose-headers": "X-Request-ID, Server-Timing, Retry-After",
-        }
+        assert told(answer) == {"access-control-allow-origin": SHOP, "access-control-expose-headers": READABLE}
         assert answer.headers["Vary"] == "Origin"
     assert told(listed.get("/model", headers={"Origin": "http://127.0.0.1:3000"}))
 
@@ -117,6 +119,20 @@ def test_no_answer_is_taken_for_what_it_does_not_say_it_is(own_client: httpx.Cli
     for answer in [*answers(own_client, SHOP), *(own_client.get(path) for path in ("/", "/docs", "/metrics"))]:
         assert answer.headers.get_list("X-Content-Type-Options") == ["nosniff"], answer.request.url
         assert "Strict-Transport-Security" not in answer.headers
+
+
+@pytest.mark.parametrize("upgrade", ["", "Upgrade: h2c\r\nConnection: Upgrade\r\n"], ids=["httptools", "h11"])
+def test_over_tls_refusals_of_what_is_no_request_ask_for_it_too(
+    tiny_weights: Path, tmp_path: Path, upgrade: str
+) -> None:
+    service = fake_service(tiny_weights, fake_backend, **issue(tmp_path).settings)
+    wrong = f"POST /classify HTTP/1.1\r\nHost: x\r\n{upgrade}Transfer-Encoding: gzip\r\n\r\n".encode()
+    with serving(service) as client:
+        address = client.base_url.host, client.base_url.port
+        with secured(socket.create_connection(address, PATIENCE_SECONDS)) as connection:
+            connection.sendall(wrong)
+            answer = read_answer(connection)
+        assert (answer.status_code, answer.headers["Strict-Transport-Security"]) == (501, "max-age=31536000")
 
 
 def test_pages_keep_to_themselves(own_client: httpx.Client) -> None:

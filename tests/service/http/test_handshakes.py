@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from msmlp.model.errors import DeviceError
+from msmlp.service import certificate
 from msmlp.service.http.handshakes import Handshakes
 from msmlp.service.service import Service
 from tests.certificates import issue, secured
@@ -105,5 +106,29 @@ def test_the_port_for_metrics_has_no_handshake(tiny_weights: Path, tmp_path: Pat
         await handshakes.connect(Greeting, ours, 0)
         assert await asyncio.to_thread(theirs.recv, 10) == b"hello"
         theirs.close()
+
+    run(scene())
+
+
+def test_new_connections_are_shown_a_renewed_certificate(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "LOOK_SECONDS", 0.01)
+
+    async def scene() -> None:
+        handshakes = Handshakes(service(tiny_weights, tmp_path))
+
+        async def shown() -> str:
+            ours, theirs = pair()
+            connecting = asyncio.create_task(handshakes.connect(asyncio.Protocol, ours, 0))
+            with await asyncio.to_thread(secured, theirs) as connection:
+                await connecting
+                return str(connection.getpeercert()["serialNumber"])  # type: ignore[index]
+
+        first = await shown()
+        issue(tmp_path)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await shown() == first:
+                await asyncio.sleep(0.01)
 
     run(scene())

@@ -237,7 +237,7 @@ def test_sigterm_ends_all_while_the_weights_folder_hangs(tiny_weights: Path, tmp
         served, started = running.served, children(running.served.process.pid)
         running.fault("hung")
         answer = pool.submit(reload, served)
-        wait_until(lambda: answer.done() or reload(served).status_code == 409)
+        served.wait_for("the folder hangs")
         served.process.send_signal(signal.SIGTERM)
         assert served.end() == 0, served.log
         assert answer.result().json()["code"] == "draining"

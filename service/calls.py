@@ -51,4 +51,5 @@ class Calls:
         """Nothing is computed any more for what is in progress."""
         self._cut = True
         for limit in self._limits:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():  # what is over at this moment cannot be rescheduled
+                limit.reschedule(asyncio.get_running_loop().time())

@@ -205,8 +205,10 @@ class Service:
             raise ReloadFailedError("this process has no supervisor to load weights anew")
         answer = await self.others.ask("reload", RELOAD_SECONDS)
         if isinstance(answer, MsmlpError):
-            # The log has the path.
-            raise type(answer)(str(answer).replace(str(self.settings.weights), self.settings.weights.name))
+            folder, text = self.settings.weights, str(answer)
+            if folder.name:  # not "."; the log has all of the path
+                text = text.replace(str(folder), folder.name)
+            raise type(answer)(text)
         document: dict[str, Any] = answer
         return document
 

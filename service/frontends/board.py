@@ -23,7 +23,7 @@ class Column(IntEnum):
     RATE = 3
     """Images answered per second."""
     LEAVING = 4
-    """1 while it drains: it takes no more connections."""
+    """1 once it ends: it takes no more connections. While it only drains it still does."""
 
 
 class Board:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
+from msmlp.service.engine.process.child import SIGNALS
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
@@ -21,8 +22,6 @@ from msmlp.service.logs import in_force
 from msmlp.service.settings import Settings
 
 log = logging.getLogger("msmlp.supervisor")
-
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 ENGINE_SECONDS = 0.2
 """How long the engines may take to end once no front end is left; then they are killed."""

@@ -113,12 +113,10 @@ class Line:
     def send(self, message: Any) -> None:
         self._channel.send([message])
 
-    def hand_over(self, connection: socket.socket) -> bool:
-        """Give the other side a connection, whose copy here may be closed then; False if there is no room for it."""
-        return self._channel.send([Connection(isinstance(connection, Kept))], connection.fileno())
-
-    def give_back(self, connection: Any, *, kept: bool) -> bool:
-        """The same with the socket of a transport."""
+    def hand_over(self, connection: Any, *, kept: bool) -> bool:
+        """Give the other side a socket, also a transport's, whose copy here may be closed then; False if there is no
+        room for it.
+        """
         return self._channel.send([Connection(kept)], connection.fileno())
 
     async def ask(self, what: str, seconds: float) -> Any:

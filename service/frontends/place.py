@@ -15,7 +15,7 @@ from typing import Any
 from msmlp.service.engine.process.host import Backoff
 from msmlp.service.engine.process.memory import Sent
 from msmlp.service.frontends.board import Board, Column
-from msmlp.service.frontends.line import Failed, Line
+from msmlp.service.frontends.line import Failed, Kept, Line
 from msmlp.service.keys import Keys
 from msmlp.service.logs import Logging
 from msmlp.service.settings import Settings
@@ -118,7 +118,7 @@ class Place:
         return self._dispatched - int(self._board.get(self.index, Column.LEFT))
 
     def hand_over(self, connection: socket.socket) -> bool:
-        taken = self.line is not None and self.line.hand_over(connection)
+        taken = self.line is not None and self.line.hand_over(connection, kept=isinstance(connection, Kept))
         self._dispatched += taken
         return taken
 

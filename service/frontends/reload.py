@@ -4,7 +4,9 @@ changes for anybody."""
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from msmlp.model.errors import CallerError, MsmlpError
@@ -21,22 +23,24 @@ READY_SECONDS = 600.0
 LOOK_SECONDS = 0.05
 
 
+PLAN_SECONDS = 120.0
+"""How long reading and checking the weights folder may take."""
+
+
 async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     """What `plan` makes of the weights folder, laid out as what is served.
 
     Raises:
         BadWeightsError: there is nothing in it that could be served so.
         NoMemoryError: there is no room beside what is served.
+        ReloadFailedError: it takes longer than PLAN_SECONDS.
     """
-    # A thread, as hashing and checking many megabytes would hold up connections.
     try:
-        made = await asyncio.to_thread(plan)
+        made = await _in_a_thread(plan)
     except CallerError as error:
         raise BadWeightsError(str(error)) from None
     except MemoryError:
         raise NoMemoryError("the weights could not be read: there is no memory left") from None
-    finally:
-        await asyncio.to_thread(gc.collect)  # a service that was built only to be looked at is full of cycles
     if made.layout.engine != served.layout.engine:
         detail = f"with these weights the engine would be {made.layout.engine}, and it is {served.layout.engine}"
         raise BadWeightsError(f"{detail}: export them (msmlp export), or start the service anew")
@@ -45,6 +49,36 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     if needed > free:
         raise NoMemoryError(f"the new weights need {needed} bytes beside the current ones; {free} are free")
     return made
+
+
+async def _in_a_thread(plan: Callable[[], Plan]) -> Plan:
+    """What `plan` returns or raises; ReloadFailedError if it takes longer than PLAN_SECONDS."""
+    made: Future[Plan] = Future()
+    made.set_running_or_notify_cancel()
+
+    def collected() -> Plan:
+        try:
+            return plan()
+        finally:
+            gc.collect()  # a service that was built only to be looked at is full of cycles
+
+    def run() -> None:
+        try:
+            made.set_result(collected())
+        except BaseException as error:
+            made.set_exception(error)
+
+    # Hashing and checking many megabytes would hold up connections, and a file system may hang. A daemon, as the
+    # threads of `asyncio.to_thread` are waited for at the end of the process.
+    threading.Thread(target=run, name="msmlp-plan", daemon=True).start()
+    waiting = asyncio.wrap_future(made)
+    try:
+        await asyncio.wait([waiting], timeout=PLAN_SECONDS)
+        if not waiting.done():
+            raise ReloadFailedError(f"the weights folder could not be read within {PLAN_SECONDS:g} s")
+        return waiting.result()
+    finally:
+        waiting.cancel()
 
 
 async def warm_up(generation: Generation) -> None:
@@ -57,17 +91,19 @@ async def warm_up(generation: Generation) -> None:
         if not failed.done():
             failed.set_exception(ReloadFailedError(str(error)))
 
+    def raise_failure() -> None:
+        if failed.done():
+            failed.result()
+
     generation.fail = fail
     generation.start()
     try:
         async with asyncio.timeout(READY_SECONDS):
             while not generation.warm:
                 await asyncio.wait([failed], timeout=LOOK_SECONDS)
-                if failed.done():
-                    await failed
+                raise_failure()
         began = await generation.ask("serve")
-        if failed.done():
-            await failed
+        raise_failure()
         if not began:
             raise ReloadFailedError("the new front ends did not start serving; the gRPC port may be in use")
     except TimeoutError:

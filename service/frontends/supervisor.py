@@ -15,8 +15,9 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from msmlp.model.errors import MsmlpError
+from msmlp.service.engine.process.child import SIGNALS
 from msmlp.service.errors import CutError, DrainingError, ReloadingError
-from msmlp.service.frontends.generation import SIGNALS, Generation, Plan, make_places
+from msmlp.service.frontends.generation import Generation, Plan, make_places
 from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.reload import explained, plan_beside, warm_up

@@ -60,6 +60,9 @@ clients that have left."""
 FLUSH_SECONDS = 0.3
 """How long the last refusals may take to be sent."""
 
+TELL_SECONDS = 0.2
+"""How long the supervisor may take to read the last messages, with the last counts, before the process ends."""
+
 BEATS_PER_PUSH = 10
 """Heartbeats between two snapshots that nobody asked for: what a front end counts before it is killed is not lost."""
 
@@ -158,7 +161,10 @@ class FrontEnd(uvicorn.Server):
             await self._in_time(lambda: not self._ending.busy)
             await asyncio.sleep(POLL_SECONDS)  # gRPC sends with threads of its own
             cut += self._ending.unread
+        self._push()
         self._line.send(Failed(self._failure, by_caller=False) if self._failure else Finished(cut))
+        self._until = time.monotonic() + TELL_SECONDS
+        await self._in_time(lambda: self._line.idle)
         os._exit(1 if self._failure else 0)  # threads may be busy, and need not be waited for
 
     async def _in_time(self, done: Callable[[], bool]) -> bool:
@@ -179,8 +185,11 @@ class FrontEnd(uvicorn.Server):
         self._board.put(self._index, Column.BEAT, self._beats)
         self._show()
         if self._beats % BEATS_PER_PUSH == 0 and self._line.idle:
-            self._line.send(Counted(take_snapshot(self.service.metrics, self.service.statistics)))
+            self._push()
         asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _push(self) -> None:
+        self._line.send(Counted(take_snapshot(self.service.metrics, self.service.statistics)))
 
     def _hear_engine(self, message: Outbound) -> None:
         if isinstance(message, Died) and not message.restarting and not self.should_exit:
@@ -285,5 +294,6 @@ class FrontEnd(uvicorn.Server):
         self._begin(self._end_when_all_have_left())
 
     async def _end_when_all_have_left(self) -> None:
-        await self._in_time(lambda: not self.server_state.connections)
+        # A handshake that has begun before the reload brings a connection, and maybe a request.
+        await self._in_time(lambda: not (self.server_state.connections or self._connecting))
         self.should_exit = True

@@ -62,7 +62,7 @@ class Returns:
                 connection.flow.resume_reading()
             elif not transport.get_write_buffer_size():
                 kept = connection.kept or connection.cycle is not None
-                if not self._line.give_back(transport.get_extra_info("socket"), kept=kept):
+                if not self._line.hand_over(transport.get_extra_info("socket"), kept=kept):
                     break
                 del self._waiting[connection]
                 transport.abort()  # closes only the copy here

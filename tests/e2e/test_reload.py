@@ -17,10 +17,12 @@ from tests.e2e.test_frontends import front_ends
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import Served
 from tests.reloads import Load, Version, as_files, hang_up, put, reload, reloadable, train_two_stages
+from tests.servers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 PICTURES = 12
+CLASSIFIED = 'msmlp_requests_total{route="/classify",status="200"}'
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,7 @@ def test_every_answer_is_from_one_version_and_no_connection_closes(
 ) -> None:
     before, after = (old, new) if version(served) == old.name else (new, old)
     load = Load(served.url, pictures, [old, new])
+    counted = served.metric(CLASSIFIED)
     put(folder_of(served), after.folder)
     with load.from_clients(6):
         if by == "signal":
@@ -86,6 +89,7 @@ def test_every_answer_is_from_one_version_and_no_connection_closes(
     assert f'version="{after.name}"' in info
     assert f'version="{before.name}"' not in info
     assert served.metric("msmlp_frontends_ready") == 2
+    wait_until(lambda: served.metric(CLASSIFIED) == counted + len(load.answered))
     assert "Traceback" not in served.log
 
 

@@ -239,6 +239,19 @@ def test_sigterm_during_a_reload_ends_all(tiny_weights: Path, tmp_path: Path, as
         assert "Traceback" not in served.log
 
 
+def test_sigterm_ends_all_while_the_weights_folder_hangs(tiny_weights: Path, tmp_path: Path) -> None:
+    with stand(tiny_weights, tmp_path) as running, ThreadPoolExecutor() as pool:
+        served, started = running.served, children(running.served.process.pid)
+        running.fault("hung")
+        answer = pool.submit(reload, served)
+        served.wait_for("the folder hangs")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.log
+        assert answer.result().json()["code"] == "draining"
+        wait_until(lambda: not alive(started))
+        assert "Traceback" not in served.log
+
+
 def test_no_reload_begins_while_the_service_drains(tiny_weights: Path, tmp_path: Path) -> None:
     with stand(tiny_weights, tmp_path, drain_seconds=PATIENCE_SECONDS) as running:
         served = running.served

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import tritonclient.grpc as triton
 
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.certificates import CA, Files, issue, secured, trusting
+from tests.e2e.test_frontends import alive, front_ends
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import Served, environment, msmlp_serve, run_msmlp
 from tests.servers import wait_until
@@ -234,6 +236,23 @@ def test_a_reload_reads_renewed_files_and_loses_no_request(tmp_path: Path) -> No
             asking.join()
         assert set(statuses) == {200}
         assert "Traceback" not in served.log
+
+
+def test_a_handshake_that_a_reload_comes_into_brings_a_request(files: Files) -> None:
+    with msmlp_serve(DEFAULT_WEIGHTS, *files.options, "--frontends", "1") as served:
+        served.wait_until_ready()
+        old = front_ends(served)
+        with plain(served) as connection:
+            served.metric(FAILED)  # so the connection before is with the front end
+            served.process.send_signal(signal.SIGHUP)
+            served.wait_for("loaded in")
+            time.sleep(0.5)  # the old front end has nothing else
+            with secured(connection) as secure:
+                secure.sendall(LIVE)
+                answer = received(secure)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer.lower()
+        wait_until(lambda: not alive(old))
 
 
 # Settings that do not fit.

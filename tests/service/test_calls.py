@@ -32,6 +32,25 @@ def test_what_is_in_progress_is_counted_and_cut() -> None:
     asyncio.run(main())
 
 
+def test_what_is_over_at_that_moment_is_cut_too() -> None:
+    async def main() -> None:
+        calls, unwound = Calls(), asyncio.Event()
+
+        async def hang() -> None:
+            async with calls.within(0.01):
+                try:
+                    await asyncio.sleep(PATIENCE_SECONDS)
+                finally:
+                    calls.cut()
+                    unwound.set()
+
+        with pytest.raises(DrainingError, match=CUT):
+            await hang()
+        assert unwound.is_set()
+
+    asyncio.run(main())
+
+
 def test_what_takes_too_long_is_not_called_cut() -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):

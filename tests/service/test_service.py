@@ -3,6 +3,7 @@ import resource
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
 from msmlp.service.engine.transport import InlineWorker
-from msmlp.service.errors import DrainingError, StartingError
+from msmlp.service.errors import BadWeightsError, DrainingError, StartingError
 from msmlp.service.frontends.board import Board, Column, Others
 from msmlp.service.frontends.line import Line
 from msmlp.service.service import EnginePlan, build_service, plan_engine
@@ -78,6 +79,26 @@ def test_it_is_ready_and_as_fast_as_its_front_ends_together(tiny_weights: Path) 
 
 def test_graphs_that_match_are_served_inline_though_torch_is_installed(tiny_weights: Path) -> None:
     assert isinstance(build_service(Settings(weights=tiny_weights, device="cpu")).engine.worker, InlineWorker)
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("/srv/models/cifar", "cifar/manifest.json: damaged. Export it again."),
+        (".", "manifest.json: damaged. Export it again."),
+    ],
+)
+def test_why_a_reload_failed_is_told_without_the_path(tiny_weights: Path, folder: str, told: str) -> None:
+    service = fake_service(tiny_weights, fake_backend)
+    service.settings = service.settings.model_copy(update={"weights": Path(folder)})
+
+    async def ask(what: str, seconds: float) -> BadWeightsError:
+        return BadWeightsError(f"{Path(folder) / 'manifest.json'}: damaged. Export it again.")
+
+    service.others = SimpleNamespace(ask=ask)  # type: ignore[assignment]
+    with pytest.raises(BadWeightsError) as raised:
+        asyncio.run(service.reload())
+    assert str(raised.value) == told
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ DRAIN_SECONDS = 5.0
 """How long the last answers may take to be read."""
 
 
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+"""They may reach the whole process group, but are for the parent alone."""
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """What a child is started with; `build` crosses pickled.
@@ -39,8 +43,8 @@ class ChildSpec:
 def begin(logs: Logging | None, folder: str | None = None) -> None:
     """Begin a process of a service: it logs as the parent does, and ends with it, and then removes `folder`."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group, but what is in flight is answered first:
-    # the end comes as a message, or immediately when the parent is gone. SIGHUP is for the parent too.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # the end comes as a message, or immediately when the parent is gone.
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(folder,), name="msmlp-parent", daemon=True).start()
     if logs is not None:

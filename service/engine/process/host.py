@@ -22,7 +22,7 @@ from msmlp.model.errors import OptionError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.heartbeat import LOOK_SECONDS, SILENCE_SECONDS, Heartbeat
 from msmlp.service.engine.messages import Died, Ready
-from msmlp.service.engine.process.child import ChildSpec, main
+from msmlp.service.engine.process.child import SIGNALS, ChildSpec, main
 from msmlp.service.engine.process.memory import Board, Inherited, Sent, new_file
 from msmlp.service.logs import in_force
 
@@ -221,7 +221,7 @@ class EngineHost:
         # The child inherits the mask: a Ctrl-C that comes before it can ignore the signal does no harm. (Starting the
         # tracker of shared memory later would remove the mask.)
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         died = Died("engine failed")
         try:
             while (died := self._live()).restarting:

@@ -73,14 +73,14 @@ async def index(request: Request, service: ServiceDep) -> list[dict[str, Any]]:
 
 
 @router.get("/models/stats")
-async def all_statistics(service: ServiceDep) -> dict[str, Any]:
-    return await model.model_statistics(service, service.facts.model["name"])
+async def all_statistics(request: Request, service: ServiceDep) -> dict[str, Any]:
+    return await while_connected(request, model.model_statistics(service, service.facts.model["name"]))
 
 
 @router.get(f"{MODEL}/stats")
 @router.get(f"{VERSION}/stats")
-async def model_statistics(service: ServiceDep, name: KnownModel) -> dict[str, Any]:
-    return await model.model_statistics(service, name)
+async def model_statistics(request: Request, service: ServiceDep, name: KnownModel) -> dict[str, Any]:
+    return await while_connected(request, model.model_statistics(service, name))
 
 
 @router.get(f"{MODEL}/ready")
@@ -154,4 +154,4 @@ async def _read(request: Request, service: Service, content: bytes, given: str |
         return await parsed(request, "inference", min(text, len(content)), read)
     # Pixels after the JSON cost nothing: they are not copied.
     small = len(content) <= SLICE or b'"pixels"' in content[:text]
-    return read() if small else await asyncio.to_thread(read)
+    return read() if small else await while_connected(request, asyncio.to_thread(read))

@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from msmlp.service.http.openapi import PROBLEMS
-from msmlp.service.http.responses import ServiceDep
+from msmlp.service.http.responses import ServiceDep, while_connected
 from msmlp.service.http.schemas import Live, ModelDescription, Ready
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,9 +60,9 @@ async def model(service: ServiceDep) -> Response:
 
 
 @router.get("/metrics", response_class=Response, responses=_METRICS)
-async def metrics(service: ServiceDep) -> Response:
+async def metrics(request: Request, service: ServiceDep) -> Response:
     """All metrics in the Prometheus text format."""
-    return Response(await service.metrics_text(), media_type=METRICS_TYPE)
+    return Response(await while_connected(request, service.metrics_text()), media_type=METRICS_TYPE)
 
 
 @router.get("/docs", response_class=HTMLResponse)

@@ -1,8 +1,8 @@
 """`serve` over a backend that is quick to start, and whose next start the file `fault` beside the weights decides:
 python reloading.py WEIGHTS FRONTENDS ENGINE [setting=value ...].
 
-`slow`: it takes until the file is gone. `broken`, `dead`: the device does not start, the process ends. A number: that
-many bytes of memory are free.
+`slow`: it takes until the file is gone. `hung`: so does looking at the weights. `broken`, `dead`: the device does not
+start, the process ends. A number: that many bytes of memory are free.
 """
 
 import os
@@ -28,10 +28,14 @@ def fault_of(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def build(folder: Path, stages: int) -> Hanging:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while fault_of(folder) == "slow" and time.monotonic() < until:
+def wait_while(folder: Path, fault: str) -> None:
+    until = time.monotonic() + 2 * PATIENCE_SECONDS
+    while fault_of(folder) == fault and time.monotonic() < until:
         time.sleep(0.02)
+
+
+def build(folder: Path, stages: int) -> Hanging:
+    wait_while(folder, "slow")
     if fault_of(folder) == "broken":
         raise DeviceError("the device is broken")
     if fault_of(folder) == "dead":
@@ -40,6 +44,9 @@ def build(folder: Path, stages: int) -> Hanging:
 
 
 def select(weights: Weights, *_: Any) -> Selection:
+    if fault_of(weights.folder) == "hung":
+        sys.stderr.write("the folder hangs\n")
+        wait_while(weights.folder, "hung")
     return Selection("fake", "cpu", "", partial(build, weights.folder, len(weights.manifest.cascade.stages)))
 
 

@@ -54,7 +54,7 @@ def test_a_connection_is_handed_over_and_works_on_the_other_side() -> None:
             here, there = socket.socketpair()
             with here:
                 with there:
-                    assert near.hand_over(there)
+                    assert near.hand_over(there, kept=False)
                 received = await heard.get()
                 with received:
                     received.sendall(b"hello")
@@ -70,7 +70,7 @@ def test_a_side_that_reads_nothing_is_offered_no_more_connections() -> None:
             here, there = socket.socketpair()
             with here, there:
                 taken = 0
-                while near.hand_over(there):
+                while near.hand_over(there, kept=False):
                     taken += 1
                     assert taken < 10_000
                 assert taken > 10
@@ -126,9 +126,9 @@ def test_a_connection_that_finds_no_file_left_is_reported_and_the_next_one_arriv
             here, there = socket.socketpair()
             with here, there:
                 with few_files():
-                    assert near.hand_over(there)
+                    assert near.hand_over(there, kept=False)
                     assert await heard.get() == Lost()
-                assert near.hand_over(there)
+                assert near.hand_over(there, kept=False)
                 received = await heard.get()
                 received.close()
 

@@ -1,7 +1,8 @@
 """What is found out about new weights before anything is started."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from msmlp.service.errors import BadWeightsError, NoMemoryError, ReloadFailedErr
 from msmlp.service.frontends import reload
 from msmlp.service.frontends.generation import Plan
 from msmlp.service.frontends.layout import ENGINE_BYTES, PER_WEIGHT_BYTE, WORKER_BYTES, Layout, memory_needed
+from tests.fakes import PATIENCE_SECONDS
 
 SERVED = Plan(Layout(3, "inline", "set to 3"), EngineHosts(), {"name": "served", "version": "1"}, 1000)
 
@@ -56,6 +58,41 @@ def test_what_cannot_be_read(error: Exception, told: type[MsmlpError], why: str)
 
     with pytest.raises(told, match=why):
         planned(plan)
+
+
+@pytest.fixture
+def hung() -> Iterator[Callable[[], Plan]]:
+    """A plan that ends with the test, or much later."""
+    over = threading.Event()
+
+    def plan() -> Plan:
+        assert over.wait(PATIENCE_SECONDS), "somebody waited for it"
+        raise WeightsError("too late for anybody to hear")
+
+    before = set(threading.enumerate())
+    yield plan
+    over.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_SECONDS)
+
+
+def test_a_folder_that_hangs_ends_the_reload(monkeypatch: pytest.MonkeyPatch, hung: Callable[[], Plan]) -> None:
+    monkeypatch.setattr(reload, "PLAN_SECONDS", 0.01)
+    with pytest.raises(ReloadFailedError, match=r"could not be read within 0\.01 s"):
+        planned(hung)
+    assert "msmlp-plan" in {thread.name for thread in threading.enumerate()}, "it was waited for"
+
+
+def test_a_folder_that_hangs_does_not_hold_up_the_end(hung: Callable[[], Plan]) -> None:
+    async def main() -> None:
+        reloading = asyncio.create_task(reload.plan_beside(hung, SERVED))
+        await asyncio.sleep(0)
+        reloading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reloading
+
+    asyncio.run(main())
+    assert "msmlp-plan" in {thread.name for thread in threading.enumerate()}, "it was waited for"
 
 
 def test_why_it_failed_is_told_and_counted() -> None:

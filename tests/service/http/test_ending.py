@@ -1,5 +1,6 @@
 """What connections are told at the end, over real sockets; whole processes that end are in tests/e2e/test_end.py."""
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from msmlp.service.errors import CUT
+from msmlp.service.http.body import SLICE
 from msmlp.service.http.ending import Ending
+from msmlp.service.http.routes import oip
 from msmlp.service.http.watch import Watch
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
-from tests.servers import Submissions, encoded, fake_backend, fake_service, serving
+from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, wait_until
 from tests.service.http.test_protocol import answers
 from tests.service.http.test_watch import received
 
@@ -27,15 +31,16 @@ UPGRADE = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2
 class Served:
     """A service, and its end."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, **settings: Any) -> None:
         self.backend: FakeBackend = fake_backend()
-        self.service = fake_service(weights, lambda: self.backend)
+        self.service = fake_service(weights, lambda: self.backend, **settings)
         self.submissions = Submissions(self.service.engine)
 
     @contextmanager
     def running(self) -> Iterator["Served"]:
         with serving(self.service) as client:
             self.address = client.base_url.host, client.base_url.port
+            wait_until(lambda: self.service.body_budget.make_room is not bool)  # as the app starts
             watch: Any = self.service.body_budget.make_room
             assert isinstance(watch.__self__, Watch)
             self.ending = Ending(watch.__self__, self.service.calls)
@@ -58,6 +63,59 @@ class Served:
 def served(tiny_weights: Path) -> Iterator[Served]:
     with Served(tiny_weights).running() as made:
         yield made
+
+
+class Silent:
+    """A supervisor that does not answer."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    async def ask(self, what: str, seconds: float = 0) -> Any:
+        self.asked.set()
+        await asyncio.sleep(2 * PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "line", ["GET /metrics", "GET /v2/models/stats", "GET /v2/models/msmlp/stats", "POST /admin/reload"]
+)
+def test_what_waits_for_the_supervisor_is_cut_too(tiny_weights: Path, tmp_path: Path, line: str) -> None:
+    keys, key = tmp_path / "keys", "the-operators-own-key"
+    keys.write_text(key)
+    with Served(tiny_weights, admin_keys_file=keys).running() as served:
+        silent: Any = Silent()
+        served.service.others = silent
+        head = f"{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 0\r\n\r\n"
+        with served.connect(head.encode()) as connection:
+            assert silent.asked.wait(PATIENCE_SECONDS)
+            check_cut(served, connection)
+
+
+def test_tensors_that_are_read_are_cut_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, over = threading.Event(), threading.Event()
+
+    def read(*_: Any) -> None:
+        reading.set()
+        over.wait(2 * PATIENCE_SECONDS)
+
+    monkeypatch.setattr(oip, "read_inference", read)
+    head = b"POST /v2/models/msmlp/infer HTTP/1.1\r\nHost: x\r\n%b: 2\r\nContent-Length: %d\r\n\r\n"
+    content = b"{}" + bytes(SLICE)
+    try:
+        with served.connect(head % (oip.HEADER_LENGTH.encode(), len(content)) + content) as connection:
+            assert reading.wait(PATIENCE_SECONDS)
+            check_cut(served, connection)
+    finally:
+        over.set()
+
+
+def check_cut(served: Served, connection: socket.socket) -> None:
+    cut: list[int] = []
+    served.on_its_loop(served.ending.close)
+    served.on_its_loop(lambda: cut.append(served.ending.cut()))
+    [answer] = answers(received(connection))
+    assert (cut, answer.status_code) == ([1], 503)
+    assert CUT in answer.text
 
 
 def test_of_requests_that_were_sent_together_the_last_answer_says_that_it_is_the_last(served: Served) -> None:

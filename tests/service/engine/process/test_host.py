@@ -23,7 +23,7 @@ from msmlp.model.errors import DeviceError, OptionError
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Answers, Died, Failed, Ready, Stop
 from msmlp.service.engine.process import host as host_module
-from msmlp.service.engine.process.child import ChildSpec
+from msmlp.service.engine.process.child import SIGNALS, ChildSpec
 from msmlp.service.engine.process.group import ProcessWorker
 from msmlp.service.engine.process.host import MOST_RESTARTS, Backoff, EngineHost
 from tests.engines import (
@@ -137,6 +137,14 @@ def test_signals_to_the_whole_group_do_not_end_it(running: tuple[Talk, Build]) -
     talk.submit(1, pictures(1, 1.0))
     assert talk.hear(Answers).request.tolist() == [1]
     assert pid_of(talk) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_signal_to_the_group_ends_it_while_it_starts(running: tuple[Talk, Build]) -> None:
+    talk, _ = running
+    mask = re.search(r"SigBlk:\s+(\w+)", Path(f"/proc/{pid_of(talk)}/status").read_text())
+    assert mask
+    assert [number.name for number in SIGNALS if not int(mask[1], 16) >> number - 1 & 1] == []
 
 
 def test_a_request_larger_than_the_ring_is_refused(running: tuple[Talk, Build]) -> None:

@@ -15,6 +15,7 @@ from msmlp.service.http.body import SLICE
 from msmlp.service.http.ending import Ending
 from msmlp.service.http.routes import oip
 from msmlp.service.http.watch import Watch
+from msmlp.service.oip.model import HEADER_LENGTH
 from tests.fakes import PATIENCE_SECONDS, FakeBackend, picture
 from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, wait_until
 from tests.service.http.test_protocol import answers
@@ -102,7 +103,7 @@ def test_tensors_that_are_read_are_cut_too(served: Served, monkeypatch: pytest.M
     head = b"POST /v2/models/msmlp/infer HTTP/1.1\r\nHost: x\r\n%b: 2\r\nContent-Length: %d\r\n\r\n"
     content = b"{}" + bytes(SLICE)
     try:
-        with served.connect(head % (oip.HEADER_LENGTH.encode(), len(content)) + content) as connection:
+        with served.connect(head % (HEADER_LENGTH.encode(), len(content)) + content) as connection:
             assert reading.wait(PATIENCE_SECONDS)
             check_cut(served, connection)
     finally:

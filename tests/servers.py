@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 import uvloop
 from numpy.typing import NDArray
@@ -70,8 +71,11 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     secure: Any = {"ssl_certfile": chain, "ssl_keyfile": service.settings.ssl_keyfile} if chain else {}
     server = uvicorn.Server(uvicorn.Config(create_app(service), timeout_graceful_shutdown=30, **UVICORN, **secure))
 
+    loops: list[asyncio.AbstractEventLoop] = []
+
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if chain else None) as runner:
+            loops.append(runner.get_loop())
             runner.run(server.serve([listener]))
 
     thread = threading.Thread(target=run, name="test-server")
@@ -83,7 +87,11 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
             yield client
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(PATIENCE_SECONDS)
+        if thread.is_alive():
+            for task in asyncio.all_tasks(loops[0]):
+                task.print_stack()
+            pytest.fail("the server does not end; stderr says where its tasks wait")
         listener.close()
 
 

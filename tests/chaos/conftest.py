@@ -13,7 +13,7 @@ from tests.processes import layout
 
 LAYOUTS = [
     layout(2, "inline"),
-    layout(2, "process"),
+    layout(2, "process", pytest.mark.chaos),
     pytest.param(
         ("--frontends", "2", "--engine", "process", "--backend", "torch"), id="torch", marks=pytest.mark.chaos
     ),

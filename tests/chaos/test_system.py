@@ -23,7 +23,7 @@ from tests.servers import encoded, wait_until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 INLINE, PROCESS = ("--frontends", "2", "--engine", "inline"), ("--frontends", "2", "--engine", "process")
-LAYOUTS = pytest.mark.parametrize("layout", [INLINE, PROCESS], ids=["inline", "process"])
+LAYOUTS = pytest.mark.parametrize("layout", [INLINE, *at_length(PROCESS)], ids=["inline", "process"])
 LAYOUTS_AT_LENGTH = pytest.mark.parametrize("layout", [*at_length(INLINE), PROCESS], ids=["inline", "process"])
 TALKATIVE = ("--access-log", "--log-level", "debug")
 

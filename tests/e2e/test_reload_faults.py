@@ -110,7 +110,7 @@ def stand(weights: Path, where: Path, engine: str = "inline", frontends: int = 2
         served.kill()
 
 
-@pytest.fixture(scope="module", params=["inline", "process"])
+@pytest.fixture(scope="module", params=["inline", *at_length("process")])
 def running(
     request: pytest.FixtureRequest, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stand]:

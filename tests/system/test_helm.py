@@ -57,7 +57,7 @@ def test_the_objects_for_kserve_fit_their_schemas(kserve_python: Path) -> None:
 
 def test_what_fits_no_schema_is_found(kserve_python: Path, tmp_path: Path) -> None:
     wrong = render(EVERYTHING, tmp_path) + for_kserve("servingruntime")
-    of_kind("Deployment", wrong)["spec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStart"] = {}
+    of_kind("Deployment", wrong)["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["httpGot"] = {}
     of_kind("NetworkPolicy", wrong)["spec"]["podSelector"] = "all"
     of_kind("ServiceMonitor", wrong)["spec"]["endpoints"][0]["pfad"] = "/metrics"
     of_kind("ServingRuntime", wrong)["spec"]["containers"][0]["livenessProbe"]["httpGot"] = {}
@@ -65,7 +65,7 @@ def test_what_fits_no_schema_is_found(kserve_python: Path, tmp_path: Path) -> No
     found = faults(kserve_python, wrong)
     assert len(found) == 2 * len(VERSIONS) + 3
     for place in (
-        "Deployment in Kubernetes 1.25: spec.template.spec.containers.0.lifecycle",
+        "Deployment in Kubernetes 1.25: spec.template.spec.containers.0.livenessProbe",
         "NetworkPolicy in Kubernetes 1.37: spec.podSelector",
         "ServiceMonitor.spec.endpoints.0: no field pfad",
         "ServingRuntime.spec.containers.0.livenessProbe: no field httpGot",
@@ -130,7 +130,7 @@ def test_the_pages_commands_and_values_are_taken(kserve_python: Path, tmp_path: 
         done = helm("install", *words, "--dry-run=client")
         assert done.returncode == 0, done.stderr
     values = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
-    assert len(values) == 2
+    assert len(values) == 3
     assert faults(kserve_python, [thing for each in values for thing in render(each, tmp_path)]) == []
 
 

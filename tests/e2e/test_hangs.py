@@ -90,7 +90,7 @@ def test_a_stopped_engine_process_is_seen_and_replaced(tiny_weights: Path, front
         assert served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE
         # The other front end may be ready sooner, or may not have noticed yet.
         wait_until(lambda: classify(served)[0] == 200)
-        assert served.metric("msmlp_engine_restarts_total") >= 1
+        assert served.metric("msmlp_engine_restarts_total") == 1
         assert served.metric("msmlp_inflight_images") == 0
         assert served.metric("msmlp_deadline_total") == 1
         assert not Path(f"/proc/{engine}").exists()
@@ -106,7 +106,7 @@ def test_one_of_two_engines_that_hangs_leaves_the_requests_to_the_other(tiny_wei
         assert [classify(served)[0] for _ in range(4)] == [200] * 4
         assert readiness(served).status_code == 200
         wait_until(lambda: served.metric("msmlp_capacity_images") == 64)
-        assert served.metric("msmlp_engine_restarts_total") >= 1
+        assert served.metric("msmlp_engine_restarts_total") == 1
 
 
 @pytest.mark.chaos
@@ -129,7 +129,7 @@ def test_a_stage_that_never_returns_gets_a_new_process(tiny_weights: Path) -> No
         assert classify(served, shown(hanging.HANGS))[0] == 503
         # The other front end may be ready sooner, or may not have noticed yet.
         wait_until(lambda: classify(served)[0] == 200)
-        assert served.metric("msmlp_engine_restarts_total") >= 1
+        assert served.metric("msmlp_engine_restarts_total") == 1
 
 
 def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:

@@ -53,8 +53,8 @@ def test_a_machine_that_can_serve(tiny_weights: Path) -> None:
     assert choice["why"]["dtype"] == "half precision on a GPU, float32 on a CPU"
     assert document["processes"]["engine"] == "inline"
     assert document["processes"]["frontends"] >= 1
-    given = {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu"}
-    assert document["settings"].items() >= given.items()
+    given = {"MSMLP_PORT": "0", "MSMLP_DEVICE": "cpu", "MSMLP_DRAIN_SECONDS": "0"}
+    assert document["settings"] == given
     assert {"fastapi", "uvicorn", "pydantic-settings"} <= document["packages"]["serve"].keys()
     assert "kornia" in document["packages"]["train"]
 

@@ -106,7 +106,7 @@ def test_one_of_two_engines_that_hangs_leaves_the_requests_to_the_other(tiny_wei
         assert [classify(served)[0] for _ in range(4)] == [200] * 4
         assert readiness(served).status_code == 200
         wait_until(lambda: served.metric("msmlp_capacity_images") == 64)
-        assert served.metric("msmlp_engine_restarts_total") == 1
+        assert served.metric("msmlp_engine_restarts_total") == 1, served.log
 
 
 @pytest.mark.chaos

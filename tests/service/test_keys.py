@@ -4,10 +4,12 @@ import logging
 import math
 import os
 import pickle
+import time
 import traceback
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,9 +29,10 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """One number, what `time.monotonic` says."""
+    """One number, what `time.monotonic` says to the module."""
     now = [1000.0]
-    monkeypatch.setattr(keys.time, "monotonic", lambda: now[0])
+    # Not the function itself: event loops of other tests' servers would sleep until the hour that it names.
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     return now
 
 

@@ -74,7 +74,7 @@ class _NeverWaits(io.RawIOBase):
             while self._rest:  # of a longer line that went out in part
                 self._rest = self._rest[self._send(self._rest) :]
             self._rest = lines[self._send(lines) :]
-        except OSError:  # it would block; or nobody reads, or the disk is full
+        except OSError:  # it would block, the reader is gone, or the disk is full
             _NeverWaits.dropped += 1
         return size
 
@@ -87,7 +87,7 @@ def _sender(descriptor: int) -> Callable[[bytes], int]:
     if stat.S_ISSOCK(kind):  # as systemd's journal has it
         return partial(_send_now, socket.socket(fileno=os.dup(descriptor)))
     try:
-        # Opened again, or whoever shares it, such as the shell, would not wait either.
+        # Opened again: the flag would otherwise hold for every process that shares it, such as the shell.
         return partial(os.write, os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
     except OSError:
         return partial(_write_if_ready, descriptor)
@@ -110,7 +110,7 @@ def _never_wait() -> None:
 
 
 def dropped_lines() -> int:
-    """How often this process had something to log that nobody took."""
+    """How many writes to the log were dropped."""
     return _NeverWaits.dropped
 
 

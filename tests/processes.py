@@ -139,7 +139,13 @@ class Served:
 @contextmanager
 def msmlp_serve(weights: Path, *options: str) -> Iterator[Served]:
     """`msmlp serve` on a free port of its own choice, killed at the end if it still runs."""
-    command = [*COMMAND, "serve", "--weights", str(weights), "--port", "0", "--device", "cpu", *options]
+    with started(*COMMAND, "serve", "--weights", str(weights), "--port", "0", "--device", "cpu", *options) as served:
+        yield served
+
+
+@contextmanager
+def started(*command: str) -> Iterator[Served]:
+    """A server's process, killed at the end if it still runs."""
     served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
     try:
         yield served

@@ -1,5 +1,5 @@
-"""A reload: what the weights folder holds now is checked, and started beside what is served. Until it is ready nothing
-changes for anybody."""
+"""A reload: checks the weights folder and starts a generation for it beside the one that serves. Clients notice nothing
+until all of it is ready."""
 
 import asyncio
 import gc
@@ -43,7 +43,7 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
         raise NoMemoryError("the weights could not be read: there is no memory left") from None
     if made.layout.engine != served.layout.engine:
         detail = f"with these weights the engine would be {made.layout.engine}, and it is {served.layout.engine}"
-        raise BadWeightsError(f"{detail}: export them (msmlp export), or start the service anew")
+        raise BadWeightsError(f"{detail}: export them (msmlp export), or restart the service")
     made = replace(made, layout=served.layout)
     needed, free = memory_needed(made.layout, made.weights_bytes, len(made.engines.all)), free_host_memory()
     if needed > free:
@@ -113,7 +113,7 @@ async def warm_up(generation: Generation) -> None:
 
 
 def explained(error: Exception) -> tuple[MsmlpError, str]:
-    """Why a reload has failed, as it is told, and its outcome as it is counted."""
+    """Why a reload has failed: the error for the caller, and the value of the label `outcome`."""
     if not isinstance(error, MsmlpError):
         log.error("a reload failed", exc_info=error)
         error = ReloadFailedError(f"unexpected {type(error).__name__}")

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,13 +23,14 @@ import pytest
 from msmlp.service.http.front_end import LAST_SECONDS
 from tests.e2e.test_frontends import alive, children, front_ends
 from tests.fakes import PATIENCE_SECONDS, picture
-from tests.processes import Served, environment, msmlp_serve
+from tests.processes import Served, msmlp_serve, started
 from tests.servers import encoded, wait_until
 from tests.service.frontends import hanging
 from tests.service.grpc.conftest import Caller, infer_request
 from tests.service.grpc.test_server import silent_call
 from tests.service.http.routes.test_decoding import black
 from tests.service.http.test_protocol import answers
+from tests.service.http.test_watch import received
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -48,13 +48,9 @@ def shown(label: int) -> bytes:
 def serving(weights: Path, frontends: int, engine: str, **settings: Any) -> Iterator[Served]:
     """Over stages that a picture can hang; without a drain unless `settings` say so."""
     words = [f"{name}={value}" for name, value in {"silence": 100, **settings}.items()]
-    command = [sys.executable, hanging.__file__, str(weights), str(frontends), engine, *words]
-    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
-    try:
+    with started(sys.executable, hanging.__file__, str(weights), str(frontends), engine, *words) as served:
         served.wait_until_ready(frontends)
         yield served
-    finally:
-        served.kill()
 
 
 def connect(served: Served) -> socket.socket:
@@ -64,17 +60,6 @@ def connect(served: Served) -> socket.socket:
 
 def asked(body: bytes, path: str = "/classify", kind: str = "image/png") -> bytes:
     return HEAD.format(path=path, kind=kind, size=len(body), id=ID).encode() + body
-
-
-def received(connection: socket.socket) -> list[httpx.Response]:
-    """All answers until the other side closes, however abruptly."""
-    found = b""
-    try:
-        while more := connection.recv(2**16):
-            found += more
-    except ConnectionResetError:
-        pass
-    return list(answers(found))
 
 
 def in_flight(served: Served) -> float:
@@ -121,7 +106,7 @@ def test_what_is_in_flight_is_answered_first(tiny_weights: Path, frontends: int,
             time.sleep(0.2)  # while it runs, nobody can be asked
         served.process.send_signal(signal.SIGTERM)
         assert idle.recv(1) == b"", "an idle connection is closed"
-        [answer] = received(connection)
+        [answer] = answers(received(connection))
         assert (answer.status_code, answer.headers["Connection"]) == (200, "close")
         check_end(served, 0)
         wait_until(lambda: not alive(started))
@@ -224,7 +209,7 @@ def cut_after(served: Served, seconds: float, connections: list[socket.socket]) 
     """What clients are answered from SIGTERM on."""
     with gone_within(served, seconds + 2):
         served.process.send_signal(signal.SIGTERM)
-        return [received(connection) for connection in connections]
+        return [list(answers(received(connection))) for connection in connections]
 
 
 @pytest.mark.parametrize("path", ["/classify", "/v2/models/msmlp/infer"])
@@ -339,7 +324,7 @@ def test_a_second_signal_ends_it_at_once(tiny_weights: Path, first: signal.Signa
         served.wait_for("shutting down")
         with gone_within(served, 1):
             served.process.send_signal(second)
-            [answer] = received(connection)
+            [answer] = answers(received(connection))
         check_cut(answer)
         check_end(served, 1, cut=1)
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import pytest
 from tests.chaos.harness import at_length
 from tests.e2e.test_frontends import front_ends
 from tests.fakes import PATIENCE_SECONDS, picture
-from tests.processes import Served, environment
+from tests.processes import Served, started
 from tests.servers import encoded, wait_until
 from tests.service.frontends import hanging
 
@@ -38,13 +37,9 @@ def shown(label: int) -> bytes:
 @contextmanager
 def serving(weights: Path, frontends: int, engine: str, *more: str) -> Iterator[Served]:
     limit = () if "silence" in str(more) else (f"silence={SILENCE}",)
-    command = [sys.executable, hanging.__file__, str(weights), str(frontends), engine, *limit, *more]
-    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
-    try:
+    with started(sys.executable, hanging.__file__, str(weights), str(frontends), engine, *limit, *more) as served:
         served.wait_until_ready(frontends)
         yield served
-    finally:
-        served.kill()
 
 
 def classify(served: Served, image: bytes = IMAGE, **options: Any) -> tuple[int, float]:

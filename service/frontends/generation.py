@@ -168,10 +168,11 @@ class Generation:
             self._hear(place, message)
 
     def _bury(self, place: Place) -> None:
+        served = place.was_ready or place.ready  # it may have been ready since the last look
         how, failure = place.bury(), place.failure
         self._scrapes.totals.retire(place.number)
         if self.ending:
-            self.killed += not self.trial and place.was_ready and place.status != 0
+            self.killed += not self.trial and served and place.status != 0
             self._note_end()
         elif failure is not None and failure.by_caller and not self._served:
             self.fail(CallerError(failure.detail))

@@ -1,6 +1,6 @@
 # Every verb sets up .venv first. EXTRA=cpu|gpu overrides the choice of builds.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos docs clean
+.PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos soak docs clean
 
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
@@ -40,6 +40,9 @@ gpu-here:
 
 chaos: $(DEV) ## let everything go wrong at length: processes, disks, clients, bombs; the property tests too
 	HYPOTHESIS_PROFILE=chaos $(BIN)/python -m pytest --timeout 1800 -m "not system and not gpu" tests/service/engine tests/service/telemetry/test_totals.py tests/model/calibration tests/service/http/test_openapi.py tests/service/http/routes/test_decoding.py tests/e2e/test_frontends.py tests/e2e/test_hangs.py tests/e2e/test_end.py tests/e2e/test_json_bombs.py tests/e2e/test_reload_faults.py tests/e2e/test_secrets.py tests/chaos tests/fuzz $(ARGS)
+
+soak: $(DEV) ## half an hour at 80 % of capacity, with a reload and kills; ARGS="--minutes 2"
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 check: $(DEV) ## check lint, format, types and import layers
 	$(BIN)/ruff check .

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.open_loop import open_loop
-from benchmarks.soak import memory_growth
 from msmlp.bench.generator import Load, Seen, closed_loop, offer, request_bytes
 from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import family
@@ -40,8 +39,10 @@ CAPACITY_SECONDS, CONNECTIONS, SHARE = 5.0, 32, 0.8
 EVERY_SECONDS = 5.0
 RELOAD, KILL = 1 / 3, 2 / 3
 """When, as shares of the time."""
+SETTLE_SECONDS = 60.0
+"""After the kills, left out, at most a third of the rest: memory that a new process takes once and keeps is no leak."""
 LEAK_MIB_PER_MINUTE, LEAK_MIB = 1.0, 16.0
-"""More than both, after the last kill, is a leak."""
+"""More than both, after that, is a leak."""
 
 EXPECTED = {"200", "429"}
 AT_A_KILL = {"503", "ConnectionResetError", "IncompleteReadError", "BrokenPipeError", "ConnectionRefusedError"}
@@ -128,13 +129,10 @@ def soak(weights: Path, minutes: float, serve: Sequence[str]) -> dict[str, Any]:
         seen = offer(load, Checked(known=known), loop=partial(open_loop, rate=SHARE * capacity))
         watcher.stop()
         assert isinstance(seen, Checked)
-        faults, after = (
-            _faults(seen, target),
-            [row for row in watcher.samples if row["seconds"] > 60 * minutes * KILL + 30],
-        )
+        faults = _faults(seen, target)
         reloads = served.metric('msmlp_reloads_total{outcome="done"}')
-    memory = memory_growth(after) if len(after) > 2 else None
-    if memory and memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB:
+    memory = memory_growth([row for row in watcher.samples if row["seconds"] > 60 * minutes * KILL])
+    if memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB:
         faults.append(f"memory grows by {memory['slope_mib_per_minute']:.2f} MiB per minute")
     if reloads != 1:
         faults.append(f"{reloads:g} reloads were done")
@@ -170,6 +168,23 @@ def _faults(seen: Checked, target: Target) -> list[str]:
     if "Traceback" in target.served.log:
         faults.append("a traceback is in the log")
     return faults
+
+
+def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
+    """The line through the server's memory after it has settled: MiB per minute, and the growth from end to end."""
+    times = np.array([sample["seconds"] - samples[0]["seconds"] for sample in samples])
+    rss = np.array([sample["rss_mib"] for sample in samples])
+    settled = times >= min(SETTLE_SECONDS, times[-1] / 3)
+    slope = float(np.polyfit(times[settled] / 60, rss[settled], 1)[0]) if settled.sum() > 1 else 0.0
+    span = float(np.ptp(times[settled])) / 60
+    return {
+        "settled_mib": float(rss[settled][0]),
+        "last_mib": float(rss[-1]),
+        "most_mib": float(rss.max()),
+        "settled_minutes": span,
+        "slope_mib_per_minute": slope,
+        "growth_mib": slope * span,
+    }
 
 
 def page(figures: dict[str, Any]) -> str:

@@ -238,6 +238,7 @@ class RemoteWorker:
         ready = next((message for message in heard if isinstance(message, Ready)), None)
         if ready is not None:
             self.permits, self._silence = ready.permits, ready.silence
+            self._heartbeat = Heartbeat()  # another engine may have beaten as often as the last that was seen
             self._lives += 1
         if heard:
             self._send(heard)

@@ -14,9 +14,10 @@ import pytest
 from msmlp.model.errors import DeviceError
 from msmlp.service.engine.admission import Permits
 from msmlp.service.engine.async_engine import AsyncEngine
+from msmlp.service.engine.heartbeat import LOOK_SECONDS
 from msmlp.service.engine.messages import Answers, Cancelled, Counts, Died, ExitParameters, Failed, Ready, Stop, Submit
 from msmlp.service.engine.process.host import EngineHost
-from msmlp.service.engine.process.remote import ENDED, GONE, RemoteWorker
+from msmlp.service.engine.process.remote import ENDED, GONE, Connection, RemoteWorker
 from msmlp.service.engine.transport import Send
 from msmlp.service.errors import EngineDownError, OverloadedError
 from tests.engines import FATAL, OWN_REQUEST, SHAPE, BreaksLater, Build, OnLoop, Talk, host_of, remote
@@ -219,6 +220,25 @@ def test_all_front_ends_learn_an_engines_death_and_connect_to_the_next(engine: t
             assert talk.worker.worker.restarts == 1  # type: ignore[attr-defined]
             talk.submit(4, pictures(2, 1.0))
             assert len(answered(talk, 4, 2)) == 2
+
+
+def test_an_engine_that_follows_a_silent_one_is_not_called_silent(
+    engine: tuple[EngineHost, Build], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it has beaten as often as that when it was last seen."""
+    monkeypatch.setattr(Connection, "beat", 1.0)
+    with front_end(engine[0]) as talk:
+        assert isinstance(talk.worker, OnLoop)
+        worker, now = talk.worker.worker, 0.0
+        while talk.worker.ready.is_set():
+            now += LOOK_SECONDS
+            talk.worker._do(lambda: worker.look(now))  # noqa: B023 (waits for it)
+        assert "has not responded for" in talk.hear(Died).detail
+        talk.hear(Ready)
+        wait_until(talk.worker.ready.is_set)
+        talk.worker._do(lambda: worker.look(now + LOOK_SECONDS))
+        assert talk.worker.ready.is_set()
+        assert worker.restarts == 1  # type: ignore[attr-defined]
 
 
 def test_an_engine_that_is_out_of_service_is_gone_for_all() -> None:

@@ -17,12 +17,11 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.forms import say, serve
-from benchmarks.peers.servers import pause, resume
+from benchmarks.peers.servers import KEY, pause, resume
 from msmlp.bench.generator import Load, offer, request_bytes
 from msmlp.bench.images import PICTURES, pick_images
 from msmlp.bench.processes import Server, server_process
 
-KEY = "a-key-of-a-benchmark"
 CONNECTIONS = (1, 8, 32)
 SIZE = 32
 WARM_SECONDS = 0.25

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.peers.bare import Bare, Costs, batch_key
 from benchmarks.peers.programs import Answer
-from benchmarks.peers.servers import Case, pause, resume
+from benchmarks.peers.servers import KEY, OURS_KEYED, Case, pause, resume
 from msmlp.bench.generator import Load, Seen, request_bytes
 from msmlp.bench.processes import Server, family
 
@@ -41,8 +41,9 @@ class Entry:
     def load(self, connections: int, seconds: float) -> Load:
         """One image per request, cycling through them."""
         path = self.case.path(self.server.name)
-        sent = (request_bytes(self.server.url, path, file, "application/octet-stream") for file in self.case.files)
-        return Load(self.server.url, tuple(sent), connections, seconds)
+        url, keys = self.server.url, {"Authorization": f"Bearer {KEY}"} if self.server.name == OURS_KEYED else {}
+        sent = (request_bytes(url, path, file, "application/octet-stream", **keys) for file in self.case.files)
+        return Load(url, tuple(sent), connections, seconds)
 
 
 def measure(

@@ -33,7 +33,8 @@ picture per request over a real socket:
 The servers:
 
 - *msmlp*: `msmlp serve --backend onnx` with its default settings: all checks, metrics and limits. In the cascade the
-  threshold comes with each request. *1 front end*: the same with `--frontends 1`.
+  threshold comes with each request. *1 front end*: the same with `--frontends 1`. *With keys*: the same with
+  `--api-keys-file`, one key and limits that are never reached.
 - *least server* (`least.py`): an asyncio protocol and httptools; decoding and the graphs inline on the loop's thread,
   in two processes. It checks, limits and counts nothing: a bound, not a server to use.
 - *LitServe*: decoding in `decode_request`, its batching around the graphs; the body is the encoded image.

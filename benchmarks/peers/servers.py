@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from benchmarks.peers.programs import Answer
 from msmlp.bench.http import SERVE
 from msmlp.bench.processes import Server, family, server_process
-from msmlp.service.settings import Settings
 
-OURS, OURS_ALONE = "msmlp", "msmlp, 1 front end"
-OUR_SIZES: dict[str, tuple[str, ...]] = {OURS: ()}
-"""Our servers, and what is not default about them."""
-if "frontends" in Settings.model_fields:
-    OUR_SIZES[OURS_ALONE] = ("--frontends", "1")
+OURS, OURS_ALONE, OURS_KEYED = "msmlp", "msmlp, 1 front end", "msmlp, with keys"
+KEY = "a-key-of-a-benchmark"
+OUR_SIZES: dict[str, tuple[str, ...]] = {OURS: (), OURS_ALONE: ("--frontends", "1"), OURS_KEYED: ()}
+"""Our servers, and what is not default about them; one also asks for KEY, with limits that are never reached."""
 PLAIN, CASCADE, SHIPPED = "exits off", "cascade", "shipped weights"
 Say = Callable[[str], None]
 Tuning = dict[str, Any]
@@ -97,8 +96,13 @@ SERVERS = (*OUR_SIZES, LEAST.name, *(peer.name for peer in PEERS))
 def our_server(case: Case, say: Say, name: str = OURS) -> Iterator[Server]:
     """`msmlp serve` as it is shipped."""
     where = ("--weights", str(case.folder), "--host", "127.0.0.1", "--port", "0")
-    with server_process(name, ["-c", SERVE, "serve", "--backend", "onnx", *where, *OUR_SIZES[name]], say) as server:
-        yield server
+    with NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write(f"{KEY} requests=1e6 pixels=1e12\n")
+        keys.flush()
+        asks = ("--api-keys-file", keys.name) if name == OURS_KEYED else ()
+        options = ["-c", SERVE, "serve", "--backend", "onnx", *where, *OUR_SIZES[name], *asks]
+        with server_process(name, options, say) as server:
+            yield server
 
 
 @contextmanager

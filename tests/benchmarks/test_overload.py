@@ -32,10 +32,15 @@ class Answer(socketserver.StreamRequestHandler):
                 return
 
 
+class Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 128
+    """More than come at once: who finds no room tries again seconds later."""
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """Its url."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as listening:
+    with Server(("127.0.0.1", 0), Answer) as listening:
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

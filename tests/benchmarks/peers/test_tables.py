@@ -12,7 +12,7 @@ from benchmarks.peers.bare import ALONE, BARE, DECODED
 from benchmarks.peers.goals import BEST, GOALS, SPEED, faults, goals
 from benchmarks.peers.measure import median, nearest
 from benchmarks.peers.page import page
-from benchmarks.peers.servers import CASCADE, LEAST, OURS, PEERS, PLAIN, SHIPPED
+from benchmarks.peers.servers import CASCADE, LEAST, OURS, OURS_KEYED, PEERS, PLAIN, SHIPPED
 
 COUNTS = (1, 32)
 LITSERVE, ONE, TWO = (peer.name for peer in PEERS)
@@ -103,7 +103,8 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     unmeasured = [goal for goal in each if goal["goal"].startswith((CASCADE, SHIPPED))]
     assert len(unmeasured) > 10
     assert all(goal["met"] is None and goal["measured"] is None for goal in unmeasured)
-    assert {goal.over for goal in GOALS if goal.figure == SPEED} == {LEAST.name, BEST, TWO}
+    assert {goal.over for goal in GOALS if goal.figure == SPEED and goal.of == OURS} == {LEAST.name, BEST, TWO}
+    assert {(goal.of, goal.over) for goal in GOALS if goal.of != OURS} == {(OURS_KEYED, OURS)}
 
 
 def test_wrong_and_degraded_answers_are_goals_and_faults() -> None:

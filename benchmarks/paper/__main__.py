@@ -28,6 +28,8 @@ def main() -> int:
     except MsmlpError as error:
         _say(str(error))
         return 1
+    except KeyboardInterrupt:  # outside of a training, which ends in words
+        return 130
     return 0 if well else 1
 
 

@@ -53,7 +53,7 @@ def estimate(values: Sequence[Right]) -> Estimate:
 
 def difference(ours: Sequence[Right], theirs: Sequence[Right]) -> Estimate:
     """Ours minus theirs, image by image and seed by seed."""
-    return estimate(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64))
+    return estimate([a.astype(np.float64) - b for a, b in zip(ours, theirs, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _row(campaign: Campaign, row: Row) -> list[str]:
             of.run("cifar10", network).gflops(folded=folded)[row.exit - 1] if network else None
             for network in (row.network, row.base)
         )
-        cells.append(f"{own:.4f}" + (f" (↑{100 * (own / base - 1):.1f} %)" if own and base else ""))
+        cells.append(f"{own:.4g}" + (f" (↑{100 * (own / base - 1):.1f} %)" if own and base else ""))
     return cells
 
 
@@ -209,4 +209,4 @@ def _points(reached: Estimate, sign: str = "") -> str:
 
 
 def _point(cost: float, accuracy: float) -> tuple[str, str]:
-    return f"{cost:.4f}", percent(accuracy)
+    return f"{cost:.4g}", percent(accuracy)

@@ -73,7 +73,7 @@ def _claim(campaign: Campaign, claim: Claim, data: str) -> list[str]:
     printed = [ACCURACIES.get((network, claim.exit or 0, data)) for network in ("all", claim.theirs)]
     head = [claim.text, DATA[data], f"{100 * (printed[0] - printed[1]):+.2f}" if printed[0] and printed[1] else ""]
     if not seeds:
-        missing = [network for network, found in zip(("all", claim.theirs), both, strict=True) if not found]
+        missing = [network for network, found in zip(("all", claim.theirs), both, strict=True) if 0 not in found]
         return [*head, _not_run(*(campaign.run(data, network) for network in missing)), "", "", "", "not run"]
     ours, theirs = ([each[seed] for seed in seeds] for each in both)
     if claim.exit is not None:

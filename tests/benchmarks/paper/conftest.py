@@ -33,9 +33,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Scale:
 
 
 def _answers(rng: np.random.Generator, shares: list[float], images: int) -> Answers:
-    ease = rng.random(
-        images
-    )  # an image that is easy for one exit is easy for the next, and confident answers are right
+    # An image that is easy for one exit is easy for the next, and confident answers are right.
+    ease = rng.permutation(images) / images
     correct = np.stack([ease < share for share in shares], axis=1)
     scores = np.stack([1 - ease * (0.9 - 0.1 * k) for k in range(len(shares))], axis=1).astype(np.float32)
     return Answers(scores, correct, rng.integers(0, 10, images))

@@ -31,7 +31,7 @@ def test_the_even_thresholds_are_near_a_third(made_up: Callable[..., Result]) ->
     assert (validation.scores[:, 0] >= even_thresholds(validation)[0]).mean() == pytest.approx(1 / 3, abs=0.06)
 
 
-@pytest.mark.parametrize("cost", [1.0, 3.0, 8.0, 21.0])
+@pytest.mark.parametrize("cost", [1.0, 3.0, 12.0, 21.0])
 def test_the_cascade_at_a_cost_lies_between_the_exits(made_up: Callable[..., Result], cost: float) -> None:
     result = made_up([0.5, 0.6, 0.7], images=4000)
     right = at_cost(result, COSTS, cost)
@@ -40,8 +40,8 @@ def test_the_cascade_at_a_cost_lies_between_the_exits(made_up: Callable[..., Res
     assert ends[0] - 1e-9 <= right.mean() <= ends[1] + 1e-9
     if cost == COSTS[0]:
         assert right.mean() == pytest.approx(ends[0])
-    # Confident answers are the right ones, so the best cascade is as good as its last exit long before it costs as much.
-    if cost >= 8:
+    # Confident answers are the right ones, so the cascade is as good as its last exit long before it costs as much.
+    if cost >= 12:
         assert right.mean() == pytest.approx(ends[1], abs=0.01)
 
 
@@ -62,5 +62,5 @@ def test_thresholds_reach_an_accuracy_at_the_least_cost(made_up: Callable[..., R
     validation = made_up([0.5, 0.6, 0.7]).validation.table(COSTS)
     found = reaching(validation, 0.65)
     assert found.accuracy >= 0.65
-    assert found.cost < COSTS[1]
+    assert found.cost < 10
     assert reaching(validation, 0.99) == reaching(validation, 1.0)

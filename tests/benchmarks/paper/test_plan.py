@@ -2,17 +2,19 @@
 
 import math
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
 from benchmarks.paper.plan import COMPARED, SCALES, Run, Scale, chosen, plan, words
 from benchmarks.paper.published import TABLES
-from msmlp.model.cli.train import train as command_line
 from msmlp.model.errors import OptionError
 from msmlp.model.training import trainer
 from msmlp.model.training.recipes import RECIPES, TrainOptions, configure
 
+command_line = import_module("msmlp.model.cli.train")  # its package has a function of the same name
 CPU, PAPER = SCALES["cpu"], SCALES["paper"]
 
 
@@ -61,13 +63,11 @@ def test_the_cpu_networks_have_the_papers_proportions() -> None:
 
 @pytest.mark.parametrize("run", [*plan(CPU)[:7], *plan(PAPER)], ids=lambda run: f"{run.scale.name} {run.name}")
 def test_the_command_of_a_run_is_what_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-
     seen: list[TrainOptions] = []
     monkeypatch.setattr(trainer, "train", lambda options: (seen.append(options), Path("out"))[1])
-    monkeypatch.setattr("msmlp.model.cli.train._say_trained", lambda *_: None)
+    monkeypatch.setattr(command_line, "_say_trained", lambda *_: None)
     app = typer.Typer()
-    app.command()(command_line)
+    app.command()(command_line.train)
     options = run.options(Path("some data"), Path("out") / run.name, "cpu", 2)
     app(words(options)[2:], standalone_mode=False)
     assert seen == [options]

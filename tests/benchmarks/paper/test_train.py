@@ -8,17 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import train as training
-from benchmarks.paper.measure import OUTPUTS, load_result, load_results
+from benchmarks.paper.curve import even_thresholds
+from benchmarks.paper.figures import contact_sheet, easy_and_hard
+from benchmarks.paper.measure import OUTPUTS, Result, load_result, load_results
 from benchmarks.paper.plan import Run, Scale
 from msmlp.model.errors import TrainingStoppedError
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.training.run_log import read_metrics
+from msmlp.model.training.trainer import train
 
 Call = Callable[..., int]
 KILLED = """
@@ -78,6 +84,27 @@ def test_runs_are_trained_measured_and_skipped_then(
     assert measured["cifar10-tiny"]["images"] == 150
     assert len(measured["cifar10-tiny"]["ratios"]) == 1
     assert "cifar100-tiny: needs cifar100-tiny-all-0 and" in capfd.readouterr().err
+
+
+def test_the_contact_sheet_shows_easy_and_hard_images(
+    tiny: Scale, digits_folder: Path, tmp_path: Path, made_up: Callable[..., Result], no_graphs: None
+) -> None:
+    run = Run(tiny, "cifar10", "tiny", "all", 0)
+    options = run.options(digits_folder, tmp_path / run.name, "cpu", 1)
+    train(replace(options, epochs=0))
+    result, costs = made_up([0.4, 0.5, 0.9], images=150), run.gflops()
+    rows = easy_and_hard(result, costs)
+    assert len(rows) == 4
+    left = exit_of(result.test.scores, np.array(even_thresholds(result.validation.table(costs))))
+    for label, *both in rows:
+        for images, exit in zip(both, (1, 3), strict=True):
+            assert len(images) == 3
+            assert (result.test.labels[images] == label).all()
+            assert (left[images] == exit).all()
+            assert result.test.correct[images, exit - 1].all()
+    contact_sheet(options, result, costs, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_a_killed_run_is_resumed(

@@ -28,10 +28,11 @@ without reuse in Table 3, with reuse in the first block in Table 4.
 
 ## Claims
 
-Differences in points, ours minus theirs, image by image and seed by seed. A claim holds, or does not, if the difference
-is larger than two standard errors and has the same sign with every seed. Of twenty claims about nothing, one would come
-out as either. The standard error is that of images and seeds together; one seed cannot tell what seeds do. At equal
-GFLOPs the cascade is where its curve (Figure 4, Algorithm 1) meets the Mixer's cost.
+Differences in points, ours minus theirs, image by image and seed by seed, ± the standard error of images and seeds
+together; one seed cannot tell what seeds do. A claim holds, or does not, if its 95 % interval excludes 0: two standard
+errors where images make them, 4.3 where the spread of three seeds does (Student's t). Of twenty claims about nothing,
+one would come out as either. At equal GFLOPs the cascade is where its curve (Figure 4, Algorithm 1) meets the Mixer's
+cost.
 
 {claims}
 

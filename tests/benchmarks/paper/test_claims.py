@@ -32,12 +32,22 @@ def test_seeds_that_differ_more_than_images_make_the_error() -> None:
     assert found.verdict == UNKNOWN  # 0.1 ± 0.06
 
 
-def test_a_claim_needs_the_sign_of_every_seed() -> None:
+def test_few_seeds_must_agree_better_than_many_images() -> None:
     image = np.ones(10_000)
-    assert estimate([0.010 * image, 0.011 * image, 0.0001 * image]).verdict == HOLDS
-    alike = estimate([0.010 * image, 0.011 * image, -0.0001 * image])
-    assert alike.mean > 2 * alike.error * 0.9
-    assert alike.verdict == UNKNOWN
+    seeds = estimate([0.02 * image, 0.05 * image, 0.04 * image])
+    assert (seeds.of_images, seeds.of_seeds) == pytest.approx((0, 0.0088), abs=1e-4)
+    assert seeds.interval == pytest.approx(4.30 * seeds.error)
+    assert seeds.mean > 4 * seeds.error
+    assert seeds.verdict == UNKNOWN
+    assert estimate([0.03 * image, 0.05 * image, 0.04 * image]).verdict == HOLDS
+    assert estimate([-0.03 * image, -0.05 * image, -0.04 * image]).verdict == FAILS
+
+
+def test_where_images_make_the_error_two_of_it_are_enough(rows: Callable[..., list[np.ndarray]]) -> None:
+    (right,) = rows([0.5])
+    found = estimate([right, right, right])
+    assert found.of_seeds == 0
+    assert found.interval == pytest.approx(2.02 * found.error)
 
 
 def test_one_seed_has_the_binomial_error() -> None:

@@ -1,11 +1,13 @@
 """Weight sets, equal cost and equal accuracy on made-up answers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.paper.curve import CORRECTED, at_cost, even_thresholds, reaching, thresholds_of_sets, weight_sets
+from benchmarks.paper.curve import CORRECTED, PAPER, at_cost, even_thresholds, reaching, thresholds_of_sets, weight_sets
+from benchmarks.paper.figures import curve
 from benchmarks.paper.measure import Result
 
 COSTS = [1.0, 5.0, 21.0]
@@ -49,6 +51,22 @@ def test_beyond_its_ends_the_curve_is_its_end(made_up: Callable[..., Result]) ->
     result = made_up([0.5, 0.6, 0.7])
     assert (at_cost(result, COSTS, 0.1) == result.test.correct[:, 0]).all()
     assert (at_cost(result, COSTS, 99) == at_cost(result, COSTS, 98)).all()
+
+
+def test_thresholds_come_from_validation_images_alone(made_up: Callable[..., Result]) -> None:
+    """If they are far less confident, every test image leaves at exit 1."""
+    made = made_up([0.5, 0.6, 0.7])
+    result = replace(made, validation=replace(made.validation, scores=made.validation.scores * np.float32(0.1)))
+    first = made.test.correct[:, 0].astype(float)
+    assert at_cost(result, COSTS, 12.0) == pytest.approx(first)
+    assert at_cost(made, COSTS, 12.0).mean() > first.mean() + 0.1
+    assert curve([result], PAPER, COSTS) == [(COSTS[0], first.mean())] * 40
+
+
+def test_a_curve_is_the_mean_over_seeds(made_up: Callable[..., Result]) -> None:
+    one, other = made_up([0.5, 0.6, 0.7], 1), made_up([0.3, 0.6, 0.7], 2)
+    means = np.array(curve([one, other], CORRECTED, COSTS))
+    assert means == pytest.approx((np.array(curve([one], CORRECTED, COSTS)) + curve([other], CORRECTED, COSTS)) / 2)
 
 
 def test_between_two_settings_the_answers_are_mixed(made_up: Callable[..., Result]) -> None:

@@ -11,6 +11,7 @@ import typer
 from benchmarks.paper.plan import COMPARED, SCALES, Run, Scale, chosen, plan, words
 from benchmarks.paper.published import TABLES
 from msmlp.model.errors import OptionError
+from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.training import trainer
 from msmlp.model.training.recipes import RECIPES, TrainOptions, configure
 
@@ -59,6 +60,22 @@ def test_the_cpu_networks_have_the_papers_proportions() -> None:
         assert (ours.width, ours.depth) == (64, 4)
         assert ours.token_hidden / ours.width == theirs.token_hidden / theirs.width
         assert ours.channel_hidden / ours.width == theirs.channel_hidden / theirs.width
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_networks_and_seeds_are_what_their_names_say(scale: Scale) -> None:
+    switches = {"all": ("all", True), "none": ("none", True), "first": ("first", True), "no-norm": ("all", False)}
+    for run in plan(scale):
+        options = run.options(Path(), Path())
+        network, _ = configure(options)
+        assert isinstance(network, CascadeConfig)
+        assert options.seed == run.seed
+        assert {stage.depth for stage in network.stages} == {{"cpu": 4, "s": 8, "b": 12}[run.size]}
+        if run.network in switches:
+            assert [stage.patch for stage in network.stages] == [16, 8, 4]
+            assert (network.reuse, network.reuse_norm) == switches[run.network]
+        else:
+            assert [f"mixer-{stage.patch}" for stage in network.stages] == [run.network]
 
 
 @pytest.mark.parametrize("run", [*plan(CPU)[:7], *plan(PAPER)], ids=lambda run: f"{run.scale.name} {run.name}")

@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from benchmarks.paper import __main__ as command
+from benchmarks.paper import speed
 from benchmarks.paper import train as training
 from benchmarks.paper.curve import even_thresholds
 from benchmarks.paper.figures import contact_sheet, easy_and_hard
 from benchmarks.paper.measure import OUTPUTS, Result, load_result, load_results
 from benchmarks.paper.plan import Run, Scale
+from msmlp.model.data import load_dataset
 from msmlp.model.errors import TrainingStoppedError
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.training.run_log import read_metrics
@@ -52,7 +54,12 @@ def call(monkeypatch: pytest.MonkeyPatch, tiny: Scale, digits_folder: Path) -> C
 
 
 def test_runs_are_trained_measured_and_skipped_then(
-    call: Call, tiny: Scale, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    call: Call,
+    tiny: Scale,
+    digits_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = ["cifar10-tiny-all-0", "cifar10-tiny-mixer-4-0"]
     assert call(tmp_path, "--only", *names) == 0
@@ -84,6 +91,20 @@ def test_runs_are_trained_measured_and_skipped_then(
     assert measured["cifar10-tiny"]["images"] == 150
     assert len(measured["cifar10-tiny"]["ratios"]) == 1
     assert "cifar100-tiny: needs cifar100-tiny-all-0 and" in capfd.readouterr().err
+
+    pixels, backend = load_dataset(digits_folder, 32).test.pixels, speed._backend(tmp_path / names[0], "cpu")
+    limits = [_widest_gap(cascade.test.scores[:, k]) for k in (0, 1)]
+    goes_on = cascade.test.scores[:, :2] < limits
+    assert speed.one_pass(backend, pixels, limits) == [150, goes_on[:, 0].sum(), goes_on.all(axis=1).sum()]
+    assert speed.one_pass(backend, pixels, (0.0, 0.0)) == [150, 0, 0]
+    assert speed.one_pass(backend, pixels, (1.0, 1.0)) == [150, 150, 150]
+
+
+def _widest_gap(scores: np.ndarray) -> float:
+    """A threshold that no rounding moves an image across."""
+    middle = np.sort(scores.astype(float))[40:110]
+    widest = int(np.diff(middle).argmax())
+    return float(middle[widest : widest + 2].mean())
 
 
 def test_the_contact_sheet_shows_easy_and_hard_images(

@@ -53,6 +53,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tiny: Scale, digits_folder: Path) -> C
     return run
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_runs_are_trained_measured_and_skipped_then(
     call: Call,
     tiny: Scale,
@@ -107,8 +108,9 @@ def _widest_gap(scores: np.ndarray) -> float:
     return float(middle[widest : widest + 2].mean())
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_the_contact_sheet_shows_easy_and_hard_images(
-    tiny: Scale, digits_folder: Path, tmp_path: Path, made_up: Callable[..., Result], no_graphs: None
+    tiny: Scale, digits_folder: Path, tmp_path: Path, made_up: Callable[..., Result]
 ) -> None:
     run = Run(tiny, "cifar10", "tiny", "all", 0)
     options = run.options(digits_folder, tmp_path / run.name, "cpu", 1)
@@ -118,6 +120,9 @@ def test_the_contact_sheet_shows_easy_and_hard_images(
     assert len(rows) == 4
     left = exit_of(result.test.scores, np.array(even_thresholds(result.validation.table(costs))))
     for label, *both in rows:
+        sure = [result.test.scores[images, 0] for images in both]
+        assert min(sure[0]) > max(sure[1])
+        assert sure[0][0] == result.test.scores[(result.test.labels == label), 0].max()
         for images, exit in zip(both, (1, 3), strict=True):
             assert len(images) == 3
             assert (result.test.labels[images] == label).all()
@@ -128,6 +133,7 @@ def test_the_contact_sheet_shows_easy_and_hard_images(
         assert min(picture.size) > 300
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_killed_run_is_resumed(
     call: Call, tiny: Scale, digits_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

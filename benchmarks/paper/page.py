@@ -100,12 +100,7 @@ def _table(campaign: Campaign, rows: tuple[Row, ...]) -> list[str]:
 def _row(campaign: Campaign, row: Row) -> list[str]:
     cells = [row.label]
     for data in DATA:
-        printed, reached, run = row.accuracy.get(data), campaign.accuracy(data, row.network, row.exit), "not planned"
-        if campaign.run(data, row.network) in plan(campaign.scale):
-            run = _not_run(campaign.run(data, row.network))
-        seeds = len(reached.by_seed) if reached else 1
-        here = f"{_points(reached)} % ({reached.images:,}{f' x {seeds}' * (seeds > 1)})" if reached else run
-        cells += [percent(printed) if printed else "", here]
+        cells += [percent(row.accuracy[data]) if data in row.accuracy else "", _here(campaign, data, row)]
     cells.append(row.gflops)
     for of, folded in ((Campaign(SCALES["paper"], {}, {}), False), (campaign, False), (campaign, True)):
         own, base = (
@@ -116,13 +111,23 @@ def _row(campaign: Campaign, row: Row) -> list[str]:
     return cells
 
 
+def _here(campaign: Campaign, data: str, row: Row) -> str:
+    if reached := campaign.accuracy(data, row.network, row.exit):
+        seeds = len(reached.by_seed)
+        return f"{_points(reached)} % ({reached.images:,}{f' x {seeds}' * (seeds > 1)})"
+    run = campaign.run(data, row.network)
+    return _not_run(run) if run in plan(campaign.scale) else "not planned"
+
+
 def _table_2(campaign: Campaign) -> list[str]:
     rows, notes = list[list[str]](), [""]
     for (size, data), (mixer, cascade, printed) in TABLE_2.items():
         name = f"{data}-{campaign.scale.sizes[0] if size == 's' else size}"
         found = campaign.speed.get(name)
         for place, network, (accuracy, speed) in ((1, f"MLP-Mixer-{size}", mixer), (0, f"MSMLP-{size}", cascade)):
-            rows.append([network, DATA[data], percent(accuracy), f"{speed}" if place else f"{speed} ({printed} times)"])
+            rows.append(
+                [network, DATA[data], percent(accuracy), f"{speed:,}" if place else f"{speed:,} ({printed} times)"]
+            )
             if found is None:
                 planned = size == "s" or size in campaign.scale.sizes
                 rows[-1] += ["not run: `--speed`" if planned else "not at this scale", ""]

@@ -88,7 +88,7 @@ Both are fvcore's: multiply-adds, LN 5 per element, upsampling 1 per element, ac
 (`model/nn/config.py`; a test compares it with fvcore).
 
 - **Table 1 agrees.** {mixers[0]:.4g}, {mixers[1]:.4g} and {mixers[2]:.4g} are printed as 0.07, 0.30 and 1.21, cut after
-  two digits. LN is in them: without it the last would be {without_norm:.4g}, cut to 1.20.
+  two digits. LN is in them: without it the last would be {without_norm:.4f}, cut to 1.20.
 - **Table 3 does not** after exit 1: {plain[1]:.2f} and {plain[2]:.2f} without reuse, {reuse[1]:.2f} and {reuse[2]:.2f}
   with it, are printed as 0.21 and 0.72, 0.24 and 0.79. By section 3.1 each stage has the structure of the one before
   with four times the tokens, so it costs about four times as much at any depth and width, and exit 2 five times exit 1:

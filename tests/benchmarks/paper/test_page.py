@@ -59,6 +59,7 @@ def test_without_results_every_cell_names_its_command_and_gflops_are_there(scale
     cell = cells(page, "Table 1", "Mixer, 64")
     assert cell[1:3] == ["81.87 %", f"not run: `--only cifar10-{size}-mixer-4-0`"]
     assert cell[5:7] == ["1.21", "1.212"]
+    assert "would be 1.2095, cut to 1.20" in page
     for run in re.findall(r"--only ([\w -]+)`", page):
         assert set(run.split()) <= {each.name for each in plan(SCALES[scale])}
     for run in plan(SCALES[scale]):

@@ -79,7 +79,7 @@ def _speed(given: argparse.Namespace) -> None:
         folders = [given.out / run.name for run in pair]
         found = compare(folders, [results[run] for run in pair], test.pixels[:2048], given.rounds, given.device)
         rows[f"{data}-{size}"] = found
-        _say(f"{data}-{size}: {found['images_per_second']} images/s")
+        _say(f"{data}-{size}: {' and '.join(f'{each:,.0f}' for each in found['images_per_second'])} images/s")
         (given.out / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -66,7 +66,7 @@ def train_all(work: Sequence[tuple[Run, TrainOptions]], say: Say, finished: Call
             say(f"{run.name}: another process began it")
             continue
         speed = measure_run(options).about["images_per_second"]
-        say(f"{run.name}: done" + (f", trained at {speed:.0f} images/s" if speed else ""))
+        say(f"{run.name}: done, trained at {speed:.0f} images/s")
         finished()
     return well
 

@@ -16,6 +16,8 @@ from tests.docs.test_readme import ROOT
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import environment, msmlp_serve
 
+pytestmark = pytest.mark.system  # it takes half a minute
+
 PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
 # All that is changed of what stands there: fewer epochs.
 EPOCHS = ("EPOCHS=60\n", "EPOCHS=3\n")

@@ -44,6 +44,9 @@ SETTLE_SECONDS = 60.0
 LEAK_MIB_PER_MINUTE, LEAK_MIB = 1.0, 16.0
 """More than both, after that, is a leak."""
 
+LATE_SECONDS = 5.0
+"""How much longer than the load the answers may take."""
+
 EXPECTED = {"200", "429"}
 AT_A_KILL = {"503", "ConnectionResetError", "IncompleteReadError", "BrokenPipeError", "ConnectionRefusedError"}
 """What those get whose front end, or engine, is killed; IncompleteReadError where no byte of an answer came, too."""
@@ -68,11 +71,12 @@ class Checked(Seen):
 class Watcher(threading.Thread):
     """Samples memory and descriptors, and makes things happen when it is time."""
 
-    def __init__(self, served: Served, target: Target, seconds: float) -> None:
+    def __init__(self, served: Served, target: Target, seen: Checked, seconds: float) -> None:
         super().__init__(name="chaos-soak")
         self.samples: list[dict[str, float]] = []
         self.events: list[str] = []
-        self._served, self._target, self._seconds, self._end = served, target, seconds, threading.Event()
+        self._served, self._target, self._seen = served, target, seen
+        self._seconds, self._end = seconds, threading.Event()
         self._due = [(RELOAD * seconds, self._reload), (KILL * seconds, self._kill)]
 
     def run(self) -> None:
@@ -91,8 +95,9 @@ class Watcher(threading.Thread):
         except FileNotFoundError:  # one of them ends just now
             return
         rss = sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        answered = self._seen.statuses["200"]
         row = {"seconds": round(now), "rss_mib": round(rss, 1), "descriptors": descriptors, "processes": len(pids)}
-        self.samples.append(row)
+        self.samples.append({**row, "answered": answered})
 
     def _reload(self, now: float) -> None:
         self._served.process.send_signal(signal.SIGHUP)
@@ -123,13 +128,15 @@ def soak(weights: Path, minutes: float, serve: Sequence[str]) -> dict[str, Any]:
             loop=partial(open_loop, rate=closed_rate(served.url, requests)),
         )
         capacity = closed.statuses["200"] / closed.seconds
-        watcher = Watcher(served, target, 60 * minutes)
+        seen = Checked(known=known)
+        watcher = Watcher(served, target, seen, 60 * minutes)
         watcher.start()
         load = Load(served.url, requests, 8 * CONNECTIONS, 60 * minutes)
-        seen = offer(load, Checked(known=known), loop=partial(open_loop, rate=SHARE * capacity))
+        offer(load, seen, loop=partial(open_loop, rate=SHARE * capacity))
         watcher.stop()
-        assert isinstance(seen, Checked)
         faults = _faults(seen, target)
+        if seen.seconds > 60 * minutes + LATE_SECONDS:
+            faults.append(f"it took {seen.seconds:.0f} s: the load was more than the capacity")
         reloads = served.metric('msmlp_reloads_total{outcome="done"}')
     memory = memory_growth([row for row in watcher.samples if row["seconds"] > 60 * minutes * KILL])
     if memory["slope_mib_per_minute"] > LEAK_MIB_PER_MINUTE and memory["growth_mib"] > LEAK_MIB:
@@ -142,6 +149,7 @@ def soak(weights: Path, minutes: float, serve: Sequence[str]) -> dict[str, Any]:
         "serve": list(layout),
         "capacity_per_second": round(capacity, 1),
         "offered_per_second": round(SHARE * capacity, 1),
+        "seconds": round(seen.seconds, 1),
         "outcomes": dict(seen.statuses.most_common()),
         "p50_ms": round(float(p50), 2),
         "p99_ms": round(float(p99), 2),
@@ -190,7 +198,8 @@ def memory_growth(samples: list[dict[str, float]]) -> dict[str, float]:
 def page(figures: dict[str, Any]) -> str:
     every = max(1, len(figures["samples"]) // 12)
     rows = [
-        "| {seconds} | {rss_mib} | {descriptors} | {processes} |".format(**row) for row in figures["samples"][::every]
+        "| {seconds} | {answered} | {rss_mib} | {descriptors} | {processes} |".format(**row)
+        for row in figures["samples"][::every]
     ]
     outcomes = [f"| {name} | {count} |" for name, count in figures["outcomes"].items()]
     return "\n".join(
@@ -201,7 +210,7 @@ def page(figures: dict[str, Any]) -> str:
             f"p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms. {'; '.join(figures['events'])}. "
             f"Faults: {'; '.join(figures['faults']) or 'none'}.",
             *("", "| outcome | requests |", "|---|---|", *outcomes),
-            *("", "| seconds | RSS, MiB | descriptors | processes |", "|---|---|---|---|", *rows, ""),
+            *("", "| seconds | answered | RSS, MiB | descriptors | processes |", "|---|---|---|---|---|", *rows, ""),
         )
     )
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 8: 2.31, 10: 2.23, 15: 2.13, 20: 2.09, 40: 2.02}
-"""Standard errors in half a 95 % interval, by degrees of freedom."""
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told with this many images"
 
 Right = NDArray[np.float64] | NDArray[np.bool_]
@@ -41,7 +40,7 @@ class Estimate:
         """Half of the 95 % interval, with Satterthwaite's degrees of freedom: few seeds tell little of a spread."""
         seeds = len(self.by_seed)
         freedom = (seeds - 1) * (self.error / self.of_seeds) ** 4 if self.of_seeds else math.inf
-        return self.error * STUDENT[max(each for each in STUDENT if each <= freedom)]
+        return self.error * float(stats.t.ppf(0.975, freedom))
 
     @property
     def verdict(self) -> str:

@@ -127,7 +127,6 @@ def test_a_stage_that_never_returns_gets_a_new_process(tiny_weights: Path) -> No
         assert served.metric("msmlp_engine_restarts_total") == 1
 
 
-@pytest.mark.chaos
 def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:
     with serving(tiny_weights, 1, "process") as served:
         for _ in range(4):
@@ -160,7 +159,6 @@ def test_a_thread_that_hangs_has_its_front_end_replaced(tiny_weights: Path) -> N
         assert "Traceback" not in served.log
 
 
-@pytest.mark.chaos
 def test_a_thread_that_hangs_in_one_of_several_front_ends_has_it_replaced(tiny_weights: Path) -> None:
     with serving(tiny_weights, 2, "thread") as served:
         assert classify(served, shown(hanging.HANGS))[0] == 503

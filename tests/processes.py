@@ -144,9 +144,9 @@ def msmlp_serve(weights: Path, *options: str) -> Iterator[Served]:
 
 
 @contextmanager
-def started(*command: str) -> Iterator[Served]:
-    """A server's process, killed at the end if it still runs."""
-    served = Served(subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True))
+def started(*command: str, **variables: str) -> Iterator[Served]:
+    """A server's process, killed at the end if it still runs; `variables` of its environment."""
+    served = Served(subprocess.Popen(command, env=environment(**variables), stderr=subprocess.PIPE, text=True))
     try:
         yield served
     finally:

@@ -1,5 +1,6 @@
 """Clients vanish at every point, are slow or silent, come by the thousand, or send bombs."""
 
+import base64
 import io
 import json
 import resource
@@ -26,9 +27,11 @@ from tests.chaos.harness import SHORT, Target, at_length
 from tests.chaos.load import BOUNDED, QUERY
 from tests.e2e.test_json_bombs import BODIES, FORMS, bomb
 from tests.fakes import PATIENCE_SECONDS
+from tests.servers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 EVERY = 1 if BOUNDED else 61
 """Bytes between two points at which clients vanish."""
 OPTIONS = (*SHORT, "--grpc-port", "0")
@@ -50,12 +53,12 @@ def requests(target: Target) -> dict[str, bytes]:
     head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(pixels)}}]}).encode()
     length = {"Inference-Header-Content-Length": str(len(head))}
     form, kind = form_bytes([file] * 3)
-    url = target.url
+    url, text = target.url, base64.b64encode(file).decode()
     return {
         "file": request_bytes(url, f"/classify{QUERY}", file, "image/png"),
         "form": request_bytes(url, "/classify", form, kind),
         "stream": request_bytes(url, "/classify?stream=true&min_exit=3", form, kind),
-        "json": request_bytes(url, "/classify", b'{"images":["' + b"A" * 500 + b'"]}', "application/json"),
+        "json": request_bytes(url, "/classify", json.dumps({"images": [text]}).encode(), "application/json"),
         "tensor": request_bytes(url, "/v2/models/msmlp/infer", head + pixels, "application/octet-stream", **length),
     }
 
@@ -71,7 +74,9 @@ def vanish(target: Target, request: bytes, sent: int, read: int) -> None:
     """Send so many bytes of a request, read so many of its answer, and leave, rudely every other time."""
     connection = socket.create_connection(target.address, timeout=PATIENCE_SECONDS)
     connection.sendall(request[:sent])
-    while read > 0 and (found := connection.recv(read)):
+    while read > 0:
+        found = connection.recv(read)
+        assert found, "the service left first"
         read -= len(found)
     leave(connection, rudely=bool(sent % 2))
 
@@ -98,6 +103,7 @@ def test_vanishing_over_grpc(target: Target) -> None:
     )
     call.raw_input_contents.append(bytes(32 * 32 * 3))
     content = call.SerializeToString()
+    before = over_grpc(target)
     with target.ordeal(live=True):
         for number in range(400 if BOUNDED else 20):
             with grpc.insecure_channel(target.served.grpc) as channel:
@@ -107,6 +113,12 @@ def test_vanishing_over_grpc(target: Target) -> None:
                     asked = channel.stream_stream(STREAM)(iter([content] * 3), timeout=PATIENCE_SECONDS)
                 time.sleep(0.002 * (number % 5))
                 asked.cancel()
+    assert over_grpc(target) > before, "some came so far"
+
+
+def over_grpc(target: Target) -> float:
+    """How many calls have ended."""
+    return target.served.metric('msmlp_requests_total{.*route="grpc/.*}')
 
 
 def slow(target: Target, first: bytes, drip: bytes) -> socket.socket:
@@ -182,25 +194,28 @@ def test_an_answer_that_is_not_read(target: Target) -> None:
         assert time.monotonic() < until
 
 
-def silence() -> Iterator[bytes]:
-    """A stream whose messages do not come."""
-    time.sleep(8)
-    yield from ()
-
-
 @pytest.mark.chaos
 def test_slow_and_silent_clients_over_grpc(target: Target) -> None:
+    """Silent connections and streams keep nobody out; a call whose message does not come is ended."""
     host, _, port = target.served.grpc.rpartition(":")
+    over = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        over.wait(PATIENCE_SECONDS)
+        yield from ()
+
     with target.ordeal(live=True), ExitStack() as opened:
         for first in (b"", PREFACE[:10], PREFACE, PREFACE + b"\0\0\x40\x01\x04\0\0\0\x01"):
             for _ in range(5):
                 connection = opened.enter_context(socket.create_connection((host, int(port))))
                 connection.sendall(first)
+        opened.callback(over.set)
         channel = opened.enter_context(grpc.insecure_channel(target.served.grpc))
         streams = [channel.stream_stream(STREAM)(silence(), timeout=PATIENCE_SECONDS) for _ in range(3)]
-        unary = [channel.stream_unary(INFER).future(silence(), timeout=PATIENCE_SECONDS) for _ in range(3)]
-        time.sleep(3)
-        for each in (*streams, *unary):
+        calls = [channel.stream_unary(INFER).future(silence(), timeout=PATIENCE_SECONDS) for _ in range(3)]
+        ends = [call.exception() for call in calls]
+        assert [(end.code(), "did not arrive" in end.details()) for end in ends] == [(LATE, True)] * 3
+        for each in streams:
             each.cancel()
 
 
@@ -209,10 +224,13 @@ def test_a_thousand_idle_connections(target: Target, begin: bytes) -> None:
     number = 1000 if BOUNDED else 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2000)), hard))
+    before = target.served.metric("msmlp_timeouts_total")
     with target.ordeal(live=True) as load, ExitStack() as opened:
         for _ in range(number):
             opened.enter_context(socket.create_connection(target.address)).sendall(begin)
         load.wait_for(50)
+        # They are sent away while their clients still hold them.
+        wait_until(lambda: target.served.metric("msmlp_timeouts_total") - before >= number)
 
 
 def declared(width: int, height: int) -> bytes:

@@ -16,7 +16,7 @@ from tests.chaos.load import BOUNDED, Known, Load
 from tests.chaos.test_clients import SLOW, slow
 from tests.chaos.test_processes import victims
 from tests.chaos.test_system import LAYOUTS
-from tests.e2e.test_frontends import alive
+from tests.e2e.test_frontends import alive, front_ends
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -59,6 +59,7 @@ def reload(target: Target, outcome: str = "done") -> None:
 def test_reload(serve: Serve) -> None:
     """No request fails, though others hold heads, bodies and answers."""
     target = serve(*SHORT)
+    before = front_ends(target.served)
     with target.ordeal(live=True) as load:
         waiting = [slow(target, *how) for how in SLOW.values()]
         for _ in range(5 if BOUNDED else 1):
@@ -66,6 +67,7 @@ def test_reload(serve: Serve) -> None:
             load.wait_for(20)
         for each in waiting:
             each.close()
+    assert not before & front_ends(target.served), "all processes are new"
 
 
 @pytest.mark.chaos

@@ -43,18 +43,23 @@ def allowed(what: str) -> tuple[str, ...]:
     return ("503",) if what == "engine" else ("lost", "cut", "503")
 
 
+def restarts(target: Target, what: str) -> float:
+    return target.served.metric(f"msmlp_{'engine' if what == 'engine' else 'frontend'}_restarts_total")
+
+
 WHAT = pytest.mark.parametrize("what", ["front end", "engine", "front ends"])
 
 
 @WHAT
 def test_killed(serve: Serve, what: str) -> None:
     target = serve()
-    found = one_of(target, what)
+    found, before = one_of(target, what), restarts(target, what)
     with target.ordeal(*allowed(what)) as load:
         for pid in found:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
         load.wait_for(1)
+    assert restarts(target, what) == before + len(found)
 
 
 @WHAT
@@ -62,22 +67,27 @@ def test_killed(serve: Serve, what: str) -> None:
 def test_killed_again_and_again(serve: Serve, what: str) -> None:
     target = serve()
     one_of(target, what)
+    before, killed = restarts(target, what), 0
     with target.ordeal(*allowed(what)) as load:
         for _ in range(4):
             for pid in victims(target, what):
                 os.kill(pid, signal.SIGKILL)
+                killed += 1
             load.wait_for(20)
+    assert killed >= 4
+    assert restarts(target, what) == before + killed
 
 
 @pytest.mark.parametrize("what", ["front end", "engine"])
 @pytest.mark.chaos
 def test_stopped_for_good(serve: Serve, what: str) -> None:
     target = serve()
-    found = one_of(target, what)
+    found, before = one_of(target, what), restarts(target, what)
     with target.ordeal(*allowed(what)):
         for pid in found:
             os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
+    assert restarts(target, what) == before + len(found)
 
 
 @WHAT

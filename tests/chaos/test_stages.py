@@ -1,6 +1,5 @@
 """A stage raises, hangs, or gives scores that are not numbers, while others are answered."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ import pytest
 
 from tests.chaos.harness import Target, at_length, post
 from tests.chaos.load import known_to_fakes
+from tests.e2e.test_frontends import front_ends
 from tests.fakes import picture
-from tests.processes import Served, environment
+from tests.processes import started
 from tests.servers import encoded
 from tests.service.frontends import hanging
 
@@ -21,13 +21,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @contextmanager
 def fake_target(weights: Path, engine: str, folder: Path) -> Iterator[Target]:
     command = [sys.executable, hanging.__file__, str(weights), "2", engine, "silence=2.5"]
-    process = subprocess.Popen(command, env=environment(TMPDIR=str(folder)), stderr=subprocess.PIPE, text=True)
-    served = Served(process)
-    try:
+    with started(*command, TMPDIR=str(folder)) as served:
         served.wait_until_ready(2)
         yield Target(served, known_to_fakes(), 2, folder)
-    finally:
-        served.kill()
 
 
 def poison(label: int) -> bytes:
@@ -53,6 +49,8 @@ def test_a_stage_that_fails(fake: Target, label: int) -> None:
 
 @pytest.mark.chaos
 def test_a_stage_that_is_broken_for_good_until_its_process_is_replaced(fake: Target) -> None:
+    before = front_ends(fake.served)
     with fake.ordeal("503", "lost", "cut") as load:
-        post(fake, poison(hanging.BREAKS), tries=1)
+        assert post(fake, poison(hanging.BREAKS), tries=1) in (503, None)
         load.wait_for(20)
+    assert front_ends(fake.served) - before, "its process is a new one"

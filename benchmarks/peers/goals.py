@@ -4,6 +4,7 @@ A ratio is taken within a round, where both servers met the same machine, and it
 """
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,12 @@ def _best_peer(runs: list[Row]) -> str:
 
 
 def _by_round(runs: list[Row], server: str, figure: str) -> dict[int, float]:
-    return {run["round"]: run[figure] for run in runs if run["server"] == server and run[figure] is not None}
+    """In each round; the mean where several such servers took their turn."""
+    found = defaultdict[int, list[float]](list)
+    for run in runs:
+        if run["server"] == server and run[figure] is not None:
+            found[run["round"]].append(run[figure])
+    return {number: statistics.fmean(values) for number, values in found.items()}
 
 
 def _median(values: list[float]) -> float | None:

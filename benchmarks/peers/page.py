@@ -34,7 +34,8 @@ The servers:
 
 - *msmlp*: `msmlp serve --backend onnx` with its default settings: all checks, metrics and limits. In the cascade the
   threshold comes with each request. *1 front end*: the same with `--frontends 1`. *With keys*: the same with
-  `--api-keys-file`, one key and limits that are never reached.
+  `--api-keys-file`, one key and limits that are never reached. Two servers that were started alike differ by some per
+  cent all their life, so there are three of *msmlp* and three *with keys*, each with its own turns.
 - *least server* (`least.py`): an asyncio protocol and httptools; decoding and the graphs inline on the loop's thread,
   in two processes. It checks, limits and counts nothing: a bound, not a server to use.
 - *LitServe*: decoding in `decode_request`, its batching around the graphs; the body is the encoded image.

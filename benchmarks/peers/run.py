@@ -28,7 +28,9 @@ from benchmarks.peers.prepare import (
 from benchmarks.peers.servers import (
     CASCADE,
     LEAST,
-    OUR_SIZES,
+    OURS,
+    OURS_ALONE,
+    OURS_KEYED,
     PEERS,
     PLAIN,
     SHIPPED,
@@ -61,6 +63,9 @@ class Options:
     tuning_seconds: float = 0.6
     tunes: bool = True
 
+
+INSTANCES = 3
+"""Servers of ours with keys, and without. Two that were started alike differ by some per cent all their life."""
 
 QUICK = Options(connections=(1, 32), seconds=0.5, rounds=1, tunes=False)
 
@@ -154,7 +159,8 @@ def _entries(cases: list[Case], chosen: list[Row], python: str, stack: ExitStack
     best = {(each["case"], each["server"]): each["best"] for each in chosen}
     entries = []
     for case in cases:
-        servers = [(our_server(case, say, name), False) for name in OUR_SIZES]
+        servers = [(our_server(case, say, name), False) for _ in range(INSTANCES) for name in (OURS, OURS_KEYED)]
+        servers.append((our_server(case, say, OURS_ALONE), False))
         for peer in (LEAST, *PEERS):
             tuning = best.get((case.name, peer.name), peer.start)
             servers.append((peer_server(peer, tuning, case, python, say), peer.batches))

@@ -10,7 +10,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.line import Answer, Ask
 from msmlp.service.frontends.place import Place
-from msmlp.service.telemetry.metrics import RELOADS, RELOADS_TEXT, engine_metrics, log_lines_dropped
+from msmlp.service.telemetry.gauges import engine_metrics, log_lines_dropped
+from msmlp.service.telemetry.metrics import RELOADS, RELOADS_TEXT
 from msmlp.service.telemetry.totals import Totals
 
 COUNT_SECONDS = 1.0

@@ -1,7 +1,6 @@
 """Prometheus metrics: counters and histograms as things happen, gauges of the engine and the model at every scrape."""
 
 import math
-import time
 from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +8,7 @@ from functools import cache, partial
 from itertools import accumulate
 from operator import add
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -41,9 +40,17 @@ from msmlp.service.engine.messages import (
     history_floats,
 )
 from msmlp.service.engine.result import REASONS, Result
-from msmlp.service.logs import dropped_lines
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.options import NO_OPTIONS
+from msmlp.service.telemetry.gauges import (
+    Engines,
+    engine_gauges,
+    engine_metrics,
+    load_gauges,
+    log_lines_dropped,
+    own_engine_metrics,
+    reading,
+)
 from msmlp.service.telemetry.record import INFERENCES, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -68,21 +75,6 @@ Item = TypeVar("Item")
 
 # Otherwise every counter exports a second series, the time of its creation.
 disable_created_metrics()
-
-
-class Engines(Protocol):
-    """Engines in processes of their own."""
-
-    @property
-    def states(self) -> Sequence[str]:
-        """Of each: up, restarting or out."""
-
-    @property
-    def pids(self) -> Sequence[int]:
-        """Their processes."""
-
-    @property
-    def restarts(self) -> int: ...
 
 
 RELOADS = "done", "bad_weights", "insufficient_memory", "failed"
@@ -296,30 +288,24 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         self._count()  # the registry asks this collector before those it counts with
         text = "Predicted seconds until all that was admitted is decoded."
-        yield _gauge("msmlp_decode_backlog_seconds", text, self.decode_backlog())
-        yield _gauge("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
+        yield reading("msmlp_decode_backlog_seconds", text, self.decode_backlog())
+        yield reading("msmlp_exit_gflops", "GFLOPs per image that leaves at an exit.", *self._gflops, label="exit")
         engine, thresholds, load = None, [0.0] * (len(self._gflops) - 1), None
         if self._watched is not None:
             engine, points = self._watched
             thresholds = points.resolve(NO_OPTIONS, engine.brownout.level).parameters.thresholds.tolist()
             load = engine.worker.load
         text = "The default operating point's threshold, brown-out included."
-        yield _gauge("msmlp_effective_threshold", text, *thresholds, label="exit")
-        yield from _engine_gauges(engine, load)
+        yield reading("msmlp_effective_threshold", text, *thresholds, label="exit")
+        yield from engine_gauges(engine, load)
         if self._engines is not None:
             yield from engine_metrics(self._engines)
         else:
-            yield from (_states_gauge(_state(engine)), _restarts(0))
-        yield from _load_gauges(load or Load.none(len(self._gflops)))
+            yield from own_engine_metrics(engine)
+        yield from load_gauges(load or Load.none(len(self._gflops)))
         yield log_lines_dropped()
         text = "Factor on the predicted time of a batch that deadlines allow for; 19 of 20 batches end within it."
-        yield _gauge("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
-
-
-def log_lines_dropped() -> Metric:
-    """Of this process."""
-    text = "Lines of the log that stderr did not take at once: nobody reads it, or its disk is full."
-    return CounterMetricFamily("msmlp_log_lines_dropped", text, dropped_lines())
+        yield reading("msmlp_prediction_margin_ratio", text, load.prediction_margin if load else math.nan)
 
 
 def _outcome(reason: int, margin: float) -> str:
@@ -328,75 +314,6 @@ def _outcome(reason: int, margin: float) -> str:
     if margin < 0:
         return "late"
     return "cut_short" if reason == Reason.DEADLINE else "met"
-
-
-def _engine_gauges(engine: AsyncEngine | None, load: Load | None) -> Iterator[Metric]:
-    up = inflight = permits = backlog = level = rate = age = lag = work = 0.0
-    if engine is not None:
-        up, inflight, permits = float(engine.up), engine.admission.inflight, engine.admission.permits
-        backlog, level = engine.admission.backlog(load) if load else 0.0, engine.brownout.level
-        rate, age = engine.throughput.per_second(time.monotonic()), engine.heartbeat_age
-        lag, work = engine.admission.door.lag, engine.admission.door.work
-    yield _gauge("msmlp_engine_up", "1 while the engine takes images.", up)
-    text = "Since the last sign of life of the engine; 0 before the first."
-    yield _gauge("msmlp_engine_heartbeat_age_seconds", text, age)
-    yield _gauge("msmlp_frontends_ready", "Processes that take images.", up)
-    yield _gauge("msmlp_inflight_images", "Images admitted and not yet answered.", inflight)
-    yield _gauge("msmlp_capacity_images", "Images that may be in flight.", permits)
-    yield _gauge("msmlp_backlog_seconds", "Predicted device time until all images in flight are answered.", backlog)
-    yield _gauge("msmlp_loop_lag_seconds", "How late the event loop has been in the last second.", lag)
-    yield _gauge("msmlp_body_work", "Bodies read and not answered yet, by their bytes; a request counts 1,024.", work)
-    yield _gauge("msmlp_brownout_level", "0 (none) to 8 (the cheapest operating point).", level)
-    yield _gauge("msmlp_throughput_images_per_second", "Images answered per second, over the last seconds.", rate)
-
-
-def _state(engine: AsyncEngine | None) -> list[str]:
-    """Of an engine in this process."""
-    return [] if engine is None else ["up" if engine.up else "out" if engine.down else "restarting"]
-
-
-def engine_metrics(engines: Engines) -> Iterator[Metric]:
-    """Of engines in processes; the resources of these together are `msmlp_engine_process_...`."""
-    yield from (_states_gauge(engines.states), _restarts(engines.restarts))
-    resources: dict[str, list[Metric]] = {}
-    for pid in engines.pids:
-        # Registered nowhere: it is asked here.
-        for metric in ProcessCollector(namespace="msmlp_engine", pid=partial(str, pid), registry=None).collect():
-            resources.setdefault(metric.name, []).append(metric)
-    for name, (family, *more) in resources.items():
-        values = [each.samples[0].value for each in (family, *more)]
-        value = min(values) if name.endswith("start_time_seconds") else sum(values)  # the start is that of the first
-        family.samples = [family.samples[0]._replace(value=value)]
-        yield family
-
-
-def _restarts(number: int) -> Metric:
-    return CounterMetricFamily("msmlp_engine_restarts", "Restarts of the engine's process after it died.", number)
-
-
-def _states_gauge(states: Sequence[str]) -> Metric:
-    text = "Engines, one per device: in service, starting, or ended for good."
-    family = GaugeMetricFamily("msmlp_engines", text, labels=["state"])
-    for state in ("up", "restarting", "out"):
-        family.add_metric([state], states.count(state))
-    return family
-
-
-def _load_gauges(load: Load) -> Iterator[Metric]:
-    now = time.monotonic()
-    waits = [max(0.0, now - since) if math.isfinite(since) else 0.0 for since in load.oldest]
-    yield _gauge("msmlp_queue_images", "Images waiting for a stage.", *load.queued, label="stage")
-    yield _gauge("msmlp_oldest_wait_seconds", "The longest current wait for a stage.", *waits, label="stage")
-    text = "Device time of all images run, at full batches; its increase per second is the share of the device in use."
-    yield CounterMetricFamily("msmlp_work_seconds", text, load.work_seconds)  # restarts at 0 with the engine
-
-
-def _gauge(name: str, text: str, *values: float, label: str | None = None) -> Metric:
-    """One sample per value, labelled 1, 2, ... if there is a `label`."""
-    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
-    for number, value in enumerate(values, start=1):
-        family.add_metric([str(number)] if label else [], float(value))
-    return family
 
 
 def _taken(waiting: deque[Item]) -> list[Item]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from msmlp.service.engine.process.child import SIGNALS
 from msmlp.service.engine.process.host import EngineHosts
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
-from msmlp.service.frontends.line import Counted, Ended, Failed, Finished
+from msmlp.service.frontends.line import Counted, Ended, Failed, Finished, GiveBack
 from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, REAP_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.keys import Keys
@@ -25,6 +26,9 @@ log = logging.getLogger("msmlp.supervisor")
 
 ENGINE_SECONDS = 0.2
 """How long the engines may take to end once no front end is left; then they are killed."""
+
+MOVES = 64
+"""Connections that a front end is to give back at a time."""
 
 ASK_SECONDS = 5.0
 """How long front ends may take to do what is asked of all of them."""
@@ -112,6 +116,19 @@ class Generation:
                 connection.close()
                 return True
         return False
+
+    def even_out(self) -> None:
+        """Have front ends give connections back of which others have fewer.
+
+        Clients keep theirs for hours. Those of a front end that has died are back before it is, all at the others.
+        """
+        places = [place for place in self.places if place.ready]
+        if self.ending or len(places) < 2:
+            return
+        most = math.ceil(sum(place.connections for place in places) / len(places))
+        for place in places:
+            if place.connections > most and place.line is not None:
+                place.line.send(GiveBack(min(place.connections - most, MOVES)))
 
     # Processes.
 

@@ -15,13 +15,20 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along. From one that retires: let another serve it. See `Kept`."""
+    """To a front end: serve this; its file comes along. From one: let another serve it. See `Kept`."""
 
     kept: bool = False
 
 
 class Kept(socket.socket):
     """A connection on which requests have been answered before: it is not new, but waits for its next."""
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """To a front end: return `number` connections, because others have fewer. It replaces the last such message."""
+
+    number: int
 
 
 @dataclass(frozen=True)

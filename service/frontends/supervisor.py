@@ -39,6 +39,9 @@ RETRY_SECONDS = 0.005
 OUT_OF_FILES_SECONDS = 1.0
 """Until accepting is tried again when it cannot be done now."""
 
+EVEN_SECONDS = 1.0
+"""Between two looks at how connections are spread over the front ends."""
+
 CUT_SECONDS = 1.0
 """How long front ends may take to refuse what they have not answered in time, and to end; then they are killed."""
 
@@ -112,6 +115,7 @@ class Supervisor:
             self._current.start()
             self._keys.watch(lambda new: loop.call_soon_threadsafe(self._tell, new))
             self._look()
+            self._even_out()
             await self._drain(await self._over)
         finally:
             await self._end()
@@ -173,8 +177,12 @@ class Supervisor:
             if self._accepting and self._held:
                 self._accept(self._listeners[0])
 
+    def _even_out(self) -> None:
+        self._current.even_out()
+        self._loop.call_later(EVEN_SECONDS, self._even_out)
+
     def _take_back(self, connection: socket.socket) -> None:
-        """A connection that a front end returns because it takes no new requests."""
+        """A connection that a front end returns, as it takes no new requests or has more than others."""
         if self._closed:
             connection.close()
             return

@@ -28,6 +28,7 @@ from msmlp.service.frontends.line import (
     Ended,
     Failed,
     Finished,
+    GiveBack,
     Kept,
     Line,
     Lost,
@@ -132,6 +133,7 @@ class FrontEnd(uvicorn.Server):
         await super().startup(sockets=[])
         asyncio.get_running_loop().set_exception_handler(self._failed)
         self._ending = Ending(self.lifespan.state["msmlp_watch"], self.service.calls)
+        self._returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
         self._line.open(self._heard)
         self._beat()
 
@@ -241,16 +243,19 @@ class FrontEnd(uvicorn.Server):
         made: asyncio.Protocol = protocol
         return made
 
+    def _take(self, connection: socket.socket | Lost) -> None:
+        self._received += 1
+        if isinstance(connection, Lost):
+            log.error("front end %d has too many open files: a connection is lost", self._index)
+        elif self.should_exit:
+            connection.close()
+        else:
+            self._serve_one(connection)
+        self._count_left()
+
     def _heard(self, message: Any) -> None:
         if isinstance(message, socket.socket | Lost):
-            self._received += 1
-            if isinstance(message, Lost):
-                log.error("front end %d has too many open files: a connection is lost", self._index)
-            elif self.should_exit:
-                message.close()
-            else:
-                self._serve_one(message)
-            self._count_left()
+            self._take(message)
         elif isinstance(message, Drain):
             self.service.draining = True
             self._ending.drain()
@@ -258,6 +263,8 @@ class FrontEnd(uvicorn.Server):
             self._close(self.service.settings.shutdown_seconds)
         elif isinstance(message, Cut):
             self._close(0)
+        elif isinstance(message, GiveBack):
+            self._returns.give(message.number)
         elif isinstance(message, NewKeys):
             self.service.keys.take(message)
         elif isinstance(message, Ask):
@@ -282,13 +289,12 @@ class FrontEnd(uvicorn.Server):
         over."""
         self._until = time.monotonic() + self.service.settings.shutdown_seconds
         self.service.calls.closing.set()
-        returns = Returns(self.lifespan.state["msmlp_watch"], self._line)
-        returns.begin()
+        self._returns.begin()
         if self._handshakes.secure:
             self._ending.drain()  # connections over TLS cannot be given back, but end with their next answer
         while self._connecting > self._handshakes.number:
             await asyncio.sleep(CONNECTING_SECONDS)
-        returns.begin()
+        self._returns.begin()
         if self.service.settings.grpc_port is not None:
             await self.service.calls.closed.wait()
         self._begin(self._end_when_all_have_left())

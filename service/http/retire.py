@@ -1,6 +1,7 @@
 """How a front end gives its connections back, so that their next requests are answered by those that serve now."""
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
 
 from msmlp.service.frontends.line import Line
@@ -12,24 +13,58 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 0.005
 """Until a connection is given again that could not be: its client has not read all, or the supervisor has no room."""
 
+CHOSEN_SECONDS = 1.0
+"""How long a connection that is to be given back may take to be between two requests."""
+
 LAST_SECONDS = 1.0
 """How long a connection over TLS may take to send its last request; then it is closed."""
 
 
 class Returns:
-    """Gives every connection back once it is between two requests; from `begin` on."""
+    """Gives connections back once they are between two requests: some, or every one from `begin` on."""
 
     def __init__(self, watch: Watch, line: Line) -> None:
         self._watch, self._line = watch, line
+        self._begun = False
         self._waiting: dict[Connection, None] = {}
+        self._chosen: set[Connection] = set()
         self._due = False
 
     def begin(self) -> None:
         """Those that are idle go at once. It may be called again, for those that have come since."""
-        self._watch.between = self.take
+        self._begun, self._watch.between = True, self.take
         for connection in list(self._watch.open):
             if connection.between:
                 self.take(connection)
+
+    def give(self, number: int) -> None:
+        """Give back so many, instead of those that were chosen the last time.
+
+        Chosen at random: idle ones and busy ones in proportion.
+        """
+        if self._begun or self._watch.leaving:
+            return
+        found = list(self._watch.open)
+        chosen = self._chosen = set(random.sample(found, min(number, len(found))))
+        self._watch.between = self._take_chosen
+        asyncio.get_running_loop().call_later(CHOSEN_SECONDS, self._give_no_more, chosen)
+        for connection in list(chosen):
+            if connection.transport.get_extra_info("ssl_object") is not None:
+                chosen.discard(connection)
+                connection.leave()  # one that has asked for something comes again after the answer
+            elif connection.between:
+                self._take_chosen(connection)
+
+    def _take_chosen(self, connection: "Connection") -> None:
+        if connection in self._chosen:
+            self._chosen.discard(connection)
+            self.take(connection)
+
+    def _give_no_more(self, chosen: "set[Connection]") -> None:
+        """What was right then may no longer be."""
+        chosen.clear()
+        if self._chosen is chosen and not self._begun:
+            self._watch.between = None
 
     def take(self, connection: "Connection") -> None:
         """Read nothing more from one that is between two requests, and give it back as soon as its client has read."""

@@ -108,7 +108,7 @@ class Watch:
         self._silent: list[Connection] = []
         self._stalled: list[Connection] = []
         self.between: Callable[[Connection], None] | None = None
-        """Called, once this process retires, with connections between two requests."""
+        """Called with connections that come between two requests, where any are to be given back."""
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))

@@ -113,6 +113,29 @@ def test_connections_spread(running: Served, number: int, spread: list[int]) -> 
         assert {client.classify() for client in clients} == {200}
 
 
+def test_those_of_a_killed_one_that_came_back_at_once_do_not_stay_with_the_others(tiny_weights: Path) -> None:
+    with two(tiny_weights) as served, ExitStack() as opened:
+        clients = [opened.enter_context(Client(served)) for _ in range(8)]
+        wait_until(lambda: all(client.at for client in clients))
+        assert {client.classify() for client in clients} == {200}
+        killed = clients[0].at
+        assert killed is not None
+        left = [client for client in clients if client.at != killed]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: not alive({killed}))
+        clients = left + [opened.enter_context(Client(served)) for _ in range(len(clients) - len(left))]
+
+        def spread() -> bool:
+            """Busy ones move between two requests, idle ones at any time."""
+            assert {client.classify() for client in clients[1:-1]} == {200}
+            return sorted(Counter(client.at for client in clients).values()) == [4, 4]
+
+        wait_until(spread)
+        assert len({client.at for client in clients} - {None, killed}) == 2
+        assert {client.classify() for client in clients} == {200}
+        assert "Traceback" not in served.log
+
+
 def test_open_connections_are_counted_over_all(running: Served) -> None:
     with ExitStack() as opened:
         for _ in range(4):

@@ -1,5 +1,6 @@
 """TLS and the port for metrics, by real processes: what clients and operators see, and what disturbs nobody."""
 
+import os
 import re
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import tritonclient.grpc as triton
 
 from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests.certificates import CA, Files, issue, secured, trusting
-from tests.e2e.test_frontends import alive, front_ends
+from tests.e2e.test_frontends import ESTABLISHED, alive, front_ends, has_socket, sockets
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import Served, environment, msmlp_serve, run_msmlp
 from tests.servers import wait_until
@@ -188,6 +190,41 @@ def test_the_health_check_follows_the_settings(served: Served, files: Files) -> 
 
 
 # Connections without a handshake, and the end.
+
+
+def test_busy_clients_are_spread_again_after_a_front_end_was_killed(files: Files) -> None:
+    """A connection over TLS cannot move: an answer says that it is the last there."""
+    done, statuses = threading.Event(), Counter[int]()
+
+    def ask() -> None:
+        with httpx.Client(base_url=served.url, verify=trusting(), timeout=PATIENCE_SECONDS) as client:
+            while not done.is_set():
+                try:
+                    statuses[client.post("/classify", content=CAT.read_bytes()).status_code] += 1
+                except httpx.TransportError:
+                    statuses[0] += 1
+
+    def spread() -> list[int]:
+        open_now = sockets(served.url, ESTABLISHED)
+        return [sum(has_socket(pid, inode) for inode in open_now) for pid in front_ends(served)]
+
+    with msmlp_serve(DEFAULT_WEIGHTS, *files.options, "--frontends", "2", "--engine", "inline") as served:
+        served.wait_until_ready(2)
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        try:
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: spread() == [4, 4])
+            killed = min(front_ends(served))
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: not alive({killed}))
+            wait_until(lambda: sorted(spread()) in ([3, 5], [4, 4]))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert statuses.keys() == {0, 200}
+    assert statuses[0] <= 8, "those of the killed one, and of others none"
 
 
 def test_silent_connections_keep_nobody_out(files: Files) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import signal
 import socket
 from collections.abc import Callable
@@ -28,7 +27,7 @@ ENGINE_SECONDS = 0.2
 """How long the engines may take to end once no front end is left; then they are killed."""
 
 MOVES = 64
-"""Connections that a front end is to give back at a time."""
+"""The most connections that a front end is asked to give back at a time."""
 
 ASK_SECONDS = 5.0
 """How long front ends may take to do what is asked of all of them."""
@@ -118,17 +117,20 @@ class Generation:
         return False
 
     def even_out(self) -> None:
-        """Have front ends give connections back of which others have fewer.
+        """Ask front ends with more than their share of connections to give the excess back.
 
-        Clients keep theirs for hours. Those of a front end that has died are back before it is, all at the others.
+        Clients keep connections open for hours. When a front end dies, its clients come again before it is replaced, to
+        the others, and would stay there.
         """
         places = [place for place in self.places if place.ready]
-        if self.ending or len(places) < 2:
+        if self.ending or len(places) < 2 or not all(place.settled for place in places):
             return
-        most = math.ceil(sum(place.connections for place in places) / len(places))
-        for place in places:
-            if place.connections > most and place.line is not None:
-                place.line.send(GiveBack(min(place.connections - most, MOVES)))
+        found = sorted(((place.connections, place.index) for place in places), reverse=True)
+        share, more = divmod(sum(connections for connections, _ in found), len(places))
+        for rank, (connections, index) in enumerate(found):
+            excess, line = connections - share - (rank < more), self.places[index].line
+            if excess > 0 and line is not None:
+                line.send(GiveBack(min(excess, MOVES)))
 
     # Processes.
 

@@ -15,7 +15,7 @@ READS = 64
 
 @dataclass(frozen=True)
 class Connection:
-    """To a front end: serve this; its file comes along. From one: let another serve it. See `Kept`."""
+    """To a front end: serve this; its file comes along. From a front end: let another serve it. See `Kept`."""
 
     kept: bool = False
 
@@ -26,7 +26,9 @@ class Kept(socket.socket):
 
 @dataclass(frozen=True)
 class GiveBack:
-    """To a front end: return `number` connections, because others have fewer. It replaces the last such message."""
+    """To a front end: give back `number` connections, because others have fewer. It replaces an earlier message, except
+    for what has been given back already.
+    """
 
     number: int
 

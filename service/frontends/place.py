@@ -30,6 +30,9 @@ STARTING_LOOKS = 3000
 ATTEMPTS = 3
 """A front end that fails so often in a row without becoming ready is not started again."""
 
+SETTLED_SECONDS = 3.0
+"""For so long after its start a front end gets no connections of others: it may die as the one before it did."""
+
 WHERE = signal.SIGUSR1
 """At this a front end says where all its threads are."""
 
@@ -108,6 +111,11 @@ class Place:
     @property
     def was_ready(self) -> bool:
         return math.isfinite(self._ready_since)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been ready for SETTLED_SECONDS."""
+        return time.monotonic() - self._ready_since >= SETTLED_SECONDS
 
     @property
     def ready(self) -> bool:

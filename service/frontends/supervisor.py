@@ -178,11 +178,12 @@ class Supervisor:
                 self._accept(self._listeners[0])
 
     def _even_out(self) -> None:
-        self._current.even_out()
+        if not (self._paused or self._held):  # or what is given back would wait
+            self._current.even_out()
         self._loop.call_later(EVEN_SECONDS, self._even_out)
 
     def _take_back(self, connection: socket.socket) -> None:
-        """A connection that a front end returns, as it takes no new requests or has more than others."""
+        """A connection that a front end gives back, because it retires or has more than its share."""
         if self._closed:
             connection.close()
             return

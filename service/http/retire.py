@@ -1,4 +1,4 @@
-"""How a front end gives its connections back, so that their next requests are answered by those that serve now."""
+"""How a front end gives connections back: all of them when it retires, some when it has more than its share."""
 
 import asyncio
 import random
@@ -14,14 +14,14 @@ RETRY_SECONDS = 0.005
 """Until a connection is given again that could not be: its client has not read all, or the supervisor has no room."""
 
 CHOSEN_SECONDS = 1.0
-"""How long a connection that is to be given back may take to be between two requests."""
+"""How long a chosen connection may take to come between two requests; then it stays."""
 
 LAST_SECONDS = 1.0
 """How long a connection over TLS may take to send its last request; then it is closed."""
 
 
 class Returns:
-    """Gives connections back once they are between two requests: some, or every one from `begin` on."""
+    """Gives connections back once they are between two requests: some when asked (`give`), all after `begin`."""
 
     def __init__(self, watch: Watch, line: Line) -> None:
         self._watch, self._line = watch, line
@@ -38,30 +38,35 @@ class Returns:
                 self.take(connection)
 
     def give(self, number: int) -> None:
-        """Give back so many, instead of those that were chosen the last time.
-
-        Chosen at random: idle ones and busy ones in proportion.
+        """Give back `number` connections, chosen at random, so that idle and busy ones go in proportion. Whoever was
+        chosen before and is not gone stays.
         """
         if self._begun or self._watch.leaving:
             return
-        found = list(self._watch.open)
-        chosen = self._chosen = set(random.sample(found, min(number, len(found))))
+        going = {each for each in self._watch.open if each in self._waiting or each.transport.is_closing()}
+        found = [each for each in self._watch.open if each not in going and self._can_go(each)]
+        chosen = self._chosen = set(random.sample(found, max(0, min(number - len(going), len(found)))))
         self._watch.between = self._take_chosen
         asyncio.get_running_loop().call_later(CHOSEN_SECONDS, self._give_no_more, chosen)
         for connection in list(chosen):
-            if connection.transport.get_extra_info("ssl_object") is not None:
+            if _secure(connection):
                 chosen.discard(connection)
-                connection.leave()  # one that has asked for something comes again after the answer
+                connection.leave()  # its answer is the last here, and the client comes again
             elif connection.between:
                 self._take_chosen(connection)
+
+    def _can_go(self, connection: "Connection") -> bool:
+        return connection.unanswered if _secure(connection) else not connection.seen.told
 
     def _take_chosen(self, connection: "Connection") -> None:
         if connection in self._chosen:
             self._chosen.discard(connection)
-            self.take(connection)
+            connection.transport.flush()
+            if not connection.transport.get_write_buffer_size():  # its client reads
+                self.take(connection)
 
     def _give_no_more(self, chosen: "set[Connection]") -> None:
-        """What was right then may no longer be."""
+        """Drop a choice: the counts behind it are out of date."""
         chosen.clear()
         if self._chosen is chosen and not self._begun:
             self._watch.between = None
@@ -70,11 +75,12 @@ class Returns:
         """Read nothing more from one that is between two requests, and give it back as soon as its client has read."""
         if connection.seen.told:
             return  # it is being closed
-        if connection.transport.get_extra_info("ssl_object") is not None:
+        if _secure(connection):
             # What was agreed on in its handshake cannot be handed over. Its next request may be on its way already: it
             # is answered, and the answer says that it is the last.
             asyncio.get_running_loop().call_later(LAST_SECONDS, self._close, connection)
             return
+        connection.transport.flush()  # an answer to HEAD may wait for its body
         connection.flow.pause_reading()
         self._waiting[connection] = None
         self._try_soon(0)
@@ -103,3 +109,7 @@ class Returns:
                 transport.abort()  # closes only the copy here
         if self._waiting:
             self._try_soon(RETRY_SECONDS)
+
+
+def _secure(connection: "Connection") -> bool:
+    return connection.transport.get_extra_info("ssl_object") is not None

@@ -43,12 +43,12 @@ class Joining:
             data, self._head = self._head + data, b""
         elif data.startswith(b"HTTP/") and data.endswith(b"\r\n\r\n"):
             self._head = data
-            self._loop.call_soon(self._flush)  # for a body that comes later
+            self._loop.call_soon(self.flush)  # for a body that comes later
             return
         self._write(data)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._lingers = self._lingers or self.linger()
         if not self._lingers:
             self._end()
@@ -60,7 +60,8 @@ class Joining:
     def _end(self) -> None:
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send a head whose response may have no body."""
         if self._head:
             head, self._head = self._head, b""
             self._write(head)
@@ -94,7 +95,7 @@ class Paced(Joining):
 
     def write_eof(self) -> None:
         """Say goodbye once all is written. What the client still sends is dropped, until it says goodbye too."""
-        self._flush()
+        self.flush()
         self._ending = True
         self.go_on()
 

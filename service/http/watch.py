@@ -108,7 +108,7 @@ class Watch:
         self._silent: list[Connection] = []
         self._stalled: list[Connection] = []
         self.between: Callable[[Connection], None] | None = None
-        """Called with connections that come between two requests, where any are to be given back."""
+        """If set, called with each connection that has just come between two requests: some are to be given back."""
         self._full = Seldom(log, logging.WARNING)
         self._odd = Seldom(log, logging.INFO)
         self._metrics.connections.set_function(lambda: len(self.open))

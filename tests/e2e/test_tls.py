@@ -223,7 +223,8 @@ def test_busy_clients_are_spread_again_after_a_front_end_was_killed(files: Files
             done.set()
             for thread in threads:
                 thread.join()
-    assert statuses.keys() == {0, 200}
+    assert statuses[200] > 0
+    assert statuses.keys() <= {0, 200}
     assert statuses[0] <= 8, "those of the killed one, and of others none"
 
 

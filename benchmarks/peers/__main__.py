@@ -3,7 +3,7 @@
     python -m benchmarks.peers --cifar10 FOLDER > benchmarks/peers/README.md
 
 Makes untrained networks and the peers' own virtual environment in --work (pip installs requirements.txt), chooses each
-peer's settings in short runs, then measures them all in alternation; about fifteen minutes. Everything, the load
+peer's settings in short runs, then measures them all in alternation; about twenty minutes. Everything, the load
 included, runs on two cores. Prints the page; the figures go to a JSON file as they are made. Exit status 1 when an
 answer was wrong or degraded; a goal that is missed is on the page. Linux only.
 """

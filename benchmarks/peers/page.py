@@ -13,7 +13,7 @@ HEAD = """# Compared with other servers
 
     python -m benchmarks.peers --cifar10 FOLDER > benchmarks/peers/README.md
 
-measures for about fifteen minutes and writes this page. `--quick`: one short round, to see that it works. `--case`,
+measures for about twenty minutes and writes this page. `--quick`: one short round, to see that it works. `--case`,
 `--connections`, `--rounds` and `--seconds` measure a part, with `--settings` of an earlier run. The figures of every
 run go to `build/peers/run.json` as they are made; `--page FILE` makes the page of such a file. It needs the extras
 `cpu`, `serve`, `train` and `dev`; the peers get their own virtual environment in `build/peers/venv`, without torch.

@@ -23,6 +23,10 @@ from PIL import Image
 
 from tests.processes import Served, msmlp_serve
 
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # One set of examples everywhere, and no deadline: a busy machine must not decide a test.
 # `pytest --hypothesis-profile=explore` looks further, at other examples each time; `make chaos` at length.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)

@@ -24,14 +24,16 @@ def train(
     preset: Annotated[
         str,
         typer.Option(
-            help="A cascade (see msmlp info --preset NAME), or a teacher: teacher-s, ...",
+            help="A cascade (see msmlp info --preset NAME), or a teacher: teacher-m, ...",
             autocompletion=_trainable,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
     recipe: Annotated[
-        Literal["paper", "best", "distill", "teacher", "quick"] | None,
-        typer.Option(help="Default: best, or teacher for a teacher. quick suits a CPU; distill is for --teacher."),
+        Literal["paper", "best", "distill", "teacher", "speedrun", "quick"] | None,
+        typer.Option(
+            help="Default: best, or for a teacher speedrun or teacher. quick suits a CPU; distill is for --teacher."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
@@ -74,8 +76,8 @@ def train(
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
       msmlp train --data cifar-10-python.tar.gz --preset s --out weights/x \\
           --epochs 50 --set lr=0.002 --set stages.0.width=96
-      msmlp train --data cifar-10-python.tar.gz --preset teacher-s \\
-          --recipe teacher --out runs/teacher
+      msmlp train --data cifar-10-python.tar.gz --preset teacher-m \\
+          --out runs/teacher
       msmlp train --data cifar-10-python.tar.gz --preset s --recipe distill \\
           --teacher runs/teacher --out weights/y
     """

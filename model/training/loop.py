@@ -13,7 +13,7 @@ from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.augment import augmentation
 from msmlp.model.training.batches import Arrays, Batches
 from msmlp.model.training.capture import Function
-from msmlp.model.training.convnet import ConvNet
+from msmlp.model.training.convnet import ConvNet, Whitening
 from msmlp.model.training.losses import FeaturePredictor
 from msmlp.model.training.optim import Optimizers
 from msmlp.model.training.pretrained import InitialWeights, Teacher
@@ -69,6 +69,12 @@ class Learner:
     def final(self) -> Cascade | ConvNet:
         """The weights that the run leaves: the average if there is one."""
         return self.model if self.average is None else self.average
+
+    def fit_whitening(self, data: Arrays) -> None:
+        """Set a teacher's first layer from the first 5,000 training images, where it is one that whitens."""
+        for model in (self.model, self.average):
+            if model is not None and isinstance(model.stem, Whitening):
+                model.stem.fit(self.normalize(data.pixels[:5000].float() / 255))
 
     def is_finite(self) -> bool:
         """Whether all weights are numbers."""

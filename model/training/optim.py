@@ -21,6 +21,9 @@ class Optimizers:
         self.recipe, self.capturable = recipe, capturable
         self.parameters: list[Tensor] = list(model.parameters())
         self.parts = _build(model, recipe, capturable)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["peak"] = group["lr"]
 
     @torch.no_grad()
     def step(self, factor: Tensor) -> None:
@@ -32,7 +35,7 @@ class Optimizers:
             return
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = self.recipe.lr * factor.item()
+                group["lr"] = group["peak"] * factor.item()
             part.step()
 
     def _step_part_of_the_way(self, factor: Tensor) -> None:
@@ -65,15 +68,22 @@ class Optimizers:
 def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "sgd":
         options = recipe.model_dump(include={"lr", "momentum", "weight_decay", "nesterov"})
-        return [torch.optim.SGD(model.parameters(), fused=True, **options)]
+        if recipe.bias_lr == 1:
+            return [torch.optim.SGD(model.parameters(), fused=True, **options)]
+        biases = [p for name, p in model.named_parameters() if name.endswith("norm.bias")]
+        rest = [p for p in model.parameters() if not any(p is bias for bias in biases)]
+        # Their decay per step stays that of the others.
+        faster = {"lr": recipe.lr * recipe.bias_lr, "weight_decay": recipe.weight_decay / recipe.bias_lr}
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": biases, **faster}]
+        return [torch.optim.SGD(groups, fused=True, **options)]
     # As is customary with AdamW, norms and biases do not decay.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
 
     def adamw(decayed: list[nn.Parameter]) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
+        decays: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
         options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "capturable": capturable, "fused": True}
-        return torch.optim.AdamW(groups, recipe.lr, **options)
+        return torch.optim.AdamW(decays, recipe.lr, **options)
 
     if recipe.optimizer == "adamw":
         return [adamw(matrices)]

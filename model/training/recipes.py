@@ -44,6 +44,7 @@ class Recipe(BaseModel):
     cutmix: float = Field(default=0, ge=0, le=100)
     mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed")
     label_smoothing: float = Field(default=0, ge=0, lt=1)
+    bias_lr: float = Field(default=1, gt=0, description="sgd: factor on the learning rate of the norms' biases")
     distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss")
     distill_temperature: float = Field(default=2, gt=0, le=100, description="temperature of teacher and exit")
     exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; default: all 1")
@@ -147,6 +148,23 @@ RECIPES: dict[str, Recipe] = {
         augment="crop-flip",
         erasing=0.25,
     ),
+    # For the whitened teacher: a large rate, and a larger one for the norms' biases, learns CIFAR-10 in a few epochs
+    # (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    "speedrun": Recipe(
+        epochs=16,
+        batch_size=1024,
+        optimizer="sgd",
+        lr=1.3,
+        momentum=0.85,
+        nesterov=True,
+        weight_decay=1.5e-3,
+        schedule="cosine",
+        warmup_epochs=3,
+        ema=0.99,
+        augment="crop-flip",
+        label_smoothing=0.2,
+        bias_lr=64,
+    ),
     # For a CPU, or a folder of a few thousand images: short, with small batches and light augmentation.
     "quick": Recipe(
         epochs=60,
@@ -177,6 +195,9 @@ class TeacherConfig(BaseModel):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     blocks: int = Field(ge=1)
     stem: int = Field(ge=1, description="channels of the first convolution")
+    whiten: bool = Field(
+        default=False, description="vgg only: instead of it a layer that whitens 2 x 2 pixels, untrained"
+    )
     image_size: int = Field(default=32, ge=1)
     classes: int = Field(default=10, ge=2)
 
@@ -186,12 +207,19 @@ class TeacherConfig(BaseModel):
             raise ValueError(f"{len(self.widths)} groups are too many for images of {self.image_size} pixels")
         return self
 
+    @model_validator(mode="after")
+    def _whitens_for_a_vgg(self) -> Self:
+        if self.whiten and self.kind != "vgg":
+            raise ValueError(f"whiten: expected kind vgg, got {self.kind}")
+        return self
+
 
 TEACHERS: dict[str, TeacherConfig] = {
     # For tests.
     "teacher-tiny": TeacherConfig(kind="vgg", stem=8, widths=(16, 32), blocks=1),
     # For a CPU.
     "teacher-s": TeacherConfig(kind="vgg", stem=24, widths=(64, 128, 256), blocks=2),
+    "teacher-m": TeacherConfig(kind="vgg", stem=24, widths=(128, 384, 384), blocks=2, whiten=True),
     # For a GPU.
     "teacher-resnet18": TeacherConfig(kind="resnet", stem=64, widths=(64, 128, 256, 512), blocks=2),
     "teacher-wrn28-10": TeacherConfig(kind="resnet", stem=16, widths=(160, 320, 640), blocks=4),
@@ -206,7 +234,7 @@ class TrainOptions:
     preset: str
     out: Path
     recipe: str | None = None
-    """None: `teacher` for a teacher preset, else `best`."""
+    """None: `best` for a cascade, `speedrun` for a teacher that whitens, `teacher` for others."""
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -227,7 +255,9 @@ class TrainOptions:
 
     @property
     def recipe_name(self) -> str:
-        return self.recipe or ("teacher" if self.preset in TEACHERS else "best")
+        if self.recipe or self.preset not in TEACHERS:
+            return self.recipe or "best"
+        return "speedrun" if TEACHERS[self.preset].whiten else "teacher"
 
 
 def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:

@@ -129,7 +129,8 @@ class CompiledObjective(nn.Module):
         """The loss and all gradients in a row; batch norm's statistics stay, as the batch counts once."""
         before = {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
         loss: Tensor = objective(tensors, features)
-        slopes = torch.autograd.grad(loss, list(objective.parameters()), allow_unused=True)
+        learnt = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(loss, learnt, allow_unused=True)
         for name, buffer in self.plain.named_buffers():
             buffer.copy_(before[name])
         return loss.detach(), torch.cat([slope.flatten().float() for slope in slopes if slope is not None])

@@ -65,6 +65,8 @@ def train(options: TrainOptions) -> Path:
         raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
     found = checkpoint.load(options.out, learner, setup) if options.resume else None
     arrays = _arrays(training, device), _arrays(validation, device)
+    if isinstance(learner.model, ConvNet):
+        learner.fit_whitening(arrays[0])
     if device.type == "cpu":
         torch.set_num_threads(_threads(options, found, learner, arrays[0]))
     position = Position()

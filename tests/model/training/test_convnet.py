@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from msmlp.model.errors import ConfigError, WeightsError
-from msmlp.model.training.convnet import ConvNet, read_teacher, teacher_gflops
+from msmlp.model.training.convnet import ConvNet, VggBlock, Whitening, read_teacher, teacher_gflops
 from msmlp.model.training.pretrained import load_teacher
 from msmlp.model.training.recipes import TEACHERS, TeacherConfig
 from msmlp.model.training.trainer import TrainOptions, train
@@ -144,25 +144,68 @@ def test_a_description_that_does_not_fit_is_refused(copied: Path, key: str, valu
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["teacher-tiny", "teacher-s", "teacher-resnet18"])
-def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str) -> None:
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("name", ["teacher-tiny", "teacher-m", "teacher-resnet18"])
+def test_every_network_learns_from_every_weight_and_counts_its_cost(name: str, whiten: bool) -> None:
     config = TEACHERS[name]
+    if whiten and config.kind == "resnet":
+        pytest.skip("only a vgg whitens")
+    config = config.model_copy(update={"whiten": whiten})
     network = ConvNet(config)
+    if isinstance(network.stem, Whitening):
+        network.stem.fit(torch.randn(50, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     madds: list[int] = []
 
     def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        assert isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+        assert isinstance(module, torch.nn.Conv2d | torch.nn.Linear | Whitening)
         madds.append(output[0].numel() * module.weight[0].numel())
 
     for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | Whitening):
             module.register_forward_hook(count)
     features, logits = network.outputs(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert features[0].shape[1] == config.widths[-1]
     assert logits[0].shape == (2, 10)
     assert sum(madds) / 1e9 == pytest.approx(teacher_gflops(config))
     logits[0].square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in learnt)
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert fixed == {name for name, _ in network.named_parameters() if name.endswith("norm.weight")} or not fixed
+
+
+def test_whitened_patches_are_uncorrelated_with_equal_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(200, 3, 14, 14, generator=generator), 3, stride=1)
+    images = smooth + 0.5 * smooth.mean(1, keepdim=True)
+    layer = Whitening()
+    layer.fit(images)
+    outputs = torch.nn.functional.conv2d(images, layer.weight).transpose(0, 1).flatten(1)
+    half = Whitening.OUTPUTS // 2
+    assert torch.equal(layer.weight[half:], -layer.weight[:half])
+    covariance = torch.cov(outputs[:half])
+    assert torch.allclose(covariance, torch.eye(half), atol=0.05)
+    assert layer(images).shape == (200, Whitening.OUTPUTS, 11, 11)
+
+
+def test_a_run_begins_with_whitened_patches_of_its_training_images(few_digits: Path, tmp_path: Path) -> None:
+    changes = {"image_size": 16, "whiten": True, "ema": 0.9, "bias_lr": 8}
+    found = read_teacher(train(TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=1, changes=changes)))
+    assert found is not None
+    stem = found[1].stem
+    assert isinstance(stem, Whitening)
+    assert stem.weight.abs().amax((1, 2, 3)).min() > 0
+
+
+def test_a_vgg_block_begins_by_passing_its_input_on() -> None:
+    block = VggBlock(4, 8, halves=False)
+    images = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(block.convolution(images)[:, :4], images)
+
+
+def test_only_a_vgg_whitens() -> None:
+    with pytest.raises(ValueError, match="whiten: expected kind vgg, got resnet"):
+        TeacherConfig(kind="resnet", stem=8, widths=(8,), blocks=1, whiten=True)
 
 
 def test_the_gradient_of_a_maximum_goes_to_one_place() -> None:
@@ -204,12 +247,14 @@ def test_what_no_teacher_can_be_trained_with_is_refused(
 def test_the_default_recipe_depends_on_the_preset() -> None:
     made = {
         (preset, recipe): TrainOptions(Path(), preset, Path(), recipe).recipe_name
-        for preset in ("teacher-s", "s")
+        for preset in ("teacher-s", "teacher-m", "s")
         for recipe in (None, "quick")
     }
     assert made == {
         ("teacher-s", None): "teacher",
         ("teacher-s", "quick"): "quick",
+        ("teacher-m", None): "speedrun",
+        ("teacher-m", "quick"): "quick",
         ("s", None): "best",
         ("s", "quick"): "quick",
     }

@@ -119,6 +119,24 @@ def test_decay_shrinks_matrices_and_leaves_norms_and_biases(
         assert torch.allclose(parameter, torch.tensor(expected)), name
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_biases_of_norms_learn_faster(
+    capturable: bool, plain: Recipe, learner: Callable[[Recipe], Learner]
+) -> None:
+    recipe = plain.model_copy(update={"lr": 0.01, "momentum": 0, "bias_lr": 16, "weight_decay": 0.5})
+    made = learner(recipe)
+    optimizers = Optimizers(made.model, recipe)
+    optimizers.capturable = capturable  # the same steps, taken as a GPU takes them
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.ones_like(parameter)
+    optimizers.step(torch.tensor(0.5))
+    for name, parameter in made.model.named_parameters():
+        rate, decay = (0.16, 0.5 / 16) if name.endswith("norm.bias") else (0.01, 0.5)
+        assert torch.allclose(parameter, torch.tensor(1 - 0.5 * rate * (1 + decay))), name
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_the_state_comes_back(kind: str, plain: Recipe, learner: Callable[[Recipe], Learner], arrays: Arrays) -> None:
     recipe = plain.model_copy(update={"optimizer": kind, "lr": OPTIMIZERS[kind]})

@@ -30,6 +30,7 @@ def test_paper_is_the_papers_numbers() -> None:
         "cutmix": 0,
         "mix_probability": 1,
         "label_smoothing": 0,
+        "bias_lr": 1,
         "nesterov": False,
         "exit_weights": None,
         "last_weight": 0,
@@ -46,7 +47,7 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, quick"):
+    with pytest.raises(ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, speedrun, quick"):
         configure(TrainOptions(Path(), "tiny", Path(), "worst"))
 
 

@@ -32,7 +32,8 @@ def train(
     recipe: Annotated[
         Literal["paper", "best", "distill", "teacher", "speedrun", "quick"] | None,
         typer.Option(
-            help="Default: best, or for a teacher speedrun or teacher. quick suits a CPU; distill is for --teacher."
+            help="Default: best; for teacher-m speedrun, for other teachers teacher. quick suits a CPU; distill is for "
+            "--teacher."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,

@@ -70,7 +70,7 @@ def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.opt
         options = recipe.model_dump(include={"lr", "momentum", "weight_decay", "nesterov"})
         if recipe.bias_lr == 1:
             return [torch.optim.SGD(model.parameters(), fused=True, **options)]
-        biases = [p for name, p in model.named_parameters() if name.endswith("norm.bias")]
+        biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)]
         rest = [p for p in model.parameters() if not any(p is bias for bias in biases)]
         # Their decay per step stays that of the others.
         faster = {"lr": recipe.lr * recipe.bias_lr, "weight_decay": recipe.weight_decay / recipe.bias_lr}

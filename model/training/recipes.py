@@ -196,7 +196,7 @@ class TeacherConfig(BaseModel):
     blocks: int = Field(ge=1)
     stem: int = Field(ge=1, description="channels of the first convolution")
     whiten: bool = Field(
-        default=False, description="vgg only: instead of it a layer that whitens 2 x 2 pixels, untrained"
+        default=False, description="vgg only: a layer that whitens 2 x 2 pixels, and is not trained, in its place"
     )
     image_size: int = Field(default=32, ge=1)
     classes: int = Field(default=10, ge=2)
@@ -255,9 +255,11 @@ class TrainOptions:
 
     @property
     def recipe_name(self) -> str:
-        if self.recipe or self.preset not in TEACHERS:
-            return self.recipe or "best"
-        return "speedrun" if TEACHERS[self.preset].whiten else "teacher"
+        if self.recipe:
+            return self.recipe
+        if self.preset in TEACHERS:
+            return "speedrun" if TEACHERS[self.preset].whiten else "teacher"
+        return "best"
 
 
 def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:

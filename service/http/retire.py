@@ -38,8 +38,8 @@ class Returns:
                 self.take(connection)
 
     def give(self, number: int) -> None:
-        """Give back `number` connections, chosen at random, so that idle and busy ones go in proportion. Whoever was
-        chosen before and is not gone stays.
+        """Give back `number` connections, chosen at random, so that idle and busy ones go in proportion. Those that are
+        already on their way count; an earlier choice is dropped.
         """
         if self._begun or self._watch.leaving:
             return
@@ -61,7 +61,6 @@ class Returns:
     def _take_chosen(self, connection: "Connection") -> None:
         if connection in self._chosen:
             self._chosen.discard(connection)
-            connection.transport.flush()
             if not connection.transport.get_write_buffer_size():  # its client reads
                 self.take(connection)
 

@@ -31,6 +31,7 @@ from tests.servers import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
+LEFT = 'msmlp_requests_total{.*status="499".*}'
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 EVERY = 1 if BOUNDED else 61
 """Bytes between two points at which clients vanish."""
@@ -83,10 +84,11 @@ def vanish(target: Target, request: bytes, sent: int, read: int) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "stream", *at_length("form", "json", "tensor")])
 def test_vanishing_at_every_point_of_a_request(target: Target, kind: str) -> None:
-    request = requests(target)[kind]
+    request, before = requests(target)[kind], target.served.metric(LEFT)
     with target.ordeal(live=True):
         for sent in range(0, len(request) + 1, EVERY):
             vanish(target, request, sent, 0)
+    assert target.served.metric(LEFT) > before, "the service had begun with some"
 
 
 @pytest.mark.parametrize("kind", ["stream", *at_length("file")])

@@ -74,10 +74,13 @@ def test_reload(serve: Serve) -> None:
 @pytest.mark.parametrize("what", ["front end", "engine", "front ends"])
 def test_killed_during_a_reload(serve: Serve, what: str) -> None:
     """Whether the new processes come or the old ones stay: one of them serves."""
-    target = serve(*SHORT)
+    target, killed = serve(*SHORT), set[int]()
     for pause in (0.1, 0.5, 1.0, 2.0):
         with target.ordeal("503", "lost", "cut"):
             target.served.process.send_signal(signal.SIGHUP)
             time.sleep(pause)
             for pid in victims(target, what):
                 os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+    assert killed
+    assert not alive(killed)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from msmlp.model.training.convnet import ConvNet
 from msmlp.model.training.loop import Arrays, Learner, exit_accuracies, train_epoch
 from msmlp.model.training.optim import Optimizers, lr_factor
-from msmlp.model.training.recipes import RECIPES, Recipe
+from msmlp.model.training.recipes import RECIPES, TEACHERS, Recipe
 from msmlp.model.training.step import step_scalars
 
 
@@ -135,6 +136,16 @@ def test_the_biases_of_norms_learn_faster(
     for name, parameter in made.model.named_parameters():
         rate, decay = (0.16, 0.5 / 16) if name.endswith("norm.bias") else (0.01, 0.5)
         assert torch.allclose(parameter, torch.tensor(1 - 0.5 * rate * (1 + decay))), name
+
+
+@pytest.mark.parametrize("name", ["teacher-tiny", "teacher-resnet18"])
+def test_all_norms_of_a_teacher_have_faster_biases(name: str, plain: Recipe) -> None:
+    model = ConvNet(TEACHERS[name])
+    [optimizer] = Optimizers(model, plain.model_copy(update={"bias_lr": 16})).parts
+    found = {id(p) for p in optimizer.param_groups[1]["params"]}
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    assert found == {id(norm.bias) for norm in norms}
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

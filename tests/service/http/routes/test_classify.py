@@ -271,4 +271,4 @@ def test_latency_counts_the_time_a_body_takes(client: httpx.Client, cat_photo: b
         yield cat_photo[100:]
 
     document = client.post("/classify", content=slowly(), headers=JPEG).json()
-    assert document["latency_ms"] >= only(document)["latency_ms"] >= 100
+    assert document["latency_ms"] >= only(document)["latency_ms"] >= 300

@@ -21,7 +21,7 @@ def augmentation(recipe: Recipe, size: int) -> nn.Module:
     """The recipe's augmentation: images [N, 3, size, size] in [0, 1] → the same shape and range."""
     steps: list[nn.Module] = []
     if recipe.augment != "none":
-        steps.append(CropFlip(max(1, size // 8)))  # the customary 4 at 32 pixels
+        steps.append(CropFlip(max(1, size // 8), flip=recipe.flip == "random"))  # the customary 4 at 32 pixels
     if recipe.augment == "trivial":
         steps.append(TrivialAugment())
     if recipe.erasing:
@@ -30,17 +30,18 @@ def augmentation(recipe: Recipe, size: int) -> nn.Module:
 
 
 class CropFlip(nn.Module):
-    """Pads every image with `pad` black pixels on each side, crops it at random to its size, and mirrors it or not."""
+    """Pads every image with `pad` black pixels on each side, crops it at random to its size, and with `flip` mirrors
+    half of them."""
 
-    def __init__(self, pad: int) -> None:
+    def __init__(self, pad: int, *, flip: bool = True) -> None:
         super().__init__()
-        self.pad = pad
+        self.pad, self.flip = pad, flip
 
     def forward(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
         device = images.device
         top, left = torch.randint(2 * self.pad + 1, (2, count, 1), device=device)
-        mirrored = torch.rand(count, 1, device=device) < 0.5
+        mirrored = torch.rand(count, 1, device=device) < (0.5 if self.flip else 0)
         forwards = torch.arange(width, device=device)
         columns = left + torch.where(mirrored, forwards.flip(0), forwards)
         rows = top + torch.arange(height, device=device)

@@ -64,14 +64,24 @@ class Batches:
         in_piece = max(1, piece // data.pixels[0, 0].numel() // size) * size
         made: Views = []
         with torch.random.fork_rng():
+            mirrored = self._mirrored(images, number).to(data.pixels.device)
             torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)
             for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
-                views = self._make_piece(data.pixels[rows], data.labels[rows])
+                pixels = torch.where(mirrored[rows, None, None, None], data.pixels[rows].flip(3), data.pixels[rows])
+                views = self._make_piece(pixels, data.labels[rows])
                 made = made or [view.new_empty(images, *view.shape[1:]) for view in views]
                 for kept, view in zip(made, views, strict=True):
                     kept[rows] = view
                 check()
         return made
+
+    def _mirrored(self, images: int, number: int) -> Tensor:
+        """Which images are mirrored before they are augmented; with alternating flips, the others are next time
+        (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024)."""
+        if self.recipe.flip == "random" or self.recipe.augment == "none":
+            return torch.zeros(images, dtype=torch.bool)
+        torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED)  # the same in every epoch
+        return (torch.rand(images) < 0.5) ^ bool(number % 2)
 
     def _make_piece(self, pixels: Tensor, labels: Tensor) -> Views:
         # Images are mixed within a batch.

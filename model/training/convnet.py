@@ -42,17 +42,27 @@ class ConvNet(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images [N, 3, H, W] → last feature map [N, C, h, w] and logits [N, classes], in lists of one as a
-        cascade of one stage would give them."""
-        features: Tensor = self.last(self.blocks(self.stem(images)))
-        # As in the papers: a resnet averages over the map, a vgg takes the maximum.
-        if self.config.kind == "resnet":
-            return [features], [self.head(features.mean((2, 3)))]
-        # Not amax: its gradient looks for the maximum's value again, and torch.compile, which computes the map again
-        # without rounding it to bfloat16, finds it nowhere and divides by 0.
-        return [features], [VGG_SCALE * cast(Tensor, self.head(features.flatten(2).max(2).values))]
+        cascade of one stage would give them.
+
+        In evaluation mode the logits are the mean of each image's and its mirror image's: better than either, at twice
+        the cost, and the learner alone pays for a teacher.
+        """
+        features, logits = self._once(images)
+        if not self.training:
+            logits = (logits + self._once(images.flip(3))[1]) / 2
+        return [features], [logits]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.outputs(images)[1]
+
+    def _once(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features: Tensor = self.last(self.blocks(self.stem(images)))
+        # As in the papers: a resnet averages over the map, a vgg takes the maximum.
+        if self.config.kind == "resnet":
+            return features, self.head(features.mean((2, 3)))
+        # Not amax: its gradient looks for the maximum's value again, and torch.compile, which computes the map again
+        # without rounding it to bfloat16, finds it nowhere and divides by 0.
+        return features, VGG_SCALE * cast(Tensor, self.head(features.flatten(2).max(2).values))
 
 
 def _stem(config: TeacherConfig) -> nn.Module:
@@ -127,7 +137,7 @@ class ResidualBlock(nn.Module):
 
 
 def teacher_gflops(config: TeacherConfig) -> float:
-    """Multiply-adds / 1e9 of the convolutions and the head, per image."""
+    """Multiply-adds / 1e9 of the convolutions and the head, per image that is seen once."""
     size, channels, total = config.image_size, config.stem, 27 * config.stem * config.image_size**2
     if config.whiten:
         size, channels = size - 1, Whitening.OUTPUTS

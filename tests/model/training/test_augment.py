@@ -96,6 +96,13 @@ def test_every_image_is_a_crop_of_its_padded_self_and_all_crops_occur() -> None:
     assert counts.max() < 1.6 * 3000 / 50
 
 
+def test_with_alternating_flips_it_mirrors_nothing_itself() -> None:
+    steps = augmentation(PLAIN.model_copy(update={"augment": "crop-flip", "flip": "alternating"}), 16)
+    columns = torch.arange(1.0, 17).expand(200, 3, 16, 16)
+    moved = steps(columns)
+    assert ((moved.diff(dim=3) >= 0) | (moved[..., 1:] == 0)).all()
+
+
 def test_pictures_of_32_pixels_are_padded_with_four() -> None:
     torch.manual_seed(0)
     moved = augmentation(PLAIN.model_copy(update={"augment": "crop-flip"}), 32)(torch.ones(500, 3, 32, 32))

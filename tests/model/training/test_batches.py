@@ -141,6 +141,20 @@ def test_a_view_does_not_depend_on_when_it_is_made(views: Recipe, arrays: Arrays
     assert not torch.equal(first[0], other[0])
 
 
+def test_alternating_flips_show_every_image_from_both_sides_in_turn(plain: Recipe, arrays: Arrays) -> None:
+    made = batches(plain.model_copy(update={"augment": "crop-flip", "flip": "alternating"}))
+    made.augment = torch.nn.Identity()
+    first, second, third = (made.of_epoch(arrays, epoch)[0] for epoch in range(3))
+    mirrored = (first != arrays.pixels).flatten(1).any(1)
+    assert 5 < mirrored.sum() < 25
+    assert torch.equal(first[mirrored], arrays.pixels[mirrored].flip(3))
+    assert torch.equal(second, first.flip(3))
+    assert torch.equal(third, first)
+    other = batches(made.recipe, seed=1)
+    other.augment = torch.nn.Identity()
+    assert not torch.equal(other.of_epoch(arrays, 0)[0], first)
+
+
 def test_without_kept_views_every_epoch_has_its_own(views: Recipe, arrays: Arrays) -> None:
     recipe = views.model_copy(update={"views": 0})
     asked = Asked()

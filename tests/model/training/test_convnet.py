@@ -51,6 +51,18 @@ def test_its_targets_are_its_networks_outputs(convolutional: Path) -> None:
     assert torch.allclose(lowered.logits, targets.logits, atol=0.1)
 
 
+def test_an_image_and_its_mirror_image_are_answered_alike(convolutional: Path) -> None:
+    found = read_teacher(convolutional)
+    assert found is not None
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain, mirrored = found[1](images)[0], found[1](images.flip(3))[0]
+        found[1].train()
+        learning = found[1](images)[0], found[1](images.flip(3))[0]
+    assert torch.allclose(plain, mirrored, atol=1e-6)
+    assert not torch.allclose(*learning, atol=1e-3)
+
+
 def test_a_cascade_learns_from_it_with_and_without_imitation(
     convolutional: Path, short_run: Callable[..., TrainOptions]
 ) -> None:
@@ -210,7 +222,7 @@ def test_only_a_vgg_whitens() -> None:
 
 def test_the_gradient_of_a_maximum_goes_to_one_place() -> None:
     """Equal places do not share it: that gradient is found by comparing values, which compiles into NaN in bfloat16."""
-    network = ConvNet(TEACHERS["teacher-tiny"]).eval()
+    network = ConvNet(TEACHERS["teacher-tiny"])
     map_ = torch.zeros(1, 32, 8, 8, requires_grad=True)
     network.blocks = torch.nn.Sequential()
     network.stem = torch.nn.Identity()

@@ -22,6 +22,7 @@ def test_paper_is_the_papers_numbers() -> None:
         "milestones": (0.5, 0.75),
         "warmup_epochs": 0,
         "augment": "crop-flip",
+        "flip": "random",
         # Nothing that the paper does not have.
         "clip_norm": None,
         "ema": 0,

@@ -1,7 +1,6 @@
 """What only a held, broken or unready device shows, over a real socket. The real client: tests/e2e/test_grpc.py."""
 
 import gc
-import math
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from tests.certificates import issue, secured
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, encoded, wait_until
 from tests.service.grpc.conftest import Serve, column, infer_request
+from tests.service.http.test_door import shut
 
 ONE = pictures(1, 1.0, label=3, size=32)
 SLOW_REQUEST = infer_request(pictures(1, 0.1, 0.1, 0.9, label=3, size=32), thresholds="1,1")
@@ -388,7 +388,7 @@ def test_under_overload_calls_are_refused_before_their_message_is_read(serve: Se
         with served.backend.gate.held():
             first = served.call.start("ModelInfer", infer_request(ONE))
             submissions.wait_for(1)
-            door.shut = math.inf
+            shut(served.service)
             for request in (infer_request(ONE), b"no message at all"):
                 code, detail, metadata = served.call.refused("ModelInfer", request)
                 assert (code, "the predicted wait is" in detail) == ("RESOURCE_EXHAUSTED", True)

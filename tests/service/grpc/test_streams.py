@@ -1,6 +1,5 @@
 """ModelStreamInfer over a real socket, with a device that is held or sets the pace."""
 
-import math
 import queue
 import time
 import tracemalloc
@@ -15,6 +14,7 @@ from msmlp.service.grpc import calls, streams
 from tests.fakes import PATIENCE_SECONDS, picture, pictures
 from tests.servers import Submissions, wait_until
 from tests.service.grpc.conftest import Caller, Serve, column, infer_request
+from tests.service.http.test_door import shut
 
 ONE = pictures(1, 1.0, label=3, size=32)
 
@@ -197,7 +197,7 @@ def test_a_refused_message_is_not_kept_while_its_refusal_waits_for_its_turn(serv
         with served.backend.gate.held():
             responses = served.call.stream(iter(requests))
             submissions.wait_for(1)
-            served.service.engine.admission.door.shut = math.inf
+            shut(served.service)
             tracemalloc.start()
             try:
                 for _ in range(count):

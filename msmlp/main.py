@@ -18,6 +18,7 @@ from msmlp.model.errors import (
     install_hint,
     plain,
 )
+from msmlp.plan.command import plan
 from msmlp.service.cli import app as serving
 
 INTERRUPTED = 130
@@ -61,6 +62,7 @@ app.add_typer(offline)
 app.add_typer(serving)
 app.command()(classify)
 app.command()(doctor)
+app.command()(plan)
 app.add_typer(bench)
 
 

@@ -98,3 +98,10 @@ class StageSamples:
         """The medians."""
         medians = [np.median(samples, axis=0) for samples in self._samples.values()]
         return StageCosts(tuple(self._samples), np.stack(medians, axis=-1))
+
+    def spread(self) -> float:
+        """The standard deviation of the logarithm of a sample over its median, over all stages and buckets; outliers
+        do not count."""
+        ratios = [np.log(np.array(samples) / np.median(samples, axis=0)) for samples in self._samples.values()]
+        low, high = np.percentile(np.concatenate([each.ravel() for each in ratios]), (16, 84))
+        return float((high - low) / 2)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import MsmlpError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.admission import Admission, Permits
-from msmlp.service.engine.brownout import LEVELS, Brownout, Totals
+from msmlp.service.engine.admission import Permits
+from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.heartbeat import LOOK_SECONDS
 from msmlp.service.engine.messages import (
@@ -36,6 +36,7 @@ from msmlp.service.engine.messages import (
     Stop,
     Submit,
 )
+from msmlp.service.engine.overload import FROZEN_SECONDS, Overload
 from msmlp.service.engine.result import Pending, Result
 from msmlp.service.engine.transport import ThreadWorker, Worker
 from msmlp.service.errors import EngineDownError, OverloadedError, StartingError
@@ -55,14 +56,8 @@ takes as long as predicted does not."""
 GRACE_SECONDS = 0.1
 """How long after its deadline."""
 
-FROZEN_SECONDS = 1.0
-"""A pause of this process after which waits are counted anew: it was stopped, and nothing could be answered."""
-
 IDLE = 0.1
 """A process that spent less than this share of a pause was stopped for it."""
-
-BROWNOUT_SECONDS = 0.005
-"""The shortest time between two, while most permits are free: at every request, it would cost more than admission."""
 
 WINDOW_SECONDS = 10.0
 """Seconds over which throughput is measured."""
@@ -88,8 +83,8 @@ class AsyncEngine:
         shadow_every: int = 0,
         worker: Callable[..., Worker] = ThreadWorker,
     ) -> None:
-        self.admission = Admission(max_wait_seconds)
-        self.brownout = Brownout(brownout_seconds, max_wait_seconds, costs)
+        self.overload = Overload(max_wait_seconds, brownout_seconds, costs)
+        self.admission, self.brownout = self.overload.admission, self.overload.brownout
         self.throughput = Throughput()
         self._observers: list[Callable[[Outbound], None]] = []
         self._numbers = itertools.count()
@@ -98,8 +93,6 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._died: Died | None = None
-        self._browned = -math.inf  # when brown-out was updated
-        self._awake = -math.inf  # since when this process has not been stopped
         self._late = math.inf
         self.heartbeat_age = 0.0
         """Seconds since the engine's last sign of life."""
@@ -139,8 +132,7 @@ class AsyncEngine:
 
     def level_now(self) -> int:
         """The brown-out level of a request that comes now. One that finds the engine empty waits for nobody."""
-        load = self.worker.load
-        return self.brownout.level if load is not None and self.admission.total(load).inflight > 0 else 0
+        return self.overload.level(self.worker.load)
 
     @property
     def up(self) -> bool:
@@ -160,10 +152,7 @@ class AsyncEngine:
         """
         self.check()
         load = self.worker.load or Load.none(1)  # the worker may have died just now
-        now = time.monotonic()
-        permits = self.admission.admit(images, load, now, degraded=degraded)
-        self._update_brownout(load, now)
-        return permits
+        return self.overload.admit(images, load, time.monotonic(), self.decode_backlog, degraded=degraded)
 
     def decoding_check(self, images: int) -> Callable[[float, float], None]:
         """Refuses admitted images by what their decoding takes (Admission.check_decoding), on any thread."""
@@ -246,10 +235,7 @@ class AsyncEngine:
         self.heartbeat_age = self.worker.look(now)
         if self.heartbeat_age > self._late:
             self._give_up(now - GRACE_SECONDS)
-        load = self.worker.load
-        self.admission.door.reopen(self.admission.wait(load) if load is not None else 0.0)
-        if load is not None:
-            self._update_brownout(load, now)
+        self.overload.look(self.worker.load, now, self.decode_backlog)
 
     def _give_up(self, deadline: float) -> None:
         """The engine is silent: images whose deadline was before `deadline` expire here."""
@@ -257,21 +243,6 @@ class AsyncEngine:
             if pending.deadline < deadline and pending.missing:
                 pending.expire()
                 self._put(Cancel(number))
-
-    def _update_brownout(self, load: Load, now: float) -> None:
-        admission = self.admission
-        if now - self._browned < BROWNOUT_SECONDS and 2 * admission.inside < admission.permits:
-            return
-        if now - self._browned > FROZEN_SECONDS:
-            self._awake = now
-        self._browned = now
-        oldest = max(min(load.oldest), self._awake)
-        wait = max(now - oldest, admission.wait(load) + self.decode_backlog())
-        counts = admission.total(load)
-        totals = Totals(load.work_seconds, counts.admitted, counts.degraded)
-        quiet = not admission.met and load.others.inflight <= 0
-        self.brownout.update(now, wait, totals, admission.share(load), quiet=quiet)
-        admission.met = False
 
     def _send(self, messages: list[Outbound]) -> None:
         """Hand messages to the event loop, from the worker's thread or its own."""

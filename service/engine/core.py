@@ -199,7 +199,7 @@ class EngineCore:
     """Runs batches, as many at a time as the backend takes, and keeps the columns that only answers need.
 
     `shadow_every` and `reserve` are the scheduler's; `seconds` [K, buckets] is what warm-up measured; `publish` gets
-    the load before every batch and when nothing is left to run.
+    the load before every batch and when nothing is left to run. `clock` gives seconds; a simulation has its own.
     """
 
     def __init__(
@@ -211,8 +211,9 @@ class EngineCore:
         shadow_every: int = 0,
         reserve: int = 0,
         publish: Callable[[Load], None] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.backend, self._send, self._publish = backend, send, publish
+        self.backend, self._send, self._publish, self._clock = backend, send, publish, clock or time.monotonic
         self._stages = stages = backend.stages
         self.latency = LatencyModel(backend.buckets, seconds)
         self.scheduler = Scheduler(backend.capacity, stages, self.latency, shadow_every=shadow_every, reserve=reserve)
@@ -252,7 +253,7 @@ class EngineCore:
             return
         self._stream[slots] = message.parameters.stream
         if self.idle:
-            self._collected = time.monotonic()
+            self._collected = self._clock()
         self.scheduler.add(slots, message.request, message.parameters, message.arrival)
 
     def _admit(self, pixels: NDArray[np.uint8]) -> Slots:
@@ -308,7 +309,7 @@ class EngineCore:
 
     def _launch(self) -> bool:
         """Start one batch, and answer tickets whose deadline does not allow for it → whether there was one."""
-        now = time.monotonic()
+        now = self._clock()
         starts = max(now, self._in_flight[-1].ends) if self._in_flight else now
         self._answer_overdue(now, starts)
         batch = self.scheduler.next_batch(now, starts)
@@ -332,7 +333,7 @@ class EngineCore:
         except Exception as error:
             self._abandon(batch, error)
             return
-        now = time.monotonic()
+        now = self._clock()
         seconds = now - max(self._collected, flight.launched)
         # Measured from the end of the previous batch: the host's work between batches counts too.
         self.latency.learn(batch.stage, len(batch.slots), now - self._collected)
@@ -372,7 +373,7 @@ class EngineCore:
             if not (np.isfinite(output.score).all() and np.isfinite(output.probabilities).all()):
                 raise DeviceError(f"stage {stage + 1} gives no valid scores, not even for a black image")
         self.backend.release(slots)
-        self._failures, self._doubtful, self._collected = 0, False, time.monotonic()
+        self._failures, self._doubtful, self._collected = 0, False, self._clock()
 
     def _abandon(self, batch: Batch, error: Exception) -> None:
         requests, slots = self.scheduler.abandon(batch)

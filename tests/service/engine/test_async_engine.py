@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine import async_engine, core
+from msmlp.service.engine import async_engine, core, overload
 from msmlp.service.engine.async_engine import AsyncEngine, Throughput
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import (
@@ -501,7 +501,7 @@ async def until_level(engine: AsyncEngine, clock: Clock, wanted: Callable[[int],
     for _ in range(1000):
         if wanted(engine.brownout.level):
             return
-        clock.ahead += 0.9 * async_engine.FROZEN_SECONDS
+        clock.ahead += 0.9 * overload.FROZEN_SECONDS
         await asyncio.sleep(async_engine.LOOK_SECONDS / 10)
     raise AssertionError("the level does not move")
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from msmlp.service.engine import async_engine
+from msmlp.service.engine import async_engine, overload
 from msmlp.service.engine import core as loop
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.http.schemas import Answer
@@ -202,7 +202,8 @@ def test_a_held_device_is_overload_and_browns_out_what_comes_next(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way: images wait, the level rises, a request is degraded; the gauges say so."""
-    monkeypatch.setattr(async_engine, "FROZEN_SECONDS", math.inf)  # a busy machine may stop for a second
+    for module in (async_engine, overload):
+        monkeypatch.setattr(module, "FROZEN_SECONDS", math.inf)  # a busy machine may stop for a second
     backend = fake_backend(max_batch=1)
     service = fake_service(tiny_weights, lambda: backend, brownout_ms=20)
     submissions = Submissions(service.engine)

@@ -1,0 +1,172 @@
+"""A fleet of replicas under a traffic: which replica gets a request, and which die. Discrete events on one clock."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msmlp.model.errors import OptionError
+from msmlp.plan.replica import Answer, Replica, Request
+from msmlp.service.engine.heartbeat import LOOK_SECONDS
+
+Routing = Literal["random", "two-choices", "least-wait"]
+ROUTINGS: tuple[Routing, ...] = ("random", "two-choices", "least-wait")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`replicas` die `at` a time, in seconds, with what they had not answered; with `back`, new ones come then."""
+
+    at: float
+    replicas: int
+    back: float = math.inf
+
+
+@dataclass
+class Outcome:
+    """What became of all requests, in the order of their answers; brown-out levels by second, the mean of the fleet."""
+
+    answers: list[Answer] = field(default_factory=list)
+    levels: list[tuple[float, float]] = field(default_factory=list)
+    device_busy: float = 0.0
+    """The share of the time that devices worked."""
+
+    def columns(self, since: float = 0.0, until: float = math.inf) -> dict[str, NDArray[Any]]:
+        """The answers to requests sent in `since` to `until`, as columns."""
+        rows = [each for each in self.answers if since <= each.sent < until]
+        names = ("sent", "latency", "status", "images", "degraded", "right")
+        return {name: np.array([getattr(each, name) for each in rows]) for name in names} | {
+            "exits": np.array([each.exits for each in rows if each.status == 200])
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all requests sent in a span of time. Latencies are those of answers with 200; None without one. `accuracy` is
+    the share of right answers, `exit_share` [K] that of the images that left at each exit.
+    """
+
+    requests: int
+    images_per_second: float
+    p50_ms: float | None
+    p99_ms: float | None
+    accuracy: float | None
+    exit_share: tuple[float, ...]
+    degraded: float
+    refused: float
+    lost: int
+
+
+def summary(outcome: Outcome, since: float, until: float) -> Summary:
+    """Of the requests sent in `since` to `until`, in seconds."""
+    found = outcome.columns(since, until)
+    status, images = found["status"], found["images"]
+    good = status == 200
+    answered = int(images[good].sum()) if len(status) else 0
+    latency = 1e3 * found["latency"][good] if answered else np.zeros(0)
+    p50, p99 = (float(np.percentile(latency, each)) if answered else None for each in (50, 99))
+    return Summary(
+        requests=len(status),
+        images_per_second=answered / (until - since),
+        p50_ms=p50,
+        p99_ms=p99,
+        accuracy=float(found["right"][good].sum()) / answered if answered else None,
+        exit_share=tuple((found["exits"].sum(axis=0) / answered).tolist()) if answered else (),
+        degraded=float(images[good & (found["degraded"] > 0)].sum()) / answered if answered else 0.0,
+        refused=float((status == 429).mean()) if len(status) else 0.0,
+        lost=int((status == 503).sum()),
+    )
+
+
+class Fleet:
+    """`build` makes a replica. Routers know a replica's predicted wait at once; a dead one gets nothing more."""
+
+    def __init__(
+        self,
+        build: Callable[[], Replica],
+        replicas: int,
+        routing: Routing = "two-choices",
+        failure: Failure | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if failure is not None and failure.replicas >= replicas:
+            raise OptionError("--fail", f"{failure.replicas} of {replicas} replicas would die; one at least must stay")
+        self._build, self._routing, self._failure = build, routing, failure
+        self._rng = rng or np.random.default_rng(0)
+        self._replicas = [build() for _ in range(replicas)]
+        self._dead: list[Replica] = []
+        self._events: list[tuple[float, int, Replica | None]] = []
+        self._counted = 0
+
+    def run(self, requests: Iterable[Request], seconds: float) -> Outcome:
+        """Until all were answered; `seconds` is how long they come."""
+        outcome, coming = Outcome(), iter(requests)
+        request, looks = next(coming, None), LOOK_SECONDS
+        failure = self._failure
+        dies, back = (failure.at, failure.back) if failure else (math.inf, math.inf)
+        while True:
+            wakes = self._events[0][0] if self._events else math.inf
+            sent = request.sent if request is not None else math.inf
+            now = min(wakes, sent, looks, dies, back)
+            if request is None and not self._events:
+                break
+            if now == sent:
+                assert request is not None
+                self._send(request)
+                request = next(coming, None)
+            elif now == wakes:
+                self._wake(heapq.heappop(self._events))
+            elif now == dies:
+                assert failure is not None
+                dies = math.inf
+                self._kill(failure.replicas, now, outcome)
+            elif now == back:
+                assert failure is not None
+                back = math.inf
+                self._replicas += [self._build() for _ in range(failure.replicas)]
+            else:
+                looks += LOOK_SECONDS
+                for replica in self._replicas:
+                    replica.look(now)
+                outcome.levels.append((now, sum(each.level for each in self._replicas) / len(self._replicas)))
+        for replica in [*self._replicas, *self._dead]:
+            outcome.answers += replica.answers
+        outcome.answers.sort(key=lambda answer: answer.sent)
+        outcome.device_busy = sum(each.device_busy for each in self._replicas) / (seconds * len(self._replicas))
+        return outcome
+
+    def _send(self, request: Request) -> None:
+        replica = self._choose()
+        replica.receive(request)
+        self._schedule(replica)
+
+    def _choose(self) -> Replica:
+        replicas = self._replicas
+        if self._routing == "least-wait":
+            return min(replicas, key=lambda each: each.wait)
+        draws = self._rng.integers(0, len(replicas), 1 if self._routing == "random" else 2).tolist()
+        return min((replicas[int(draw)] for draw in draws), key=lambda each: each.wait)
+
+    def _schedule(self, replica: Replica) -> None:
+        if replica.wakes < math.inf and not replica.scheduled:
+            replica.scheduled = True
+            self._counted += 1
+            heapq.heappush(self._events, (replica.wakes, self._counted, replica))
+
+    def _wake(self, event: tuple[float, int, Any]) -> None:
+        now, _, replica = event
+        replica.scheduled = False
+        if replica.alive:
+            replica.turn(now)
+            self._schedule(replica)
+
+    def _kill(self, count: int, now: float, outcome: Outcome) -> None:
+        for replica in self._replicas[-count:]:
+            lost = replica.die(now)
+            outcome.answers += [Answer(each.sent, now - each.sent, 503, each.images) for each in lost]
+        self._dead += self._replicas[-count:]
+        del self._replicas[-count:]

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,12 @@ class Served:
         return self.wait_for(r"serving gRPC on (\S+)")[1]
 
     def metric(self, name: str) -> float:
-        """Now; the sum over its labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_SECONDS, verify=trusting()).text
+        """Now; the sum over its labels. A front end that is killed may take a connection with it: asked again then."""
+        ask = partial(httpx.get, f"{self.url}/metrics", timeout=PATIENCE_SECONDS, verify=trusting())
+        try:
+            text = ask().text
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            text = ask().text
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
     def wait_until_ready(self, frontends: int = 1) -> None:

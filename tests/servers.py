@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from msmlp.model.weights.calibration import Table
 from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.core import BackendFactory
 from msmlp.service.engine.messages import Outbound
+from msmlp.service.errors import EngineDownError, StartingError
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.server import listen
 from msmlp.service.operating_points import OperatingPoints
@@ -65,7 +66,7 @@ def fake_backend(capacity: int = 1024, max_batch: int = 64) -> FakeBackend:
 
 @contextmanager
 def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
-    """A real server around a service, on a free port, once the engine is ready (with `wait`)."""
+    """A real server around a service, on a free port, once it has started and (with `wait`) its engine is ready."""
     listener, chain = listen("127.0.0.1", 0), service.settings.ssl_certfile
     address = f"http{'s' if chain else ''}://127.0.0.1:{listener.getsockname()[1]}"
     secure: Any = {"ssl_certfile": chain, "ssl_keyfile": service.settings.ssl_keyfile} if chain else {}
@@ -82,8 +83,10 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
     thread.start()
     try:
         with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, verify=trusting()) as client:
+            wait_until(lambda: server.started or not thread.is_alive())
             if wait:
                 assert service.engine.worker.ready.wait(PATIENCE_SECONDS), "the engine did not become ready"
+                wait_until(lambda: not _is_starting(service.engine))  # the event loop has heard of it
             yield client
     finally:
         server.should_exit = True
@@ -93,6 +96,15 @@ def serving(service: Service, *, wait: bool = True) -> Iterator[httpx.Client]:
                 task.print_stack()
             pytest.fail("the server does not end; stderr says where its tasks wait")
         listener.close()
+
+
+def _is_starting(engine: AsyncEngine) -> bool:
+    with suppress(EngineDownError):
+        try:
+            engine.check()
+        except StartingError:
+            return True
+    return False
 
 
 class Told:

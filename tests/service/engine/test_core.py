@@ -1,7 +1,6 @@
 """The engine core by hand, one batch at a time, without its thread."""
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -296,14 +295,10 @@ def test_load_says_what_waits_and_what_it_will_take() -> None:
     assert after.prediction_margin >= 1.0
 
 
-def test_what_the_host_does_between_batches_is_part_of_what_they_take(
-    in_flight: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_host_does_between_batches_is_part_of_what_they_take(in_flight: int) -> None:
     """A clock that ticks by one each time it is read: at the arrival, when a batch is looked for, and at the end."""
-    hand = ByHand(max_batch=1, seconds=1.0)
     clock = iter(range(1000))
-    # The module's own name for it: other threads' event loops go by the real one.
-    monkeypatch.setattr("msmlp.service.engine.core.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    hand = ByHand(max_batch=1, seconds=1.0, clock=lambda: float(next(clock)))
     for request in range(50):
         hand.core.receive(Submit(request, pictures(1, 1.0), ExitParameters(np.array([0.5, 0.5]), 1, 3), 0.0))
         hand.run()

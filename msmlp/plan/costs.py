@@ -39,8 +39,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Costs(BaseModel):
     """All costs are in seconds. `stage_seconds` [K][buckets] is t_k(b); `spread` the standard deviation of its
     logarithm. `request_seconds` is a front end's work for a request of one image, `image_seconds` for each further
-    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch. `permits` images may be in
-    flight.
+    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch, `proxy_seconds` that of one
+    proxy in front of all replicas (Ray Serve's, say), per request, there and back. `permits` images may be in flight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +59,7 @@ class Costs(BaseModel):
     image_seconds: Seconds
     refusal_seconds: Seconds
     batch_seconds: Seconds = 0.0
+    proxy_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
     def _a_time_for_every_bucket(self) -> Self:

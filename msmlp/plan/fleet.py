@@ -83,7 +83,8 @@ def summary(outcome: Outcome, since: float, until: float) -> Summary:
 
 
 class Fleet:
-    """`build` makes a replica. Routers know a replica's predicted wait at once; a dead one gets nothing more."""
+    """`build` makes a replica. Routers know a replica's predicted wait at once; a dead one gets nothing more. A proxy
+    has one thread, which `proxy` seconds per request keep busy, half of them before the replica and half after."""
 
     def __init__(
         self,
@@ -92,10 +93,11 @@ class Fleet:
         routing: Routing = "two-choices",
         failure: Failure | None = None,
         rng: np.random.Generator | None = None,
+        proxy: float = 0.0,
     ) -> None:
         if failure is not None and failure.replicas >= replicas:
             raise OptionError("--fail", f"{failure.replicas} of {replicas} replicas would die; one at least must stay")
-        self._build, self._routing, self._failure = build, routing, failure
+        self._build, self._routing, self._failure, self._proxy = build, routing, failure, proxy
         self._rng = rng or np.random.default_rng(0)
         self._replicas = [build() for _ in range(replicas)]
         self._dead: list[Replica] = []
@@ -105,18 +107,19 @@ class Fleet:
     def run(self, requests: Iterable[Request], seconds: float) -> Outcome:
         """Until all were answered; `seconds` is how long they come."""
         outcome, coming = Outcome(), iter(requests)
-        request, looks = next(coming, None), LOOK_SECONDS
+        request, looks, proxied = next(coming, None), LOOK_SECONDS, 0.0
         failure = self._failure
         dies, back = (failure.at, failure.back) if failure else (math.inf, math.inf)
         while True:
             wakes = self._events[0][0] if self._events else math.inf
-            sent = request.sent if request is not None else math.inf
+            sent = math.inf if request is None else max(request.sent, proxied) + self._proxy / 2
             now = min(wakes, sent, looks, dies, back)
             if request is None and not self._events:
                 break
             if now == sent:
                 assert request is not None
-                self._send(request)
+                proxied = sent + self._proxy / 2
+                self._send(request, now)
                 request = next(coming, None)
             elif now == wakes:
                 self._wake(heapq.heappop(self._events))
@@ -134,14 +137,14 @@ class Fleet:
                     replica.look(now)
                 outcome.levels.append((now, sum(each.level for each in self._replicas) / len(self._replicas)))
         for replica in [*self._replicas, *self._dead]:
-            outcome.answers += replica.answers
+            outcome.answers += [each._replace(latency=each.latency + self._proxy / 2) for each in replica.answers]
         outcome.answers.sort(key=lambda answer: answer.sent)
         outcome.device_busy = sum(each.device_busy for each in self._replicas) / (seconds * len(self._replicas))
         return outcome
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: Request, now: float) -> None:
         replica = self._choose()
-        replica.receive(request)
+        replica.receive(request, now)
         self._schedule(replica)
 
     def _choose(self) -> Replica:

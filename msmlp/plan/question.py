@@ -66,7 +66,8 @@ class Simulation:
         def build() -> Replica:
             return Replica(self.costs, self.calibration.table, self.points, self.limits, rng)
 
-        return Fleet(build, replicas, self.routing, failure, rng).run(requests, self.seconds)
+        fleet = Fleet(build, replicas, self.routing, failure, rng, self.costs.proxy_seconds)
+        return fleet.run(requests, self.seconds)
 
     def summary(self, replicas: int, *, factor: float = 1.0) -> Summary:
         """Of such a run, from LEAD of it on."""

@@ -118,7 +118,7 @@ class Replica:
         self.overload.admission.permits = costs.permits
         self._transit, self._published = InTransit(), self.core.load()
         self._pending: dict[int, _Pending] = {}
-        self._inbox: deque[Request] = deque()
+        self._inbox: deque[tuple[float, Request]] = deque()  # with the times at which they came
         self._arriving: list[tuple[float, int]] = []  # read by a front end then, and on their way to the engine
         self._number = 0
         self.answers: list[Answer] = []
@@ -138,7 +138,7 @@ class Replica:
         """Predicted seconds until a request that comes now would be answered: what a router may ask for. What waits in
         sockets counts too: a router knows what it has sent."""
         load = self.load
-        unread = sum(each.images for each in self._inbox) * load.seconds_per_image
+        unread = sum(each.images for _, each in self._inbox) * load.seconds_per_image
         return self.overload.admission.wait(load) + len(self._inbox) * self._costs.request_seconds + unread
 
     @property
@@ -146,9 +146,9 @@ class Replica:
         """Of brown-out."""
         return self.overload.brownout.level
 
-    def receive(self, request: Request) -> None:
+    def receive(self, request: Request, now: float) -> None:
         """A request has come; a turn must follow."""
-        self._inbox.append(request)
+        self._inbox.append((now, request))
 
     @property
     def wakes(self) -> float:
@@ -168,7 +168,7 @@ class Replica:
         """One turn of the event loop, not before `now`: requests, batches, answers."""
         self.now = max(self.now, now)
         for _ in range(len(self._inbox)):
-            self._take(self._inbox.popleft())
+            self._take(*self._inbox.popleft())
         while self._arriving and self._arriving[0][0] <= self.now:
             _, number = heapq.heappop(self._arriving)
             self._submit(number)
@@ -192,7 +192,8 @@ class Replica:
         late = [each for each in self.answers if each.sent + each.latency > now]
         self.answers = [each for each in self.answers if each.sent + each.latency <= now]
         lost = [Request(each.sent, each.images) for each in late]
-        lost += [pending.request for pending in self._pending.values()] + list(self._inbox)
+        lost += [pending.request for pending in self._pending.values()]
+        lost += [request for _, request in self._inbox]
         self._pending.clear()
         self._inbox.clear()
         return lost
@@ -207,23 +208,23 @@ class Replica:
         heapq.heapreplace(self._fronts, done)
         return done
 
-    def _take(self, request: Request) -> None:
+    def _take(self, came: float, request: Request) -> None:
         overload, costs = self.overload, self._costs
         door, size = overload.admission.door, BODY_BYTES * request.images
-        began = max(request.sent, self._fronts[0]) if self._fronts else self.now
+        began = max(came, self._fronts[0]) if self._fronts else self.now
         if door.closed(began):
             overload.admission.turn_away(size, began)
-            self._refuse(request, costs.refusal_seconds)
+            self._refuse(came, request, costs.refusal_seconds)
             return
         point = self._points.resolve(NO_OPTIONS, overload.level(self.load))
         degraded = point.source == "brownout"
-        read = self._host(request.sent, costs.request_seconds / 2 + costs.image_seconds * (request.images - 1))
+        read = self._host(came, costs.request_seconds / 2 + costs.image_seconds * (request.images - 1))
         work = door.enter(size)
         try:
             permits = overload.admit(request.images, self.load, read, float, degraded=degraded)
         except OverloadedError:
             door.leave(work)
-            self._refuse(request, costs.refusal_seconds / 2)
+            self._refuse(came, request, costs.refusal_seconds / 2)
             return
         number, self._number = self._number, self._number + 1
         pixels = np.broadcast_to(np.zeros((), np.uint8), (request.images, 1, 1, 3))
@@ -238,8 +239,8 @@ class Replica:
         pending.first, self._drawn = self._drawn, self._drawn + pending.request.images
         self.core.receive(pending.submit)
 
-    def _refuse(self, request: Request, seconds: float) -> None:
-        done = self._host(request.sent, seconds)
+    def _refuse(self, came: float, request: Request, seconds: float) -> None:
+        done = self._host(came, seconds)
         self.answers.append(Answer(request.sent, done - request.sent, 429, request.images))
 
     def _land(self, message: Answers) -> None:

@@ -65,6 +65,16 @@ def test_more_replicas_answer_sooner_and_are_less_busy(replica: Build) -> None:
     assert few_seen.images_per_second == many_seen.images_per_second == pytest.approx(800, rel=0.1)
 
 
+def test_a_proxy_adds_its_time_and_limits_the_rate(replica: Build) -> None:
+    plain, proxied = (Fleet(lambda: replica(FOREVER), 4, proxy=proxy) for proxy in (0.0, 0.002))
+    slow = [Request(0.5 * number, 1) for number in range(6)]
+    before, after = (each.run(slow, 3).columns()["latency"] for each in (plain, proxied))
+    assert after - before == pytest.approx(0.002)
+    crowded = Fleet(lambda: replica(FOREVER), 4, proxy=0.002).run(steady(800, 4), 4)
+    done = crowded.columns()["sent"] + crowded.columns()["latency"]
+    assert len(done) / done.max() == pytest.approx(500, rel=0.05)
+
+
 def test_a_third_that_dies_takes_what_it_had_and_the_others_go_on(replica: Build) -> None:
     limits = Limits(max_wait=0.5, brownout=0.1)
     outcome = run(lambda: replica(limits), 3, 1750, 6, failure=Failure(at=3, replicas=1))

@@ -13,7 +13,8 @@ def run(replica: Replica, *requests: Request) -> list[Answer]:
     coming = sorted(requests)
     while coming or replica.wakes < float("inf"):
         if coming and coming[0].sent <= replica.wakes:
-            replica.receive(coming.pop(0))
+            replica.receive(coming[0], coming[0].sent)
+            coming.pop(0)
         else:
             replica.turn(replica.wakes)
     return replica.answers
@@ -61,7 +62,7 @@ def run_until(replica: Replica, now: float, requests: list[Request]) -> None:
     for request in requests:
         while replica.wakes < request.sent:
             replica.turn(replica.wakes)
-        replica.receive(request)
+        replica.receive(request, request.sent)
 
 
 def test_overload_is_refused_and_what_is_admitted_waits_no_longer_than_it_may(replica: Build) -> None:
@@ -113,7 +114,7 @@ def test_every_request_ends_once_and_nothing_stays(
 def test_what_a_dead_replica_had_not_answered_is_lost(replica: Build) -> None:
     one = replica()
     for number in range(100):
-        one.receive(Request(0.0001 * number, 1))
+        one.receive(Request(0.0001 * number, 1), 0.0001 * number)
     one.turn(0.01)
     lost = one.die(0.02)
     assert len(lost) + len(one.answers) == 100

@@ -88,6 +88,7 @@ def _plot(bins: Sequence[dict[str, Any]]) -> str:
     times = [row["from"] for row in bins]
     speed.plot(times, [row["images_per_second"] for row in bins])
     speed.set_ylabel("images/s")
+    speed.set_ylim(bottom=0)
     for name in ("p50_ms", "p99_ms"):
         latency.plot(times, [row[name] or float("nan") for row in bins], label=name.removesuffix("_ms"))
     latency.set_ylabel("ms")

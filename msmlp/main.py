@@ -8,6 +8,7 @@ import typer
 import msmlp
 from msmlp.bench.command import app as bench
 from msmlp.classify import classify
+from msmlp.deploy import app as deploy
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
 from msmlp.model.errors import (
@@ -62,6 +63,7 @@ app.add_typer(serving)
 app.command()(classify)
 app.command()(doctor)
 app.add_typer(bench)
+app.add_typer(deploy)
 
 
 def main() -> None:

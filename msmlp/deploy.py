@@ -46,7 +46,7 @@ def ray(
         typer.echo(_yaml(deployment.serve_config(http)), nl=False)
     else:
         _deploy_now(deployment, address, http)
-        typer.echo(f"msmlp: {deployment.version} is served on http://{host}:{port}", err=True)
+        typer.echo(f"msmlp: {deployment.version} is served", err=True)
 
 
 def _deployment(given: dict[str, Any]) -> Deployment:

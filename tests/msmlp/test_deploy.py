@@ -1,0 +1,69 @@
+"""`msmlp deploy ray` without a cluster; with one in tests/ray."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from msmlp.model.weights import load_calibration, load_weights, model_version
+from msmlp.service.deployment import Deployment
+from tests.processes import Call
+
+
+def test_the_config_has_the_weights_version_and_their_absolute_path(
+    call: Call, tiny_weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_weights.parent)
+    options = "--max-replicas", "4", "--num-cpus", "2", "--policy", "fast", "--port", "9000"
+    assert call("deploy", "ray", "--print-config", "--weights", tiny_weights.name, *options) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    weights = load_weights(tiny_weights)
+    [application] = config["applications"]
+    assert config["http_options"] == {"host": "127.0.0.1", "port": 9000}
+    assert application["import_path"] == "msmlp.service.ray_app:build"
+    assert Deployment(**application["args"]) == Deployment(
+        settings={"weights": str(tiny_weights.resolve()), "policy": "fast"},
+        version=model_version(weights, load_calibration(weights)),
+        max_replicas=4,
+        num_cpus=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--max-replicas", "0"), "'--max-replicas': expected at least 1"),
+        (("--min-replicas", "3"), "--max-replicas: 1; expected min_replicas (3) or more"),
+        (("--num-cpus", "0"), "--num-cpus: expected greater than 0"),
+        (("--direct-port", "70000"), "'--direct-port': expected at most 65435"),
+        (("--policy", "nix"), "--policy"),
+        (("--max-batch", "9999"), "'--max-batch': expected at most 4096"),
+        (("--weights", "/nowhere"), "there is no weights folder /nowhere"),
+        (("--frontends", "2"), "No such option: --frontends"),
+    ],
+)
+def test_a_bad_option_is_one_line(
+    call: Call, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], told: str
+) -> None:
+    assert call("deploy", "ray", "--print-config", *options) == 2
+    said = capsys.readouterr()
+    assert told in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not said.out
+
+
+def test_without_ray_one_line_names_the_extra(
+    call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert call("deploy", "ray") == 1
+    said = capsys.readouterr().err
+    assert 'needs the package ray: pip install "msmlp[serve,ray]"' in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.ray
+def test_without_a_cluster_one_line_says_how_to_start_one(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("deploy", "ray", "--address", "127.0.0.1:1") == 2
+    assert "ray start --head" in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""The service on a real Ray cluster of two nodes: traffic through the proxies, deaths, scaling, and new weights.
+
+The tests share what is deployed, and each begins with a deployment of its own.
+"""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+import msmlp
+from tests import reloads
+from tests.chaos.load import Load, known_of
+from tests.fakes import PATIENCE_SECONDS
+from tests.ray.conftest import Ray
+from tests.reloads import Version, train_two_stages
+from tests.servers import encoded, wait_until
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(400),
+    # Ray's own, which say nothing of us.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*", r"ignore::FutureWarning:ray\..*"),
+]
+
+TWO = "--min-replicas", "2", "--max-replicas", "2"
+
+
+@pytest.fixture(scope="module")
+def versions(tiny_weights: Path, digits_folder: Path, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two weights folders with different answers."""
+    other = train_two_stages(digits_folder, tmp_path_factory.mktemp("weights") / "two-stages")
+    return [Version.of(each, digits.test[:30]) for each in (tiny_weights, other)]
+
+
+def test_traffic_through_the_proxies_and_past_them(cluster: Ray, tiny_weights: Path, digits: Any) -> None:
+    cluster.serve(tiny_weights, *TWO, "--direct-port", "0", "--max-images", "64")
+    pictures = digits.test[:20]
+    files = [encoded(each) for each in pictures]
+    with msmlp.load(tiny_weights, device="cpu", max_batch=8) as model:
+        expected = [(each.label, each.exit) for each in model.classify(files).results]
+    addresses = cluster.addresses()
+    assert len(addresses) == 2
+    for url in (cluster.url, *addresses):
+        with msmlp.Client(url) as client:
+            _answers_as_a_service(client, files, expected)
+        with triton.InferenceServerClient(url.removeprefix("http://")) as other:
+            assert other.is_model_ready("msmlp")
+            tensor = triton.InferInput("pixels", list(pictures.shape), "UINT8")
+            tensor.set_data_from_numpy(np.ascontiguousarray(pictures))
+            found = other.infer("msmlp", [tensor])
+        assert [label.decode() for label in found.as_numpy("label").tolist()] == [label for label, _ in expected]
+        answer = httpx.get(f"{url}/readyz", headers={"X-Request-ID": "mine"})
+        assert answer.headers.get_list("X-Request-ID") == ["mine"]
+        assert answer.headers.get_list("X-Content-Type-Options") == ["nosniff"]
+
+
+def _answers_as_a_service(client: msmlp.Client, files: list[bytes], expected: list[tuple[Any, Any]]) -> None:
+    assert [(each.label, each.exit) for each in client.classify(files).results] == expected
+    assert {line.index for line in client.stream(files[:3])} == {0, 1, 2}
+    for images, status, code in (([b"none"], 422, "undecodable_image"), (files[:1] * 65, 413, "too_many_images")):
+        with pytest.raises(msmlp.ServiceError) as refused:
+            client.classify(images)
+        assert (refused.value.status, refused.value.code) == (status, code)
+
+
+def test_a_replica_killed_under_load_costs_its_own_requests_alone(
+    cluster: Ray, tiny_weights: Path, digits: Any
+) -> None:
+    cluster.serve(tiny_weights, *TWO, "--direct-port", "0")
+    known = known_of(tiny_weights, digits.test)
+    before = set(cluster.addresses())
+    with Load(cluster.url, known, clients=6, pause=0.0) as load:
+        load.wait_for(100)
+        cluster.kill(cluster.replicas()[0])
+        load.wait_for(100)
+        wait_until(lambda: cluster.running() == 2 and len(cluster.addresses()) == 2 and cluster.addresses() != before)
+        load.wait_for(100)
+    # In the same order on every connection, each with its own id: a second answer would be the next request's.
+    load.check("503", "cut", "lost")
+    assert load.outcomes["503"] + load.outcomes["cut"] + load.outcomes["lost"] <= 6, load.outcomes
+
+
+class Crowd:
+    """Clients of many images a request, until the block ends; `outcomes` counts statuses."""
+
+    def __init__(self, url: str, files: list[bytes], clients: int) -> None:
+        self._url, self._form = f"{url}/classify", [("images", file) for file in files]
+        self.outcomes: Counter[int] = Counter()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask_on) for _ in range(clients)]
+
+    def __enter__(self) -> "Crowd":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask_on(self) -> None:
+        with httpx.Client(timeout=PATIENCE_SECONDS) as client:
+            while not self._over.is_set():
+                response = client.post(self._url, files=self._form)
+                self.outcomes[response.status_code] += 1
+                if response.status_code == 429:
+                    assert int(response.headers["Retry-After"]) > 0
+                    self._over.wait(0.1)
+
+
+def test_replicas_come_with_the_load_and_go_after_it(cluster: Ray, tiny_weights: Path, digits: Any) -> None:
+    scaling = "--max-replicas", "3", "--up-seconds", "1", "--down-seconds", "1", "--target-wait-ms", "50"
+    cluster.serve(tiny_weights, *scaling)
+    cluster.wait_for(1)
+    known = known_of(tiny_weights, digits.test)
+    files = [encoded(each) for each in digits.test]
+    with Load(cluster.url, known, clients=1, pause=0.1) as load:
+        load.wait_for(20)
+        assert cluster.running() == 1  # requests alone are no load
+        with Crowd(cluster.url, files, clients=6) as crowd:
+            wait_until(lambda: cluster.running() >= 2)
+        assert set(crowd.outcomes) <= {200, 429}, crowd.outcomes
+        assert crowd.outcomes[200] > 0
+        cluster.wait_for(1)
+        load.wait_for(20)
+    load.check()
+
+
+def test_new_weights_replace_the_old_without_an_error(cluster: Ray, versions: list[Version], digits: Any) -> None:
+    old, new = versions
+    cluster.serve(old.folder)
+    load = reloads.Load(cluster.url, reloads.as_files(digits.test[:30]), versions)
+    with load.from_clients(4):
+        cluster.serve(new.folder)
+        deployed = time.monotonic()
+        # Ready is when the new replica takes requests; the old one may still answer what it has.
+        wait_until(lambda: bool(load.versions_since(deployed)) and bool(load.answered))
+    assert {name for _, name in load.answered} == {old.name, new.name}
+    assert load.versions_since(deployed + 2) <= {new.name}
+
+
+def test_a_deployment_that_fails_leaves_what_is_served(cluster: Ray, versions: list[Version], digits: Any) -> None:
+    old = versions[0]
+    cluster.serve(old.folder)
+    done = cluster.deploy(old.folder, "--device", "cuda")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("msmlp: Ray could not deploy it: ")
+    assert "GPU" in last or "CUDA" in last, last
+    with msmlp.Client(cluster.url) as client:
+        answer = client.classify(encoded(digits.test[0]))
+    assert answer["model"]["version"] == old.name

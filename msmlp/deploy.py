@@ -1,6 +1,8 @@
 """`msmlp deploy ray`: the service on a Ray cluster, or the Serve config for it. Ray is imported when it runs."""
 
 import inspect
+import logging
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,11 @@ from pydantic import ValidationError
 from msmlp.model.errors import MissingPackageError, MsmlpError, OptionError, first_mistake, install_hint
 from msmlp.service.cli import FIELDS, parameter_of
 from msmlp.service.deployment import OF_RAY, PATHS, Deployment
+
+CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+"""The actor that exists while Serve runs."""
+
+POLL_SECONDS = 0.2
 
 app = typer.Typer(name="deploy", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,8 +30,11 @@ def ray(
     address: Annotated[
         str, typer.Option(help="The cluster's HOST:PORT; auto: the one that runs on this machine.")
     ] = "auto",
-    host: Annotated[str, typer.Option(help="Address on which Ray's proxies listen.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address on which Ray's proxies listen, unless Serve runs already.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Their port.")] = 8000,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="How long it may take until all is ready.")] = 600,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the config for `serve deploy`, and deploy nothing.")
     ] = False,
@@ -45,8 +55,8 @@ def ray(
     if print_config:
         typer.echo(_yaml(deployment.serve_config(http)), nl=False)
     else:
-        _deploy_now(deployment, address, http)
-        typer.echo(f"msmlp: {deployment.version} is served", err=True)
+        where = _deploy_now(deployment, address, http, wait_seconds)
+        typer.echo(f"msmlp: {deployment.version} is served{where}", err=True)
 
 
 def _deployment(given: dict[str, Any]) -> Deployment:
@@ -95,12 +105,12 @@ def _missing(error: ModuleNotFoundError) -> MissingPackageError:
     return MissingPackageError(f"msmlp deploy ray needs the package {error.name}: {install_hint('serve,ray')}")
 
 
-def _deploy_now(deployment: Deployment, address: str, http: dict[str, Any]) -> None:
-    """Deploy, and return once every replica that there must be is ready.
+def _deploy_now(deployment: Deployment, address: str, http: dict[str, Any], seconds: float) -> str:
+    """Deploy, and return once every replica that there must be is ready → where, if Serve has begun with it.
 
     Raises:
         OptionError: no cluster at `address`.
-        MsmlpError: no replica became ready; an earlier deployment goes on.
+        MsmlpError: it is not ready; what was served before goes on.
     """
     try:
         import ray
@@ -110,20 +120,36 @@ def _deploy_now(deployment: Deployment, address: str, http: dict[str, Any]) -> N
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     application = build(deployment)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        ray.init(address, log_to_driver=False, ignore_reinit_error=True)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
     except (ConnectionError, ValueError) as error:
         raise OptionError("--address", f"no Ray cluster at {address} ({error}); ray start --head starts one") from None
-    try:
+    begins = CONTROLLER not in (each["name"] for each in ray.util.list_named_actors(all_namespaces=True))
+    if begins:
         serve.start(proxy_location="EveryNode", http_options=http)
-        serve.run(application, name="msmlp", route_prefix="/")
-    except RuntimeError as error:
-        raise MsmlpError(f"Ray could not deploy it: {_last_line(error)}") from None
+    target = serve.RunTarget(application, name="msmlp", route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    _wait(serve, seconds)
+    return f" on http://{http['host']}:{http['port']}" if begins else ""
 
 
-def _last_line(error: Exception) -> str:
-    """Of a replica's traceback, which is what Ray's errors hold."""
-    return [line for line in str(error).splitlines() if line.strip()][-1].strip()
+def _wait(serve: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        application = serve.status().applications["msmlp"]
+        if application.status == "RUNNING":
+            return
+        deployed = application.deployments.get("msmlp")
+        # A replica's traceback ends with what it has raised.
+        reason = [line for line in (deployed.message if deployed else application.message).splitlines() if line.strip()]
+        if application.status == "DEPLOY_FAILED":
+            raise MsmlpError(f"Ray could not deploy it: {reason[-1] if reason else application.message}")
+        if time.monotonic() > end:
+            raise MsmlpError(
+                f"not ready in {seconds:g} s, and still tried: {' '.join(reason) or application.status.value}"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _signature() -> inspect.Signature:

@@ -15,6 +15,7 @@ import pytest
 import tritonclient.http as triton
 
 import msmlp
+from msmlp.service.settings import DEFAULT_WEIGHTS
 from tests import reloads
 from tests.chaos.load import Load, known_of
 from tests.fakes import PATIENCE_SECONDS
@@ -116,22 +117,59 @@ class Crowd:
                     self._over.wait(0.1)
 
 
-def test_replicas_come_with_the_load_and_go_after_it(cluster: Ray, tiny_weights: Path, digits: Any) -> None:
+class Steady:
+    """One of our clients that asks ten times a second, and must be answered right each time."""
+
+    def __init__(self, url: str, file: bytes, label: str | None) -> None:
+        self._url, self._file, self._label = url, file, label
+        self.answered, self.fault = 0, ""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask_on)
+
+    def __enter__(self) -> "Steady":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        assert not self.fault
+
+    def wait_for(self, more: int) -> None:
+        enough = self.answered + more
+        wait_until(lambda: self.answered >= enough or bool(self.fault))
+
+    def _ask_on(self) -> None:
+        with msmlp.Client(self._url) as client:
+            while not self._over.wait(0.1):
+                try:
+                    found = client.classify(self._file, policy="accurate", degrade=False).results[0].label
+                except msmlp.ServiceError as error:
+                    self.fault = str(error)
+                    return
+                self.answered += 1
+                self.fault = self.fault or ("" if found == self._label else f"{found}, expected {self._label}")
+
+
+def test_replicas_come_with_the_load_and_go_after_it(cluster: Ray, digits: Any) -> None:
+    # A node's proxy ends with its last replica, and may close a connection just when a request comes on it. Our clients
+    # ask again; others need a load balancer that asks the proxies' health.
     scaling = "--max-replicas", "3", "--up-seconds", "1", "--down-seconds", "1", "--target-wait-ms", "50"
-    cluster.serve(tiny_weights, *scaling)
+    cluster.serve(DEFAULT_WEIGHTS, *scaling)
     cluster.wait_for(1)
-    known = known_of(tiny_weights, digits.test)
     files = [encoded(each) for each in digits.test]
-    with Load(cluster.url, known, clients=1, pause=0.1) as load:
-        load.wait_for(20)
+    with msmlp.load(device="cpu", max_batch=8) as model:
+        label = model.classify(files[0], policy="accurate").results[0].label
+    with Steady(cluster.url, files[0], label) as steady:
+        steady.wait_for(20)
         assert cluster.running() == 1  # requests alone are no load
         with Crowd(cluster.url, files, clients=6) as crowd:
             wait_until(lambda: cluster.running() >= 2)
+            steady.wait_for(5)
         assert set(crowd.outcomes) <= {200, 429}, crowd.outcomes
         assert crowd.outcomes[200] > 0
         cluster.wait_for(1)
-        load.wait_for(20)
-    load.check()
+        steady.wait_for(20)
 
 
 def test_new_weights_replace_the_old_without_an_error(cluster: Ray, versions: list[Version], digits: Any) -> None:
@@ -152,9 +190,8 @@ def test_a_deployment_that_fails_leaves_what_is_served(cluster: Ray, versions: l
     cluster.serve(old.folder)
     done = cluster.deploy(old.folder, "--device", "cuda")
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("msmlp: Ray could not deploy it: ")
-    assert "GPU" in last or "CUDA" in last, last
+    assert done.stderr.startswith("msmlp: Ray could not deploy it: msmlp.model.errors.OptionError: device: cuda")
+    assert len(done.stderr.splitlines()) == 1
     with msmlp.Client(cluster.url) as client:
         answer = client.classify(encoded(digits.test[0]))
     assert answer["model"]["version"] == old.name

@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +13,12 @@ from pydantic import ValidationError
 
 from msmlp.model.errors import MissingPackageError, MsmlpError, OptionError, first_mistake, install_hint
 from msmlp.service.cli import FIELDS, parameter_of
-from msmlp.service.deployment import OF_RAY, PATHS, Deployment
+from msmlp.service.deployment import NAME, OF_RAY, PATHS, Deployment
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 """The actor that exists while Serve runs."""
 
+CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.2
 
 app = typer.Typer(name="deploy", no_args_is_help=True, rich_markup_mode=None)
@@ -120,35 +123,50 @@ def _deploy_now(deployment: Deployment, address: str, http: dict[str, Any], seco
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     application = build(deployment)
+    _check_address(address)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, ignore_reinit_error=True)
     except (ConnectionError, ValueError) as error:
-        raise OptionError("--address", f"no Ray cluster at {address} ({error}); ray start --head starts one") from None
+        raise _no_cluster(address, error) from None
     begins = CONTROLLER not in (each["name"] for each in ray.util.list_named_actors(all_namespaces=True))
     if begins:
         serve.start(proxy_location="EveryNode", http_options=http)
-    target = serve.RunTarget(application, name="msmlp", route_prefix="/")
+    target = serve.RunTarget(application, name=NAME, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
-    _wait(serve, seconds)
+    wait_until_ready(serve, seconds)
     return f" on http://{http['host']}:{http['port']}" if begins else ""
 
 
-def _wait(serve: Any, seconds: float) -> None:
+def _check_address(address: str) -> None:
+    """OptionError if nothing listens there: Ray would try for ever."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    if address == "auto":
+        return  # Ray looks at the processes of this machine
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise OptionError("--address", f"{address!r}; expected HOST:PORT or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> OptionError:
+    return OptionError("--address", f"no Ray cluster at {address} ({error}); ray start --head starts one")
+
+
+def wait_until_ready(serve: Any, seconds: float) -> None:
+    """MsmlpError if the application that `serve` (Ray's module) deploys does not run after so long, or cannot."""
     end = time.monotonic() + seconds
-    while True:
-        application = serve.status().applications["msmlp"]
-        if application.status == "RUNNING":
-            return
-        deployed = application.deployments.get("msmlp")
-        # A replica's traceback ends with what it has raised.
-        reason = [line for line in (deployed.message if deployed else application.message).splitlines() if line.strip()]
-        if application.status == "DEPLOY_FAILED":
-            raise MsmlpError(f"Ray could not deploy it: {reason[-1] if reason else application.message}")
-        if time.monotonic() > end:
-            raise MsmlpError(
-                f"not ready in {seconds:g} s, and still tried: {' '.join(reason) or application.status.value}"
-            )
+    while (application := serve.status().applications[NAME]).status != "RUNNING":
+        deployed = application.deployments.get(NAME)
+        said = (deployed.message if deployed else "") or application.message
+        if application.status == "DEPLOY_FAILED":  # with the replica's traceback, which ends with what was raised
+            raise MsmlpError(f"Ray could not deploy it: {said.strip().splitlines()[-1]}")
+        if time.monotonic() >= end:
+            raise MsmlpError(f"not ready in {seconds:g} s, and still tried: {said or application.status.value}")
         time.sleep(POLL_SECONDS)
 
 

@@ -11,6 +11,9 @@ from msmlp.model.errors import OptionError
 if TYPE_CHECKING:
     from msmlp.service.settings import Settings
 
+NAME = "msmlp"
+"""Of the application and of its deployment."""
+
 OF_RAY = {
     **dict.fromkeys(("host", "port"), "Ray's proxy listens"),
     **dict.fromkeys(("ssl_certfile", "ssl_keyfile"), "TLS ends at Ray's proxy"),
@@ -81,7 +84,7 @@ class Deployment(BaseModel):
     def serve_config(self, http: dict[str, Any]) -> dict[str, Any]:
         """The document for `serve deploy`, with the proxies' options `http`; what has its default is left out."""
         application = {
-            "name": "msmlp",
+            "name": NAME,
             "route_prefix": "/",
             "import_path": "msmlp.service.ray_app:build",
             "args": self.model_dump(exclude_defaults=True),

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msmlp.model.errors import DeviceError, MissingPackageError, OptionError, WeightsError, install_hint
 from msmlp.model.platform import cores
-from msmlp.service.deployment import PORTS, Deployment
+from msmlp.service.deployment import NAME, PORTS, Deployment
 from msmlp.service.engine.messages import Died, Outbound, Ready
 from msmlp.service.http.app import UVICORN, create_app
 from msmlp.service.http.browsers import EVERYWHERE
@@ -80,7 +80,7 @@ def build(deployed: Deployment) -> Any:
     )
     deployment = serve.deployment(
         serve.ingress()(Replica),
-        name="msmlp",
+        name=NAME,
         ray_actor_options={"num_cpus": deployed.num_cpus, "num_gpus": deployed.num_gpus},
         max_ongoing_requests=REQUESTS,
         max_queued_requests=REQUESTS,
@@ -93,9 +93,9 @@ def build(deployed: Deployment) -> Any:
             look_back_period_s=LOOK_BACK_SECONDS,
             policy=policy,
         ),
-        # As soon as it is over three times in a row, or silent for as long as a lone front end may be.
+        # It ends after three failures in a row: one that is silent after 20 s, as a front end that is the only one.
         health_check_period_s=2,
-        health_check_timeout_s=20,
+        health_check_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.shutdown_seconds + direct * settings.drain_seconds + LAST_SECONDS,
         max_surge_percent=100,  # new replicas are ready before old ones end

@@ -71,8 +71,14 @@ class Ray:
         """Those that have replicas."""
         import ray
 
-        asked = [each.__ray_call__.remote(lambda _: _node()) for each in self.replicas()]
+        asked = [each.__ray_call__.remote(_node) for each in self.replicas()]
         return set(ray.get(asked, timeout=PATIENCE_SECONDS))
+
+    def break_engine(self, replica: Any) -> None:
+        """As a backend does that fails three times in a row."""
+        import ray
+
+        ray.get(replica.__ray_call__.remote(_break_engine), timeout=PATIENCE_SECONDS)
 
     def addresses(self) -> list[str]:
         """Of replicas that listen by themselves."""
@@ -80,10 +86,18 @@ class Ray:
         return found
 
 
-def _node() -> str:
+def _node(_: Any) -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
+
+
+def _break_engine(actor: Any) -> None:
+    from msmlp.service.engine.messages import Died
+
+    wrapper = actor._replica_impl._user_callable_wrapper
+    engine = wrapper.user_callable._server.service.engine
+    wrapper.event_loop.call_soon_threadsafe(engine._receive, [Died("the test says so")])
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ def test_traffic_through_the_proxies_and_past_them(cluster: Ray, tiny_weights: P
         expected = [(each.label, each.exit) for each in model.classify(files).results]
     addresses = cluster.addresses()
     assert len(addresses) == 2
+    assert len(cluster.nodes()) == 2
     for url in (cluster.url, *addresses):
         with msmlp.Client(url) as client:
             _answers_as_a_service(client, files, expected)
@@ -86,6 +87,20 @@ def test_a_replica_killed_under_load_costs_its_own_requests_alone(
     # In the same order on every connection, each with its own id: a second answer would be the next request's.
     load.check("503", "cut", "lost")
     assert load.outcomes["503"] + load.outcomes["cut"] + load.outcomes["lost"] <= 6, load.outcomes
+
+
+def test_a_replica_whose_engine_is_down_is_replaced(cluster: Ray, tiny_weights: Path, digits: Any) -> None:
+    cluster.serve(tiny_weights, *TWO, "--direct-port", "0")
+    broken, _ = before = cluster.replicas()
+    with Load(cluster.url, known_of(tiny_weights, digits.test), clients=3) as load:
+        load.wait_for(20)
+        cluster.break_engine(broken)
+        load.wait_for(1, "503")
+        wait_until(lambda: cluster.running() == 2 and broken not in cluster.replicas())
+        load.wait_for(20)
+    load.check("503")
+    assert len(cluster.replicas()) == 2
+    assert set(cluster.replicas()) & set(before)
 
 
 class Crowd:

@@ -3,6 +3,8 @@
 The tests share what is deployed, and each begins with a deployment of its own.
 """
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -198,6 +200,16 @@ def test_new_weights_replace_the_old_without_an_error(cluster: Ray, versions: li
         wait_until(lambda: bool(load.versions_since(deployed)) and bool(load.answered))
     assert {name for _, name in load.answered} == {old.name, new.name}
     assert load.versions_since(deployed + 2) <= {new.name}
+
+
+def test_the_printed_config_deploys_the_same(cluster: Ray, versions: list[Version], tmp_path: Path) -> None:
+    new = versions[1]
+    config = tmp_path / "serve.yaml"
+    config.write_text(cluster.deploy(new.folder, "--print-config").stdout)
+    command = Path(sys.executable).with_name("serve"), "run", "--non-blocking", "--address", cluster.address, config
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+    with msmlp.Client(cluster.url) as client:
+        wait_until(lambda: client.model()["version"] == new.name)
 
 
 def test_a_deployment_that_fails_leaves_what_is_served(cluster: Ray, versions: list[Version], digits: Any) -> None:

@@ -105,7 +105,9 @@ def build(deployed: Deployment) -> Any:
 
 
 class Replica:
-    """One replica. Ray calls `__serve_build_asgi_app__` first and ends the app's lifespan last, whatever its class."""
+    """One replica. Ray calls `__serve_build_asgi_app__` first, and ends the lifespan of its app last; all on one loop:
+    methods that were not async might come to a thread.
+    """
 
     def __init__(self, deployed: dict[str, Any]) -> None:
         self._deployment = Deployment(**deployed)
@@ -133,12 +135,12 @@ class Replica:
             self._told = asyncio.create_task(self._tell(listener))
         return Bridge(self._server.app, self._server.lifespan.state, self._end)
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Raise EngineDownError once the engine is down for good, or the event loop stood still."""
         if self._server is not None:
             self._server.service.check_live()
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
+    async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `scaling.Policy` goes by."""
         return self._gauge.read(time.monotonic(), time.thread_time(), time.process_time())
 

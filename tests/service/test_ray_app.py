@@ -260,9 +260,9 @@ def test_a_replica_is_unhealthy_once_its_engine_is_down(tiny_weights: Path) -> N
     async def test() -> None:
         async with Served(tiny_weights).running() as served, client_of(served.bridge) as client:
             replica = Replica({})
-            replica.check_health()  # it is starting
+            await replica.check_health()  # it is starting
             replica._server = served.server
-            replica.check_health()
+            await replica.check_health()
 
             def fail(*_: Any) -> None:
                 raise DeviceError("broken")
@@ -271,7 +271,7 @@ def test_a_replica_is_unhealthy_once_its_engine_is_down(tiny_weights: Path) -> N
             while not served.service.engine.down:
                 assert (await client.post("/classify", content=IMAGE, headers=PNG)).status_code == 503
             with pytest.raises(EngineDownError):
-                replica.check_health()
+                await replica.check_health()
 
     in_a_loop(test)
 

@@ -93,7 +93,7 @@ def build(deployed: Deployment) -> Any:
             look_back_period_s=LOOK_BACK_SECONDS,
             policy=policy,
         ),
-        # It ends after three failures in a row: one that is silent after 20 s, as a front end that is the only one.
+        # A replica is taken out after three failures in a row.
         health_check_period_s=2,
         health_check_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.5,

@@ -1,6 +1,6 @@
 # Every verb sets up .venv first. EXTRA=cpu|gpu overrides the choice of builds.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system test-gpu gpu-here check fix bench image-test chaos soak docs clean
+.PHONY: help serve test test-system test-gpu test-ray gpu-here check fix bench image-test chaos soak docs clean
 
 EXTRA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PORT ?= 8000
@@ -11,6 +11,7 @@ DEVICE := $(if $(filter gpu,$(EXTRA)),MSMLP_DEVICE=$${MSMLP_DEVICE:-cuda} )
 BIN := $(VENV)/bin
 SERVE := $(VENV)/.serve-$(EXTRA)
 DEV := $(VENV)/.dev-$(EXTRA)
+RAY := $(VENV)/.ray-$(EXTRA)
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -22,6 +23,10 @@ $(SERVE): pyproject.toml setup.py service/grpc/inference.proto scripts/install.s
 $(DEV): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
 	scripts/install.sh $(EXTRA) serve,grpc,telemetry,train,dev
 	@touch $@ $(SERVE)
+
+$(RAY): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
+	scripts/install.sh $(EXTRA) serve,grpc,telemetry,train,dev,ray
+	@touch $@ $(DEV) $(SERVE)
 
 serve: $(SERVE) ## serve on 127.0.0.1:8000; PORT=9000 ARGS="--log-level debug"
 	$(DEVICE)$(BIN)/msmlp serve --port $(PORT) $(ARGS)
@@ -35,6 +40,9 @@ test-system: $(DEV) ## run the tests that need Debian packages or CIFAR-10 (TEST
 
 test-gpu: gpu-here $(DEV) ## run the CUDA tests; fails without a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-ray: $(RAY) ## run the tests on a Ray cluster of two nodes on this machine; Ray takes 300 MB more in .venv
+	$(BIN)/python -m pytest -m ray tests/ray tests/msmlp/test_deploy.py $(ARGS)
 
 gpu-here:
 	@nvidia-smi >/dev/null 2>&1 || { echo "make test-gpu: needs a GPU, and nvidia-smi finds none" >&2; exit 1; }

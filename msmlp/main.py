@@ -8,6 +8,7 @@ import typer
 import msmlp
 from msmlp.bench.command import app as bench
 from msmlp.classify import classify
+from msmlp.deploy import app as deploy
 from msmlp.doctor import doctor
 from msmlp.model.cli import app as offline
 from msmlp.model.errors import (
@@ -64,6 +65,7 @@ app.command()(classify)
 app.command()(doctor)
 app.command()(plan)
 app.add_typer(bench)
+app.add_typer(deploy)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh EXTRA GROUPS: install this clone, editable, into the virtual environment $VENV (default .venv).
 #   EXTRA    cpu or gpu: the builds of ONNX Runtime and torch
-#   GROUPS   further extras, comma-separated: serve, grpc, telemetry, train, dev. With cpu, only train installs torch.
+#   GROUPS   further extras, comma-separated: serve, grpc, telemetry, train, dev, ray. With cpu, only train installs torch.
 #
 # pip alone would install torch with CUDA on Linux (gigabytes). The CPU build has the local version +cpu, which comes from
 # the configured index if it has it, else from PyTorch's own.
@@ -21,7 +21,7 @@ python=${PYTHON:-python3}
     echo "msmlp: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
     exit 2
 }
-rm -f "$venv"/.serve-* "$venv"/.dev-* # make's marks of what is installed, which is about to change
+rm -f "$venv"/.serve-* "$venv"/.dev-* "$venv"/.ray-* # make's marks of what is installed, which is about to change
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 # Either build satisfies the requirement, so switching needs an uninstall.

@@ -33,6 +33,7 @@ _IN_WORDS = {
     "api_keys_file": "none",
     "admin_keys_file": "none",
     "devices": "none",
+    "direct_port": "none",
 }
 
 
@@ -72,7 +73,8 @@ def limits(field: FieldInfo) -> dict[str, Any]:
     }
 
 
-def _setting(name: str, field: FieldInfo) -> inspect.Parameter:
+def parameter_of(name: str, field: FieldInfo) -> inspect.Parameter:
+    """A field as an option."""
     # None means not given: the environment and the default come next, which only `load_settings` knows.
     text = f"{field.description} Default: {shown_default(name, field)}."
     kind = str if choices(field) and int in get_args(field.annotation) else field.annotation
@@ -90,7 +92,7 @@ def request_parameters() -> list[inspect.Parameter]:
 
 
 # A new setting is an option, with its help, without a word here.
-_PARAMETERS = [_setting(*item) for item in FIELDS.items()]
+_PARAMETERS = [parameter_of(*item) for item in FIELDS.items()]
 # Parsed, though not in the help, so that `load_settings` can say what to use instead.
 _PARAMETERS += [_parameter(name, bool, "Removed.", hidden=True) for name in REMOVED]
 serve.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]

@@ -16,7 +16,8 @@ def dry_run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "verb", ["serve", "test", "test-system", "test-gpu", "check", "fix", "bench", "image-test", "chaos", "docs"]
+    "verb",
+    ["serve", "test", "test-system", "test-gpu", "test-ray", "check", "fix", "bench", "image-test", "chaos", "docs"],
 )
 def test_make_has_the_contracts_verbs(verb: str) -> None:
     assert dry_run(verb, "EXTRA=cpu")

@@ -1,11 +1,11 @@
 """The web app: routes, error handlers, and the lifespan of the engine and gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -37,13 +37,13 @@ UVICORN: dict[str, Any] = {
 """How uvicorn runs."""
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The application of a service; the engine starts and stops with its lifespan."""
+def create_app(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
+    """The application of a service, with more routes from `routers`; the engine starts and stops with its lifespan."""
     endpoints = {classify.PATH: classify.post_classify, oip.INFER: oip.infer}
-    return RequestMiddleware(_framework(service), endpoints, service)
+    return RequestMiddleware(_framework(service, routers), endpoints, service)
 
 
-def _framework(service: Service) -> FastAPI:
+def _framework(service: Service, routers: Sequence[APIRouter]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -72,10 +72,8 @@ def _framework(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.include_router(classify.router)
-    app.include_router(operations.router)
-    app.include_router(oip.router)
-    app.include_router(admin.router)
+    for router in (classify.router, operations.router, oip.router, admin.router, *routers):
+        app.include_router(router)
     for kind in (MsmlpError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _answer_error)
     complete(app.openapi())

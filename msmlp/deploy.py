@@ -31,22 +31,27 @@ def _deploy() -> None:
 
 def ray(
     address: Annotated[
-        str, typer.Option(help="The cluster's HOST:PORT; auto: the one that runs on this machine.")
+        str,
+        typer.Option(
+            help="HOST:PORT of the cluster; auto: the one on this machine. Run this on a node of the cluster."
+        ),
     ] = "auto",
     host: Annotated[
-        str, typer.Option(help="Address on which Ray's proxies listen, unless Serve runs already.")
+        str, typer.Option(help="Address on which Ray's proxies listen; ignored if Serve already runs.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Their port.")] = 8000,
-    wait_seconds: Annotated[float, typer.Option(min=0, help="How long it may take until all is ready.")] = 600,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port on which Ray's proxies listen; ignored if Serve already runs.")
+    ] = 8000,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="Seconds to wait until all replicas are ready.")] = 600,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the config for `serve deploy`, and deploy nothing.")
     ] = False,
     **given: Any,
 ) -> None:
-    """Serve a weights folder with Ray Serve. What was deployed before is replaced without a gap.
+    """Serve a weights folder with Ray Serve. An earlier deployment is replaced without downtime.
 
-    msmlp and the weights folder must be on every node. The settings of `msmlp serve` that concern a replica are options
-    here too.
+    msmlp must be installed on every node, and the weights folder must be at the same path on all. The settings of
+    `msmlp serve` that concern a replica are options here too.
 
     \b
     Examples:
@@ -146,7 +151,7 @@ def _check_address(address: str) -> None:
         return  # Ray looks at the processes of this machine
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise OptionError("--address", f"{address!r}; expected HOST:PORT or auto")
+        raise OptionError("--address", f"{address!r} is not an address; expected HOST:PORT or auto")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
@@ -154,7 +159,8 @@ def _check_address(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> OptionError:
-    return OptionError("--address", f"no Ray cluster at {address} ({error}); ray start --head starts one")
+    where = "on this machine" if address == "auto" else f"at {address}"
+    return OptionError("--address", f"no Ray cluster {where} ({error}); start one with: ray start --head")
 
 
 def wait_until_ready(serve: Any, seconds: float) -> None:
@@ -164,9 +170,12 @@ def wait_until_ready(serve: Any, seconds: float) -> None:
         deployed = application.deployments.get(NAME)
         said = (deployed.message if deployed else "") or application.message
         if application.status == "DEPLOY_FAILED":  # with the replica's traceback, which ends with what was raised
-            raise MsmlpError(f"Ray could not deploy it: {said.strip().splitlines()[-1]}")
+            raise MsmlpError(f"Ray could not deploy the service: {said.strip().splitlines()[-1]}")
         if time.monotonic() >= end:
-            raise MsmlpError(f"not ready in {seconds:g} s, and still tried: {said or application.status.value}")
+            why = said or application.status.value
+            raise MsmlpError(
+                f"not ready after {seconds:g} s (--wait-seconds); Ray keeps trying, see serve status: {why}"
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -15,11 +15,15 @@ NAME = "msmlp"
 """Of the application and of its deployment."""
 
 OF_RAY = {
-    **dict.fromkeys(("host", "port"), "Ray's proxy listens"),
-    **dict.fromkeys(("ssl_certfile", "ssl_keyfile"), "TLS ends at Ray's proxy"),
-    **dict.fromkeys(("grpc_port", "metrics_port"), "replicas on one node would share it; see direct_port"),
-    **dict.fromkeys(("devices", "frontends"), "Ray counts replicas, each with its share of a node"),
-    "admin_keys_file": "Ray rolls new weights out: deploy again",
+    **dict.fromkeys(
+        ("host", "port"), "set them in http_options of the Serve config, or with msmlp deploy ray --host and --port"
+    ),
+    **dict.fromkeys(("ssl_certfile", "ssl_keyfile"), "set TLS up in front of Ray's proxy"),
+    **dict.fromkeys(("grpc_port", "metrics_port"), "replicas on one node would share the port; use direct_port"),
+    **dict.fromkeys(
+        ("devices", "frontends"), "a replica has one front end and one device; use max_replicas, num_cpus and num_gpus"
+    ),
+    "admin_keys_file": "to change weights, deploy again",
 }
 """Settings of `msmlp serve` that make no sense in a replica, and why."""
 
@@ -38,29 +42,35 @@ class Deployment(BaseModel):
 
     settings: dict[str, Any] = {}
     version: str = ""
-    num_cpus: float = Field(default=1, gt=0, description="CPU cores of a replica.")
-    num_gpus: float = Field(default=0, ge=0, description="GPUs of a replica; 0.5 puts two replicas on a GPU.")
-    min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
-    max_replicas: int = Field(default=1, ge=1, description="Most replicas.")
+    num_cpus: float = Field(default=1, gt=0, description="CPU cores that each replica reserves.")
+    num_gpus: float = Field(default=0, ge=0, description="GPUs of each replica; with 0.5 two replicas share a GPU.")
+    min_replicas: int = Field(default=1, ge=1, description="Smallest number of replicas.")
+    max_replicas: int = Field(
+        default=1, ge=1, description="Largest number of replicas; nothing scales while it equals --min-replicas."
+    )
     target_wait_ms: float = Field(
         default=250,
         gt=0,
-        description="Predicted wait above which replicas are added; below --brownout-ms, to come first.",
+        description="Mean predicted wait, in ms, above which replicas are added. Keep it below --brownout-ms, so that "
+        "replicas come before brown-out.",
     )
     up_seconds: float = Field(
-        default=10, ge=0, description="How long more replicas must be wanted before they are added."
+        default=10, ge=0, description="Seconds for which more replicas must be needed before they are added."
     )
-    down_seconds: float = Field(default=300, ge=0, description="How long fewer must suffice before the rest is ended.")
+    down_seconds: float = Field(
+        default=300, ge=0, description="Seconds for which fewer must be enough before the surplus is stopped."
+    )
     direct_port: int | None = Field(
         default=None,
         ge=0,
         le=65535 - PORTS,
-        description="Each replica also listens by itself, on the first free port of its node from this one on; 0: any. "
-        "GET /replicas lists their addresses.",
+        description="Each replica also listens on a port of its own, at its node's address, without TLS: the first "
+        "free port from this one on; 0: any. GET /replicas lists the addresses.",
     )
 
     def service_settings(self) -> "Settings":
-        """The settings of a replica here: those given, then the environment.
+        """The settings of a replica here: those given, then the environment. `device` and `decode_threads` never come
+        from the environment: by default they follow num_gpus and num_cpus.
 
         Raises:
             OptionError: one that is bad, or not for replicas.
@@ -75,7 +85,7 @@ class Deployment(BaseModel):
         return load_settings(str, **{**own, **self.settings, **paths})
 
     def check_replicas(self) -> None:
-        """OptionError for a range that is none."""
+        """OptionError if max_replicas is below min_replicas."""
         if self.max_replicas < self.min_replicas:
             raise OptionError(
                 "max_replicas", f"{self.max_replicas}; expected min_replicas ({self.min_replicas}) or more"

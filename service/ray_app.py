@@ -126,7 +126,11 @@ class Replica:
         service = build_service(settings, share=max(1, round(cores() / deployed.num_cpus)))
         version = service.facts.model["version"]
         if deployed.version not in ("", version):
-            raise WeightsError(f"this node's weights folder holds version {version}; expected {deployed.version}")
+            found, copied = (
+                f"{settings.weights} on this node holds version {version}",
+                "copy the deployed weights to every node",
+            )
+            raise WeightsError(f"{found}; expected {deployed.version}: {copied}")
         listener = None if deployed.direct_port is None else _listener(deployed.direct_port)
         self._server = Server(service, listener, [self._router()])
         await self._server.begin()
@@ -196,7 +200,9 @@ def _listener(first: int) -> socket.socket:
     for port in range(first, first + PORTS):
         with suppress(OptionError):
             return listen(host, port, "direct_port")
-    raise OptionError("direct_port", f"no port from {first} to {first + PORTS - 1} is free at {host}")
+    raise OptionError(
+        "direct_port", f"no port from {first} to {first + PORTS - 1} is free at {host}; choose another first one"
+    )
 
 
 class Server(uvicorn.Server):
@@ -221,7 +227,7 @@ class Server(uvicorn.Server):
         try:
             await asyncio.wait_for(self._heard.wait(), START_SECONDS)
         except TimeoutError:
-            self._died = f"the engine was not ready in {START_SECONDS:g} s"
+            self._died = f"the engine was not ready after {START_SECONDS:g} s"
         while not (self.started or self._life.done()):
             await asyncio.sleep(POLL_SECONDS)
         if self._died or self._life.done():
@@ -252,7 +258,7 @@ class Server(uvicorn.Server):
         while ending.busy and time.monotonic() < until:
             await asyncio.sleep(POLL_SECONDS)
         if ending.busy:
-            log.error("%d requests were cut", ending.cut())
+            log.error("%d requests were in flight after --shutdown-seconds and got 503", ending.cut())
             await asyncio.sleep(FLUSH_SECONDS)
         await self.lifespan.shutdown()
 

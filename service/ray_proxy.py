@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from msmlp.service.errors import PROBLEM_TYPE, EngineDownError, problem
 from msmlp.service.oip.model import is_oip, oip_error
 
-LOST = "the replica that had this request has died"
+LOST = "the replica that was handling this request died; try again"
 
 
 class Lost:

@@ -1,7 +1,7 @@
-"""How many replicas a load needs, and where they are: what runs in Ray's own processes, and knows of no service.
+"""How many replicas a load needs, and where they are. It runs in Ray's own processes, without the service.
 
 Pure. The number follows the predicted backlog in seconds and the busiest resource of each replica, not a count of
-requests: eight small images are no load, and one of 1,024 is. It keeps three rules:
+requests: eight small ones may be hardly any load, and one of 1,024 images is. It keeps three rules:
 
 1. It rises while the mean wait is above its target, or the mean replica is busy for more than `BUSY` of the time: in
    proportion, to twice as many at most. What has not reported counts as idle: it does not rise twice for one load.
@@ -24,7 +24,7 @@ MOST = 2.0
 """The largest factor of one step up."""
 
 CALM = 0.25
-"""The share of the target below which a wait is none."""
+"""Below this share of the target a wait counts as zero."""
 
 KEPT_SECONDS = 10.0
 """How long an address stays listed after its replica was last heard of."""
@@ -77,7 +77,8 @@ class Policy:
 
 
 class Addresses:
-    """Where replicas can be reached without Ray's proxy: an actor of the deployment, whom each tells repeatedly."""
+    """Where replicas can be reached without Ray's proxy: an actor to which every replica reports its address
+    every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

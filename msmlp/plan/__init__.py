@@ -1,1 +1,1 @@
-"""How much hardware a traffic needs: a simulation with the real scheduler, admission and brown-out."""
+"""How much hardware your traffic needs: a simulation with the real scheduler, admission and brown-out."""

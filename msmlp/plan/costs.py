@@ -3,8 +3,10 @@
 Measured on this machine, or read from a file that `msmlp plan --save-costs` wrote on another one.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -64,7 +66,7 @@ class Costs(BaseModel):
     @model_validator(mode="after")
     def _a_time_for_every_bucket(self) -> Self:
         if sorted(set(self.buckets)) != list(self.buckets):
-            raise ValueError(f"buckets: expected sizes that grow, got {self.buckets}")
+            raise ValueError(f"buckets: expected strictly increasing sizes, got {self.buckets}")
         if any(len(row) != len(self.buckets) for row in self.stage_seconds):
             raise ValueError(f"stage_seconds: expected {len(self.buckets)} numbers per stage, one per bucket")
         return self
@@ -78,26 +80,31 @@ def read_costs(path: Path, weights: Weights) -> Costs:
     costs = validated(Costs, read[1], path)
     stages = len(weights.manifest.cascade.stages)
     if costs.name != weights.manifest.name or len(costs.stage_seconds) != stages:
-        raise DataError(f"{path} has the costs of {costs.name}; expected those of {weights.manifest.name}")
+        found, expected = (
+            f"{costs.name} with {len(costs.stage_seconds)} stages",
+            f"{weights.manifest.name} with {stages}",
+        )
+        raise DataError(f"{path} was measured for {found}; expected {expected}: measure again with --save-costs")
     return costs
 
 
 def measure_costs(settings: Settings, weights: Weights, calibration: Calibration, progress: Progress) -> Costs:
-    """Measure this machine, for about half a minute; keep it idle.
+    """Measure this machine, for about a minute; keep it idle. An inline replica is measured on a single core.
 
     Raises:
         MsmlpError: the weights, the device or a server process of the measurement failed.
     """
-    progress("measuring the stages")
     engine = plan_engine(settings, weights, calibration)
     selected, inline = engine.selected[0][0], engine.layout.engine != "process"
-    backend, _ = warmed(selected.build, MOST_SECONDS if inline else np.inf)
-    images = pick_images(None, backend.buckets[-1], backend.size)
-    samples = StageSamples(partial(backend_times, backend), backend.buckets, images)
-    rng = np.random.default_rng(0)
-    for _ in range(SAMPLES):
-        for bucket in rng.permutation(backend.buckets).tolist():
-            samples.sample(bucket)
+    progress("measuring the stages")
+    with _one_core() if inline else nullcontext():
+        backend, _ = warmed(selected.build, MOST_SECONDS if inline else np.inf)
+        images = pick_images(None, backend.buckets[-1], backend.size)
+        samples = StageSamples(partial(backend_times, backend), backend.buckets, images)
+        rng = np.random.default_rng(0)
+        for _ in range(SAMPLES):
+            for bucket in rng.permutation(backend.buckets).tolist():
+                samples.sample(bucket)
     measured = samples.costs()
     one, many, refused = _host_seconds(settings, backend.size, progress)
     return Costs(
@@ -115,6 +122,20 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
         image_seconds=max(0.0, (many - one) / (FORM_IMAGES - 1)),
         refusal_seconds=refused,
     )
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """What this thread does, and threads that it starts, on a single core."""
+    if not hasattr(os, "sched_setaffinity"):  # only Linux has it
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _host_seconds(settings: Settings, size: int, progress: Progress) -> tuple[float, float, float]:
@@ -137,7 +158,9 @@ def _host_seconds(settings: Settings, size: int, progress: Progress) -> tuple[fl
                     seen = generator.submit(offer, load).result()
                     after = server.cpu_seconds()
                     if before is None or after is None:
-                        raise DataError("costs can be measured on Linux only: CPU time is read from /proc")
+                        raise DataError(
+                            "costs can be measured on Linux only, where /proc has the CPU time; elsewhere use --costs"
+                        )
                     found.append((after - before) / sum(seen.statuses.values()))
     one, many, refused = found
     return one, many, min(refused, one)

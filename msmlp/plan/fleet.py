@@ -19,7 +19,7 @@ ROUTINGS: tuple[Routing, ...] = ("random", "two-choices", "least-wait")
 
 @dataclass(frozen=True)
 class Failure:
-    """`replicas` die `at` a time, in seconds, with what they had not answered; with `back`, new ones come then."""
+    """`replicas` die at second `at` and lose their unanswered requests; as many new ones start at `back`."""
 
     at: float
     replicas: int
@@ -96,7 +96,9 @@ class Fleet:
         proxy: float = 0.0,
     ) -> None:
         if failure is not None and failure.replicas >= replicas:
-            raise OptionError("--fail", f"{failure.replicas} of {replicas} replicas would die; one at least must stay")
+            raise OptionError(
+                "--fail", f"{failure.replicas} of {replicas} replicas would die; expected at most {replicas - 1}"
+            )
         self._build, self._routing, self._failure, self._proxy = build, routing, failure, proxy
         self._rng = rng or np.random.default_rng(0)
         self._replicas = [build() for _ in range(replicas)]

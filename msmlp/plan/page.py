@@ -12,9 +12,9 @@ from msmlp.model.text import percent
 from msmlp.model.weights.files import write_atomically
 
 SIMULATED = (
-    "Simulated: the service's own scheduler, admission and brown-out under a virtual clock, with measured times per "
-    "batch and per request. Images come from the calibration table, all of them thumbnails in PNG or JPEG. Networks, "
-    "connections, large pictures, restarts and other work on the machine are left out."
+    "Simulated: the service's own scheduler, admission and brown-out on a virtual clock, with measured times per batch "
+    "and per request. Exits and accuracy are those of the calibration images. Not simulated: networks, connections, "
+    "images larger than thumbnails, retries, restarts, and other work on the machine."
 )
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -37,13 +37,14 @@ def facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unit += "s" * (needed > 1)
     yield "replicas needed", f"{needed} {unit} ({document['backend']} on {document['device']})"
     without = document["replicas_without_brownout"]
-    yield "without brown-out", "more than were tried" if without is None else str(without)
-    most = f"up to {percent(goal['refused'])} refused"
-    yield "goal", f"p99 up to {goal['p99_ms']:g} ms, accuracy from {goal['accuracy']:g}, {most}"
-    yield "expected", _seen(seen)
-    yield "devices busy", percent(document["device_busy"], 0)
+    more = f"more than {document['max_replicas']} (--max-replicas)"
+    yield "without brown-out", more if without is None else str(without)
+    accuracy = f"accuracy at least {goal['accuracy']:g}, " if goal["accuracy"] else ""
+    yield "goal", f"p99 at most {goal['p99_ms']:g} ms, {accuracy}at most {percent(goal['refused'])} refused"
+    yield "at that number", _seen(seen)
+    yield "time spent in the model's stages", percent(document["device_busy"], 0)
     hour = document["images_per_replica_hour"]
-    yield "one replica for an hour", "does not meet the goal alone" if hour is None else f"{hour:,.0f} images"
+    yield "images per replica and hour", "meets the goal at no load" if hour is None else f"{hour:,.0f}"
     if (price := document["price"]) is not None:
         yield "price per hour", f"{price['hour']:,.2f}"
         if price["hour_without_brownout"] is not None:
@@ -51,7 +52,10 @@ def facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if price["million_images"] is not None:
             yield "price of a million images", f"{price['million_images']:,.4f}"
     if (failure := document.get("failure")) is not None:
-        yield f"after {failure['dying']} died", f"{_seen(failure['after'])}, {failure['after']['lost']} requests lost"
+        yield (
+            f"after {failure['dying']} of {needed} replicas died",
+            f"{_seen(failure['after'])}, {failure['after']['lost']} requests lost",
+        )
 
 
 def _seen(seen: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from msmlp.model.errors import CallerError
+from msmlp.model.errors import MsmlpError
+from msmlp.model.text import percent
 from msmlp.model.weights import Calibration
 from msmlp.plan.costs import Costs
 from msmlp.plan.fleet import Failure, Fleet, Outcome, Routing, Summary, summary
@@ -20,7 +21,7 @@ LEAD = 0.25
 BINS = 60
 """Of a run, for plots."""
 NEAR = 0.02
-"""How exactly the rate is found that one replica can carry."""
+"""Relative precision of the rate that one replica can carry."""
 
 Traffic = Callable[[float, np.random.Generator], Sequence[Request]]
 """From a factor on the rate, and a source of draws, to the requests of a run."""
@@ -41,7 +42,7 @@ class Goal:
         return seen.p99_ms <= self.p99_ms and seen.accuracy >= self.accuracy and seen.refused <= self.refused
 
 
-class TooMuchError(CallerError):
+class TooMuchError(MsmlpError):
     """No number of replicas that may be tried meets the goal."""
 
 
@@ -82,7 +83,7 @@ class Simulation:
         low, high = 0, 1
         while not goal.met_by(seen := self.summary(high)):
             if high == most:
-                raise TooMuchError(f"even {most} replicas do not meet the goal: {_missed(goal, seen)}")
+                raise TooMuchError(f"{most} replicas do not meet the goal: {_missed(goal, seen)}")
             low, high = high, min(2 * high, most)
         while high - low > 1:
             middle = (low + high) // 2
@@ -109,8 +110,11 @@ class Simulation:
 def _missed(goal: Goal, seen: Summary) -> str:
     if seen.p99_ms is None or seen.accuracy is None:
         return "no request was answered"
-    found = (f"p99 {seen.p99_ms:.0f} ms", f"accuracy {seen.accuracy:.3f}", f"{seen.refused:.1%} refused")
-    return f"{', '.join(found)}; expected {goal.p99_ms:.0f} ms, {goal.accuracy:.3f}, {goal.refused:.1%}"
+    found = f"p99 {seen.p99_ms:.1f} ms, accuracy {seen.accuracy:.3f}, {percent(seen.refused)} refused"
+    least = (
+        f"p99 at most {goal.p99_ms:g} ms, accuracy at least {goal.accuracy:g}, at most {percent(goal.refused)} refused"
+    )
+    return f"{found}; expected {least}. Relax the goal, or raise --max-replicas"
 
 
 def answer(
@@ -121,12 +125,12 @@ def answer(
     Raises:
         TooMuchError: `most` replicas do not meet the goal.
     """
-    say("how many replicas")
+    say("finding the number of replicas")
     needed = simulation.needed(goal, most)
-    say(f"{needed} replicas; without brown-out")
+    say(f"{needed} replicas; now without brown-out")
     plain = replace(simulation, limits=replace(simulation.limits, brownout=0.0))
     without = _or_none(lambda: plain.needed(goal, most))
-    say("what one replica carries")
+    say("finding the largest load for one replica")
     outcome = simulation.run(needed)
     seen = summary(outcome, LEAD * simulation.seconds, simulation.seconds)
     factor = simulation.carried_by_one(goal)
@@ -141,6 +145,7 @@ def answer(
         "goal": asdict(goal),
         "replicas": needed,
         "replicas_without_brownout": without,
+        "max_replicas": most,
         "expected": asdict(seen),
         "device_busy": outcome.device_busy,
         "bins": bins(outcome, simulation.seconds),
@@ -149,7 +154,7 @@ def answer(
     }
     if fail and needed > 1:
         dying = min(needed - 1, max(1, round(fail * needed)))
-        say(f"{dying} of {needed} replicas die")
+        say(f"simulating the loss of {dying} of {needed} replicas")
         broken = simulation.run(needed, failure=Failure(simulation.seconds / 2, dying))
         document["failure"] = {
             "dying": dying,

@@ -186,8 +186,8 @@ class Replica:
                 self._land(message)
 
     def die(self, now: float) -> list[Request]:
-        """It is gone, with all that it had not answered → those requests. A turn runs ahead of the fleet's clock: what
-        it would have answered later is lost too."""
+        """Kill it → the requests that it had not answered by `now`, including those that the turn in progress, which
+        runs ahead of the fleet's clock, has answered already."""
         self.alive = False
         late = [each for each in self.answers if each.sent + each.latency > now]
         self.answers = [each for each in self.answers if each.sent + each.latency <= now]

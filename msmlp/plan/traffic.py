@@ -17,6 +17,7 @@ DAY_LOW = 0.25
 """The night's share of the peak."""
 BURST_EVERY, BURST_SECONDS, BURST_FACTOR = 30.0, 3.0, 3.0
 SHAPES = ("poisson", "daily", "bursts")
+EXPECTED = ", ".join(SHAPES) + ", or the path of an access log"
 
 
 def rate_of(shape: str, peak: float, seconds: float) -> Rate:
@@ -30,7 +31,7 @@ def rate_of(shape: str, peak: float, seconds: float) -> Rate:
         return lambda now: peak * (DAY_LOW + (1 - DAY_LOW) * float(np.sin(np.pi * now / seconds)) ** 2)
     if shape == "bursts":
         return lambda now: peak * (BURST_FACTOR if now % BURST_EVERY >= BURST_EVERY - BURST_SECONDS else 1)
-    raise OptionError("--traffic", f"{shape!r} is not a shape; expected one of {', '.join(SHAPES)}, or a log file")
+    raise OptionError("--traffic", f"{shape!r} is not a file; expected one of {EXPECTED}")
 
 
 def arrivals(rate: Rate, most: float, seconds: float, rng: np.random.Generator, images: int = 1) -> Iterator[Request]:
@@ -58,8 +59,10 @@ def from_log(path: Path) -> list[Request]:
             for line in lines:
                 if (request := _logged(line)) is not None:
                     found.append(request)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} cannot be read: it is not text in UTF-8") from None
     if not found:
         raise DataError(f"{path} has no requests; expected what msmlp serve --log-format json --access-log writes")
     found.sort()
@@ -68,7 +71,7 @@ def from_log(path: Path) -> list[Request]:
 
 
 def _logged(line: str) -> Request | None:
-    """The request of one line, sent when it says it ended less its duration; None for other lines and probes."""
+    """Parse one line. The send time is the timestamp minus the duration; None for probes and other lines."""
     try:
         entry = json.loads(line)
         if entry["logger"] != "msmlp.access" or int(entry["images"]) < 1:
@@ -82,24 +85,23 @@ def _logged(line: str) -> Request | None:
 def traffic_of(
     shape: str, rate: float | None, seconds: float, images: int
 ) -> tuple[Callable[[float, np.random.Generator], Sequence[Request]], float]:
-    """A traffic whose rate can be multiplied, and how long it lasts; `shape` is one of SHAPES or a log file.
+    """Traffic whose rate can be multiplied, and how long it lasts; `shape` is one of SHAPES or a log file.
 
     Raises:
         OptionError: another shape, or no rate where one is needed.
-        DataError: the log is none.
+        DataError: the log cannot be read, or has no requests.
     """
     if shape not in SHAPES:
         path = Path(shape)
         if not path.is_file():
-            expected = f"expected one of {', '.join(SHAPES)}, or a file"
-            raise OptionError("--traffic", f"{shape!r} is neither a shape nor a file; {expected}")
+            raise OptionError("--traffic", f"{shape!r} is not a file; expected one of {EXPECTED}")
         if rate is not None:
-            raise OptionError("--rate", "goes without a log, which has its own rate")
+            raise OptionError("--rate", "cannot be combined with an access log, which sets the rate")
         logged = from_log(path)
         lasts = max(1.0, logged[-1].sent)
         return lambda factor, rng: thinned(logged, factor, lasts, rng), lasts
     if rate is None:
-        raise OptionError("--rate", f"is missing; traffic {shape} needs requests per second")
+        raise OptionError("--rate", f"missing; --traffic {shape} needs a rate in requests per second")
     of = rate_of(shape, rate, seconds)
 
     def drawn(factor: float, rng: np.random.Generator) -> Sequence[Request]:

@@ -131,7 +131,7 @@ class AsyncEngine:
         raise EngineDownError(f"{DOWN} and being restarted" if self._died.restarting else DOWN)
 
     def level_now(self) -> int:
-        """The brown-out level of a request that comes now. One that finds the engine empty waits for nobody."""
+        """The brown-out level of a request that comes now."""
         return self.overload.level(self.worker.load)
 
     @property

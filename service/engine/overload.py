@@ -1,4 +1,7 @@
-"""Admission and brown-out together: what a service does when more comes than it can answer. Pure: no clock."""
+"""Admission and brown-out together: what a service does when requests arrive faster than it can answer them.
+
+Pure: no clock.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +11,7 @@ from msmlp.service.engine.brownout import Brownout, Totals
 from msmlp.service.engine.messages import Load
 
 FROZEN_SECONDS = 1.0
-"""A pause of this process after which waits are counted anew: it was stopped, and nothing could be answered."""
+"""After a pause this long the process is assumed to have been frozen, and earlier waits are ignored."""
 
 UPDATE_SECONDS = 0.005
 """The shortest time between two updates of brown-out while most permits are free: at every request, they would cost
@@ -37,11 +40,11 @@ class Overload:
         return permits
 
     def level(self, load: Load | None) -> int:
-        """The brown-out level of a request that comes now. One that finds the engine empty waits for nobody."""
+        """The brown-out level of a request that comes now; 0 if the engine is empty, since it does not wait then."""
         return self.brownout.level if load is not None and self.admission.total(load).inflight > 0 else 0
 
     def look(self, load: Load | None, now: float, decoding: Seconds) -> None:
-        """Call it at intervals, after `admission.look`: the door opens and brown-out ends without requests too."""
+        """Call it at intervals, after `admission.look`, so that the door opens and brown-out ends without requests."""
         self.admission.door.reopen(self.admission.wait(load) if load is not None else 0.0)
         if load is not None:
             self._update(load, now, decoding)

@@ -86,7 +86,7 @@ def test_it_waits_until_all_is_ready() -> None:
 
 def test_a_failure_is_what_the_replica_raised() -> None:
     serve = Serve(("DEPLOYING", ""), ("DEPLOY_FAILED", "Traceback:\n  File x\nOptionError: device: none\n"))
-    with pytest.raises(MsmlpError, match=r"^Ray could not deploy it: OptionError: device: none$"):
+    with pytest.raises(MsmlpError, match=r"^Ray could not deploy the service: OptionError: device: none$"):
         wait_until_ready(serve, 60)
 
 
@@ -94,7 +94,7 @@ def test_a_failure_is_what_the_replica_raised() -> None:
     ("message", "told"), [("no node has 99 CPUs", "no node has 99 CPUs"), ("", "the application's")]
 )
 def test_waiting_has_an_end(message: str, told: str) -> None:
-    with pytest.raises(MsmlpError, match=f"^not ready in 0 s, and still tried: {told}$"):
+    with pytest.raises(MsmlpError, match=rf"^not ready after 0 s \(--wait-seconds\); Ray keeps trying, see serve status: {told}$"):
         wait_until_ready(Serve(("DEPLOYING", message)), 0)
 
 

@@ -50,9 +50,9 @@ def test_a_plan_from_costs_that_were_kept(
     assert call(*asked(tiny_weights), "--costs", kept, "--json") == 0
     assert json.loads(capsys.readouterr().out)["replicas"] == 1
     assert call(*asked(tiny_weights), "--costs", kept, "--save-costs", kept) == 2
-    assert "--save-costs: goes without --costs" in capsys.readouterr().err
-    assert call(*asked(tiny_weights), "--costs", kept, "--p99-ms", "0.1", "--max-replicas", "2") == 2
-    assert "even 2 replicas do not meet the goal" in capsys.readouterr().err
+    assert "--save-costs: cannot be combined with --costs" in capsys.readouterr().err
+    assert call(*asked(tiny_weights), "--costs", kept, "--p99-ms", "0.1", "--max-replicas", "2") == 1
+    assert "2 replicas do not meet the goal" in capsys.readouterr().err
     assert call(*asked(tiny_weights), "--costs", kept, "--page", tmp_path / "none" / "plan.html") == 1
     assert "plan.html" in capsys.readouterr().err
 
@@ -67,7 +67,7 @@ def test_what_is_no_file_of_costs(tiny_weights: Path, kept: Path, tmp_path: Path
     with pytest.raises(DataError, match="does not exist; msmlp plan --save-costs"):
         read_costs(tmp_path / "none.json", weights)
     kept.write_text(costs(name="another").model_dump_json())
-    with pytest.raises(DataError, match="has the costs of another; expected those of"):
+    with pytest.raises(DataError, match=r"was measured for another with 3 stages; expected .* with 3: measure again"):
         read_costs(kept, weights)
     kept.write_text("{}")
     with pytest.raises(WeightsError, match=r"costs\.json"):
@@ -77,7 +77,7 @@ def test_what_is_no_file_of_costs(tiny_weights: Path, kept: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"buckets": (1, 2, 2, 4, 8)}, "buckets: expected sizes that grow"),
+        ({"buckets": (1, 2, 2, 4, 8)}, "buckets: expected strictly increasing sizes"),
         ({"stage_seconds": ((1.0,), (1.0,), (1.0,))}, "stage_seconds: expected 5 numbers per stage, one per bucket"),
         ({"request_seconds": float("inf")}, "request_seconds"),
         ({"permits": 0}, "permits"),

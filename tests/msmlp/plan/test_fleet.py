@@ -95,7 +95,7 @@ def test_new_ones_take_the_place_of_the_dead(replica: Build) -> None:
 
 
 def test_not_all_may_die(replica: Build) -> None:
-    with pytest.raises(OptionError, match="--fail: 3 of 3 replicas would die; one at least must stay"):
+    with pytest.raises(OptionError, match="--fail: 3 of 3 replicas would die; expected at most 2"):
         Fleet(replica, 3, failure=Failure(1, 3))
 
 

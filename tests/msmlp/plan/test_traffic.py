@@ -83,18 +83,20 @@ def test_a_log_of_another_density(sent: list[float], factor: float) -> None:
 
 
 def test_what_is_no_traffic_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--traffic: 'hourly' is neither a shape nor a file; expected one of poisson"):
+    with pytest.raises(
+        OptionError, match="--traffic: 'hourly' is not a file; expected one of poisson, daily, bursts, or the path"
+    ):
         traffic_of("hourly", 1, 1, 1)
-    with pytest.raises(OptionError, match="--rate: is missing; traffic daily needs requests per second"):
+    with pytest.raises(OptionError, match="--rate: missing; --traffic daily needs a rate in requests per second"):
         traffic_of("daily", None, 1, 1)
     log = tmp_path / "log"
     log.write_text('{"logger": "msmlp.engine"}\nno JSON\n[1]\n{"logger": "msmlp.access", "images": 0}\n')
     with pytest.raises(DataError, match="has no requests; expected what msmlp serve --log-format json --access-log"):
         traffic_of(str(log), None, 1, 1)
-    with pytest.raises(OptionError, match="--rate: goes without a log, which has its own rate"):
+    with pytest.raises(OptionError, match="--rate: cannot be combined with an access log, which sets the rate"):
         traffic_of(str(log), 5, 1, 1)
     log.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read: it is not text in UTF-8"):
         from_log(log)
     line = {"logger": "msmlp.access", "images": 2, "duration_ms": 500, "timestamp": "2026-11-30T10:00:00.500000+00:00"}
     log.write_text(json.dumps(line) + "\n")

@@ -94,7 +94,8 @@ def test_a_failure_is_what_the_replica_raised() -> None:
     ("message", "told"), [("no node has 99 CPUs", "no node has 99 CPUs"), ("", "the application's")]
 )
 def test_waiting_has_an_end(message: str, told: str) -> None:
-    with pytest.raises(MsmlpError, match=rf"^not ready after 0 s \(--wait-seconds\); Ray keeps trying, see serve status: {told}$"):
+    expected = rf"^not ready after 0 s \(--wait-seconds\); Ray keeps trying, see serve status: {told}$"
+    with pytest.raises(MsmlpError, match=expected):
         wait_until_ready(Serve(("DEPLOYING", message)), 0)
 
 

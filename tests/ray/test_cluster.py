@@ -219,7 +219,8 @@ def test_a_deployment_that_fails_leaves_what_is_served(cluster: Ray, versions: l
     cluster.serve(old.folder)
     done = cluster.deploy(old.folder, "--device", "cuda")
     assert done.returncode == 1
-    assert done.stderr.startswith("msmlp: Ray could not deploy the service: msmlp.model.errors.OptionError: device: cuda")
+    cause = "msmlp.model.errors.OptionError: device: cuda"
+    assert done.stderr.startswith(f"msmlp: Ray could not deploy the service: {cause}")
     assert len(done.stderr.splitlines()) == 1
     with msmlp.Client(cluster.url) as client:
         answer = client.classify(encoded(digits.test[0]))

@@ -112,7 +112,7 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
     limits = Limits(settings.max_wait_ms / 1e3, settings.brownout_ms / 1e3)
     simulated = {}
     for load in loads:
-        make, _ = traffic_of("poisson", load * capacity, seconds, 1)
+        make = traffic_of("poisson", load * capacity, seconds).make
         found = []
         for repeat in range(repeats):
             rng = np.random.default_rng(repeat)

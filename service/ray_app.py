@@ -29,6 +29,7 @@ from msmlp.service.http.server import listen
 from msmlp.service.logs import Logging
 from msmlp.service.scaling import BUSY_SHARE, WAIT, Addresses
 from msmlp.service.service import Service, build_service
+from msmlp.service.telemetry.observers import trace_factory
 
 log = logging.getLogger("msmlp.server")
 
@@ -124,6 +125,9 @@ class Replica:
         settings = deployed.service_settings()
         Logging(settings.log_level, settings.log_format).begin()
         service = build_service(settings, share=max(1, round(cores() / deployed.num_cpus)))
+        service.keys.watch(lambda _: None)  # they change in place
+        if settings.traces:
+            service.traces = trace_factory()(service.facts.model)
         version = service.facts.model["version"]
         if deployed.version not in ("", version):
             found, copied = (

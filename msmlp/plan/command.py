@@ -29,9 +29,14 @@ def plan(
     traffic: Annotated[
         str, typer.Option(help="poisson, daily, bursts, or the path of a JSON access log of msmlp serve.")
     ] = "poisson",
-    images: Annotated[int, typer.Option(min=1, max=1024, help="Images per request.")] = 1,
-    seconds: Annotated[float, typer.Option(min=1, max=86400, help="How long the simulated traffic lasts.")] = 60,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of one replica per hour, in any currency.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, max=1024, help="Images per request.", show_default="1")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, max=86400, help="How long the simulated traffic lasts.", show_default="60"),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e9, help="Price of one replica per hour, in any currency.")
+    ] = None,
     fail: Annotated[
         float,
         typer.Option(
@@ -84,14 +89,14 @@ def plan(
     loaded = load_weights(settings.weights)
     calibration = load_calibration(loaded)
     points = OperatingPoints(calibration, loaded.manifest.gflops_cumulative, settings.policy)
-    make, lasts = traffic_of(traffic, rate, seconds, images)
+    requests = traffic_of(traffic, rate, seconds, images)
     if costs is not None and save_costs is not None:
         raise OptionError("--save-costs", "cannot be combined with --costs; expected only one of the two")
     known = read_costs(costs, loaded) if costs else measure_costs(settings, loaded, calibration, _say)
     if save_costs is not None:
         save_costs.write_text(known.model_dump_json(indent=1) + "\n")
     limits = Limits(settings.max_wait_ms / 1e3, settings.brownout_ms / 1e3)
-    simulation = Simulation(known, calibration, points, make, lasts, limits, routing=routing, seed=seed)
+    simulation = Simulation(known, calibration, points, requests, limits, routing=routing, seed=seed)
     document = answer(simulation, Goal(p99_ms, accuracy, refused), most=most, price=price, fail=fail, say=_say)
     if page is not None:
         write_page(document, page)

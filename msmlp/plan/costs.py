@@ -23,7 +23,7 @@ from msmlp.bench.stages import StageSamples, backend_times
 from msmlp.model.errors import DataError
 from msmlp.model.weights import Calibration, Weights
 from msmlp.model.weights.files import read_json, validated
-from msmlp.service.engine.core import warmed
+from msmlp.service.engine.core import SHADOW_SLOTS, warmed
 from msmlp.service.engine.transport import MOST_SECONDS
 from msmlp.service.service import plan_engine
 from msmlp.service.settings import Settings
@@ -114,7 +114,7 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
         layout="inline" if inline else "process",
         front_ends=1 if inline else engine.layout.frontends,
         in_flight=backend.in_flight,
-        permits=backend.capacity,
+        permits=backend.capacity - (SHADOW_SLOTS if settings.shadow else 0),
         buckets=backend.buckets,
         stage_seconds=tuple(map(tuple, measured.seconds.tolist())),
         spread=samples.spread(),
@@ -160,6 +160,11 @@ def _host_seconds(settings: Settings, size: int, progress: Progress) -> tuple[fl
                     if before is None or after is None:
                         raise DataError(
                             "costs can be measured on Linux only, where /proc has the CPU time; elsewhere use --costs"
+                        )
+                    expected = "200" if capacity > 1 else "429"
+                    if not seen.statuses[expected]:
+                        raise DataError(
+                            f"the server that is measured answered {dict(seen.statuses)}; expected {expected}"
                         )
                     found.append((after - before) / sum(seen.statuses.values()))
     one, many, refused = found

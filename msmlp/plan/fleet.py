@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from msmlp.plan.replica import Answer, Replica, Request
 from msmlp.service.engine.heartbeat import LOOK_SECONDS
 
 Routing = Literal["random", "two-choices", "least-wait"]
+LOST = 503
+"""The status of a request that died with its replica."""
 ROUTINGS: tuple[Routing, ...] = ("random", "two-choices", "least-wait")
 
 
@@ -35,13 +38,20 @@ class Outcome:
     device_busy: float = 0.0
     """The share of the time that devices worked."""
 
-    def columns(self, since: float = 0.0, until: float = math.inf) -> dict[str, NDArray[Any]]:
-        """The answers to requests sent in `since` to `until`, as columns."""
-        rows = [each for each in self.answers if since <= each.sent < until]
+    @cached_property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The answers as columns, by when they were sent; `exits` [requests, K] is 0 without an answer."""
         names = ("sent", "latency", "status", "images", "degraded", "right")
-        return {name: np.array([getattr(each, name) for each in rows]) for name in names} | {
-            "exits": np.array([each.exits for each in rows if each.status == 200])
-        }
+        columns = {name: np.array([getattr(each, name) for each in self.answers]) for name in names}
+        exits = max((len(each.exits) for each in self.answers), default=0)
+        none = (0,) * exits
+        rows = [each.exits or none for each in self.answers]
+        return columns | {"exits": np.array(rows, dtype=np.int64).reshape(len(rows), exits)}
+
+    def between(self, since: float, until: float) -> dict[str, NDArray[Any]]:
+        """The columns of requests sent in `since` to `until`, in seconds."""
+        first, last = np.searchsorted(self.columns["sent"], (since, until))
+        return {name: column[first:last] for name, column in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class Summary:
 
 def summary(outcome: Outcome, since: float, until: float) -> Summary:
     """Of the requests sent in `since` to `until`, in seconds."""
-    found = outcome.columns(since, until)
+    found = outcome.between(since, until)
     status, images = found["status"], found["images"]
     good = status == 200
     answered = int(images[good].sum()) if len(status) else 0
@@ -75,10 +85,10 @@ def summary(outcome: Outcome, since: float, until: float) -> Summary:
         p50_ms=p50,
         p99_ms=p99,
         accuracy=float(found["right"][good].sum()) / answered if answered else None,
-        exit_share=tuple((found["exits"].sum(axis=0) / answered).tolist()) if answered else (),
+        exit_share=tuple((found["exits"][good].sum(axis=0) / answered).tolist()) if answered else (),
         degraded=float(images[good & (found["degraded"] > 0)].sum()) / answered if answered else 0.0,
         refused=float((status == 429).mean()) if len(status) else 0.0,
-        lost=int((status == 503).sum()),
+        lost=int((status == LOST).sum()),
     )
 
 
@@ -141,7 +151,8 @@ class Fleet:
         for replica in [*self._replicas, *self._dead]:
             outcome.answers += [each._replace(latency=each.latency + self._proxy / 2) for each in replica.answers]
         outcome.answers.sort(key=lambda answer: answer.sent)
-        outcome.device_busy = sum(each.device_busy for each in self._replicas) / (seconds * len(self._replicas))
+        last = max([seconds, *(each.now for each in self._replicas)])
+        outcome.device_busy = sum(each.device_busy for each in self._replicas) / (last * len(self._replicas))
         return outcome
 
     def _send(self, request: Request, now: float) -> None:
@@ -151,27 +162,32 @@ class Fleet:
 
     def _choose(self) -> Replica:
         replicas = self._replicas
+        if len(replicas) == 1:
+            return replicas[0]
         if self._routing == "least-wait":
             return min(replicas, key=lambda each: each.wait)
-        draws = self._rng.integers(0, len(replicas), 1 if self._routing == "random" else 2).tolist()
-        return min((replicas[int(draw)] for draw in draws), key=lambda each: each.wait)
+        first = int(self._rng.integers(0, len(replicas)))
+        if self._routing == "random":
+            return replicas[first]
+        second = (first + int(self._rng.integers(1, len(replicas)))) % len(replicas)
+        return min(replicas[first], replicas[second], key=lambda each: each.wait)
 
     def _schedule(self, replica: Replica) -> None:
-        if replica.wakes < math.inf and not replica.scheduled:
-            replica.scheduled = True
+        if (wakes := replica.wakes) < replica.due:
+            replica.due = wakes
             self._counted += 1
-            heapq.heappush(self._events, (replica.wakes, self._counted, replica))
+            heapq.heappush(self._events, (wakes, self._counted, replica))
 
     def _wake(self, event: tuple[float, int, Any]) -> None:
         now, _, replica = event
-        replica.scheduled = False
-        if replica.alive:
+        if replica.alive and now == replica.due:  # else it has had an earlier turn
+            replica.due = math.inf
             replica.turn(now)
             self._schedule(replica)
 
     def _kill(self, count: int, now: float, outcome: Outcome) -> None:
         for replica in self._replicas[-count:]:
             lost = replica.die(now)
-            outcome.answers += [Answer(each.sent, now - each.sent, 503, each.images) for each in lost]
+            outcome.answers += [Answer(each.sent, now - each.sent, LOST, each.images) for each in lost]
         self._dead += self._replicas[-count:]
         del self._replicas[-count:]

@@ -54,7 +54,7 @@ def facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if (failure := document.get("failure")) is not None:
         yield (
             f"after {failure['dying']} of {needed} replicas died",
-            f"{_seen(failure['after'])}, {failure['after']['lost']} requests lost",
+            f"{_seen(failure['after'])}, {failure['lost']} requests lost",
         )
 
 

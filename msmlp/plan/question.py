@@ -2,7 +2,7 @@
 do."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,19 +12,15 @@ from msmlp.model.errors import MsmlpError
 from msmlp.model.text import percent
 from msmlp.model.weights import Calibration
 from msmlp.plan.costs import Costs
-from msmlp.plan.fleet import Failure, Fleet, Outcome, Routing, Summary, summary
-from msmlp.plan.replica import Limits, Replica, Request
+from msmlp.plan.fleet import LOST, Failure, Fleet, Outcome, Routing, Summary, summary
+from msmlp.plan.replica import Limits, Replica
+from msmlp.plan.traffic import Traffic
 from msmlp.service.operating_points import OperatingPoints
 
-LEAD = 0.25
-"""The share of a run at its start that is not counted: queues fill, and brown-out finds its level."""
 BINS = 60
 """Of a run, for plots."""
 NEAR = 0.02
 """Relative precision of the rate that one replica can carry."""
-
-Traffic = Callable[[float, np.random.Generator], Sequence[Request]]
-"""From a factor on the rate, and a source of draws, to the requests of a run."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,6 @@ class Simulation:
     calibration: Calibration
     points: OperatingPoints
     traffic: Traffic
-    seconds: float
     limits: Limits
     routing: Routing = "two-choices"
     seed: int = 0
@@ -62,17 +57,17 @@ class Simulation:
     def run(self, replicas: int, *, factor: float = 1.0, failure: Failure | None = None) -> Outcome:
         """The traffic, `factor` times as dense, on a number of replicas; the same draws for the same seed."""
         rng = np.random.default_rng(self.seed)
-        requests = self.traffic(factor, rng)
+        requests = self.traffic.make(factor, rng)
 
         def build() -> Replica:
             return Replica(self.costs, self.calibration.table, self.points, self.limits, rng)
 
         fleet = Fleet(build, replicas, self.routing, failure, rng, self.costs.proxy_seconds)
-        return fleet.run(requests, self.seconds)
+        return fleet.run(requests, self.traffic.seconds)
 
     def summary(self, replicas: int, *, factor: float = 1.0) -> Summary:
-        """Of such a run, from LEAD of it on."""
-        return summary(self.run(replicas, factor=factor), LEAD * self.seconds, self.seconds)
+        """Of such a run, from `lead` on."""
+        return summary(self.run(replicas, factor=factor), self.traffic.lead, self.traffic.seconds)
 
     def needed(self, goal: Goal, most: int) -> int:
         """The fewest replicas that meet the goal: doubled until they do, then halved in between.
@@ -132,7 +127,7 @@ def answer(
     without = _or_none(lambda: plain.needed(goal, most))
     say("finding the largest load for one replica")
     outcome = simulation.run(needed)
-    seen = summary(outcome, LEAD * simulation.seconds, simulation.seconds)
+    seen = summary(outcome, simulation.traffic.lead, simulation.traffic.seconds)
     factor = simulation.carried_by_one(goal)
     one = None if factor is None else simulation.summary(1, factor=factor).images_per_second
     document: dict[str, Any] = {
@@ -141,27 +136,28 @@ def answer(
         "backend": simulation.costs.backend,
         "layout": simulation.costs.layout,
         "routing": simulation.routing,
-        "seconds": simulation.seconds,
+        "seconds": simulation.traffic.seconds,
         "goal": asdict(goal),
         "replicas": needed,
         "replicas_without_brownout": without,
         "max_replicas": most,
         "expected": asdict(seen),
         "device_busy": outcome.device_busy,
-        "bins": bins(outcome, simulation.seconds),
+        "bins": bins(outcome, simulation.traffic.seconds),
         "images_per_replica_hour": None if one is None else 3600 * one,
         "price": _prices(price, needed, without, one),
     }
     if fail and needed > 1:
         dying = min(needed - 1, max(1, round(fail * needed)))
         say(f"simulating the loss of {dying} of {needed} replicas")
-        broken = simulation.run(needed, failure=Failure(simulation.seconds / 2, dying))
+        broken = simulation.run(needed, failure=Failure(simulation.traffic.seconds / 2, dying))
         document["failure"] = {
             "dying": dying,
-            "at": simulation.seconds / 2,
-            "before": asdict(summary(broken, LEAD * simulation.seconds, simulation.seconds / 2)),
-            "after": asdict(summary(broken, simulation.seconds / 2, simulation.seconds)),
-            "bins": bins(broken, simulation.seconds),
+            "at": simulation.traffic.seconds / 2,
+            "lost": int((broken.columns["status"] == LOST).sum()),
+            "before": asdict(summary(broken, simulation.traffic.lead, simulation.traffic.seconds / 2)),
+            "after": asdict(summary(broken, simulation.traffic.seconds / 2, simulation.traffic.seconds)),
+            "bins": bins(broken, simulation.traffic.seconds),
         }
     return document
 

@@ -102,23 +102,27 @@ class Replica:
         order = rng.permutation(len(table.scores))
         self._correct = table.correct[order]
         self._costs, self._points, self._rng = costs, points, rng
-        self._jitter = np.exp(costs.spread * rng.standard_normal(1024) - costs.spread**2 / 2).tolist()
-        self.now = 0.0
+        self._jitter = np.exp(costs.spread * rng.standard_normal(1024)).tolist()  # its median is 1
+        self.now = self._began = 0.0
         """Of the engine's thread."""
+        self._later: Load | None = None
         self.device_busy = self._host_busy = 0.0
         self._fronts = [0.0] * (0 if costs.layout == "inline" else costs.front_ends)
         heapq.heapify(self._fronts)
         self._drawn = self._batches = 0
-        self.alive, self.scheduled = True, False
+        self.alive, self.due = True, math.inf
+        """`due`: for when the fleet has planned its next turn."""
         self._sent: list[Outbound] = []
         device = _Device(self, costs, table.scores[order])
         seconds = np.array(costs.stage_seconds)
-        self.core = EngineCore(device, self._sent.append, seconds=seconds, clock=lambda: self.now)
+        publish = self._publish if self._fronts else None
+        self.core = EngineCore(device, self._sent.append, seconds=seconds, publish=publish, clock=lambda: self.now)
         self.overload = Overload(limits.max_wait, limits.brownout, points.costs())
         self.overload.admission.permits = costs.permits
         self._transit, self._published = InTransit(), self.core.load()
         self._pending: dict[int, _Pending] = {}
         self._inbox: deque[tuple[float, Request]] = deque()  # with the times at which they came
+        self._unread = 0  # images in it
         self._arriving: list[tuple[float, int]] = []  # read by a front end then, and on their way to the engine
         self._number = 0
         self.answers: list[Answer] = []
@@ -138,8 +142,8 @@ class Replica:
         """Predicted seconds until a request that comes now would be answered: what a router may ask for. What waits in
         sockets counts too: a router knows what it has sent."""
         load = self.load
-        unread = sum(each.images for _, each in self._inbox) * load.seconds_per_image
-        return self.overload.admission.wait(load) + len(self._inbox) * self._costs.request_seconds + unread
+        unread = self._unread * load.seconds_per_image + len(self._inbox) * self._costs.request_seconds
+        return self.overload.admission.wait(load) + unread
 
     @property
     def level(self) -> int:
@@ -147,43 +151,48 @@ class Replica:
         return self.overload.brownout.level
 
     def receive(self, request: Request, now: float) -> None:
-        """A request has come; a turn must follow."""
-        self._inbox.append((now, request))
+        """A request has come; a turn must follow. An inline replica reads it then, others at once."""
+        if self._fronts:
+            self._take(now, request)
+        else:
+            self._inbox.append((now, request))
+            self._unread += request.images
 
     @property
     def wakes(self) -> float:
         """When it has something to do next; inf while it waits for requests."""
-        if self._inbox or not self.core.idle:
+        if self._inbox or self._sent or not self.core.idle:
             return self.now
         return max(self.now, self._arriving[0][0]) if self._arriving else math.inf
 
     def look(self, now: float) -> None:
         """What the service does ten times a second."""
-        admission, inline = self.overload.admission, not self._fronts
-        late = max(0.0, self.now - now) if inline else 0.0
-        admission.look(now + late, self._host_busy + inline * self.device_busy, late)
+        late = max(0.0, (self._fronts[0] if self._fronts else self.now) - now)
+        on_loop = self._host_busy if self._fronts else self._host_busy + self.device_busy
+        self.overload.admission.look(now + late, on_loop, late)
         self.overload.look(self.load, now + late, float)
 
     def turn(self, now: float) -> None:
-        """One turn of the event loop, not before `now`: requests, batches, answers."""
-        self.now = max(self.now, now)
+        """One turn of the engine, not before `now`. Inline it is one of the event loop: requests, batches for a moment,
+        answers. Else it is a batch, whose answers come with the next turn, at the batch's end.
+        """
+        self.now = self._began = max(self.now, now)
+        self._land()
         for _ in range(len(self._inbox)):
             self._take(*self._inbox.popleft())
+        self._unread = sum(request.images for _, request in self._inbox)
         while self._arriving and self._arriving[0][0] <= self.now:
-            _, number = heapq.heappop(self._arriving)
-            self._submit(number)
+            self._submit(heapq.heappop(self._arriving)[1])
         until = self.now + TURN_SECONDS
         while not self.core.idle:
             self.core.run_once()
             self.now += self._costs.batch_seconds
-            if self._fronts or self.now >= until:
+            if self._fronts:
+                return
+            if self.now >= until:
                 break
         self._published = self.core.load()
-        messages = self._sent.copy()
-        self._sent.clear()
-        for message in messages:
-            if isinstance(message, Answers):
-                self._land(message)
+        self._land()
 
     def die(self, now: float) -> list[Request]:
         """Kill it → the requests that it had not answered by `now`, including those that the turn in progress, which
@@ -196,7 +205,15 @@ class Replica:
         lost += [request for _, request in self._inbox]
         self._pending.clear()
         self._inbox.clear()
+        self._sent.clear()
         return lost
+
+    def _publish(self, load: Load) -> None:
+        """Before a batch the front ends see it at once, after one when it has ended."""
+        if self.now > self._began:
+            self._later = load
+        else:
+            self._published = load
 
     def _host(self, since: float, seconds: float) -> float:
         """Work of a front end that can begin at `since` → when it is done."""
@@ -214,18 +231,18 @@ class Replica:
         began = max(came, self._fronts[0]) if self._fronts else self.now
         if door.closed(began):
             overload.admission.turn_away(size, began)
-            self._refuse(came, request, costs.refusal_seconds)
+            self._refuse(came, request)
             return
         point = self._points.resolve(NO_OPTIONS, overload.level(self.load))
         degraded = point.source == "brownout"
-        read = self._host(came, costs.request_seconds / 2 + costs.image_seconds * (request.images - 1))
         work = door.enter(size)
         try:
-            permits = overload.admit(request.images, self.load, read, float, degraded=degraded)
+            permits = overload.admit(request.images, self.load, began, float, degraded=degraded)
         except OverloadedError:
             door.leave(work)
-            self._refuse(came, request, costs.refusal_seconds / 2)
+            self._refuse(came, request)
             return
+        read = self._host(came, costs.request_seconds / 2 + costs.image_seconds * (request.images - 1))
         number, self._number = self._number, self._number + 1
         pixels = np.broadcast_to(np.zeros((), np.uint8), (request.images, 1, 1, 3))
         submit = Submit(number, pixels, point.parameters, read)
@@ -239,18 +256,25 @@ class Replica:
         pending.first, self._drawn = self._drawn, self._drawn + pending.request.images
         self.core.receive(pending.submit)
 
-    def _refuse(self, came: float, request: Request, seconds: float) -> None:
-        done = self._host(came, seconds)
+    def _refuse(self, came: float, request: Request) -> None:
+        done = self._host(came, self._costs.refusal_seconds)
         self.answers.append(Answer(request.sent, done - request.sent, 429, request.images))
 
-    def _land(self, message: Answers) -> None:
-        landed = zip(message.request.tolist(), message.index.tolist(), message.exit.tolist(), strict=True)
-        for number, index, exit in landed:
-            pending = self._pending[number]
-            pending.exits.append((index, exit))
-            pending.permits.leave(1)
-            if len(pending.exits) == pending.request.images:
-                self._answer(self._pending.pop(number))
+    def _land(self) -> None:
+        """Hand out what the engine has said."""
+        for message in self._sent:
+            if not isinstance(message, Answers):
+                continue
+            landed = zip(message.request.tolist(), message.index.tolist(), message.exit.tolist(), strict=True)
+            for number, index, exit in landed:
+                pending = self._pending[number]
+                pending.exits.append((index, exit))
+                pending.permits.leave(1)
+                if len(pending.exits) == pending.request.images:
+                    self._answer(self._pending.pop(number))
+        self._sent.clear()
+        if self._later is not None:
+            self._published, self._later = self._later, None
 
     def _answer(self, pending: _Pending) -> None:
         done = self._host(self.now, self._costs.request_seconds / 2)

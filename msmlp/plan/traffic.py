@@ -1,7 +1,9 @@
 """When requests come: at random, in daily waves, in bursts, or as a log has them."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -16,22 +18,26 @@ Rate = Callable[[float], float]
 DAY_LOW = 0.25
 """The night's share of the peak."""
 BURST_EVERY, BURST_SECONDS, BURST_FACTOR = 30.0, 3.0, 3.0
+LEAD = 0.25
+"""The share of a steady run at its start that is not counted: queues fill, and brown-out finds its level."""
+SECONDS = 60.0
+FEWEST, MOST = 100, 5_000_000
+"""Requests of a run: a 99th percentile of fewer means nothing, and more do not fit into memory."""
 SHAPES = ("poisson", "daily", "bursts")
 EXPECTED = ", ".join(SHAPES) + ", or the path of an access log"
 
 
-def rate_of(shape: str, peak: float, seconds: float) -> Rate:
-    """Requests per second over a run of `seconds`; `peak` is the most that a steady or daily traffic has.
+def rate_of(shape: str, rate: float, seconds: float) -> tuple[Rate, float]:
+    """Requests per second over a run of `seconds`, and the most of them.
 
-    daily: one day in a run, from night to night. bursts: three times `peak` for 3 of every 30 seconds.
+    daily: one day in a run, from night to night, with `rate` at noon. bursts: three times `rate` for 3 of every 30 s.
     """
-    if shape == "poisson":
-        return lambda _: peak
     if shape == "daily":
-        return lambda now: peak * (DAY_LOW + (1 - DAY_LOW) * float(np.sin(np.pi * now / seconds)) ** 2)
+        return lambda now: rate * (DAY_LOW + (1 - DAY_LOW) * math.sin(math.pi * now / seconds) ** 2), rate
     if shape == "bursts":
-        return lambda now: peak * (BURST_FACTOR if now % BURST_EVERY >= BURST_EVERY - BURST_SECONDS else 1)
-    raise OptionError("--traffic", f"{shape!r} is not a file; expected one of {EXPECTED}")
+        quiet = BURST_EVERY - BURST_SECONDS
+        return lambda now: rate * (BURST_FACTOR if now % BURST_EVERY >= quiet else 1), BURST_FACTOR * rate
+    return lambda _: rate, rate
 
 
 def arrivals(rate: Rate, most: float, seconds: float, rng: np.random.Generator, images: int = 1) -> Iterator[Request]:
@@ -40,11 +46,6 @@ def arrivals(rate: Rate, most: float, seconds: float, rng: np.random.Generator, 
     while (now := now + float(rng.exponential(1 / most))) < seconds:
         if rng.random() * most < rate(now):
             yield Request(now, images)
-
-
-def peak_of(rate: Rate, seconds: float) -> float:
-    """The highest rate, looked up a thousand times."""
-    return max(rate(float(now)) for now in np.linspace(0, seconds, 1000))
 
 
 def from_log(path: Path) -> list[Request]:
@@ -77,38 +78,53 @@ def _logged(line: str) -> Request | None:
         if entry["logger"] != "msmlp.access" or int(entry["images"]) < 1:
             return None
         ended = datetime.fromisoformat(entry["timestamp"]).timestamp()
-        return Request(ended - float(entry["duration_ms"]) / 1e3, int(entry["images"]))
-    except (ValueError, KeyError, TypeError):
+        sent = ended - float(entry["duration_ms"]) / 1e3
+        return Request(sent, int(entry["images"])) if math.isfinite(sent) else None
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
-def traffic_of(
-    shape: str, rate: float | None, seconds: float, images: int
-) -> tuple[Callable[[float, np.random.Generator], Sequence[Request]], float]:
-    """Traffic whose rate can be multiplied, and how long it lasts; `shape` is one of SHAPES or a log file.
+@dataclass(frozen=True)
+class Traffic:
+    """`make` gives the requests of a run, a factor times as dense; it lasts `seconds`, of which the first `lead` only
+    fill the queues."""
+
+    make: Callable[[float, np.random.Generator], Sequence[Request]]
+    seconds: float
+    lead: float = 0.0
+
+
+def traffic_of(shape: str, rate: float | None, seconds: float | None = None, images: int | None = None) -> Traffic:
+    """`shape` is one of SHAPES or a log file, which has its own rate, length and images.
 
     Raises:
-        OptionError: another shape, or no rate where one is needed.
+        OptionError: another shape, a rate that is missing or too many, or options that a log does not take.
         DataError: the log cannot be read, or has no requests.
     """
     if shape not in SHAPES:
         path = Path(shape)
         if not path.is_file():
             raise OptionError("--traffic", f"{shape!r} is not a file; expected one of {EXPECTED}")
-        if rate is not None:
-            raise OptionError("--rate", "cannot be combined with an access log, which sets the rate")
+        for name, value in (("--rate", rate), ("--seconds", seconds), ("--images", images)):
+            if value is not None:
+                raise OptionError(name, "cannot be combined with an access log, which sets it")
         logged = from_log(path)
-        lasts = max(1.0, logged[-1].sent)
-        return lambda factor, rng: thinned(logged, factor, lasts, rng), lasts
+        # As long after the last request as between two of them, or it would not count.
+        lasts = max(1.0, logged[-1].sent * (1 + 1 / len(logged)) + 1e-3)
+        return Traffic(lambda factor, rng: thinned(logged, factor, lasts, rng), lasts)
+    lasts, several = seconds or SECONDS, images or 1
     if rate is None:
         raise OptionError("--rate", f"missing; --traffic {shape} needs a rate in requests per second")
-    of = rate_of(shape, rate, seconds)
+    if not FEWEST <= rate * lasts <= MOST:
+        raise OptionError("--rate", f"{rate:g} for {lasts:g} s; expected {FEWEST:,} to {MOST:,} requests in a run")
+    if shape == "bursts" and lasts < BURST_EVERY:
+        raise OptionError("--seconds", f"{lasts:g}; expected at least {BURST_EVERY:g}, as bursts come that often")
+    of, most = rate_of(shape, rate, lasts)
 
     def drawn(factor: float, rng: np.random.Generator) -> Sequence[Request]:
-        most = factor * peak_of(of, seconds)
-        return list(arrivals(lambda now: factor * of(now), most, seconds, rng, images))
+        return list(arrivals(lambda now: factor * of(now), factor * most, lasts, rng, several))
 
-    return drawn, seconds
+    return Traffic(drawn, lasts, LEAD * lasts if shape == "poisson" else 0.0)
 
 
 def thinned(requests: Sequence[Request], factor: float, seconds: float, rng: np.random.Generator) -> list[Request]:
@@ -117,6 +133,6 @@ def thinned(requests: Sequence[Request], factor: float, seconds: float, rng: np.
     whole, part = divmod(factor, 1)
     for request in requests:
         for copy in range(int(whole) + int(rng.random() < part)):
-            sent = request.sent + (float(rng.random()) if copy else 0.0)
-            found.append(Request(min(sent, seconds), request.images))
+            later = request.sent + (float(rng.random()) if copy else 0.0)
+            found.append(Request(later if later < seconds else request.sent, request.images))
     return sorted(found)

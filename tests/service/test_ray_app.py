@@ -291,6 +291,31 @@ def test_a_replica_serves_the_weights_that_were_deployed(tiny_weights: Path) -> 
     in_a_loop(test)
 
 
+def test_keys_that_have_changed_count_in_a_replica_too(tiny_weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{'a' * 20} name=first\n")
+
+    async def test() -> None:
+        settings = {"weights": str(tiny_weights), "drain_seconds": 0, "api_keys_file": str(file), "traces": True}
+        app: Any = await Replica(Deployment(settings=settings).model_dump()).__serve_build_asgi_app__()
+        async with client_of(app) as client:
+
+            async def status(key: str) -> int:
+                headers = {**PNG, "Authorization": f"Bearer {key * 20}"}
+                return (await client.post("/classify", content=IMAGE, headers=headers)).status_code
+
+            assert [await status("a"), await status("b")] == [200, 401]
+            file.write_text(f"{'b' * 20} name=second\n")
+            for _ in range(PATIENCE_SECONDS * 10):
+                if await status("b") == 200:
+                    break
+                await asyncio.sleep(0.1)
+            assert [await status("a"), await status("b")] == [401, 200]
+        await app._end()
+
+    in_a_loop(test)
+
+
 def engine(load: Load | None, level: int = 0) -> Any:
     admission = SimpleNamespace(wait=lambda load: load.backlog_seconds)
     return SimpleNamespace(

@@ -40,7 +40,7 @@ def test_one_server_of_one_image_is_a_queue_as_lindley_has_it(replica: Build, lo
         changes = {"layout": "process", "buckets": (1,), "request_seconds": 0, "image_seconds": 0}
         return replica(FOREVER, stage_seconds=seconds, **changes)
 
-    found = run(build, 1, load / service, seconds=4).columns()
+    found = run(build, 1, load / service, seconds=4).columns
     wait, waits = 0.0, [0.0]
     for gap in np.diff(found["sent"]):
         waits.append(wait := max(0.0, wait + service - gap))
@@ -68,10 +68,10 @@ def test_more_replicas_answer_sooner_and_are_less_busy(replica: Build) -> None:
 def test_a_proxy_adds_its_time_and_limits_the_rate(replica: Build) -> None:
     plain, proxied = (Fleet(lambda: replica(FOREVER), 4, proxy=proxy) for proxy in (0.0, 0.002))
     slow = [Request(0.5 * number, 1) for number in range(6)]
-    before, after = (each.run(slow, 3).columns()["latency"] for each in (plain, proxied))
+    before, after = (each.run(slow, 3).columns["latency"] for each in (plain, proxied))
     assert after - before == pytest.approx(0.002)
     crowded = Fleet(lambda: replica(FOREVER), 4, proxy=0.002).run(steady(800, 4), 4)
-    done = crowded.columns()["sent"] + crowded.columns()["latency"]
+    done = crowded.columns["sent"] + crowded.columns["latency"]
     assert len(done) / done.max() == pytest.approx(500, rel=0.05)
 
 

@@ -17,10 +17,10 @@ GOAL = Goal(p99_ms=60, accuracy=0.75)
 
 
 def simulation(rate: float = 1500, **changes: Any) -> Simulation:
-    make, seconds = traffic_of("poisson", rate, SECONDS, 1)
+    traffic = traffic_of("poisson", rate, SECONDS)
     calibration: Any = SimpleNamespace(table=table())
     points: Any = Points()
-    return replace(Simulation(costs(), calibration, points, make, seconds, Limits(0.5, 0.05)), **changes)
+    return replace(Simulation(costs(), calibration, points, traffic, Limits(0.5, 0.05)), **changes)
 
 
 def say(line: str) -> None:
@@ -67,7 +67,9 @@ def test_the_document_its_lines_and_its_page(tmp_path: Any) -> None:
     assert sum(row["requests"] for row in document["bins"]) == pytest.approx(1500 * SECONDS, rel=0.1)
     failure = document["failure"]
     assert failure["dying"] == max(1, round(needed / 3))
-    assert failure["after"]["degraded"] >= failure["before"]["degraded"]
+    assert failure["after"]["degraded"] > failure["before"]["degraded"]
+    assert failure["lost"] > 0
+    assert f"{failure['lost']} requests lost" in "\n".join(plan_lines(document))
     lines = list(plan_lines(document))
     assert lines[0] == f"replicas needed: {needed} cores (onnx on cpu)"
     assert f"price per hour: {2.5 * needed:.2f}" in lines

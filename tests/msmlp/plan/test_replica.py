@@ -42,6 +42,31 @@ def test_front_ends_work_beside_the_device(replica: Build) -> None:
     assert max(each.latency for each in run(beside, *many)) < 0.4 * inline
 
 
+def test_front_ends_read_while_a_batch_runs_and_answer_when_it_ends(replica: Build) -> None:
+    """The second request is read and the third refused while the first one's batch of 1 s runs."""
+    seconds = tuple((second,) for second in (1.0, 1e-9, 1e-9))
+    known = {"layout": "process", "buckets": (1,), "stage_seconds": seconds, "front_ends": 2}
+    one = replica(Limits(max_wait=2.5, brownout=0), **known)
+    answers = {each.sent: each for each in run(one, Request(0.0, 1), Request(0.1, 1), Request(0.2, 1))}
+    assert [answers[sent].status for sent in (0.0, 0.1, 0.2)] == [200, 200, 429]
+    assert answers[0.0].latency == pytest.approx(1 + HOST)
+    assert answers[0.1].latency == pytest.approx(1.9 + HOST, abs=HOST)
+    assert answers[0.2].latency == pytest.approx(HOST / 2)
+
+
+def test_a_small_request_does_not_wait_for_a_large_one_that_another_front_end_reads(replica: Build) -> None:
+    one = replica(layout="process", front_ends=2, image_seconds=0.001)
+    answers = {each.images: each for each in run(one, Request(0.0, 400), Request(0.001, 1))}
+    assert answers[1].latency < 0.02 < 0.4 < answers[400].latency
+
+
+def test_what_is_refused_costs_no_more_than_a_refusal(replica: Build) -> None:
+    one = replica(permits=40)
+    answers = run(one, Request(0.0, 41))
+    assert [each.status for each in answers] == [429]
+    assert answers[0].latency == pytest.approx(HOST / 2)
+
+
 def test_exits_and_accuracy_are_those_of_the_table(replica: Build) -> None:
     answers = run(replica(), *(Request(0.1 * number, 1) for number in range(1000)))  # each image once
     found = [sum(each.exits[place] for each in answers) / 1000 for place in range(3)]

@@ -1,6 +1,7 @@
 """Arrivals have the rates that were asked for, and a log is replayed."""
 
 import json
+import math
 from pathlib import Path
 
 import httpx
@@ -18,9 +19,9 @@ from tests.servers import encoded, wait_until
 
 
 def drawn(shape: str, rate: float, seconds: float, factor: float = 1.0, images: int = 1) -> np.ndarray:
-    make, lasts = traffic_of(shape, rate, seconds, images)
-    assert lasts == seconds
-    requests = make(factor, np.random.default_rng(0))
+    traffic = traffic_of(shape, rate, seconds, images)
+    assert traffic.seconds == seconds
+    requests = traffic.make(factor, np.random.default_rng(0))
     assert {request.images for request in requests} == {images}
     return np.array([request.sent for request in requests])
 
@@ -68,9 +69,10 @@ def test_the_access_log_of_a_service_is_replayed(tiny_weights: Path, tmp_path: P
     assert [request.images for request in requests] == [2, 2, 2]
     assert requests[0].sent == 0
     assert sorted(requests) == requests
-    make, lasts = traffic_of(str(log), None, 1, 1)
-    assert make(1, np.random.default_rng(0)) == requests
-    assert lasts == max(1.0, requests[-1].sent)
+    traffic = traffic_of(str(log), None)
+    assert traffic.make(1, np.random.default_rng(0)) == requests
+    assert traffic.seconds > requests[-1].sent, "or the last would not count"
+    assert traffic.lead == 0
 
 
 @given(st.lists(st.floats(0, 10), max_size=50), st.floats(0, 5))
@@ -86,15 +88,25 @@ def test_what_is_no_traffic_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         OptionError, match="--traffic: 'hourly' is not a file; expected one of poisson, daily, bursts, or the path"
     ):
-        traffic_of("hourly", 1, 1, 1)
+        traffic_of("hourly", 1)
     with pytest.raises(OptionError, match="--rate: missing; --traffic daily needs a rate in requests per second"):
-        traffic_of("daily", None, 1, 1)
+        traffic_of("daily", None)
     log = tmp_path / "log"
     log.write_text('{"logger": "msmlp.engine"}\nno JSON\n[1]\n{"logger": "msmlp.access", "images": 0}\n')
     with pytest.raises(DataError, match="has no requests; expected what msmlp serve --log-format json --access-log"):
-        traffic_of(str(log), None, 1, 1)
-    with pytest.raises(OptionError, match="--rate: cannot be combined with an access log, which sets the rate"):
-        traffic_of(str(log), 5, 1, 1)
+        traffic_of(str(log), None)
+    with pytest.raises(OptionError, match="--rate: cannot be combined with an access log, which sets it"):
+        traffic_of(str(log), 5)
+    with pytest.raises(OptionError, match="--images: cannot be combined with an access log, which sets it"):
+        traffic_of(str(log), None, images=2)
+    for rate, seconds in ((0.5, 10), (1e6, 60), (math.inf, 1), (math.nan, 1)):
+        with pytest.raises(OptionError, match=r"--rate: .*; expected 100 to 5,000,000 requests in a run"):
+            traffic_of("poisson", rate, seconds)
+    with pytest.raises(OptionError, match="--seconds: 20; expected at least 30, as bursts come that often"):
+        traffic_of("bursts", 100, 20)
+    log.write_text('{"logger": "msmlp.access", "images": Infinity, "duration_ms": 1, "timestamp": "2026-11-30"}\n')
+    with pytest.raises(DataError, match="has no requests"):
+        from_log(log)
     log.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="cannot be read: it is not text in UTF-8"):
         from_log(log)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told with this many images"
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told from these images and seeds"
 
 Right = NDArray[np.float64] | NDArray[np.bool_]
 """How right the answer about each image is [N]."""

@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.overload.__main__ import FULL, PATH, at_rest, closed_capacity, say, singles
 from benchmarks.overload.load import LEAD, offer
-from benchmarks.peers.pictures import photographs
 from msmlp.bench.generator import Load
 from msmlp.bench.http import SERVE
+from msmlp.bench.images import thumbnails
 from msmlp.bench.processes import server_process
 from msmlp.model.offline import run_every_exit
 from msmlp.model.preprocess import load_image
@@ -42,7 +42,8 @@ from msmlp.service.service import plan_engine
 from msmlp.service.settings import load_settings
 
 LOADS = (0.5, 0.8, 1.2)
-PICTURES, CONNECTIONS = 512, 9_500
+CONNECTIONS, WAITING = 256, 9_500
+"""Below the capacity, and above it, where requests wait for seconds."""
 BOUND = 0.15
 
 
@@ -80,7 +81,7 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
     calibration = load_calibration(weights)
     os.sched_setaffinity(0, {theirs})  # costs are measured where the server runs
     costs = measure_costs(settings, weights, calibration, say)
-    files = photographs(PICTURES, weights.manifest.cascade.image_size)
+    files = thumbnails(weights.manifest.cascade.image_size)
     scores = _scores(settings, weights, calibration, files)
     words = ["-c", SERVE, "serve", "--port", "0", "--frontends", "1", "--shadow", "0", "--drain-seconds", "0"]
     measured: dict[float, list[Row]] = {load: [] for load in loads}
@@ -93,7 +94,11 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
             for load in loads:
                 at_rest(server)
                 before = _exits(server.url)
-                seen = offer(Load(server.url, requests, CONNECTIONS, seconds), load * capacity, seed=repeat)
+                seen = offer(
+                    Load(server.url, requests, CONNECTIONS if load < 1 else WAITING, seconds),
+                    load * capacity,
+                    seed=repeat,
+                )
                 exits = _exits(server.url) - before
                 answered, refused = seen.count("200"), seen.count("429")
                 measured[load].append(

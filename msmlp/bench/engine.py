@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from msmlp.bench.images import pick_images
 from msmlp.bench.load import named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
-from msmlp.bench.saturation import Saturated, Saturation
-from msmlp.bench.stages import Floats, Pixels, PlainStages, reach_of
+from msmlp.bench.saturation import PlainStages, Saturated, Saturation
+from msmlp.bench.stages import Floats, Pixels, reach_of
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings

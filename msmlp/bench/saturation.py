@@ -12,11 +12,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from msmlp.bench.stages import Floats, Pixels, PlainStages, StageCosts, StageSamples, backend_times
+from msmlp.bench.stages import Floats, Pixels, StageCosts, StageSamples, backend_times
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
+from msmlp.model.nn.served import served_stages
+from msmlp.model.weights import Weights
 from msmlp.service.engine.core import EngineCore
 from msmlp.service.engine.messages import ExitParameters, Failed, Outbound, Ran, Submit
 
@@ -101,6 +104,32 @@ def baseline(
             return ran
         oldest, handle = flying.popleft()
         go_on(oldest, backend.collect(handle))
+
+
+class PlainStages:
+    """The folded stages without slots: contiguous batches in, features kept as tensors."""
+
+    def __init__(self, weights: Weights, backend: StageBackend) -> None:
+        # int8 graphs have 8 bits in weights and products only; all other modules run in float32.
+        kind = "float32" if backend.dtype == "int8" else backend.dtype
+        self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
+        self._stages = served_stages(weights, (1.0,) * backend.stages)
+        for stage in self._stages:
+            stage.to(self._device)
+            stage.stage.to(self._dtype)
+
+    @torch.inference_mode()
+    def times(self, pixels: Pixels) -> Floats:
+        """Seconds of every stage over one batch, [K]; scores and probabilities come back, as from the backend."""
+        batch = torch.from_numpy(pixels).to(self._device)
+        upstream, seconds = None, []
+        for stage in self._stages:
+            start = time.perf_counter()
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                upstream, probabilities, score = stage(batch, upstream)
+            score.cpu(), probabilities.cpu()
+            seconds.append(time.perf_counter() - start)
+        return np.array(seconds)
 
 
 class Saturation:

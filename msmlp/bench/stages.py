@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend
-from msmlp.model.nn.served import served_stages
-from msmlp.model.weights import Weights
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -42,32 +39,6 @@ class StageCosts:
 def reach_of(exits: Ints, stages: int) -> Floats:
     """The share of images that enter each stage, [K], from the exits (1...K) at which they leave."""
     return np.array([(exits > k).mean() for k in range(stages)])
-
-
-class PlainStages:
-    """The folded stages without slots: contiguous batches in, features kept as tensors."""
-
-    def __init__(self, weights: Weights, backend: StageBackend) -> None:
-        # int8 graphs have 8 bits in weights and products only; all other modules run in float32.
-        kind = "float32" if backend.dtype == "int8" else backend.dtype
-        self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
-        self._stages = served_stages(weights, (1.0,) * backend.stages)
-        for stage in self._stages:
-            stage.to(self._device)
-            stage.stage.to(self._dtype)
-
-    @torch.inference_mode()
-    def times(self, pixels: Pixels) -> Floats:
-        """Seconds of every stage over one batch, [K]; scores and probabilities come back, as from the backend."""
-        batch = torch.from_numpy(pixels).to(self._device)
-        upstream, seconds = None, []
-        for stage in self._stages:
-            start = time.perf_counter()
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                upstream, probabilities, score = stage(batch, upstream)
-            score.cpu(), probabilities.cpu()
-            seconds.append(time.perf_counter() - start)
-        return np.array(seconds)
 
 
 def backend_times(backend: StageBackend, pixels: Pixels) -> Floats:

@@ -4,22 +4,25 @@ Measured on this machine, or read from a file that `msmlp plan --save-costs` wro
 """
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from msmlp.bench.generator import Load, offer, request_bytes
-from msmlp.bench.http import NULL
+from msmlp.bench.generator import PATIENCE_SECONDS, Load, Seen, offer, request_bytes
+from msmlp.bench.http import NULL, SERVE
 from msmlp.bench.images import form_bytes, pick_images, thumbnails
-from msmlp.bench.processes import server_process
-from msmlp.bench.stages import StageSamples, backend_times
+from msmlp.bench.processes import Server, server_process
+from msmlp.bench.stages import Floats, StageSamples, backend_times
 from msmlp.model.errors import DataError
 from msmlp.model.weights import Calibration, Weights
 from msmlp.model.weights.files import read_json, validated
@@ -31,7 +34,8 @@ from msmlp.service.settings import Settings
 SAMPLES = 30
 """Of every stage in every bucket."""
 LOAD_SECONDS = 3.0
-CONNECTIONS = 32
+FEW, MANY = 4, 32
+"""Connections that keep a front end busy, with small batches and with large ones."""
 FORM_IMAGES = 16
 
 Progress = Callable[[str], None]
@@ -41,8 +45,9 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Costs(BaseModel):
     """All costs are in seconds. `stage_seconds` [K][buckets] is t_k(b); `spread` the standard deviation of its
     logarithm. `request_seconds` is a front end's work for a request of one image, `image_seconds` for each further
-    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch, `proxy_seconds` that of one
-    proxy in front of all replicas (Ray Serve's, say), per request, there and back. `permits` images may be in flight.
+    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch. `wake_seconds` is how
+    much longer a thread takes after it had nothing to do. `proxy_seconds` is the work of one proxy in front of all
+    replicas (Ray Serve's, say), per request, there and back. `permits` images may be in flight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +66,7 @@ class Costs(BaseModel):
     image_seconds: Seconds
     refusal_seconds: Seconds
     batch_seconds: Seconds = 0.0
+    wake_seconds: Seconds = 0.0
     proxy_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
@@ -106,7 +112,9 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
             for bucket in rng.permutation(backend.buckets).tolist():
                 samples.sample(bucket)
     measured = samples.costs()
-    one, many, refused = _host_seconds(settings, backend.size, progress)
+    # Where an engine process has the device, its CPU time is not the front end's.
+    program = ["-c", SERVE, "serve"] if inline else ["-c", NULL]
+    host = _host_costs(program, settings, backend.size, measured.seconds[:, 0] if inline else None, progress)
     return Costs(
         name=weights.manifest.name,
         device=backend.device,
@@ -118,9 +126,7 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
         buckets=backend.buckets,
         stage_seconds=tuple(map(tuple, measured.seconds.tolist())),
         spread=samples.spread(),
-        request_seconds=one,
-        image_seconds=max(0.0, (many - one) / (FORM_IMAGES - 1)),
-        refusal_seconds=refused,
+        **host,
     )
 
 
@@ -138,34 +144,84 @@ def _one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _host_seconds(settings: Settings, size: int, progress: Progress) -> tuple[float, float, float]:
-    """CPU seconds of a front end without a device: per request of one image, of FORM_IMAGES, and per refusal."""
+@dataclass(frozen=True)
+class _Work:
+    """What a server did for a load: CPU seconds, those of the stages, batches [K], answers and refusals."""
+
+    cpu: float
+    stages: float
+    batches: Floats
+    answered: int
+    refused: int
+
+    def host(self, batch: float = 0.0) -> float:
+        """CPU seconds beside the stages, and beside `batch` seconds a batch."""
+        return self.cpu - self.stages - batch * float(self.batches.sum())
+
+
+def _host_costs(
+    program: Sequence[str], settings: Settings, size: int, single: Floats | None, progress: Progress
+) -> dict[str, float]:
+    """A front end's costs by name. Few connections bring smaller batches than many: the difference is what a batch
+    costs beside its stage. One alone lets the front end sleep before each request: what is left is the wake-up.
+    `single` [K] are the seconds of a batch of one image, None where the stages compute nothing.
+
+    Raises:
+        MsmlpError: a server did not start or did not answer, or CPU time is not known.
+    """
     files = thumbnails(size)
     form = form_bytes(files[:FORM_IMAGES])
-    arguments = ["--frontends=1", "--max-wait-ms=0", "--brownout-ms=0", "--port=0", "--drain-seconds=0"]
-    arguments.append(f"--weights={settings.weights}")
-    found = []
+    words = [*program, "--frontends=1", "--max-wait-ms=0", "--brownout-ms=0", "--shadow=0", "--port=0"]
+    words += ["--drain-seconds=0", f"--weights={settings.weights}", f"--device={settings.device}"]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as generator:
-        for capacity in (1024, 1):
-            arguments_here = ["-c", NULL, *arguments, f"--capacity={capacity}"]
-            with server_process("null", arguments_here, progress) as server:
-                singles = [request_bytes(server.url, "/classify", file, "application/octet-stream") for file in files]
-                forms = [request_bytes(server.url, "/classify", *form)]
-                for requests in (singles, forms) if capacity > 1 else (singles,):
-                    load = Load(server.url, tuple(requests), CONNECTIONS, LOAD_SECONDS)
-                    generator.submit(offer, load).result()  # warm
-                    before = server.cpu_seconds()
-                    seen = generator.submit(offer, load).result()
-                    after = server.cpu_seconds()
-                    if before is None or after is None:
-                        raise DataError(
-                            "costs can be measured on Linux only, where /proc has the CPU time; elsewhere use --costs"
-                        )
-                    expected = "200" if capacity > 1 else "429"
-                    if not seen.statuses[expected]:
-                        raise DataError(
-                            f"the server that is measured answered {dict(seen.statuses)}; expected {expected}"
-                        )
-                    found.append((after - before) / sum(seen.statuses.values()))
-    one, many, refused = found
-    return one, many, min(refused, one)
+
+        def work(server: Server, requests: Sequence[bytes], connections: int) -> _Work:
+            load = Load(server.url, tuple(requests), connections, LOAD_SECONDS)
+            return _work(server, lambda: generator.submit(offer, load).result())
+
+        with server_process("plan", [*words, "--capacity=1024"], progress) as server:
+            singles = [request_bytes(server.url, "/classify", file, "application/octet-stream") for file in files]
+            alone, few, many = (work(server, singles, connections) for connections in (1, FEW, MANY))
+            forms = work(server, [request_bytes(server.url, "/classify", *form)], 1)
+        with server_process("plan", [*words, "--capacity=1"], progress) as server:
+            singles = [request_bytes(server.url, "/classify", file, "application/octet-stream") for file in files]
+            full = work(server, singles, MANY)
+    if not (alone.answered and few.answered and many.answered and forms.answered and full.refused):
+        raise DataError(f"the server that is measured gave no answers: {alone}, {few}, {many}, {forms}, {full}")
+    slower = few.host() / few.answered - many.host() / many.answered
+    smaller = few.batches.sum() / few.answered - many.batches.sum() / many.answered
+    batch = max(0.0, slower / max(float(smaller), 0.1))
+    request = many.host(batch) / many.answered
+    cold = 0.0 if single is None else alone.stages - float(alone.batches @ single)
+    wake = (alone.host(batch) + cold) / alone.answered - request
+    image = (forms.host(batch) / forms.answered - request - max(0.0, wake)) / (FORM_IMAGES - 1)
+    refusal = (full.host(batch) - request * full.answered) / full.refused
+    return {
+        "request_seconds": request,
+        "image_seconds": max(0.0, image),
+        "refusal_seconds": min(max(0.0, refusal), request),
+        "batch_seconds": batch,
+        "wake_seconds": max(0.0, wake),
+    }
+
+
+def _work(server: Server, send: Callable[[], Seen]) -> _Work:
+    send()  # warm
+    before, (computed, batches) = server.cpu_seconds(), _stages(server)
+    seen = send()
+    after, (computed_after, batches_after) = server.cpu_seconds(), _stages(server)
+    if before is None or after is None:
+        raise DataError("costs can be measured on Linux only, where /proc has the CPU time; elsewhere use --costs")
+    stages = float((computed_after - computed).sum())
+    return _Work(after - before, stages, batches_after - batches, seen.statuses["200"], seen.statuses["429"])
+
+
+def _stages(server: Server) -> tuple[Floats, Floats]:
+    """Seconds of all batches of every stage so far, and how many there were, [K]."""
+    text = httpx.get(f"{server.url}/metrics", timeout=PATIENCE_SECONDS).text
+
+    def column(name: str) -> Floats:
+        found = re.findall(rf"^msmlp_stage_compute_seconds_{name}{{.*}} (\S+)$", text, re.MULTILINE)
+        return np.array(found, dtype=np.float64)
+
+    return column("sum"), column("count")

@@ -161,8 +161,10 @@ class Replica:
     @property
     def wakes(self) -> float:
         """When it has something to do next; inf while it waits for requests."""
-        if self._inbox or self._sent or not self.core.idle:
+        if self._sent or not self.core.idle:
             return self.now
+        if self._inbox:
+            return max(self.now, self._inbox[0][0])
         return max(self.now, self._arriving[0][0]) if self._arriving else math.inf
 
     def look(self, now: float) -> None:
@@ -176,7 +178,11 @@ class Replica:
         """One turn of the engine, not before `now`. Inline it is one of the event loop: requests, batches for a moment,
         answers. Else it is a batch, whose answers come with the next turn, at the batch's end.
         """
-        self.now = self._began = max(self.now, now)
+        if now > self.now:
+            self.now = now
+            if not self._fronts:
+                self._spend(self._costs.wake_seconds)
+        self._began = self.now
         self._land()
         for _ in range(len(self._inbox)):
             self._take(*self._inbox.popleft())
@@ -186,7 +192,7 @@ class Replica:
         until = self.now + TURN_SECONDS
         while not self.core.idle:
             self.core.run_once()
-            self.now += self._costs.batch_seconds
+            self._spend(self._costs.batch_seconds)
             if self._fronts:
                 return
             if self.now >= until:
@@ -217,13 +223,20 @@ class Replica:
 
     def _host(self, since: float, seconds: float) -> float:
         """Work of a front end that can begin at `since` → when it is done."""
-        self._host_busy += seconds
         if not self._fronts:
-            self.now = max(self.now, since) + seconds
+            self._spend(seconds)
             return self.now
+        if since > self._fronts[0]:
+            seconds += self._costs.wake_seconds
+        self._host_busy += seconds
         done = max(since, self._fronts[0]) + seconds
         heapq.heapreplace(self._fronts, done)
         return done
+
+    def _spend(self, seconds: float) -> None:
+        self.now += seconds
+        if not self._fronts:
+            self._host_busy += seconds
 
     def _take(self, came: float, request: Request) -> None:
         overload, costs = self.overload, self._costs

@@ -81,7 +81,9 @@ class Serve:
 
 
 def test_it_waits_until_all_is_ready() -> None:
-    wait_until_ready(Serve(("DEPLOYING", ""), ("DEPLOYING", ""), ("RUNNING", "")), 60)
+    serve = Serve(("DEPLOYING", ""), ("DEPLOYING", ""), ("RUNNING", ""))
+    wait_until_ready(serve, 60)
+    assert serve.status().applications["msmlp"].status == "RUNNING", "it has asked until then"
 
 
 def test_a_failure_is_what_the_replica_raised() -> None:

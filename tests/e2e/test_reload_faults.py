@@ -183,8 +183,7 @@ def test_an_old_front_end_that_is_killed_is_replaced_and_the_reload_goes_on(well
         assert client.classify() == 200
         # The one that is asked to reload is another: it has fewer connections.
         with well.warming() as (answer, _):
-            assert client.at is not None
-            os.kill(client.at, signal.SIGKILL)
+            os.kill(client.holder(), signal.SIGKILL)
             wait_until(lambda: served.metric("msmlp_frontend_restarts_total") == restarts + 1)
             assert well.classify() == 200
             assert not answer.done()
@@ -199,8 +198,7 @@ def test_one_that_dies_after_the_folder_has_changed_does_not_come_back_with_othe
     with stand(tiny_weights, tmp_path) as running, Client(running.served) as client:
         before = running.version
         change(running.folder)
-        assert client.at is not None
-        os.kill(client.at, signal.SIGKILL)
+        os.kill(client.holder(), signal.SIGKILL)
         running.served.wait_for("died: the weights folder has changed")
         assert {running.version for _ in range(6)} == {before}
         assert reload(running.served).json()["previous_version"] == before
@@ -212,8 +210,7 @@ def test_nothing_ends_but_what_was_asked_to_when_the_folder_is_gone(tiny_weights
     """A front end that cannot come back is no reason for the others to end."""
     with stand(tiny_weights, tmp_path) as running, Client(running.served) as client:
         shutil.rmtree(running.folder)
-        assert client.at is not None
-        os.kill(client.at, signal.SIGKILL)
+        os.kill(client.holder(), signal.SIGKILL)
         running.served.wait_for("died: there is no weights folder")
         assert running.classify() == 200
 

@@ -21,20 +21,25 @@ def _trainable(incomplete: str) -> list[str]:
 
 def train(
     data: Data,
+    out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="A cascade (see msmlp info --preset NAME), or a teacher: teacher-m, ...",
+            help="A cascade (see msmlp info --preset NAME), or a teacher: teacher-m, ... Default: the cascade of "
+            "--init.",
             autocompletion=_trainable,
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
+    ] = None,
     recipe: Annotated[
-        Literal["paper", "best", "distill", "teacher", "speedrun", "quick"] | None,
+        Literal["paper", "best", "distill", "teacher", "speedrun", "finetune", "quick"] | None,
         typer.Option(
-            help="Default: best; for teacher-m speedrun, for other teachers teacher. quick suits a CPU; distill is for "
-            "--teacher."
+            help="Default: best; for teacher-m speedrun, for other teachers teacher, without --preset finetune. quick "
+            "suits a CPU; distill is for --teacher."
         ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Pixels a side that the network sees: 64, 96, 128; default: the preset's."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
@@ -46,7 +51,16 @@ def train(
     teacher: Annotated[
         str, typer.Option(metavar="DIR|none", help="A teacher or weights folder that every exit learns from.")
     ] = "none",
-    init: Annotated[Path | None, typer.Option(help="Start from these weights of the same cascade.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights of the same cascade; for other classes the heads are new."),
+    ] = None,
+    freeze: Annotated[
+        int, typer.Option(min=0, help="Of the first stages of --init: train their exits only.", metavar="STAGES")
+    ] = 0,
+    strict: Annotated[
+        bool, typer.Option(help="Stop at images that cannot be read, instead of leaving them out.")
+    ] = False,
     compiles: Annotated[
         bool | None,
         typer.Option(
@@ -73,7 +87,9 @@ def train(
 
     \b
     Examples:
-      msmlp train --data my-photos --preset tiny --recipe quick --out weights/mine
+      msmlp train --data my-photos --init weights/cifar10-s --out weights/mine
+      msmlp train --data my-photos --preset tiny --recipe quick --image-size 64 \\
+          --out weights/mine
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a
       msmlp train --data cifar-10-python.tar.gz --preset s --out weights/x \\
           --epochs 50 --set lr=0.002 --set stages.0.width=96
@@ -86,6 +102,7 @@ def train(
     from msmlp.model.training.recipes import TrainOptions
     from msmlp.model.training.trainer import train as run
 
+    sized = {} if image_size is None else {"image_size": image_size}
     folder = run(
         TrainOptions(
             data=data,
@@ -99,12 +116,14 @@ def train(
             dtype=dtype,
             teacher=None if teacher == "none" else Path(teacher),
             init=init,
+            freeze=freeze,
+            strict=strict,
             compile=compiles,
             threads=threads,
             resume=resume,
             allow_drift=allow_drift,
             limit_per_class=limit_per_class,
-            changes=parse_assignments(changes or []),
+            changes=sized | parse_assignments(changes or []),
         )
     )
     _say_trained(folder, as_json)

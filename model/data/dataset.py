@@ -5,7 +5,8 @@ far the expected accuracies hold on new images.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,27 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """An image that cannot be read: its path in the data set's folder, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an image folder has besides the images that are used."""
+
+    unread: tuple[Unread, ...] = ()
+    others: dict[str, int] = field(default_factory=dict)
+    """How many files of each extension are no images by their names."""
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Width and height of the smallest and the largest image."""
+    nested: tuple[Path, ...] = ()
+    """Folders within a class's folder of which images were read."""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Class names in label order, and the splits found; `val` and `audit` only if the data set has its own."""
 
@@ -67,6 +89,7 @@ class Dataset:
     test: Split | None
     source: str
     audit: Split | None = None
+    findings: Findings = field(default_factory=Findings)
 
     def partition(self, seed: int) -> Partition:
         """The data set's own validation and audit sets, else a tenth of every class of `train` for each.

@@ -1,27 +1,41 @@
 """Reads a data set of any kind: CIFAR as published, or an image folder.
 
 An image folder has `train/<class>/*`, and may have `val/<class>/*`, `audit/<class>/*` and `test/<class>/*`, with images
-of any size.
+of any size, also in folders within a class.
 """
 
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from msmlp.model.data.cifar import load_cifar
-from msmlp.model.data.dataset import Dataset, Split, image_identity
+from msmlp.model.data.dataset import Dataset, Findings, Split, Unread, image_identity
 from msmlp.model.errors import DataError, ImageError
 from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-"""Of all pictures that Pillow knows: one of a format that is not served stops a training, in words. Other files are
-ignored."""
+"""Of all pictures that Pillow knows: one of a format that is not served is named as unread. Other files are counted."""
+MOST_NAMED = 20
+"""Unread images that a warning names for each reason."""
+
+log = logging.getLogger(__name__)
 
 
-def load_dataset(path: Path, size: int) -> Dataset:
-    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized to `size`; DataError names the
-    path and what is wrong with it."""
+def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
+    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized to `size`.
+
+    Images that cannot be read are left out, and a warning names them all; with `strict` they are an error.
+
+    Raises:
+        DataError: names the path and what is wrong with it.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist")
     dataset = load_cifar(path, size)
@@ -30,51 +44,128 @@ def load_dataset(path: Path, size: int) -> Dataset:
     if not path.is_dir():
         raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
     if not (path / "train").is_dir():
-        raise DataError(
-            f"{path} is not a data set; expected train/<class>/*, cifar-10-batches-py/, cifar-100-python/ or a .tar.gz"
-        )
-    return _load_folder(path, size)
+        raise DataError(f"{path} is not a data set: {_found_instead(path)}")
+    dataset = _load_folder(path, size)
+    _tell_unread(path, dataset.findings.unread, strict=strict)
+    return dataset
+
+
+def _found_instead(path: Path) -> str:
+    """What a folder without train/ has, and what to do."""
+    expected = "expected train/<class>/*, cifar-10-batches-py/, cifar-100-python/ or a .tar.gz"
+    inner = sorted(each.parent for each in path.glob("*/train") if each.is_dir())
+    if inner:
+        return f"{expected}; {inner[0]} is one"
+    classes = [each.name for each in _visible(path) if any(is_image(file) for file in each.iterdir())]
+    if classes:
+        return f"{expected}; its folders {', '.join(classes[:5])} look like classes: move them into {path / 'train'}"
+    return expected
+
+
+def _tell_unread(path: Path, unread: tuple[Unread, ...], *, strict: bool) -> None:
+    if not unread:
+        return
+    reasons: dict[str, list[str]] = {}
+    for each in unread:
+        reasons.setdefault(each.reason, []).append(str(each.path))
+    named = [f"{', '.join(names[:MOST_NAMED])}{_more(names)}: {reason}" for reason, names in reasons.items()]
+    count = f"{len(unread)} image{'s' if len(unread) > 1 else ''} of {path} cannot be read"
+    if strict:
+        raise DataError(f"{count}: {'; '.join(named)}")
+    log.warning("warning: %s and %s left out:\n  %s", count, "are" if len(unread) > 1 else "is", "\n  ".join(named))
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
 
 
 def _load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
-    train = _read_split(root / "train", classes, size)
+    reader = _Reader(root, size)
+    train = reader.split("train", classes)
     others = {
-        name: _read_split(root / name, classes, size) if (root / name).is_dir() else None
-        for name in ("val", "test", "audit")
+        name: reader.split(name, classes) if (root / name).is_dir() else None for name in ("val", "test", "audit")
     }
-    return Dataset(classes, train, others["val"], others["test"], f"image folder {root.name}", others["audit"])
+    source = f"image folder {root.name}"
+    return Dataset(classes, train, others["val"], others["test"], source, others["audit"], reader.findings())
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    names = tuple(path.name for path in _visible(folder))
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folder(s), a classifier needs at least 2")
     return names
 
 
-def _read_split(folder: Path, classes: tuple[str, ...], size: int) -> Split:
-    found = _class_names(folder)
-    if found != classes:
-        odd = sorted(set(found) ^ set(classes))
-        raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
-    pixels, labels, identities = [], [], []
-    for label, name in enumerate(classes):
-        files = sorted(p for p in (folder / name).iterdir() if is_image(p))
-        if not files:
-            raise DataError(f"{folder / name} contains no image")
-        for path in files:
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+@dataclass
+class _Reader:
+    """Reads the splits of the folder `root`, and notes what else it meets."""
+
+    root: Path
+    size: int
+    unread: list[Unread] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    nested: list[Path] = field(default_factory=list)
+
+    def findings(self) -> Findings:
+        sizes = sorted(self.sizes, key=lambda size: size[0] * size[1])
+        nested = tuple(sorted(set(self.nested)))
+        return Findings(tuple(self.unread), dict(self.others), (sizes[0], sizes[-1]) if sizes else None, nested)
+
+    def split(self, name: str, classes: tuple[str, ...]) -> Split:
+        folder = self.root / name
+        found = _class_names(folder)
+        if found != classes:
+            odd = sorted(set(found) ^ set(classes))
+            raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
+        pixels, labels, identities = [], [], []
+        for label, each in enumerate(classes):
+            before = len(self.unread)
+            for image, identity in self._images(folder / each):
+                pixels.append(image)
+                labels.append(label)
+                identities.append(identity)
+            if label not in labels[-1:]:
+                raise DataError(f"{folder / each} contains no image{self._instead(self.unread[before:])}")
+        return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
+
+    def _instead(self, unread: list[Unread]) -> str:
+        if not unread:
+            return ""
+        return f" that can be read; of {len(unread)} that cannot the first is {unread[0].path}: {unread[0].reason}"
+
+    def _images(self, folder: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Pixels and identity of every image in a class's folder that can be read."""
+        for path in self._files(folder):
             try:
                 data = path.read_bytes()
                 image = decode(data, max_pixels=PILLOW_MAX_PIXELS)
                 # Serving decodes a large JPEG at a reduced scale; the network must see the same pixels here.
-                seen = decode(data, near=size, max_pixels=PILLOW_MAX_PIXELS)
-            except (ImageError, OSError) as error:
-                raise DataError(f"{path}: {error}") from None
-            identities.append(image_identity(np.asarray(image)))
-            pixels.append(to_square(seen, size))
-            labels.append(label)
-    return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
+                seen = decode(data, near=self.size, max_pixels=PILLOW_MAX_PIXELS)
+            except ImageError as error:
+                self.unread.append(Unread(path.relative_to(self.root), str(error)))
+            except OSError as error:
+                self.unread.append(Unread(path.relative_to(self.root), error.strerror or str(error)))
+            else:
+                self.sizes.add(image.size)
+                yield to_square(seen, self.size), image_identity(np.asarray(image))
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """What has the name of an image, in order; the folder's own first, then those of the folders in it."""
+        for where, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for path in (Path(where, name) for name in sorted(names)):
+                if is_image(path):
+                    if path.parent != folder:
+                        self.nested.append(path.parent.relative_to(self.root))
+                    yield path
+                elif not path.name.startswith("."):
+                    self.others[path.suffix.lower() or path.name] += 1
 
 
 def is_image(path: Path) -> bool:

@@ -45,6 +45,7 @@ def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str,
         "recipe": learner.recipe.model_dump(mode="json"),
         "teacher": teacher.sha256 if teacher is not None else None,
         "init": initial.sha256 if initial is not None else None,
+        "freeze": sum(not p.requires_grad for p in learner.model.parameters()),
         "seed": learner.seed,
         "dtype": str(learner.dtype).removeprefix("torch."),
         "validation images": validation_digest,
@@ -124,6 +125,7 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         setup = state["setup"]
+        setup.setdefault("freeze", 0)
         setup["recipe"] = Recipe.model_validate(setup["recipe"]).model_dump(mode="json")  # with what was added since
         position = Position(int(state["epochs_done"]), list(state["losses"].unbind()))
         return Checkpoint(state, position, state["threads"])

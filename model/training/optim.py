@@ -1,6 +1,7 @@
 """The optimizers of a recipe, and its learning rate at every step."""
 
 import math
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -66,33 +67,49 @@ class Optimizers:
 
 
 def _build(model: nn.Module, recipe: Recipe, capturable: bool) -> list[torch.optim.Optimizer]:
+    heads = {id(p) for name, p in model.named_parameters() if {"head", "predict"} & set(name.split("."))}
+
+    def groups(*wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each group, split into heads and the rest if their rates differ."""
+        return list(_split(wanted, heads, recipe)) if recipe.backbone_lr != 1 else list(wanted)
+
     if recipe.optimizer == "sgd":
         options = recipe.model_dump(include={"lr", "momentum", "weight_decay", "nesterov"})
         if recipe.bias_lr == 1:
-            return [torch.optim.SGD(model.parameters(), fused=True, **options)]
+            return [torch.optim.SGD(groups({"params": list(model.parameters())}), fused=True, **options)]
         biases = [module.bias for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)]
         rest = [p for p in model.parameters() if not any(p is bias for bias in biases)]
         # Their decay per step stays that of the others.
         faster = {"lr": recipe.lr * recipe.bias_lr, "weight_decay": recipe.weight_decay / recipe.bias_lr}
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": biases, **faster}]
-        return [torch.optim.SGD(groups, fused=True, **options)]
+        return [torch.optim.SGD(groups({"params": rest}, {"params": biases, **faster}), fused=True, **options)]
     # As is customary with AdamW, norms and biases do not decay.
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
 
     def adamw(decayed: list[nn.Parameter]) -> torch.optim.Optimizer:
-        decays: list[dict[str, Any]] = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
         options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "capturable": capturable, "fused": True}
-        return torch.optim.AdamW(decays, recipe.lr, **options)
+        both = groups({"params": decayed}, {"params": vectors, "weight_decay": 0.0})
+        return torch.optim.AdamW(both, recipe.lr, **options)
 
     if recipe.optimizer == "adamw":
         return [adamw(matrices)]
     hidden = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
     rest = [p for p in matrices if not any(p is h for h in hidden)]
     return [
-        torch.optim.Muon(hidden, recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            hidden, recipe.lr * recipe.backbone_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
         adamw(rest),
     ]
+
+
+def _split(groups: Iterable[dict[str, Any]], heads: set[int], recipe: Recipe) -> Iterator[dict[str, Any]]:
+    for group in groups:
+        rate = group.get("lr", recipe.lr)
+        for chosen, lr in ((True, rate), (False, rate * recipe.backbone_lr)):
+            parameters = [p for p in group["params"] if (id(p) in heads) == chosen]
+            if parameters:
+                yield group | {"params": parameters, "lr": lr}
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msmlp.model.data.dataset import Partition
+from msmlp.model.data.dataset import Dataset, Partition
 from msmlp.model.errors import OptionError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.batches import normalizer
 from msmlp.model.training.convnet import ConvNet, TeacherFile, read_teacher
 from msmlp.model.training.losses import TeacherTargets, pooled_map, token_map
@@ -30,11 +31,6 @@ class Pretrained:
     sha256: str
     classes: tuple[str, ...]
     training: dict[str, Any]
-
-    def check_classes(self, option: str, classes: tuple[str, ...]) -> None:
-        if self.classes != classes:
-            odd = ", ".join(sorted(set(self.classes) ^ set(classes))[:5]) or "the same in another order"
-            raise OptionError(option, f"{self.name} has other classes than the data: {odd}")
 
     def leak(self, partition: Partition) -> str | None:
         """Why it may have been trained on images that the run holds out; None if it was not.
@@ -59,14 +55,26 @@ class Pretrained:
 @dataclass(frozen=True)
 class InitialWeights(Pretrained):
     cascade: CascadeConfig
+    preprocess: Preprocess
     state: dict[str, Tensor]
 
-    def load_into(self, model: Cascade) -> None:
+    def leak_into(self, dataset: Dataset, partition: Partition) -> str | None:
+        """As `leak`; None too if neither a class nor the data's name is the same, so that these were other images."""
+        related = set(self.classes) & set(dataset.classes) or self.training.get("data") == dataset.source
+        return self.leak(partition) if related else None
+
+    def load_into(self, model: Cascade, classes: tuple[str, ...]) -> None:
+        """Copy the weights; exits for other `classes` keep their random heads. OptionError for another cascade."""
         ours, theirs = model.config.model_dump(), self.cascade.model_dump()
-        different = sorted(key for key in ours if ours[key] != theirs[key])
+        different = sorted(key for key in ours if ours[key] != theirs[key] and key != "classes")
         if different:
-            raise OptionError("init", f"{self.name} is another cascade; they differ in {', '.join(different)}")
-        model.load_state_dict(self.state)
+            raise OptionError(
+                "init",
+                f"{self.name} is another cascade; they differ in {', '.join(different)}. Leave out --preset to train "
+                f"the cascade of {self.name}",
+            )
+        heads = {} if self.classes == classes else {k: v for k, v in model.state_dict().items() if ".head." in k}
+        model.load_state_dict(self.state | heads)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,9 @@ class Teacher(Pretrained):
             raise OptionError(
                 "teacher", f"{self.name} takes images of {self.image_size} pixels, the cascade {image_size}"
             )
-        self.check_classes("teacher", classes)
+        if self.classes != classes:
+            odd = ", ".join(sorted(set(self.classes) ^ set(classes))[:5]) or "the same in another order"
+            raise OptionError("teacher", f"{self.name} has other classes than the data: {odd}")
         if leak := self.leak(partition):
             raise OptionError("teacher", f"{leak}; train both on the same data with the same --seed")
 
@@ -92,7 +102,9 @@ class Teacher(Pretrained):
 def load_initial_weights(folder: Path) -> InitialWeights:
     """Raises WeightsError if `folder` is damaged or not a weights folder."""
     manifest, sha256, state = _read_weights(folder)
-    return InitialWeights(manifest.name, sha256, manifest.classes, manifest.training, manifest.cascade, state)
+    return InitialWeights(
+        manifest.name, sha256, manifest.classes, manifest.training, manifest.cascade, manifest.preprocess, state
+    )
 
 
 def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:

@@ -49,6 +49,7 @@ class Recipe(BaseModel):
     mix_probability: float = Field(default=1, ge=0, le=1, description="share of batches that are mixed")
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     bias_lr: float = Field(default=1, gt=0, description="sgd: factor on the learning rate of the norms' biases")
+    backbone_lr: float = Field(default=1, gt=0, le=1e30, description="factor on the learning rate of all but the heads")
     distill_weight: float = Field(default=0.9, ge=0, le=1, description="the teacher's share of the loss")
     distill_temperature: float = Field(default=2, gt=0, le=100, description="temperature of teacher and exit")
     exit_weights: tuple[float, ...] | None = Field(default=None, description="of the exits' losses; default: all 1")
@@ -170,6 +171,20 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.2,
         bias_lr=64,
     ),
+    # For --init with other classes: the heads are new and learn fast, what is kept changes little.
+    "finetune": Recipe(
+        epochs=30,
+        batch_size=32,
+        optimizer="adamw",
+        lr=2e-3,
+        backbone_lr=0.3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=1,
+        clip_norm=1.0,
+        ema=0.99,
+        augment="crop-flip",
+    ),
     # For a CPU, or a folder of a few thousand images: short, with small batches and light augmentation.
     "quick": Recipe(
         epochs=60,
@@ -236,10 +251,12 @@ NetworkConfig = CascadeConfig | TeacherConfig
 @dataclass(frozen=True)
 class TrainOptions:
     data: Path
-    preset: str
+    preset: str | None
+    """None: the cascade of `init`."""
     out: Path
     recipe: str | None = None
-    """None: `best` for a cascade, `speedrun` for a teacher that whitens, `teacher` for others."""
+    """None: `best` for a cascade, `speedrun` for a teacher that whitens, `teacher` for others, `finetune` without a
+    preset."""
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -247,7 +264,11 @@ class TrainOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     teacher: Path | None = None
     init: Path | None = None
-    """Initial weights; None: random."""
+    """Initial weights, of the same classes or others; None: random."""
+    freeze: int = 0
+    """So many of the first stages keep the weights of `init`; only their exits are trained."""
+    strict: bool = False
+    """An image that cannot be read is an error."""
     compile: bool | None = None
     """torch.compile; None: on a GPU only."""
     threads: int | None = None
@@ -262,19 +283,22 @@ class TrainOptions:
     def recipe_name(self) -> str:
         if self.recipe:
             return self.recipe
+        if self.preset is None:
+            return "finetune"
         if self.preset in TEACHERS:
             return "speedrun" if TEACHERS[self.preset].whiten else "teacher"
         return "best"
 
 
-def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
-    """The network and the recipe that the options describe; each `--set` key belongs to one of the two."""
-    presets: dict[str, NetworkConfig] = {**PRESETS, **TEACHERS}
-    if options.preset not in presets:
-        raise ConfigError(f"unknown preset {options.preset!r}; expected one of {', '.join(presets)}")
-    if options.recipe_name not in RECIPES:
+def configure(options: TrainOptions, initial: CascadeConfig | None = None) -> tuple[NetworkConfig, Recipe]:
+    """The network and the recipe that the options describe; each `--set` key belongs to one of the two.
+
+    Without a preset the network is that of the `initial` weights.
+    """
+    network, recipe = _network(options, initial), RECIPES.get(options.recipe_name)
+    if recipe is None:
         raise ConfigError(f"unknown recipe {options.recipe_name!r}; expected one of {', '.join(RECIPES)}")
-    network, recipe = presets[options.preset], RECIPES[options.recipe_name]
+    _check_freeze(options, network)
     named = {"epochs": options.epochs, "batch_size": options.batch_size}
     changes = {**{k: v for k, v in named.items() if v is not None}, **options.changes}
     if "classes" in changes:
@@ -287,3 +311,24 @@ def configure(options: TrainOptions) -> tuple[NetworkConfig, Recipe]:
         fields = sorted({*Recipe.model_fields, *fields_of_network} - {"classes"})
         raise ConfigError(f"--set: unknown field {unknown[0]!r}; expected one of {', '.join(fields)}")
     return override(network, ours), override(recipe, rest)
+
+
+def _network(options: TrainOptions, initial: CascadeConfig | None) -> NetworkConfig:
+    presets: dict[str, NetworkConfig] = {**PRESETS, **TEACHERS}
+    if options.preset is None:
+        if initial is None:
+            raise ConfigError(f"preset: expected one of {', '.join(presets)}, or --init with a weights folder")
+        return initial
+    if options.preset not in presets:
+        raise ConfigError(f"unknown preset {options.preset!r}; expected one of {', '.join(presets)}")
+    return presets[options.preset]
+
+
+def _check_freeze(options: TrainOptions, network: NetworkConfig) -> None:
+    if not options.freeze:
+        return
+    if options.init is None:
+        raise ConfigError("freeze: expected --init with it; random weights must be trained")
+    most = len(network.stages) if isinstance(network, CascadeConfig) else 0
+    if options.freeze > most:
+        raise ConfigError(f"freeze: expected at most {most}, the number of stages, got {options.freeze}")

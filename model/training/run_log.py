@@ -104,10 +104,8 @@ def run_metadata(
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The manifest's `training`: enough to repeat the run."""
-    recipe, teacher, initial, device = learner.recipe, learner.teacher, learner.initial, learner.device
-    threads = torch.get_num_threads()
+    recipe, teacher, initial = learner.recipe, learner.teacher, learner.initial
     validation, audit = partition.digests
-    cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
     return {
         "data": dataset.source,
         "images": len(partition.training),
@@ -119,18 +117,31 @@ def run_metadata(
         "recipe": recipe.model_dump(mode="json"),
         "preset": options.preset,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher is not None else None,
-        "init": {"name": initial.name, "sha256": initial.sha256, "leak": initial.leak(partition)}
+        "init": {
+            "name": initial.name,
+            "sha256": initial.sha256,
+            "leak": initial.leak_into(dataset, partition),
+            "new_heads": initial.classes != dataset.classes,
+            "frozen_stages": options.freeze,
+        }
         if initial is not None
         else None,
         "seed": options.seed,
         "epochs": recipe.epochs,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "device": device_name(learner.device),
         "dtype": str(learner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "command": command_line(),
         "git_commit": learner.commit,
         "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else None,
     }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'' if threads == 1 else 's'})"
 
 
 def exit_results(

@@ -17,7 +17,7 @@ from torch import Tensor
 from msmlp.model.backends.torch.devices import pick_device, pick_dtype
 from msmlp.model.calibration.calibrate import calibrate_on
 from msmlp.model.data import Dataset, Split, load_dataset
-from msmlp.model.data.dataset import Partition, shared, split_digest
+from msmlp.model.data.dataset import Partition, split_digest
 from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
@@ -30,6 +30,7 @@ from msmlp.model.training.checkpoint import Checkpoint, Position
 from msmlp.model.training.convnet import ConvNet, write_teacher
 from msmlp.model.training.epochs import after_epochs, train_epochs
 from msmlp.model.training.loop import Learner, exit_accuracies
+from msmlp.model.training.opening import announce, announce_run
 from msmlp.model.training.pretrained import InitialWeights, Teacher, load_initial_weights, load_teacher
 from msmlp.model.training.recipes import NetworkConfig, Recipe, TrainOptions, configure
 from msmlp.model.training.run_log import exit_results, git_commit, plot_curves, run_metadata
@@ -48,18 +49,19 @@ def train(options: TrainOptions) -> Path:
         CallerError: options, data or a checkpoint that do not fit.
         TrainingStoppedError: NaN, an interrupt or a full disk; `--resume` continues from the last checkpoint.
     """
-    network, recipe = configure(options)
+    initial = load_initial_weights(options.init) if options.init is not None else None
+    network, recipe = configure(options, initial.cascade if initial is not None else None)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
-    initial = load_initial_weights(options.init) if options.init is not None else None
     dataset, partition = _load(options, network.image_size, teacher, initial)
     training, validation = partition.training, partition.validation
     network = override(network, {"classes": len(dataset.classes)})
-    preprocess = _statistics(training, network.image_size)
+    preprocess = initial.preprocess if initial is not None else _statistics(training, network.image_size)
 
     _make_folder(options.out)
-    learner = _learner(options, network, recipe, normalizer(preprocess, device), teacher, initial, device, dtype)
+    model = _model(network, recipe, teacher, initial, dataset.classes, options, device)
+    learner = _learner(options, model, recipe, normalizer(preprocess, device), teacher, initial, dtype)
     setup = checkpoint.setup_of(learner, split_digest(validation), len(training))
     if not options.resume and (options.out / checkpoint.LAST).exists():
         raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
@@ -73,6 +75,7 @@ def train(options: TrainOptions) -> Path:
     if found is not None:
         found.restore(learner)
         position = found.position
+    announce_run(learner, arrays[0], recipe.epochs - position.epochs)
     with _writing(options.out), _alone(options.out):
         rows = train_epochs(options.out, learner, *arrays, position, setup)
         with after_epochs(options.out, position, recipe.epochs):
@@ -85,18 +88,16 @@ def train(options: TrainOptions) -> Path:
 
 def _learner(
     options: TrainOptions,
-    network: NetworkConfig,
+    model: Cascade | ConvNet,
     recipe: Recipe,
     normalize: Callable[[Tensor], Tensor],
     teacher: Teacher | None,
     initial: InitialWeights | None,
-    device: torch.device,
     dtype: torch.dtype,
 ) -> Learner:
-    torch.manual_seed(options.seed)
-    on_gpu = device.type == "cuda"
+    on_gpu = next(model.parameters()).is_cuda
     return Learner(
-        _model(network, recipe, teacher, initial, device),
+        model,
         recipe,
         normalize,
         teacher,
@@ -132,20 +133,18 @@ def _load(
     options: TrainOptions, image_size: int, teacher: Teacher | None, initial: InitialWeights | None
 ) -> tuple[Dataset, Partition]:
     """The data set, and its training, validation and audit images, which must suit the teacher and initial weights."""
-    dataset = load_dataset(options.data, image_size)
+    dataset = load_dataset(options.data, image_size, strict=options.strict)
     partition = dataset.partition(options.seed)
-    for name, own in (("val", dataset.val), ("audit", dataset.audit)):
-        if own is not None and (count := shared(own, partition.training)):
-            known = f"{count} of {len(own)} images in {name}/ are in train/ as well"
-            sys.stderr.write(f"warning: {known}; the accuracy on them may be too high\n")
+    if options.limit_per_class is not None:
+        partition = replace(partition, training=partition.training.limited(options.limit_per_class))
+    announce(dataset, partition)
     if teacher is not None:
         teacher.check(dataset.classes, image_size, partition)
     if initial is not None:
-        initial.check_classes("init", dataset.classes)
-        if leak := initial.leak(partition):
+        if initial.classes != dataset.classes:
+            sys.stderr.write(f"init: {initial.name} has other classes; the heads are new, the rest is kept\n")
+        if leak := initial.leak_into(dataset, partition):
             sys.stderr.write(f"warning: init: {leak}; the accuracy on them may be too high\n")
-    if options.limit_per_class is not None:
-        partition = replace(partition, training=partition.training.limited(options.limit_per_class))
     return dataset, partition
 
 
@@ -184,15 +183,21 @@ def _model(
     recipe: Recipe,
     teacher: Teacher | None,
     initial: InitialWeights | None,
+    classes: tuple[str, ...],
+    options: TrainOptions,
     device: torch.device,
 ) -> Cascade | ConvNet:
+    torch.manual_seed(options.seed)
     exits = len(network.stages) if isinstance(network, CascadeConfig) else 1
     if recipe.exit_weights is not None and len(recipe.exit_weights) != exits:
         raise ConfigError(f"exit_weights: {len(recipe.exit_weights)} numbers for {exits} exits")
     if isinstance(network, CascadeConfig):
         model = Cascade(network).to(device)
         if initial is not None:
-            initial.load_into(model)
+            initial.load_into(model, classes)
+        for stage in map(model.stage, range(options.freeze)):
+            stage.embed.requires_grad_(False)
+            stage.blocks.requires_grad_(False)
         return model
     if initial is not None:
         raise ConfigError("init: only a cascade can start from trained weights, a teacher cannot")

@@ -52,13 +52,6 @@ def test_any_format_that_is_served_and_any_size(folder: Path, name: str) -> None
     assert data.train.pixels.shape == (7, 16, 16, 3)
 
 
-@pytest.mark.parametrize("name", ["t.tiff", "p.ppm"])
-def test_another_format_stops_training_with_the_list_of_those_read(folder: Path, name: str) -> None:
-    picture(7, (150, 100)).save(folder / "train" / "cat" / name)
-    with pytest.raises(DataError, match=f"{name}: not a readable image.*; formats: PNG, JPEG, WEBP, BMP, GIF, AVIF"):
-        load_dataset(folder, 16)
-
-
 @pytest.mark.parametrize("name", ["large.jpg", "large.png", "large.webp"])
 def test_the_network_sees_in_training_what_it_sees_when_serving(folder: Path, cat_photo: bytes, name: str) -> None:
     path = folder / "train" / "cat" / name
@@ -104,27 +97,110 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html></html>", b"\xff\xd8\xff\xe0 and no more"])
-def test_an_unreadable_image_is_named(folder: Path, content: bytes) -> None:
-    path = folder / "train" / "dog" / "bad.jpg"
-    path.write_bytes(content)
-    assert str(path) in refusal(folder)
+# --- images that cannot be read ----------------------------------------------------------------------------------
 
 
-def test_a_dangling_link_is_named(folder: Path) -> None:
-    path = folder / "test" / "dog" / "gone.png"
-    path.symlink_to(folder / "elsewhere.png")
-    assert str(path) in refusal(folder)
-
-
-def test_an_image_over_the_limit_is_named(folder: Path) -> None:
-    path = folder / "train" / "cat" / "poster.png"
+def spoil(folder: Path) -> dict[str, str]:
+    """Add images that cannot be read, one for each reason → what is said of each."""
+    cat, dog = folder / "train" / "cat", folder / "test" / "dog"
+    picture(7).save(cat / "scan.tiff")
+    picture(7).save(cat / "p.ppm")
+    (cat / "empty.jpg").write_bytes(b"")
+    (cat / "page.png").write_bytes(b"<html></html>")
+    (dog / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    (dog / "gone.png").symlink_to(folder / "elsewhere.png")
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0), b"IDAT"]
     framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+    (dog / "poster.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+    return {
+        "train/cat/scan.tiff": "formats: PNG, JPEG, WEBP, BMP, GIF, AVIF",
+        "train/cat/p.ppm": "formats: PNG, JPEG, WEBP, BMP, GIF, AVIF",
+        "train/cat/empty.jpg": "not a readable image",
+        "train/cat/page.png": "formats: PNG, JPEG, WEBP, BMP, GIF, AVIF",
+        "test/dog/half.jpg": "damaged image header",
+        "test/dog/gone.png": "No such file",
+        "test/dog/poster.png": "image has more pixels than the limit",
+    }
+
+
+def test_what_cannot_be_read_is_left_out_and_listed_together(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = load_dataset(folder, 16)
+    assert caplog.messages == []
+    bad = spoil(folder)
+    data = load_dataset(folder, 16)
+    assert data.test is not None
+    assert whole.test is not None
+    assert np.array_equal(data.train.identities, whole.train.identities)
+    assert np.array_equal(data.test.identities, whole.test.identities)
+    found = {str(each.path): each.reason for each in data.findings.unread}
+    assert found.keys() == bad.keys()
+    assert all(reason in found[path] for path, reason in bad.items())
+    (said,) = caplog.messages
+    assert f"warning: 7 images of {folder} cannot be read and are left out" in said
+    assert all(path in said for path in bad)
+    assert len(said.splitlines()) == 1 + len(set(found.values()))  # a line for each reason
+
+
+def test_strict_stops_at_them_and_names_them_all(folder: Path) -> None:
+    bad = spoil(folder)
+    with pytest.raises(DataError, match=f"7 images of {folder} cannot be read: ") as refused:
+        load_dataset(folder, 16, strict=True)
+    assert all(path in str(refused.value) for path in bad)
+    assert "\n" not in str(refused.value)
+
+
+def test_many_are_named_in_part(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(45):
+        (folder / "train" / "dog" / f"bad-{number:02}.jpg").write_bytes(b"")
+    load_dataset(folder, 16)
+    assert "train/dog/bad-00.jpg" in caplog.text
+    assert "train/dog/bad-19.jpg and 25 more: " in caplog.text
+    assert "bad-20" not in caplog.text
+
+
+def test_a_class_of_which_nothing_can_be_read_is_an_error(folder: Path) -> None:
+    for path in (folder / "train" / "dog").iterdir():
+        path.write_bytes(b"")
     message = refusal(folder)
-    assert str(path) in message
-    assert "pixels" in message
+    assert f"{folder / 'train' / 'dog'} contains no image that can be read; of 3 that cannot the first is" in message
+    assert "train/dog/0.png: not a readable image" in message
+
+
+def test_other_files_are_counted_by_their_extension(folder: Path) -> None:
+    for number in range(3):
+        (folder / "train" / "dog" / f"IMG_{number}.HEIC").write_bytes(b"ftypheic")
+    (folder / "train" / "dog" / "LICENSE").write_text("")
+    (folder / "train" / "dog" / ".hidden").write_text("")
+    assert load_dataset(folder, 16).findings.others == {".heic": 3, "LICENSE": 1}
+
+
+def test_the_smallest_and_the_largest_image_are_known(folder: Path) -> None:
+    picture(7, (300, 200)).save(folder / "test" / "dog" / "large.png")
+    assert load_dataset(folder, 16).findings.sizes == ((12, 8), (300, 200))
+
+
+# --- folders within folders --------------------------------------------------------------------------------------
+
+
+def test_folders_within_a_class_are_read(folder: Path) -> None:
+    deep = folder / "train" / "cat" / "2019" / "may"
+    deep.mkdir(parents=True)
+    picture(50).save(deep / "tom.png")
+    (folder / "train" / "cat" / ".trash").mkdir()
+    picture(51).save(folder / "train" / "cat" / ".trash" / "old.png")
+    (folder / "train" / "cat" / "2019" / "loop").symlink_to(folder / "train" / "cat")
+    data = load_dataset(folder, 8)
+    assert data.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert data.findings.nested == (Path("train/cat/2019/may"),)
+
+
+def test_a_data_set_within_a_folder_is_named(folder: Path) -> None:
+    assert f"{folder} is one" in refusal(folder.parent)
+
+
+def test_classes_without_a_train_folder_are_named(folder: Path) -> None:
+    message = refusal(folder / "train")
+    assert f"its folders cat, dog look like classes: move them into {folder / 'train' / 'train'}" in message
 
 
 def test_ones_own_images_may_be_larger_than_what_a_server_takes(folder: Path) -> None:

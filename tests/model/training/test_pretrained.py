@@ -186,7 +186,7 @@ def test_zero_epochs_keep_the_initial_weights(first: Path, short_run: Run) -> No
     weights, again = load_weights(first), load_weights(train(short_run(epochs=0, init=first, seed=0)))
     assert all(np.array_equal(weights.state[name], again.state[name]) for name in weights.state)
     start = {"name": weights.manifest.name, "sha256": weights.sha256, "leak": None}
-    assert again.manifest.training["init"] == start
+    assert again.manifest.training["init"] == start | {"new_heads": False, "frozen_stages": 0}
 
 
 def test_an_epoch_starts_from_the_initial_weights(first: Path, short_run: Run) -> None:
@@ -236,9 +236,85 @@ def test_weights_without_the_runs_audit_set_may_start_it_but_not_teach_it(
     assert "warning: init: audited was trained with no audit set" in capsys.readouterr().err
 
 
-def test_other_classes_are_refused(tiny_weights: Path, short_run: Run) -> None:
-    with pytest.raises(OptionError, match=r"init: .* has other classes than the data"):
-        train(short_run(init=tiny_weights))
+# --- other classes -----------------------------------------------------------------------------------------------
+
+
+def starts_from(weights: Path, data: Path, out: Path, **fields: Any) -> TrainOptions:
+    """Options without a preset."""
+    return TrainOptions(data, None, out, init=weights, device="cpu", threads=1, batch_size=11, **fields)
+
+
+def test_for_other_classes_only_the_heads_are_new(
+    tiny_weights: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_weights(tiny_weights)
+    after = load_weights(train(starts_from(tiny_weights, few_digits, tmp_path, epochs=0)))
+    assert after.manifest.classes == ("digit-3", "digit-7", "digit-8")
+    assert after.manifest.cascade.stages == before.manifest.cascade.stages
+    assert after.manifest.preprocess == before.manifest.preprocess
+    kept = [name for name in before.state if ".head." not in name]
+    assert len(before.state) - len(kept) == 6  # weight and bias of three exits
+    assert all(np.array_equal(before.state[name], after.state[name]) for name in kept)
+    assert after.state["stages.0.head.weight"].shape == (3, 32)
+    started = after.manifest.training["init"]
+    assert (started["new_heads"], started["leak"]) == (True, None)  # images of other classes leak nothing
+    assert after.manifest.training["recipe_name"] == "finetune"
+    said = capsys.readouterr().err
+    assert "init: tiny-digits has other classes; the heads are new, the rest is kept" in said
+    assert "may have seen" not in said
+
+
+def test_weights_of_one_of_the_classes_may_have_seen_its_images(
+    first: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more"
+    shutil.copytree(few_digits, more)
+    shutil.copytree(more / "train" / "digit-3", more / "train" / "three")
+    started = load_weights(train(starts_from(first, more, tmp_path / "out", epochs=0))).manifest.training["init"]
+    assert "may have seen images held out here" in started["leak"]
+    assert f"warning: init: {started['leak']}" in capsys.readouterr().err
+
+
+def test_frozen_stages_keep_their_weights_and_train_their_exits(
+    tiny_weights: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    options = starts_from(tiny_weights, few_digits, tmp_path, epochs=2, freeze=1, changes={"ema": 0})
+    before, after = load_weights(tiny_weights), load_weights(train(options))
+    moved = {name for name in before.state if not np.array_equal(before.state[name], after.state[name])}
+    assert not any(name.startswith(("stages.0.embed", "stages.0.blocks")) for name in moved)
+    assert "stages.0.norm.bias" in moved
+    assert any(name.startswith("stages.1.embed") for name in moved)
+    assert after.manifest.training["init"]["frozen_stages"] == 1
+    with pytest.raises(DataError, match=r"from a run with other options: freeze"):
+        train(replace(options, freeze=2, resume=True))
+    assert train(replace(options, resume=True)) == tmp_path
+
+
+def test_the_backbone_has_a_rate_of_its_own(tiny_weights: Path, few_digits: Path, tmp_path: Path) -> None:
+    changes = {"backbone_lr": 1e-9, "ema": 0, "weight_decay": 0}
+    before = load_weights(tiny_weights)
+    for optimizer in ("adamw", "sgd", "muon"):
+        options = starts_from(tiny_weights, few_digits, tmp_path / optimizer, epochs=1)
+        after = load_weights(train(replace(options, changes=changes | {"optimizer": optimizer})))
+        untrained = load_weights(train(replace(options, out=tmp_path / f"{optimizer}-0", epochs=0)))
+        for name, value in after.state.items():
+            start = untrained.state[name] if ".head." in name else before.state[name]
+            assert np.allclose(value, start, atol=1e-6) == (".head." not in name), name
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"init": None}, r"preset: expected one of .*, or --init with a weights folder"),
+        ({"init": None, "preset": "tiny", "freeze": 1}, r"freeze: expected --init with it"),
+        ({"freeze": 4}, r"freeze: expected at most 3, the number of stages, got 4"),
+    ],
+)
+def test_what_does_not_fit_together(
+    fields: dict[str, Any], fault: str, tiny_weights: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        train(replace(starts_from(tiny_weights, few_digits, tmp_path / "out"), **fields))
 
 
 def test_a_teacher_takes_no_initial_weights(first: Path, few_digits: Path, tmp_path: Path) -> None:

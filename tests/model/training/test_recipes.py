@@ -32,6 +32,7 @@ def test_paper_is_the_papers_numbers() -> None:
         "mix_probability": 1,
         "label_smoothing": 0,
         "bias_lr": 1,
+        "backbone_lr": 1,
         "nesterov": False,
         "exit_weights": None,
         "last_weight": 0,
@@ -48,7 +49,9 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, speedrun, quick"):
+    with pytest.raises(
+        ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, speedrun, finetune, quick"
+    ):
         configure(TrainOptions(Path(), "tiny", Path(), "worst"))
 
 

@@ -3,7 +3,7 @@
 import { classify, getModel, getSample, setKey } from "./api.js";
 import { buildCard, why } from "./card.js";
 import { buildControls } from "./controls.js";
-import { count, element, gflops, percent } from "./dom.js";
+import { accurate, count, element, gflops, percent } from "./dom.js";
 import { keepLive } from "./live.js";
 
 const PAUSE_MS = 150; // while a slider is dragged, wait for it to rest
@@ -90,9 +90,9 @@ function summarize() {
 function summary(answers) {
   const full = model.exits.at(-1).gflops;
   const mean = answers.reduce((total, { gflops }) => total + gflops, 0) / answers.length;
-  const { name, thresholds, expected_accuracy, expected_gflops } = answers.at(-1).operating_point;
+  const { name, thresholds, expected_accuracy, standard_error, expected_gflops } = answers.at(-1).operating_point;
   const point = [name, "thresholds", thresholds.map((each) => each.toFixed(3)).join(", ")].filter(Boolean).join(" ");
-  const expected = `${percent(expected_accuracy, 1)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
+  const expected = `${accurate(expected_accuracy, standard_error)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
   const cost = `${count(answers.length, "image")} at ${percent(mean / full)} of the full cost`;
   return `${cost}. Expected on average: ${expected} (${point}).`;
 }

@@ -1,6 +1,6 @@
 // How much an image may cost: one selector of `POST /classify`.
 
-import { element, gflops, percent } from "./dom.js";
+import { accurate, element, gflops, percent } from "./dom.js";
 
 /**
  * Fills the form and calls `changed` when the selection changes.
@@ -43,8 +43,10 @@ function radio(panel, checked) {
 function policyPanel(model) {
   const isNamed = (point) => !/^p\d+$/.test(point.name);
   const option = (point) => {
-    const expected = `${percent(point.expected_accuracy, 1)} accuracy · ${gflops(point.mean_gflops)} GFLOPs`;
-    const node = element("option", { value: point.name }, `${point.name} · ${expected}`);
+    const name = point.same_as ? `${point.name}, same as ${point.same_as}` : point.name;
+    const accuracy = accurate(point.expected_accuracy, point.standard_error);
+    const text = `${name} · ${accuracy} accuracy · ${gflops(point.mean_gflops)} GFLOPs`;
+    const node = element("option", { value: point.name }, text);
     node.selected = point.name === model.default_policy;
     return node;
   };

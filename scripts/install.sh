@@ -3,6 +3,8 @@
 #   EXTRA    cpu or gpu: the builds of ONNX Runtime and torch
 #   GROUPS   further extras, comma-separated: serve, grpc, telemetry, train, dev, ray. With cpu, only train installs torch.
 #
+# It says what it installs; in a terminal pip shows its downloads as well.
+#
 # pip alone would install torch with CUDA on Linux (gigabytes). The CPU build has the local version +cpu, which comes from
 # the configured index if it has it, else from PyTorch's own.
 set -euo pipefail
@@ -16,13 +18,17 @@ python=${PYTHON:-python3}
     echo "msmlp needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=python3.x" >&2
     exit 2
 }
+say() { echo "msmlp: $*" >&2; }
+[ -x "$venv/bin/python" ] || say "making the virtual environment $venv"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
     rm -rf "$venv" # incomplete: the next run would take it for a working one
     echo "msmlp: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
     exit 2
 }
 rm -f "$venv"/.serve-* "$venv"/.dev-* "$venv"/.ray-* # make's marks of what is installed, which is about to change
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+quiet=--quiet
+[ ! -t 1 ] || quiet=""
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check $quiet "$@"; }
 
 # Either build satisfies the requirement, so switching needs an uninstall.
 if [ "$extra" = gpu ] && "$venv/bin/python" -c 'import torch, sys; sys.exit(torch.version.cuda is not None)' 2>/dev/null
@@ -35,6 +41,10 @@ if "$venv/bin/python" -m pip --disable-pip-version-check show --quiet "$other" 2
     pip uninstall --yes "$other"
 fi
 if [ "$extra" = cpu ] && [[ ",$groups," = *,train,* ]] && [ "$(uname -s)" = Linux ] && ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    say "installing torch $torch for CPUs, which can take a few minutes"
     pip install "torch==$torch+cpu" 2>/dev/null || pip install "torch==$torch" --index-url "$cpu_index"
 fi
+[ "$extra" = gpu ] && size="; its libraries for GPUs take gigabytes and minutes" || size=""
+say "installing msmlp with the extras $extra,$groups$size"
 pip install --editable ".[$extra,$groups]"
+say "done: activate it with . $venv/bin/activate"

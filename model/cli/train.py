@@ -65,7 +65,9 @@ def train(
     ] = "none",
     init: Annotated[
         Path | None,
-        typer.Option(help="Start from these weights of the same cascade; for other classes the heads are new."),
+        typer.Option(
+            help="Start from these weights, or shipped ones (cifar10-s); for other classes the heads are new."
+        ),
     ] = None,
     freeze: Annotated[
         int, typer.Option(min=0, help="Of the first stages of --init: train their exits only.", metavar="STAGES")
@@ -99,7 +101,7 @@ def train(
 
     \b
     Examples:
-      msmlp train --data my-photos --init weights/cifar10-s --out weights/mine
+      msmlp train --data my-photos --init cifar10-s --out weights/mine
       msmlp train --data my-photos --preset tiny --recipe quick --image-size 64 \\
           --out weights/mine
       msmlp train --data photos --preset tiny --out weights/b --teacher weights/a

@@ -22,6 +22,16 @@ class Cascade(nn.Module):
         assert isinstance(stage, Stage)
         return stage
 
+    def freeze(self, stages: int) -> None:
+        """Train only the exits of the first `stages` stages."""
+        for stage in map(self.stage, range(stages)):
+            stage.embed.requires_grad_(False)
+            stage.blocks.requires_grad_(False)
+
+    @property
+    def frozen_stages(self) -> int:
+        return sum(not any(p.requires_grad for p in self.stage(k).embed.parameters()) for k in range(len(self.stages)))
+
     def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images [N, 3, H, W] → features of every stage [N, S, C], logits of every exit [N, classes]."""
         features: list[Tensor] = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from msmlp.model.errors import DataError
+from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.weights.files import write_atomically
@@ -45,7 +46,7 @@ def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str,
         "recipe": learner.recipe.model_dump(mode="json"),
         "teacher": teacher.sha256 if teacher is not None else None,
         "init": initial.sha256 if initial is not None else None,
-        "freeze": sum(not p.requires_grad for p in learner.model.parameters()),
+        "freeze": learner.model.frozen_stages if isinstance(learner.model, Cascade) else 0,
         "seed": learner.seed,
         "dtype": str(learner.dtype).removeprefix("torch."),
         "validation images": validation_digest,

@@ -55,7 +55,8 @@ def _described(dataset: Dataset, partition: Partition) -> Iterator[str]:
     if found.sizes:
         small, large = (f"{width} x {height}" for width, height in found.sizes)
         size = dataset.train.pixels.shape[1]
-        yield f"sizes: {small} to {large} pixels; the network sees the centre square at {size} x {size}"
+        sizes = small if small == large else f"{small} to {large}"
+        yield f"sizes: {sizes} pixels; the network sees the centre square at {size} x {size}"
     if found.nested:
         more = f" and {len(found.nested) - 1} more" if len(found.nested) > 1 else ""
         yield f"with the images of folders within classes: {found.nested[0]}{more}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from msmlp.model.training.convnet import ConvNet, TeacherFile, read_teacher
 from msmlp.model.training.losses import TeacherTargets, pooled_map, token_map
 from msmlp.model.weights import Manifest, load_weights
 from msmlp.model.weights.manifest import MODEL
+
+SHIPPED = Path(str(files("msmlp"))) / "weights"
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,14 @@ class Teacher(Pretrained):
 
 
 def load_initial_weights(folder: Path) -> InitialWeights:
-    """Raises WeightsError if `folder` is damaged or not a weights folder."""
+    """Weights from a folder, or those shipped under a name such as `cifar10-s`.
+
+    Raises:
+        WeightsError: the folder is damaged, or not a weights folder.
+    """
+    shipped = SHIPPED / folder.name
+    if len(folder.parts) == 1 and not folder.exists() and shipped.is_dir():
+        folder = shipped
     manifest, sha256, state = _read_weights(folder)
     return InitialWeights(
         manifest.name, sha256, manifest.classes, manifest.training, manifest.cascade, manifest.preprocess, state

@@ -195,9 +195,7 @@ def _model(
         model = Cascade(network).to(device)
         if initial is not None:
             initial.load_into(model, classes)
-        for stage in map(model.stage, range(options.freeze)):
-            stage.embed.requires_grad_(False)
-            stage.blocks.requires_grad_(False)
+        model.freeze(options.freeze)
         return model
     if initial is not None:
         raise ConfigError("init: only a cascade can start from trained weights, a teacher cannot")

@@ -264,6 +264,18 @@ def test_for_other_classes_only_the_heads_are_new(
     assert "may have seen" not in said
 
 
+def test_shipped_weights_have_names(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = starts_from(Path("cifar10-s"), few_digits, tmp_path / "out", epochs=0)
+    assert load_weights(train(options)).manifest.training["init"]["name"] == "cifar10-s"
+    # What is here goes first.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10-s").mkdir()
+    with pytest.raises(WeightsError, match="manifest"):
+        train(replace(options, out=tmp_path / "again"))
+    with pytest.raises(WeightsError, match="there is no weights folder"):
+        train(replace(options, out=tmp_path / "again", init=Path("cifar11-s")))
+
+
 def test_weights_of_one_of_the_classes_may_have_seen_its_images(
     first: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

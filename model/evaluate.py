@@ -150,6 +150,7 @@ def evaluate(
             {
                 "name": point.name,
                 "thresholds": list(point.thresholds),
+                "same_as": point.same_as,
                 "accuracy": reached.accuracy,
                 "balanced_accuracy": measured.balanced_accuracy(measured.right(point)),
                 "mean_gflops": reached.mean_gflops,

@@ -40,8 +40,12 @@ def say_points(points: Iterable[Mapping[str, Any]]) -> None:
     for point in points:
         accuracy = f"{accurate(point['expected_accuracy'], point['standard_error']):>15}"
         ms = "" if point["mean_ms"] is None else f"{point['mean_ms']:.4f}"
-        same = f"  same as {point['same_as']}" if point["same_as"] else ""
-        say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:<8.3g} {ms:<6}  {shares(point['exit_share'])}{same}")
+        say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:<8.3g} {ms:<6}  {left(point)}")
+
+
+def left(point: Mapping[str, Any]) -> str:
+    """The share of images at each exit, and which point this one is too."""
+    return shares(point["exit_share"]) + (f"  same as {point['same_as']}" if point["same_as"] else "")
 
 
 def has_own_name(name: str) -> bool:

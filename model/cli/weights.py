@@ -12,6 +12,7 @@ from msmlp.model.cli.common import (
     Device,
     Dtype,
     WeightsFolder,
+    left,
     numbers,
     print_json,
     say,
@@ -19,7 +20,7 @@ from msmlp.model.cli.common import (
     say_points,
     warn_of_few_images,
 )
-from msmlp.model.text import kept, percent, shares
+from msmlp.model.text import kept, percent
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile, OperatingPoint
@@ -67,8 +68,7 @@ def evaluate(
         say(f"{row['exit']:<9} {_reached(row)}  {row['gflops']:<8.3g} {_kept(row, beside)}{row['ece']:.3f}")
     say(f"point     accuracy  balanced  GFLOPs   {beside}share of images at each exit")
     for row in result["operating_points"]:
-        left = shares(row["exit_share"])
-        say(f"{row['name']:<9} {_reached(row)}  {row['mean_gflops']:<8.3g} {_kept(row, beside)}{left}")
+        say(f"{row['name']:<9} {_reached(row)}  {row['mean_gflops']:<8.3g} {_kept(row, beside)}{left(row)}")
     if not beside:
         say("these images chose the thresholds, so the points look better than they are; msmlp info has what to expect")
     _say_classes(result)

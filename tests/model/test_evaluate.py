@@ -51,7 +51,7 @@ def test_the_documents_fields_are_the_contracts(
     assert [set(row) for row in document["exits"]] == [
         {"exit", "accuracy", "balanced_accuracy", "gflops", "ece", "promise"}
     ] * 3
-    fields = {"name", "thresholds", "accuracy", "balanced_accuracy", "mean_gflops", "exit_share", "promise"}
+    fields = {"name", "thresholds", "same_as", "accuracy", "balanced_accuracy", "mean_gflops", "exit_share", "promise"}
     assert all(set(point) == fields for point in document["operating_points"])
     assert {"fast", "balanced", "accurate"} <= {point["name"] for point in document["operating_points"]}
     assert json.loads(json.dumps(document)) == document

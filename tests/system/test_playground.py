@@ -80,7 +80,27 @@ def test_a_card_says_what_the_service_answers(page: Chrome, url: str, policy: st
     assert len(texts(page, ".stage.unrun")) == answer["exits"] - answer["exit"]
     assert [said.split()[0] for said in texts(page, ".says")] == [stage["label"] for stage in answer["stages"]]
     assert f"{answer['gflops']:#.3g}" in texts(page, ".cost")[0].split()
+    point = next(p for p in httpx.get(f"{url}/model").json()["operating_points"] if p["name"] == policy)
+    expected = f"{100 * point['expected_accuracy']:.1f} % ± {100 * point['standard_error']:.1f} accuracy"
+    assert f"Expected on average: {expected}, " in texts(page, "#summary")[0]
+    assert f"{policy} · {expected} · " in texts(page, f"#policy option[value={policy}]")[0]
     assert len(texts(page, ".details dt")) == len(answer["top_k"]) + 1 + 2 * answer["exit"]
+
+
+def test_points_that_coincide_say_so(page: Chrome, url: str) -> None:
+    model = httpx.get(f"{url}/model").json()
+    for point in model["operating_points"]:
+        point["same_as"] = "accurate" if point["name"] == "fast" else None
+    script = """
+        const [model, done] = arguments, form = document.createElement("form");
+        import("./ui/controls.js").then(({ buildControls }) => {
+          buildControls(form, model, () => {});
+          done(Array.from(form.querySelectorAll("option"), (option) => option.text.split(" · ")[0]));
+        });
+    """
+    names = page.execute_async_script(script, model)
+    assert [name for name in names if "same" in name] == ["fast, same as accurate"]
+    assert "accurate" in names
 
 
 def test_a_threshold_set_by_keyboard_decides_which_images_leave(page: Chrome) -> None:

@@ -165,7 +165,11 @@ function listen() {
   });
   at("sample").addEventListener("click", trySample);
   at("clear").addEventListener("click", clear);
-  at("compare").addEventListener("click", () => askEvery(pictures));
+  at("compare").addEventListener("click", async () => {
+    await askEvery(pictures);
+    say(buildSummary(pictures, model).text);
+    if (at("compare").hidden) at("summary").focus(); // the button is gone
+  });
   const again = () => (model ? run() : start());
   at("retry").addEventListener("click", again);
   at("door").addEventListener("submit", (event) => {

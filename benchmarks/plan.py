@@ -3,9 +3,10 @@
     python -m benchmarks.plan > build/plan.md
 
 A server with one front end on one core, the load from another, requests at the times of a Poisson process. Each load is
-measured `--repeats` times, and simulated as often. Prints a table: throughput, p50, exits and degraded images are to be
-within 15 % of measured (shares below a tenth: within 1.5 % of all images), p99 within the spread of the repeats. Takes
-about five minutes; keep the machine idle. Exit status 1 if something is not within its bound. Linux only.
+measured `--repeats` times, and simulated with the times at which its requests were sent. Prints a table: throughput,
+p50, exits and degraded images are to be within 15 % of measured (shares below a tenth: within 1.5 % of all images), p99
+within the spread of the repeats. Takes about five minutes; keep the machine idle. Exit status 1 if something is not
+within its bound. Linux only.
 """
 
 import argparse
@@ -34,8 +35,7 @@ from msmlp.model.weights import load_calibration, load_weights
 from msmlp.model.weights.calibration import Table
 from msmlp.plan.costs import measure_costs
 from msmlp.plan.fleet import Fleet, Summary, summary
-from msmlp.plan.replica import Limits, Replica
-from msmlp.plan.traffic import traffic_of
+from msmlp.plan.replica import Limits, Replica, Request
 from msmlp.service.engine.core import warmed
 from msmlp.service.operating_points import OperatingPoints
 from msmlp.service.service import plan_engine
@@ -85,6 +85,7 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
     scores = _scores(settings, weights, calibration, files)
     words = ["-c", SERVE, "serve", "--port", "0", "--frontends", "1", "--shadow", "0", "--drain-seconds", "0"]
     measured: dict[float, list[Row]] = {load: [] for load in loads}
+    sent: dict[float, list[list[float]]] = {load: [] for load in loads}
     with server_process("plan", words, say) as server:
         os.sched_setaffinity(0, {mine})
         requests = singles(server.url, files)
@@ -98,7 +99,9 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
                     Load(server.url, requests, CONNECTIONS if load < 1 else WAITING, seconds),
                     load * capacity,
                     seed=repeat,
+                    from_sending=True,
                 )
+                sent[load].append(seen.sent)
                 exits = _exits(server.url) - before
                 answered, refused = seen.count("200"), seen.count("429")
                 measured[load].append(
@@ -117,12 +120,11 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
     limits = Limits(settings.max_wait_ms / 1e3, settings.brownout_ms / 1e3)
     simulated = {}
     for load in loads:
-        make = traffic_of("poisson", load * capacity, seconds).make
         found = []
-        for repeat in range(repeats):
+        for repeat, times in enumerate(sent[load]):
             rng = np.random.default_rng(repeat)
             fleet = Fleet(lambda rng=rng: Replica(costs, images, points, limits, rng), 1, rng=rng)  # type: ignore[misc]
-            outcome = fleet.run(make(1.0, rng), seconds)
+            outcome = fleet.run([Request(time, 1) for time in times], seconds)
             found.append(_row(summary(outcome, LEAD * seconds, seconds), summary(outcome, 0, seconds).exit_share))
         simulated[load] = found
         say(f"{load:.0%} simulated: {found[0]}")

@@ -40,6 +40,8 @@ class Seen:
     degraded: int = 0
     late: list[float] = field(default_factory=list)
     took: float = 0.0
+    sent: list[float] = field(default_factory=list)
+    """When each was sent, in seconds after the start."""
 
     def count(self, status: str) -> int:
         return len(self.seconds.get(status, ()))
@@ -110,8 +112,11 @@ class _Client:
         self.waiting = self.open = 0
         self.since = 0.0  # what was due before is not counted
 
-    async def send(self, rate: float, seed: int) -> None:
-        """`rate` requests per second for the load's seconds; at most its `connections` wait at once, more are lost."""
+    async def send(self, rate: float, seed: int, *, from_sending: bool) -> None:
+        """`rate` requests per second for the load's seconds; at most its `connections` wait at once, more are lost.
+
+        Times are `from_sending`, or from when a request was due.
+        """
         host, port = urlsplit(self._load.url).hostname, urlsplit(self._load.url).port
         loop, requests = asyncio.get_running_loop(), self._load.requests
         rng = np.random.default_rng(seed)
@@ -132,6 +137,9 @@ class _Client:
                 await asyncio.sleep(0)  # answers are read even when all is late
                 now = time.perf_counter()
             self.seen.late.append(now - due)
+            self.seen.sent.append(now - start)
+            if from_sending:
+                due = now
             if self.free:
                 self.free.popleft().ask(requests[which[number]], due)
             elif self.open < self._load.connections:
@@ -165,12 +173,12 @@ class _Client:
         self.free.append(connection)
 
 
-def offer(load: Load, rate: float, seed: int = 0) -> Seen:
+def offer(load: Load, rate: float, seed: int = 0, *, from_sending: bool = False) -> Seen:
     """Send a load and wait for its last answer."""
     seen = Seen()
     gc.disable()  # thousands of connections wait: looking through them would make requests late
     try:
-        uvloop.run(_Client(load, seen).send(rate, seed))
+        uvloop.run(_Client(load, seen).send(rate, seed, from_sending=from_sending))
     finally:
         gc.enable()
     return seen

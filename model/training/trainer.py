@@ -22,6 +22,7 @@ from msmlp.model.errors import ConfigError, OptionError, TrainingStoppedError
 from msmlp.model.export.folder import refresh_graphs
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig, override
+from msmlp.model.platform import keep_freed_memory
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training import checkpoint
 from msmlp.model.training.batches import Arrays, normalizer
@@ -70,6 +71,7 @@ def train(options: TrainOptions) -> Path:
     if isinstance(learner.model, ConvNet):
         learner.fit_whitening(arrays[0])
     if device.type == "cpu":
+        keep_freed_memory()
         torch.set_num_threads(_threads(options, found, learner, arrays[0]))
     position = Position()
     if found is not None:

@@ -3,22 +3,25 @@
 Measured on this machine, or read from a file that `msmlp plan --save-costs` wrote on another one.
 """
 
+import asyncio
+import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from msmlp.bench.generator import PATIENCE_SECONDS, Load, Seen, offer, request_bytes
+from msmlp.bench.generator import PATIENCE_SECONDS, Connection, Load, Seen, closed_loop, offer, request_bytes
 from msmlp.bench.http import NULL, SERVE
 from msmlp.bench.images import form_bytes, pick_images, thumbnails
 from msmlp.bench.processes import Server, server_process
@@ -37,6 +40,8 @@ LOAD_SECONDS = 3.0
 FEW, MANY = 4, 32
 """Connections that keep a front end busy, with small batches and with large ones."""
 FORM_IMAGES = 16
+IDLE_SECONDS = 0.01
+"""Between requests to a front end that is measured cold; after longer waits a request costs no more in a simulation."""
 
 Progress = Callable[[str], None]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,9 +50,10 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Costs(BaseModel):
     """All costs are in seconds. `stage_seconds` [K][buckets] is t_k(b); `spread` the standard deviation of its
     logarithm. `request_seconds` is a front end's work for a request of one image, `image_seconds` for each further
-    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch. `wake_seconds` is how
-    much longer a thread takes after it had nothing to do. `proxy_seconds` is the work of one proxy in front of all
-    replicas (Ray Serve's, say), per request, there and back. `permits` images may be in flight.
+    image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch. A thread that had nothing
+    to do takes `wake_seconds` longer, and `wake_share` of the time that it waited, of at most IDLE_SECONDS, since
+    caches and clocks are cold. `proxy_seconds` is the work of one proxy in front of all replicas (Ray Serve's, say),
+    per request, there and back. `permits` images may be in flight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +73,12 @@ class Costs(BaseModel):
     refusal_seconds: Seconds
     batch_seconds: Seconds = 0.0
     wake_seconds: Seconds = 0.0
+    wake_share: float = Field(default=0.0, ge=0, le=1)
     proxy_seconds: Seconds = 0.0
+
+    def wake(self, idle: float) -> float:
+        """Seconds that a thread takes longer after it had nothing to do for `idle` seconds."""
+        return self.wake_seconds + self.wake_share * min(idle, IDLE_SECONDS) if idle > 0 else 0.0
 
     @model_validator(mode="after")
     def _a_time_for_every_bucket(self) -> Self:
@@ -163,7 +174,8 @@ def _host_costs(
     program: Sequence[str], settings: Settings, size: int, single: Floats | None, progress: Progress
 ) -> dict[str, float]:
     """A front end's costs by name. Few connections bring smaller batches than many: the difference is what a batch
-    costs beside its stage. One alone lets the front end sleep before each request: what is left is the wake-up.
+    costs beside its stage. One alone lets the front end sleep before each request: what is left is the wake-up. One
+    that pauses lets it grow cold.
     `single` [K] are the seconds of a batch of one image, None where the stages compute nothing.
 
     Raises:
@@ -175,25 +187,29 @@ def _host_costs(
     words += ["--drain-seconds=0", f"--weights={settings.weights}", f"--device={settings.device}"]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as generator:
 
-        def work(server: Server, requests: Sequence[bytes], connections: int) -> _Work:
+        def work(server: Server, requests: Sequence[bytes], connections: int, loop: Any = closed_loop) -> _Work:
             load = Load(server.url, tuple(requests), connections, LOAD_SECONDS)
-            return _work(server, lambda: generator.submit(offer, load).result())
+            return _work(server, lambda: generator.submit(offer, load, None, loop).result())
 
         with server_process("plan", [*words, "--capacity=1024"], progress) as server:
             singles = [request_bytes(server.url, "/classify", file, "application/octet-stream") for file in files]
             alone, few, many = (work(server, singles, connections) for connections in (1, FEW, MANY))
+            cold = work(server, singles, 1, _pausing)
             forms = work(server, [request_bytes(server.url, "/classify", *form)], 1)
         with server_process("plan", [*words, "--capacity=1"], progress) as server:
             singles = [request_bytes(server.url, "/classify", file, "application/octet-stream") for file in files]
             full = work(server, singles, MANY)
-    if not (alone.answered and few.answered and many.answered and forms.answered and full.refused):
+    if not (alone.answered and cold.answered and few.answered and many.answered and forms.answered and full.refused):
         raise DataError(f"the server that is measured gave no answers: {alone}, {few}, {many}, {forms}, {full}")
     slower = few.host() / few.answered - many.host() / many.answered
     smaller = few.batches.sum() / few.answered - many.batches.sum() / many.answered
     batch = max(0.0, slower / max(float(smaller), 0.1))
     request = many.host(batch) / many.answered
-    cold = 0.0 if single is None else alone.stages - float(alone.batches @ single)
-    wake = (alone.host(batch) + cold) / alone.answered - request
+    wake, long = (
+        (each.host(batch) + (0.0 if single is None else each.stages - float(each.batches @ single))) / each.answered
+        - request
+        for each in (alone, cold)
+    )
     image = (forms.host(batch) / forms.answered - request - max(0.0, wake)) / (FORM_IMAGES - 1)
     refusal = (full.host(batch) - request * full.answered) / full.refused
     return {
@@ -202,7 +218,19 @@ def _host_costs(
         "refusal_seconds": min(max(0.0, refusal), request),
         "batch_seconds": batch,
         "wake_seconds": max(0.0, wake),
+        "wake_share": min(1.0, max(0.0, long - max(0.0, wake)) / IDLE_SECONDS),
     }
+
+
+async def _pausing(load: Load, seen: Seen) -> None:
+    """One connection that waits for IDLE_SECONDS after each answer."""
+    until = time.perf_counter() + load.seconds
+    with closing(Connection(load, seen)) as connection:
+        for number in itertools.count():
+            if (now := time.perf_counter()) >= until:
+                return
+            await connection.ask(number, now)
+            await asyncio.sleep(IDLE_SECONDS)
 
 
 def _work(server: Server, send: Callable[[], Seen]) -> _Work:

@@ -179,9 +179,9 @@ class Replica:
         answers. Else it is a batch, whose answers come with the next turn, at the batch's end.
         """
         if now > self.now:
-            self.now = now
+            idle, self.now = now - self.now, now
             if not self._fronts:
-                self._spend(self._costs.wake_seconds)
+                self._spend(self._costs.wake(idle))
         self._began = self.now
         self._land()
         for _ in range(len(self._inbox)):
@@ -226,8 +226,7 @@ class Replica:
         if not self._fronts:
             self._spend(seconds)
             return self.now
-        if since > self._fronts[0]:
-            seconds += self._costs.wake_seconds
+        seconds += self._costs.wake(since - self._fronts[0])
         self._host_busy += seconds
         done = max(since, self._fronts[0]) + seconds
         heapq.heapreplace(self._fronts, done)

@@ -1,11 +1,20 @@
 // Calls to the service that this page came from.
 
+const ATTEMPTS = 4;
+const PATIENCE_SECONDS = 5; // the longest that a refused request waits before it is sent again
+
 /** An error of the service: the message is its `detail`, `code` its kind, `errors` has an entry for each bad image. */
 export class Problem extends Error {
-  constructor(document) {
+  constructor(document, status) {
     super(document.detail);
     this.code = document.code;
     this.errors = document.errors ?? [];
+    this.status = status;
+  }
+
+  /** Whether the image is at fault, so that others may be answered. */
+  get isOfTheImage() {
+    return this.errors.length > 0 || this.status === 413;
   }
 }
 
@@ -14,16 +23,31 @@ let headers = {};
 /** From now on calls have this key; nothing else keeps it. */
 export const setKey = (key) => (headers = { Authorization: `Bearer ${key}` });
 
+/** Whether calls have a key. */
+export const hasKey = () => "Authorization" in headers;
+
 async function request(path, options) {
-  let response;
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await answered(path, options);
+    if (response.ok) return response;
+    const seconds = Number(response.headers.get("Retry-After") ?? Infinity);
+    if (attempt === ATTEMPTS || seconds > PATIENCE_SECONDS) throw await problemOf(response);
+    await response.body?.cancel();
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+  }
+}
+
+async function answered(path, options) {
   try {
-    response = await fetch(path, { ...options, headers });
+    return await fetch(path, { ...options, headers });
   } catch (error) {
     throw options.signal?.aborted ? error : new Problem({ detail: "The service does not answer." });
   }
-  if (response.ok) return response;
+}
+
+async function problemOf(response) {
   const fallback = { detail: `The service answered with status ${response.status}.` };
-  throw new Problem(await response.json().catch(() => fallback));
+  return new Problem(await response.json().catch(() => fallback), response.status);
 }
 
 /** `GET /model`. */
@@ -45,19 +69,22 @@ export async function getMetrics() {
   }));
 }
 
-/** `POST /classify` as a stream: one document per image and exit, as soon as it is reached. */
-export async function* classify(files, options, signal) {
+/** `POST /classify` as a stream: one document per exit that the image reaches, as soon as it is reached. */
+export async function* classify(file, options, signal) {
   const form = new FormData();
-  for (const file of files) form.append("images", file);
+  form.append("images", file);
   for (const [name, value] of Object.entries(options)) form.append(name, value);
   form.append("stream", "true");
   const response = await request("classify", { method: "POST", body: form, signal });
   for await (const line of lines(response.body)) {
+    signal.throwIfAborted(); // lines that arrived before
     const document = JSON.parse(line);
     // After the status is sent, an error comes as a last line.
-    if (document.code) throw new Problem(document);
+    if (document.code) throw new Problem(document, document.status);
     yield document;
+    if (document.final) return;
   }
+  throw new Problem({ detail: "The answer is incomplete." });
 }
 
 async function* lines(body) {

@@ -1,108 +1,148 @@
-// The page: takes images and a selector, asks the service, and shows the answers as they arrive.
+// The page: takes images and a choice, asks the service, and shows the answers as they arrive.
 
-import { classify, getModel, getSample, setKey } from "./api.js";
-import { buildCard, why } from "./card.js";
+import { choiceInAddress, keepInAddress } from "./address.js";
+import { classify, getModel, getSample, hasKey, setKey } from "./api.js";
+import { reasonOf } from "./card.js";
+import { buildCommands } from "./commands.js";
 import { buildControls } from "./controls.js";
-import { accurate, count, element, gflops, percent } from "./dom.js";
+import { element } from "./dom.js";
+import { buildFrontier } from "./frontier.js";
 import { keepLive } from "./live.js";
+import { Picture } from "./picture.js";
+import { pointOf, pointOfAnswer } from "./points.js";
+import { buildSummary } from "./summary.js";
 
+const FEW = 3; // images whose cards open by themselves
+const AT_ONCE = 4; // requests: a browser has six connections to a host, and the strip needs one
 const PAUSE_MS = 150; // while a slider is dragged, wait for it to rest
 const at = (id) => document.getElementById(id);
 
 let model;
-let options;
-let pictures = []; // {file, card, settled: needs no request, refused: never will, answer: its last line}
+let controls;
+let frontier;
+let showCommands;
+let pictures = [];
 let running = new AbortController();
+let asking = new AbortController(); // what the other exits say
 let timer;
 
-function add(files) {
-  if (!model) return;
-  const fresh = Array.from(files, (file) => ({ file, card: buildCard(file, model), settled: false }));
-  at("cards").prepend(...fresh.map(({ card }) => card.node));
+async function add(files) {
+  if (!model || !files.length) return;
+  const fresh = Array.from(files, (file) => new Picture(file, model, (picture) => askEvery([picture])));
   pictures = [...fresh, ...pictures];
-  at("clear").hidden = !pictures.length;
-  run();
+  const few = pictures.length <= FEW;
+  for (const picture of few ? fresh : pictures) picture.open(few);
+  at("cards").prepend(...fresh.map(({ node }) => node));
+  at("cards").classList.toggle("many", !few);
+  at("results").hidden = false;
+  await run();
+  if (at("results").getBoundingClientRect().top > innerHeight / 2) at("results").scrollIntoView();
 }
 
 function clear() {
   running.abort();
-  for (const { card } of pictures) card.remove();
+  asking.abort();
+  asking = new AbortController();
+  for (const picture of pictures) picture.remove();
   pictures = [];
-  at("clear").hidden = true;
+  at("results").hidden = true;
   complain("");
   summarize();
+  at("files").focus();
 }
 
 function changed() {
   clearTimeout(timer);
+  frontier.show(pointOf(controls.choice(), model));
   timer = setTimeout(() => {
-    for (const picture of pictures) Object.assign(picture, { settled: picture.refused, answer: undefined });
+    keepInAddress(controls.choice());
+    at("note").textContent = "";
+    for (const picture of pictures) if (!picture.refused) picture.settled = false;
     run();
   }, PAUSE_MS);
 }
 
-/** Sends every image that needs an answer, and cancels the request under way. */
+/** Asks about every image that needs an answer, each in a request of its own, and cancels those under way. */
 async function run() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
   complain("");
+  const batch = pictures.filter(({ settled }) => !settled);
+  for (const picture of batch) picture.wait();
+  summarize();
   try {
-    // One bad image fails its request: send the others again without it.
-    let batch;
-    while ((batch = pictures.filter((picture) => !picture.settled)).length) await ask(batch, signal);
+    await spread(batch, (picture) => ask(picture, controls.choice(), signal));
+    speak(batch);
   } catch (error) {
     if (signal.aborted) return;
+    running.abort();
     fail(error);
-    summarize();
-  }
-}
-
-async function ask(batch, signal) {
-  for (const { card } of batch) card.wait();
-  try {
-    const files = batch.map(({ file }) => file);
-    for await (const line of classify(files, options(), signal)) {
-      signal.throwIfAborted(); // lines that arrived before the selector changed
-      const picture = batch[line.index];
-      picture.card.show(line);
-      if (line.final) Object.assign(picture, { settled: true, answer: line });
-    }
-    if (batch.some((picture) => !picture.settled)) throw new Error("The answer is incomplete.");
-  } catch (error) {
-    if (!error.errors?.length) throw error;
-    for (const { index, detail } of error.errors) {
-      batch[index].card.fail(detail);
-      Object.assign(batch[index], { settled: true, refused: true });
-      speak(`${batch[index].file.name}: ${detail}`);
-    }
   }
   summarize();
 }
 
+async function ask(picture, choice, signal) {
+  try {
+    for await (const line of classify(picture.file, choice, signal)) picture.show(line);
+  } catch (error) {
+    if (!error.isOfTheImage) throw error;
+    picture.refuse(error.errors[0]?.detail ?? error.message);
+  }
+  summarize();
+}
+
+/** What every exit says: with a first exit as late as the last, all stages run. */
+async function askEvery(asked) {
+  const { signal } = asking;
+  try {
+    await spread(asked.filter(({ answer, every }) => answer && !every), async (picture) => {
+      for await (const line of classify(picture.file, { min_exit: model.exits.length }, signal)) {
+        if (line.final) picture.showEvery(line.stages);
+      }
+    });
+  } catch (error) {
+    if (!signal.aborted) fail(error);
+  }
+  summarize();
+}
+
+/** Runs a task for every item, a few at once; the first error ends it. */
+async function spread(items, task) {
+  const waiting = [...items];
+  const work = async () => {
+    while (waiting.length) await task(waiting.shift());
+  };
+  try {
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+  } finally {
+    waiting.length = 0;
+  }
+}
+
 function summarize() {
-  const answers = pictures.filter(({ answer }) => answer).map(({ answer }) => answer);
-  at("summary").textContent = answers.length ? summary(answers) : "";
-  if (answers.length === 1) speak(`${answers[0].label}. ${why(answers[0])}`);
-  else if (answers.length) speak(at("summary").textContent);
+  at("summary").replaceChildren(...buildSummary(pictures, model).nodes);
+  const answered = pictures.filter(({ answer }) => answer);
+  if (answered.length) frontier.show(pointOfAnswer(answered.at(-1).answer.operating_point));
+  const open = answered.some(({ answer, every }) => !every && answer.exit !== answer.exits);
+  at("compare").hidden = answered.length < 2 || !open;
+  showCommands(pictures.filter(({ refused }) => !refused).map(({ file }) => file.name), controls.choice(), hasKey());
 }
 
-function summary(answers) {
-  const full = model.exits.at(-1).gflops;
-  const mean = answers.reduce((total, { gflops }) => total + gflops, 0) / answers.length;
-  const { name, thresholds, expected_accuracy, standard_error, expected_gflops } = answers.at(-1).operating_point;
-  const point = [name, "thresholds", thresholds.map((each) => each.toFixed(3)).join(", ")].filter(Boolean).join(" ");
-  const expected = `${accurate(expected_accuracy, standard_error)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
-  const cost = `${count(answers.length, "image")} at ${percent(mean / full)} of the full cost`;
-  return `${cost}. Expected on average: ${expected} (${point}).`;
+/** Tells those who do not see the page. */
+function speak(batch) {
+  const refused = batch.filter((picture) => picture.refused).map(({ file }) => `${file.name} is refused.`);
+  const [answer, ...more] = pictures.filter((picture) => picture.answer).map((picture) => picture.answer);
+  const text = answer && !more.length ? `${answer.label}. ${reasonOf(answer)}` : buildSummary(pictures, model).text;
+  say([...refused, text].join(" "));
 }
 
-const speak = (text) => (at("spoken").textContent = text);
+const say = (text) => (at("spoken").textContent = text);
 
 function complain(text) {
   at("problem").hidden = !text;
   at("problem").firstElementChild.textContent = text;
-  if (text) for (const { card, settled } of pictures) if (!settled) card.fail("not classified");
+  if (text) for (const picture of pictures) if (!picture.settled) picture.fail("not classified");
 }
 
 function fail(error) {
@@ -112,7 +152,7 @@ function fail(error) {
 
 async function trySample() {
   try {
-    add([await getSample()]);
+    await add([await getSample()]);
   } catch (error) {
     complain(error.message);
   }
@@ -125,6 +165,11 @@ function listen() {
   });
   at("sample").addEventListener("click", trySample);
   at("clear").addEventListener("click", clear);
+  at("compare").addEventListener("click", async () => {
+    await askEvery(pictures);
+    say(buildSummary(pictures, model).text);
+    if (at("compare").hidden) at("summary").focus(); // the button is gone
+  });
   const again = () => (model ? run() : start());
   at("retry").addEventListener("click", again);
   at("door").addEventListener("submit", (event) => {
@@ -156,7 +201,14 @@ async function start() {
     element("b", {}, model.name),
     ` has ${model.classes.length} classes: ${known}. Every image gets one of them, even if it shows something else.`,
   );
-  options = buildControls(at("controls"), model, changed);
+  controls = buildControls(at("controls"), model, changed);
+  frontier = buildFrontier(at("frontier"), model, (name) => controls.set("policy", name));
+  showCommands = buildCommands(at("commands"), say);
+  const wanted = choiceInAddress();
+  if (wanted && !controls.set(...wanted)) {
+    at("note").textContent = `This model does not offer ${wanted.join(" = ")}: its default is set.`;
+  }
+  frontier.show(pointOf(controls.choice(), model));
 }
 
 listen();

@@ -1,10 +1,11 @@
 // How much an image may cost: one selector of `POST /classify`.
 
 import { accurate, element, gflops, percent } from "./dom.js";
+import { defaultPoint, frontierOf, isNamed } from "./points.js";
 
 /**
  * Fills the form and calls `changed` when the selection changes.
- * Returns a function that gives the selection as options of `POST /classify`.
+ * `choice()` gives the selection as options of `POST /classify`; `set(name, text)` makes one and says whether it could.
  */
 export function buildControls(form, model, changed) {
   const panels = [
@@ -13,40 +14,45 @@ export function buildControls(form, model, changed) {
     rangePanel(model, "budget_gflops", "Budget", "mean_gflops", "Mean cost, at most", (v) => `${gflops(v)} GFLOPs`),
     rangePanel(model, "min_accuracy", "Accuracy", "expected_accuracy", "Accuracy, at least", (v) => percent(v, 1)),
   ];
-  const radios = panels.map((panel, number) => radio(panel, number === 0));
+  const radios = panels.map(radio);
   const legend = element("legend", {}, "How much may an image cost?");
-  const fieldset = element("fieldset", { class: "modes" }, legend, ...radios);
+  const fieldset = element("fieldset", { class: "modes" }, legend, ...radios.map((each) => each.parentNode));
   form.replaceChildren(fieldset, ...panels.map((panel) => panel.node));
 
-  const chosen = () => panels.find((panel) => panel.name === new FormData(form).get("selector"));
-  const show = () => panels.forEach((panel) => (panel.node.hidden = panel !== chosen()));
-  show();
+  const chosen = () => panels[radios.findIndex((each) => each.checked)];
   const choice = () => ({ [chosen().name]: chosen().value() });
-  let last = JSON.stringify(choice());
+  let last;
   const update = () => {
-    show();
+    panels.forEach((panel) => (panel.node.hidden = panel !== chosen()));
     const now = JSON.stringify(choice());
-    if (now !== last) changed();
+    if (last && now !== last) changed();
     last = now;
   };
+  const set = (name, text) => {
+    const number = panels.findIndex((panel) => panel.name === name);
+    if (!panels[number]?.set(text)) return false;
+    radios[number].checked = true;
+    update();
+    return true;
+  };
+  radios[0].checked = true;
+  update();
   form.addEventListener("submit", (event) => event.preventDefault());
   for (const kind of ["input", "change"]) form.addEventListener(kind, update);
-  return choice;
+  return { choice, set };
 }
 
-function radio(panel, checked) {
+function radio(panel) {
   const input = element("input", { type: "radio", name: "selector", value: panel.name });
-  input.checked = checked;
-  return element("label", {}, input, element("span", {}, panel.title));
+  element("label", {}, input, element("span", {}, panel.title));
+  return input;
 }
 
 function policyPanel(model) {
-  const isNamed = (point) => !/^p\d+$/.test(point.name);
   const option = (point) => {
     const name = point.same_as ? `${point.name}, same as ${point.same_as}` : point.name;
     const accuracy = accurate(point.expected_accuracy, point.standard_error);
-    const text = `${name} · ${accuracy} accuracy · ${gflops(point.mean_gflops)} GFLOPs`;
-    const node = element("option", { value: point.name }, text);
+    const node = element("option", { value: point.name }, `${name}: ${accuracy} at ${gflops(point.mean_gflops)} GFLOPs`);
     node.selected = point.name === model.default_policy;
     return node;
   };
@@ -55,37 +61,62 @@ function policyPanel(model) {
   const select = element("select", { id: "policy" }, ...points.filter(isNamed).map(option));
   if (others.length) select.append(element("optgroup", { label: "More operating points" }, ...others));
   const label = element("label", { for: "policy" }, "Thresholds found on the calibration images");
+  const set = (text) => {
+    const known = points.some((point) => point.name === text);
+    if (known) select.value = text;
+    return known;
+  };
   const node = element("div", { class: "choice" }, label, select);
-  return { name: "policy", title: "Policy", node, value: () => select.value };
+  return { name: "policy", title: "Policy", node, value: () => select.value, set };
 }
 
 function thresholdsPanel(model) {
-  const start = model.operating_points.find((point) => point.name === model.default_policy).thresholds;
-  const sliders = start.map((threshold, number) =>
-    slider(`threshold-${number + 1}`, `Threshold of exit ${number + 1}`, 0, 1, 0.005, threshold, (v) => v.toFixed(3)),
-  );
+  const start = defaultPoint(model).thresholds;
+  const sliders = start.map((threshold, number) => {
+    const attributes = { id: `threshold-${number + 1}`, min: 0, max: 1, step: 0.005 };
+    return slider(attributes, `Threshold of exit ${number + 1}`, threshold.toFixed(3), (v) => v.toFixed(3));
+  });
   return {
     name: "thresholds",
     title: "Thresholds",
     node: element("div", { class: "choice" }, ...sliders.map((each) => each.node)),
-    value: () => sliders.map((each) => each.input.value).join(","),
+    value: () => sliders.map((each) => each.value()).join(","),
+    set(text) {
+      const given = text.split(",");
+      if (given.length !== sliders.length || !given.every(fits(0, 1))) return false;
+      return sliders.every((each, k) => each.set(given[k]));
+    },
   };
 }
 
 function rangePanel(model, name, title, field, text, format) {
-  const frontier = model.operating_points.filter((point) => point.risk === null);
-  const values = frontier.map((point) => point[field]);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const start = model.operating_points.find((point) => point.name === model.default_policy)[field];
-  const { node, input } = slider(name, text, low, high, "any", start, format);
-  return { name, title, node: element("div", { class: "choice" }, node), value: () => input.value };
+  const values = frontierOf(model).map((point) => point[field]);
+  const [min, max] = [Math.min(...values), Math.max(...values)];
+  const start = String(defaultPoint(model)[field]);
+  const { node, value, set } = slider({ id: name, min, max, step: "any" }, text, start, format);
+  const panel = element("div", { class: "choice" }, node);
+  return { name, title, node: panel, value, set: (given) => fits(min, max)(given) && set(given) };
 }
 
-function slider(id, text, min, max, step, value, format) {
-  const input = element("input", { id, type: "range", min, max, step, value });
+const fits = (min, max) => (text) => text.trim() !== "" && Number(text) >= min && Number(text) <= max;
+
+/** A slider whose value is a text: what was set, to the last digit, until it is moved. */
+function slider(attributes, text, start, format) {
+  const { id, min, max } = attributes;
+  const input = element("input", { type: "range", ...attributes });
   const output = element("output", { for: id });
-  const show = () => (output.textContent = format(Number(input.value)));
-  input.addEventListener("input", show);
-  show();
-  return { input, node: element("div", { class: "slider" }, element("label", { for: id }, text), output, input) };
+  let value;
+  const set = (given) => {
+    value = given.trim();
+    input.value = value;
+    output.textContent = format(Number(value));
+    input.setAttribute("aria-valuetext", output.textContent);
+    return true;
+  };
+  // Four digits are enough, but for the ends, beyond which nothing is.
+  const rounded = (moved) => Math.min(max, Math.max(min, Number(moved.toPrecision(4))));
+  input.addEventListener("input", () => set(String(rounded(input.valueAsNumber))));
+  set(start);
+  const node = element("div", { class: "slider" }, element("label", { for: id }, text), output, input);
+  return { node, value: () => value, set };
 }

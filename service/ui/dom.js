@@ -2,7 +2,15 @@
 
 /** An element with attributes (`style`: an object of CSS properties) and children (nodes or text). */
 export function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** The same for a drawing. */
+export function shape(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "style") {
       for (const [property, setting] of Object.entries(value)) node.style.setProperty(property, setting);
@@ -39,3 +47,13 @@ export function toldApart(one, other) {
     if (texts[0] !== texts[1] || digits === 8) return one === other ? [one.toFixed(3), other.toFixed(3)] : texts;
   }
 }
+
+/** A row of segments as wide as their values, each [value, text or "", class]. */
+export function segments(kind, parts) {
+  const whole = parts.reduce((total, [value]) => total + value, 0);
+  const part = ([value, text, name]) => element("span", { class: name, style: { "flex-grow": value / whole } }, text);
+  return element("span", { class: kind }, ...parts.map(part));
+}
+
+/** A segment for the images that left at an exit; each of the first exits has a tone of its own. */
+export const exitShare = (exit, images, text) => [images, text, `share share-${Math.min(Number(exit) || 4, 4)}`];

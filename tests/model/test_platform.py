@@ -1,5 +1,8 @@
 import ctypes
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from msmlp.model.errors import DeviceError
-from msmlp.model.platform import cores, free_gpu_memory, free_host_memory, gpu_driver
+from msmlp.model.platform import cores, free_gpu_memory, free_host_memory, gpu_driver, keep_freed_memory
 
 GIB = 2**30
 
@@ -195,3 +198,33 @@ def test_cudas_driver_and_torch_agree_about_free_memory() -> None:
     theirs, total = torch.cuda.mem_get_info()
     assert 0 < ours <= total
     assert abs(ours - theirs) < GIB  # others may use the GPU too
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from msmlp.model.platform import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+np.ones(2**25)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    np.ones(2**25)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc's malloc")
+def test_memory_that_is_freed_can_be_kept() -> None:
+    """256 MiB that are asked for again and again are filled with zeros by the system once, or each time."""
+
+    def faults(mode: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("keep") * 10 < faults("give back")
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    keep_freed_memory()

@@ -15,7 +15,9 @@ import httpx
 import pytest
 from selenium import webdriver
 
+from tests.processes import msmlp_serve
 from tests.servers import wait_until
+from tests.system.playground import seen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +113,18 @@ def kserve_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """axe-core, the script that looks for what keeps people from using a page: from a package that carries it along.
+
+    Without the package's own dependency, Playwright, which is another driver of browsers.
+    """
+    folder = tmp_path_factory.mktemp("axe")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, "axe-playwright-python>=0.1.8"], check=True)
+    return (folder / "axe_playwright_python" / "axe.min.js").read_text()
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Headless Chromium, as Debian packages it, which logs every request that its pages make."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -129,3 +143,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         options.add_argument("--no-sandbox")  # which does not work for root
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
         yield chrome
+
+
+@pytest.fixture(scope="module")
+def url(shipped: Path) -> Iterator[str]:
+    """Where a service with the shipped weights is."""
+    with msmlp_serve(shipped) as served:
+        served.wait_for("engine: ready")
+        yield served.url
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, url: str) -> webdriver.Chrome:
+    """The playground with nothing on it yet."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(url)
+    seen(browser, "#policy")
+    return browser

@@ -12,7 +12,7 @@ import pytest
 def test_training_ends_with_what_the_promises_are_worth(
     preset: str, call: Callable[..., int], capfd: pytest.CaptureFixture[str], audited_digits: Path, tmp_path: Path
 ) -> None:
-    options = ("--data", audited_digits, "--preset", preset, "--epochs", 0, "--set", "image_size=16", "--out", tmp_path)
+    options = ("--data", audited_digits, "--preset", preset, "--epochs", 0, "--image-size", 16, "--out", tmp_path)
     assert call("train", *map(str, options)) == 0
     lines = capfd.readouterr().out.splitlines()
     assert "exit 1: " in lines[0]

@@ -29,6 +29,16 @@ def test_a_lone_request_takes_as_long_as_its_stages_and_its_front_end(replica: B
         assert answer.latency == pytest.approx(HOST + sum(STAGES[: exit + 1]))
 
 
+@pytest.mark.parametrize(("idle", "longer"), [(0.002, 0.0005), (0.005, 0.0008), (1.0, 0.0013)])
+def test_after_a_pause_a_request_takes_longer_up_to_a_limit(replica: Build, idle: float, longer: float) -> None:
+    seconds = tuple((second,) for second in (1e-9, 1e-9, 1e-9))
+    cold = {"wake_seconds": 0.0003, "wake_share": 0.1}
+    one = replica(buckets=(1,), stage_seconds=seconds, **cold)
+    first, second = run(one, Request(1.0, 1), Request(1.0 + HOST + 0.0013 + idle, 1))
+    assert first.latency == pytest.approx(HOST + 0.0013, abs=1e-6)
+    assert second.latency == pytest.approx(HOST + longer, abs=1e-6)
+
+
 def test_requests_that_come_together_share_batches(replica: Build) -> None:
     together = run(replica(), *(Request(1.0, 1) for _ in range(16)))
     alone = HOST * 16 + 16 * sum(STAGES)

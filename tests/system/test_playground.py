@@ -318,7 +318,8 @@ def test_a_choice_in_the_address_is_made_and_the_plot_marks_it(page: Chrome, url
     page.get(f"{url}/?{option}={value}")
     seen(page, ".choice:not([hidden])")
     point = asked(url, **{option: value})["operating_point"]
-    chances = f"{100 * point['expected_accuracy']:.1f} % ± {100 * point['standard_error']:.1f} accuracy at {point['expected_gflops']:#.3g} GFLOPs"
+    accuracy = f"{100 * point['expected_accuracy']:.1f} % ± {100 * point['standard_error']:.1f}"
+    chances = f"{accuracy} accuracy at {point['expected_gflops']:#.3g} GFLOPs"
     if option != "thresholds":  # whose expectation only the service knows
         assert seen(page, ".frontier figcaption").startswith(f"{point['name']}: {chances}")
     choose(page, CAT)

@@ -87,12 +87,7 @@ class Measured:
         return float(np.mean([row["accuracy"] for row in self.by_class(right)]))
 
     def point(self, name: str) -> OperatingPoint:
-        """An operating point by name; OptionError lists the names."""
-        for point in self.calibration.points:
-            if point.name == name:
-                return point
-        known = ", ".join(point.name for point in self.calibration.points)
-        raise OptionError("policy", f"{name!r} is not an operating point; expected one of {known}")
+        return named(self.calibration, name)
 
     def named_points(self) -> list[OperatingPoint]:
         """The operating points with a name, such as `fast`, instead of a number."""
@@ -120,6 +115,15 @@ class Measured:
         return right
 
 
+def named(calibration: Calibration, name: str) -> OperatingPoint:
+    """An operating point by name; OptionError lists the names."""
+    for point in calibration.points:
+        if point.name == name:
+            return point
+    known = ", ".join(point.name for point in calibration.points)
+    raise OptionError("policy", f"{name!r} is not an operating point; expected one of {known}")
+
+
 def evaluate(
     folder: Path,
     data: Path,
@@ -131,10 +135,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """What `msmlp evaluate --json` prints; `policy` names the operating point of `classes` (`balanced`, or else the
     last), all other arguments are those of `measure`."""
+    if policy is not None:
+        named(load_calibration(load_weights(folder)), policy)  # before anything takes long
     measured = measure(folder, data, split, device, dtype, backend)
     points = measured.calibration.points
     names = [point.name for point in points]
-    shown = measured.point(policy or ("balanced" if "balanced" in names else names[-1]))
+    shown = named(measured.calibration, policy or ("balanced" if "balanced" in names else names[-1]))
     classes = measured.by_class(measured.right(shown))
     return {
         "weights": str(folder),

@@ -24,6 +24,11 @@ def kept(promise: Mapping[str, Any]) -> str:
     return f"{100 * promise['expected_minus_reached']:+.2f} ± {100 * promise['standard_error']:.2f}"
 
 
+def printable(text: str) -> str:
+    """Text for a terminal, where control characters of a file's name would do something."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return [_row(head), "|" + "---|" * len(head), *map(_row, rows)]
 

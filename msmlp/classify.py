@@ -15,7 +15,7 @@ import typer
 import msmlp
 from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
-from msmlp.model.text import accurate, percent
+from msmlp.model.text import accurate, percent, printable
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Requests:
 
     def _tell(self, text: str) -> None:
         self.failed += 1
-        typer.echo("".join(c if c.isprintable() else "?" for c in f"msmlp: {text}"), err=True)
+        typer.echo(printable(f"msmlp: {text}"), err=True)
 
 
 def _for_terminal(error: ServiceError) -> MsmlpError:
@@ -276,5 +276,5 @@ class Table:
 
 def _shortened(name: str) -> str:
     """The end of a long name, where files differ, without control characters."""
-    plain = "".join(c if c.isprintable() else "?" for c in name)
+    plain = printable(name)
     return plain if len(plain) <= LONGEST_NAME else "..." + plain[3 - LONGEST_NAME :]

@@ -22,7 +22,13 @@ import numpy as np
 
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration
-from msmlp.model.weights.calibration import FIXED_EXIT_GAIN, Expectation, OperatingPoint, fixed_exit
+from msmlp.model.weights.calibration import (
+    FIXED_EXIT_GAIN,
+    Expectation,
+    OperatingPoint,
+    fixed_exit,
+    standard_error,
+)
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.options import NO_OPTIONS, RequestOptions
@@ -133,7 +139,10 @@ class OperatingPoints:
     def _counted(self, thresholds: tuple[float, ...], low: int, high: int, most: float) -> Expectation:
         """The expectation on the calibration images, with an accuracy of at most `most`."""
         counted = self._calibration.expect(thresholds, low, high)
-        return replace(counted, accuracy=min(counted.accuracy, most))
+        if counted.accuracy <= most:
+            return counted
+        images = self._calibration.file.images
+        return replace(counted, accuracy=most, standard_error=standard_error(round(most * images), images))
 
     def _choose(self, options: RequestOptions, candidates: list[ResolvedPoint]) -> ResolvedPoint:
         choices = _choices(candidates)

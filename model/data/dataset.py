@@ -77,6 +77,8 @@ class Findings:
     """Width and height of the smallest and the largest image."""
     nested: tuple[Path, ...] = ()
     """Folders within a class's folder of which images were read."""
+    unused: tuple[str, ...] = ()
+    """What is where nothing is expected: folders beside the splits, images beside the classes."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ of any size, also in folders within a class.
 
 import logging
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +20,14 @@ from PIL import Image
 from msmlp.model.data.cifar import load_cifar
 from msmlp.model.data.dataset import Dataset, Findings, Split, Unread, image_identity
 from msmlp.model.errors import DataError, ImageError
-from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
+from msmlp.model.preprocess import FORMATS, PILLOW_MAX_PIXELS, decode, to_square
+from msmlp.model.text import printable
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """Of all pictures that Pillow knows: one of a format that is not served is named as unread. Other files are counted."""
+SPLITS = ("train", "val", "test", "audit")
+TELL_SECONDS = 10.0
+"""Between two lines on how many images were read."""
 MOST_NAMED = 20
 """Unread images that a warning names for each reason."""
 
@@ -45,7 +51,10 @@ def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
         raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
     if not (path / "train").is_dir():
         raise DataError(f"{path} is not a data set: {_found_instead(path)}")
-    dataset = _load_folder(path, size)
+    try:
+        dataset = _load_folder(path, size)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from None
     _tell_unread(path, dataset.findings.unread, strict=strict)
     return dataset
 
@@ -67,7 +76,7 @@ def _tell_unread(path: Path, unread: tuple[Unread, ...], *, strict: bool) -> Non
         return
     reasons: dict[str, list[str]] = {}
     for each in unread:
-        reasons.setdefault(each.reason, []).append(str(each.path))
+        reasons.setdefault(each.reason, []).append(printable(str(each.path)))
     named = [f"{', '.join(names[:MOST_NAMED])}{_more(names)}: {reason}" for reason, names in reasons.items()]
     count = f"{len(unread)} image{'s' if len(unread) > 1 else ''} of {path} cannot be read"
     if strict:
@@ -82,6 +91,7 @@ def _more(names: list[str]) -> str:
 def _load_folder(root: Path, size: int) -> Dataset:
     classes = _class_names(root / "train")
     reader = _Reader(root, size)
+    reader.unused += [f"{each.name}/" for each in _visible(root) if each.name not in SPLITS]
     train = reader.split("train", classes)
     others = {
         name: reader.split(name, classes, some=name == "test") if (root / name).is_dir() else None
@@ -94,7 +104,8 @@ def _load_folder(root: Path, size: int) -> Dataset:
 def _class_names(folder: Path, fewest: int = 2) -> tuple[str, ...]:
     names = tuple(path.name for path in _visible(folder))
     if len(names) < fewest:
-        raise DataError(f"{folder} has {len(names)} class folder(s), expected at least {fewest}")
+        folders = f"{len(names)} class folder{'' if len(names) == 1 else 's'}"
+        raise DataError(f"{folder} has {folders}; expected at least {fewest}")
     return names
 
 
@@ -112,36 +123,41 @@ class _Reader:
     others: Counter[str] = field(default_factory=Counter)
     sizes: set[tuple[int, int]] = field(default_factory=set)
     nested: list[Path] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    read: int = 0
+    told: float = field(default_factory=time.monotonic)
 
     def findings(self) -> Findings:
         sizes = sorted(self.sizes, key=lambda size: size[0] * size[1])
         nested = tuple(sorted(set(self.nested)))
-        return Findings(tuple(self.unread), dict(self.others), (sizes[0], sizes[-1]) if sizes else None, nested)
+        extremes = (sizes[0], sizes[-1]) if sizes else None
+        return Findings(tuple(self.unread), dict(self.others), extremes, nested, tuple(self.unused))
 
     def split(self, name: str, classes: tuple[str, ...], *, some: bool = False) -> Split:
         """The images of all `classes`, or of `some` of them: at least one, and no other."""
         folder = self.root / name
         found = _class_names(folder, 1 if some else 2)
-        odd = sorted(set(found) - set(classes) if some else set(found) ^ set(classes))
-        if odd:
-            raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
+        more, fewer = sorted(set(found) - set(classes)), [] if some else sorted(set(classes) - set(found))
+        if more:
+            raise DataError(f"{folder} has classes that train/ lacks: {', '.join(more[:5])}")
+        if fewer:
+            raise DataError(f"{folder} lacks classes of train/: {', '.join(fewer[:5])}")
+        if loose := sum(is_image(each) for each in folder.iterdir()):
+            self.unused.append(f"{loose} image{'' if loose == 1 else 's'} directly in {name}/")
         pixels, labels, identities = [], [], []
         for label, each in enumerate(classes):
             if each not in found:
                 continue
-            before = len(self.unread)
+            unread, others = len(self.unread), self.others.copy()
             for image, identity in self._images(folder / each):
                 pixels.append(image)
                 labels.append(label)
                 identities.append(identity)
-            if label not in labels[-1:]:
-                raise DataError(f"{folder / each} contains no image{self._instead(self.unread[before:])}")
+            if label not in labels[-1:] and not (some and len(self.unread) == unread):
+                raise DataError(_no_image(folder / each, self.unread[unread:], self.others - others))
+        if not labels:
+            raise DataError(f"{folder} contains no image")
         return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
-
-    def _instead(self, unread: list[Unread]) -> str:
-        if not unread:
-            return ""
-        return f" that can be read; of {len(unread)} that cannot the first is {unread[0].path}: {unread[0].reason}"
 
     def _images(self, folder: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         """Pixels and identity of every image in a class's folder that can be read."""
@@ -156,13 +172,28 @@ class _Reader:
             except OSError as error:
                 self.unread.append(Unread(path.relative_to(self.root), error.strerror or str(error)))
             else:
+                self._count()
                 self.sizes.add(image.size)
                 yield to_square(seen, self.size), image_identity(np.asarray(image))
 
+    def _count(self) -> None:
+        self.read += 1
+        if time.monotonic() >= self.told + TELL_SECONDS:
+            self.told = time.monotonic()
+            sys.stderr.write(f"reading {self.root}: {self.read} images so far\n")
+
     def _files(self, folder: Path) -> Iterator[Path]:
-        """What has the name of an image, in order; the folder's own first, then those of the folders in it."""
-        for where, folders, names in os.walk(folder):
+        """What has the name of an image, in order; the folder's own first, then those of the folders in it. Links to
+        folders are not followed, as they may lead around in circles."""
+
+        def closed(error: OSError) -> None:
+            where = Path(error.filename or folder).relative_to(self.root)
+            self.unread.append(Unread(where, error.strerror or str(error)))
+
+        for where, folders, names in os.walk(folder, onerror=closed):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            linked = [Path(where, name) for name in folders if Path(where, name).is_symlink()]
+            self.unread += [Unread(path.relative_to(self.root), "a link to a folder") for path in linked]
             for path in (Path(where, name) for name in sorted(names)):
                 if is_image(path):
                     if path.parent != folder:
@@ -170,6 +201,15 @@ class _Reader:
                     yield path
                 elif not path.name.startswith("."):
                     self.others[path.suffix.lower() or path.name] += 1
+
+
+def _no_image(folder: Path, unread: list[Unread], others: Counter[str]) -> str:
+    """Why a class has no image."""
+    if unread:
+        first = f"{unread[0].path}: {unread[0].reason}"
+        return f"none of the {len(unread)} images in {folder} can be read; the first: {first}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+    return f"{folder} contains no image" + (f", but {kinds}; formats: {', '.join(FORMATS)}" if kinds else "")
 
 
 def is_image(path: Path) -> bool:

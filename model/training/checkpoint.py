@@ -154,5 +154,5 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _short(value: Any) -> str:
     """As `--set` takes it; a long digest is cut."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
     return text if len(text) <= 16 else f"{text[:12]}..."

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from msmlp.model.data.dataset import Dataset, Findings, Partition, Split, shared
+from msmlp.model.text import printable
 from msmlp.model.training.batches import Arrays
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.run_log import device_name
@@ -18,6 +19,8 @@ MOST_CLASSES = 20
 """With more, only the smallest and the largest classes have a line."""
 MOST_UNREAD = 0.1
 """A larger share of unread images in a class is worth a warning."""
+MOST_WARNED = 5
+"""Classes of which that is said."""
 MOST_UNEVEN = 10
 """So many times the images of the smallest class, in the largest, are worth a warning."""
 TRIAL_IMAGES = 64
@@ -29,7 +32,7 @@ SLOW_SECONDS = 5.0
 def announce(dataset: Dataset, partition: Partition) -> None:
     """Print the data set, and warnings, to stderr."""
     lines = [*_described(dataset, partition), *(f"warning: {text}" for text in _oddities(dataset, partition))]
-    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.write("\n".join(map(printable, lines)) + "\n")
 
 
 def announce_run(learner: Learner, training: Arrays, epochs_left: float) -> None:
@@ -51,7 +54,9 @@ def _described(dataset: Dataset, partition: Partition) -> Iterator[str]:
     found = dataset.findings
     if found.others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(found.others).most_common(8))
-        yield f"other files, which are not used: {kinds}"
+        yield f"files not used: {kinds}"
+    if found.unused:
+        yield f"not used, as only train/, val/, test/ and audit/ with a folder per class are: {', '.join(found.unused)}"
     if found.sizes:
         small, large = (f"{width} x {height}" for width, height in found.sizes)
         size = dataset.train.pixels.shape[1]
@@ -59,7 +64,7 @@ def _described(dataset: Dataset, partition: Partition) -> Iterator[str]:
         yield f"sizes: {sizes} pixels; the network sees the centre square at {size} x {size}"
     if found.nested:
         more = f" and {len(found.nested) - 1} more" if len(found.nested) > 1 else ""
-        yield f"with the images of folders within classes: {found.nested[0]}{more}"
+        yield f"including images in subfolders: {found.nested[0]}{more}"
 
 
 def _table(dataset: Dataset, parts: dict[str, Split]) -> Iterator[str]:
@@ -87,17 +92,21 @@ def _unread(findings: Findings) -> Counter[str]:
 
 def _oddities(dataset: Dataset, partition: Partition) -> Iterator[str]:
     read = Counter(dataset.train.labels.tolist())
+    lost = []
     for name, count in _unread(dataset.findings).items():
         images = sum(int((part.labels == dataset.classes.index(name)).sum()) for part in _splits(dataset))
         if count > MOST_UNREAD * (count + images):
-            yield f"{name}: {images} images can be read and {count} cannot"
+            lost.append(f"{name}: {images} images can be read and {count} cannot")
+    yield from lost[:MOST_WARNED]
+    if len(lost) > MOST_WARNED:
+        yield f"so it is with {len(lost) - MOST_WARNED} more classes"
     small, large = min(read, key=lambda label: read[label]), max(read, key=lambda label: read[label])
     if read[large] >= MOST_UNEVEN * read[small]:
         yield (
             f"{dataset.classes[small]} has {read[small]} images and {dataset.classes[large]} {read[large]}; the "
             "network may neglect the smaller class: evaluate shows its accuracy and the balanced accuracy"
         )
-    for name, own in (("val", dataset.val), ("audit", dataset.audit)):
+    for name, own in (("val", dataset.val), ("audit", dataset.audit), ("test", dataset.test)):
         if own is not None and (count := shared(own, partition.training)):
             known = f"{count} of {len(own)} images in {name}/ are in train/ as well"
             yield f"{known}; the accuracy on them may be too high"
@@ -128,5 +137,5 @@ def _floats(views: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return f"{max(2, round(seconds))} seconds"
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

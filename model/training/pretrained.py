@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from msmlp.model.data.dataset import Dataset, Partition
-from msmlp.model.errors import OptionError
+from msmlp.model.errors import OptionError, WeightsError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.training.batches import normalizer
 from msmlp.model.training.convnet import ConvNet, TeacherFile, read_teacher
 from msmlp.model.training.losses import TeacherTargets, pooled_map, token_map
+from msmlp.model.training.recipes import NetworkConfig
 from msmlp.model.weights import Manifest, load_weights
 from msmlp.model.weights.manifest import MODEL
 
@@ -62,20 +63,28 @@ class InitialWeights(Pretrained):
     state: dict[str, Tensor]
 
     def leak_into(self, dataset: Dataset, partition: Partition) -> str | None:
-        """As `leak`; None too if neither a class nor the data's name is the same, so that these were other images."""
-        related = set(self.classes) & set(dataset.classes) or self.training.get("data") == dataset.source
+        """As `leak`; None too if neither all classes nor the data's name are the same: these were other images."""
+        related = self.classes == dataset.classes or self.training.get("data") == dataset.source
         return self.leak(partition) if related else None
 
-    def load_into(self, model: Cascade, classes: tuple[str, ...]) -> None:
-        """Copy the weights; exits for other `classes` keep their random heads. OptionError for another cascade."""
-        ours, theirs = model.config.model_dump(), self.cascade.model_dump()
+    def check(self, network: NetworkConfig) -> None:
+        """OptionError if it is another cascade, whatever the classes."""
+        if not isinstance(network, CascadeConfig):
+            raise OptionError("init", "only a cascade can start from trained weights, a teacher cannot")
+        ours, theirs = network.model_dump(), self.cascade.model_dump()
         different = sorted(key for key in ours if ours[key] != theirs[key] and key != "classes")
+        if different == ["image_size"]:
+            size = self.cascade.image_size
+            raise OptionError("init", f"{self.name} takes images of {size} pixels, and cannot learn another size")
         if different:
             raise OptionError(
                 "init",
                 f"{self.name} is another cascade; they differ in {', '.join(different)}. Leave out --preset to train "
                 f"the cascade of {self.name}",
             )
+
+    def load_into(self, model: Cascade, classes: tuple[str, ...]) -> None:
+        """Copy the weights; exits for other `classes` keep their random heads."""
         heads = {} if self.classes == classes else {k: v for k, v in model.state_dict().items() if ".head." in k}
         model.load_state_dict(self.state | heads)
 
@@ -109,7 +118,10 @@ def load_initial_weights(folder: Path) -> InitialWeights:
         WeightsError: the folder is damaged, or not a weights folder.
     """
     shipped = SHIPPED / folder.name
-    if len(folder.parts) == 1 and not folder.exists() and shipped.is_dir():
+    if len(folder.parts) == 1 and not folder.exists():
+        if not shipped.is_dir():
+            names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
+            raise WeightsError(f"there is no weights folder {folder}; the shipped ones are {names}")
         folder = shipped
     manifest, sha256, state = _read_weights(folder)
     return InitialWeights(

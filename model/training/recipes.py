@@ -329,7 +329,8 @@ def _check_freeze(options: TrainOptions, network: NetworkConfig) -> None:
     if not options.freeze:
         return
     if options.init is None:
-        raise ConfigError("freeze: expected --init with it; random weights must be trained")
-    most = len(network.stages) if isinstance(network, CascadeConfig) else 0
-    if options.freeze > most:
-        raise ConfigError(f"freeze: expected at most {most}, the number of stages, got {options.freeze}")
+        raise ConfigError("freeze: needs --init; random weights must be trained")
+    if not isinstance(network, CascadeConfig):
+        raise ConfigError("freeze: only a cascade has stages to freeze")
+    if options.freeze > len(network.stages):
+        raise ConfigError(f"freeze: expected at most {len(network.stages)}, the number of stages, got {options.freeze}")

@@ -52,6 +52,10 @@ def train(options: TrainOptions) -> Path:
     """
     initial = load_initial_weights(options.init) if options.init is not None else None
     network, recipe = configure(options, initial.cascade if initial is not None else None)
+    if initial is not None:
+        initial.check(network)
+    if not options.resume and (options.out / checkpoint.LAST).exists():
+        raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     teacher = load_teacher(options.teacher, device, dtype) if options.teacher is not None else None
@@ -65,8 +69,6 @@ def train(options: TrainOptions) -> Path:
     model = _model(network, recipe, teacher, initial, dataset.classes, options, device)
     learner = _learner(options, model, recipe, normalizer(preprocess, device), teacher, initial, dtype)
     setup = checkpoint.setup_of(learner, split_digest(validation), len(training))
-    if not options.resume and (options.out / checkpoint.LAST).exists():
-        raise OptionError("out", f"{options.out} already holds a run; add --resume, or choose another folder")
     found = checkpoint.load(options.out, learner, setup) if options.resume else None
     arrays = _arrays(training, device), _arrays(validation, device)
     if isinstance(learner.model, ConvNet):
@@ -199,8 +201,6 @@ def _model(
             initial.load_into(model, classes)
         model.freeze(options.freeze)
         return model
-    if initial is not None:
-        raise ConfigError("init: only a cascade can start from trained weights, a teacher cannot")
     if teacher is not None:
         raise ConfigError("teacher: only a cascade can learn from a teacher, another teacher cannot")
     if recipe.optimizer == "muon":

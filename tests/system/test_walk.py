@@ -85,8 +85,8 @@ def test_training_says_what_it_found_and_evaluating_how_good_it_is(
     assert "warning: 2 images of my-photos cannot be read and are left out" in walked.stderr
     assert re.search(r"train/chelsea/half.jpg: .*(damaged|truncated)", walked.stderr)
     assert "train/chelsea/page.jpg: not a readable image but an HTML page" in walked.stderr
-    assert "other files, which are not used: 1 .heic" in walked.stderr
-    assert "with the images of folders within classes: test/brick/second camera and 9 more" in walked.stderr
+    assert "files not used: 1 .heic" in walked.stderr
+    assert "including images in subfolders: test/brick/second camera and 9 more" in walked.stderr
     assert "init: cifar10-s has other classes; the heads are new, the rest is kept" in walked.stderr
     assert re.search(
         r"training on cpu \(\d threads?\), float32: about \d+ (seconds|minutes) for 30 epochs", walked.stderr

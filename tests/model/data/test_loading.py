@@ -162,8 +162,56 @@ def test_a_class_of_which_nothing_can_be_read_is_an_error(folder: Path) -> None:
     for path in (folder / "train" / "dog").iterdir():
         path.write_bytes(b"")
     message = refusal(folder)
-    assert f"{folder / 'train' / 'dog'} contains no image that can be read; of 3 that cannot the first is" in message
-    assert "train/dog/0.png: not a readable image" in message
+    assert f"none of the 3 images in {folder / 'train' / 'dog'} can be read; the first: train/dog/0.png: " in message
+
+
+def test_a_class_of_which_all_is_of_another_kind_is_an_error_that_says_so(folder: Path) -> None:
+    for path in (folder / "train" / "dog").iterdir():
+        path.rename(path.with_suffix(".HEIC"))
+    assert refusal(folder).endswith("dog contains no image, but 3 .heic; formats: PNG, JPEG, WEBP, BMP, GIF, AVIF")
+
+
+def test_what_lies_where_nothing_is_expected_is_named(folder: Path) -> None:
+    (folder / "test").rename(folder / "valid")
+    picture(7).save(folder / "train" / "loose.png")
+    assert load_dataset(folder, 16).findings.unused == ("valid/", "1 image directly in train/")
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, real = folder / "train" / "cat" / "closed", os.scandir
+    closed.mkdir()
+
+    def scandir(path: str | Path) -> object:  # the tests run as root, whom nothing is forbidden
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    [unread] = load_dataset(folder, 16).findings.unread
+    assert (str(unread.path), unread.reason) == ("train/cat/closed", "Permission denied")
+
+
+def test_links_to_folders_within_a_class_are_named(folder: Path) -> None:
+    (folder / "train" / "cat" / "more").symlink_to(folder / "train" / "dog")
+    [unread] = load_dataset(folder, 16).findings.unread
+    assert (str(unread.path), unread.reason) == ("train/cat/more", "a link to a folder")
+
+
+def test_an_empty_class_of_the_test_set_is_like_none(folder: Path) -> None:
+    shutil.rmtree(folder / "test" / "dog")
+    (folder / "test" / "dog").mkdir()
+    test = load_dataset(folder, 16).test
+    assert test is not None
+    assert test.labels.tolist() == [0, 0, 0]
+    shutil.rmtree(folder / "test" / "cat")
+    assert refusal(folder) == f"{folder / 'test'} contains no image"
+
+
+def test_names_that_a_terminal_would_obey_are_made_harmless(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "train" / "dog" / "a\x1b[2Jb.jpg").write_bytes(b"")
+    load_dataset(folder, 16)
+    assert "train/dog/a?[2Jb.jpg: " in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_other_files_are_counted_by_their_extension(folder: Path) -> None:
@@ -188,7 +236,6 @@ def test_folders_within_a_class_are_read(folder: Path) -> None:
     picture(50).save(deep / "tom.png")
     (folder / "train" / "cat" / ".trash").mkdir()
     picture(51).save(folder / "train" / "cat" / ".trash" / "old.png")
-    (folder / "train" / "cat" / "2019" / "loop").symlink_to(folder / "train" / "cat")
     data = load_dataset(folder, 8)
     assert data.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert data.findings.nested == (Path("train/cat/2019/may"),)
@@ -208,11 +255,12 @@ def test_ones_own_images_may_be_larger_than_what_a_server_takes(folder: Path) ->
     assert len(load_dataset(folder, 8).train) == 7
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_class_is_named(folder: Path, split: str) -> None:
+    shutil.copytree(folder / "train", folder / "val")
     shutil.rmtree(folder / split / "dog")
     (folder / split / "dog").mkdir()
-    assert str(folder / split / "dog") in refusal(folder)
+    assert refusal(folder) == f"{folder / split / 'dog'} contains no image"
 
 
 def test_one_class_only(folder: Path) -> None:
@@ -229,13 +277,11 @@ def test_no_class_at_all(folder: Path) -> None:
     assert str(folder / "train") in refusal(folder)
 
 
-@pytest.mark.parametrize(("split", "odd"), [("test", "hound"), ("val", "dog, hound")])
-def test_names_that_differ_between_splits(folder: Path, split: str, odd: str) -> None:
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_names_that_differ_between_splits(folder: Path, split: str) -> None:
     shutil.copytree(folder / "train", folder / split, dirs_exist_ok=True)
     (folder / split / "dog").rename(folder / split / "hound")
-    message = refusal(folder)
-    assert str(folder / split) in message
-    assert message.endswith(f": {odd}")
+    assert refusal(folder) == f"{folder / split} has classes that train/ lacks: hound"
 
 
 @pytest.mark.parametrize("split", ["val", "audit"])

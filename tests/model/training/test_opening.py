@@ -48,7 +48,7 @@ def test_the_images_of_each_class_are_counted(said: Callable[..., str], data: Pa
     assert lines[5].startswith("no audit set: ")
     assert "sizes: 16 x 16 to 20 x 16 pixels; the network sees the centre square at 16 x 16" in lines
     assert not any("warning" in line for line in lines)
-    assert not any("other files" in line for line in lines)
+    assert not any("not used" in line for line in lines)
 
 
 def test_what_is_not_read_is_counted_and_warned_of(said: Callable[..., str], data: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_is_not_read_is_counted_and_warned_of(said: Callable[..., str], dat
     assert ["digit-3", "11", "1", "1"] in lines
     assert ["digit-7", "11", "1", "40"] in lines
     assert ["digit-8", "11", "1", "0"] in lines
-    assert "other files, which are not used: 1 .heic" in text
+    assert "files not used: 1 .heic" in text
     assert "warning: digit-7: 12 images can be read and 40 cannot" in text
     assert "warning: digit-3" not in text
 
@@ -72,6 +72,26 @@ def test_classes_of_very_different_size_are_warned_of(said: Callable[..., str], 
     assert "warning" not in said(data)
     add(data / "train" / "digit-8", 1, start=107)
     assert warning in said(data)
+
+
+def test_many_classes_that_lost_images_do_not_fill_the_screen(said: Callable[..., str], tmp_path: Path) -> None:
+    for label in range(9):
+        add(tmp_path / "many" / "train" / f"class-{label}", 3, start=1000 * label)
+        (tmp_path / "many" / "train" / f"class-{label}" / "bad.png").write_bytes(b"")
+    text = said(tmp_path / "many")
+    assert text.count("3 images can be read and 1 cannot") == 5
+    assert "warning: so it is with 4 more classes" in text
+
+
+def test_images_of_the_test_set_that_are_trained_on_are_warned_of(said: Callable[..., str], data: Path) -> None:
+    shutil.copytree(data / "train", data / "test")
+    assert "warning: 33 of 36 images in test/ are in train/ as well; the accuracy on them may be too high" in said(data)
+
+
+def test_what_lies_elsewhere_is_named(said: Callable[..., str], data: Path) -> None:
+    add(data / "valid" / "digit-3", 1)
+    expected = "not used, as only train/, val/, test/ and audit/ with a folder per class are: valid/"
+    assert expected in said(data).splitlines()
 
 
 def test_of_many_classes_the_extremes_are_shown(said: Callable[..., str], tmp_path: Path) -> None:
@@ -85,7 +105,7 @@ def test_of_many_classes_the_extremes_are_shown(said: Callable[..., str], tmp_pa
 def test_folders_within_classes_are_named(said: Callable[..., str], data: Path) -> None:
     add(data / "train" / "digit-3" / "upright", 1)
     add(data / "train" / "digit-7" / "upright", 1, start=1)
-    assert "with the images of folders within classes: train/digit-3/upright and 1 more" in said(data)
+    assert "including images in subfolders: train/digit-3/upright and 1 more" in said(data)
 
 
 def test_the_device_and_the_time_of_what_is_left(short_run: Run, capsys: pytest.CaptureFixture[str]) -> None:

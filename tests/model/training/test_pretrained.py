@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msmlp.model.errors import ConfigError, DataError, OptionError, TrainingStoppedError, WeightsError
+from msmlp.model.errors import CallerError, DataError, OptionError, TrainingStoppedError, WeightsError
 from msmlp.model.training.loop import Arrays, Learner, train_epoch
 from msmlp.model.training.losses import TeacherTargets, exit_loss
 from msmlp.model.training.pretrained import Teacher, load_teacher
@@ -272,14 +272,12 @@ def test_shipped_weights_have_names(few_digits: Path, tmp_path: Path, monkeypatc
     (tmp_path / "cifar10-s").mkdir()
     with pytest.raises(WeightsError, match="manifest"):
         train(replace(options, out=tmp_path / "again"))
-    with pytest.raises(WeightsError, match="there is no weights folder"):
-        train(replace(options, out=tmp_path / "again", init=Path("cifar11-s")))
 
 
-def test_weights_of_one_of_the_classes_may_have_seen_its_images(
+def test_weights_of_a_folder_of_that_name_may_have_seen_its_images(
     first: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = tmp_path / "more"
+    more = tmp_path / few_digits.name
     shutil.copytree(few_digits, more)
     shutil.copytree(more / "train" / "digit-3", more / "train" / "three")
     started = load_weights(train(starts_from(first, more, tmp_path / "out", epochs=0))).manifest.training["init"]
@@ -318,20 +316,27 @@ def test_the_backbone_has_a_rate_of_its_own(tiny_weights: Path, few_digits: Path
     ("fields", "fault"),
     [
         ({"init": None}, r"preset: expected one of .*, or --init with a weights folder"),
-        ({"init": None, "preset": "tiny", "freeze": 1}, r"freeze: expected --init with it"),
+        ({"init": None, "preset": "tiny", "freeze": 1}, r"freeze: needs --init"),
+        ({"preset": "teacher-tiny", "freeze": 1}, r"freeze: only a cascade has stages to freeze"),
+        ({"changes": {"image_size": 16}}, r"init: tiny-digits takes images of 32 pixels, and cannot learn another"),
+        ({"preset": "s"}, r"init: .* they differ in stages. Leave out --preset to train the cascade of tiny-digits"),
+        (
+            {"init": Path("cifar11-s")},
+            r"there is no weights folder cifar11-s; the shipped ones are cifar10-s, cifar100",
+        ),
         ({"freeze": 4}, r"freeze: expected at most 3, the number of stages, got 4"),
     ],
 )
 def test_what_does_not_fit_together(
     fields: dict[str, Any], fault: str, tiny_weights: Path, few_digits: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(CallerError, match=fault):
         train(replace(starts_from(tiny_weights, few_digits, tmp_path / "out"), **fields))
 
 
 def test_a_teacher_takes_no_initial_weights(first: Path, few_digits: Path, tmp_path: Path) -> None:
     options = TrainOptions(few_digits, "teacher-tiny", tmp_path, epochs=1, init=first, changes={"image_size": 16})
-    with pytest.raises(ConfigError, match="init: only a cascade can start from trained weights"):
+    with pytest.raises(OptionError, match="init: only a cascade can start from trained weights"):
         train(options)
 
 

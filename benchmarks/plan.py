@@ -81,7 +81,7 @@ def compared(seconds: float, repeats: int, loads: Sequence[float]) -> dict[str, 
     calibration = load_calibration(weights)
     os.sched_setaffinity(0, {theirs})  # costs are measured where the server runs
     costs = measure_costs(settings, weights, calibration, say)
-    files = thumbnails(weights.manifest.cascade.image_size)
+    files = thumbnails(weights.manifest.preprocess.size)
     scores = _scores(settings, weights, calibration, files)
     words = ["-c", SERVE, "serve", "--port", "0", "--frontends", "1", "--shadow", "0", "--drain-seconds", "0"]
     measured: dict[float, list[Row]] = {load: [] for load in loads}
@@ -142,7 +142,7 @@ def _row(seen: Summary, exits: tuple[float, ...]) -> Row:
 def _scores(settings: Any, weights: Any, calibration: Any, files: Sequence[bytes]) -> Any:
     """Of the pictures that are sent, at every exit."""
     backend, _ = warmed(plan_engine(settings, weights, calibration).selected[0][0].build)
-    return run_every_exit(backend, np.stack([load_image(file, backend.size) for file in files])).scores
+    return run_every_exit(backend, np.stack([load_image(file, weights.manifest.views) for file in files])).scores
 
 
 def _exits(url: str) -> Any:

@@ -18,7 +18,8 @@ from PIL import Image
 from msmlp.model.data.cifar import load_cifar
 from msmlp.model.data.dataset import Dataset, Findings, Split, Unread, image_identity
 from msmlp.model.errors import DataError, ImageError
-from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode, to_square
+from msmlp.model.preprocess import PILLOW_MAX_PIXELS, decode
+from msmlp.model.views import Target, Views, views_of
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """Of all pictures that Pillow knows: one of a format that is not served is named as unread. Other files are counted."""
@@ -28,8 +29,8 @@ MOST_NAMED = 20
 log = logging.getLogger(__name__)
 
 
-def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
-    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized to `size`.
+def load_dataset(path: Path, target: Target, *, strict: bool = False) -> Dataset:
+    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized for `target`.
 
     Images that cannot be read are left out, and a warning names them all; with `strict` they are an error.
 
@@ -38,16 +39,34 @@ def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    dataset = load_cifar(path, size)
+    views = views_of(target)
+    dataset = load_cifar(path, views)
     if dataset is not None:
         return dataset
     if not path.is_dir():
         raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
     if not (path / "train").is_dir():
         raise DataError(f"{path} is not a data set: {_found_instead(path)}")
-    dataset = _load_folder(path, size)
+    dataset = _load_folder(path, views)
     _tell_unread(path, dataset.findings.unread, strict=strict)
     return dataset
+
+
+def load_held_out(path: Path, target: Target, classes: tuple[str, ...]) -> Dataset:
+    """Pictures of some of the `classes` for networks that were trained elsewhere: a folder of `<class>/*` or
+    `val/<class>/*`, and `test/<class>/*` where there is one. Of what they were trained on nothing is known: `train` is
+    empty.
+
+    Raises:
+        DataError: names the path and what is wrong with it.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; expected <class>/* or val/<class>/*")
+    reader = _Reader(path, views_of(target))
+    val = reader.some("val" if (path / "val").is_dir() else ".", classes)
+    test = reader.some("test", classes) if (path / "val").is_dir() and (path / "test").is_dir() else None
+    _tell_unread(path, tuple(reader.unread), strict=False)
+    return Dataset(classes, val.take(np.arange(0)), val, test, f"image folder {path.name}", findings=reader.findings())
 
 
 def _found_instead(path: Path) -> str:
@@ -79,9 +98,9 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
 
 
-def _load_folder(root: Path, size: int) -> Dataset:
+def _load_folder(root: Path, views: Views) -> Dataset:
     classes = _class_names(root / "train")
-    reader = _Reader(root, size)
+    reader = _Reader(root, views)
     train = reader.split("train", classes)
     others = {
         name: reader.split(name, classes) if (root / name).is_dir() else None for name in ("val", "test", "audit")
@@ -106,7 +125,7 @@ class _Reader:
     """Reads the splits of the folder `root`, and notes what else it meets."""
 
     root: Path
-    size: int
+    views: Views
     unread: list[Unread] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     sizes: set[tuple[int, int]] = field(default_factory=set)
@@ -123,15 +142,31 @@ class _Reader:
         if found != classes:
             odd = sorted(set(found) ^ set(classes))
             raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
+        return self._labelled({folder / each: label for label, each in enumerate(classes)})
+
+    def some(self, name: str, classes: tuple[str, ...]) -> Split:
+        """Of some classes only, whose names may stand in any order."""
+        folders = {each: each.name for each in _visible(self.root / name)}
+        odd = [found for found in folders.values() if classes.count(found) != 1]
+        if odd or not folders:
+            what = f"a folder {odd[0]}" if odd else "no folder"
+            said = "which several classes have as their name" if odd and odd[0] in classes else "which is no class"
+            named = ", ".join(classes[:3])
+            raise DataError(
+                f"{self.root / name} has {what}{', ' + said if odd else ''}; expected <class>/*: {named}, ..."
+            )
+        return self._labelled({folder: classes.index(each) for folder, each in folders.items()})
+
+    def _labelled(self, folders: dict[Path, int]) -> Split:
         pixels, labels, identities = [], [], []
-        for label, each in enumerate(classes):
+        for folder, label in folders.items():
             before = len(self.unread)
-            for image, identity in self._images(folder / each):
+            for image, identity in self._images(folder):
                 pixels.append(image)
                 labels.append(label)
                 identities.append(identity)
             if label not in labels[-1:]:
-                raise DataError(f"{folder / each} contains no image{self._instead(self.unread[before:])}")
+                raise DataError(f"{folder} contains no image{self._instead(self.unread[before:])}")
         return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
 
     def _instead(self, unread: list[Unread]) -> str:
@@ -146,14 +181,14 @@ class _Reader:
                 data = path.read_bytes()
                 image = decode(data, max_pixels=PILLOW_MAX_PIXELS)
                 # Serving decodes a large JPEG at a reduced scale; the network must see the same pixels here.
-                seen = decode(data, near=self.size, max_pixels=PILLOW_MAX_PIXELS)
+                seen = decode(data, near=self.views.near, max_pixels=PILLOW_MAX_PIXELS)
             except ImageError as error:
                 self.unread.append(Unread(path.relative_to(self.root), str(error)))
             except OSError as error:
                 self.unread.append(Unread(path.relative_to(self.root), error.strerror or str(error)))
             else:
                 self.sizes.add(image.size)
-                yield to_square(seen, self.size), image_identity(np.asarray(image))
+                yield self.views.pixels(seen), image_identity(np.asarray(image))
 
     def _files(self, folder: Path) -> Iterator[Path]:
         """What has the name of an image, in order; the folder's own first, then those of the folders in it."""

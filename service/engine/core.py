@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
+from msmlp.model.backends.protocol import StageBackend, StageOutput, black, warm_up
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.model.exits.rule import GOES_ON
 from msmlp.service.engine.answered import Answered
@@ -367,7 +367,7 @@ class EngineCore:
         """End the engine if a black image has no valid scores either. Some images may overflow a graph: whoever sends
         them must not be able to end it.
         """
-        slots = self.backend.admit(np.zeros((1, self.backend.size, self.backend.size, 3), dtype=np.uint8))
+        slots = self.backend.admit(black(self.backend, 1))
         for stage in range(self._stages):
             output = self.backend.collect(self.backend.launch(stage, slots))
             if not (np.isfinite(output.score).all() and np.isfinite(output.probabilities).all()):

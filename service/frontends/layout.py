@@ -48,8 +48,7 @@ class Layout:
 
 def layout_here(settings: Settings, name: str, device: str, weights: Weights) -> Layout:
     """The layout on this machine."""
-    size = sum(array.nbytes for array in weights.state.values())
-    return resolve(settings, name, device, size, cores=cores(), free_memory=free_host_memory())
+    return resolve(settings, name, device, weights.nbytes, cores=cores(), free_memory=free_host_memory())
 
 
 def resolve(

@@ -21,6 +21,10 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 """Both antialiased."""
 
 
+LONG = 4
+"""Photographs, and panoramas, are not longer than so many times their shorter side."""
+
+
 class Resize(BaseModel):
     """torchvision's and timm's `Resize(shorter_side)`, then `CenterCrop(size)`, with their rounding."""
 
@@ -88,12 +92,17 @@ def to_square(image: Image.Image, size: int) -> Pixels:
 
 
 def _cropped(image: Image.Image, size: int, resize: Resize) -> Pixels:
-    """Only the crop is computed: the whole of a very long picture would be larger than memory."""
+    """Of a very long picture only the crop is computed: the whole would be larger than memory. It would be sooner of
+    any, but Pillow rounds the ends of a box, by which pixels differ by 2 levels from those that networks were trained
+    with."""
     shorter, wanted = min(image.size), resize.shorter_side
     scaled = [wanted if side == shorter else int(wanted * side / shorter) for side in image.size]
     left, top = (round((side - size) / 2) for side in scaled)
     if tuple(scaled) == image.size == (size, size):
         return _in_srgb(image, image)
+    if max(scaled) <= LONG * wanted:
+        whole = image.resize((scaled[0], scaled[1]), FILTERS[resize.filter])
+        return _in_srgb(whole.crop((left, top, left + size, top + size)), image)
     across, down = (side / to for side, to in zip(image.size, scaled, strict=True))
     ends = min((left + size) * across, image.width), min((top + size) * down, image.height)
     square = image.resize((size, size), FILTERS[resize.filter], box=(left * across, top * down, *ends))

@@ -24,6 +24,7 @@ from msmlp.model.offline import (
     run_every_exit,
     validation_images,
 )
+from msmlp.model.shape import parts
 from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.model.weights.calibration import Promise, Table
 from msmlp.model.weights.info import audit_record, no_audit
@@ -56,6 +57,12 @@ class Measured:
     @property
     def correct(self) -> NDArray[np.bool_]:
         return self.outputs.correct(self.images.labels)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as a stage sees it, [size, size, 3]; of several views the largest."""
+        pixels, sizes = self.images.pixels[index], self.weights.manifest.cascade.shape.views
+        size = max(sizes)
+        return pixels[parts(sizes)[sizes.index(size)]].reshape(size, size, 3) if len(sizes) > 1 else pixels
 
     @property
     def table(self) -> Table:

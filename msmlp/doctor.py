@@ -153,7 +153,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     line = f"{backend.name} on {backend.device}, {backend.dtype}: {' and '.join(reasons)}; it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
-    layout = layout_here(settings, backend.name, device, weights)
+    layout = layout_here(settings, backend.name, device, weights, calibration)
     return [Section("choice", line, facts), Section("processes", str(layout), asdict(layout))]
 
 

@@ -283,7 +283,9 @@ def plan_engine(
     found = [(selected("cuda" if each.isdecimal() else each), _gpu(each)) for each in devices]
     first = found[0][0]
     options = {"permits": permits, "shadow_every": round(1 / settings.shadow) if settings.shadow else 0}
-    return EnginePlan(layout_here(settings, first.name, first.device, weights), found, options, _shape(weights))
+    return EnginePlan(
+        layout_here(settings, first.name, first.device, weights, calibration), found, options, _shape(weights)
+    )
 
 
 def _gpu(device: str) -> str | None:

@@ -115,7 +115,9 @@ def _check_node(node: onnx.NodeProto) -> None:
 
 def _check_tensor(tensor: TensorProto) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise ConfigError(f"tensor {tensor.name!r} has its data in another file; expected all in one")
+        raise ConfigError(
+            f"tensor {tensor.name!r} has its data in another file; expected all in one: torch has external_data=False"
+        )
     if min(tensor.dims, default=0) < 0 or prod(tensor.dims) > MAX_ELEMENTS:
         found = f"tensor {tensor.name!r} has the shape {list(tensor.dims)}"
         raise ConfigError(f"{found}; expected at most {MAX_ELEMENTS} elements")

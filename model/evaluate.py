@@ -60,7 +60,8 @@ class Measured:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """An image as a stage sees it, [size, size, 3]; of several views the largest."""
-        pixels, sizes = self.images.pixels[index], self.weights.manifest.cascade.shape.views
+        pixels: NDArray[np.uint8] = self.images.pixels[index]
+        sizes = self.weights.manifest.cascade.shape.views
         size = max(sizes)
         return pixels[parts(sizes)[sizes.index(size)]].reshape(size, size, 3) if len(sizes) > 1 else pixels
 

@@ -49,8 +49,9 @@ class Layout:
 
 def layout_here(settings: Settings, name: str, device: str, weights: Weights, calibration: Calibration) -> Layout:
     """The layout on this machine."""
-    here = {"cores": cores(), "free_memory": free_host_memory()}
-    return resolve(settings, name, device, weights.nbytes, slowest_ms=max(calibration.file.stage_ms or (0.0,)), **here)
+    slowest = max(calibration.file.stage_ms or (0.0,))
+    size, memory = weights.nbytes, free_host_memory()
+    return resolve(settings, name, device, size, cores=cores(), free_memory=memory, slowest_ms=slowest)
 
 
 def resolve(

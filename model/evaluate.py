@@ -76,6 +76,7 @@ class Measured:
             {
                 "exit": k + 1,
                 "accuracy": float(correct[:, k].mean()),
+                "balanced_accuracy": self.balanced_accuracy(correct[:, k]),
                 "gflops": float(gflops[k]),
                 "ece": calibration_error(self.outputs, correct, k),
                 "promise": self._document(exit_promise(self.calibration.table, self.table, k + 1)),
@@ -86,6 +87,20 @@ class Measured:
     def _document(self, promise: Promise) -> dict[str, Any] | None:
         """None on the validation images, which made the promise."""
         return None if self.split == "val" else promise.model_dump()
+
+    def by_class(self, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        """The accuracy of every class that has images here, and their number; `right` [N] says which are right."""
+        images = np.bincount(self.images.labels, minlength=len(self.classes)).tolist()
+        hits = np.bincount(self.images.labels[right], minlength=len(self.classes)).tolist()
+        return [
+            {"class": name, "images": count, "accuracy": hit / count}
+            for name, count, hit in zip(self.classes, images, hits, strict=True)
+            if count
+        ]
+
+    def balanced_accuracy(self, right: NDArray[np.bool_]) -> float:
+        """The mean accuracy of the classes that have images here, each counted alike."""
+        return float(np.mean([row["accuracy"] for row in self.by_class(right)]))
 
     def point(self, name: str) -> OperatingPoint:
         """An operating point by name; OptionError lists the names."""
@@ -115,13 +130,28 @@ class Measured:
         answers: NDArray[np.int64] = self.outputs.predictions[np.arange(len(self.images)), self.left(thresholds) - 1]
         return answers
 
+    def right(self, point: OperatingPoint) -> NDArray[np.bool_]:
+        """Which images an operating point gets right [N]."""
+        right: NDArray[np.bool_] = self.answers(point.thresholds) == self.images.labels
+        return right
+
 
 def evaluate(
-    folder: Path, data: Path, split: str, device: str = "auto", dtype: str = "auto", backend: str | None = None
+    folder: Path,
+    data: Path,
+    split: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str | None = None,
+    policy: str | None = None,
 ) -> dict[str, Any]:
-    """What `msmlp evaluate --json` prints; arguments as for `measure`."""
+    """What `msmlp evaluate --json` prints; `policy` names the operating point of `classes` (`balanced`, or else the
+    last), all other arguments are those of `measure`."""
     measured = measure(folder, data, split, device, dtype, backend)
-    points = [(point, measured.reached(point)) for point in measured.calibration.points]
+    points = measured.calibration.points
+    names = [point.name for point in points]
+    shown = measured.point(policy or ("balanced" if "balanced" in names else names[-1]))
+    classes = measured.by_class(measured.right(shown))
     return {
         "weights": str(folder),
         "data": str(data),
@@ -136,13 +166,18 @@ def evaluate(
             {
                 "name": point.name,
                 "thresholds": list(point.thresholds),
+                "same_as": point.same_as,
                 "accuracy": reached.accuracy,
+                "balanced_accuracy": measured.balanced_accuracy(measured.right(point)),
                 "mean_gflops": reached.mean_gflops,
                 "exit_share": list(reached.exit_share),
                 "promise": measured.promise(point),
             }
-            for point, reached in points
+            for point, reached in ((point, measured.reached(point)) for point in points)
         ],
+        "policy": shown.name,
+        "classes": classes,
+        "classes_without_images": sorted(set(measured.classes) - {row["class"] for row in classes}),
         "audit": audit_record(measured.weights.manifest, measured.calibration),
     }
 

@@ -9,6 +9,11 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def accurate(accuracy: float, error: float, digits: int = 2) -> str:
+    """An accuracy with its standard error in points: `88.20 % ± 0.47`."""
+    return f"{percent(accuracy, digits)} ± {100 * error:.{digits}f}"
+
+
 def shares(values: Iterable[float]) -> str:
     """Shares in whole percents: `60 % / 30 % / 10 %`."""
     return " / ".join(percent(share, 0) for share in values)

@@ -15,7 +15,7 @@ import typer
 import msmlp
 from msmlp.client.answer import Answer, OperatingPoint, Result, ServiceError
 from msmlp.model.errors import CallerError, MsmlpError, OptionError
-from msmlp.model.text import percent
+from msmlp.model.text import accurate, percent
 from msmlp.service.cli import request_parameters
 
 if TYPE_CHECKING:
@@ -256,9 +256,11 @@ class Table:
         mean = sum(costs) / len(costs)
         counted = "1 image" if len(costs) == 1 else f"{len(costs)} images"
         name = point.name or ", ".join(f"{t:g}" for t in point.thresholds)
+        error = point.get("standard_error")  # services before 0.2 do not say it
+        expected = percent(point.expected_accuracy, 1) if error is None else accurate(point.expected_accuracy, error, 1)
         return self._shown(
             f"{counted}: {mean:.3g} GFLOPs on average, {self._share(mean)} of the full cascade's {self._full:.3g}; "
-            f"operating point {name} ({point.source}), expected accuracy {percent(point.expected_accuracy, 1)}"
+            f"operating point {name} ({point.source}), expected accuracy {expected}"
         )
 
     def _what(self, name: str, label: str, confidence: str) -> str:

@@ -165,6 +165,7 @@ def operating_point(point: ResolvedPoint | None) -> dict[str, Any]:
         "source": point.source,
         "thresholds": point.parameters.thresholds.tolist(),
         "expected_accuracy": point.expected_accuracy,
+        "standard_error": point.standard_error,
         "expected_gflops": point.expected_gflops,
     }
 

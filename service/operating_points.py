@@ -1,4 +1,15 @@
-"""From a request's options to an operating point: thresholds, exit bounds, and the expected accuracy and cost."""
+"""From a request's options to an operating point: thresholds, exit bounds, and the expected accuracy and cost.
+
+One estimate for each choice, so that no two answers contradict each other:
+
+- an operating point, by name, by target or by its own thresholds: that of the calibration;
+- a fixed exit: counted on the calibration images, as nothing was chosen on them;
+- other thresholds, or an operating point within exit bounds: counted too, but never better than what may be chosen
+  instead. Thresholds that look better on the images that chose them are lucky.
+
+So `min_accuracy` grants, under the same bounds, whatever accuracy an answer expects, and `budget_gflops` whatever cost;
+only risk-controlled points have an accuracy of their own, by name.
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,6 +22,7 @@ import numpy as np
 
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration
+from msmlp.model.weights.calibration import FIXED_EXIT_GAIN, Expectation, OperatingPoint, fixed_exit
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.engine.messages import ExitParameters
 from msmlp.service.options import NO_OPTIONS, RequestOptions
@@ -20,18 +32,24 @@ Source = Literal["request", "default", "brownout"]
 
 @dataclass(frozen=True)
 class ResolvedPoint:
-    """An operating point under a request's exit bounds, or the request's own thresholds (without a name).
+    """An operating point under a request's exit bounds; without a name, a fixed exit or the request's own thresholds.
 
-    `parameters` is what the engine needs of it; `expected_accuracy` and `expected_gflops` are the means over the
-    calibration images. `by_name_only`: budgets, accuracies and brown-out do not choose it.
+    `parameters` is what the engine needs of it; `expected_accuracy`, with its standard error, and `expected_gflops`
+    are what images like the calibration's get. `by_name_only`: budgets, accuracies and brown-out do not choose it;
+    `slight`: accuracies alone do, as it gains next to nothing (FIXED_EXIT_GAIN) over what costs no more.
     """
 
     name: str | None
     source: Source
     parameters: ExitParameters
     expected_accuracy: float
+    standard_error: float
     expected_gflops: float
     by_name_only: bool = False
+    slight: bool = False
+
+    def is_at(self, thresholds: tuple[float, ...]) -> bool:
+        return tuple(self.parameters.thresholds.tolist()) == thresholds
 
 
 class OperatingPoints:
@@ -44,6 +62,7 @@ class OperatingPoints:
         if default not in self._names:
             raise OptionError("--policy", self._unknown(default))
         self.default = default
+        self._most = _most(self._under_bounds(0, self.exits))
         self._candidates = lru_cache(maxsize=256)(self._under_bounds)
         self._resolved = lru_cache(maxsize=256)(self._resolve)
         self._without_options = [self._resolve(NO_OPTIONS, level) for level in range(LEVELS + 1)]
@@ -75,8 +94,11 @@ class OperatingPoints:
         if len(thresholds) != self.exits - 1:
             given = "1 number" if len(thresholds) == 1 else f"{len(thresholds)} numbers"
             raise OptionError("thresholds", f"{given} given; expected {self.exits - 1}, one per exit except the last")
-        expected = self._calibration.expect(thresholds, low, high)
-        return _point(None, thresholds, low, high, expected.accuracy, expected.mean_gflops)
+        choices = _choices(self._candidates(low, high))
+        for point in choices:
+            if point.is_at(thresholds):
+                return replace(point, name=None)
+        return _point(None, thresholds, low, high, self._counted(thresholds, low, high, _most(choices)))
 
     def _select(self, options: RequestOptions, candidates: list[ResolvedPoint], brownout: int) -> ResolvedPoint:
         chosen = self._choose(options, candidates)
@@ -88,31 +110,40 @@ class OperatingPoints:
         return chosen if selected else replace(chosen, source="default")
 
     def _under_bounds(self, low: int, high: int) -> list[ResolvedPoint]:
-        """Every operating point under exit bounds, in the order of the file.
+        """Every operating point under exit bounds, in the order of the file, and the fixed exits that are none.
 
-        Without bounds the expectation is the calibration's own (cross-fitted); under bounds it comes from the table.
         Risk-controlled points are chosen by name only: fewer images support their accuracy.
         """
         candidates = []
         for point in self._calibration.points:
-            if low <= 1 and high == self.exits:
-                accuracy, gflops = point.expected_accuracy, point.mean_gflops
-            else:
-                expected = self._calibration.expect(point.thresholds, low, high)
-                accuracy, gflops = expected.accuracy, expected.mean_gflops
-            candidate = _point(point.name, point.thresholds, low, high, accuracy, gflops)
+            bounded = low > 1 or high < self.exits
+            expected = self._counted(point.thresholds, low, high, self._most) if bounded else _calibrated(point)
+            candidate = _point(point.name, point.thresholds, low, high, expected)
             candidates.append(replace(candidate, by_name_only=point.risk is not None))
+        for exit in range(max(low, 1), high + 1):
+            thresholds = fixed_exit(exit, self.exits)
+            if any(point.is_at(thresholds) for point in _choices(candidates)):
+                continue
+            alone = _point(None, thresholds, low, high, self._calibration.expect(thresholds, low, high))
+            within = [p for p in _choices(candidates) if p.expected_gflops <= alone.expected_gflops and not p.slight]
+            slight = bool(within) and alone.expected_accuracy <= _most(within) + FIXED_EXIT_GAIN
+            candidates.append(replace(alone, slight=slight))
         return candidates
 
+    def _counted(self, thresholds: tuple[float, ...], low: int, high: int, most: float) -> Expectation:
+        """The expectation on the calibration images, with an accuracy of at most `most`."""
+        counted = self._calibration.expect(thresholds, low, high)
+        return replace(counted, accuracy=min(counted.accuracy, most))
+
     def _choose(self, options: RequestOptions, candidates: list[ResolvedPoint]) -> ResolvedPoint:
-        frontier = _frontier(candidates)
+        choices = _choices(candidates)
         if options.accuracy_floor is not None:
-            _check_attainable("accuracy_floor", options.accuracy_floor, frontier)
+            _check_attainable("accuracy_floor", options.accuracy_floor, choices)
         if options.budget_gflops is not None:
-            return _best_within(options.budget_gflops, frontier)
+            return _best_within(options.budget_gflops, [point for point in choices if not point.slight])
         if options.min_accuracy is not None:
-            _check_attainable("min_accuracy", options.min_accuracy, frontier)
-            accurate = [point for point in frontier if point.expected_accuracy >= options.min_accuracy]
+            _check_attainable("min_accuracy", options.min_accuracy, choices)
+            accurate = [point for point in choices if point.expected_accuracy >= options.min_accuracy]
             return min(accurate, key=lambda point: (point.expected_gflops, -point.expected_accuracy))
         name = self.default if options.policy is None else options.policy
         if name not in self._names:
@@ -130,7 +161,7 @@ class OperatingPoints:
         floor = max(options.accuracy_floor or 0.0, options.min_accuracy or 0.0)
         allowed = [chosen]
         if chosen.expected_accuracy >= floor:
-            allowed = [point for point in _frontier(candidates) if point.expected_accuracy >= floor]
+            allowed += [p for p in _choices(candidates) if p.name is not None and p.expected_accuracy >= floor]
         cheapest = min(point.expected_gflops for point in allowed)
         budget = chosen.expected_gflops - level / LEVELS * (chosen.expected_gflops - cheapest)
         return _best_within(max(budget, cheapest), allowed)
@@ -162,20 +193,29 @@ def _one_to(most: int) -> str:
 
 
 def _point(
-    name: str | None, thresholds: tuple[float, ...], low: int, high: int, accuracy: float, gflops: float
+    name: str | None, thresholds: tuple[float, ...], low: int, high: int, expected: Expectation
 ) -> ResolvedPoint:
     array = np.array(thresholds, dtype=np.float64)
     array.flags.writeable = False  # many requests share it
-    return ResolvedPoint(name, "request", ExitParameters(array, low, high), accuracy, gflops)
+    parameters = ExitParameters(array, low, high)
+    return ResolvedPoint(name, "request", parameters, expected.accuracy, expected.standard_error, expected.mean_gflops)
 
 
-def _frontier(candidates: list[ResolvedPoint]) -> list[ResolvedPoint]:
-    """What budgets, accuracies and brown-out choose among."""
-    return [point for point in candidates if not point.by_name_only] or candidates
+def _calibrated(point: OperatingPoint) -> Expectation:
+    return Expectation(point.expected_accuracy, point.standard_error, point.mean_gflops, point.exit_share)
+
+
+def _choices(candidates: list[ResolvedPoint]) -> list[ResolvedPoint]:
+    """What budgets and accuracies choose among; brown-out, among those with a name."""
+    return [point for point in candidates if not point.by_name_only]
+
+
+def _most(candidates: list[ResolvedPoint]) -> float:
+    return max(point.expected_accuracy for point in candidates)
 
 
 def _check_attainable(name: str, accuracy: float, candidates: list[ResolvedPoint]) -> None:
-    most = max(point.expected_accuracy for point in candidates)
+    most = _most(candidates)
     if accuracy > most:
         raise OptionError(name, f"no operating point is expected to reach it; expected 0 to {_down(most)}")
 

@@ -1,4 +1,8 @@
-"""The frontier: operating points, with their expected accuracy on images that did not choose them."""
+"""The frontier: operating points, with their expected accuracy on images that did not choose them.
+
+Every point has one of three estimates of it: cross-fitted, counted on all images (a fixed exit), or counted on the half
+that tested it (a risk-controlled point).
+"""
 
 from dataclasses import replace
 from itertools import combinations_with_replacement
@@ -11,7 +15,7 @@ from msmlp.model.calibration.risk import RiskLimit, risk_controlled
 from msmlp.model.calibration.solvers import SOLVERS, Thresholds, ThresholdSetting, joint_frontier, pareto, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
-from msmlp.model.weights.calibration import Expectation, Table
+from msmlp.model.weights.calibration import FIXED_EXIT_GAIN, Expectation, Table, fixed_exit
 
 JOINT = "joint"
 
@@ -48,20 +52,29 @@ def operating_points(
     """A thinned `frontier` of `table` as named points, cheapest first; accuracy strictly rises with the table's cost.
 
     The expected accuracy is cross-fitted, if there are `folds`; cost and exit shares are those of the point's
-    thresholds on the table. `gflops` and `ms` are the cumulative costs of each exit [K].
+    thresholds on the table. Fixed exits join where they gain enough (FIXED_EXIT_GAIN): with few images, fitted
+    thresholds may be worse than none. `gflops` and `ms` are the cumulative costs of each exit [K].
     """
-    settings, in_gflops = thinned(frontier), replace(table, costs=gflops)
+    fixed = [fixed_exit(exit, table.exits) for exit in range(1, table.exits + 1)]
+    settings = [setting for setting in thinned(frontier) if setting.thresholds not in fixed]
+    in_gflops = replace(table, costs=gflops)
     points: dict[ThresholdSetting, OperatingPoint] = {}
-    if folds:
+    if folds and settings:
         left = held_out(folds, [setting.cost for setting in settings])
     else:
-        left = np.stack([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
+        left = np.array([exit_of(table.scores, np.array(setting.thresholds)) for setting in settings])
     for setting, exits in zip(settings, left, strict=True):
         # Choosing flatters the accuracy. The cost must be that of these very thresholds, to keep to a budget.
         there, here = in_gflops.expect_at(exits), in_gflops.expect(setting.thresholds)
-        points[ThresholdSetting(setting.cost, there.accuracy, setting.thresholds)] = _point(
+        cost = table.expect(setting.thresholds).mean_gflops
+        points[ThresholdSetting(cost, there.accuracy, setting.thresholds)] = _point(
             "", setting.thresholds, there, here, ms
         )
+    for thresholds in fixed:
+        counted, alone = in_gflops.expect(thresholds), _setting(table, thresholds)
+        best = max((setting.accuracy for setting in points if setting.cost <= alone.cost), default=-1.0)
+        if alone.accuracy > best + FIXED_EXIT_GAIN:
+            points[alone] = _point("", thresholds, counted, counted, ms)
     return named([points[setting] for setting in pareto(points)])
 
 
@@ -99,16 +112,17 @@ def _point(
 
 
 def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
-    """Name every point; with few exits one point may have two names, and is listed twice."""
+    """Name every point; one point may have several names, and is listed with each, the last being its own."""
     best = points[-1].expected_accuracy
     roles: dict[int, list[str]] = {}
     for name, loss in NAMED.items():
         first = next(i for i, p in enumerate(points) if p.expected_accuracy >= best - loss)
         roles.setdefault(first, []).append(name)
     return [
-        point.model_copy(update={"name": name})
+        point.model_copy(update={"name": name, "same_as": None if name == names[-1] else names[-1]})
         for i, point in enumerate(points)
-        for name in roles.get(i, [f"p{i + 1:02d}"])
+        for names in [roles.get(i, [f"p{i + 1:02d}"])]
+        for name in names
     ]
 
 

@@ -3,12 +3,13 @@
 import json
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from msmlp.model.text import kept
+from msmlp.model.text import accurate, kept, shares
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile
@@ -33,13 +34,32 @@ def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
+def say_points(points: Iterable[Mapping[str, Any]]) -> None:
+    """Operating points as in `msmlp info --json`, one line each."""
+    say("point     accuracy ± s.e.  GFLOPs   ms      share of images at each exit")
+    for point in points:
+        accuracy = f"{accurate(point['expected_accuracy'], point['standard_error']):>15}"
+        ms = "" if point["mean_ms"] is None else f"{point['mean_ms']:.4f}"
+        say(f"{point['name']:<9} {accuracy}  {point['mean_gflops']:<8.3g} {ms:<6}  {left(point)}")
+
+
+def left(point: Mapping[str, Any]) -> str:
+    """The share of images at each exit, and which point this one is too."""
+    return shares(point["exit_share"]) + (f"  same as {point['same_as']}" if point["same_as"] else "")
+
+
+def has_own_name(name: str) -> bool:
+    """Whether an operating point is called other than p01, p02, ..."""
+    return not re.fullmatch(r"p\d+", name)
+
+
 def say_audit(audit: dict[str, Any]) -> None:
     """What the exits and the operating points with names reached on the audit images, if there are any."""
     if audit["images"]:
         say(f"{audit['images']} audit images, which chose nothing: expected minus reached accuracy ± s.e., in points")
         say(", ".join(f"exit {k} {kept(row)}" for k, row in enumerate(audit["exits"], 1)))
         points = audit["operating_points"].items()
-        if named := [f"{name} {kept(row)}" for name, row in points if not re.fullmatch(r"p\d+", name)]:
+        if named := [f"{name} {kept(row)}" for name, row in points if has_own_name(name)]:
             say(", ".join(named))
     else:
         say(f"no audit set: {audit['reason']}")

@@ -5,11 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from msmlp.model.cli.common import AsJson, Data, Device, Dtype, print_json, say, say_audit, warn_of_few_images
-from msmlp.model.text import percent
+from msmlp.model.cli.common import (
+    AsJson,
+    Data,
+    Device,
+    Dtype,
+    has_own_name,
+    print_json,
+    say,
+    say_audit,
+    say_points,
+    warn_of_few_images,
+)
+from msmlp.model.text import accurate
 
 if TYPE_CHECKING:
     from msmlp.model.training.convnet import TeacherFile
+    from msmlp.model.weights import OperatingPoint
 
 
 def _trainable(incomplete: str) -> list[str]:
@@ -134,14 +146,17 @@ def train(
 def _say_trained(folder: Path, as_json: bool) -> None:
     from msmlp.model.training.convnet import read_teacher
     from msmlp.model.weights import load_calibration, load_weights
+    from msmlp.model.weights.calibration import standard_error
     from msmlp.model.weights.info import audit_record
 
     found = read_teacher(folder)
+    points: tuple[OperatingPoint, ...] = ()
     if found is None:
         weights = load_weights(folder)
         calibration = load_calibration(weights)
         warn_of_few_images(calibration.file)
         results, audit = weights.manifest.results, audit_record(weights.manifest, calibration)
+        points = calibration.points
     else:
         results, audit = found[0].results, _audit_of_teacher(found[0])
     if as_json:
@@ -149,7 +164,10 @@ def _say_trained(folder: Path, as_json: bool) -> None:
         return
     for row in results:
         if row["split"] == "val":
-            say(f"exit {row['exit']}: {percent(row['accuracy'])} of {row['images']} validation images")
+            error = standard_error(round(row["accuracy"] * row["images"]), row["images"])
+            say(f"exit {row['exit']}: {accurate(row['accuracy'], error)} of {row['images']} validation images")
+    if points:
+        say_points(point.model_dump() for point in points if has_own_name(point.name))
     say_audit(audit)
     next_step = f"msmlp serve --weights {folder}" if found is None else f"msmlp train --teacher {folder} ..."
     say(f"{folder} is ready: {next_step}")

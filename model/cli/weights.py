@@ -12,13 +12,15 @@ from msmlp.model.cli.common import (
     Device,
     Dtype,
     WeightsFolder,
+    left,
     numbers,
     print_json,
     say,
     say_audit,
+    say_points,
     warn_of_few_images,
 )
-from msmlp.model.text import kept, percent, shares
+from msmlp.model.text import kept, percent
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile, OperatingPoint
@@ -37,9 +39,14 @@ def evaluate(
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         typer.Option(help="As for msmlp serve; float16 and int8 need --backend onnx."),
     ] = "auto",
+    policy: Annotated[
+        str | None, typer.Option(help="The operating point of the lines per class.", show_default="balanced")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy and cost of every exit and every operating point, and how far the expected accuracies held.
+
+    The balanced accuracy is the mean over the classes, however many images each has; then comes one line per class.
 
     \b
     Examples:
@@ -50,7 +57,7 @@ def evaluate(
     """
     from msmlp.model.evaluate import evaluate as run
 
-    result = run(weights, data, split, device, dtype, backend)
+    result = run(weights, data, split, device, dtype, backend, policy)
     if as_json:
         print_json(result)
         return
@@ -59,15 +66,29 @@ def evaluate(
         f"exit policy {result['exit_policy']}"
     )
     beside = "" if split == "val" else "expected - reached ± s.e.  "
-    say(f"exit      accuracy  GFLOPs   {beside}ECE")
+    say(f"exit      accuracy  balanced  GFLOPs   {beside}ECE")
     for row in result["exits"]:
-        accuracy, cost = percent(row["accuracy"]), row["gflops"]
-        say(f"{row['exit']:<9} {accuracy:>8}  {cost:<8.3g} {_kept(row, beside)}{row['ece']:.3f}")
-    say(f"point     accuracy  GFLOPs   {beside}share of images at each exit")
+        say(f"{row['exit']:<9} {_reached(row)}  {row['gflops']:<8.3g} {_kept(row, beside)}{row['ece']:.3f}")
+    say(f"point     accuracy  balanced  GFLOPs   {beside}share of images at each exit")
     for row in result["operating_points"]:
-        accuracy, cost = percent(row["accuracy"]), row["mean_gflops"]
-        say(f"{row['name']:<9} {accuracy:>8}  {cost:<8.3g} {_kept(row, beside)}{shares(row['exit_share'])}")
+        say(f"{row['name']:<9} {_reached(row)}  {row['mean_gflops']:<8.3g} {_kept(row, beside)}{left(row)}")
+    if not beside:
+        say("these images chose the thresholds, so the points look better than they are; msmlp info has what to expect")
+    _say_classes(result)
     say_audit(result["audit"])
+
+
+def _reached(row: dict[str, Any]) -> str:
+    return f"{percent(row['accuracy']):>8}  {percent(row['balanced_accuracy']):>8}"
+
+
+def _say_classes(result: dict[str, Any]) -> None:
+    width = max(len(row["class"]) for row in result["classes"])
+    say(f"{'class':<{max(width, 9)}} accuracy  images  (at {result['policy']})")
+    for row in result["classes"]:
+        say(f"{row['class']:<{max(width, 9)}} {percent(row['accuracy']):>8}  {row['images']}")
+    if absent := result["classes_without_images"]:
+        say(f"no images of {', '.join(absent)}; what was expected is for images of all classes")
 
 
 def _kept(row: dict[str, Any], column: str) -> str:
@@ -136,10 +157,7 @@ def calibrate(
         return
     say(f"{made.images} validation images of {data}, on {made.device} in {made.dtype}")
     say(f"exit policy {made.exit_policy}, temperatures {numbers(made.temperatures)}")
-    say("point     accuracy ± s.e.   GFLOPs   ms      share of images at each exit")
-    for p in made.operating_points:
-        accuracy = f"{100 * p.expected_accuracy:6.2f} ± {percent(p.standard_error):>7}"
-        say(f"{p.name:<9} {accuracy}  {p.mean_gflops:<8.3g} {p.mean_ms or 0:.4f}  {shares(p.exit_share)}")
+    say_points(point.model_dump() for point in made.operating_points)
     for p in made.operating_points:
         if p.risk is not None and p.confidence is not None:
             lost = f"with probability {100 * p.confidence:g} %, at most {100 * p.risk:g} % of images are lost"
@@ -252,9 +270,7 @@ def info(
     _say_stages(result)
     if "temperatures" in result:
         say(f"exit policy {result['exit_policy']}, temperatures {numbers(result['temperatures'])}")
-    for point in result.get("operating_points", []):
-        accuracy = percent(point["expected_accuracy"])
-        say(f"{point['name']:<9} {accuracy:>8}  {point['mean_gflops']:<8.3g} GFLOPs  {shares(point['exit_share'])}")
+        say_points(result["operating_points"])
     if "audit" in result:
         say_audit(result["audit"])
     if "command" in result.get("training", {}):

@@ -103,16 +103,17 @@ def _load_folder(root: Path, views: Views) -> Dataset:
     reader = _Reader(root, views)
     train = reader.split("train", classes)
     others = {
-        name: reader.split(name, classes) if (root / name).is_dir() else None for name in ("val", "test", "audit")
+        name: reader.split(name, classes, some=name == "test") if (root / name).is_dir() else None
+        for name in ("val", "test", "audit")
     }
     source = f"image folder {root.name}"
     return Dataset(classes, train, others["val"], others["test"], source, others["audit"], reader.findings())
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _class_names(folder: Path, fewest: int = 2) -> tuple[str, ...]:
     names = tuple(path.name for path in _visible(folder))
-    if len(names) < 2:
-        raise DataError(f"{folder} has {len(names)} class folder(s), a classifier needs at least 2")
+    if len(names) < fewest:
+        raise DataError(f"{folder} has {len(names)} class folder(s), expected at least {fewest}")
     return names
 
 
@@ -136,13 +137,14 @@ class _Reader:
         nested = tuple(sorted(set(self.nested)))
         return Findings(tuple(self.unread), dict(self.others), (sizes[0], sizes[-1]) if sizes else None, nested)
 
-    def split(self, name: str, classes: tuple[str, ...]) -> Split:
+    def split(self, name: str, classes: tuple[str, ...], *, some: bool = False) -> Split:
+        """The images of all `classes`, or of `some` of them: at least one, and no other."""
         folder = self.root / name
-        found = _class_names(folder)
-        if found != classes:
-            odd = sorted(set(found) ^ set(classes))
+        found = _class_names(folder, 1 if some else 2)
+        odd = sorted(set(found) - set(classes) if some else set(found) ^ set(classes))
+        if odd:
             raise DataError(f"{folder} and its train/ have different classes: {', '.join(odd[:5])}")
-        return self._labelled({folder / each: label for label, each in enumerate(classes)})
+        return self._labelled({folder / each: label for label, each in enumerate(classes) if each in found})
 
     def some(self, name: str, classes: tuple[str, ...]) -> Split:
         """Of some classes only, whose names may stand in any order."""

@@ -8,7 +8,7 @@ from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
-from msmlp.model.text import kept, percent, shares, table
+from msmlp.model.text import accurate, kept, percent, shares, table
 from msmlp.model.training.run_log import command_line
 from msmlp.model.weights.info import audit_record
 
@@ -43,7 +43,6 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
     """The numbers on the card, as one document."""
     manifest, file, classes = measured.weights.manifest, measured.calibration.file, measured.classes
     matrix = _confusion(measured, policy)
-    images, right = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
     return {
         "name": manifest.name,
         "network": manifest.cascade.model_dump(mode="json"),
@@ -63,7 +62,9 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
         "operating_points": [
             {
                 "name": point.name,
+                "same_as": point.same_as,
                 "expected_accuracy": point.expected_accuracy,
+                "expected_standard_error": point.standard_error,
                 "accuracy": reached.accuracy,
                 "standard_error": reached.standard_error,
                 "mean_gflops": reached.mean_gflops,
@@ -73,11 +74,8 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
             for point, reached in ((point, measured.reached(point)) for point in measured.named_points())
         ],
         "audit": audit_record(manifest, measured.calibration),
-        "classes": [
-            {"class": name, "images": images[k], "accuracy": right[k] / images[k]}
-            for k, name in enumerate(classes)
-            if images[k]
-        ],
+        "labels": list(classes),
+        "classes": measured.by_class(measured.right(measured.point(policy))),
         "confused": [
             {"class": classes[i], "taken_for": classes[j], "images": count} for i, j, count in most_confused(matrix, 5)
         ],
@@ -116,7 +114,7 @@ def card_lines(card: dict[str, Any]) -> list[str]:
             (
                 "operating point",
                 "accuracy ± s.e.",
-                "expected",
+                "expected ± s.e.",
                 "expected - reached ± s.e.",
                 "mean GFLOPs",
                 "share per exit",
@@ -142,9 +140,10 @@ def _exit(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _point(row: dict[str, Any]) -> tuple[str, ...]:
-    accuracy = f"{percent(row['accuracy'])} ± {100 * row['standard_error']:.2f}"
-    expected, cost = percent(row["expected_accuracy"]), _gflops(row["mean_gflops"])
-    return f"`{row['name']}`", accuracy, expected, _kept(row), cost, shares(row["exit_share"])
+    name = f"`{row['name']}`" + (f", same as `{row['same_as']}`" if row["same_as"] else "")
+    reached = accurate(row["accuracy"], row["standard_error"])
+    expected = accurate(row["expected_accuracy"], row["expected_standard_error"])
+    return name, reached, expected, _kept(row), _gflops(row["mean_gflops"]), shares(row["exit_share"])
 
 
 def _kept(row: dict[str, Any]) -> str:
@@ -198,8 +197,8 @@ def _facts(card: dict[str, Any]) -> list[str]:
         f"- **Measured** on {card['images']} {card['split']} images of {card['data']}, on {card['device']} in "
         f"{card['dtype']}, exit policy `{card['exit_policy']}`: `{card['command']}`"
     )
-    names = ", ".join(row["class"] for row in card["classes"])
-    lines.append(f"- **Classes** ({len(card['classes'])}): {names}. Every image gets one of these labels.")
+    names = ", ".join(card["labels"])
+    lines.append(f"- **Classes** ({len(card['labels'])}): {names}. Every image gets one of these labels.")
     return lines
 
 

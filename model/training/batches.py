@@ -36,7 +36,8 @@ class Arrays:
 
 @dataclass
 class Batches:
-    """Makes a view of every image for each epoch; with `views`, keeps that many sets and cycles through them."""
+    """Makes a view of every image for each epoch; with `views`, keeps that many sets and cycles through them: as they
+    were made, then mirrored if the recipe mirrors at all, and so on."""
 
     recipe: Recipe
     augment: nn.Module
@@ -51,10 +52,13 @@ class Batches:
         """`check` is called between pieces, and may raise."""
         if not self.recipe.views:
             return self._make(data, epoch, check)
-        number = epoch % self.recipe.views
+        cycle, number = divmod(epoch, self.recipe.views)
         if number not in self._kept:
             self._kept[number] = self._make(data, number, check)
-        return self._kept[number]
+        kept = self._kept[number]
+        # Class and teacher hold for the mirror image too; pixels and the teacher's map, [n, C, h, w], turn with it.
+        turns = cycle % 2 == 1 and self.recipe.augment != "none"
+        return [view.flip(3) if view.dim() == 4 else view for view in kept] if turns else kept
 
     @torch.no_grad()
     def _make(self, data: Arrays, number: int, check: Callable[[], None]) -> Views:

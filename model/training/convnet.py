@@ -172,8 +172,11 @@ class TeacherFile(BaseModel):
 
 
 def write_teacher(folder: Path, *, config: TeacherConfig, state: dict[str, torch.Tensor], **fields: Any) -> None:
-    """Write both files, each atomically; `fields` are `classes`, `preprocess`, `training` and `results`."""
-    blob = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    """Write both files, each atomically; `fields` are `classes`, `preprocess`, `training` and `results`.
+
+    Matrices and kernels are stored in half precision, as its answers are for a student.
+    """
+    blob = save({name: (each.half() if each.dim() > 1 else each).cpu().contiguous() for name, each in state.items()})
     write_atomically(folder / MODEL, blob)
     description = TeacherFile(
         format=1,

@@ -64,7 +64,8 @@ class Recipe(BaseModel):
     views: int = Field(
         default=0,
         ge=0,
-        description="augmented views per image, kept in memory with the teacher's targets; 0: new views every epoch",
+        description="augmented views per image, kept in memory with the teacher's targets, and mirrored every second "
+        "time; 0: new views every epoch",
     )
 
     @field_validator("exit_weights")

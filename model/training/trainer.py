@@ -61,6 +61,7 @@ def train(options: TrainOptions) -> Path:
     preprocess = initial.preprocess if initial is not None else _statistics(training, network.image_size)
 
     _make_folder(options.out)
+    announce(dataset, partition)
     model = _model(network, recipe, teacher, initial, dataset.classes, options, device)
     learner = _learner(options, model, recipe, normalizer(preprocess, device), teacher, initial, dtype)
     setup = checkpoint.setup_of(learner, split_digest(validation), len(training))
@@ -139,7 +140,6 @@ def _load(
     partition = dataset.partition(options.seed)
     if options.limit_per_class is not None:
         partition = replace(partition, training=partition.training.limited(options.limit_per_class))
-    announce(dataset, partition)
     if teacher is not None:
         teacher.check(dataset.classes, image_size, partition)
     if initial is not None:

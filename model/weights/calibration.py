@@ -28,7 +28,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class OperatingPoint(BaseModel):
-    """Thresholds [K-1] with their expected accuracy, measured on calibration images that did not choose them."""
+    """Thresholds [K-1] with their expected accuracy, measured on calibration images that did not choose them.
+
+    A fixed exit's accuracy is counted on all images: nothing was chosen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -45,6 +48,7 @@ class OperatingPoint(BaseModel):
         description="for a risk-controlled point: the largest share of images it gets wrong and the last exit right",
     )
     confidence: Share | None = Field(default=None, description="the probability with which `risk` holds")
+    same_as: str | None = Field(default=None, description="another name of this very point, which is listed after it")
 
 
 class Promise(BaseModel):
@@ -168,6 +172,16 @@ class Table:
         share = np.bincount(left - 1, minlength=self.exits) / images
         error = standard_error(right, images)
         return Expectation(right / images, error, float(share @ self.costs), tuple(share.tolist()))
+
+
+FIXED_EXIT_GAIN = 0.001
+"""A fixed exit must be more accurate by more than this than what costs no more: otherwise early exit loses nothing that
+matters. No single image of fewer than 1,000 is worth less."""
+
+
+def fixed_exit(exit: int, exits: int) -> tuple[float, ...]:
+    """The thresholds [K-1] with which every image leaves at one exit, 1...K."""
+    return (1.0,) * (exit - 1) + (0.0,) * (exits - exit)
 
 
 class Calibration:

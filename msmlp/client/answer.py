@@ -80,6 +80,7 @@ class OperatingPoint(Document):
     source: str
     thresholds: list[float]
     expected_accuracy: float
+    standard_error: float
     expected_gflops: float
 
 

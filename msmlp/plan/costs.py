@@ -53,7 +53,8 @@ class Costs(BaseModel):
     image, `refusal_seconds` for a 429; `batch_seconds` is the engine's work around a batch. A thread that had nothing
     to do takes `wake_seconds` longer, and `wake_share` of the time that it waited, of at most IDLE_SECONDS, since
     caches and clocks are cold. `proxy_seconds` is the work of one proxy in front of all replicas (Ray Serve's, say),
-    per request, there and back. `permits` images may be in flight.
+    per request, there and back, and `proxy_latency_seconds` how much longer an answer takes through it beside that
+    work. `permits` images may be in flight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +76,7 @@ class Costs(BaseModel):
     wake_seconds: Seconds = 0.0
     wake_share: float = Field(default=0.0, ge=0, le=1)
     proxy_seconds: Seconds = 0.0
+    proxy_latency_seconds: Seconds = 0.0
 
     def wake(self, idle: float) -> float:
         """Seconds that a thread takes longer after it had nothing to do for `idle` seconds."""

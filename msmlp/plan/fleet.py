@@ -94,7 +94,8 @@ def summary(outcome: Outcome, since: float, until: float) -> Summary:
 
 class Fleet:
     """`build` makes a replica. Routers know a replica's predicted wait at once; a dead one gets nothing more. A proxy
-    has one thread, which `proxy` seconds per request keep busy, half of them before the replica and half after."""
+    has one thread, which `proxy` seconds per request keep busy, half of them before the replica and half after; an
+    answer comes `proxy_latency` seconds later than by that work."""
 
     def __init__(
         self,
@@ -104,12 +105,14 @@ class Fleet:
         failure: Failure | None = None,
         rng: np.random.Generator | None = None,
         proxy: float = 0.0,
+        proxy_latency: float = 0.0,
     ) -> None:
         if failure is not None and failure.replicas >= replicas:
             raise OptionError(
                 "--fail", f"{failure.replicas} of {replicas} replicas would die; expected at most {replicas - 1}"
             )
         self._build, self._routing, self._failure, self._proxy = build, routing, failure, proxy
+        self._later = proxy / 2 + proxy_latency
         self._rng = rng or np.random.default_rng(0)
         self._replicas = [build() for _ in range(replicas)]
         self._dead: list[Replica] = []
@@ -149,7 +152,7 @@ class Fleet:
                     replica.look(now)
                 outcome.levels.append((now, sum(each.level for each in self._replicas) / len(self._replicas)))
         for replica in [*self._replicas, *self._dead]:
-            outcome.answers += [each._replace(latency=each.latency + self._proxy / 2) for each in replica.answers]
+            outcome.answers += [each._replace(latency=each.latency + self._later) for each in replica.answers]
         outcome.answers.sort(key=lambda answer: answer.sent)
         last = max([seconds, *(each.now for each in self._replicas)])
         outcome.device_busy = sum(each.device_busy for each in self._replicas) / (last * len(self._replicas))

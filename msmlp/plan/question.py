@@ -62,7 +62,8 @@ class Simulation:
         def build() -> Replica:
             return Replica(self.costs, self.calibration.table, self.points, self.limits, rng)
 
-        fleet = Fleet(build, replicas, self.routing, failure, rng, self.costs.proxy_seconds)
+        proxy = self.costs.proxy_seconds, self.costs.proxy_latency_seconds
+        fleet = Fleet(build, replicas, self.routing, failure, rng, *proxy)
         return fleet.run(requests, self.traffic.seconds)
 
     def summary(self, replicas: int, *, factor: float = 1.0) -> Summary:

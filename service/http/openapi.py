@@ -148,6 +148,7 @@ _ANSWER: dict[str, Any] = {
         "source": "default",
         "thresholds": [0.9652883112430573, 0.6747980415821075],
         "expected_accuracy": 0.874,
+        "standard_error": 0.004694502252476047,
         "expected_gflops": 0.012313361804800001,
     },
     "results": [

@@ -60,10 +60,11 @@ class ImageAnswer(BaseModel):
 class OperatingPointAnswer(BaseModel):
     """The thresholds used, with the accuracy and cost expected on images like the calibration's."""
 
-    name: str | None = Field(description="Null for a request's own thresholds")
+    name: str | None = Field(description="Null for a request's own thresholds, and for an exit that all images run to")
     source: Literal["request", "default", "brownout"]
     thresholds: list[float] = Field(description="K - 1 numbers in [0, 1]")
     expected_accuracy: float
+    standard_error: float = Field(description="Of the expected accuracy, from the number of calibration images")
     expected_gflops: float = Field(description="Mean cost per image")
 
 

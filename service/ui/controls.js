@@ -1,6 +1,6 @@
 // How much an image may cost: one selector of `POST /classify`.
 
-import { element, gflops, percent } from "./dom.js";
+import { accurate, element, gflops, percent } from "./dom.js";
 import { defaultPoint, frontierOf, isNamed } from "./points.js";
 
 /**
@@ -50,8 +50,9 @@ function radio(panel) {
 
 function policyPanel(model) {
   const option = (point) => {
-    const expected = `${percent(point.expected_accuracy, 1)} at ${gflops(point.mean_gflops)} GFLOPs`;
-    const node = element("option", { value: point.name }, `${point.name}: ${expected}`);
+    const name = point.same_as ? `${point.name}, same as ${point.same_as}` : point.name;
+    const accuracy = accurate(point.expected_accuracy, point.standard_error);
+    const node = element("option", { value: point.name }, `${name}: ${accuracy} at ${gflops(point.mean_gflops)} GFLOPs`);
     node.selected = point.name === model.default_policy;
     return node;
   };

@@ -25,6 +25,9 @@ function filled(node, attributes, children) {
 /** A share of 1 as `53 %`. */
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 
+/** An accuracy with its standard error in points, as `87.4 % ± 0.5`. */
+export const accurate = (share, error) => `${percent(share, 1)} ± ${(100 * error).toFixed(1)}`;
+
 /** A share of 1, and no more, as a CSS length. */
 export const extent = (share) => `${100 * Math.min(1, Math.max(0, share))}%`;
 

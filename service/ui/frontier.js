@@ -1,6 +1,6 @@
 // The frontier: what accuracy to expect at what mean cost, and which point of it is chosen.
 
-import { element, gflops, percent, shape } from "./dom.js";
+import { accurate, element, gflops, percent, shape } from "./dom.js";
 import { frontierOf, isNamed } from "./points.js";
 
 const [WIDTH, HEIGHT] = [340, 208];
@@ -46,8 +46,9 @@ function described(points) {
   return `Expected accuracy by mean cost of ${points.length} operating points: ${cost}, ${accuracy.trim()}`;
 }
 
-function expectation({ name, accuracy, gflops: cost }, full) {
-  const what = `${percent(accuracy, 1)} accuracy at ${gflops(cost)} GFLOPs, ${percent(cost / full)} of the full cost`;
+function expectation({ name, accuracy, error, gflops: cost }, full) {
+  const price = `${gflops(cost)} GFLOPs, ${percent(cost / full)} of the full cost`;
+  const what = `${accurate(accuracy, error)} accuracy at ${price}`;
   return `${name ? `${name}: ` : "Expected: "}${what}, on average.`;
 }
 
@@ -102,11 +103,11 @@ function exitMark(exit, exits, x, y) {
 }
 
 function pointMark(point, x, y, choose) {
-  const { name, expected_accuracy, mean_gflops } = point;
-  const words = `${name}: ${percent(expected_accuracy, 1)} at ${gflops(mean_gflops)} GFLOPs`;
+  const { name, expected_accuracy, standard_error, mean_gflops } = point;
+  const words = `${name}: ${accurate(expected_accuracy, standard_error)} at ${gflops(mean_gflops)} GFLOPs`;
   const group = shape("g", { class: isNamed(point) ? "point named" : "point" }, shape("title", {}, words));
   group.append(shape("circle", { cx: x, cy: y, r: 7, class: "reach" }), shape("circle", { cx: x, cy: y, r: 2.5 }));
-  if (isNamed(point)) group.append(shape("text", { x: x - 4, y: y - 8, "text-anchor": "end" }, name));
+  if (isNamed(point) && !point.same_as) group.append(shape("text", { x: x - 4, y: y - 8, "text-anchor": "end" }, name));
   // For the mouse; by keyboard the list of policies has the same.
   group.addEventListener("click", () => choose(name));
   return group;

@@ -12,7 +12,7 @@ export const isNamed = (point) => !/^p\d+$/.test(point.name);
 export const defaultPoint = (model) => model.operating_points.find(({ name }) => name === model.default_policy);
 
 /**
- * {name, accuracy, gflops} that a choice, {selector: value}, leads to; undefined for thresholds, whose expectation only
+ * {name, accuracy, error, gflops} that a choice, {selector: value}, leads to; undefined for thresholds, whose expectation only
  * the service knows.
  */
 export function pointOf(choice, model) {
@@ -27,12 +27,13 @@ export function pointOf(choice, model) {
     min_accuracy: () => cheapest(points.filter((point) => point.expected_accuracy >= Number(value))),
     thresholds: () => undefined,
   }[selector]();
-  return chosen && { name: chosen.name, accuracy: chosen.expected_accuracy, gflops: chosen.mean_gflops };
+  return chosen && pointOfAnswer({ ...chosen, expected_gflops: chosen.mean_gflops });
 }
 
 /** The same from an answer. */
-export const pointOfAnswer = ({ name, expected_accuracy, expected_gflops }) => ({
+export const pointOfAnswer = ({ name, expected_accuracy, standard_error, expected_gflops }) => ({
   name,
   accuracy: expected_accuracy,
+  error: standard_error,
   gflops: expected_gflops,
 });

@@ -1,6 +1,6 @@
 // What all images on the page cost together.
 
-import { count, element, exitShare, gflops, percent, segments } from "./dom.js";
+import { accurate, count, element, exitShare, gflops, percent, segments } from "./dom.js";
 
 /** Nodes for the answers of `of` images, and a text of them to be spoken. */
 export function buildSummary(pictures, model) {
@@ -21,9 +21,9 @@ function costOf(answers, model) {
 }
 
 function expected(answers) {
-  const { name, thresholds, expected_accuracy, expected_gflops } = answers.at(-1).operating_point;
+  const { name, thresholds, expected_accuracy, standard_error, expected_gflops } = answers.at(-1).operating_point;
   const point = [name, "thresholds", thresholds.map((each) => each.toFixed(3)).join(", ")].filter(Boolean).join(" ");
-  const what = `${percent(expected_accuracy, 1)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
+  const what = `${accurate(expected_accuracy, standard_error)} accuracy, ${gflops(expected_gflops)} GFLOPs`;
   return `Expected on average: ${what} (${point}).`;
 }
 

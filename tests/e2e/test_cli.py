@@ -9,6 +9,7 @@ import pytest
 
 from msmlp.model.evaluate import evaluate
 from msmlp.model.nn.config import cumulative_gflops, preset
+from msmlp.model.weights import load_calibration, load_weights
 from tests.processes import Call, run_msmlp
 
 
@@ -92,8 +93,15 @@ def test_tables_for_people(
     assert "150 test images" in printed
     for row in [*document["exits"], *document["operating_points"]]:
         assert f"{100 * row['accuracy']:.2f} %" in printed
+        assert f"{100 * row['balanced_accuracy']:.2f} %" in printed
+    for row in document["classes"]:
+        assert f"\n{row['class']:<9} {100 * row['accuracy']:6.2f} %  {row['images']}\n" in printed
     assert call("info", "--weights", tiny_weights) == 0
-    assert "trained by: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "trained by: " in printed
+    for point in load_calibration(load_weights(tiny_weights)).points:
+        expected = f"{100 * point.expected_accuracy:.2f} % ± {100 * point.standard_error:.2f}"
+        assert re.search(rf"^{point.name} +{expected} ", printed, flags=re.MULTILINE)
 
 
 def mistakes(weights: Path, data: Path, nowhere: Path) -> dict[str, tuple[list[str | Path], str]]:

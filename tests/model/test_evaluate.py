@@ -11,6 +11,7 @@ from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.data import Split, load_dataset
 from msmlp.model.errors import DataError, OptionError, WeightsError
 from msmlp.model.evaluate import calibration_error, evaluate
+from msmlp.model.exits.rule import exit_of
 from msmlp.model.offline import Outputs, run_every_exit
 from msmlp.model.weights import load_calibration, load_weights
 
@@ -40,14 +41,17 @@ def test_the_documents_fields_are_the_contracts(
     document: dict[str, Any], tiny_weights: Path, cifar10_folder: Path
 ) -> None:
     contract = {"weights", "data", "split", "images", "device", "exits", "operating_points"}
-    assert set(document) == contract | {"backend", "dtype", "exit_policy", "audit"}
+    by_class = {"policy", "classes", "classes_without_images"}
+    assert set(document) == contract | {"backend", "dtype", "exit_policy", "audit"} | by_class
     assert document["weights"] == str(tiny_weights)
     assert document["data"] == str(cifar10_folder)
     assert (document["split"], document["images"], document["device"]) == ("test", 150, "cpu")
     assert (document["backend"], document["dtype"]) == ("torch", "float32")
     assert document["exit_policy"] == "max-probability"
-    assert [set(row) for row in document["exits"]] == [{"exit", "accuracy", "gflops", "ece", "promise"}] * 3
-    fields = {"name", "thresholds", "accuracy", "mean_gflops", "exit_share", "promise"}
+    assert [set(row) for row in document["exits"]] == [
+        {"exit", "accuracy", "balanced_accuracy", "gflops", "ece", "promise"}
+    ] * 3
+    fields = {"name", "thresholds", "same_as", "accuracy", "balanced_accuracy", "mean_gflops", "exit_share", "promise"}
     assert all(set(point) == fields for point in document["operating_points"])
     assert {"fast", "balanced", "accurate"} <= {point["name"] for point in document["operating_points"]}
     assert json.loads(json.dumps(document)) == document
@@ -158,6 +162,56 @@ def test_data_without_a_held_out_says_so(tiny_weights: Path, digits_folder: Path
     shutil.copytree(digits_folder / "train", tmp_path / "mine" / "train")
     with pytest.raises(DataError, match="image folder mine has no test split"):
         evaluate(tiny_weights, tmp_path / "mine", "test", "cpu")
+
+
+# --- classes ----------------------------------------------------------------------------------------------------
+
+
+def test_every_class_has_its_accuracy_and_its_number_of_images(
+    document: dict[str, Any], outputs: Outputs, held_out: Split, tiny_weights: Path, cifar10_folder: Path
+) -> None:
+    assert (document["policy"], document["classes_without_images"]) == ("balanced", [])
+    assert [(row["class"], row["images"]) for row in document["classes"]] == [(str(d), 15) for d in range(10)]
+    [balanced] = [row for row in document["operating_points"] if row["name"] == "balanced"]
+    assert np.mean([row["accuracy"] for row in document["classes"]]) == pytest.approx(balanced["accuracy"])
+    fast = evaluate(tiny_weights, cifar10_folder, "test", "cpu", policy="fast")
+    [point] = [point for point in load_calibration(load_weights(tiny_weights)).points if point.name == "fast"]
+    left = exit_of(outputs.scores, np.array(point.thresholds)) - 1
+    right = outputs.predictions[np.arange(150), left] == held_out.labels
+    assert fast["policy"] == "fast"
+    assert [row["accuracy"] for row in fast["classes"]] == pytest.approx(
+        [right[held_out.labels == label].mean() for label in range(10)]
+    )
+
+
+def test_a_large_class_does_not_outweigh_others_in_the_balanced_accuracy(
+    outputs: Outputs, held_out: Split, tiny_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    """Fifteen zeros, one seven and no other digit."""
+    some = Path(shutil.copytree(digits_folder, tmp_path / "some"))
+    for folder in sorted((some / "test").iterdir()):
+        if folder.name not in "07":
+            shutil.rmtree(folder)
+    for path in sorted((some / "test" / "7").iterdir())[1:]:
+        path.unlink()
+    document = evaluate(tiny_weights, some, "test", "cpu")
+    assert document["images"] == 16
+    assert [(row["class"], row["images"]) for row in document["classes"]] == [("0", 15), ("7", 1)]
+    assert document["classes_without_images"] == list("12345689")
+    chosen = [*np.flatnonzero(held_out.labels == 0), np.flatnonzero(held_out.labels == 7)[0]]
+    correct = (outputs.predictions == held_out.labels[:, None])[chosen]
+    for k, row in enumerate(document["exits"]):
+        assert row["accuracy"] == pytest.approx(correct[:, k].mean())
+        assert row["balanced_accuracy"] == pytest.approx((correct[:15, k].mean() + correct[15, k]) / 2)
+
+
+def test_a_class_among_the_test_images_that_the_weights_do_not_know_is_named(
+    tiny_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(digits_folder, tmp_path / "other"))
+    (other / "test" / "7").rename(other / "test" / "seven")
+    with pytest.raises(DataError, match=r"test and its train/ have different classes: seven$"):
+        evaluate(tiny_weights, other, "test", "cpu")
 
 
 # --- promises ----------------------------------------------------------------------------------------------------

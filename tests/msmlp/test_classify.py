@@ -176,7 +176,15 @@ def test_the_table_says_what_and_why_and_what_it_cost(
         f"12 images: {mean:.3g} GFLOPs on average, {100 * mean / full:.0f} % of the full cascade's"
     )
     assert "operating point 0.5, 0.5 (request)" in summary
-    assert f"expected accuracy {100 * answer.operating_point.expected_accuracy:.1f} %" in summary
+    point = answer.operating_point
+    assert f"expected accuracy {100 * point.expected_accuracy:.1f} % ± {100 * point.standard_error:.1f}" in summary
+
+
+def test_a_service_that_says_no_standard_error_is_understood(model: msmlp.Model, files: list[Path]) -> None:
+    answer = model(files[0])
+    older = msmlp.OperatingPoint({k: v for k, v in answer.operating_point.items() if k != "standard_error"})
+    summary = Table(["a.png"], model.model(), "utf-8", top=False).summary(answer.results, older)
+    assert summary.endswith(f"expected accuracy {100 * older.expected_accuracy:.1f} %")
 
 
 def test_an_image_without_an_answer_has_its_row(model: msmlp.Model, files: list[Path]) -> None:

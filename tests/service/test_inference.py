@@ -139,7 +139,7 @@ CLASSES = ("cat", "dog", "frog", "ship")
 
 @pytest.fixture
 def point() -> ResolvedPoint:
-    return ResolvedPoint("fast", "request", ExitParameters(np.array([0.9, 0.8]), 1, 3), 0.75, 0.2)
+    return ResolvedPoint("fast", "request", ExitParameters(np.array([0.9, 0.8]), 1, 3), 0.75, 0.01, 0.2)
 
 
 @pytest.fixture
@@ -222,6 +222,7 @@ def test_around_the_images(point: ResolvedPoint, result: Result) -> None:
         "source": "request",
         "thresholds": [0.9, 0.8],
         "expected_accuracy": 0.75,
+        "standard_error": 0.01,
         "expected_gflops": 0.2,
     }
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from msmlp.model.errors import OptionError
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import Calibration, OperatingPoint
-from msmlp.model.weights.calibration import CalibrationFile, Table
+from msmlp.model.weights.calibration import FIXED_EXIT_GAIN, CalibrationFile, Table, fixed_exit
 from msmlp.service.engine.brownout import LEVELS
 from msmlp.service.operating_points import OperatingPoints, ResolvedPoint, in_words
 from msmlp.service.options import RequestOptions
 
 GFLOPS = [0.1, 0.3, 1.0]
-THRESHOLDS = {"fast": (0.2, 0.2), "balanced": (0.6, 0.5), "accurate": (0.9, 0.8)}
+THRESHOLDS = {"fast": (0.0, 0.0), "balanced": (0.6, 0.5), "accurate": (1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,11 @@ def made_of(points: list[OperatingPoint], scores: np.ndarray, correct: np.ndarra
         files={},
     )
     return Calibration(file, Table(scores, correct, np.array(gflops)), "0")
+
+
+def by_hand(points: list[OperatingPoint]) -> Calibration:
+    """Points with any numbers; every exit alone is always wrong, so nothing chooses one."""
+    return made_of(points, np.full((4, 3), 0.5, np.float32), np.zeros((4, 3), dtype=bool), GFLOPS)
 
 
 def a_point(name: str, thresholds: tuple[float, ...], accuracy: float, gflops: float) -> OperatingPoint:
@@ -136,11 +141,11 @@ def test_a_budget_takes_the_best_point_within_it(
         table.resolve(RequestOptions(budget_gflops=costs[0] * 0.999))
 
 
-def test_a_risk_controlled_point_is_taken_by_name_alone(scores: np.ndarray, correct: np.ndarray) -> None:
+def test_a_risk_controlled_point_is_taken_by_name_alone() -> None:
     """However good it looks: its accuracy comes from fewer images."""
     lucky = a_point("risk-0.01", (0.5, 0.5), 0.9, 0.3).model_copy(update={"risk": 0.01, "confidence": 0.95})
     points = [a_point("cheap", (0.1, 0.1), 0.6, 0.2), lucky, a_point("good", (0.9, 0.9), 0.8, 0.4)]
-    table = OperatingPoints(made_of(points, scores, correct, GFLOPS), GFLOPS, "good")
+    table = OperatingPoints(by_hand(points), GFLOPS, "good")
     assert table.resolve(RequestOptions(policy="risk-0.01")).name == "risk-0.01"
     assert table.resolve(RequestOptions(budget_gflops=0.35)).name == "cheap"
     assert table.resolve(RequestOptions(budget_gflops=1.0)).name == "good"
@@ -152,17 +157,20 @@ def test_a_risk_controlled_point_is_taken_by_name_alone(scores: np.ndarray, corr
     assert {table.resolve(RequestOptions(), level).name for level in range(LEVELS + 1)} == {"good", "cheap"}
     assert table.resolve(RequestOptions(policy="risk-0.01"), LEVELS).name == "cheap"
     assert table.resolve(RequestOptions(policy="risk-0.01", degrade=False), LEVELS).name == "risk-0.01"
-    alone = OperatingPoints(made_of([lucky], scores, correct, GFLOPS), GFLOPS, "risk-0.01")
-    assert alone.resolve(RequestOptions(budget_gflops=0.35), LEVELS).name == "risk-0.01"
+    # Its very thresholds are anyone's: what they give is counted, and here they never were right.
+    assert table.resolve(RequestOptions(thresholds=(0.5, 0.5))).expected_accuracy == 0
+    alone = OperatingPoints(by_hand([lucky]), GFLOPS, "risk-0.01")
+    assert alone.resolve(RequestOptions(), LEVELS).name == "risk-0.01"
+    assert alone.resolve(RequestOptions(budget_gflops=0.35)).parameters.thresholds.tolist() == [0.0, 0.0]
 
 
-def test_a_dearer_point_that_is_worse_is_never_chosen(scores: np.ndarray, correct: np.ndarray) -> None:
+def test_a_dearer_point_that_is_worse_is_never_chosen() -> None:
     """A calibration by hand may hold one."""
     points = [
         a_point(name, (0.5, 0.5), accuracy, cost)
         for name, accuracy, cost in [("bad", 0.5, 0.9), ("good", 0.8, 0.4), ("cheap", 0.6, 0.2)]
     ]
-    table = OperatingPoints(made_of(points, scores, correct, GFLOPS), GFLOPS, "good")
+    table = OperatingPoints(by_hand(points), GFLOPS, "good")
     assert table.resolve(RequestOptions(budget_gflops=1.0)).name == "good"
     assert table.resolve(RequestOptions(min_accuracy=0.4)).name == "cheap"
 
@@ -298,7 +306,10 @@ bounds = st.sampled_from([{}, {"min_exit": 2}, {"max_exit": 1}, {"max_exit": 2},
 
 
 def reach(table: OperatingPoints, bounds: dict[str, int]) -> list[ResolvedPoint]:
-    return [table.resolve(RequestOptions(policy=point.name, **bounds)) for point in table._calibration.points]
+    """Every operating point, and every exit alone."""
+    named = [{"policy": point.name} for point in table._calibration.points]
+    alone = [{"thresholds": fixed_exit(exit, len(GFLOPS))} for exit in (1, 2, 3)]
+    return [table.resolve(RequestOptions(**choice, **bounds)) for choice in [*named, *alone]]
 
 
 @given(st.data())
@@ -317,11 +328,12 @@ def test_whatever_can_be_met_is_and_more_budget_is_never_worse(
             continue
         found = table.resolve(RequestOptions(budget_gflops=budget, **within))
         assert found.expected_gflops <= budget
-        assert (
-            found.expected_accuracy
-            == max(p.expected_accuracy for p in reachable if p.expected_gflops <= budget)
-            >= best
-        )
+        bought = [p for p in reachable if p.expected_gflops <= budget]
+        most_named = max((p.expected_accuracy for p in bought if p.name is not None), default=0.0)
+        # Of exits alone those that gain next to nothing are not bought.
+        assert found.expected_accuracy >= max(most_named, best)
+        assert found.expected_accuracy <= max(p.expected_accuracy for p in bought)
+        assert found.expected_accuracy >= max(p.expected_accuracy for p in bought) - FIXED_EXIT_GAIN - 1e-12
         best = found.expected_accuracy
     wanted = data.draw(fractions | st.sampled_from([p.expected_accuracy for p in reachable]))
     for name in ("min_accuracy", "accuracy_floor"):
@@ -357,7 +369,7 @@ def refused(
 @given(st.data())
 def test_brown_out_keeps_every_promise(scores: np.ndarray, correct: np.ndarray, data: st.DataObject) -> None:
     table, within = data.draw(policies(scores, correct)), data.draw(bounds)
-    reachable = reach(table, within)
+    reachable = [point for point in reach(table, within) if point.name is not None]
     most = max(p.expected_accuracy for p in reachable)
     floor = data.draw(st.floats(0, most))
     selector = data.draw(st.sampled_from([{}, {"min_accuracy": floor}, {"accuracy_floor": floor}]))
@@ -380,5 +392,6 @@ def test_what_is_named_is_allowed_where_binary_products_round_the_other_way(
 ) -> None:
     cost = float(np.nextafter(0.141, 1))
     assert cost * 1e6 == 0.141 * 1e6, "in binary the product does not tell them apart"
-    table = OperatingPoints(made_of([a_point("only", (0.5, 0.5), 0.9, cost)], scores, correct, GFLOPS), GFLOPS, "only")
+    gflops = [0.2, 0.3, 1.0]
+    table = OperatingPoints(made_of([a_point("only", (0.5, 0.5), 0.9, cost)], scores, correct, gflops), gflops, "only")
     refused(table, "budget_gflops", 0.1, {}, at_least=cost)

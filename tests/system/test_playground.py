@@ -56,6 +56,26 @@ def test_a_card_says_what_the_service_answers(page: Chrome, url: str, policy: st
     assert f"{answer['gflops']:#.3g}" in texts(page, ".verdict .muted")[0].split()
     assert texts(page, ".exit") == [f"exit {answer['exit']} of {answer['exits']}"]
     assert len(texts(page, ".details dt")) == len(answer["top_k"]) + 1 + 2 * answer["exit"]
+    point = next(p for p in httpx.get(f"{url}/model").json()["operating_points"] if p["name"] == policy)
+    expected = f"{100 * point['expected_accuracy']:.1f} % ± {100 * point['standard_error']:.1f}"
+    assert f"Expected on average: {expected} accuracy, " in texts(page, "#summary")[0]
+    assert texts(page, f"#policy option[value={policy}]")[0].startswith(f"{policy}: {expected} at ")
+
+
+def test_points_that_coincide_say_so(page: Chrome, url: str) -> None:
+    model = httpx.get(f"{url}/model").json()
+    for point in model["operating_points"]:
+        point["same_as"] = "accurate" if point["name"] == "fast" else None
+    script = """
+        const [model, done] = arguments, form = document.createElement("form");
+        import("./ui/controls.js").then(({ buildControls }) => {
+          buildControls(form, model, () => {});
+          done(Array.from(form.querySelectorAll("option"), (option) => option.text.split(": ")[0]));
+        });
+    """
+    names = page.execute_async_script(script, model)
+    assert [name for name in names if "same" in name] == ["fast, same as accurate"]
+    assert "accurate" in names
 
 
 def test_a_threshold_set_by_keyboard_decides_which_images_leave(page: Chrome) -> None:
@@ -322,7 +342,8 @@ def test_a_choice_in_the_address_is_made_and_the_plot_marks_it(page: Chrome, url
     page.get(f"{url}/?{option}={value}")
     seen(page, ".choice:not([hidden])")
     point = asked(url, **{option: value})["operating_point"]
-    chances = f"{100 * point['expected_accuracy']:.1f} % accuracy at {point['expected_gflops']:#.3g} GFLOPs"
+    accuracy = f"{100 * point['expected_accuracy']:.1f} % ± {100 * point['standard_error']:.1f}"
+    chances = f"{accuracy} accuracy at {point['expected_gflops']:#.3g} GFLOPs"
     if option != "thresholds":  # whose expectation only the service knows
         assert seen(page, ".frontier figcaption").startswith(f"{point['name']}: {chances}")
     choose(page, CAT)

@@ -8,7 +8,7 @@ from msmlp.model.calibration.frontier import JOINT, NAMED, operating_points, sha
 from msmlp.model.calibration.solvers import LEVELS, SOLVERS, ThresholdSetting, joint_frontier, thinned
 from msmlp.model.exits.rule import exit_of
 from msmlp.model.weights import OperatingPoint
-from msmlp.model.weights.calibration import Table
+from msmlp.model.weights.calibration import Table, fixed_exit
 from tests.model.calibration.tables import held_apart, over_many_tables, right, table
 
 
@@ -21,7 +21,7 @@ def test_a_larger_budget_never_lowers_the_expected_accuracy(measured: Table) -> 
     points = points_of(measured)
     distinct = list(dict.fromkeys((p.mean_gflops, p.expected_accuracy, p.thresholds) for p in points))
     assert all(cheap[0] < costly[0] and cheap[1] < costly[1] for cheap, costly in pairwise(distinct))
-    assert len(distinct) <= LEVELS
+    assert len(distinct) <= LEVELS + measured.exits
 
 
 @over_many_tables
@@ -38,15 +38,21 @@ def test_every_point_is_whole(measured: Table) -> None:
 
 
 @over_many_tables
-def test_expectations_are_of_held_out_images(measured: Table) -> None:
-    settings = thinned(joint_frontier(measured))
+def test_expectations_are_of_held_out_images_unless_nothing_was_fitted(measured: Table) -> None:
+    fixed = [fixed_exit(exit, measured.exits) for exit in range(1, measured.exits + 1)]
+    settings = [setting for setting in thinned(joint_frontier(measured)) if setting.thresholds not in fixed]
     folds = held_apart(measured)
-    if folds:
+    if folds and settings:
         left = held_out(folds, [setting.cost for setting in settings])
     else:
-        left = np.stack([exit_of(measured.scores, np.array(setting.thresholds)) for setting in settings])
-    found = dict(zip(settings, right(measured, left), strict=True))
+        left = np.array([exit_of(measured.scores, np.array(setting.thresholds)) for setting in settings])
+    found = {setting: right(measured, row) for setting, row in zip(settings, left, strict=True)}
     for point in points_of(measured):
+        if point.thresholds in fixed:
+            exit = fixed.index(point.thresholds)
+            assert point.expected_accuracy == pytest.approx(measured.correct[:, exit].mean())
+            assert point.mean_gflops == pytest.approx(measured.costs[exit])
+            continue
         [setting] = [s for s in settings if s.thresholds == point.thresholds]
         assert point.expected_accuracy == pytest.approx(found[setting].mean())
         assert point.mean_gflops == pytest.approx(setting.cost), "the cost is that of its own thresholds"
@@ -62,6 +68,40 @@ def test_named_points_are_of_the_frontier_and_keep_their_promise(measured: Table
         assert by_name[name].expected_accuracy >= best - loss
         cheaper = [p for p in points if p.mean_gflops < by_name[name].mean_gflops]
         assert all(p.expected_accuracy < best - loss for p in cheaper), f"{name} is not the cheapest that may be"
+
+
+@over_many_tables
+def test_no_exit_alone_is_better_than_the_points_that_cost_no_more(measured: Table) -> None:
+    """`accurate` among them is never worse than the last exit."""
+    points = points_of(measured)
+    for exit in range(1, measured.exits + 1):
+        alone = measured.expect_exit(exit)
+        within = [p.expected_accuracy for p in points if p.mean_gflops <= alone.mean_gflops]
+        assert max(within) >= alone.accuracy
+    [accurate] = [p for p in points if p.name == "accurate"]
+    assert accurate.expected_accuracy == max(p.expected_accuracy for p in points)
+    assert accurate.expected_accuracy >= measured.correct[:, -1].mean()
+
+
+@pytest.mark.parametrize(("gained", "joins"), [(4, False), (6, True)])
+def test_an_exit_that_gains_next_to_nothing_is_no_point(gained: int, joins: bool) -> None:
+    """Of 5,000 images: four are less than a tenth of a point."""
+    correct = np.zeros((5000, 2), dtype=np.bool_)
+    correct[:4000, 0] = correct[: 4000 + gained, 1] = True
+    alike = Table(np.full((5000, 2), 0.5, dtype=np.float32), correct, np.array([1.0, 9.0]))
+    points = {point.name: point for point in points_of(alike)}
+    assert points["accurate"].thresholds == ((1.0,) if joins else (0.0,))
+    assert len({point.thresholds for point in points.values()}) == 1 + joins
+
+
+@over_many_tables
+def test_points_that_coincide_say_so(measured: Table) -> None:
+    points = points_of(measured)
+    for point in points:
+        others = [p.name for p in points if p.thresholds == point.thresholds]
+        assert point.same_as == (None if point.name == others[-1] else others[-1])
+        if point.same_as is not None:
+            assert point.same_as in NAMED
 
 
 @over_many_tables

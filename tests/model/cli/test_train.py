@@ -12,11 +12,12 @@ import pytest
 def test_training_ends_with_what_the_promises_are_worth(
     preset: str, call: Callable[..., int], capfd: pytest.CaptureFixture[str], audited_digits: Path, tmp_path: Path
 ) -> None:
-    options = ("--data", audited_digits, "--preset", preset, "--epochs", 0, "--set", "image_size=16", "--out", tmp_path)
+    options = ("--data", audited_digits, "--preset", preset, "--epochs", 0, "--image-size", 16, "--out", tmp_path)
     assert call("train", *map(str, options)) == 0
     lines = capfd.readouterr().out.splitlines()
     assert "exit 1: " in lines[0]
-    assert lines[0].endswith(" of 100 validation images")
+    assert re.search(r": \d+\.\d\d % ± [2-5]\.\d\d of 100 validation images$", lines[0])
+    assert any(re.match(r"accurate +\d+\.\d\d % ± [2-5]\.\d\d ", line) for line in lines) == (preset == "tiny")
     at = lines.index("100 audit images, which chose nothing: expected minus reached accuracy ± s.e., in points")
     assert re.match(r"exit 1 [+-]\d+\.\d\d ± \d+\.\d\d", lines[at + 1])
     assert ("balanced " in lines[at + 2]) == (preset == "tiny")

@@ -229,20 +229,34 @@ def test_no_class_at_all(folder: Path) -> None:
     assert str(folder / "train") in refusal(folder)
 
 
-@pytest.mark.parametrize("split", ["test", "val"])
-def test_names_that_differ_between_splits(folder: Path, split: str) -> None:
+@pytest.mark.parametrize(("split", "odd"), [("test", "hound"), ("val", "dog, hound")])
+def test_names_that_differ_between_splits(folder: Path, split: str, odd: str) -> None:
     shutil.copytree(folder / "train", folder / split, dirs_exist_ok=True)
     (folder / split / "dog").rename(folder / split / "hound")
     message = refusal(folder)
     assert str(folder / split) in message
-    assert "dog, hound" in message
+    assert message.endswith(f": {odd}")
 
 
-def test_a_class_that_one_split_lacks(folder: Path) -> None:
+@pytest.mark.parametrize("split", ["val", "audit"])
+def test_a_class_that_one_split_lacks(folder: Path, split: str) -> None:
+    shutil.copytree(folder / "train", folder / split)
     shutil.copytree(folder / "train" / "dog", folder / "train" / "fox")
     message = refusal(folder)
+    assert str(folder / split) in message
+    assert message.endswith(": fox")
+
+
+def test_test_images_may_be_of_one_class(folder: Path) -> None:
+    shutil.rmtree(folder / "test" / "cat")
+    data = load_dataset(folder, 8)
+    assert data.classes == ("cat", "dog")
+    assert data.test is not None
+    assert data.test.labels.tolist() == [1, 1, 1]
+    shutil.rmtree(folder / "test" / "dog")
+    message = refusal(folder)
     assert str(folder / "test") in message
-    assert "fox" in message
+    assert "at least 1" in message
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:

@@ -106,9 +106,18 @@ def test_views_are_reused_and_the_teacher_sees_each_once(views: Recipe, arrays: 
     made = batches(views, asked)
     seen = [made.of_epoch(arrays, epoch) for epoch in range(5)]
     assert sum(len(images) for images in asked.images) == 2 * 30
-    assert torch.equal(seen[0][0], seen[2][0])
-    assert torch.equal(seen[1][0], seen[3][0])
     assert not torch.equal(seen[0][0], seen[1][0])
+    for view in (0, 1):  # pixels, targets, logits, features
+        assert torch.equal(seen[view][0].flip(3), seen[view + 2][0])
+        assert torch.equal(seen[view][1], seen[view + 2][1])
+        assert torch.equal(seen[view][2], seen[view + 2][2])
+        assert torch.equal(seen[view][3].flip(3), seen[view + 2][3])
+    assert all(torch.equal(one, other) for one, other in zip(seen[0], seen[4], strict=True))
+
+
+def test_without_augmentation_no_view_is_mirrored(plain: Recipe, arrays: Arrays) -> None:
+    made = batches(plain.model_copy(update={"views": 1}))
+    assert torch.equal(made.of_epoch(arrays, 1)[0], arrays.pixels)
 
 
 def test_the_teachers_targets_are_of_the_same_view(views: Recipe, arrays: Arrays) -> None:

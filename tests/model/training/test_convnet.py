@@ -33,6 +33,16 @@ def test_training_leaves_a_teacher_with_its_record(convolutional: Path) -> None:
     assert not (convolutional / "manifest.json").exists()
 
 
+def test_kernels_take_half_the_room(convolutional: Path) -> None:
+    kinds = {(tensor.dim() > 1, tensor.dtype) for tensor in load_file(convolutional / "model.safetensors").values()}
+    assert (True, torch.float16) in kinds
+    assert (True, torch.float32) not in kinds
+    assert (False, torch.float32) in kinds
+    found = read_teacher(convolutional)
+    assert found is not None
+    assert all(parameter.dtype == torch.float32 for parameter in found[1].parameters())
+
+
 def test_its_targets_are_its_networks_outputs(convolutional: Path) -> None:
     found = read_teacher(convolutional)
     assert found is not None

@@ -70,6 +70,8 @@ def test_a_proxy_adds_its_time_and_limits_the_rate(replica: Build) -> None:
     slow = [Request(0.5 * number, 1) for number in range(6)]
     before, after = (each.run(slow, 3).columns["latency"] for each in (plain, proxied))
     assert after - before == pytest.approx(0.002)
+    later = Fleet(lambda: replica(FOREVER), 4, proxy=0.002, proxy_latency=0.005).run(slow, 3).columns["latency"]
+    assert later - before == pytest.approx(0.007)
     crowded = Fleet(lambda: replica(FOREVER), 4, proxy=0.002).run(steady(800, 4), 4)
     done = crowded.columns["sent"] + crowded.columns["latency"]
     assert len(done) / done.max() == pytest.approx(500, rel=0.05)

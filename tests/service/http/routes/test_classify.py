@@ -54,6 +54,7 @@ def test_the_answers_fields_are_the_contracts(alone: dict[str, Any]) -> None:
         "source",
         "thresholds",
         "expected_accuracy",
+        "standard_error",
         "expected_gflops",
     }
     result = only(alone)

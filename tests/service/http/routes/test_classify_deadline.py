@@ -18,7 +18,7 @@ from msmlp.service.http.schemas import Answer
 from msmlp.service.logs import sane_id
 from msmlp.service.service import Service
 from tests.fakes import PATIENCE_SECONDS, Clock, picture
-from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, steep, wait_until
+from tests.servers import Submissions, encoded, fake_backend, fake_service, serving, wait_until
 
 FOR_EVER = 1e9  # milliseconds, the longest deadline allowed
 THRESHOLDS = {"thresholds": "0.5,0.5"}
@@ -140,7 +140,6 @@ def test_while_the_device_hangs_a_deadline_is_kept(tiny_weights: Path, monkeypat
 def browned(tiny_weights: Path) -> Any:
     """A service whose brown-out level is set by hand."""
     service = fake_service(tiny_weights, fake_backend)
-    steep(service)
     with serving(service) as client:
         yield client, service
 
@@ -188,7 +187,6 @@ def test_the_level_holds_for_all_of_a_request(tiny_weights: Path) -> None:
     backend = fake_backend()
     service = fake_service(tiny_weights, lambda: backend)
     submissions = Submissions(service.engine)
-    steep(service)
     with serving(service) as client, ThreadPoolExecutor(1) as pool:
         with backend.gate.held():
             files = [("images", encoded(picture(1.0, size=32)))]
@@ -207,7 +205,6 @@ def test_a_held_device_is_overload_and_browns_out_what_comes_next(
     backend = fake_backend(max_batch=1)
     service = fake_service(tiny_weights, lambda: backend, brownout_ms=20)
     submissions = Submissions(service.engine)
-    steep(service)
     with serving(service) as client, ThreadPoolExecutor(2) as pool:
         with backend.gate.held():
             waiting = pool.submit(post, client, (1.0,), (1.0,), (1.0,))

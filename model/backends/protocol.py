@@ -25,6 +25,9 @@ ROUNDS = (np.inf, 1.0, 0.05, 0.05, 0.05)
 """In each round, warm-up repeats the batches that take at most this many seconds: a single outlier would mislead the
 scheduler."""
 
+LONG = 4
+"""How many times as long as `most` batches may take that are timed at all: first runs take longer than others."""
+
 _OUT_OF_MEMORY = (
     "out of memory",
     "allocate memory",
@@ -143,11 +146,12 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def warm_up(backend: StageBackend) -> NDArray[np.float64]:
+def warm_up(backend: StageBackend, most: float = np.inf) -> NDArray[np.float64]:
     """Run every stage in every bucket, so that no request pays for a first run → seconds per batch, [K, buckets].
 
     Seconds never fall from a bucket to a larger one. Buckets that do not fit on the device are removed from
-    `backend.buckets`; DeviceError if not even the smallest fits.
+    `backend.buckets`; DeviceError if not even the smallest fits. So are those that take several times `most` seconds in
+    both their first runs, which nobody will use: of a large network they would take minutes.
     """
     slots = backend.admit(black(backend, backend.buckets[-1]))
     seconds = np.full((len(backend.buckets), backend.stages), np.inf)
@@ -164,6 +168,10 @@ def warm_up(backend: StageBackend) -> NDArray[np.float64]:
                     break
                 if counts:
                     seconds[b, stage] = min(seconds[b, stage], again)
+                elif b and again > LONG * most and _timed(backend, stage, slots[: backend.buckets[b]]) > LONG * most:
+                    backend.buckets = backend.buckets[:b]
+                    seconds = seconds[:b]
+                    break
     finally:
         backend.release(slots)
     return _at_most_those_of_larger(seconds).T

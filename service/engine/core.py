@@ -104,7 +104,7 @@ def _serve(engine: "Engine", port: BlockingPort) -> None:
 def warmed(build: BackendFactory, most: float = np.inf) -> Warm:
     """A backend, ready to serve, without the buckets that take more than `most` seconds."""
     backend = build()
-    seconds = warm_up(backend)
+    seconds = warm_up(backend, most)
     kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
     backend.buckets = backend.buckets[:kept]
     return backend, seconds[:, :kept]

@@ -52,7 +52,7 @@ def main() -> None:
     options = _options()
     weights = load_weights(options.weights)
     calibration = load_calibration(weights)
-    images = split_images(weights, load_dataset(options.data, weights.manifest.cascade.image_size), "test")
+    images = split_images(weights, load_dataset(options.data, weights.manifest.views), "test")
     _say("services")
     picture = PICTURE.read_bytes()
     services = {name: started(options.weights, choice, picture, options.starts) for name, choice in CHOICES.items()}

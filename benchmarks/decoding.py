@@ -34,7 +34,8 @@ from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.data import load_dataset
 from msmlp.model.offline import run_every_exit
-from msmlp.model.preprocess import FORMATS, decode_opened, load_image, open_image, to_square
+from msmlp.model.preprocess import FORMATS, decode_opened, load_image, open_image
+from msmlp.model.views import to_square
 from msmlp.model.weights import load_calibration, load_weights
 from msmlp.service.settings import DEFAULT_WEIGHTS
 
@@ -82,7 +83,7 @@ simplejpeg: Any = import_module("simplejpeg") if find_spec("simplejpeg") else No
 
 def candidates(size: int) -> dict[str, Decoder]:
     """The decoders to a model's size; the service's is the first."""
-    found: dict[str, Decoder] = {"service": partial(load_image, size=size), "bare": bare}
+    found: dict[str, Decoder] = {"service": partial(load_image, target=size), "bare": bare}
     if simplejpeg is not None:
         found["simplejpeg"] = partial(with_simplejpeg, size=size)
     return found
@@ -239,7 +240,7 @@ def _shipped() -> tuple[StageBackend, int]:
     weights = load_weights(DEFAULT_WEIGHTS)
     settings = BackendSettings("cpu", "float32", capacity=BATCH, max_batch=BATCH)
     backend = select_backend(weights, load_calibration(weights), settings, "onnx").build()
-    return backend, weights.manifest.cascade.image_size
+    return backend, weights.manifest.preprocess.size
 
 
 def difference(ours: Pixels, theirs: Pixels) -> dict[str, float]:

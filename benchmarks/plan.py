@@ -98,9 +98,9 @@ class Subject:
         settings = load_settings(frontends=1, shadow=0)
         weights = load_weights(settings.weights)
         calibration = load_calibration(weights)
-        files = thumbnails(weights.manifest.cascade.image_size)
+        files = thumbnails(weights.manifest.preprocess.size)
         backend, _ = warmed(plan_engine(settings, weights, calibration).selected[0][0].build)
-        scores = run_every_exit(backend, np.stack([load_image(file, backend.size) for file in files])).scores
+        scores = run_every_exit(backend, np.stack([load_image(file, weights.manifest.views) for file in files])).scores
         return cls(settings, weights, calibration, files, scores)
 
     def costs(self) -> Costs:

@@ -109,7 +109,7 @@ def main() -> None:
     print(_exits([row["promise"] for row in test.exits()]))
     print("  ".join(f"{point.name} {kept(test.promise(point) or {})}" for point in test.named_points()))
 
-    dataset = load_dataset(options.data, validation.weights.manifest.cascade.image_size)
+    dataset = load_dataset(options.data, validation.weights.manifest.views)
     trained = dataset.partition(validation.weights.manifest.training["validation"]["seed"])
     training = _trained_on(validation, dataset.train, trained.training)
     near = [nearest(each.images, training) for each in sets]

@@ -52,7 +52,7 @@ def write_untrained(preset: str, folder: Path, device: str, images: int = CALIBR
 
 def _calibrate(weights: Weights, device: str, images: int) -> None:
     backend = StagedBackend(weights, BackendSettings(device, capacity=images))
-    scores = run_every_exit(backend, pick_images(None, images, backend.size)).scores
+    scores = run_every_exit(backend, pick_images(None, images, weights.manifest.views)).scores
     thresholds, here = [], np.ones(len(scores), dtype=bool)
     for k in range(backend.stages - 1):
         thresholds.append(float(np.median(scores[here, k])))

@@ -11,15 +11,24 @@ from numpy.typing import NDArray
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.calibration.audit import exit_promise, point_promise
-from msmlp.model.data import Dataset, Split, load_dataset
+from msmlp.model.data import Dataset, Split
 from msmlp.model.errors import DataError, OptionError
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.offline import Outputs, audit_images, check_classes, run_every_exit, validation_images
+from msmlp.model.imported import ImportedCascade
+from msmlp.model.offline import (
+    Outputs,
+    audit_images,
+    batch_of,
+    check_classes,
+    dataset_for,
+    run_every_exit,
+    validation_images,
+)
+from msmlp.model.shape import parts
 from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.model.weights.calibration import Promise, Table
 from msmlp.model.weights.info import audit_record, no_audit
 
-BATCH = 256
 BINS = 15
 
 
@@ -48,6 +57,13 @@ class Measured:
     @property
     def correct(self) -> NDArray[np.bool_]:
         return self.outputs.correct(self.images.labels)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as a stage sees it, [size, size, 3]; of several views the largest."""
+        pixels: NDArray[np.uint8] = self.images.pixels[index]
+        sizes = self.weights.manifest.cascade.shape.views
+        size = max(sizes)
+        return pixels[parts(sizes)[sizes.index(size)]].reshape(size, size, 3) if len(sizes) > 1 else pixels
 
     @property
     def table(self) -> Table:
@@ -130,7 +146,7 @@ def evaluate(
     split: str,
     device: str = "auto",
     dtype: str = "auto",
-    backend: str = "torch",
+    backend: str | None = None,
     policy: str | None = None,
 ) -> dict[str, Any]:
     """What `msmlp evaluate --json` prints; `policy` names the operating point of `classes` (`balanced`, or else the
@@ -173,21 +189,23 @@ def evaluate(
 
 
 def measure(
-    folder: Path, data: Path, split: str | None, device: str = "auto", dtype: str = "auto", backend: str = "torch"
+    folder: Path, data: Path, split: str | None, device: str = "auto", dtype: str = "auto", backend: str | None = None
 ) -> Measured:
     """Run a split through every exit; None takes the test images if there are any, else audit or validation images.
 
-    `dtype` is auto or one that the backend, torch or onnx, knows. CallerError for a split, data or weights that do not
-    fit.
+    `backend` is torch or onnx; None is torch, and onnx for an imported cascade. `dtype` is auto or one that it knows.
+    CallerError for a split, data or weights that do not fit.
     """
     weights = load_weights(folder)
     calibration = load_calibration(weights)
-    dataset = load_dataset(data, weights.manifest.cascade.image_size)
+    dataset = dataset_for(weights, data)
     fallback = "val" if calibration.file.audit is None else "audit"
     chosen = split or (fallback if dataset.test is None else "test")
     images = split_images(weights, dataset, chosen)
-    settings = BackendSettings(device=device, dtype=dtype, capacity=BATCH, max_batch=BATCH)
-    built = select_backend(weights, calibration, settings, backend).build()
+    batch = batch_of(weights)
+    settings = BackendSettings(device=device, dtype=dtype, capacity=batch, max_batch=batch)
+    default = "onnx" if isinstance(weights.manifest.cascade, ImportedCascade) else "torch"
+    built = select_backend(weights, calibration, settings, backend or default).build()
     outputs = run_every_exit(built, images.pixels)
     return Measured(
         weights, calibration, dataset.source, chosen, images, outputs, built.name, built.device, built.dtype

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.data import Dataset, Split
 from msmlp.model.data.dataset import Partition, split_digest
+from msmlp.model.data.loading import load_dataset, load_held_out
 from msmlp.model.errors import DataError, WeightsError
+from msmlp.model.imported import ImportedCascade
 from msmlp.model.weights import Weights
 
 
@@ -36,7 +39,7 @@ class Outputs:
 
 
 def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
-    """Run images uint8 [N, size, size, 3] through all stages, in the backend's largest batches."""
+    """Run images uint8 [N, *image shape] through all stages, in the backend's largest batches."""
     images = len(pixels)
     scores = np.zeros((images, backend.stages), dtype=np.float32)
     probabilities = np.zeros((images, backend.stages, backend.classes), dtype=np.float32)
@@ -49,6 +52,25 @@ def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
             scores[rows, stage], probabilities[rows, stage] = output.score, output.probabilities
         backend.release(slots)
     return Outputs(scores, probabilities)
+
+
+BATCH, IMPORTED_GFLOPS = 256, 20.0
+"""Images per batch while a data set is measured; of an imported cascade, which may be a hundred times as large as ours,
+not many more than so many GFLOPs."""
+
+
+def batch_of(weights: Weights) -> int:
+    if not isinstance(weights.manifest.cascade, ImportedCascade):
+        return BATCH
+    return int(np.clip(IMPORTED_GFLOPS / weights.manifest.gflops_cumulative[-1], 8, BATCH))
+
+
+def dataset_for(weights: Weights, data: Path) -> Dataset:
+    """The data set at `data`, with images as the weights read them; DataError if it is none."""
+    manifest = weights.manifest
+    if isinstance(manifest.cascade, ImportedCascade):
+        return load_held_out(data, manifest.views, manifest.classes)
+    return load_dataset(data, manifest.views)
 
 
 def validation_images(weights: Weights, dataset: Dataset) -> Split:

@@ -13,7 +13,9 @@ The rules (docs/http.md repeats them for callers):
 - a BMP of any colour masks is read; alpha that is 0 everywhere is none; where its runs leave gaps it is black;
 - 16-bit grey keeps its high byte (65535 → 255);
 - other sizes: the shorter side is scaled to the model's size (bicubic, antialiased), then the centre square is cropped;
-- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size;
+  for an imported cascade as its manifest says (model/views.py);
+- a JPEG much larger than needed is decoded at a reduced scale, never below twice the model's size; for an imported
+  cascade never;
 - a JPEG that lacks its end and nothing of the picture is read, one that ends within the picture or between its scans
   is damaged.
 """
@@ -34,8 +36,9 @@ from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.foreign import described
 from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
-from msmlp.model.profiles import PROFILE, to_srgb, usable
+from msmlp.model.profiles import PROFILE, usable
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
+from msmlp.model.views import Resize, Target, View, views_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
 # Else the first picture, or the first WebP, would wait until Pillow has loaded its readers, all that it has.
@@ -70,7 +73,11 @@ class Preprocess(BaseModel):
     size: int = Field(ge=1)
     mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
     std: tuple[Positive, Positive, Positive] = (0.25, 0.25, 0.25)
-    resize: Literal["center-crop"] = "center-crop"
+    resize: Literal["center-crop"] | Resize = "center-crop"
+
+    @property
+    def view(self) -> View:
+        return View(self.size, None if self.resize == "center-crop" else self.resize)
 
 
 class _Parts(io.BytesIO):
@@ -92,8 +99,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = None
     the image will be scaled to, so that a large JPEG is decoded, and counts, at a fraction.
     """
     image = open_image(data, max_pixels=max_pixels, near=near)
-    if near is not None:
-        reduce_scale(image, near)
+    reduce_scale(image, near)
     return decode_opened(image)
 
 
@@ -139,7 +145,7 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
 
 
 def _keep_metadata(image: ImageFile.ImageFile, orientation: int | None, profile: bytes) -> None:
-    """Let Pillow turn an image as EXIF tells, let `to_square` convert its colours, and nothing else."""
+    """Let Pillow turn an image as EXIF tells, let model/views.py convert its colours, and nothing else."""
     image.info.pop("xmp", None)
     profile = image.info.pop("icc_profile", profile) if image.format == "AVIF" else profile
     if profile and usable(profile, image.mode):
@@ -167,10 +173,10 @@ def _cheap(image: ImageFile.ImageFile, data: bytes, near: int, max_pixels: int) 
     )
 
 
-def reduce_scale(image: Image.Image, near: int) -> None:
+def reduce_scale(image: Image.Image, near: int | None) -> None:
     """Let a much larger JPEG, opened and not yet decoded, be decoded at a fraction of its size. Call it once."""
     # Below four times the size no reduced scale fits. MPO: a phone's JPEG with a second image.
-    if min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
+    if near and min(image.size) >= 4 * near and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * near, 2 * near))
 
 
@@ -255,17 +261,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB image of any size → uint8 [size, size, 3] in sRGB; a size x size image is not resampled."""
-    profile = image.info.get(PROFILE)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-    if profile:
-        image = to_srgb(image, profile)
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)  # as np.asarray, at half the cost
-
-
-def load_image(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """An encoded image → uint8 [size, size, 3]; raises what `decode` raises."""
-    plain = plain_image(data, size, max_pixels=max_pixels)
-    return to_square(plain or decode(data, max_pixels=max_pixels, near=size), size)
+def load_image(data: bytes, target: Target, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """An encoded image → uint8 pixels of the target's shape; raises what `decode` raises."""
+    views = views_of(target)
+    plain = plain_image(data, views.plain, max_pixels=max_pixels) if views.plain else None
+    return views.pixels(plain or decode(data, max_pixels=max_pixels, near=views.near))

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 import msmlp
@@ -124,6 +123,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     """The backend that serving would build, proven on a blank image, and the processes it would start."""
     file = calibration.file
     try:
+        from msmlp.model.backends.protocol import black
         from msmlp.model.backends.select import select_backend
         from msmlp.model.backends.settings import BackendSettings
         from msmlp.model.offline import run_every_exit
@@ -132,7 +132,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
         wanted = BackendSettings(settings.device, settings.dtype, settings.provider, capacity=1, max_batch=1)
         selected = select_backend(weights, calibration, wanted, settings.backend)
         backend = selected.build()
-        run_every_exit(backend, np.zeros((1, backend.size, backend.size, 3), dtype=np.uint8))
+        run_every_exit(backend, black(backend, 1))
     except ModuleNotFoundError as error:
         return [Section("choice", f"none: {error.name} is missing", None)]  # its own section says what to do
     except (MsmlpError, RuntimeError) as error:  # RuntimeError: a GPU that torch sees but cannot use
@@ -153,7 +153,7 @@ def _choice(settings: "Settings", weights: "Weights", calibration: "Calibration"
     line = f"{backend.name} on {backend.device}, {backend.dtype}: {' and '.join(reasons)}; it classified a blank image"
     if (file.device.partition(":")[0], file.dtype or backend.dtype) != (device, backend.dtype):
         line += "; calibrated on another device or dtype: run msmlp calibrate here for exact expectations"
-    layout = layout_here(settings, backend.name, device, weights)
+    layout = layout_here(settings, backend.name, device, weights, calibration)
     return [Section("choice", line, facts), Section("processes", str(layout), asdict(layout))]
 
 

@@ -114,16 +114,16 @@ def _admit(service: Service, request: ClassifyRequest) -> tuple[ExitParameters, 
 
 
 async def _decode(service: Service, request: ClassifyRequest, parameters: ExitParameters) -> NDArray[np.uint8]:
-    images, size = request.images, service.weights.manifest.cascade.image_size
+    images, views = request.images, service.weights.manifest.views
     began, key, keys = time.monotonic(), request.record.key, service.keys.api
     count = no_count if key is None or keys is None else partial(keys.spend, key)
     try:
-        small = service.decoders.at_once(images, size, count)
+        small = service.decoders.at_once(images, views, count)
         if small is not None:
             return small
         deadline = math.inf if parameters.min_exit else parameters.deadline
         check = service.engine.decoding_check(len(images))
-        return await service.decoders.decode(images, size, deadline=deadline, check=check, count=count)
+        return await service.decoders.decode(images, views, deadline=deadline, check=check, count=count)
     except OverloadedError as error:
         service.engine.admission.book_decoding(error, time.monotonic())
         service.metrics.shed.labels(error.reason).inc(len(images))

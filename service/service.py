@@ -234,7 +234,7 @@ class EnginePlan:
     options: dict[str, Any]
     """As engines take them: `permits`, `shadow_every`."""
     shape: dict[str, Any]
-    """`stages` and `size` of the images."""
+    """`stages`, and the `shape` of an image's pixels."""
 
     def hosts(self) -> EngineHosts:
         """The engines' processes, not yet started."""
@@ -244,8 +244,8 @@ class EnginePlan:
 
 def _shape(weights: Weights) -> dict[str, Any]:
     """What crosses to an engine's process depends on it."""
-    cascade = weights.manifest.cascade
-    return {"stages": len(cascade.stages), "size": cascade.image_size}
+    shape = weights.manifest.cascade.shape
+    return {"stages": shape.stages, "shape": shape.image}
 
 
 def plan_engine(
@@ -283,7 +283,9 @@ def plan_engine(
     found = [(selected("cuda" if each.isdecimal() else each), _gpu(each)) for each in devices]
     first = found[0][0]
     options = {"permits": permits, "shadow_every": round(1 / settings.shadow) if settings.shadow else 0}
-    return EnginePlan(layout_here(settings, first.name, first.device, weights), found, options, _shape(weights))
+    return EnginePlan(
+        layout_here(settings, first.name, first.device, weights, calibration), found, options, _shape(weights)
+    )
 
 
 def _gpu(device: str) -> str | None:

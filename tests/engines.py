@@ -115,7 +115,7 @@ def thread(build: BackendFactory, send: Send, **options: Any) -> Worker:
     return ThreadWorker(build, send, **options)
 
 
-SHAPE = {"stages": 3, "size": 8}
+SHAPE = {"stages": 3, "shape": (8, 8, 3)}
 """Of the backend of `fakes`."""
 
 

@@ -108,7 +108,8 @@ class FakeBackend:
         in_flight: int = 1,
         every_bucket: bool = False,
     ) -> None:
-        self.stages, self.classes, self.size, self.in_flight = stages, classes, size, in_flight
+        self.stages, self.classes, self.in_flight = stages, classes, in_flight
+        self.image_shape = (size, size, 3)
         self.capacity, largest = capacity, min(max_batch, capacity)
         self.buckets = buckets_up_to(largest) if every_bucket else (largest,)
         self.gate = Gate()
@@ -125,7 +126,7 @@ class FakeBackend:
         return self._taken
 
     def admit(self, pixels: Pixels) -> Slots:
-        check_pixels(pixels, self.size)
+        check_pixels(pixels, self.image_shape)
         slots = self._pool.take(len(pixels))
         self._taken += len(slots)
         self._pixels[slots] = pixels

@@ -25,6 +25,9 @@ ROUNDS = (np.inf, 1.0, 0.05, 0.05, 0.05)
 """In each round, warm-up repeats the batches that take at most this many seconds: a single outlier would mislead the
 scheduler."""
 
+LONG = 4
+"""How many times as long as `most` batches may take that are timed at all: first runs take longer than others."""
+
 _OUT_OF_MEMORY = (
     "out of memory",
     "allocate memory",
@@ -45,7 +48,7 @@ class StageOutput:
 
 
 class StageBackend(Protocol):
-    """`stages` stages over `capacity` slots; images are uint8 [size, size, 3].
+    """`stages` stages over `capacity` slots; images are uint8 [*image_shape] (model/shape.py).
 
     A batch runs in the smallest of `buckets` that holds it. Within one bucket, an image's outputs do not depend on the
     other images of the batch.
@@ -56,14 +59,14 @@ class StageBackend(Protocol):
     dtype: str
     stages: int
     classes: int
-    size: int
+    image_shape: tuple[int, ...]
     capacity: int
     buckets: tuple[int, ...]
     in_flight: int
     """How many batches may be launched before one is collected, no slot in two of them; 1 where `launch` waits."""
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → their slots [n].
+        """Store images [n, *image_shape] → their slots [n].
 
         DeviceError if fewer than n slots are free or the pixels have another shape or type; no slot is taken then.
         """
@@ -78,9 +81,15 @@ class StageBackend(Protocol):
         """Free slots; DeviceError if one is free already."""
 
 
-def check_pixels(pixels: NDArray[np.uint8], size: int) -> None:
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-        raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 [n, {size}, {size}, 3]")
+def check_pixels(pixels: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
+        expected = ", ".join(map(str, ("n", *shape)))
+        raise DeviceError(f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 [{expected}]")
+
+
+def black(backend: StageBackend, images: int) -> NDArray[np.uint8]:
+    """So many black images."""
+    return np.zeros((images, *backend.image_shape), dtype=np.uint8)
 
 
 def bucket_of(buckets: tuple[int, ...], images: int) -> int:
@@ -137,13 +146,14 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def warm_up(backend: StageBackend) -> NDArray[np.float64]:
+def warm_up(backend: StageBackend, most: float = np.inf) -> NDArray[np.float64]:
     """Run every stage in every bucket, so that no request pays for a first run → seconds per batch, [K, buckets].
 
     Seconds never fall from a bucket to a larger one. Buckets that do not fit on the device are removed from
-    `backend.buckets`; DeviceError if not even the smallest fits.
+    `backend.buckets`; DeviceError if not even the smallest fits. So are those that take several times `most` seconds in
+    both their first runs, which nobody will use: of a large network they would take minutes.
     """
-    slots = backend.admit(np.zeros((backend.buckets[-1], backend.size, backend.size, 3), dtype=np.uint8))
+    slots = backend.admit(black(backend, backend.buckets[-1]))
     seconds = np.full((len(backend.buckets), backend.stages), np.inf)
     try:
         # Round after round over all batches, so that a disturbance hits each of them once at most; the fastest run
@@ -158,6 +168,10 @@ def warm_up(backend: StageBackend) -> NDArray[np.float64]:
                     break
                 if counts:
                     seconds[b, stage] = min(seconds[b, stage], again)
+                elif b and again > LONG * most and _timed(backend, stage, slots[: backend.buckets[b]]) > LONG * most:
+                    backend.buckets = backend.buckets[:b]
+                    seconds = seconds[:b]
+                    break
     finally:
         backend.release(slots)
     return _at_most_those_of_larger(seconds).T

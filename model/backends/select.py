@@ -4,6 +4,7 @@ The rule of `--backend auto`, in this order:
 
 - On a GPU: torch, if its build is one for GPUs, else ONNX Runtime.
 - On a CPU: ONNX Runtime, if the folder has graphs that match its weights and calibration, else torch.
+- An imported cascade: ONNX Runtime.
 
 A backend that is not installed, or cannot do what the other options ask for, is skipped. torch is not imported here:
 that takes seconds, and its device belongs to the thread or process that builds the backend.
@@ -19,8 +20,9 @@ from importlib.util import find_spec
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.errors import CallerError, OptionError, install_hint
-from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.imported import ImportedCascade
 from msmlp.model.platform import gpu_present
+from msmlp.model.shape import CascadeShape
 from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.model.weights.graphs import GRAPH_DTYPES, has_graphs
 
@@ -65,7 +67,7 @@ def select_backend(
     if settings.device == "cuda" and not gpu_present():
         raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
     skipped: dict[str, CallerError] = {}
-    for name in _in_order(settings.device) if backend == "auto" else [backend]:
+    for name in _in_order(settings.device, weights) if backend == "auto" else [backend]:
         try:
             if not find_spec(PACKAGES[name]):
                 raise OptionError("backend", f"{name} needs {PACKAGES[name]}, not installed here: {INSTALL[name]}")
@@ -84,7 +86,9 @@ def select_backend(
     raise OptionError("backend", f"no backend can serve; {refused}")
 
 
-def _in_order(device: str) -> tuple[str, str]:
+def _in_order(device: str, weights: Weights) -> tuple[str, ...]:
+    if isinstance(weights.manifest.cascade, ImportedCascade):
+        return ("onnx",)
     return ("torch", "onnx") if device != "cpu" and gpu_present() and _torch_has_gpus() else ("onnx", "torch")
 
 
@@ -97,6 +101,8 @@ def _torch_has_gpus() -> bool:
 
 
 def _select_torch(weights: Weights, calibration: Calibration, settings: BackendSettings) -> Selection:
+    if isinstance(weights.manifest.cascade, ImportedCascade):
+        raise OptionError("backend", "torch cannot run an imported cascade; use onnx or auto")
     if settings.provider != "auto":
         raise OptionError("provider", f"{settings.provider} is for the onnx backend, not for torch")
     if settings.dtype not in ("auto", *TORCH_DTYPES):
@@ -126,13 +132,24 @@ def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSe
     if dtype == "int8" and provider:
         raise OptionError("dtype", "int8 graphs are for CPUs; use float16 or float32, or --device cpu")
     graphs = load_graphs(weights, calibration, dtype)
-    resolved = replace(settings, device="cuda" if provider else "cpu", dtype=dtype, provider=provider or "auto")
+    resolved = _on(provider, dtype, settings)
     return Selection(
         "onnx",
         resolved.device,
         f"the {dtype} graphs match" + ("" if provider else ", on a CPU"),
-        partial(_build_onnx, weights.manifest.cascade, graphs, resolved),
+        partial(_build_onnx, weights.manifest.cascade.shape, graphs, resolved),
     )
+
+
+def graphs_backend(shape: CascadeShape, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
+    """ONNX Runtime over float32 graphs in memory, on the settings' device."""
+    if settings.dtype not in ("auto", "float32"):
+        raise OptionError("dtype", f"{settings.dtype} is not for an imported cascade; expected auto or float32")
+    return _build_onnx(shape, graphs, _on(_provider(settings), "float32", settings))
+
+
+def _on(provider: str | None, dtype: str, settings: BackendSettings) -> BackendSettings:
+    return replace(settings, device="cuda" if provider else "cpu", dtype=dtype, provider=provider or "auto")
 
 
 def _provider(settings: BackendSettings) -> str | None:
@@ -160,11 +177,11 @@ def _build_torch(weights: Weights, settings: BackendSettings) -> StageBackend:
     return StagedBackend(weights, settings)
 
 
-def _build_onnx(cascade: CascadeConfig, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
+def _build_onnx(shape: CascadeShape, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
     if settings.device == "cpu":
         from msmlp.model.backends.onnx.cpu import OnnxBackend
 
-        return OnnxBackend(cascade, graphs, settings)
+        return OnnxBackend(shape, graphs, settings)
     from msmlp.model.backends.onnx.device import OnnxDeviceBackend
 
-    return OnnxDeviceBackend(cascade, graphs, settings)
+    return OnnxDeviceBackend(shape, graphs, settings)

@@ -1,4 +1,4 @@
-"""Slots: how large one is, and which are free."""
+"""Slots: which are free."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
-from msmlp.model.nn.config import CascadeConfig
-
-
-def slot_bytes(cascade: CascadeConfig, itemsize: int) -> int:
-    """The size of an image and its features at every stage boundary, with `itemsize` bytes per number."""
-    features = sum(cascade.tokens(k) * stage.width for k, stage in enumerate(cascade.stages[:-1]))
-    return 3 * cascade.image_size**2 + itemsize * features
 
 
 class SlotPool:

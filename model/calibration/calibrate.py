@@ -11,20 +11,17 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import StageBackend, bucket_of
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.torch.backend import StagedBackend
 from msmlp.model.calibration.audit import audited
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
 from msmlp.model.calibration.frontier import JOINT, operating_points, risk_point, solver_frontiers
 from msmlp.model.calibration.risk import RiskLimit, risk_limit
 from msmlp.model.calibration.solvers import ThresholdSetting, thinned
-from msmlp.model.data import Split, load_dataset
+from msmlp.model.data import Split
 from msmlp.model.data.dataset import split_digest
-from msmlp.model.export.folder import refresh_graphs
-from msmlp.model.offline import audit_images, run_every_exit, validation_images
+from msmlp.model.export.folder import exact_backend, refresh_graphs
+from msmlp.model.offline import audit_images, batch_of, dataset_for, run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import Audit, CalibrationFile, Table
-
-BATCH = 256
 
 TIMED_RUNS = 9
 
@@ -52,7 +49,7 @@ def calibrate(
     """
     limit = risk_limit(risk, confidence)
     weights = load_weights(folder)
-    dataset = load_dataset(data, weights.manifest.cascade.image_size)
+    dataset = dataset_for(weights, data)
     validation = validation_images(weights, dataset)
     audit = audit_images(weights, dataset)
     file = calibrate_on(
@@ -77,12 +74,13 @@ def calibrate_on(
     halves = folds_of(validation.identities, 2)
     # The half that certifies a risk must not influence the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
-    settings = BackendSettings(device, dtype, capacity=BATCH, max_batch=BATCH)
+    batch = batch_of(weights)
+    settings = BackendSettings(device, dtype, capacity=batch, max_batch=batch)
     plain = Exits((1.0,) * len(weights.manifest.cascade.stages), exit_policy)
-    untempered = run_every_exit(StagedBackend(weights, replace(settings, exits=plain)), validation.pixels).probabilities
+    untempered = run_every_exit(exact_backend(weights, replace(settings, exits=plain)), validation.pixels).probabilities
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     # Bit for bit what serving computes.
-    backend = StagedBackend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
+    backend = exact_backend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
     outputs = run_every_exit(backend, validation.pixels)
     stage_ms, timed = measure_stage_ms(backend, validation.pixels)
 

@@ -2,6 +2,7 @@
 
 import typer
 
+from msmlp.model.cli.importing import import_stages
 from msmlp.model.cli.report import app as report
 from msmlp.model.cli.train import train
 from msmlp.model.cli.weights import calibrate, evaluate, export, info
@@ -10,3 +11,4 @@ app = typer.Typer(rich_markup_mode=None)
 app.add_typer(report)
 for command in (train, evaluate, calibrate, export, info):
     app.command()(command)
+app.command("import")(import_stages)

@@ -31,7 +31,10 @@ def evaluate(
     data: Data,
     split: Annotated[Literal["val", "audit", "test"], typer.Option(help="Which images.")] = "val",
     device: Device = "auto",
-    backend: Annotated[Literal["torch", "onnx"], typer.Option(help="What runs the stages.")] = "torch",
+    backend: Annotated[
+        Literal["torch", "onnx"] | None,
+        typer.Option(help="What runs the stages.", show_default="torch; onnx for an imported cascade"),
+    ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         typer.Option(help="As for msmlp serve; float16 and int8 need --backend onnx."),
@@ -218,6 +221,25 @@ def export(
     say(f"{weights} is ready: msmlp serve --weights {weights} --backend onnx{option}")
 
 
+def _say_stages(result: dict[str, Any]) -> None:
+    cascade = result["cascade"]
+    if cascade.get("kind") == "imported":
+        say(f"{result['name']}: {cascade['classes']} classes, imported")
+        for stage, exit in zip(cascade["stages"], result["exits"], strict=True):
+            picture, upstream = stage["picture"], stage["upstream"]
+            reads = [f"pictures of {picture['preprocess']['size']} px ({picture['dtype']})"] if picture else []
+            reads += [f"upstream features {upstream['shape']}"] if upstream else []
+            say(f"exit {exit['exit']}: {' and '.join(reads)}; {exit['gflops']:.3g} GFLOPs so far")
+        return
+    say(f"{result['name']}: {cascade['classes']} classes, {cascade['image_size']} px, reuse {cascade['reuse']}")
+    for stage, exit in zip(cascade["stages"], result["exits"], strict=True):
+        tokens = (cascade["image_size"] // stage["patch"]) ** 2
+        say(
+            f"exit {exit['exit']}: {tokens} tokens, width {stage['width']}, {stage['depth']} blocks; "
+            f"{exit['gflops']:.3g} GFLOPs so far ({exit['gflops_unfolded']:.3g} unfolded)"
+        )
+
+
 def _presets(incomplete: str) -> list[str]:
     from msmlp.model.nn.config import PRESETS
 
@@ -245,14 +267,7 @@ def info(
     if as_json:
         print_json(result)
         return
-    cascade = result["cascade"]
-    say(f"{result['name']}: {cascade['classes']} classes, {cascade['image_size']} px, reuse {cascade['reuse']}")
-    for stage, exit in zip(cascade["stages"], result["exits"], strict=True):
-        tokens = (cascade["image_size"] // stage["patch"]) ** 2
-        say(
-            f"exit {exit['exit']}: {tokens} tokens, width {stage['width']}, {stage['depth']} blocks; "
-            f"{exit['gflops']:.3g} GFLOPs so far ({exit['gflops_unfolded']:.3g} unfolded)"
-        )
+    _say_stages(result)
     if "temperatures" in result:
         say(f"exit policy {result['exit_policy']}, temperatures {numbers(result['temperatures'])}")
         say_points(result["operating_points"])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from msmlp.model.data.dataset import Dataset, Split, image_identity
 from msmlp.model.errors import DataError
-from msmlp.model.preprocess import to_square
+from msmlp.model.views import Views
 
 SIDE = 32
 _ALLOWED = {
@@ -37,18 +37,18 @@ class _CifarUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_cifar(path: Path, size: int) -> Dataset | None:
+def load_cifar(path: Path, views: Views) -> Dataset | None:
     """Read a CIFAR folder, a folder that contains one, or a `.tar.gz`; None if `path` is something else."""
     if path.is_file():
-        return _load_archive(path, size)
+        return _load_archive(path, views)
     for folder in (path, path / "cifar-10-batches-py", path / "cifar-100-python"):
         names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
         if {"batches.meta", "data_batch_1"} <= names or ({"meta", "train"} <= names and (folder / "train").is_file()):
-            return _read(_folder_reader(folder), names, folder, size)
+            return _read(_folder_reader(folder), names, folder, views)
     return None
 
 
-def _load_archive(path: Path, size: int) -> Dataset | None:
+def _load_archive(path: Path, views: Views) -> Dataset | None:
     try:
         if not tarfile.is_tarfile(path):
             return None
@@ -57,7 +57,7 @@ def _load_archive(path: Path, size: int) -> Dataset | None:
             # tar does not read the end of a compressed file, which holds the checksum.
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
-            return _read(lambda name: _extract(archive, members[name]), set(members), path, size)
+            return _read(lambda name: _extract(archive, members[name]), set(members), path, views)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is a damaged archive ({error}); download it again") from None
 
@@ -71,7 +71,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return stream.read() if stream else b""
 
 
-def _read(read: Reader, names: set[str], path: Path, size: int) -> Dataset:
+def _read(read: Reader, names: set[str], path: Path, views: Views) -> Dataset:
     if "batches.meta" in names:
         meta, key = "batches.meta", "labels"
         train = sorted(n for n in names if n.startswith("data_batch_"))
@@ -90,14 +90,14 @@ def _read(read: Reader, names: set[str], path: Path, size: int) -> Dataset:
         raise DataError(f"{path} has {len(classes)} class(es), a classifier needs at least 2")
     return Dataset(
         classes,
-        _split(read, train, key, len(classes), path, size),
+        _split(read, train, key, len(classes), path, views),
         None,
-        _split(read, test, key, len(classes), path, size) if set(test) <= names else None,
+        _split(read, test, key, len(classes), path, views) if set(test) <= names else None,
         "CIFAR-10 (python)" if key == "labels" else "CIFAR-100 (python)",
     )
 
 
-def _split(read: Reader, files: list[str], key: str, classes: int, path: Path, size: int) -> Split:
+def _split(read: Reader, files: list[str], key: str, classes: int, path: Path, views: Views) -> Split:
     rows: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for name in files:
@@ -116,8 +116,8 @@ def _split(read: Reader, files: list[str], key: str, classes: int, path: Path, s
     if empty:
         raise DataError(f"{path}: class {empty[0]} has no image in {', '.join(files)}")
     identities = np.stack([image_identity(image) for image in pixels])
-    if size != SIDE:
-        pixels = np.stack([to_square(Image.fromarray(image), size) for image in pixels])
+    if views.plain != SIDE:
+        pixels = np.stack([views.pixels(Image.fromarray(image)) for image in pixels])
     return Split(pixels, truth, identities)
 
 

@@ -20,8 +20,9 @@ from PIL import Image
 from msmlp.model.data.cifar import load_cifar
 from msmlp.model.data.dataset import Dataset, Findings, Split, Unread, image_identity
 from msmlp.model.errors import DataError, ImageError
-from msmlp.model.preprocess import FORMATS, PILLOW_MAX_PIXELS, decode, to_square
+from msmlp.model.preprocess import FORMATS, PILLOW_MAX_PIXELS, decode
 from msmlp.model.text import printable
+from msmlp.model.views import Target, Views, views_of
 
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """Of all pictures that Pillow knows: one of a format that is not served is named as unread. Other files are counted."""
@@ -34,8 +35,8 @@ MOST_NAMED = 20
 log = logging.getLogger(__name__)
 
 
-def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
-    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized to `size`.
+def load_dataset(path: Path, target: Target, *, strict: bool = False) -> Dataset:
+    """Read an image folder, a CIFAR python folder or its `.tar.gz`, with images resized for `target`.
 
     Images that cannot be read are left out, and a warning names them all; with `strict` they are an error.
 
@@ -44,7 +45,8 @@ def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    dataset = load_cifar(path, size)
+    views = views_of(target)
+    dataset = load_cifar(path, views)
     if dataset is not None:
         return dataset
     if not path.is_dir():
@@ -52,11 +54,28 @@ def load_dataset(path: Path, size: int, *, strict: bool = False) -> Dataset:
     if not (path / "train").is_dir():
         raise DataError(f"{path} is not a data set: {_found_instead(path)}")
     try:
-        dataset = _load_folder(path, size)
+        dataset = _load_folder(path, views)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from None
     _tell_unread(path, dataset.findings.unread, strict=strict)
     return dataset
+
+
+def load_held_out(path: Path, target: Target, classes: tuple[str, ...]) -> Dataset:
+    """Pictures of some of the `classes` for networks that were trained elsewhere: a folder of `<class>/*` or
+    `val/<class>/*`, and `test/<class>/*` where there is one. Of what they were trained on nothing is known: `train` is
+    empty.
+
+    Raises:
+        DataError: names the path and what is wrong with it.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; expected <class>/* or val/<class>/*")
+    reader = _Reader(path, views_of(target))
+    val = reader.some("val" if (path / "val").is_dir() else ".", classes)
+    test = reader.some("test", classes) if (path / "val").is_dir() and (path / "test").is_dir() else None
+    _tell_unread(path, tuple(reader.unread), strict=False)
+    return Dataset(classes, val.take(np.arange(0)), val, test, f"image folder {path.name}", findings=reader.findings())
 
 
 def _found_instead(path: Path) -> str:
@@ -88,9 +107,9 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
 
 
-def _load_folder(root: Path, size: int) -> Dataset:
+def _load_folder(root: Path, views: Views) -> Dataset:
     classes = _class_names(root / "train")
-    reader = _Reader(root, size)
+    reader = _Reader(root, views)
     reader.unused += [f"{each.name}/" for each in _visible(root) if each.name not in SPLITS]
     train = reader.split("train", classes)
     others = {
@@ -118,7 +137,7 @@ class _Reader:
     """Reads the splits of the folder `root`, and notes what else it meets."""
 
     root: Path
-    size: int
+    views: Views
     unread: list[Unread] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     sizes: set[tuple[int, int]] = field(default_factory=set)
@@ -142,21 +161,36 @@ class _Reader:
             raise DataError(f"{folder} has classes that train/ lacks: {', '.join(more[:5])}")
         if fewer:
             raise DataError(f"{folder} lacks classes of train/: {', '.join(fewer[:5])}")
-        if loose := sum(is_image(each) for each in folder.iterdir()):
+        return self._labelled(name, {folder / each: label for label, each in enumerate(classes) if each in found}, some)
+
+    def some(self, name: str, classes: tuple[str, ...]) -> Split:
+        """Of some classes only, whose names may stand in any order."""
+        folders = {each: each.name for each in _visible(self.root / name)}
+        odd = [found for found in folders.values() if classes.count(found) != 1]
+        if odd or not folders:
+            what = f"a folder {odd[0]}" if odd else "no folder"
+            said = "which several classes have as their name" if odd and odd[0] in classes else "which is no class"
+            named = ", ".join(classes[:3])
+            raise DataError(
+                f"{self.root / name} has {what}{', ' + said if odd else ''}; expected <class>/*: {named}, ..."
+            )
+        return self._labelled(name, {folder: classes.index(each) for folder, each in folders.items()})
+
+    def _labelled(self, name: str, folders: dict[Path, int], some: bool = False) -> Split:
+        """The images of the split `name`, of classes by their folders; with `some` a folder may be empty."""
+        if loose := sum(is_image(each) for each in (self.root / name).iterdir()):
             self.unused.append(f"{loose} image{'' if loose == 1 else 's'} directly in {name}/")
         pixels, labels, identities = [], [], []
-        for label, each in enumerate(classes):
-            if each not in found:
-                continue
+        for folder, label in folders.items():
             unread, others = len(self.unread), self.others.copy()
-            for image, identity in self._images(folder / each):
+            for image, identity in self._images(folder):
                 pixels.append(image)
                 labels.append(label)
                 identities.append(identity)
             if label not in labels[-1:] and not (some and len(self.unread) == unread):
-                raise DataError(_no_image(folder / each, self.unread[unread:], self.others - others))
+                raise DataError(_no_image(folder, self.unread[unread:], self.others - others))
         if not labels:
-            raise DataError(f"{folder} contains no image")
+            raise DataError(f"{self.root / name} contains no image")
         return Split(np.stack(pixels), np.array(labels, dtype=np.int64), np.stack(identities))
 
     def _images(self, folder: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -166,7 +200,7 @@ class _Reader:
                 data = path.read_bytes()
                 image = decode(data, max_pixels=PILLOW_MAX_PIXELS)
                 # Serving decodes a large JPEG at a reduced scale; the network must see the same pixels here.
-                seen = decode(data, near=self.size, max_pixels=PILLOW_MAX_PIXELS)
+                seen = decode(data, near=self.views.near, max_pixels=PILLOW_MAX_PIXELS)
             except ImageError as error:
                 self.unread.append(Unread(path.relative_to(self.root), str(error)))
             except OSError as error:
@@ -174,7 +208,7 @@ class _Reader:
             else:
                 self._count()
                 self.sizes.add(image.size)
-                yield to_square(seen, self.size), image_identity(np.asarray(image))
+                yield self.views.pixels(seen), image_identity(np.asarray(image))
 
     def _count(self) -> None:
         self.read += 1

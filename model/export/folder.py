@@ -6,22 +6,24 @@ accuracy is compared with float32's, on the validation images that also set thei
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
 from msmlp.model.backends.onnx.cpu import OnnxBackend
+from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.select import graphs_backend
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.torch.backend import StagedBackend
-from msmlp.model.data import Split, load_dataset
+from msmlp.model.data import Split
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
-from msmlp.model.export.graph_stage import OPSET, GraphStage, serialized, traced
-from msmlp.model.export.quantize import Ranges
-from msmlp.model.nn.served import served_stages
-from msmlp.model.offline import run_every_exit, validation_images
+from msmlp.model.export.quantize import MIXERS, OPERATORS, Ranges
+from msmlp.model.export.serialize import serialized
+from msmlp.model.export.wrapped import wrapped_stages
+from msmlp.model.imported import ImportedCascade
+from msmlp.model.offline import batch_of, dataset_for, run_every_exit, validation_images
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.model.weights.graphs import (
     GRAPH_DTYPES,
@@ -40,8 +42,8 @@ TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 COMPARED = 8
 """Images that are compared, in batches of every bucket up to this number."""
 
-RANGE_IMAGES = 512
-"""About how many validation images set the ranges of int8."""
+RANGE_IMAGES, IMPORTED_IMAGES = 512, 64
+"""About how many validation images set the ranges of int8; fewer of an imported cascade, with its large features."""
 
 
 def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def export(folder: Path, dtype: str = "float32", data: Path | None = None) -> di
         raise OptionError("data", "int8 needs validation images for its ranges: --data PATH")
     weights = load_weights(folder)
     calibration = load_calibration(weights)
-    images = validation_images(weights, load_dataset(data, weights.manifest.cascade.image_size)) if data else None
+    images = validation_images(weights, dataset_for(weights, data)) if data else None
     return _export(weights, calibration, dtype, images)
 
 
@@ -94,10 +96,10 @@ def _export(weights: Weights, calibration: Calibration, dtype: str, images: Spli
         graphs, validation = _int8(weights, calibration, made_from, images)
         said: list[dict[str, Any]] = [{} for _ in graphs]
     else:
-        graphs, validation = _graphs(weights, made_from, getattr(torch, dtype)), None
-        differences = _differences(weights, calibration, graphs, dtype)
-        said = [{"difference": difference} for difference in differences]
-    write_graphs(folder, graphs, made_from, dtype=dtype, opset=OPSET, torch=torch.__version__, validation=validation)
+        graphs, validation = _graphs(weights, made_from, dtype), None
+        said = _differences(weights, calibration, graphs, dtype)
+    opset, torch = _origin_of(graphs[0], weights)
+    write_graphs(folder, graphs, made_from, dtype=dtype, opset=opset, torch=torch, validation=validation)
     files = [
         {"stage": k + 1, "file": graph_name(k, dtype), "bytes": len(graph), **more}
         for k, (graph, more) in enumerate(zip(graphs, said, strict=True))
@@ -105,27 +107,65 @@ def _export(weights: Weights, calibration: Calibration, dtype: str, images: Spli
     return {"dtype": dtype, "graphs": files, **({"validation": validation} if validation else {})}
 
 
-def _traces(
-    weights: Weights, made_from: Origin, dtype: torch.dtype, *, quantizable: bool = False
-) -> list[onnx.ModelProto]:
+def exact_backend(weights: Weights, settings: BackendSettings) -> StageBackend:
+    """What serves these weights with the exits of the settings, before there are graphs of them on the disk."""
+    if _is_imported(weights):
+        assert settings.exits is not None
+        facts = Origin(
+            model_sha256=weights.sha256,
+            manifest_sha256=weights.manifest_sha256,
+            exit_policy=settings.exits.policy,
+            temperatures=settings.exits.temperatures,
+        )
+        return graphs_backend(weights.manifest.cascade.shape, tuple(_graphs(weights, facts, "float32")), settings)
+    from msmlp.model.backends.torch.backend import StagedBackend
+
+    return StagedBackend(weights, settings)
+
+
+def _is_imported(weights: Weights) -> bool:
+    return isinstance(weights.manifest.cascade, ImportedCascade)
+
+
+def _traces(weights: Weights, made_from: Origin, dtype: str, *, quantizable: bool = False) -> list[onnx.ModelProto]:
+    if _is_imported(weights):
+        if dtype != "float32":
+            raise OptionError("dtype", f"an imported cascade is exported in float32 or int8, not in {dtype}")
+        return wrapped_stages(weights, Exits(made_from.temperatures, made_from.exit_policy))
+    # Only our own networks need torch.
+    import torch
+
+    from msmlp.model.export.graph_stage import GraphStage, traced
+    from msmlp.model.nn.served import served_stages
+
+    cascade = weights.manifest.mixers
     stages = served_stages(weights, made_from.temperatures, made_from.exit_policy)
-    return [
-        traced(GraphStage(stage, dtype, quantizable=quantizable), k, weights.manifest.cascade)
-        for k, stage in enumerate(stages)
-    ]
+    kind = getattr(torch, dtype)
+    return [traced(GraphStage(stage, kind, quantizable=quantizable), k, cascade) for k, stage in enumerate(stages)]
 
 
-def _graphs(weights: Weights, made_from: Origin, dtype: torch.dtype) -> list[bytes]:
+def _origin_of(graph: bytes, weights: Weights) -> tuple[int, str]:
+    """The opset of a graph, and the torch that made it."""
+    opset = next(each.version for each in onnx.load_from_string(graph).opset_import if each.domain == "")
+    return opset, "none" if _is_imported(weights) else version("torch")
+
+
+def _graphs(weights: Weights, made_from: Origin, dtype: str) -> list[bytes]:
     return [serialized(model, k, made_from) for k, model in enumerate(_traces(weights, made_from, dtype))]
 
 
-def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[float]:
-    """The largest difference of scores and probabilities from torch's per stage; DeviceError beyond TOLERANCES."""
-    file, cascade = calibration.file, weights.manifest.cascade
+def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes], dtype: str) -> list[dict[str, Any]]:
+    """The largest difference of scores and probabilities from torch's per stage; DeviceError beyond TOLERANCES. There
+    is no torch to compare imported graphs with."""
+    if _is_imported(weights):
+        return [{} for _ in graphs]
+    from msmlp.model.backends.torch.backend import StagedBackend
+
+    file, cascade = calibration.file, weights.manifest.mixers
     exits = Exits(file.temperatures, file.exit_policy)
     few = BackendSettings("cpu", capacity=COMPARED, max_batch=COMPARED)
     reference = StagedBackend(weights, replace(few, exits=exits))
-    exported = OnnxBackend(cascade, graphs, replace(few, dtype=dtype))
+    exported = OnnxBackend(cascade.shape, graphs, replace(few, dtype=dtype))
     shape = (COMPARED, cascade.image_size, cascade.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     largest = np.zeros(len(graphs))
@@ -139,7 +179,7 @@ def _differences(weights: Weights, calibration: Calibration, graphs: list[bytes]
             f"stage {stage + 1} differs from torch by {largest[stage]:.1e} in ONNX Runtime, "
             f"more than the allowed {TOLERANCES[dtype]:.0e}; nothing was written"
         )
-    return [float(each) for each in largest]
+    return [{"difference": float(each)} for each in largest]
 
 
 def _int8(
@@ -148,11 +188,12 @@ def _int8(
     try:
         exact: Sequence[bytes] = load_graphs(weights, calibration)
     except WeightsError:  # none yet, or stale
-        exact = _graphs(weights, made_from, torch.float32)
+        exact = _graphs(weights, made_from, "float32")
     # Spread over the set, as it may be sorted by class.
-    ranges, graphs = Ranges(images.pixels[:: max(1, len(images) // RANGE_IMAGES)]), []
-    for k, model in enumerate(_traces(weights, made_from, torch.float32, quantizable=True)):
-        graphs.append(serialized(ranges.quantized(model), k, made_from))
+    most, operators = (IMPORTED_IMAGES, OPERATORS) if _is_imported(weights) else (RANGE_IMAGES, MIXERS)
+    ranges, graphs = Ranges(images.pixels[:: max(1, len(images) // most)], weights.manifest.cascade.shape), []
+    for k, model in enumerate(_traces(weights, made_from, "float32", quantizable=True)):
+        graphs.append(serialized(ranges.quantized(model, operators), k, made_from))
         ranges.advance(exact[k])
     return graphs, {
         "images": len(images),
@@ -162,6 +203,9 @@ def _int8(
 
 
 def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
-    backend = OnnxBackend(weights.manifest.cascade, graphs, BackendSettings("cpu", dtype, capacity=256, max_batch=256))
+    batch = batch_of(weights)
+    backend = OnnxBackend(
+        weights.manifest.cascade.shape, graphs, BackendSettings("cpu", dtype, capacity=batch, max_batch=batch)
+    )
     right = run_every_exit(backend, images.pixels).correct(images.labels)
     return [float(share) for share in right.mean(axis=0)]

@@ -1,4 +1,5 @@
-"""int8 graphs for CPUs: the products of channel mixing in 8 bits, their ranges set by validation images.
+"""int8 graphs for CPUs: the products of channel mixing in 8 bits, their ranges set by validation images; of imported
+graphs every product with a weight.
 
 Activations are uint8 per tensor and weights int8 per output column, both fixed here: with ranges set per batch, an
 image's answer would depend on the rest of its batch. All else stays float32: token mixing (its weight is on the left,
@@ -18,20 +19,34 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from msmlp.model.shape import CascadeShape, parts
+
 BATCH = 64
 """Images per run while the ranges are measured."""
+
+MIXERS, OPERATORS = ("MatMul",), ("Conv", "Gemm", "MatMul")
+"""The products in 8 bits, of our own networks and of imported ones."""
 
 Inputs = dict[str, NDArray[Any]]
 
 
 class Ranges:
-    """The inputs of each stage in turn for `pixels` [N, H, W, 3], from the float32 graphs."""
+    """The inputs of each stage in turn for `pixels` [N, *image shape], from the float32 graphs."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self._inputs: Inputs = {"pixels": pixels}
+    def __init__(self, pixels: NDArray[np.uint8], shape: CascadeShape) -> None:
+        self._pixels, self._shape, self._stage = pixels, shape, 0
+        self._inputs: Inputs = {"pixels": self._read()}
 
-    def quantized(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The next stage's graph, in int8."""
+    def _read(self) -> NDArray[np.uint8]:
+        """What the stage reads of the images."""
+        view = self._shape.reads[self._stage]
+        if view is None or len(self._shape.views) == 1:
+            return self._pixels
+        size = self._shape.views[view]
+        return self._pixels[:, parts(self._shape.views)[view]].reshape(-1, size, size, 3)
+
+    def quantized(self, model: onnx.ModelProto, operators: tuple[str, ...] = MIXERS) -> onnx.ModelProto:
+        """The next stage's graph, with products of these kinds in int8."""
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
         with tempfile.TemporaryDirectory() as folder, _quiet():
             path = Path(folder) / "int8.onnx"
@@ -40,8 +55,8 @@ class Ranges:
                 path,
                 reader,
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["MatMul"],
-                nodes_to_quantize=_weighted(model),
+                op_types_to_quantize=list(operators),
+                nodes_to_quantize=_weighted(model, operators),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
@@ -55,14 +70,17 @@ class Ranges:
 
     def advance(self, graph: bytes) -> None:
         """Run a stage's float32 graph, whose features the next one reads."""
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        batches = self._batches({each.name for each in session.get_inputs()})
-        features = np.concatenate([session.run(["features"], batch)[0] for batch in batches])
-        self._inputs = {"pixels": self._inputs["pixels"], "upstream": features}
+        if self._shape.features[self._stage] is not None:
+            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            batches = self._batches({each.name for each in session.get_inputs()})
+            self._inputs["upstream"] = np.concatenate([session.run(["features"], batch)[0] for batch in batches])
+        self._stage += 1
+        if self._stage < self._shape.stages:
+            self._inputs["pixels"] = self._read()
 
     def _batches(self, names: set[str]) -> Iterator[Inputs]:
         wanted = {name: each for name, each in self._inputs.items() if name in names}
-        for start in range(0, len(wanted["pixels"]), BATCH):
+        for start in range(0, len(self._pixels), BATCH):
             yield {name: each[start : start + BATCH] for name, each in wanted.items()}
 
 
@@ -74,10 +92,10 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return next(self._batches, None)
 
 
-def _weighted(model: onnx.ModelProto) -> list[str]:
+def _weighted(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
     """The names of products whose right side is a weight."""
     weights = {each.name for each in model.graph.initializer}
-    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    return [node.name for node in model.graph.node if node.op_type in operators and node.input[1] in weights]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msmlp.model.errors import ConfigError, one_line
+from msmlp.model.shape import CascadeShape
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -79,6 +80,11 @@ class CascadeConfig(BaseModel):
     def reuses(self, stage: int, block: int) -> bool:
         """Whether block `block` of stage `stage` (both 0-based) reads upstream features."""
         return stage > 0 and (self.reuse == "all" or (self.reuse == "first" and block == 0))
+
+    @property
+    def shape(self) -> CascadeShape:
+        features = [(self.tokens(k), stage.width) for k, stage in enumerate(self.stages[:-1])]
+        return CascadeShape(self.classes, (self.image_size,), (0,) * len(self.stages), (*features, None))
 
 
 def _stages(*rows: tuple[int, ...]) -> tuple[StageConfig, ...]:

@@ -49,7 +49,7 @@ def served_stages(
     weights: Weights, temperatures: tuple[float, ...], policy: str = "max-probability"
 ) -> list[ServedStage]:
     """The folded stages of a weights folder; OptionError for an unknown exit policy."""
-    cascade = Cascade(weights.manifest.cascade)
+    cascade = Cascade(weights.manifest.mixers)
     cascade.load_state_dict({name: torch.from_numpy(a) for name, a in weights.state.items()})
     preprocess = weights.manifest.preprocess
     folded, score = fold(cascade), exit_policy(policy)

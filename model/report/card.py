@@ -168,18 +168,29 @@ def _audit(card: dict[str, Any]) -> str:
     )
 
 
-def _facts(card: dict[str, Any]) -> list[str]:
-    training = card["training"]
+def _network(card: dict[str, Any]) -> list[str]:
+    """The network, and how it was trained."""
+    training, cost = card["training"], _gflops(card["exits"][-1]["gflops"])
+    if card["network"].get("kind") == "imported":
+        of = ", ".join(training.get("imported", []))
+        return [
+            f"- **Network**: imported graphs ({of}), at most {cost} GFLOPs (multiply-adds) per image.",
+            f"- **Calibrated** on {training['validation']['images']} images of {training.get('data', '?')}.",
+        ]
     teacher, start = (training.get("teacher") or {}).get("name"), training.get("init")
-    commit = f" (commit {training['git_commit']})" if training.get("git_commit") else ""
-    lines = [
+    return [
         f"- **Network**: {architecture(card['network'])}; {card['parameters']:,} parameters, "
-        f"at most {_gflops(card['exits'][-1]['gflops'])} GFLOPs (multiply-adds) per image.",
+        f"at most {cost} GFLOPs (multiply-adds) per image.",
         f"- **Trained** on {training.get('images', '?')} images of {training.get('data', '?')}, "
         f"{training.get('epochs', '?')} epochs on {training.get('device', '?')}, seed {training.get('seed', '?')}, "
         + (f"with the teacher `{teacher}`" if teacher else "without distillation")
         + (f", started from `{start['name']}` (sha256 {start['sha256'][:12]})." if start else "."),
     ]
+
+
+def _facts(card: dict[str, Any]) -> list[str]:
+    lines, training = _network(card), card["training"]
+    commit = f" (commit {training['git_commit']})" if training.get("git_commit") else ""
     if training.get("command"):
         lines.append(f"- **Command**{commit}: `{training['command']}`")
     lines.append(

@@ -115,7 +115,7 @@ def draw(rows: list[GalleryRow], measured: Measured, cut: Cut, path: Path) -> No
         style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
         places[0].text(-0.15, 0.5, _short(row.label), transform=places[0].transAxes, **style)
         for shown, axes in [*zip(row.easy, places, strict=False), *zip(row.hard, places[each + 1 :], strict=False)]:
-            axes.imshow(measured.images.pixels[shown.index], interpolation="nearest")
+            axes.imshow(measured.picture(shown.index), interpolation="nearest")
             said = f"{_short(shown.answer)}\nexit {shown.exit}: {shown.score:.2f}"
             style = {"ha": "center", "va": "top", "fontsize": 8, "color": "black" if shown.right else "red"}
             axes.text(0.5, -0.05, said, transform=axes.transAxes, **style)

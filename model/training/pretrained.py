@@ -125,7 +125,7 @@ def load_initial_weights(folder: Path) -> InitialWeights:
         folder = shipped
     manifest, sha256, state = _read_weights(folder)
     return InitialWeights(
-        manifest.name, sha256, manifest.classes, manifest.training, manifest.cascade, manifest.preprocess, state
+        manifest.name, sha256, manifest.classes, manifest.training, manifest.mixers, manifest.preprocess, state
     )
 
 
@@ -140,9 +140,9 @@ def load_teacher(folder: Path, device: torch.device, dtype: torch.dtype = torch.
         sha256, width = description.files[MODEL], network.config.widths[-1]
     else:
         description, sha256, state = _read_weights(folder)
-        network = Cascade(description.cascade).to(device).eval()
+        network = Cascade(description.mixers).to(device).eval()
         network.load_state_dict(state)
-        width = description.cascade.stages[-1].width
+        width = description.mixers.stages[-1].width
     normalize = normalizer(description.preprocess, device)
 
     @torch.no_grad()

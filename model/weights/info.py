@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, preset
+from msmlp.model.nn.config import preset
 from msmlp.model.weights.calibration import Calibration, load_calibration, model_version
-from msmlp.model.weights.manifest import Manifest, Weights, load_weights
+from msmlp.model.weights.manifest import AnyCascade, Manifest, Weights, cumulative, load_weights
 
 
 def preset_info(name: str) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def no_audit(training: dict[str, Any]) -> str:
     return str((training.get("audit") or {}).get("reason", "they were trained before there were audit sets"))
 
 
-def exit_costs(config: CascadeConfig) -> list[dict[str, Any]]:
+def exit_costs(cascade: AnyCascade) -> list[dict[str, Any]]:
     """Cumulative GFLOPs of every exit, as served and in the paper's form."""
-    served, paper = cumulative_gflops(config), cumulative_gflops(config, folded=False)
+    served, paper = cumulative(cascade), cumulative(cascade, folded=False)
     return [
         {"exit": k, "gflops": g, "gflops_unfolded": u} for k, (g, u) in enumerate(zip(served, paper, strict=True), 1)
     ]

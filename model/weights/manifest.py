@@ -1,19 +1,26 @@
-"""`manifest.json` + `model.safetensors`: what training leaves, immutable from then on."""
+"""`manifest.json` + `model.safetensors`: what training leaves, immutable from then on.
+
+Of an imported cascade (model/imported.py): `source-<k>.onnx`, as they were given, instead of `model.safetensors`.
+"""
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from msmlp.model.errors import WeightsError
+from msmlp.model.imported import ImportedCascade
 from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
+from msmlp.model.views import Views
 from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
 
 MANIFEST = "manifest.json"
@@ -24,6 +31,9 @@ FORMAT = 1
 
 Shapes = dict[str, tuple[int, ...]]
 
+AnyCascade = CascadeConfig | ImportedCascade
+"""Mixers, which have no `kind`, or other people's graphs."""
+
 
 class Manifest(BaseModel):
     # Unknown keys are allowed: a newer minor version may add some.
@@ -31,7 +41,7 @@ class Manifest(BaseModel):
 
     format: Literal[1]
     name: str = Field(min_length=1)
-    cascade: CascadeConfig
+    cascade: AnyCascade
     classes: tuple[str, ...]
     preprocess: Preprocess
     files: dict[str, str]
@@ -40,16 +50,42 @@ class Manifest(BaseModel):
     gflops_incremental: list[float]
     gflops_cumulative: list[float]
 
+    @field_validator("cascade", mode="before")
+    @classmethod
+    def _of_its_kind(cls, given: Any) -> AnyCascade:
+        if isinstance(given, CascadeConfig | ImportedCascade):
+            return given
+        imported = isinstance(given, dict) and given.get("kind") == "imported"
+        return ImportedCascade.model_validate(given) if imported else CascadeConfig.model_validate(given)
+
+    @cached_property
+    def views(self) -> Views:
+        """How pictures become what the stages read."""
+        cascade = self.cascade
+        return cascade.views if isinstance(cascade, ImportedCascade) else Views((self.preprocess.view,))
+
+    @property
+    def mixers(self) -> CascadeConfig:
+        """The cascade, for what needs our own networks; WeightsError for an imported one."""
+        if isinstance(self.cascade, ImportedCascade):
+            raise WeightsError(f"{self.name} is an imported cascade; expected one that msmlp train has made")
+        return self.cascade
+
 
 @dataclass(frozen=True)
 class Weights:
-    """A checked weights folder in memory; `state` maps parameter names to arrays, in the paper's unfolded form."""
+    """A checked weights folder in memory.
+
+    `state` maps parameter names to arrays, in the paper's unfolded form; that of an imported cascade is empty.
+    `nbytes` is the size of its numbers, or of the graphs.
+    """
 
     folder: Path
     manifest: Manifest
     state: dict[str, NDArray[np.float32]]
     sha256: str
     manifest_sha256: str
+    nbytes: int
 
 
 def write_weights(
@@ -65,20 +101,63 @@ def write_weights(
     """Write model and manifest; `state` holds torch tensors."""
     arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
     blob = save(arrays)
-    write_atomically(folder / MODEL, blob)
+    _write(folder, folder.resolve().name, config, {MODEL: blob}, classes, preprocess, training, results)
+
+
+def write_imported(
+    folder: Path,
+    name: str,
+    *,
+    cascade: ImportedCascade,
+    graphs: list[bytes],
+    classes: tuple[str, ...],
+    training: dict[str, Any],
+) -> None:
+    """Write the graphs of an imported cascade, one per stage, and its manifest."""
+    files = {stage.graph: graph for stage, graph in zip(cascade.stages, graphs, strict=True)}
+    _write(folder, name, cascade, files, classes, cascade.preprocess, training, [])
+
+
+def _write(
+    folder: Path,
+    name: str,
+    cascade: AnyCascade,
+    files: dict[str, bytes],
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    training: dict[str, Any],
+    results: list[dict[str, Any]],
+) -> None:
+    for file, content in files.items():
+        write_atomically(folder / file, content)
+    own = gflops(cascade)
     manifest = Manifest(
         format=FORMAT,
-        name=folder.resolve().name,
-        cascade=config,
+        name=name,
+        cascade=cascade,
         classes=classes,
         preprocess=preprocess,
-        files={MODEL: hashlib.sha256(blob).hexdigest()},
+        files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
         training=training,
         results=results,
-        gflops_incremental=incremental_gflops(config),
-        gflops_cumulative=cumulative_gflops(config),
+        gflops_incremental=own,
+        gflops_cumulative=cumulative(cascade),
     )
     write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def gflops(cascade: AnyCascade) -> list[float]:
+    """GFLOPs (multiply-adds / 1e9) per image of each stage alone, as served."""
+    if isinstance(cascade, ImportedCascade):
+        return [stage.gflops for stage in cascade.stages]
+    return incremental_gflops(cascade)
+
+
+def cumulative(cascade: AnyCascade, *, folded: bool = True) -> list[float]:
+    """GFLOPs of an image that leaves at exit 1, 2, ... K. Nothing of an imported cascade can be folded."""
+    if isinstance(cascade, ImportedCascade):
+        return list(accumulate(gflops(cascade)))
+    return cumulative_gflops(cascade, folded=folded)
 
 
 def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
@@ -102,10 +181,13 @@ def _read_manifest(folder: Path) -> tuple[bytes, Manifest]:
 def _check_consistent(path: Path, manifest: Manifest) -> None:
     if len(manifest.classes) != manifest.cascade.classes:
         raise WeightsError(f"{path}: {len(manifest.classes)} class names for {manifest.cascade.classes} outputs")
-    if manifest.preprocess.size != manifest.cascade.image_size:
+    if isinstance(manifest.cascade, ImportedCascade):
+        if manifest.preprocess != manifest.cascade.preprocess:
+            raise WeightsError(f"{path}: preprocess is not that of the first stage")
+    elif manifest.preprocess.size != manifest.cascade.image_size:
         size = manifest.cascade.image_size
         raise WeightsError(f"{path}: preprocess.size is {manifest.preprocess.size}, but the cascade reads {size}")
-    costs, expected = manifest.gflops_cumulative, cumulative_gflops(manifest.cascade)
+    costs, expected = manifest.gflops_cumulative, cumulative(manifest.cascade)
     if len(costs) != len(expected) or not np.allclose(costs, expected, rtol=1e-9):
         raise WeightsError(f"{path}: gflops_cumulative is not the cost of this cascade")
 
@@ -113,6 +195,12 @@ def _check_consistent(path: Path, manifest: Manifest) -> None:
 def load_weights(folder: Path) -> Weights:
     """Read a weights folder and check format, hash, names, shapes and finiteness; WeightsError if one is wrong."""
     described, manifest = _read_manifest(folder)
+    manifest_sha256 = hashlib.sha256(described).hexdigest()
+    if isinstance(manifest.cascade, ImportedCascade):
+        names = [stage.graph for stage in manifest.cascade.stages]
+        size = sum(len(read_checked(folder / name, manifest.files.get(name))) for name in names)
+        sha256 = hashlib.sha256("".join(manifest.files[name] for name in names).encode()).hexdigest()
+        return Weights(folder, manifest, {}, sha256, manifest_sha256, size)
     path = folder / MODEL
     blob = read_checked(path, manifest.files.get(MODEL))
     try:
@@ -125,8 +213,8 @@ def load_weights(folder: Path) -> Weights:
     for name, array in state.items():
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {name} has NaN or infinite values")
-    sha256, manifest_sha256 = (hashlib.sha256(content).hexdigest() for content in (blob, described))
-    return Weights(folder, manifest, state, sha256, manifest_sha256)
+    nbytes = sum(array.nbytes for array in state.values())
+    return Weights(folder, manifest, state, hashlib.sha256(blob).hexdigest(), manifest_sha256, nbytes)
 
 
 def _check_shapes(path: Path, state: dict[str, NDArray[np.float32]], wanted: Shapes) -> None:

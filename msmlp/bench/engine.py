@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from msmlp.bench.images import pick_images
 from msmlp.bench.load import named_points, offered_loads
 from msmlp.bench.null_server import NullBackend
-from msmlp.bench.saturation import PlainStages, Saturated, Saturation
+from msmlp.bench.saturation import Saturated, Saturation, plain_stages
 from msmlp.bench.stages import Floats, Pixels, reach_of
 from msmlp.model.backends.protocol import buckets_up_to, warm_up
 from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.offline import run_every_exit
+from msmlp.model.offline import dataset_for, run_every_exit
 from msmlp.model.text import percent, shares
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.latency import LatencyModel
@@ -71,7 +70,8 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     weights = load_weights(settings.weights)
     calibration = load_calibration(weights)
     point = OperatingPoints(calibration, weights.manifest.gflops_cumulative, settings.policy).resolve(NO_OPTIONS)
-    images = pick_images(options.data, options.images, weights.manifest.cascade.image_size)
+    data = None if options.data is None else dataset_for(weights, options.data)
+    images = pick_images(data, options.images, weights.manifest.views)
     thresholds = point.parameters.thresholds
     caps = _saturate(options, weights, calibration, images, thresholds, progress)
     described = caps[options.cap]
@@ -86,8 +86,7 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
         "policy": point.name,
         **{name: getattr(described.backend, name) for name in ("device", "dtype", "in_flight")},
         "backend": described.backend.name,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **_of_torch(),
         "machine": platform.machine(),
         "exit_share": [round(float((exits == exit).mean()), 4) for exit in range(1, stages + 1)],
         **documents[options.cap],
@@ -108,6 +107,15 @@ def bench_engine(options: BenchOptions, progress: Progress = lambda line: None) 
     return document
 
 
+def _of_torch() -> dict[str, Any]:
+    """Without it imported cascades can be measured, which do not need it."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return {"torch": None, "threads": None}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
 def _saturate(
     options: BenchOptions,
     weights: Weights,
@@ -121,7 +129,7 @@ def _saturate(
         progress(f"warm-up, batches up to {cap}")
         wanted = BackendSettings(given.device, given.dtype, given.provider, capacity=len(images), max_batch=cap)
         backend = select_backend(weights, calibration, wanted, given.backend).build()
-        caps[cap] = Saturation(backend, PlainStages(weights, backend), images, thresholds)
+        caps[cap] = Saturation(backend, plain_stages(weights, calibration, backend), images, thresholds)
     for number in range(options.rounds):
         for cap, saturation in caps.items():
             progress(f"round {number + 1} of {options.rounds}, batches up to {cap}")
@@ -139,7 +147,7 @@ def _capacity(described: Saturation, calibration: Calibration, scores: Scores, d
 
 def host_us_per_image(scores: Scores, thresholds: Floats, max_batch: int) -> float:
     """Microseconds of engine core per image, over all its stages; `scores` [N, K] say where images exit."""
-    backend = NullBackend(scores, classes=2, size=1, capacity=len(scores), max_batch=max_batch)
+    backend = NullBackend(scores, classes=2, image_shape=(1, 1, 3), capacity=len(scores), max_batch=max_batch)
     engine, times = Saturated(backend, warm_up(backend)), []
     pixels = np.zeros((len(scores), 1, 1, 3), dtype=np.uint8)
     for _ in range(HOST_RUNS):

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -16,6 +16,10 @@ from msmlp.bench.generator import request_bytes
 from msmlp.client.transport import key_header
 from msmlp.model.errors import DataError
 from msmlp.model.preprocess import load_image
+from msmlp.model.views import Target, views_of
+
+if TYPE_CHECKING:
+    from msmlp.model.data import Dataset
 
 FORM_IMAGES = 64
 TENSOR_IMAGES = 1024
@@ -26,19 +30,19 @@ PICTURES = 64
 """Different images, where none are given."""
 
 
-def pick_images(data: Path | None, count: int, size: int) -> NDArray[np.uint8]:
-    """`count` images uint8 [count, size, size, 3], repeated if there are fewer.
+def pick_images(data: "Dataset | None", count: int, target: Target) -> NDArray[np.uint8]:
+    """`count` images as the target's pixels, repeated if there are fewer.
 
     Without `data` they are squares of one photograph: real pixels, but not the classes trained on, so exits fire
     differently than they would on the data.
     """
     if data is None:
-        return _squares_of_the_cat(count, size)
-    from msmlp.model.data import load_dataset
-
-    test = load_dataset(data, size).test
+        views = views_of(target)
+        squares = _squares_of_the_cat(count, max(view.size for view in views.views))
+        return np.stack([views.pixels(Image.fromarray(square)) for square in squares])
+    test = data.test
     if test is None:
-        raise DataError(f"{data} has no test split")
+        raise DataError(f"{data.source} has no test split")
     return test.pixels[np.arange(count) % len(test.pixels)]
 
 

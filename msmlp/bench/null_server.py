@@ -34,10 +34,16 @@ class NullBackend:
     name, device, dtype, in_flight = "null", "none", "float32", 1
 
     def __init__(
-        self, scores: NDArray[np.float32], *, classes: int, size: int, capacity: int, max_batch: int = 64
+        self,
+        scores: NDArray[np.float32],
+        *,
+        classes: int,
+        image_shape: tuple[int, ...],
+        capacity: int,
+        max_batch: int = 64,
     ) -> None:
         images, self.stages = scores.shape
-        self.classes, self.size, self.capacity = classes, size, capacity
+        self.classes, self.image_shape, self.capacity = classes, image_shape, capacity
         self.buckets = buckets_up_to(min(max_batch, capacity))
         self._score = scores.astype(np.float32)
         rest = (1 - self._score) / max(1, classes - 1)
@@ -70,7 +76,7 @@ def select_null(weights: Weights, calibration: Calibration, settings: BackendSet
         NullBackend,
         load_file(weights.folder / TABLE)["scores"],
         classes=len(manifest.classes),
-        size=manifest.cascade.image_size,
+        image_shape=manifest.cascade.shape.image,
         capacity=(settings.capacity or CAPACITY) + settings.reserve,
         max_batch=settings.largest_batch,
     )

@@ -9,17 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from msmlp.bench.stages import Floats, Pixels, StageCosts, StageSamples, backend_times
 from msmlp.model.backends.protocol import Slots, StageBackend, StageOutput, warm_up
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason, decide
-from msmlp.model.nn.served import served_stages
-from msmlp.model.weights import Weights
+from msmlp.model.imported import ImportedCascade
+from msmlp.model.shape import parts
+from msmlp.model.weights import Calibration, Weights, load_graphs
 from msmlp.service.engine.core import EngineCore
 from msmlp.service.engine.messages import ExitParameters, Failed, Outbound, Ran, Submit
 
@@ -106,10 +106,54 @@ def baseline(
         go_on(oldest, backend.collect(handle))
 
 
-class PlainStages:
-    """The folded stages without slots: contiguous batches in, features kept as tensors."""
+class PlainStages(Protocol):
+    """The stages without slots: contiguous batches in, features kept."""
+
+    def times(self, pixels: Pixels) -> Floats:
+        """Seconds of every stage over one batch, [K]; scores and probabilities come back, as from the backend."""
+
+
+def plain_stages(weights: Weights, calibration: Calibration, backend: StageBackend) -> PlainStages:
+    imported = isinstance(weights.manifest.cascade, ImportedCascade)
+    return PlainGraphs(weights, calibration, backend) if imported else PlainModules(weights, backend)
+
+
+class PlainGraphs:
+    """An imported cascade's, on a CPU or a GPU; features pass through the host."""
+
+    def __init__(self, weights: Weights, calibration: Calibration, backend: StageBackend) -> None:
+        from msmlp.model.backends.onnx.base import CPU, CUDA, open_session
+
+        provider, self._shape = CPU if backend.device == "cpu" else CUDA, weights.manifest.cascade.shape
+        graphs = load_graphs(weights, calibration, backend.dtype)
+        self._sessions = [open_session(graph, provider, capture=False).session for graph in graphs]
+
+    def times(self, pixels: Pixels) -> Floats:
+        sizes, seconds, upstream = self._shape.views, [], None
+        rows = zip(sizes, parts(sizes), strict=True)
+        views = [pixels if len(sizes) == 1 else pixels[:, part].reshape(-1, size, size, 3) for size, part in rows]
+        for stage, session in enumerate(self._sessions):
+            start = time.perf_counter()
+            view = self._shape.reads[stage]
+            inputs = {} if view is None else {"pixels": views[view]}
+            hands_on = self._shape.features[stage] is not None
+            outputs = session.run(
+                ["probabilities", "score", *["features"] * hands_on],
+                inputs if upstream is None else {**inputs, "upstream": upstream},
+            )
+            upstream = outputs[2] if hands_on else None
+            seconds.append(time.perf_counter() - start)
+        return np.array(seconds)
+
+
+class PlainModules:
+    """Our own networks', folded, with torch."""
 
     def __init__(self, weights: Weights, backend: StageBackend) -> None:
+        import torch
+
+        from msmlp.model.nn.served import served_stages
+
         # int8 graphs have 8 bits in weights and products only; all other modules run in float32.
         kind = "float32" if backend.dtype == "int8" else backend.dtype
         self._device, self._dtype = torch.device(backend.device), getattr(torch, kind)
@@ -118,14 +162,15 @@ class PlainStages:
             stage.to(self._device)
             stage.stage.to(self._dtype)
 
-    @torch.inference_mode()
     def times(self, pixels: Pixels) -> Floats:
-        """Seconds of every stage over one batch, [K]; scores and probabilities come back, as from the backend."""
+        import torch
+
         batch = torch.from_numpy(pixels).to(self._device)
         upstream, seconds = None, []
         for stage in self._stages:
             start = time.perf_counter()
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            lowered = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+            with torch.inference_mode(), lowered:
                 upstream, probabilities, score = stage(batch, upstream)
             score.cpu(), probabilities.cpu()
             seconds.append(time.perf_counter() - start)

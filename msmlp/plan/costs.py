@@ -118,7 +118,7 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
     progress("measuring the stages")
     with _one_core() if inline else nullcontext():
         backend, _ = warmed(selected.build, MOST_SECONDS if inline else np.inf)
-        images = pick_images(None, backend.buckets[-1], backend.size)
+        images = pick_images(None, backend.buckets[-1], weights.manifest.views)
         samples = StageSamples(partial(backend_times, backend), backend.buckets, images)
         rng = np.random.default_rng(0)
         for _ in range(SAMPLES):
@@ -127,7 +127,8 @@ def measure_costs(settings: Settings, weights: Weights, calibration: Calibration
     measured = samples.costs()
     # Where an engine process has the device, its CPU time is not the front end's.
     program = ["-c", SERVE, "serve"] if inline else ["-c", NULL]
-    host = _host_costs(program, settings, backend.size, measured.seconds[:, 0] if inline else None, progress)
+    size = weights.manifest.preprocess.size
+    host = _host_costs(program, settings, size, measured.seconds[:, 0] if inline else None, progress)
     return Costs(
         name=weights.manifest.name,
         device=backend.device,

@@ -76,7 +76,7 @@ class _Device(NullBackend):
 
     def __init__(self, replica: "Replica", costs: Costs, scores: NDArray[np.float32]) -> None:
         self._replica = replica
-        super().__init__(scores, classes=2, size=1, capacity=costs.permits, max_batch=costs.buckets[-1])
+        super().__init__(scores, classes=2, image_shape=(1, 1, 3), capacity=costs.permits, max_batch=costs.buckets[-1])
         self.buckets, self.in_flight = costs.buckets, costs.in_flight
         self._seconds = [dict(zip(costs.buckets, row, strict=True)) for row in costs.stage_seconds]
         self._free = 0.0

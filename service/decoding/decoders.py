@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import ImageError, MsmlpError
 from msmlp.model.plain import plain_image
-from msmlp.model.preprocess import to_square
+from msmlp.model.views import Target, Views, views_of
 from msmlp.service.decoding.cost import PER_PICTURE, DecodeTimes
 from msmlp.service.decoding.pictures import Picture, Pixels, Source, read_header
 from msmlp.service.decoding.queue import DecodeQueue, Next
@@ -41,6 +41,11 @@ Count = Callable[[int], object]
 
 def no_count(_pixels: int) -> None:
     """Nobody wants to know."""
+
+
+def _unscaled(shape: tuple[int, ...], views: Views) -> int | None:
+    """The size of pixels that are what the stages read; None if they must be scaled."""
+    return views.plain if shape == (views.plain, views.plain, 3) else None
 
 
 class Decoders:
@@ -86,28 +91,29 @@ class Decoders:
     def shutdown(self) -> None:
         self.threads.shutdown()
 
-    def at_once(self, sources: Sources, size: int, count: Count = no_count) -> Pixels | None:
-        """What needs no thread: pixels [n, size, size, 3] as they are, or a single small image; None for all others.
+    def at_once(self, sources: Sources, target: Target, count: Count = no_count) -> Pixels | None:
+        """What needs no thread: pixels that are not scaled, or a single small image; None for all others.
 
         BadImagesError for a single image that cannot be decoded.
         """
-        if isinstance(sources, np.ndarray) and sources.shape[1:] == (size, size, 3):
+        views = views_of(target)
+        if isinstance(sources, np.ndarray) and (size := _unscaled(sources.shape[1:], views)):
             count(len(sources) * size * size)
             return sources
-        if len(sources) == 1 and (small := self._small(sources[0], size, count)) is not None:
+        if len(sources) == 1 and (small := self._small(sources[0], views, count)) is not None:
             return small[None]
         return None
 
     async def decode(
         self,
         sources: Sources,
-        size: int,
+        target: Target,
         *,
         deadline: float = math.inf,
         check: Check = lambda *_: None,
         count: Count = no_count,
     ) -> Pixels:
-        """Decode and resize images → uint8 [n, size, size, 3].
+        """Decode and resize images → uint8 [n, *the target's shape].
 
         Cancelled, it stops after the pictures that are being decoded. When the deadline passes (monotonic seconds) it
         stops too, and what is left is black: the engine computes nothing that late.
@@ -117,7 +123,7 @@ class Decoders:
             TooManyPixelsError: more pixels to decode than a request may have.
             MsmlpError: what `check` raises.
         """
-        job = _Job(sources, size, deadline, check, count)
+        job = _Job(sources, views_of(target), deadline, check, count)
         starts = range(0, len(sources), HEADERS)
         self._enter(job, [PER_PICTURE * min(HEADERS, len(sources) - start) for start in starts])
         # Its turn may come later, and a picture may take long.
@@ -132,20 +138,20 @@ class Decoders:
             self._observe(job.took)
         return job.pixels
 
-    def _small(self, source: Source, size: int, count: Count) -> Pixels | None:
+    def _small(self, source: Source, views: Views, count: Count) -> Pixels | None:
         """The pixels of a small image; None for a large one."""
         if isinstance(source, np.ndarray):
-            if source.shape != (size, size, 3):
+            if not (size := _unscaled(source.shape, views)):
                 return None
             count(size * size)
             return source
         if len(source) > SMALL_BYTES:
             return None
-        if plain := plain_image(source, size, max_pixels=self._small_pixels):
+        if (size := views.plain) and (plain := plain_image(source, size, max_pixels=self._small_pixels)):
             count(size * size)
-            return to_square(plain, size)
+            return views.pixels(plain)
         try:
-            picture = read_header(source, size, self._max_pixels)
+            picture = read_header(source, views, self._max_pixels)
             small = picture.work <= SMALL_WORK and picture.pixels <= self._small_pixels
             if small and self._times.predict(picture.kind, picture.work) <= LOOP_SECONDS:
                 count(picture.full)
@@ -253,13 +259,13 @@ class Decoders:
 class _Job:
     """A request on the decoder threads. Its turns are `HEADERS` headers each until it has an `order`, then pictures."""
 
-    def __init__(self, sources: Sources, size: int, deadline: float, check: Check, count: Count) -> None:
-        self.sources, self.size, self.deadline, self.check, self.count = sources, size, deadline, check, count
+    def __init__(self, sources: Sources, views: Views, deadline: float, check: Check, count: Count) -> None:
+        self.sources, self.views, self.deadline, self.check, self.count = sources, views, deadline, check, count
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.pictures: dict[int, Picture] = {}
         self.order: list[int] = []  # of pictures that can be decoded
-        self.pixels = np.zeros((len(sources), size, size, 3), np.uint8)
+        self.pixels = np.zeros((len(sources), *views.shape), np.uint8)
         self.errors: list[tuple[int, MsmlpError]] = []
         self.took: list[tuple[str, float]] = []
         self.left = 0
@@ -269,7 +275,7 @@ class _Job:
         """Read the headers of a turn."""
         for index in range(HEADERS * turn, min(HEADERS * (turn + 1), len(self.sources))):
             try:
-                self.pictures[index] = read_header(self.sources[index], self.size, max_pixels)
+                self.pictures[index] = read_header(self.sources[index], self.views, max_pixels)
             except ImageError as error:
                 free_frames(error)
                 self.errors.append((index, error))

@@ -13,9 +13,10 @@ from msmlp.model.bmp import is_odd_bmp
 from msmlp.model.colour_key import KEY
 from msmlp.model.errors import ImageTooLargeError
 from msmlp.model.plain import plain_format
-from msmlp.model.preprocess import ENTROPY, JPEG_SCAN, decode_opened, load_image, open_image, reduce_scale, to_square
+from msmlp.model.preprocess import ENTROPY, JPEG_SCAN, decode_opened, load_image, open_image, reduce_scale
 from msmlp.model.profiles import PROFILE, WORK, is_known
 from msmlp.model.unended import DECODINGS, UNENDED
+from msmlp.model.views import Target, Views, views_of
 
 Source = bytes | NDArray[np.uint8]
 """An encoded image, or its pixels uint8 [H, W, 3]."""
@@ -35,7 +36,7 @@ any kind: opened, it may be a copy without metadata."""
 
 class Picture(NamedTuple):
     """An image whose header was read: its kind (cost.KINDS), the pixels to be decoded, the work that they are worth in
-    pixels, and what decodes it to uint8 [size, size, 3] or raises ImageError."""
+    pixels, and what decodes it to the target's pixels or raises ImageError."""
 
     kind: str
     pixels: int
@@ -50,25 +51,27 @@ class Picture(NamedTuple):
         return self.reduced_from or self.pixels
 
 
-def read_header(source: Source, size: int, max_pixels: int) -> Picture:
-    """What decoding an image to `size` will be; ImageError for a header that is refused."""
+def read_header(source: Source, target: Target, max_pixels: int) -> Picture:
+    """What decoding an image for `target` will be; ImageError for a header that is refused."""
+    views = views_of(target)
     if isinstance(source, np.ndarray):
         pixels = source.shape[0] * source.shape[1]
-        return Picture("pixels", pixels, pixels, partial(_resize, source, size))
-    if size * size <= max_pixels and (plain := plain_format(source, size)):
-        return Picture(plain, size * size, size * size, partial(load_image, source, size, max_pixels=max_pixels))
-    image = open_image(source, max_pixels=max_pixels, near=size)
-    picture = _predict(image, source, size, max_pixels)
+        return Picture("pixels", pixels, pixels, partial(_resize, source, views))
+    size = views.plain
+    if size and size * size <= max_pixels and (plain := plain_format(source, size)):
+        return Picture(plain, size * size, size * size, partial(load_image, source, views, max_pixels=max_pixels))
+    image = open_image(source, max_pixels=max_pixels, near=views.near)
+    picture = _predict(image, source, views, max_pixels)
     unprepared = PROFILE in image.info and not is_known(image.info[PROFILE])
     return picture._replace(work=picture.work + WORK) if unprepared else picture
 
 
-def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: int) -> Picture:
+def _predict(image: ImageFile.ImageFile, source: bytes, views: Views, max_pixels: int) -> Picture:
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
     again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)
     decode = (
-        partial(load_image, source, size, max_pixels=max_pixels) if again else partial(decode_to_square, image, size)
+        partial(load_image, source, views, max_pixels=max_pixels) if again else partial(_decode_opened, image, views)
     )
     if kind == "BMP" and image.info.get("compression") in (1, 2):
         return Picture(kind, full, RUN_PIXEL * full + RUN_BYTE * len(source), decode)
@@ -78,7 +81,7 @@ def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: i
         return Picture(kind, full, ODD_PIXEL * full, decode)
     if kind != "JPEG":
         return Picture(kind, full, 2 * full if KEY in image.info else full, decode)
-    reduce_scale(image, size)
+    reduce_scale(image, views.near)
     scans = max(1, sum(1 for _ in JPEG_SCAN.finditer(source)))
     pixels = image.width * image.height
     work = pixels + full * (ENTROPY + PER_SCAN * (scans - 1))
@@ -88,9 +91,9 @@ def _predict(image: ImageFile.ImageFile, source: bytes, size: int, max_pixels: i
     return Picture(kind, pixels, DECODINGS * work if UNENDED in image.info else work, decode, full)
 
 
-def decode_to_square(image: ImageFile.ImageFile, size: int) -> Pixels:
-    return to_square(decode_opened(image), size)
+def _decode_opened(image: ImageFile.ImageFile, views: Views) -> Pixels:
+    return views.pixels(decode_opened(image))
 
 
-def _resize(pixels: Pixels, size: int) -> Pixels:
-    return to_square(Image.fromarray(pixels), size)
+def _resize(pixels: Pixels, views: Views) -> Pixels:
+    return views.pixels(Image.fromarray(pixels))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend, StageOutput, warm_up
+from msmlp.model.backends.protocol import StageBackend, StageOutput, black, warm_up
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.model.exits.rule import GOES_ON
 from msmlp.service.engine.answered import Answered
@@ -104,7 +104,7 @@ def _serve(engine: "Engine", port: BlockingPort) -> None:
 def warmed(build: BackendFactory, most: float = np.inf) -> Warm:
     """A backend, ready to serve, without the buckets that take more than `most` seconds."""
     backend = build()
-    seconds = warm_up(backend)
+    seconds = warm_up(backend, most)
     kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
     backend.buckets = backend.buckets[:kept]
     return backend, seconds[:, :kept]
@@ -367,7 +367,7 @@ class EngineCore:
         """End the engine if a black image has no valid scores either. Some images may overflow a graph: whoever sends
         them must not be able to end it.
         """
-        slots = self.backend.admit(np.zeros((1, self.backend.size, self.backend.size, 3), dtype=np.uint8))
+        slots = self.backend.admit(black(self.backend, 1))
         for stage in range(self._stages):
             output = self.backend.collect(self.backend.launch(stage, slots))
             if not (np.isfinite(output.score).all() and np.isfinite(output.probabilities).all()):

@@ -48,7 +48,7 @@ class ExitParameters:
 class Submit(NamedTuple):
     """The images of one request.
 
-    `request` is unique in this engine; `pixels` uint8 [n, size, size, 3]; `arrival` in seconds of the monotonic clock.
+    `request` is unique in this engine; `pixels` uint8 [n, *image shape]; `arrival` in seconds of the monotonic clock.
     """
 
     request: int

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE
 from msmlp.model.errors import OptionError
 from msmlp.model.platform import cores, free_host_memory
-from msmlp.model.weights import Weights
+from msmlp.model.weights import Calibration, Weights
 from msmlp.service.engine.process.memory import PEERS
+from msmlp.service.engine.transport import MOST_SECONDS
 from msmlp.service.settings import Settings
 
 WORKER_BYTES, PER_WEIGHT_BYTE = 200 * 2**20, 4
@@ -46,10 +47,11 @@ class Layout:
         return f"{number}, {places[self.engine]}{each}: {self.why}"
 
 
-def layout_here(settings: Settings, name: str, device: str, weights: Weights) -> Layout:
+def layout_here(settings: Settings, name: str, device: str, weights: Weights, calibration: Calibration) -> Layout:
     """The layout on this machine."""
-    size = sum(array.nbytes for array in weights.state.values())
-    return resolve(settings, name, device, size, cores=cores(), free_memory=free_host_memory())
+    slowest = max(calibration.file.stage_ms or (0.0,))
+    size, memory = weights.nbytes, free_host_memory()
+    return resolve(settings, name, device, size, cores=cores(), free_memory=memory, slowest_ms=slowest)
 
 
 def resolve(
@@ -60,10 +62,14 @@ def resolve(
     *,
     cores: int,
     free_memory: int,
+    slowest_ms: float = 0.0,
     platform: str = sys.platform,
 ) -> Layout:
-    """The layout for the backend `name` on `device` (cpu or cuda), on a machine with `free_memory` bytes to take."""
-    engine = "process" if settings.devices is not None else _engine(settings.engine, name, device)
+    """The layout for the backend `name` on `device` (cpu or cuda), on a machine with `free_memory` bytes to take; the
+    slowest stage was measured to take `slowest_ms` an image.
+    """
+    slow = slowest_ms > 1e3 * MOST_SECONDS
+    engine = "process" if settings.devices is not None else _engine(settings.engine, name, device, slow=slow)
     if platform != "linux":
         return Layout(1, engine, "more than one needs Linux")
     if settings.frontends != "auto":
@@ -87,15 +93,16 @@ def resolve(
     return Layout(max(1, bounds[why]), engine, why)
 
 
-def _engine(wanted: str, name: str, device: str) -> str:
-    """`auto` takes a process for torch and for a GPU, and the front end itself for ONNX Runtime on a CPU.
+def _engine(wanted: str, name: str, device: str, *, slow: bool) -> str:
+    """`auto` takes a process for torch, for a GPU and for stages that would hold an event loop up; the front end itself
+    for others of ONNX Runtime on a CPU.
 
     A stage of torch is dozens of small operations, each of which would wait for the interpreter that the web side
     holds; ONNX Runtime's is one. And a GPU's errors can outlive their cause, but not the process.
     """
     if wanted != "auto":
         return wanted
-    return "process" if name == "torch" or device != "cpu" else "inline"
+    return "process" if name == "torch" or device != "cpu" or slow else "inline"
 
 
 def memory_needed(layout: Layout, weights_bytes: int, engines: int) -> int:

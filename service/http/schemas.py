@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.weights import OperatingPoint
+from msmlp.model.weights.manifest import AnyCascade
 
 Reason = Literal["confident", "final", "max_exit", "deadline", "expired"]
 
@@ -136,7 +136,7 @@ class ModelDescription(BaseModel):
 
     name: str
     version: str = Field(description="Changes with weights and calibration")
-    cascade: CascadeConfig
+    cascade: AnyCascade
     classes: list[str] = Field(description="Class names; class_id is the index in this list")
     preprocess: Preprocess
     exits: list[ExitCost]

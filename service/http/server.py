@@ -67,7 +67,7 @@ def plan(settings: Settings, build: Callable[..., Service] = build_service) -> P
         CallerError: weights or settings that do not fit.
     """
     service = build(settings)
-    worker, size = service.engine.worker, sum(array.nbytes for array in service.weights.state.values())
+    worker, size = service.engine.worker, service.weights.nbytes
     engines = worker.hosts if isinstance(worker, ProcessWorker) else EngineHosts()
     return Plan(service.layout, engines, service.facts.model, size)
 

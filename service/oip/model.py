@@ -134,5 +134,6 @@ def response_head(service: Service, name: str, inference_id: str | None, record:
 
 def _shapes(service: Service) -> dict[str, list[int]]:
     """Dimensions of one image's tensors, where they have any."""
-    size = service.weights.manifest.cascade.image_size
+    # Pixels of any size are scaled; where some need not be, clients should know that size.
+    size = service.weights.manifest.views.plain or -1
     return {"pixels": [size, size, 3], "probabilities": [len(service.facts.classes)]}

@@ -1,26 +1,42 @@
-// What the model sees of an image, by the rule of model/preprocess.py: upright, on white, the shorter side scaled to
-// the model's size by Pillow's bicubic filter, the centre square. A much larger JPEG is reduced first, as its decoder
-// does it there.
+// What the model sees of an image, by the rule of model/preprocess.py and model/views.py: upright, on white, the shorter
+// side scaled by one of Pillow's filters, the centre square. For our own networks a much larger JPEG is reduced first, as
+// its decoder does it there.
 
-const SUPPORT = 2; // of the filter, in pixels of the smaller of the two images
+const FILTERS = {
+  // The weight at a distance, and how far that reaches, in pixels of the smaller of the two images.
+  bicubic: { weight: bicubic, support: 2 },
+  bilinear: { weight: (distance) => Math.max(0, 1 - Math.abs(distance)), support: 1 },
+};
 const STRIP_PIXELS = 2 ** 20; // read at once; between two strips the page can do other things
 const JPEG = [0xff, 0xd8, 0xff];
 
-/** A canvas of `size` x `size` pixels; rejects what this browser cannot decode. */
-export async function cropOf(file, size) {
+/** A canvas of `size` x `size` pixels, by the model's `preprocess`; rejects what this browser cannot decode. */
+export async function cropOf(file, { size, resize }) {
+  const imported = typeof resize === "object";
+  const filter = FILTERS[imported ? resize.filter : "bicubic"];
   const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
   try {
-    const reduction = (await isJpeg(file)) ? reductionOf(picture, size) : 1;
+    const reduction = !imported && (await isJpeg(file)) ? reductionOf(picture, size) : 1;
     const source = await reduced(picture, reduction);
     const square = Math.min(source.width, source.height);
-    const across = taps(source.width, (source.width - square) / 2, square, size);
-    const down = taps(source.height, (source.height - square) / 2, square, size);
+    const [across, down] = [source.width, source.height].map((length) => {
+      if (!imported) return taps(length, (length - square) / 2, square, size, filter);
+      const scaled = Math.trunc((resize.shorter_side * length) / square);
+      const scale = length / scaled;
+      return taps(length, halfEven((scaled - size) / 2) * scale, size * scale, size, filter);
+    });
     const columns = resampled(source, across);
     const { pixels } = resampled(columns, down);
     return drawn(new ImageData(pixels, size, size));
   } finally {
     picture.close();
   }
+}
+
+/** As Python rounds. */
+function halfEven(number) {
+  const rounded = Math.round(number);
+  return number % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
 async function isJpeg(file) {
@@ -73,14 +89,14 @@ function averages(data, width, height, by) {
 }
 
 /** For each of `size` pixels that share `span` of a line's `length` pixels: which of these it is made of. */
-function taps(length, from, span, size) {
+function taps(length, from, span, size, { weight, support }) {
   const scale = span / size;
   const wide = Math.max(scale, 1);
   return Array.from({ length: size }, (_, place) => {
     const centre = from + (place + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(centre - SUPPORT * wide + 0.5));
-    const end = Math.min(length, Math.trunc(centre + SUPPORT * wide + 0.5));
-    const weights = Array.from({ length: end - first }, (_, k) => bicubic((first + k - centre + 0.5) / wide));
+    const first = Math.max(0, Math.trunc(centre - support * wide + 0.5));
+    const end = Math.min(length, Math.trunc(centre + support * wide + 0.5));
+    const weights = Array.from({ length: end - first }, (_, k) => weight((first + k - centre + 0.5) / wide));
     const sum = weights.reduce((total, each) => total + each, 0);
     return { first, weights: weights.map((each) => each / sum) };
   });

@@ -95,7 +95,7 @@ export class Picture {
     // The body is only made when it is seen: a page may have hundreds of images.
     if (this.body.hidden) return;
     const { verdict, rest } = buildAnswer(line, this.every, this.model, this.button);
-    this.#figures ??= buildFigures(this.file, this.url, this.model.preprocess.size);
+    this.#figures ??= buildFigures(this.file, this.url, this.model.preprocess);
     this.#top.replaceChildren(this.#figures, verdict);
     this.body.replaceChildren(this.#top, ...rest);
   }

@@ -29,7 +29,7 @@ def test_images_that_leave_elsewhere_or_with_another_label_are_counted() -> None
 
 def test_every_bucket_has_a_time_per_stage_for_every_backend() -> None:
     fakes = {name: FakeBackend(capacity=8, max_batch=8) for name in ("a", "b")}
-    images = np.zeros((8, fakes["a"].size, fakes["a"].size, 3), dtype=np.uint8)
+    images = np.zeros((8, *fakes["a"].image_shape), dtype=np.uint8)
     rows = stage_times(fakes, images, rounds=2, buckets=(1, 8))
     assert [row["bucket"] for row in rows] == [1, 8]
     assert all(len(row[name]) == fakes[name].stages and min(row[name]) >= 0 for row in rows for name in fakes)

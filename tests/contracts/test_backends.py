@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from msmlp.model.backends.onnx.base import CPU
 from msmlp.model.backends.onnx.device import OnnxDeviceBackend
@@ -28,8 +30,9 @@ from msmlp.model.exits.rule import exit_of
 from msmlp.model.export.folder import export
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.offline import Outputs
-from msmlp.model.weights import Weights, load_calibration, load_graphs, load_weights
+from msmlp.model.weights import Calibration, Weights, load_calibration, load_graphs, load_weights
 from tests.fakes import FakeBackend
+from tests.imported import cut_network, floats, imported, network, run, scaled
 
 Pixels = NDArray[np.uint8]
 CAPACITY, MAX_BATCH = 40, 24
@@ -127,6 +130,66 @@ def lowered(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.Te
     return make
 
 
+IMPORTED = {
+    "sizes": lambda digits: (network(digits, 16, 4), network(digits, 32, 24)),
+    "cut": cut_network,
+    "plain": lambda digits: (
+        network(digits, 16, 4, nhwc_uint8=True),
+        network(digits, 16, 24, nhwc_uint8=True, softmax=True),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def brought(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """`brought("cut", "margin")`: such graphs, imported with this exit policy."""
+
+    @functools.cache
+    def make(kind: str, policy: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind) / "weights"
+        return imported(folder, digits, *IMPORTED[kind](digits), exit_policy=policy)
+
+    return make
+
+
+def imported_case(brought: Callable[[str, str], Path], name: str, kind: str, policy: str = "max-probability") -> Case:
+    weights = load_weights(brought(kind, policy))
+    calibration = load_calibration(weights)
+    device = "cuda" if name == "cuda" else "cpu"
+    settings = BackendSettings(device, "float32", capacity=CAPACITY, max_batch=MAX_BATCH)
+    backend: StageBackend
+    if name == "device":
+        graphs = load_graphs(weights, calibration)
+        backend = OnnxDeviceBackend(weights.manifest.cascade.shape, graphs, settings, CPU)
+    else:
+        backend = select_backend(weights, calibration, settings).build()
+    epsilons = TO_EXPECTED["float32"], ACROSS_BUCKETS[device, "float32"]
+    return Case(backend, lambda pixels: as_given(weights, calibration, pixels), exit_policy(policy), *epsilons)
+
+
+def as_given(weights: Weights, calibration: Calibration, pixels: Pixels) -> NDArray[np.float64]:
+    """The graphs as they were given, each on floats made of its pixels; then the temperatures."""
+    found, sizes, features = [], weights.manifest.cascade.shape.views, None
+    starts = np.cumsum([0, *(3 * size**2 for size in sizes)])
+    for k, temperature in enumerate(calibration.file.temperatures):
+        graph = onnx.load(weights.folder / f"source-{k + 1}.onnx")
+        inputs = {}
+        for each in graph.graph.input:
+            if each.name == "upstream":
+                inputs["upstream"] = features
+                continue
+            view = min(k, len(sizes) - 1)
+            row = pixels.reshape(len(pixels), -1)[:, starts[view] : starts[view + 1]]
+            images = row.reshape(-1, sizes[view], sizes[view], 3)
+            inputs[each.name] = images if each.type.tensor_type.elem_type == onnx.TensorProto.UINT8 else floats(images)
+        names = [each.name for each in graph.graph.output]
+        outputs = {name: run(graph, name, inputs) for name in names}
+        features = outputs.get("features")
+        logits = np.log(outputs["answers"]) if "answers" in outputs else outputs["logits"]
+        found.append(softmax(logits.astype(np.float64) / temperature, axis=1))
+    return np.stack(found, axis=1)
+
+
 @pytest.fixture(
     params=[
         "torch-cpu-float32",
@@ -148,6 +211,12 @@ def lowered(tiny_weights: Path, digits_folder: Path, tmp_path_factory: pytest.Te
             for policy in ("margin", "entropy")
             for backend in ("torch", "onnx", "device")
         ),
+        # Cascades that were imported: with views of two sizes, cut in two, and of graphs that take pixels as they are.
+        *(f"{backend}-{kind}" for kind in IMPORTED for backend in ("onnx", "device")),
+        "onnx-cut-margin",
+        "device-cut-entropy",
+        pytest.param("cuda-sizes", marks=pytest.mark.gpu),
+        pytest.param("cuda-cut", marks=pytest.mark.gpu),
         "fake",
     ]
 )
@@ -156,7 +225,10 @@ def case(
     tiny_weights: Path,
     lowered: Callable[[str], Path],
     scored: Callable[[str], Path],
+    brought: Callable[[str, str], Path],
 ) -> Case:
+    if any(f"-{kind}" in request.param for kind in IMPORTED):
+        return imported_case(brought, *request.param.split("-"))
     if request.param == "fake":
         fake = FakeBackend(capacity=CAPACITY, max_batch=MAX_BATCH, every_bucket=True)
         return Case(fake, lambda pixels: fake_says(fake, pixels), None, 1e-6, 1e-6)
@@ -172,7 +244,7 @@ def case(
         backend = StagedBackend(weights, replace(settings, exits=exits), RepeatingDriver())
     elif name == "device":
         graphs = load_graphs(weights, calibration, dtype)
-        backend = OnnxDeviceBackend(weights.manifest.cascade, graphs, settings, CPU)
+        backend = OnnxDeviceBackend(weights.manifest.cascade.shape, graphs, settings, CPU)
     else:
         backend = select_backend(weights, calibration, settings, name).build()
     return Case(
@@ -193,11 +265,14 @@ def backend(case: Case) -> StageBackend:
 def pixels(backend: StageBackend, digits: Any) -> Pixels:
     """As many images as there are slots, no two alike."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (CAPACITY, backend.size, backend.size, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (CAPACITY, *backend.image_shape), dtype=np.uint8)
     if isinstance(backend, FakeBackend):
         images[..., 1] = rng.integers(0, backend.classes, (CAPACITY, 1, 1))
     else:
-        images[: CAPACITY // 2] = digits.test[: CAPACITY // 2]
+        # Of several views the last, which is a row's end.
+        side = backend.image_shape[0] if len(backend.image_shape) == 3 else 32
+        rows = scaled(digits.test[: CAPACITY // 2], side)
+        images.reshape(CAPACITY, -1)[: CAPACITY // 2, -rows[0].size :] = rows.reshape(len(rows), -1)
     return images
 
 
@@ -260,7 +335,7 @@ def test_pixels_of_another_shape_or_kind_are_refused_and_cost_nothing(backend: S
         pixels[:4].astype(np.int8),
     )
     for each in wrong:
-        with pytest.raises(DeviceError, match=f"expected uint8 .n, {backend.size}, {backend.size}, 3."):
+        with pytest.raises(DeviceError, match=f"expected uint8 .n, {', '.join(map(str, backend.image_shape))}."):
             backend.admit(each)  # type: ignore[arg-type]
     assert len(backend.admit(pixels)) == CAPACITY
 

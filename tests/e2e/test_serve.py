@@ -33,7 +33,7 @@ def test_a_photograph_gets_the_label_and_exit_of_the_model_in_process(
     weights = load_weights(tiny_weights)
     calibration = load_calibration(weights)
     backend = StagedBackend(weights, BackendSettings("cpu", capacity=1, exits=Exits(calibration.file.temperatures)))
-    outputs = run_every_exit(backend, load_image(cat_photo, backend.size)[None])
+    outputs = run_every_exit(backend, load_image(cat_photo, backend.image_shape[0])[None])
     for point in calibration.points:
         answer = httpx.post(
             f"{served.url}/classify",

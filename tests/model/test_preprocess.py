@@ -18,7 +18,8 @@ from PIL import Image
 
 from msmlp.model import preprocess
 from msmlp.model.errors import ImageError, ImageTooLargeError, UndecodableImageError
-from msmlp.model.preprocess import FORMATS, decode, load_image, to_square, upright_rgb
+from msmlp.model.preprocess import FORMATS, decode, load_image, upright_rgb
+from msmlp.model.views import to_square
 from tests.pictures import PICTURES
 from tests.pictures.profiles import DISPLAY_P3
 

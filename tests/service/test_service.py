@@ -11,7 +11,6 @@ import pytest
 
 from msmlp.model.backends.select import Selection
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.errors import OptionError
 from msmlp.model.weights import Calibration, Weights, load_calibration, load_weights
 from msmlp.service.engine.core import SHADOW_SLOTS
@@ -29,7 +28,7 @@ from tests.servers import encoded, fake_backend, fake_service, serving
 def test_capacity_is_what_free_memory_holds_less_the_slots_of_shadows(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, shadow: float, reserve: int
 ) -> None:
-    free = 4 * 501 * slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
+    free = 4 * 501 * load_weights(tiny_weights).manifest.cascade.shape.slot_bytes(4)
     monkeypatch.setattr("msmlp.model.backends.onnx.cpu.free_host_memory", lambda: free)
     service = build_service(Settings(weights=tiny_weights, device="cpu", engine="thread", shadow=shadow))
     with serving(service) as client:

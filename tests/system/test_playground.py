@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,8 +16,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from skimage import data
 
+from msmlp.model.importing.stages import Preprocessing
 from msmlp.model.preprocess import load_image
+from msmlp.model.weights import load_weights
 from tests.fakes import PATIENCE_SECONDS
+from tests.imported import MEAN, STD, imported, network
 from tests.processes import msmlp_serve
 from tests.system.playground import (
     ANSWERED,
@@ -237,6 +241,26 @@ def test_the_model_sees_what_the_page_shows(page: Chrome, tmp_path: Path, name: 
     with Image.open(file) as image:
         size = image.size[::-1] if name == "turned.jpg" else image.size
     assert texts(page, ".figures figcaption") == [f"{size[0]} \u00d7 {size[1]}", "The model sees 32 \u00d7 32"]
+
+
+@pytest.mark.parametrize(("shorter_side", "kind"), [(32, "bicubic"), (39, "bicubic"), (36, "bilinear")])
+def test_of_an_imported_cascade_it_shows_what_that_sees(
+    browser: Chrome, digits: Any, tmp_path: Path, shorter_side: int, kind: str
+) -> None:
+    said = Preprocessing(MEAN, STD, shorter_side=shorter_side, filter=kind)
+    folder = imported(tmp_path / "own", digits, network(digits, 32, 4), preprocessing=[said])
+    views = load_weights(folder).manifest.views
+    with msmlp_serve(folder, "--max-batch", "2") as served:
+        served.wait_for("engine: ready")
+        for name in ("wide.png", "small.jpg", "rocket.jpg"):
+            content, file = SEEN[name][0](), tmp_path / name
+            file.write_bytes(content)
+            browser.get(served.url)
+            seen(browser, "#policy")
+            choose(browser, file)
+            shown, given = crop_of(browser), load_image(content, views)
+            assert shown.shape == given.shape
+            assert np.abs(shown.astype(float) - given).mean() <= 0.5
 
 
 def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url: str) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels, device_errors
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.backends.slots import SlotPool, slot_bytes
+from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
-from msmlp.model.nn.config import CascadeConfig
+from msmlp.model.shape import CascadeShape, parts
 
 log = logging.getLogger("msmlp.engine")
 
@@ -119,22 +119,26 @@ class OnnxSlots:
 
     name, in_flight = "onnx", 1
 
-    def __init__(self, cascade: CascadeConfig, settings: BackendSettings, free: Callable[[], int]) -> None:
+    def __init__(self, shape: CascadeShape, settings: BackendSettings, free: Callable[[], int]) -> None:
         """Take as many slots as the settings say, or as fit into `free()` bytes."""
         self.dtype = "float32" if settings.dtype == "auto" else settings.dtype
-        self.capacity = settings.slots(slot_bytes(cascade, np.dtype(features_dtype(self.dtype)).itemsize), free)
-        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
+        self.capacity = settings.slots(shape.slot_bytes(np.dtype(features_dtype(self.dtype)).itemsize), free)
+        self.stages, self.classes, self.image_shape = shape.stages, shape.classes, shape.image
         self.buckets = buckets_up_to(settings.largest_batch)
         self._pool = SlotPool(self.capacity)
-        self._pixels = np.zeros((self.capacity + 1, self.size, self.size, 3), dtype=np.uint8)
+        self._shape, self._parts = shape, parts(shape.views)
+        self._views = [np.zeros((self.capacity + 1, size, size, 3), dtype=np.uint8) for size in shape.views]
 
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        check_pixels(pixels, self.size)
+        check_pixels(pixels, self.image_shape)
         slots = self._pool.take(len(pixels))
-        if len(slots) == 1:
-            self._pixels[slots.item()] = pixels[0]  # a third of the time
+        if len(self._views) > 1:
+            for slab, part in zip(self._views, self._parts, strict=True):
+                slab[slots] = pixels[:, part].reshape(-1, *slab.shape[1:])
+        elif len(slots) == 1:
+            self._views[0][slots.item()] = pixels[0]  # a third of the time
         else:
-            self._pixels[slots] = pixels
+            self._views[0][slots] = pixels
         return slots
 
     def collect(self, handle: StageOutput) -> StageOutput:

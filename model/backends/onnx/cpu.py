@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from msmlp.model.backends.onnx.base import CPU, OnnxSlots, features_dtype, open_session
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.platform import cores, free_host_memory
+from msmlp.model.shape import CascadeShape
 
 SMALL, LARGE = 4, 8
 """Images per part: fewer cost more per image, as does a batch of 64 (docs/backends.md has the times)."""
@@ -77,7 +77,7 @@ class OnnxBackend(OnnxSlots):
 
     def __init__(
         self,
-        cascade: CascadeConfig,
+        shape: CascadeShape,
         graphs: Sequence[bytes],
         settings: BackendSettings,
         *,
@@ -87,14 +87,14 @@ class OnnxBackend(OnnxSlots):
 
         `threads` run the parts of a batch; None for one per core.
         """
-        super().__init__(cascade, settings, free_host_memory)
+        super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
         self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
         self._sessions = [open_session(graph, CPU).session for graph in graphs]
         self._features = [
-            np.zeros((self.capacity + 1, cascade.tokens(k), stage.width), dtype=features_dtype(self.dtype))
-            for k, stage in enumerate(cascade.stages[:-1])
+            None if each is None else np.zeros((self.capacity + 1, *each), dtype=features_dtype(self.dtype))
+            for each in shape.features
         ]
 
     @device_errors()
@@ -124,15 +124,18 @@ class OnnxBackend(OnnxSlots):
     def _run(self, stage: int, rows: Slots) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A stage over rows of the slabs → probabilities [n, classes], score [n]; threads share no row."""
         # `take` is several times faster than indexing, for few rows.
-        inputs: dict[str, NDArray[np.generic]] = {"pixels": self._pixels.take(rows, axis=0)}
-        if stage:
-            inputs["upstream"] = self._features[stage - 1].take(rows, axis=0)
-        if stage + 1 == self.stages:
+        inputs: dict[str, NDArray[np.generic]] = {}
+        if (view := self._shape.reads[stage]) is not None:
+            inputs["pixels"] = self._views[view].take(rows, axis=0)
+        if stage and (upstream := self._features[stage - 1]) is not None:
+            inputs["upstream"] = upstream.take(rows, axis=0)
+        slab = self._features[stage]
+        if slab is None:
             probabilities, score = self._sessions[stage].run(["probabilities", "score"], inputs)
             return probabilities, score
         probabilities, score, features = self._sessions[stage].run(["probabilities", "score", "features"], inputs)
         if len(rows) == 1:
-            self._features[stage][rows.item()] = features[0]
+            slab[rows.item()] = features[0]
         else:
-            self._features[stage][rows] = features
+            slab[rows] = features
         return probabilities, score

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, features_dtype, open_session, warn_uncaptured
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.platform import free_gpu_memory
+from msmlp.model.shape import CascadeShape
 
 ROWS = "rows"
 """An input, int64 [n]: the rows of the slabs that hold the images of a batch."""
@@ -36,8 +36,8 @@ class SlabGraph:
 def slab_graphs(graphs: Sequence[bytes]) -> list[SlabGraph]:
     """Wrap the graphs of all stages (model/export/graph_stage.py).
 
-    Their inputs: `pixels`, `rows` if there are slabs, `upstream_slab` if it reads and `features_slab` if it writes.
-    Their outputs: `probabilities`, `score`, and `features_slab_out` if it writes.
+    Their inputs: `pixels` if the graph has them, `rows` if there are slabs, `upstream_slab` if it reads and
+    `features_slab` if it writes. Their outputs: `probabilities`, `score`, and `features_slab_out` if it writes.
     """
     models = [onnx.load_from_string(graph) for graph in graphs]
     reads = ["upstream" in {each.name for each in model.graph.input} for model in models]
@@ -48,7 +48,7 @@ def slab_graphs(graphs: Sequence[bytes]) -> list[SlabGraph]:
 def _slab_graph(model: onnx.ModelProto, reads: bool, writes: bool) -> SlabGraph:
     body = model.graph
     tensors = {each.name: each for each in (*body.input, *body.output)}
-    inputs, outputs = [tensors["pixels"]], [tensors["probabilities"], tensors["score"]]
+    inputs, outputs = [*filter(None, [tensors.get("pixels")])], [tensors["probabilities"], tensors["score"]]
     gather, scatter = [], []
     if reads or writes:
         inputs.append(helper.make_tensor_value_info(ROWS, TensorProto.INT64, ["n"]))
@@ -93,7 +93,7 @@ class _Bound:
 class OnnxDeviceBackend(OnnxSlots):
     def __init__(
         self,
-        cascade: CascadeConfig,
+        shape: CascadeShape,
         graphs: Sequence[bytes],
         settings: BackendSettings,
         provider: Provider | None = None,
@@ -103,15 +103,15 @@ class OnnxDeviceBackend(OnnxSlots):
         `provider` replaces the one that the settings name.
         """
         provider = provider or BY_NAME[settings.provider]
-        super().__init__(cascade, settings, free_gpu_memory)
+        super().__init__(shape, settings, free_gpu_memory)
         self.device, self._provider = provider.device, provider
         self._graphs = slab_graphs(graphs)
         self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
         # By the stage that writes them.
         self._slabs = {
-            k: self._zeros((self.capacity + 1, cascade.tokens(k), stage.width), features_dtype(self.dtype))
-            for k, stage in enumerate(cascade.stages)
-            if self._graphs[k].writes
+            k: self._zeros((self.capacity + 1, *each), features_dtype(self.dtype))
+            for k, each in enumerate(shape.features)
+            if each is not None and self._graphs[k].writes
         }
         self._bound: dict[tuple[int, int], _Bound] = {}
 
@@ -138,7 +138,8 @@ class OnnxDeviceBackend(OnnxSlots):
     def _run(self, stage: int, rows: Slots) -> _Bound:
         bound = self._bound.get((stage, len(rows))) or self._bind(stage, len(rows))
         bound.rows.update_inplace(rows)
-        bound.pixels.update_inplace(self._pixels[rows])
+        if (view := self._shape.reads[stage]) is not None:
+            bound.pixels.update_inplace(self._views[view][rows])
         options = onnxruntime.RunOptions()
         if self._sessions[stage].captures:
             options.add_run_config_entry("gpu_graph_id", str(len(rows)))
@@ -147,14 +148,16 @@ class OnnxDeviceBackend(OnnxSlots):
 
     def _bind(self, stage: int, bucket: int) -> _Bound:
         binding, graph = self._sessions[stage].session.io_binding(), self._graphs[stage]
+        view = self._shape.reads[stage]
         bound = _Bound(
             binding,
-            pixels=self._zeros((bucket, self.size, self.size, 3), np.uint8),
+            pixels=None if view is None else self._zeros((bucket, *self._views[view].shape[1:]), np.uint8),
             rows=self._zeros((bucket,), np.int64),
             score=self._zeros((bucket,), np.float32),
             probabilities=self._zeros((bucket, self.classes), np.float32),
         )
-        binding.bind_ortvalue_input("pixels", bound.pixels)
+        if bound.pixels is not None:
+            binding.bind_ortvalue_input("pixels", bound.pixels)
         if graph.reads or graph.writes:
             binding.bind_ortvalue_input(ROWS, bound.rows)
         binding.bind_ortvalue_output("score", bound.score)

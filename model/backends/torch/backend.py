@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, buckets_up_to, check_pixels, device_errors
 from msmlp.model.backends.settings import BackendSettings, Exits
-from msmlp.model.backends.slots import SlotPool, slot_bytes
+from msmlp.model.backends.slots import SlotPool
 from msmlp.model.backends.torch.devices import CudaDriver, Driver, Event, pick_device, pick_dtype
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.served import ServedStage, served_stages
@@ -39,12 +39,12 @@ class StagedBackend:
         if driver is None:
             device = pick_device(settings.device)
             driver = Driver(device) if device.type == "cpu" else CudaDriver(device)
-        cascade, device = weights.manifest.cascade, driver.device
+        shape, device = weights.manifest.mixers.shape, driver.device
         dtype = pick_dtype(settings.dtype, device)
-        exits = settings.exits or Exits((1.0,) * len(cascade.stages))
-        capacity = settings.slots(slot_bytes(cascade, dtype.itemsize), driver.free_memory)
+        exits = settings.exits or Exits((1.0,) * shape.stages)
+        capacity = settings.slots(shape.slot_bytes(dtype.itemsize), driver.free_memory)
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
-        self.stages, self.classes, self.size = len(cascade.stages), cascade.classes, cascade.image_size
+        self.stages, self.classes, self.image_shape = shape.stages, shape.classes, shape.image
         self.capacity, self.buckets = capacity, buckets_up_to(settings.largest_batch)
         self.in_flight, self._pool = driver.in_flight, SlotPool(capacity)
         largest = self.buckets[-1]
@@ -52,10 +52,11 @@ class StagedBackend:
             modules = served_stages(weights, exits.temperatures, exits.policy)
             self._modules = [_lowered(module, dtype).to(device) for module in modules]
             # One row more than slots: padding reads and writes there.
-            self._pixels = torch.zeros(capacity + 1, self.size, self.size, 3, dtype=torch.uint8, device=device)
+            self._pixels = torch.zeros(capacity + 1, *shape.image, dtype=torch.uint8, device=device)
             self._features = [
-                torch.zeros(capacity + 1, cascade.tokens(k), stage.width, dtype=dtype, device=device)
-                for k, stage in enumerate(cascade.stages[:-1])
+                torch.zeros(capacity + 1, *each, dtype=dtype, device=device)
+                for each in shape.features
+                if each is not None
             ]
             self._rows = torch.full((largest,), capacity, dtype=torch.int64, device=device)
             self._answers = torch.zeros(largest, 1 + self.classes, dtype=torch.float32, device=device)
@@ -65,8 +66,8 @@ class StagedBackend:
 
     @device_errors()
     def admit(self, pixels: NDArray[np.uint8]) -> Slots:
-        """Store images [n, size, size, 3] → slots [n]; they go to the device with the next batch."""
-        check_pixels(pixels, self.size)
+        """Store images [n, *image_shape] → slots [n]; they go to the device with the next batch."""
+        check_pixels(pixels, self.image_shape)
         with self._pool.taking(len(pixels)) as slots:
             self._staging.add(pixels, slots)
         return slots

@@ -26,7 +26,7 @@ SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 class ChildSpec:
     """What a child is started with; `build` crosses pickled.
 
-    Images are uint8 [size, size, 3]. `folder` is removed if the host ends without its own end; `gpu` is the one GPU
+    Images are uint8 [*shape]. `folder` is removed if the host ends without its own end; `gpu` is the one GPU
     that the process may see (None: all). See `core.run` for `permits`, `shadow_every` and `silence`.
     """
 
@@ -34,7 +34,7 @@ class ChildSpec:
     permits: int | None
     shadow_every: int
     stages: int
-    size: int
+    shape: tuple[int, ...]
     folder: str
     gpu: str | None = None
     silence: float = SILENCE_SECONDS
@@ -65,7 +65,7 @@ def main(spec: ChildSpec, listener: socket.socket, host: Connection, board: int,
     begin(logs, spec.folder)
     if spec.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.gpu
-    port = ChildPort(listener, host, board, stages=spec.stages, size=spec.size)
+    port = ChildPort(listener, host, board, stages=spec.stages, shape=spec.shape)
     run(spec.build, port, permits=spec.permits, shadow_every=spec.shadow_every, silence=spec.silence)
     port.drain(DRAIN_SECONDS)
     os._exit(0)  # tearing torch down may take seconds

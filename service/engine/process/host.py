@@ -138,7 +138,7 @@ class EngineHost:
         *,
         permits: int | None,
         stages: int,
-        size: int,
+        shape: tuple[int, ...],
         shadow_every: int = 0,
         gpu: str | None = None,
         silence: float = SILENCE_SECONDS,
@@ -146,7 +146,7 @@ class EngineHost:
     ) -> None:
         self._folder = _socket_folder() / f"msmlp-{secrets.token_hex(8)}"
         self.address = str(self._folder / "engine")
-        self._spec = ChildSpec(build, permits, shadow_every, stages, size, str(self._folder), gpu, silence)
+        self._spec = ChildSpec(build, permits, shadow_every, stages, shape, str(self._folder), gpu, silence)
         self._say, self._backoff = say, Backoff()
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None

@@ -4,6 +4,7 @@ Numbers are written one by one while others may read: good enough for what is re
 locks, which a dead process would keep. Each number has one writer.
 """
 
+import math
 import mmap
 import os
 import pickle
@@ -81,20 +82,20 @@ def _read(file: Any) -> Any:
 
 
 class Ring:
-    """A ring of `images` images, uint8 [size, size, 3], from a front end, and how much of it the engine has taken in.
+    """A ring of `images` images, uint8 [*shape], from a front end, and how much of it the engine has taken in.
 
     `file` is closed here; ValueError if it is too small.
     """
 
-    def __init__(self, file: int, *, images: int, size: int) -> None:
+    def __init__(self, file: int, *, images: int, shape: tuple[int, ...]) -> None:
         self.images = images
         with os.fdopen(file, "r+b") as opened:
-            self._map = mmap.mmap(opened.fileno(), self.bytes(images, size))
-        self._pixels = np.frombuffer(self._map, np.uint8, offset=_RECEIVED.size).reshape(images, size, size, 3)
+            self._map = mmap.mmap(opened.fileno(), self.bytes(images, shape))
+        self._pixels = np.frombuffer(self._map, np.uint8, offset=_RECEIVED.size).reshape(images, *shape)
 
     @staticmethod
-    def bytes(images: int, size: int) -> int:
-        return _RECEIVED.size + images * size * size * 3
+    def bytes(images: int, shape: tuple[int, ...]) -> int:
+        return _RECEIVED.size + images * math.prod(shape)
 
     def write(self, start: int, pixels: NDArray[np.uint8]) -> None:
         first = min(len(pixels), self.images - start)

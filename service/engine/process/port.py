@@ -48,11 +48,11 @@ class ChildPort:
         file: int,
         *,
         stages: int,
-        size: int,
+        shape: tuple[int, ...],
         most_unsent: int = MOST_UNSENT,
     ) -> None:
         self._listener, self._host, self._file = listener, host, file
-        self._stages, self._size, self._most_unsent = stages, size, most_unsent
+        self._stages, self._shape, self._most_unsent = stages, shape, most_unsent
         self._board = Board(os.dup(self._file), stages)
         self._numbers = itertools.count()
         self._peers: dict[int, Peer] = {}  # by the number of the connection's file
@@ -164,7 +164,7 @@ class ChildPort:
             self._welcome(peer, message)
 
     def _welcome(self, peer: Peer, hello: Hello) -> None:
-        peer.ring = Ring(peer.channel.take_file(), images=hello.images, size=self._size)
+        peer.ring = Ring(peer.channel.take_file(), images=hello.images, shape=self._shape)
         peer.channel.send([Welcome(peer.row)], self._file)
         if self._ready is not None:
             peer.channel.send([self._ready])

@@ -49,19 +49,19 @@ GONE = Died("the engine is out of service")
 class Connection:
     """To one life of an engine's process: the socket, the ring, and what crosses through both."""
 
-    def __init__(self, address: str, *, stages: int, size: int, ring_images: int) -> None:
+    def __init__(self, address: str, *, stages: int, shape: tuple[int, ...], ring_images: int) -> None:
         """OSError if there is nobody, or no room for more."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.setblocking(False)
             connection.connect(address)
-            file = new_file(Ring.bytes(ring_images, size))
+            file = new_file(Ring.bytes(ring_images, shape))
         except OSError:
             connection.close()
             raise
         self.channel, self._stages = Channel(connection), stages
         self.channel.send([Hello(ring_images)], file)
-        self._ring = Ring(file, images=ring_images, size=size)
+        self._ring = Ring(file, images=ring_images, shape=shape)
         self._next, self._free = 0, ring_images  # position in the ring, and room
         self._in_ring: deque[int] = deque()  # images of each submit that still needs its room, oldest first
         self._received = 0  # submits that the engine has received, so that their room is free again
@@ -127,14 +127,14 @@ class Connection:
 class RemoteWorker:
     """Uses an engine that listens at `address`, next to other front ends; connects again after its process has died.
 
-    Images are uint8 [size, size, 3]; `ring_images` is how many can be on their way to the engine, and the most per
+    Images are uint8 [*shape]; `ring_images` is how many can be on their way to the engine, and the most per
     request. `send` is called on the event loop on which `start` was called. `Stop` ends this front end's use of the
     engine, once everything in flight is answered, and not the engine.
     """
 
-    def __init__(self, address: str, send: Send, *, stages: int, size: int, ring_images: int) -> None:
+    def __init__(self, address: str, send: Send, *, stages: int, shape: tuple[int, ...], ring_images: int) -> None:
         self._address, self._send = address, send
-        self._stages, self._size, self._ring_images = stages, size, ring_images
+        self._stages, self._shape, self._ring_images = stages, shape, ring_images
         self._connection: Connection | None = None
         self._counts = Counts()
         self._flushing = self._looking = self._stopping = False
@@ -218,7 +218,7 @@ class RemoteWorker:
         if self._ended.is_set():
             return
         try:
-            made = Connection(self._address, stages=self._stages, size=self._size, ring_images=self._ring_images)
+            made = Connection(self._address, stages=self._stages, shape=self._shape, ring_images=self._ring_images)
         except OSError as error:
             if error.errno in LATER:
                 self._loop.call_later(RECONNECT_SECONDS, self._connect)

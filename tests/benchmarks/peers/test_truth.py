@@ -31,7 +31,7 @@ def test_half_of_the_scores_reach_the_threshold_and_none_is_on_it(scores: list[f
 def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(tiny_weights: Path) -> None:
     cascade = load_weights(tiny_weights).manifest.cascade
     backend = OnnxBackend(
-        cascade,
+        cascade.shape,
         [(tiny_weights / graph_name(k)).read_bytes() for k in range(3)],
         BackendSettings("cpu", capacity=1024, max_batch=16),
     )

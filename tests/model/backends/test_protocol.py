@@ -74,6 +74,24 @@ def test_what_takes_long_is_timed_once() -> None:
     assert [images for _, images in backend.batches] == [1, 2, 4, 1, 2, 4, 1]
 
 
+def test_buckets_that_nobody_will_use_are_not_timed() -> None:
+    """But for one that was only slow the first time."""
+    backend, now, seen = FakeBackend(stages=2, max_batch=16, every_bucket=True), 0.0, 0
+
+    def work(stage: int, pixels: Pixels) -> None:
+        nonlocal now, seen
+        seen += 1
+        now += len(pixels) * 0.1 + (seen == 3)
+
+    backend.fail = work
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msmlp.model.backends.protocol.time", SimpleNamespace(perf_counter=lambda: now))
+        seconds = warm_up(backend, 0.1)
+    assert backend.buckets == (1, 2, 4)
+    assert seconds == pytest.approx(np.array([[0.1, 0.2, 0.4]] * 2))
+    assert [images for _, images in backend.batches[:9]] == [1, 1, 2, 2, 2, 4, 4, 8, 8]
+
+
 def test_a_first_run_does_not_count_however_long_it_takes() -> None:
     """It captures graphs and takes memory, and what seems to take long is not timed again."""
     backend, now = FakeBackend(stages=2, max_batch=4, every_bucket=True), 0.0

@@ -13,7 +13,6 @@ import torch
 from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.select import Selection, select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.backends.slots import slot_bytes
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
 from msmlp.model.weights import load_calibration, load_weights
 
@@ -155,7 +154,7 @@ def test_a_gpu_that_is_not_there_is_refused_at_once(tiny_weights: Path, monkeypa
 def test_capacity_comes_from_free_memory_unless_it_is_set(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, backend: str, module: str
 ) -> None:
-    bytes_a_slot = slot_bytes(load_weights(tiny_weights).manifest.cascade, 4)
+    bytes_a_slot = load_weights(tiny_weights).manifest.cascade.shape.slot_bytes(4)
     monkeypatch.setattr(f"msmlp.model.backends.{module}.free_host_memory", lambda: 4 * 501 * bytes_a_slot)
 
     def built(**settings: int) -> StageBackend:

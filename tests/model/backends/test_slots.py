@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msmlp.model.backends.settings import MAX_CAPACITY, MEMORY_SHARE, BackendSettings
-from msmlp.model.backends.slots import SlotPool, slot_bytes
+from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
 from msmlp.model.nn.config import preset
 
@@ -28,9 +28,9 @@ def test_slots_stay_taken_when_it_works() -> None:
 
 def test_a_slot_holds_the_image_and_the_features_of_all_stages_but_the_last() -> None:
     # tiny: 32 x 32 images; 4 tokens of 32 channels after stage 1, 16 after stage 2.
-    assert slot_bytes(preset("tiny"), 4) == 3 * 32 * 32 + 4 * (4 * 32 + 16 * 32)
-    assert slot_bytes(preset("tiny"), 2) == 3 * 32 * 32 + 2 * (4 * 32 + 16 * 32)
-    assert slot_bytes(preset("mixer-s"), 4) == 3 * 32 * 32
+    assert preset("tiny").shape.slot_bytes(4) == 3 * 32 * 32 + 4 * (4 * 32 + 16 * 32)
+    assert preset("tiny").shape.slot_bytes(2) == 3 * 32 * 32 + 2 * (4 * 32 + 16 * 32)
+    assert preset("mixer-s").shape.slot_bytes(4) == 3 * 32 * 32
 
 
 @given(st.integers(1, 10**7), st.integers(0, 10**12), st.integers(1, 4096), st.integers(0, 64))

@@ -181,8 +181,10 @@ def test_nothing_is_written_when_onnx_runtime_says_something_else(
 
 
 def test_a_stage_too_large_for_one_file_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("msmlp.model.export.graph_stage.MAX_GRAPH_BYTES", 1000)
-    monkeypatch.setattr("msmlp.model.export.folder.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx"))
+    monkeypatch.setattr("msmlp.model.export.serialize.MAX_GRAPH_BYTES", 1000)
+    monkeypatch.setattr(
+        "msmlp.model.export.graph_stage.traced", lambda _, k, __: onnx.load(copied / f"stage-{k + 1}.onnx")
+    )
     with pytest.raises(WeightsError, match=r"stage 1 takes \d+ bytes, an ONNX file holds 1000"):
         export(copied)
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -8,6 +9,8 @@ from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured, evaluate, measure
 from msmlp.model.nn.config import PRESETS
 from msmlp.model.report.card import architecture, card, write_card
+from msmlp.model.report.gallery import choose, draw, telling_cut
+from tests.imported import imported, network
 
 
 def test_the_numbers_are_those_of_evaluate(measured: Measured, tiny_weights: Path, digits_folder: Path) -> None:
@@ -114,3 +117,16 @@ def test_a_network_is_named_by_its_sizes_and_by_what_is_unusual() -> None:
     unusual = {**network, "reuse": "first", "reuse_norm": False}
     assert architecture(unusual).endswith("reuse first, reuse_norm False")
     assert architecture({**network, "stages": network["stages"][-1:]}) == "64 tokens, width 32, 2 blocks"
+
+
+def test_an_imported_cascade_has_a_card_and_a_gallery(digits: Any, tmp_path: Path) -> None:
+    folder = imported(tmp_path / "own", digits, network(digits, 16, 4), network(digits, 32, 24))
+    measured = measure(folder, tmp_path / "photos", "val", "cpu")
+    write_card(measured, "balanced", folder)
+    text = (folder / "card.md").read_text()
+    assert "imported graphs (graph-1.onnx, graph-2.onnx)" in text
+    assert "**Calibrated** on 150 images" in text
+    assert measured.picture(0).shape == (32, 32, 3)
+    cut = telling_cut(measured, None)
+    draw(choose(measured, cut, 3, 2), measured, cut, tmp_path / "gallery.png")
+    assert (tmp_path / "gallery.png").exists()

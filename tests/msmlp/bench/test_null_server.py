@@ -16,7 +16,7 @@ from tests.servers import encoded, serving
 def test_images_have_the_recorded_scores_in_the_order_they_come(tiny_weights: Path) -> None:
     weights = load_weights(tiny_weights)
     backend = select_null(weights, load_calibration(weights), BackendSettings(capacity=8, max_batch=4), "auto").build()
-    pixels = np.zeros((3, backend.size, backend.size, 3), dtype=np.uint8)
+    pixels = np.zeros((3, *backend.image_shape), dtype=np.uint8)
     first, second = backend.admit(pixels), backend.admit(pixels)
     of_both = [
         np.concatenate([backend.collect(backend.launch(stage, slots)).score for slots in (first, second)])

@@ -21,7 +21,7 @@ NOTHING = np.zeros((200, 1, 1, 3), dtype=np.uint8)
 
 
 def null(in_flight: int = 1) -> NullBackend:
-    backend = NullBackend(SCORES, classes=2, size=1, capacity=len(SCORES), max_batch=16)
+    backend = NullBackend(SCORES, classes=2, image_shape=(1, 1, 3), capacity=len(SCORES), max_batch=16)
     backend.in_flight = in_flight
     return backend
 

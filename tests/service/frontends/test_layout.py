@@ -12,8 +12,8 @@ ONNX, TORCH, GPU = ("onnx", "cpu"), ("torch", "cpu"), ("torch", "cuda")
 
 
 def layout(on: tuple[str, str] = ONNX, cores: int = 4, free: int = 2**40, size: int = 0, **given: Any) -> Layout:
-    platform = given.pop("platform", "linux")
-    return resolve(Settings(**given), *on, size, cores=cores, free_memory=free, platform=platform)
+    more = {"platform": given.pop("platform", "linux"), "slowest_ms": given.pop("slowest_ms", 0.0)}
+    return resolve(Settings(**given), *on, size, cores=cores, free_memory=free, **more)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ def layout(on: tuple[str, str] = ONNX, cores: int = 4, free: int = 2**40, size: 
 )
 def test_the_engine_is_a_process_for_torch_and_for_a_gpu(wanted: str, on: tuple[str, str], engine: str) -> None:
     assert layout(on, engine=wanted).engine == engine
+
+
+def test_a_stage_that_would_hold_an_event_loop_up_has_a_process() -> None:
+    assert layout(slowest_ms=49).engine == "inline"
+    assert layout(slowest_ms=51).engine == "process"
+    assert layout(slowest_ms=51, engine="inline").engine == "inline"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ def build(tiny_weights: Path, graphs: tuple[bytes, ...], gpu_or_stand_in: str) -
 
     def made(**changes: Any) -> OnnxDeviceBackend:
         settings = BackendSettings(gpu_or_stand_in, "float32", capacity=64, max_batch=16)
-        cascade, provider = load_weights(tiny_weights).manifest.cascade, replace(CAPTURING[gpu_or_stand_in], **changes)
+        cascade, provider = (
+            load_weights(tiny_weights).manifest.cascade.shape,
+            replace(CAPTURING[gpu_or_stand_in], **changes),
+        )
         return OnnxDeviceBackend(cascade, graphs, settings, provider)
 
     return made

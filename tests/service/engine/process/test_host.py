@@ -253,10 +253,10 @@ def test_without_a_folder_for_temporary_files_the_socket_is_in_shared_memory(
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     monkeypatch.setattr(host_module, "SHARED_MEMORY", tmp_path)
-    assert Path(EngineHost(Build(), permits=None, stages=3, size=2).address).parents[1] == tmp_path
+    assert Path(EngineHost(Build(), permits=None, stages=3, shape=(2, 2, 3)).address).parents[1] == tmp_path
     monkeypatch.setattr(host_module, "SHARED_MEMORY", tmp_path / "none")
     with pytest.raises(OptionError, match=r"^TMPDIR: no folder .* --engine inline$"):
-        EngineHost(Build(), permits=None, stages=3, size=2)
+        EngineHost(Build(), permits=None, stages=3, shape=(2, 2, 3))
 
 
 class FakeChild:

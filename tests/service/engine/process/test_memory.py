@@ -18,7 +18,7 @@ def images(count: int, first: int) -> np.ndarray:
 @pytest.mark.parametrize("start", range(5))
 @pytest.mark.parametrize("count", range(1, 6))
 def test_images_come_back_from_any_position_and_touch_no_other(start: int, count: int) -> None:
-    memory = Ring(new_file(Ring.bytes(5, 4)), images=5, size=4)
+    memory = Ring(new_file(Ring.bytes(5, (4, 4, 3))), images=5, shape=(4, 4, 3))
     memory.write(0, images(5, 100))
     memory.write(start, images(count, 1))
     assert np.array_equal(memory.read(start, count), images(count, 1))
@@ -30,8 +30,8 @@ def test_images_come_back_from_any_position_and_touch_no_other(start: int, count
 
 
 def test_what_the_engine_has_received_is_seen_by_the_front_end() -> None:
-    file = new_file(Ring.bytes(5, 4))
-    engines, front_ends = Ring(os.dup(file), images=5, size=4), Ring(file, images=5, size=4)
+    file = new_file(Ring.bytes(5, (4, 4, 3)))
+    engines, front_ends = Ring(os.dup(file), images=5, shape=(4, 4, 3)), Ring(file, images=5, shape=(4, 4, 3))
     assert front_ends.received == (0, 0)
     engines.received = 3, 7
     front_ends.write(1, images(2, 9))
@@ -41,7 +41,7 @@ def test_what_the_engine_has_received_is_seen_by_the_front_end() -> None:
 
 def test_a_ring_smaller_than_it_is_said_to_be_is_refused() -> None:
     with pytest.raises(ValueError, match="length"):
-        Ring(new_file(Ring.bytes(4, 4)), images=5, size=4)
+        Ring(new_file(Ring.bytes(4, (4, 4, 3))), images=5, shape=(4, 4, 3))
 
 
 def boards() -> tuple[Board, Board]:

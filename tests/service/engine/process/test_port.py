@@ -54,9 +54,9 @@ class FrontEnd:
         connection.connect(engine.address)
         self.channel = Channel(connection)
         engine.channels.append(self.channel)
-        file = new_file(Ring.bytes(images, 8))
+        file = new_file(Ring.bytes(images, (8, 8, 3)))
         self.channel.send([Hello(images)], file)
-        self.ring = Ring(file, images=images, size=8)
+        self.ring = Ring(file, images=images, shape=(8, 8, 3))
 
     def submit(self, request: int, start: int, images: int) -> None:
         self.ring.write(start, pictures(images, 1.0, label=request))
@@ -75,7 +75,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         here, theirs = Pipe()
         file = new_file(Board.bytes(3))
         board = Board(os.dup(file), 3)
-        port = ChildPort(listener, theirs, file, stages=3, size=8, most_unsent=100_000)
+        port = ChildPort(listener, theirs, file, stages=3, shape=(8, 8, 3), most_unsent=100_000)
         with here, theirs:
             made = Engine(port, "engine", here, board)
             yield made

@@ -1,0 +1,155 @@
+"""`msmlp import`."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from msmlp.model.cli.common import AsJson, Device, numbers, print_json, say, warn_of_few_images
+from msmlp.model.cli.weights import ExitPolicy
+from msmlp.model.errors import OptionError
+from msmlp.model.text import percent, shares
+
+ONCE = "once for all stages, or once for each"
+
+
+def import_stages(
+    stages: Annotated[list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first.")],
+    classes: Annotated[Path, typer.Option(help="A text file of class names, one a line, in the outputs' order.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Pictures that no stage was trained on: <class>/*, or val/<class>/* and test/<class>/*."),
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, help="The other graphs.")] = None,
+    mean: Annotated[
+        list[str] | None, typer.Option(metavar="R,G,B", help=f"Of pixels / 255, for inputs of floats; {ONCE}.")
+    ] = None,
+    std: Annotated[list[str] | None, typer.Option(metavar="R,G,B", help="Standard deviation, likewise.")] = None,
+    resize: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help=f"Pixels that the shorter side is scaled to before the crop (torchvision's); {ONCE}."),
+    ] = None,
+    crop_ratio: Annotated[
+        list[float] | None, typer.Option(help="The graph's size over that number (timm's crop_pct), instead of it.")
+    ] = None,
+    filter: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        typer.Option(metavar="bicubic|bilinear", help=f"Antialiased; {ONCE}.", show_default="bicubic"),
+    ] = None,
+    colours: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RGB|BGR", help=f"The order of channels, also of --mean and --std; {ONCE}.", show_default="RGB"
+        ),
+    ] = None,
+    gflops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS", help="Multiply-adds / 1e9 of each stage alone; default: counted in the graphs."
+        ),
+    ] = None,
+    cost: Annotated[
+        Literal["gflops", "ms"], typer.Option(help="The cost to save: GFLOPs, or milliseconds measured here.")
+    ] = "gflops",
+    exit_policy: ExitPolicy = "max-probability",
+    int8: Annotated[bool, typer.Option("--int8", help="Also write int8 graphs, for serve --dtype int8.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a weights folder from ONNX graphs of your own, calibrated on your pictures.
+
+    A graph's input is pictures, uint8 or float, [n, 3, size, size] or [n, size, size, 3]; one of its outputs is logits
+    or probabilities, [n, classes]. A stage whose graph has an input named upstream reads the output named features of
+    the stage before.
+
+    \b
+    Examples:
+      msmlp import --stages small.onnx large.onnx --classes labels.txt \\
+          --data my-photos/val --out weights/mine \\
+          --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --crop-ratio 0.875
+      msmlp import --stages small.onnx large.onnx --classes labels.txt \\
+          --data my-photos/val --out weights/mine --cost ms --int8
+    """
+    from msmlp.model.importing.folder import ImportOptions, import_cascade
+    from msmlp.model.importing.stages import Preprocessing
+
+    graphs = [*stages, *(more or [])]
+    if resize and crop_ratio:
+        raise OptionError("--crop-ratio", "goes without --resize; expected one of them")
+    if crop_ratio and not all(0 < ratio <= 1 for ratio in crop_ratio):
+        raise OptionError("--crop-ratio", "expected a number above 0, up to 1")
+    _check_words("--filter", filter, ("bicubic", "bilinear"))
+    _check_words("--colours", colours, ("RGB", "BGR"))
+    number = len(graphs)
+    means, stds = (
+        [_numbers(name, each, 3) for each in given or []] for name, given in (("--mean", mean), ("--std", std))
+    )
+    if any(each <= 0 for every in stds for each in every):
+        raise OptionError("--std", "expected numbers above 0")
+    columns: dict[str, list[Any]] = {
+        "mean": _each("--mean", means, number),
+        "std": _each("--std", stds, number),
+        "shorter_side": _each("--resize", resize, number),
+        "crop_ratio": _each("--crop-ratio", crop_ratio, number),
+        "filter": _each("--filter", filter, number, "bicubic"),
+        "colours": _each("--colours", colours, number, "RGB"),
+    }
+    costs = None if gflops is None else list(_numbers("--gflops", gflops, number))
+    if costs and not all(each > 0 for each in costs):
+        raise OptionError("--gflops", "expected numbers above 0")
+    made = import_cascade(
+        ImportOptions(
+            stages=graphs,
+            preprocessing=[Preprocessing(**{name: of[k] for name, of in columns.items()}) for k in range(number)],
+            classes=classes,
+            data=data,
+            out=out,
+            gflops=costs,
+            cost=cost,
+            exit_policy=exit_policy,
+            device=device,
+            int8=int8,
+        )
+    )
+    warn_of_few_images(made)
+    points = made.operating_points
+    if as_json:
+        print_json(
+            {
+                "weights": str(out),
+                **made.model_dump(mode="json", include={"temperatures", "operating_points", "stage_ms"}),
+            }
+        )
+        return
+    say(f"{number} stages, calibrated on {made.images} pictures, temperatures {numbers(made.temperatures)}")
+    say("point     accuracy  GFLOPs    ms        share of images at each exit")
+    for p in points:
+        accuracy = percent(p.expected_accuracy)
+        say(f"{p.name:<9} {accuracy:>8}  {p.mean_gflops:<8.3g}  {p.mean_ms or 0:<8.3f}  {shares(p.exit_share)}")
+    say(f"{out} is ready: msmlp serve --weights {out}")
+
+
+def _check_words(option: str, given: list[str] | None, allowed: tuple[str, ...]) -> None:
+    for word in given or []:
+        if word not in allowed:
+            raise OptionError(option, f"{word!r} is unknown; expected one of {', '.join(allowed)}")
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        found = tuple(float(each) for each in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(math.isfinite(each) for each in found):
+        raise OptionError(option, f"{text!r}; expected {count} numbers with commas between them")
+    return found
+
+
+def _each(option: str, given: list[Any] | None, stages: int, default: str | None = None) -> list[Any]:
+    """One value per stage."""
+    if given and len(given) not in (1, stages):
+        raise OptionError(option, f"given {len(given)} times; expected once, or once for each of the {stages} stages")
+    values = given or [default]
+    return values * stages if len(values) == 1 else values

@@ -1,0 +1,1 @@
+"""`msmlp import`: a weights folder from ONNX graphs that were made elsewhere."""

@@ -1,6 +1,6 @@
 """What starting from shipped weights is worth on a small folder of other classes: `python -m benchmarks.finetune`.
 
-Eight classes of CIFAR-100 that CIFAR-10 has not, as an image folder with 88 training images each: trained from nothing,
+Eight classes of CIFAR-100 that CIFAR-10 has not, as an image folder with 88 training images each: trained from scratch,
 and from shipped weights in half the epochs, then evaluated on CIFAR-100's test images.
 """
 
@@ -19,7 +19,7 @@ CLASSES = ("apple", "bicycle", "castle", "dolphin", "lamp", "orchid", "tiger", "
 TRAINING, VALIDATION = 88, 100
 """Images per class: the first and the last of the data set's training images."""
 STARTS = {
-    "from nothing": ["--preset", "s", "--recipe", "quick", "--epochs", "60"],
+    "from scratch": ["--preset", "s", "--recipe", "quick", "--epochs", "60"],
     "from shipped weights": ["--init", "cifar10-s", "--epochs", "30"],
 }
 

@@ -88,7 +88,7 @@ def _say_classes(result: dict[str, Any]) -> None:
     for row in result["classes"]:
         say(f"{row['class']:<{max(width, 9)}} {percent(row['accuracy']):>8}  {row['images']}")
     if absent := result["classes_without_images"]:
-        say(f"no images of {', '.join(absent)}; what was expected is for images of all classes")
+        say(f"no images of {', '.join(absent)}; the expected accuracies assume all classes")
 
 
 def _kept(row: dict[str, Any], column: str) -> str:

@@ -2,6 +2,7 @@
 
 const ATTEMPTS = 4;
 const PATIENCE_SECONDS = 5; // the longest that a refused request waits before it is sent again
+const LONGEST_SECONDS = 60; // that a request may take
 
 /** An error of the service: the message is its `detail`, `code` its kind, `errors` has an entry for each bad image. */
 export class Problem extends Error {
@@ -17,6 +18,8 @@ export class Problem extends Error {
     return this.errors.length > 0 || this.status === 413;
   }
 }
+
+const INCOMPLETE = "The connection was lost before the answer was complete.";
 
 let headers = {};
 
@@ -34,12 +37,15 @@ async function request(path, options) {
     if (attempt === ATTEMPTS || seconds > PATIENCE_SECONDS) throw await problemOf(response);
     await response.body?.cancel();
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    options.signal?.throwIfAborted();
   }
 }
 
 async function answered(path, options) {
   try {
-    return await fetch(path, { ...options, headers });
+    const limit = AbortSignal.timeout(1000 * LONGEST_SECONDS);
+    const signal = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
+    return await fetch(path, { ...options, headers, signal });
   } catch (error) {
     throw options.signal?.aborted ? error : new Problem({ detail: "The service does not answer." });
   }
@@ -47,7 +53,8 @@ async function answered(path, options) {
 
 async function problemOf(response) {
   const fallback = { detail: `The service answered with status ${response.status}.` };
-  return new Problem(await response.json().catch(() => fallback), response.status);
+  const document = await response.json().catch(() => fallback); // a proxy's error may be anything
+  return new Problem(document?.detail ? document : fallback, response.status);
 }
 
 /** `GET /model`. */
@@ -76,7 +83,7 @@ export async function* classify(file, options, signal) {
   for (const [name, value] of Object.entries(options)) form.append(name, value);
   form.append("stream", "true");
   const response = await request("classify", { method: "POST", body: form, signal });
-  for await (const line of lines(response.body)) {
+  for await (const line of lines(response.body, signal)) {
     signal.throwIfAborted(); // lines that arrived before
     const document = JSON.parse(line);
     // After the status is sent, an error comes as a last line.
@@ -84,14 +91,16 @@ export async function* classify(file, options, signal) {
     yield document;
     if (document.final) return;
   }
-  throw new Problem({ detail: "The answer is incomplete." });
+  throw new Problem({ detail: INCOMPLETE });
 }
 
-async function* lines(body) {
+async function* lines(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      throw signal.aborted ? error : new Problem({ detail: INCOMPLETE });
+    });
     if (done) return;
     const parts = (rest + value).split("\n");
     rest = parts.pop();

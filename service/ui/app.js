@@ -83,6 +83,10 @@ async function run() {
 }
 
 async function ask(picture, choice, signal) {
+  if (!(await isReadable(picture.file))) {
+    picture.refuse("this file cannot be read; choose it again");
+    return summarize();
+  }
   try {
     for await (const line of classify(picture.file, choice, signal)) picture.show(line);
   } catch (error) {
@@ -91,6 +95,9 @@ async function ask(picture, choice, signal) {
   }
   summarize();
 }
+
+/** Whether it is a file, not a folder, and has not changed since it was chosen. */
+const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 
 /** What every exit says: with a first exit as late as the last, all stages run. */
 async function askEvery(asked) {
@@ -206,7 +213,7 @@ async function start() {
   showCommands = buildCommands(at("commands"), say);
   const wanted = choiceInAddress();
   if (wanted && !controls.set(...wanted)) {
-    at("note").textContent = `This model does not offer ${wanted.join(" = ")}: its default is set.`;
+    at("note").textContent = `This model does not offer ${wanted.join(" = ")}: the default is used.`;
   }
   frontier.show(pointOf(controls.choice(), model));
 }

@@ -48,10 +48,10 @@ export function dissentOf(line, every) {
   const other = later.filter(({ label }) => label !== line.label);
   if (!other.length) {
     const who = later.length === 1 ? `Exit ${later[0].stage}, the last, says` : "All later exits say";
-    return `${who} ${line.label} too: to stop here changed nothing.`;
+    return `${who} ${line.label} too: stopping here changed nothing.`;
   }
-  const said = other.map(({ stage, label, confidence }) => `exit ${stage} ${label} (${percent(confidence)})`);
-  return `With more stages, the answer would have been another: ${AND.format(said)}.`;
+  const said = other.map(({ stage, label, confidence }) => `exit ${stage} says ${label} (${percent(confidence)})`);
+  return `Later exits disagree: ${AND.format(said)}.`;
 }
 
 function others(line, every, button) {

@@ -15,7 +15,7 @@ export function asCurl(names, choice, url, withKey) {
   const options = Object.entries(choice).map(([name, value]) => `-F ${inShell(`${name}=${value}`)}`);
   const key = withKey ? [`-H "Authorization: Bearer $MSMLP_API_KEY"`] : [];
   const between = images.length > 1 ? " \\\n  " : " ";
-  return ["curl -s", ...images, ...options, ...key, inShell(`${url}/classify`)].join(between);
+  return ["curl -sS", ...images, ...options, ...key, inShell(`${url}/classify`)].join(between);
 }
 
 /** A Python program that does the same. */

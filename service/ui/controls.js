@@ -1,7 +1,7 @@
 // How much an image may cost: one selector of `POST /classify`.
 
 import { accurate, element, gflops, percent } from "./dom.js";
-import { defaultPoint, frontierOf, isNamed } from "./points.js";
+import { defaultPoint, exitsOf, frontierOf, isNamed } from "./points.js";
 
 /**
  * Fills the form and calls `changed` when the selection changes.
@@ -11,8 +11,10 @@ export function buildControls(form, model, changed) {
   const panels = [
     policyPanel(model),
     ...(model.exits.length > 1 ? [thresholdsPanel(model)] : []),
-    rangePanel(model, "budget_gflops", "Budget", "mean_gflops", "Mean cost, at most", (v) => `${gflops(v)} GFLOPs`),
-    rangePanel(model, "min_accuracy", "Accuracy", "expected_accuracy", "Accuracy, at least", (v) => percent(v, 1)),
+    rangePanel(model, "budget_gflops", "Budget", "mean_gflops", "Mean cost, at most", (v) => `${gflops(v)} GFLOPs`, ([min]) =>
+      fits(min, Infinity)),
+    rangePanel(model, "min_accuracy", "Accuracy", "expected_accuracy", "Accuracy, at least", (v) => percent(v, 1), ([, max]) =>
+      fits(0, Math.max(max, ...exitsOf(model).map(([, accuracy]) => accuracy)))),
   ];
   const radios = panels.map(radio);
   const legend = element("legend", {}, "How much may an image cost?");
@@ -89,13 +91,14 @@ function thresholdsPanel(model) {
   };
 }
 
-function rangePanel(model, name, title, field, text, format) {
+/** `offered([min, max])` says what the service takes, which may be more than the operating points span. */
+function rangePanel(model, name, title, field, text, format, offered) {
   const values = frontierOf(model).map((point) => point[field]);
   const [min, max] = [Math.min(...values), Math.max(...values)];
   const start = String(defaultPoint(model)[field]);
   const { node, value, set } = slider({ id: name, min, max, step: "any" }, text, start, format);
   const panel = element("div", { class: "choice" }, node);
-  return { name, title, node: panel, value, set: (given) => fits(min, max)(given) && set(given) };
+  return { name, title, node: panel, value, set: (given) => offered([min, max])(given) && set(given) };
 }
 
 const fits = (min, max) => (text) => text.trim() !== "" && Number(text) >= min && Number(text) <= max;

@@ -1,7 +1,7 @@
 // The frontier: what accuracy to expect at what mean cost, and which point of it is chosen.
 
 import { accurate, element, gflops, percent, shape } from "./dom.js";
-import { frontierOf, isNamed } from "./points.js";
+import { exitsOf, frontierOf, isNamed } from "./points.js";
 
 const [WIDTH, HEIGHT] = [340, 208];
 const AREA = { left: 40, right: WIDTH - 16, top: 28, bottom: HEIGHT - 36 };
@@ -52,18 +52,10 @@ function expectation({ name, accuracy, error, gflops: cost }, full) {
   return `${name ? `${name}: ` : "Expected: "}${what}, on average.`;
 }
 
-/** [GFLOPs, accuracy] of running every image to one exit, where the model's results have them. */
-function exitsOf(model) {
-  const results = model.results.filter(({ split }) => split === "val");
-  return results.length === model.exits.length
-    ? results.map(({ exit, accuracy }) => [model.exits[exit - 1].gflops, accuracy])
-    : [];
-}
-
 function scale(values, more, from, to) {
   const [low, high] = [Math.min(...values, ...more), Math.max(...values, ...more)];
   const ticks = round(low, high);
-  const margin = 0.04 * (high - low);
+  const margin = 0.04 * (high - low) || 0.04; // all exits may be equally good
   const bottom = more.length ? low : low - margin;
   return { at: (value) => from + ((value - bottom) / (high + margin - bottom)) * (to - from), ticks };
 }

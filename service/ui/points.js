@@ -37,3 +37,11 @@ export const pointOfAnswer = ({ name, expected_accuracy, standard_error, expecte
   error: standard_error,
   gflops: expected_gflops,
 });
+
+/** [GFLOPs, accuracy] of running every image to one exit, where the model's results have them. */
+export function exitsOf(model) {
+  const results = model.results.filter(({ split }) => split === "val");
+  return results.length === model.exits.length
+    ? results.map(({ exit, accuracy }) => [model.exits[exit - 1].gflops, accuracy])
+    : [];
+}

@@ -1,6 +1,7 @@
 """The playground in a real browser, against a real `msmlp serve` with the shipped weights: what it says."""
 
 import io
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -274,7 +275,7 @@ def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url:
     button.send_keys(Keys.ENTER)
     said = seen(page, ".others:not(:has(button))")
     for stage in every[1:]:
-        assert f"exit {stage['stage']} {stage['label']} ({100 * stage['confidence']:.0f} %)" in said
+        assert f"exit {stage['stage']} says {stage['label']} ({100 * stage['confidence']:.0f} %)" in said
     assert page.execute_script("return document.activeElement.innerText") == said
     assert [each.split()[0] for each in texts(page, ".unrun .says")] == [stage["label"] for stage in every[1:]]
     assert "last exit: cat" in texts(page, ".label")[0]
@@ -326,6 +327,8 @@ CHOICES = [
     ("thresholds", "0.91234,0.61234"),
     ("budget_gflops", "0.006"),
     ("min_accuracy", "0.85"),
+    ("budget_gflops", "1"),
+    ("min_accuracy", "0.5"),
 ]
 
 MARKED = """
@@ -355,6 +358,35 @@ def test_a_choice_in_the_address_is_made_and_the_plot_marks_it(page: Chrome, url
     assert page.current_url.endswith(f"/?{option}={value}")
 
 
+EQUAL = """
+const done = arguments[arguments.length - 1];
+import("/ui/frontier.js").then(({ buildFrontier }) => {
+  const model = JSON.parse(arguments[0]);
+  for (const each of [...model.operating_points, ...model.results]) each.accuracy = each.expected_accuracy = 1;
+  const figure = document.createElement("figure");
+  buildFrontier(figure, model, () => {});
+  done(figure.innerHTML);
+});
+"""
+
+
+def test_the_plot_of_exits_that_are_all_right_has_numbers(page: Chrome, url: str) -> None:
+    drawn = page.execute_async_script(EQUAL, json.dumps(model_of(url)))
+    assert "<circle" in drawn
+    assert "NaN" not in drawn
+
+
+def test_a_file_that_can_no_longer_be_read_does_not_hold_up_the_others(page: Chrome, tmp_path: Path) -> None:
+    first, second = pictures(tmp_path, 2)
+    choose(page, first, second)
+    answered(page, 2)
+    first.write_bytes(first.read_bytes() + b"changed")
+    page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
+    assert seen(page, ".refused").endswith("this file cannot be read; choose it again")
+    answered(page, 1)
+    assert not page.find_element(By.ID, "problem").is_displayed()
+
+
 def test_the_address_follows_the_choice_and_a_reload_brings_it_back(page: Chrome) -> None:
     address = page.current_url
     page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
@@ -376,7 +408,7 @@ WRONG = ["policy=nonsense", "thresholds=0.9", "thresholds=0.9,2", "budget_gflops
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_choice_that_the_model_does_not_offer_is_said(page: Chrome, url: str, wrong: str) -> None:
     page.get(f"{url}/?{wrong}")
-    assert seen(page, "#note") == f"This model does not offer {wrong.replace('=', ' = ')}: its default is set."
+    assert seen(page, "#note") == f"This model does not offer {wrong.replace('=', ' = ')}: the default is used."
     assert page.find_element(By.ID, "policy").get_attribute("value") == model_of(url)["default_policy"]
 
 

@@ -134,6 +134,7 @@ def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:
         assert served.metric("msmlp_engine_restarts_total") == 0
 
 
+@pytest.mark.system  # it takes ten seconds or more
 @pytest.mark.parametrize("engine", ["inline", *at_length("process", "thread")])
 def test_a_service_that_was_stopped_as_a_whole_goes_on(tiny_weights: Path, engine: str) -> None:
     with serving(tiny_weights, 2, engine) as served:
@@ -159,6 +160,7 @@ def test_a_thread_that_hangs_has_its_front_end_replaced(tiny_weights: Path) -> N
         assert "Traceback" not in served.log
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_thread_that_hangs_in_one_of_several_front_ends_has_it_replaced(tiny_weights: Path) -> None:
     with serving(tiny_weights, 2, "thread") as served:
         assert classify(served, shown(hanging.HANGS))[0] == 503

@@ -22,6 +22,7 @@ from tests.servers import encoded
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from msmlp.main import main; main()"
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_export_prints_one_document_and_writes_the_same_files_each_time(
     tiny_weights: Path, weights_without_graphs: Path, tmp_path: Path
 ) -> None:

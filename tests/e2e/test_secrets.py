@@ -87,6 +87,7 @@ BROKEN_HEADS = [
 ]
 
 
+@pytest.mark.system  # it takes ten seconds or more
 @pytest.mark.parametrize("form", ["json", *at_length("text")])
 def test_no_key_is_ever_shown(
     tiny_weights: Path, tmp_path: Path, cat_photo: bytes, monkeypatch: pytest.MonkeyPatch, form: str

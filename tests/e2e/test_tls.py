@@ -191,6 +191,7 @@ def test_the_health_check_follows_the_settings(served: Served, files: Files) -> 
 # Connections without a handshake, and the end.
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_busy_clients_are_spread_again_after_a_front_end_was_killed(files: Files) -> None:
     """A connection over TLS cannot move: an answer says that it is the last there."""
     done, answers = threading.Event(), list[int | None]()
@@ -274,6 +275,7 @@ def test_a_reload_reads_renewed_files_and_loses_no_request(tmp_path: Path) -> No
         assert "Traceback" not in served.log
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_handshake_that_a_reload_comes_into_brings_a_request(files: Files) -> None:
     with msmlp_serve(DEFAULT_WEIGHTS, *files.options, "--frontends", "1") as served:
         served.wait_until_ready()

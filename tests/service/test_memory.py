@@ -34,6 +34,7 @@ assert asyncio.run(main(sys.argv[1] == "idle")) == (sys.argv[1] == "idle")
 """
 
 
+@pytest.mark.system  # it takes ten seconds or more
 @pytest.mark.parametrize("how", ["idle", "busy"])
 def test_what_is_free_is_given_back_once_the_process_is_idle(how: str) -> None:
     subprocess.run([sys.executable, "-c", FRAGMENTS, how], check=True, timeout=100)

@@ -17,6 +17,7 @@ from tests.processes import Call
 from tests.servers import serving
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_servers_of_its_own_are_compared_and_ended(tiny_weights: Path) -> None:
     said: list[str] = []
     options = HttpOptions(weights=tiny_weights, connections=(2,), seconds=0.2, rounds=1)

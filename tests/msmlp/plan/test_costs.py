@@ -40,6 +40,7 @@ def test_costs_are_measured_and_kept(
         assert row[-1] > row[0] > 0
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_plan_from_costs_that_were_kept(
     tiny_weights: Path, kept: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

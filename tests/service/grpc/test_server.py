@@ -403,6 +403,7 @@ def test_under_overload_calls_are_refused_before_their_message_is_read(serve: Se
         assert 'msmlp_shed_total{reason="door"} 3.0' in served.http.get("/metrics").text
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_what_calls_that_failed_held_is_freed_with_their_end(serve: Serve) -> None:
     """Errors refer to frames, and frames through futures to errors: collections are rare."""
     noise = b"\xff\xd8\xff" + bytes(1_500_000)

@@ -103,15 +103,22 @@ const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () 
 async function askEvery(asked) {
   const { signal } = asking;
   try {
-    await spread(asked.filter(({ answer, every }) => answer && !every), async (picture) => {
-      for await (const line of classify(picture.file, { min_exit: model.exits.length }, signal)) {
-        if (line.final) picture.showEvery(line.stages);
-      }
-    });
+    // Also of those that are being asked again, because the choice has changed: what every exit says does not.
+    await spread(asked.filter(({ refused, every }) => !refused && !every), (picture) => askEveryOf(picture, signal));
   } catch (error) {
     if (!signal.aborted) fail(error);
   }
   summarize();
+}
+
+async function askEveryOf(picture, signal) {
+  try {
+    for await (const line of classify(picture.file, { min_exit: model.exits.length }, signal)) {
+      if (line.final) picture.showEvery(line.stages);
+    }
+  } catch (error) {
+    if (!error.isOfTheImage) throw error; // else its own request says so
+  }
 }
 
 /** Runs a task for every item, a few at once; the first error ends it. */

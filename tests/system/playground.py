@@ -112,3 +112,17 @@ def screen(browser: Chrome, width: int, scheme: str = "light", motion: str = "no
         browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": False})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@contextmanager
+def slow_network(browser: Chrome, latency_ms: int) -> Iterator[None]:
+    def delay(milliseconds: int) -> None:
+        conditions = {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
+
+    browser.execute_cdp_cmd("Network.enable", {})
+    delay(latency_ms)
+    try:
+        yield
+    finally:
+        delay(0)

@@ -35,6 +35,7 @@ from tests.system.playground import (
     pictures,
     requests,
     seen,
+    slow_network,
     texts,
     until,
 )
@@ -285,6 +286,16 @@ def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url:
     page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
     assert "changed nothing" in seen(page, ".others", lambda text: text != said)
     assert requests(page).count(f"POST {url}/classify") == 1
+
+
+def test_the_other_exits_are_asked_while_an_image_is_asked_again(page: Chrome) -> None:
+    choose(page, CAT)
+    seen(page, ANSWERED)
+    with slow_network(page, latency_ms=1500):
+        page.find_element(By.CSS_SELECTOR, "#policy option[value=p01]").click()
+        until(page, "return document.querySelector('.card.waiting') !== null")
+        click(page, ".others button")
+        assert "exit 3 says cat" in seen(page, ".others:not(:has(button))", lambda text: "disagree" in text)
 
 
 def test_many_images_are_compared_with_the_last_exit_at_once(page: Chrome, url: str, tmp_path: Path) -> None:

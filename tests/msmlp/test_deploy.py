@@ -105,8 +105,11 @@ def test_waiting_has_an_end(message: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1 ([Errno 111] Connection refused); ray start --head starts one"),
-        ("ray://127.0.0.1", "'ray://127.0.0.1'; expected HOST:PORT or auto"),
+        (
+            "127.0.0.1:1",
+            "no Ray cluster at 127.0.0.1:1 ([Errno 111] Connection refused); start one with: ray start --head",
+        ),
+        ("ray://127.0.0.1", "'ray://127.0.0.1' is not an address; expected HOST:PORT or auto"),
         ("127.0.0.1:99999", "no Ray cluster at 127.0.0.1:99999"),
     ],
 )

@@ -60,6 +60,12 @@ def click(browser: Chrome, selector: str) -> None:
     browser.execute_script("document.querySelector(arguments[0]).click()", selector)
 
 
+def pick(browser: Chrome, policy: str) -> None:
+    """Choose a policy, and wait until the page asks with it: it waits for a moment, in case another is chosen."""
+    browser.find_element(By.CSS_SELECTOR, f"#policy option[value={policy}]").click()
+    until(browser, "return new URLSearchParams(location.search).get('policy') === arguments[0]", policy)
+
+
 def asked(url: str, image: Path = CAT, **options: str) -> dict[str, Any]:
     """The service's answer without the page."""
     files = {"images": image.read_bytes()}

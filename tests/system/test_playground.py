@@ -32,6 +32,7 @@ from tests.system.playground import (
     click,
     crop_of,
     model_of,
+    pick,
     pictures,
     requests,
     seen,
@@ -142,7 +143,7 @@ def test_a_service_that_went_away_is_reported_and_can_be_asked_again(page: Chrom
     cut = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.execute_cdp_cmd("Network.emulateNetworkConditions", cut)
     try:
-        page.find_element(By.CSS_SELECTOR, "#policy option[value=accurate]").click()
+        pick(page, "accurate")
         assert seen(page, "#problem p") == "The service does not answer."
         assert texts(page, "#summary, .refused") == ["", "cat.jpg: not classified"]
     finally:
@@ -266,7 +267,7 @@ def test_of_an_imported_cascade_it_shows_what_that_sees(
 
 
 def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url: str) -> None:
-    page.find_element(By.CSS_SELECTOR, "#policy option[value=p01]").click()  # which takes the first exit's word
+    pick(page, "p01")  # which takes the first exit's word
     choose(page, CAT)
     seen(page, ANSWERED, lambda text: "Stage 1" in text)
     every = asked(url, min_exit="3")["results"][0]["stages"]
@@ -283,7 +284,7 @@ def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url:
 
     # It stays true, and there, whatever is chosen next.
     requests(page)
-    page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
+    pick(page, "fast")
     assert "changed nothing" in seen(page, ".others", lambda text: text != said)
     assert requests(page).count(f"POST {url}/classify") == 1
 
@@ -292,7 +293,7 @@ def test_the_other_exits_are_asked_while_an_image_is_asked_again(page: Chrome) -
     choose(page, CAT)
     seen(page, ANSWERED)
     with slow_network(page, latency_ms=1500):
-        page.find_element(By.CSS_SELECTOR, "#policy option[value=p01]").click()
+        pick(page, "p01")
         until(page, "return document.querySelector('.card.waiting') !== null")
         click(page, ".others button")
         assert "exit 3 says cat" in seen(page, ".others:not(:has(button))", lambda text: "disagree" in text)
@@ -300,7 +301,7 @@ def test_the_other_exits_are_asked_while_an_image_is_asked_again(page: Chrome) -
 
 def test_many_images_are_compared_with_the_last_exit_at_once(page: Chrome, url: str, tmp_path: Path) -> None:
     files = pictures(tmp_path, 5)
-    page.find_element(By.CSS_SELECTOR, "#policy option[value=p01]").click()
+    pick(page, "p01")
     choose(page, *files)
     answered(page, 5)
     page.find_element(By.ID, "compare").send_keys(Keys.ENTER)
@@ -392,7 +393,7 @@ def test_a_file_that_can_no_longer_be_read_does_not_hold_up_the_others(page: Chr
     choose(page, first, second)
     answered(page, 2)
     first.write_bytes(first.read_bytes() + b"changed")
-    page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
+    pick(page, "fast")
     assert seen(page, ".refused").endswith("this file cannot be read; choose it again")
     answered(page, 1)
     assert not page.find_element(By.ID, "problem").is_displayed()
@@ -400,7 +401,7 @@ def test_a_file_that_can_no_longer_be_read_does_not_hold_up_the_others(page: Chr
 
 def test_the_address_follows_the_choice_and_a_reload_brings_it_back(page: Chrome) -> None:
     address = page.current_url
-    page.find_element(By.CSS_SELECTOR, "#policy option[value=fast]").click()
+    pick(page, "fast")
     until(page, "return location.search === '?policy=fast'")
     click(page, ".modes input[value=thresholds]")
     page.find_element(By.ID, "threshold-2").send_keys(Keys.HOME)

@@ -12,7 +12,20 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.fakes import PATIENCE_SECONDS
-from tests.system.playground import ANSWERED, CAT, answered, asked, choose, click, pictures, screen, seen, texts, until
+from tests.system.playground import (
+    ANSWERED,
+    CAT,
+    answered,
+    asked,
+    choose,
+    click,
+    pick,
+    pictures,
+    screen,
+    seen,
+    texts,
+    until,
+)
 
 pytestmark = pytest.mark.system
 
@@ -150,7 +163,7 @@ def test_axe_finds_nothing_serious(page: Chrome, axe: str, tmp_path: Path, width
         page.execute_script(axe)
         seen(page, "#live .fact")
         assert serious(page) == []
-        page.find_element(By.CSS_SELECTOR, "#policy option[value=p01]").click()
+        pick(page, "p01")
         choose(page, CAT, wrong)
         seen(page, ANSWERED)
         click(page, ".commands summary")
@@ -162,6 +175,7 @@ def test_axe_finds_nothing_serious(page: Chrome, axe: str, tmp_path: Path, width
         click(page, "#compare")
         until(page, "return document.getElementById('compare').hidden")
         click(page, ".modes input[value=thresholds]")
+        until(page, "return location.search.startsWith('?thresholds=')")
         answered(page, 6)
         assert serious(page) == []
 

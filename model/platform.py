@@ -36,8 +36,9 @@ def cores(root: Path = Path("/")) -> int:
     return max(1, min([seen, *map(math.ceil, _limits(root))]))
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc's malloc to keep what is freed for this process, instead of giving it back to the system.
+def keep_freed_memory() -> bool:
+    """Tell glibc's malloc to keep what is freed for this process, instead of giving it back to the system → whether it
+    does.
 
     A training step on a CPU frees hundreds of megabytes and asks for them again; the system would fill each page with
     zeros anew, which took a quarter of the time of training a cascade. Other C libraries have no such options.
@@ -45,9 +46,8 @@ def keep_freed_memory() -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def _limits(root: Path) -> Iterator[float]:

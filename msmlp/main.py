@@ -91,7 +91,8 @@ def _run() -> int:
     except MissingPackageError as error:
         return _fail(1, str(error))
     except ModuleNotFoundError as error:
-        return _fail(1, f"this command needs the package {error.name}: {install_hint('serve,train')}")
+        extras = "serve,import" if error.name == "onnx" and sys.argv[1:2] == ["import"] else "serve,train"
+        return _fail(1, f"this command needs the package {error.name}: {install_hint(extras)}")
     except Exception as error:  # a full disk, or a bug
         if "--traceback" in sys.argv:
             raise

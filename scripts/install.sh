@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # install.sh EXTRA GROUPS: install this clone, editable, into the virtual environment $VENV (default .venv).
 #   EXTRA    cpu or gpu: the builds of ONNX Runtime and torch
-#   GROUPS   further extras, comma-separated: serve, grpc, telemetry, train, dev, ray. With cpu, only train installs torch.
+#   GROUPS   further extras, comma-separated: serve, import, grpc, telemetry, train, dev, ray. With cpu, only train installs torch.
 #
 # It says what it installs; in a terminal pip shows its downloads as well.
 #

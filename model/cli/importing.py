@@ -2,16 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from msmlp.model.cli.common import AsJson, Device, numbers, print_json, say, warn_of_few_images
+from msmlp.model.cli.common import AsJson, Device, numbers, print_json, say, say_points, warn_of_few_images
 from msmlp.model.cli.weights import ExitPolicy
 from msmlp.model.errors import OptionError
-from msmlp.model.text import percent, shares
+
+if TYPE_CHECKING:
+    from msmlp.model.importing.stages import Preprocessing
+    from msmlp.model.weights.calibration import CalibrationFile
 
 ONCE = "once for all stages, or once for each"
+OPTIONS = {"shorter_side": "--resize", "crop_ratio": "--crop-ratio"}
+"""What fields of Preprocessing are called on the command line, if not by their names."""
 
 
 def import_stages(
@@ -22,7 +27,7 @@ def import_stages(
         typer.Option(help="Pictures that no stage was trained on: <class>/*, or val/<class>/* and test/<class>/*."),
     ],
     out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True, help="The other graphs.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="", help="The other graphs.")] = None,
     mean: Annotated[
         list[str] | None, typer.Option(metavar="R,G,B", help=f"Of pixels / 255, for inputs of floats; {ONCE}.")
     ] = None,
@@ -73,61 +78,70 @@ def import_stages(
           --data my-photos/val --out weights/mine --cost ms --int8
     """
     from msmlp.model.importing.folder import ImportOptions, import_cascade
-    from msmlp.model.importing.stages import Preprocessing
 
     graphs = [*stages, *(more or [])]
-    if resize and crop_ratio:
-        raise OptionError("--crop-ratio", "goes without --resize; expected one of them")
-    if crop_ratio and not all(0 < ratio <= 1 for ratio in crop_ratio):
-        raise OptionError("--crop-ratio", "expected a number above 0, up to 1")
-    _check_words("--filter", filter, ("bicubic", "bilinear"))
-    _check_words("--colours", colours, ("RGB", "BGR"))
-    number = len(graphs)
-    means, stds = (
-        [_numbers(name, each, 3) for each in given or []] for name, given in (("--mean", mean), ("--std", std))
-    )
-    if any(each <= 0 for every in stds for each in every):
-        raise OptionError("--std", "expected numbers above 0")
-    columns: dict[str, list[Any]] = {
-        "mean": _each("--mean", means, number),
-        "std": _each("--std", stds, number),
-        "shorter_side": _each("--resize", resize, number),
-        "crop_ratio": _each("--crop-ratio", crop_ratio, number),
-        "filter": _each("--filter", filter, number, "bicubic"),
-        "colours": _each("--colours", colours, number, "RGB"),
+    said = {
+        "mean": mean,
+        "std": std,
+        "shorter_side": resize,
+        "crop_ratio": crop_ratio,
+        "filter": filter,
+        "colours": colours,
     }
-    costs = None if gflops is None else list(_numbers("--gflops", gflops, number))
-    if costs and not all(each > 0 for each in costs):
-        raise OptionError("--gflops", "expected numbers above 0")
-    made = import_cascade(
-        ImportOptions(
-            stages=graphs,
-            preprocessing=[Preprocessing(**{name: of[k] for name, of in columns.items()}) for k in range(number)],
-            classes=classes,
-            data=data,
-            out=out,
-            gflops=costs,
-            cost=cost,
-            exit_policy=exit_policy,
-            device=device,
-            int8=int8,
-        )
+    options = ImportOptions(
+        stages=graphs,
+        preprocessing=_preprocessing(said, len(graphs)),
+        classes=classes,
+        data=data,
+        out=out,
+        gflops=_costs(gflops, len(graphs)),
+        cost=cost,
+        exit_policy=exit_policy,
+        device=device,
+        int8=int8,
     )
+    _say_imported(import_cascade(options), out, as_json)
+
+
+def _preprocessing(said: dict[str, list[Any] | None], stages: int) -> "list[Preprocessing]":
+    """What was said of the pictures, by the fields of Preprocessing, for each of the `stages`; OptionError for what
+    cannot be."""
+    from msmlp.model.importing.stages import Preprocessing
+
+    ratios = said["crop_ratio"] or []
+    if said["shorter_side"] and ratios:
+        raise OptionError("--crop-ratio", "goes without --resize; expected one of them")
+    if not all(0 < ratio <= 1 for ratio in ratios):
+        raise OptionError("--crop-ratio", "expected a number above 0, up to 1")
+    _check_words("--filter", said["filter"], ("bicubic", "bilinear"))
+    _check_words("--colours", said["colours"], ("RGB", "BGR"))
+    channels = {name: [_numbers(f"--{name}", each, 3) for each in said[name] or []] for name in ("mean", "std")}
+    if any(each <= 0 for every in channels["std"] for each in every):
+        raise OptionError("--std", "expected numbers above 0")
+    given = {**said, **channels}
+    each = {name: _each(OPTIONS.get(name, f"--{name}"), values, stages) for name, values in given.items()}
+    rows = ({name: values[k] for name, values in each.items() if values} for k in range(stages))
+    return [Preprocessing(**row) for row in rows]
+
+
+def _costs(text: str | None, stages: int) -> list[float] | None:
+    if text is None:
+        return None
+    costs = list(_numbers("--gflops", text, stages))
+    if not all(each > 0 for each in costs):
+        raise OptionError("--gflops", "expected numbers above 0")
+    return costs
+
+
+def _say_imported(made: "CalibrationFile", out: Path, as_json: bool) -> None:
     warn_of_few_images(made)
-    points = made.operating_points
     if as_json:
-        print_json(
-            {
-                "weights": str(out),
-                **made.model_dump(mode="json", include={"temperatures", "operating_points", "stage_ms"}),
-            }
-        )
+        told = made.model_dump(mode="json", include={"temperatures", "operating_points", "stage_ms"})
+        print_json({"weights": str(out), **told})
         return
-    say(f"{number} stages, calibrated on {made.images} pictures, temperatures {numbers(made.temperatures)}")
-    say("point     accuracy  GFLOPs    ms        share of images at each exit")
-    for p in points:
-        accuracy = percent(p.expected_accuracy)
-        say(f"{p.name:<9} {accuracy:>8}  {p.mean_gflops:<8.3g}  {p.mean_ms or 0:<8.3f}  {shares(p.exit_share)}")
+    stages = len(made.temperatures)
+    say(f"{stages} stages, calibrated on {made.images} pictures, temperatures {numbers(made.temperatures)}")
+    say_points(point.model_dump() for point in made.operating_points)
     say(f"{out} is ready: msmlp serve --weights {out}")
 
 
@@ -147,9 +161,8 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     return found
 
 
-def _each(option: str, given: list[Any] | None, stages: int, default: str | None = None) -> list[Any]:
-    """One value per stage."""
+def _each(option: str, given: list[Any] | None, stages: int) -> list[Any]:
+    """One value per stage; none if none was given."""
     if given and len(given) not in (1, stages):
         raise OptionError(option, f"given {len(given)} times; expected once, or once for each of the {stages} stages")
-    values = given or [default]
-    return values * stages if len(values) == 1 else values
+    return given * stages if given and len(given) == 1 else given or []

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,14 @@ def import_cascade(options: ImportOptions) -> CalibrationFile:
     cascade = cascade_of(graphs, len(names), options.preprocessing, options.gflops)
     dataset = load_held_out(options.data, cascade.views, names)
     images = dataset.partition(seed=0).validation
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    partial = hidden / out.resolve().name
+    partial.mkdir()
     try:
         content = [graph.content for graph in graphs]
         training = _record(options, dataset.source, images)
-        write_imported(partial, out.resolve().name, cascade=cascade, graphs=content, classes=names, training=training)
+        write_imported(partial, cascade=cascade, graphs=content, classes=names, training=training)
         made = _calibrated(partial, images, options)
         if options.int8:
             export(partial, "int8", options.data)
@@ -76,20 +78,23 @@ def import_cascade(options: ImportOptions) -> CalibrationFile:
             out.rmdir()
         partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
     return made
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """One class name a line."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_LABELS:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_LABELS):
             raise DataError(f"{path} is not a file of at most {MAX_LABELS} bytes; expected one class name a line")
         names = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); expected one class name a line") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error})") from None
     if len(names) < 2:
-        raise DataError(f"{path} has {len(names)} class name(s); expected at least 2, one a line")
+        found = f"{len(names)} class name{'' if len(names) == 1 else 's'}"
+        raise DataError(f"{path} has {found}; expected at least 2, one a line")
     return names
 
 

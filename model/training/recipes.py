@@ -172,20 +172,6 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.2,
         bias_lr=64,
     ),
-    # For --init with other classes: the heads are new and learn fast, what is kept changes little.
-    "finetune": Recipe(
-        epochs=30,
-        batch_size=32,
-        optimizer="adamw",
-        lr=2e-3,
-        backbone_lr=0.3,
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup_epochs=1,
-        clip_norm=1.0,
-        ema=0.99,
-        augment="crop-flip",
-    ),
     # For a CPU, or a folder of a few thousand images: short, with small batches and light augmentation.
     "quick": Recipe(
         epochs=60,
@@ -200,6 +186,8 @@ RECIPES: dict[str, Recipe] = {
         augment="crop-flip",
     ),
 }
+# For --init with other classes: the heads are new and learn fast, what is kept changes little.
+RECIPES["finetune"] = RECIPES["quick"].model_copy(update={"epochs": 30, "backbone_lr": 0.3})
 
 
 class TeacherConfig(BaseModel):

@@ -101,12 +101,12 @@ def write_weights(
     """Write model and manifest; `state` holds torch tensors."""
     arrays = {name: np.ascontiguousarray(np.asarray(t.cpu()), dtype=np.float32) for name, t in state.items()}
     blob = save(arrays)
-    _write(folder, folder.resolve().name, config, {MODEL: blob}, classes, preprocess, training, results)
+    files = {MODEL: blob}
+    _write(folder, config, files, classes=classes, preprocess=preprocess, training=training, results=results)
 
 
 def write_imported(
     folder: Path,
-    name: str,
     *,
     cascade: ImportedCascade,
     graphs: list[bytes],
@@ -115,33 +115,22 @@ def write_imported(
 ) -> None:
     """Write the graphs of an imported cascade, one per stage, and its manifest."""
     files = {stage.graph: graph for stage, graph in zip(cascade.stages, graphs, strict=True)}
-    _write(folder, name, cascade, files, classes, cascade.preprocess, training, [])
+    preprocess = cascade.preprocess
+    _write(folder, cascade, files, classes=classes, preprocess=preprocess, training=training, results=[])
 
 
-def _write(
-    folder: Path,
-    name: str,
-    cascade: AnyCascade,
-    files: dict[str, bytes],
-    classes: tuple[str, ...],
-    preprocess: Preprocess,
-    training: dict[str, Any],
-    results: list[dict[str, Any]],
-) -> None:
+def _write(folder: Path, cascade: AnyCascade, files: dict[str, bytes], **fields: Any) -> None:
     for file, content in files.items():
         write_atomically(folder / file, content)
     own = gflops(cascade)
     manifest = Manifest(
         format=FORMAT,
-        name=name,
+        name=folder.resolve().name,
         cascade=cascade,
-        classes=classes,
-        preprocess=preprocess,
         files={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
-        training=training,
-        results=results,
         gflops_incremental=own,
         gflops_cumulative=cumulative(cascade),
+        **fields,
     )
     write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
 

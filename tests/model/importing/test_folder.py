@@ -40,7 +40,9 @@ def test_the_folder_holds_the_graphs_as_they_were_given(folder: Path) -> None:
         assert content == (folder.parent / f"graph-{k}.onnx").read_bytes()
         assert manifest.files[f"source-{k}.onnx"] == hashlib.sha256(content).hexdigest()
     assert weights.nbytes == sum(path.stat().st_size for path in folder.glob("source-*.onnx"))
-    assert not list(folder.parent.glob("*.partial"))
+    given = {"graph-1.onnx", "graph-2.onnx", "labels.txt", "photos"}
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, *given}
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 | 0o755
 
 
 def test_the_calibration_has_a_frontier_between_both_networks(folder: Path) -> None:
@@ -181,9 +183,12 @@ def test_features_of_a_cut_network_are_reused(digits: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda labels, data: labels.write_text("0\n"), r"has 1 class name\(s\); expected at least 2"),
-        (lambda labels, data: labels.unlink(), "is not a file"),
-        (lambda labels, data: labels.write_bytes(b"\xff\n0\n"), "cannot be read as UTF-8"),
+        (lambda labels, data: labels.write_text("0\n"), "has 1 class name; expected at least 2"),
+        (
+            lambda labels, data: labels.unlink(),
+            r"labels.txt cannot be read \(No such file or directory\); expected one",
+        ),
+        (lambda labels, data: labels.write_bytes(b"\xff\n0\n"), "is not UTF-8 text"),
         (lambda labels, data: labels.write_text("a\n" * 10), r"has a folder 0, which is no class"),
         (
             lambda labels, data: labels.write_text("0\n" * 10),

@@ -50,7 +50,7 @@ def test_best_is_adamw_with_warmup_cosine_average_and_strong_augmentation() -> N
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(
-        ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, speedrun, finetune, quick"
+        ConfigError, match=r"'worst'; expected one of paper, best, distill, teacher, speedrun, quick, finetune"
     ):
         configure(TrainOptions(Path(), "tiny", Path(), "worst"))
 

@@ -1,6 +1,7 @@
 """The commands of a page, run as a shell would run them."""
 
 import io
+import re
 import shlex
 import string
 from contextlib import redirect_stdout
@@ -8,6 +9,12 @@ from contextlib import redirect_stdout
 import pytest
 
 from msmlp.main import main
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """The contents of a page's code blocks in a language, also of those in lists."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
 
 
 def run_commands(block: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,14 +10,11 @@ import pytest
 from msmlp.service.errors import STATUS
 from msmlp.service.http.schemas import Answer, ImageAnswer, Problem, StreamLine
 from msmlp.service.options import expected, schemas
+from tests.docs.commands import blocks_of
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "http.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+blocks = partial(blocks_of, PAGE)
 
 
 def table(section: str) -> list[list[str]]:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,12 @@ import pytest
 from msmlp.service.grpc.calls import CODES
 from msmlp.service.grpc.messages import METHODS
 from msmlp.service.oip.model import INPUTS, OUTPUTS
+from tests.docs.commands import blocks_of
 from tests.docs.test_readme import ROOT
 from tests.processes import Served, msmlp_serve
 
 PAGE = (ROOT / "docs" / "oip.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+blocks = partial(blocks_of, PAGE)
 
 
 @pytest.fixture(scope="module")

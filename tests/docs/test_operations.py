@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +14,12 @@ import yaml
 from msmlp.main import app
 from msmlp.service.settings import Settings
 from msmlp.service.telemetry.metrics import Metrics
+from tests.docs.commands import blocks_of
 from tests.docs.test_readme import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
+blocks = partial(blocks_of, PAGE)
 DOCKER = ROOT / "docker"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def test_the_first_load_is_answered(run: Any) -> None:

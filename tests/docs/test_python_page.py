@@ -1,23 +1,21 @@
 """docs/python.md runs as it stands, but for the port."""
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from msmlp.service.service import build_service
 from msmlp.service.settings import Settings
+from tests.docs.commands import blocks_of
 from tests.servers import serving
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+blocks = partial(blocks_of, PAGE)
 
 
 @pytest.fixture(scope="module")

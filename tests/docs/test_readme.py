@@ -5,21 +5,19 @@ import re
 import socket
 import subprocess
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.docs.commands import run_commands
+from tests.docs.commands import blocks_of, run_commands
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import msmlp_serve
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+blocks = partial(blocks_of, README)
 
 
 @pytest.mark.system  # it trains

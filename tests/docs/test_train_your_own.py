@@ -6,13 +6,14 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from msmlp.model.nn.config import PRESETS, cumulative_gflops, override
-from tests.docs.commands import run_commands
+from tests.docs.commands import blocks_of, run_commands
 from tests.docs.test_readme import ROOT
 from tests.fakes import PATIENCE_SECONDS
 from tests.processes import environment, msmlp_serve
@@ -20,12 +21,9 @@ from tests.processes import environment, msmlp_serve
 pytestmark = pytest.mark.system  # it takes half a minute
 
 PAGE = (ROOT / "docs" / "train-your-own.md").read_text()
+blocks = partial(blocks_of, PAGE)
 # All that is changed of what stands there: fewer epochs.
 EPOCHS = ("EPOCHS=30\n", "EPOCHS=3\n")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,12 @@ def test_training_calibrating_and_evaluating_go_as_the_page_says(followed: Follo
 
 
 def test_the_cost_of_larger_pictures_is_the_presets() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\d.*to.*) \|$", PAGE, flags=re.MULTILINE)
-    assert {name for name, _ in rows} == {"tiny", "xs", "s", "m", "l"}
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d.*to.*) \|$", PAGE, flags=re.MULTILINE)
+    assert {name for name, _ in rows} == PRESETS.keys()
     for name, cells in rows:
         for size, cell in zip((32, 64, 96, 128), cells.split(" | "), strict=True):
-            first, *_, last = cumulative_gflops(override(PRESETS[name], {"image_size": size}))
-            assert cell == f"{first:.4f} to {last:.4f}", (name, size)
+            costs = cumulative_gflops(override(PRESETS[name], {"image_size": size}))
+            assert cell == f"{costs[0]:.4f} to {costs[-1]:.4f}", (name, size)
 
 
 def test_the_gallery_and_the_card_are_written(followed: Followed) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests.docs.commands import run_commands
+from tests.docs.commands import blocks_of, run_commands
 from tests.docs.test_readme import ROOT
 from tests.imported import MEAN, STD, scaled, write_data
 from tests.processes import msmlp_serve
 
 PAGE = (ROOT / "docs" / "your-own-cascade.md").read_text()
+blocks = partial(blocks_of, PAGE)
 STEPS = 40
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
 def trained(digits: Any, size: int, channels: int) -> nn.Module:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from msmlp.model.errors import ConfigError
-from msmlp.model.nn.config import override
-from msmlp.model.training.recipes import RECIPES, TrainOptions, configure
+from msmlp.model.nn.config import PRESETS, override
+from msmlp.model.training.recipes import RECIPES, TEACHERS, TrainOptions, configure
 
 
 def test_paper_is_the_papers_numbers() -> None:
@@ -83,3 +83,10 @@ def test_a_decay_follows_the_warm_up() -> None:
 def test_a_decay_has_at_least_an_epoch(epochs: int, share: float, begins: int) -> None:
     steady = {"schedule": "wsd", "epochs": epochs, "decay_share": share, "warmup_epochs": 0}
     assert override(RECIPES["best"], steady).decay_begins == begins
+
+
+@pytest.mark.parametrize("size", [64, 96, 128])
+@pytest.mark.parametrize("name", [*PRESETS, *TEACHERS])
+def test_every_preset_can_see_larger_images(name: str, size: int) -> None:
+    network, _ = configure(TrainOptions(Path(), name, Path(), changes={"image_size": size}))
+    assert network.image_size == size

@@ -28,6 +28,7 @@ AHEAD = 2.2
 PATIENCE = 30.0
 """Seconds to wait for the last answers."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_INSIDE = re.compile(rb'"latency_ms":([\d.]+),"throughput')
 _RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
 
 
@@ -42,6 +43,8 @@ class Seen:
     took: float = 0.0
     sent: list[float] = field(default_factory=list)
     """When each was sent, in seconds after the start."""
+    inside: list[float] = field(default_factory=list)
+    """Milliseconds that answers say they took in the service."""
 
     def count(self, status: str) -> int:
         return len(self.seconds.get(status, ()))
@@ -75,28 +78,30 @@ class _Connection(asyncio.Protocol):
         length = _LENGTH.search(head)
         if length is None or len(self._got) >= ends + 4 + int(length[1]):
             answer, self._got = self._got, b""
-            self._answered(answer[9:12].decode(), head, b'"degraded":true' in answer)
+            self._answered(answer[9:12].decode(), head, answer)
 
-    def _answered(self, status: str, head: bytes, degraded: bool) -> None:
+    def _answered(self, status: str, head: bytes, answer: bytes) -> None:
         self._asking = False
         self._client.waiting -= 1
         if self._due >= self._client.since:
-            self._note(self._client.seen, status, head, degraded)
+            self._note(self._client.seen, status, head, answer)
         if b"\r\nconnection: close" in head.lower():
             self.transport.close()
         else:
             self._client.free.append(self)
 
-    def _note(self, seen: Seen, status: str, head: bytes, degraded: bool) -> None:
+    def _note(self, seen: Seen, status: str, head: bytes, answer: bytes) -> None:
         seen.seconds.setdefault(status, []).append(time.perf_counter() - self._due)
-        seen.degraded += degraded
+        seen.degraded += b'"degraded":true' in answer
+        if found := _INSIDE.search(answer):
+            seen.inside.append(float(found[1]))
         if status == "429" and (found := _RETRY.search(head)):
             seen.retry_after[int(found[1])] += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._asking:
             self._asking = False
-            self._answered("lost", b"\r\nconnection: close", degraded=False)
+            self._answered("lost", b"\r\nconnection: close", b"")
         elif self in self._client.free:
             self._client.free.remove(self)
         self._client.open -= 1

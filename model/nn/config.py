@@ -107,7 +107,7 @@ PRESETS: dict[str, CascadeConfig] = {
     # Many tokens and few channels.
     "xs": CascadeConfig(stages=_stages((8, 64, 3, 32, 256), (4, 64, 3, 64, 256), (4, 64, 3, 64, 256))),
     # At most 0.03 GFLOPs, for training on a CPU; chosen on validation images.
-    "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 2), (4, 64, 3, 64, 192, 2), (4, 96, 4, 64, 256, 2))),
+    "s": CascadeConfig(stages=_stages((8, 64, 2, 32, 256, 4), (4, 96, 3, 64, 256, 2), (2, 32, 3, 96, 96, 2))),
     # For training on a GPU.
     "m": CascadeConfig(stages=_stages((8, 96, 3, 32, 384, 2), (4, 128, 4, 64, 384, 2), (4, 192, 6, 64, 576, 2))),
     "l": CascadeConfig(stages=_stages((8, 128, 4, 64, 512, 2), (4, 192, 6, 64, 576, 2), (4, 320, 8, 128, 960, 2))),

@@ -90,3 +90,17 @@ def test_a_decay_has_at_least_an_epoch(epochs: int, share: float, begins: int) -
 def test_every_preset_can_see_larger_images(name: str, size: int) -> None:
     network, _ = configure(TrainOptions(Path(), name, Path(), changes={"image_size": size}))
     assert network.image_size == size
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (2, 1), (100, 2)])
+def test_a_short_run_of_distill_has_a_short_warm_up(epochs: int, warmup: int) -> None:
+    _, recipe = configure(TrainOptions(data=Path(), out=Path(), preset="tiny", recipe="distill", epochs=epochs))
+    assert (recipe.epochs, recipe.warmup_epochs) == (epochs, warmup)
+
+
+def test_a_warm_up_that_was_asked_for_is_not_shortened() -> None:
+    options = TrainOptions(
+        data=Path(), out=Path(), preset="tiny", recipe="distill", epochs=5, changes={"warmup_epochs": 5}
+    )
+    with pytest.raises(ConfigError, match="warmup_epochs: expected at most 4"):
+        configure(options)

@@ -4,8 +4,8 @@
 
 Each weights folder gets a server with the default settings, but without brown-out. All are sent the test pictures, one
 per request, in a closed loop over kept connections, and take turns in every round; servers whose turn it is not are
-stopped. The cascade is asked for the accuracy that its validation pictures promise of the last exit (`min_accuracy`), or
-gets `--options`. `--scaled` sends what a client makes that scales pictures itself, squares as PNG, instead of the files.
+stopped. The cascade is asked for the accuracy that its validation pictures promise of the last exit (`min_accuracy`),
+or gets `--options`. `--scaled` sends what a client makes that scales pictures itself: squares as PNG, not the files.
 
 Prints a row for each server: the share of right answers among the pictures that were answered, with its standard error;
 the images that left at each exit; medians over the rounds of images/s and of CPU time per image. Then the ratios of the

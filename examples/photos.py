@@ -9,9 +9,9 @@ the same part, and nothing depends on names or order. Into `--out` go `small.onn
 `photos/{train,val,test}/CLASS/`. Prints accuracies on the validation pictures; the test pictures are only copied.
 
 The networks are EfficientNet-Lite0 (Tan and Le, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6) on 64
-pixels. `large` has a first convolution of stride 1, not 2, so every layer sees four times as many places. `small` ends
-after 11 of the 16 blocks. With `--cut` it is `large` in two files: `first.onnx` ends with a head after some blocks and
-hands its features on, and `rest.onnx` goes on with them.
+pixels. `small` ends after 11 of the 16 blocks. `large` has a first convolution of stride 1, not 2, so every layer sees
+four times as many places. With `--cut` one network is made instead, in two files: `first.onnx` is as `small`, but hands
+its features on, and `rest.onnx` goes on with them.
 """
 
 import argparse
@@ -95,12 +95,12 @@ class Head(nn.Sequential):
 class First(nn.Module):
     """The blocks before the cut, with a head: logits and features."""
 
-    def __init__(self, blocks: nn.Sequential, classes: int) -> None:
+    def __init__(self, blocks: nn.Module, classes: int) -> None:
         super().__init__()
         self.blocks, self.head = blocks, Head(channels(blocks), classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.blocks(x)
+        features: Tensor = self.blocks(x)
         return self.head(features), features
 
 
@@ -116,7 +116,8 @@ class Both(nn.Module):
         return logits, self.rest(features)
 
 
-def channels(layers: nn.Sequential) -> int:
+def channels(layers: nn.Module) -> int:
+    """What the last norm of some layers makes."""
     return [layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d)][-1].num_features
 
 
@@ -178,7 +179,7 @@ def batches(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def train(name: str, network: nn.Module, photos: Path, classes: list[str], epochs: int) -> None:
     """AdamW for some epochs; the rate rises for a fifth of the steps and falls to nothing."""
     images, labels = read_photos(photos / "train", classes, KEPT)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     steps = epochs * math.ceil(len(images) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.2, cycle_momentum=False)
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--cut", action="store_true", help="one network cut in two, its features reused")
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--small-blocks", type=int, default=11, help="of 16, in small.onnx and first.onnx")
+    parser.add_argument("--small-blocks", type=int, default=11, help="of 16, in small.onnx and in first.onnx")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -249,9 +250,9 @@ def main() -> None:
     classes = sort_photos(given.data, given.out)
     photos, pictures = given.out / "photos", torch.zeros(2, 3, SIZE, SIZE)
     if given.cut:
-        layers = efficientnet_lite0(1, not given.from_scratch)
+        layers = efficientnet_lite0(2, not given.from_scratch)
         first = First(layers[: given.small_blocks + 1], len(classes))
-        rest = nn.Sequential(*layers[given.small_blocks + 1 :], Head(1280, len(classes)))
+        rest = nn.Sequential(*list(layers)[given.small_blocks + 1 :], Head(1280, len(classes)))
         train("both", Both(first, rest), photos, classes, given.epochs)
         export(first, given.out / "first.onnx", pictures, made=("logits", "features"))
         export(rest, given.out / "rest.onnx", first(pictures)[1].detach(), read="upstream")

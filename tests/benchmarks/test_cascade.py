@@ -65,7 +65,7 @@ def test_a_server_gets_right_what_its_weights_get_right(
     data = tmp_path / "photos"
     shutil.copytree(data / "val", data / "test")
     words = ["cascade", "--data", data, "--alone", alone, "--rounds", "2", "--seconds", "1", "--serve", "--max-batch 8"]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, *how, cascade)])
+    monkeypatch.setattr(sys, "argv", [str(word) for word in (*words, *how, "--weights", cascade)])
     main()
     out = capsys.readouterr().out
     right = measure(alone, data, "test", device="cpu").correct[:, -1]

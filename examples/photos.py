@@ -231,7 +231,7 @@ def export(
     network: nn.Module, path: Path, example: Tensor, read: str = "input", made: tuple[str, ...] = ("logits",)
 ) -> None:
     torch.onnx.export(
-        network.eval(),
+        network.eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
         (example,),
         path,
         input_names=[read],

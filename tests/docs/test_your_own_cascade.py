@@ -23,7 +23,7 @@ from tests.examples.test_photos import write_squares
 from tests.imported import MEAN, STD, scaled, write_data
 from tests.processes import environment, msmlp_serve
 
-PAGE = (ROOT / "docs" / "your-own-cascade.md").read_text()
+PAGE, PHOTOS = (ROOT / "docs" / "your-own-cascade.md").read_text().split("## Two networks for photographs")
 blocks = partial(blocks_of, PAGE)
 STEPS = 40
 
@@ -105,9 +105,7 @@ SHORTER = {
 
 @pytest.mark.system
 def test_the_commands_for_photographs_lead_to_the_tables(tmp_path: Path) -> None:
-    commands = "".join(
-        blocks_of(PAGE[PAGE.index("## Two networks for photographs") : PAGE.index("### At 224")], "console")
-    )
+    commands = "".join(blocks_of(PHOTOS.partition("### At 224 pixels")[0], "console"))
     for said, instead in SHORTER.items():
         assert said in commands
         commands = commands.replace(said, instead)

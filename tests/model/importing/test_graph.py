@@ -88,6 +88,15 @@ def unknown_shape(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("NonZero", ["logits"], ["places"], name="places"))
 
 
+def channels_last(model: onnx.ModelProto) -> None:
+    """Places within the batch, as torch's exporter computes them for a network whose tensors are strided."""
+    for name, value in (("zero", 0), ("one", 1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node.append(helper.make_node("Shape", ["input"], ["sizes"], start=0, end=1))
+    model.graph.node.append(helper.make_node("Squeeze", ["sizes"], ["batch"]))
+    model.graph.node.append(helper.make_node("Range", ["zero", "batch", "one"], ["rows"]))
+
+
 def sparse(model: onnx.ModelProto) -> None:
     values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
     places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
@@ -127,6 +136,7 @@ def many_nodes(model: onnx.ModelProto) -> None:
         (absurd_weight, r"tensor 'conv.weight' has the shape \[1048576, 1048576, 3, 3\]; expected at most"),
         (absurd_product, r"tensor 'huge' has the shape \[1, 3000000, 256, 256\]; expected 1 to"),
         (unknown_shape, r"tensor 'places' of a NonZero has no fixed shape"),
+        (channels_last, r"tensor 'rows' of a Range has no fixed shape; .*: export it in torch.contiguous_format"),
         (sparse, r"a sparse tensor or training information; expected neither"),
         (lies, r"is not a valid graph: .*conv.weight"),
         (fixed_batch, r"input 'input' has a fixed batch of 1; expected a dynamic one"),

@@ -1,12 +1,13 @@
 """A cascade beside its networks alone over HTTP: images/s, and which share of the pictures each gets right.
 
-    python -m benchmarks.cascade --data clothes/photos --weights clothes/cascade --alone clothes/large-alone
+    python -m benchmarks.cascade --data runs/clothes/photos --weights runs/clothes/cascade \\
+        --alone runs/clothes/large-alone
 
-Each weights folder gets a server with the default settings (and `--serve`), but without brown-out. All are sent the
-test pictures, one per request, in a closed loop over kept connections, and take turns in every round; servers whose
-turn it is not are stopped. The cascade is asked for the accuracy that its validation pictures promise of the last exit
-(`min_accuracy`), or gets `--options`. `--scaled` sends what a client makes that scales pictures itself: squares as PNG,
-not the files.
+Each weights folder gets its own server, with the default settings plus `--serve`, but without brown-out and without a
+limit on waiting (no 429). All are sent the test pictures, one per request, in a closed loop over kept connections. They
+take turns in every round; the other servers are paused. Requests to the cascade carry `--options`: by default
+`min_accuracy`, set to the last exit's accuracy on the validation pictures. `--scaled` sends squares of the networks'
+size as PNG, as a client would that scales pictures itself, instead of the files.
 
 Prints a row for each server: the share of right answers among the pictures that were answered, with its standard error;
 the images that left at each exit; medians over the rounds of images/s and of CPU time per image. Then the ratios of the
@@ -89,15 +90,15 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True, help="of the cascade")
+    parser.add_argument("--weights", type=Path, required=True, help="weights folder of the cascade")
     parser.add_argument("--alone", type=Path, nargs="+", required=True, help="weights folders of its networks")
     parser.add_argument("--data", type=Path, required=True, help="a folder with test/CLASS/*")
-    parser.add_argument("--options", help="of requests to the cascade, such as policy=fast or thresholds=0.8")
-    parser.add_argument("--serve", default="", help="of all servers, such as '--max-batch 8'")
+    parser.add_argument("--options", help="query of requests to the cascade, such as policy=fast")
+    parser.add_argument("--serve", default="", help="more options of msmlp serve, for all servers")
     parser.add_argument("--scaled", action="store_true", help="send squares of the networks' size")
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each run")
+    parser.add_argument("--connections", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of each run; default: %(default)s")
     return parser.parse_args()
 
 

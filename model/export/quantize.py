@@ -17,8 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from msmlp.model.backends.protocol import device_errors, of_stage
+from msmlp.model.errors import ConfigError
 from msmlp.model.shape import CascadeShape, parts
 
 BATCH = 64
@@ -47,8 +50,15 @@ class Ranges:
 
     def quantized(self, model: onnx.ModelProto, operators: tuple[str, ...] = MIXERS) -> onnx.ModelProto:
         """The next stage's graph, with products of these kinds in int8."""
+        weighted = _weighted(model, operators)
+        if not weighted:  # the quantizer would take no names for all
+            allowed = ", ".join(operators)
+            raise ConfigError(
+                f"stage {self._stage + 1} cannot be quantized; expected {allowed} with weights of float32 (of a product: "
+                "[in, out])"
+            )
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, _quiet(), of_stage(self._stage), device_errors():
             path = Path(folder) / "int8.onnx"
             quantize_static(
                 model,
@@ -56,7 +66,7 @@ class Ranges:
                 reader,
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(operators),
-                nodes_to_quantize=_weighted(model, operators),
+                nodes_to_quantize=weighted,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
@@ -93,9 +103,15 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def _weighted(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
-    """The names of products whose right side is a weight."""
-    weights = {each.name for each in model.graph.initializer}
-    return [node.name for node in model.graph.node if node.op_type in operators and node.input[1] in weights]
+    """The names of products whose right side is a weight that can be quantized."""
+    weights = {each.name: len(each.dims) for each in model.graph.initializer if each.data_type == TensorProto.FLOAT}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in operators
+        and node.input[1] in weights
+        and (node.op_type == "Conv" or weights[node.input[1]] == 2)
+    ]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels, device_errors
+from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels, device_errors, of_stage
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
@@ -77,6 +77,15 @@ def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, ca
         plain = open_session(graph, provider, dtype, capture=False)
         warn_uncaptured(error)
         return plain
+
+
+def open_sessions(graphs: Sequence[bytes], provider: Provider, dtype: str = "float32") -> list[Session]:
+    """Of all stages; a DeviceError names the stage."""
+    sessions = []
+    for stage, graph in enumerate(graphs):
+        with of_stage(stage):
+            sessions.append(open_session(graph, provider, dtype))
+    return sessions
 
 
 def warn_uncaptured(error: Exception) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from msmlp.model.backends.onnx.base import closed_options
 from msmlp.model.backends.protocol import device_errors, of_stage
 from msmlp.model.errors import ConfigError
 from msmlp.model.shape import CascadeShape, parts
@@ -52,10 +53,9 @@ class Ranges:
         """The next stage's graph, with products of these kinds in int8."""
         weighted = _weighted(model, operators)
         if not weighted:  # the quantizer would take no names for all
-            allowed = ", ".join(operators)
             raise ConfigError(
-                f"stage {self._stage + 1} cannot be quantized; expected {allowed} with weights of float32 (of a product: "
-                "[in, out])"
+                f"stage {self._stage + 1} cannot be quantized; expected {', '.join(operators)} with float32 weights, of "
+                "products [in, out]"
             )
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
         with tempfile.TemporaryDirectory() as folder, _quiet(), of_stage(self._stage), device_errors():
@@ -81,7 +81,7 @@ class Ranges:
     def advance(self, graph: bytes) -> None:
         """Run a stage's float32 graph, whose features the next one reads."""
         if self._shape.features[self._stage] is not None:
-            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(graph, closed_options(), providers=["CPUExecutionProvider"])
             batches = self._batches({each.name for each in session.get_inputs()})
             self._inputs["upstream"] = np.concatenate([session.run(["features"], batch)[0] for batch in batches])
         self._stage += 1

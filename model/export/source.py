@@ -58,8 +58,8 @@ def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a graph asks for; ConfigError for one that is not supported."""
     opsets = [each.version for each in model.opset_import if each.domain in STANDARD]
     if len(opsets) != 1 or not MIN_OPSET <= opsets[0] <= MAX_OPSET:
-        found = opsets[0] if opsets else "none"
-        raise ConfigError(f"opset {found}; expected {MIN_OPSET} to {MAX_OPSET}: export it again with a newer one")
+        found = " and ".join(map(str, opsets)) or "none"
+        raise ConfigError(f"opset {found}; expected one from {MIN_OPSET} to {MAX_OPSET}: export the network with that")
     return opsets[0]
 
 

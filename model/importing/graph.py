@@ -115,8 +115,10 @@ def _content(path: Path) -> bytes:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path} is not a file")
-        if not 0 < found.st_size <= MAX_BYTES:
-            raise ConfigError(f"{path} has {found.st_size} bytes; expected a graph of at most {MAX_BYTES}")
+        if not found.st_size:
+            raise ConfigError(f"{path} is empty")
+        if found.st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has {found.st_size} bytes; expected at most {MAX_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None

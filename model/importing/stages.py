@@ -162,8 +162,8 @@ def _picture(graph: Graph, tensor: str, said: Preprocessing) -> PictureInput:
 
 def _upstream(graph: Graph, before: Graph) -> UpstreamInput:
     wanted, kind, made = graph.shapes[UPSTREAM], graph.inputs[UPSTREAM], before.outputs.get(FEATURES)
-    if kind not in FLOATS:
-        raise ConfigError(f"input 'upstream' is {kind}; expected float32 or float16")
+    if kind not in FLOATS or len(wanted) < 2:
+        raise ConfigError(f"input 'upstream' is {kind} {graph.shown(UPSTREAM)}; expected float32 or float16 [n, ...]")
     if made not in FLOATS or before.per_image(FEATURES) != wanted[1:]:
         found = f"{made} {before.shown(FEATURES)}" if made else "none"
         raise ConfigError(f"input 'upstream' is {kind} {graph.shown(UPSTREAM)}; 'features' of {before.file} is {found}")

@@ -1,6 +1,7 @@
 """What both ONNX Runtime backends share: execution providers, sessions that really run on them, and slots."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,9 +94,16 @@ def warn_uncaptured(error: Exception) -> None:
     log.warning("ONNX Runtime cannot run a stage as a CUDA graph (%s); continuing without", reason)
 
 
+def closed_options() -> Any:
+    """Options of a session that reads no other file: a graph may name some that its folder does not own."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    return options
+
+
 @device_errors()
 def _open(graph: bytes, provider: Provider, options: dict[str, str]) -> onnxruntime.InferenceSession:
-    settings: Any = onnxruntime.SessionOptions()
+    settings = closed_options()
     # On a CPU parallel lanes take the cores; on a GPU next to nothing runs on the host.
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     chain: list[Any] = [(provider.name, options)]

@@ -53,10 +53,8 @@ class Ranges:
         """The next stage's graph, with products of these kinds in int8."""
         weighted = _weighted(model, operators)
         if not weighted:  # the quantizer would take no names for all
-            raise ConfigError(
-                f"stage {self._stage + 1} cannot be quantized; expected {', '.join(operators)} with float32 weights, of "
-                "products [in, out]"
-            )
+            wanted = f"expected a weight of float32 in one of its products ({', '.join(operators)})"
+            raise ConfigError(f"stage {self._stage + 1} cannot be quantized; {wanted}")
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
         with tempfile.TemporaryDirectory() as folder, _quiet(), of_stage(self._stage), device_errors():
             path = Path(folder) / "int8.onnx"

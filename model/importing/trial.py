@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msmlp.model.backends.protocol import StageBackend
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.calibration.crossfit import log_probabilities
 from msmlp.model.errors import ConfigError
@@ -25,15 +26,16 @@ Answers = NDArray[np.float32]
 """Probabilities at temperature 1, [pictures, K, classes]."""
 
 
-def answers(weights: Weights, pixels: NDArray[np.uint8], batch: int) -> Answers:
+def backend_of(weights: Weights, batch: int) -> StageBackend:
     plain = Exits((1.0,) * len(weights.manifest.cascade.stages))
-    backend = exact_backend(weights, BackendSettings("cpu", capacity=batch, max_batch=batch, exits=plain))
-    return run_every_exit(backend, pixels).probabilities
+    return exact_backend(weights, BackendSettings("cpu", capacity=batch, max_batch=batch, exits=plain))
 
 
 def check_alone(weights: Weights, pixels: NDArray[np.uint8]) -> Answers:
     """The answers; ConfigError if a picture's depend on its company or on chance."""
-    together, alone = answers(weights, pixels, len(pixels)), answers(weights, pixels, 1)
+    backend = backend_of(weights, len(pixels))  # one for both: chance begins anew in another
+    together = run_every_exit(backend, pixels).probabilities
+    alone = np.concatenate([run_every_exit(backend, each[None]).probabilities for each in pixels])
     apart, largest = np.abs(together - alone).max(axis=2), together.max(axis=2)
     for k in range(together.shape[1]):
         share = float((apart[:, k] / largest[:, k]).max())
@@ -54,7 +56,7 @@ def with_probabilities(weights: Weights, pixels: NDArray[np.uint8], found: Answe
     if all_marked == cascade:
         return cascade
     manifest = weights.manifest.model_copy(update={"cascade": all_marked})
-    shares = answers(replace(weights, manifest=manifest), pixels, len(pixels))
+    shares = run_every_exit(backend_of(replace(weights, manifest=manifest), len(pixels)), pixels).probabilities
     # A softmax of p has log(softmax(p)) = p + a constant. Of logits, which are not >= 0 with the sum 1, `shares` are
     # something else.
     wanted = _centred(shares)

@@ -30,7 +30,7 @@ def import_stages(
         typer.Option(help="Pictures that no stage was trained on: <class>/*, or val/<class>/* and test/<class>/*."),
     ],
     out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="", help="The other graphs.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="ONNX", help="The other graphs.")] = None,
     mean: Annotated[
         list[str] | None, typer.Option(metavar="R,G,B", help=f"Of pixels / 255, for inputs of floats; {ONCE}.")
     ] = None,

@@ -24,7 +24,7 @@ from msmlp.model.errors import ConfigError, DataError, DeviceError
 from msmlp.model.export.folder import export, refresh_graphs
 from msmlp.model.imported import ImportedCascade
 from msmlp.model.importing.graph import read_graph
-from msmlp.model.importing.stages import Preprocessing, cascade_of, check_count
+from msmlp.model.importing.stages import Preprocessing, cascade_of
 from msmlp.model.importing.trial import check_alone, with_probabilities
 from msmlp.model.text import printable
 from msmlp.model.weights import load_weights
@@ -62,7 +62,6 @@ def import_cascade(options: ImportOptions) -> CalibrationFile:
     out = options.out
     _check_out(out, options.data)
     check_onnx_device(options.device)
-    check_count(len(options.stages))
     names = read_classes(options.classes)
     graphs = [read_graph(path) for path in options.stages]
     cascade = cascade_of(graphs, len(names), options.preprocessing, options.gflops)
@@ -180,8 +179,7 @@ def _record(options: ImportOptions, source: str, images: Split) -> dict[str, Any
 def _calibrated(
     folder: Path, images: Split, options: ImportOptions, write: Callable[[ImportedCascade], None]
 ) -> CalibrationFile:
-    """The calibration of the folder; `write` replaces the cascade where trial pictures show that answers are
-    probabilities."""
+    """The calibration of the folder; `write` replaces its cascade where answers are found to be probabilities."""
     weights = load_weights(folder)
     pixels = images.pixels[np.linspace(0, len(images) - 1, COMPANY).astype(int)]
     _tell(f"running {COMPANY} pictures alone and together")

@@ -88,7 +88,7 @@ def _values(node: onnx.NodeProto, opset: int, types: Types, values: Values) -> V
     from onnx.reference import ReferenceEvaluator
 
     infos = [helper.make_value_info(name, types[name]) for name in outputs]
-    graph = helper.make_graph([node], "one", [], infos, [_named(values[name], name) for name in node.input if name])
+    graph = helper.make_graph([node], "one", [], infos, [values[name] for name in node.input if name])
     alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
@@ -96,12 +96,3 @@ def _values(node: onnx.NodeProto, opset: int, types: Types, values: Values) -> V
     except Exception:  # whatever numpy says of numbers that do not fit: then they are not known
         return {}
     return {name: numpy_helper.from_array(np.asarray(each), name) for name, each in zip(outputs, computed, strict=True)}
-
-
-def _named(tensor: TensorProto, name: str) -> TensorProto:
-    if tensor.name == name:
-        return tensor
-    named = TensorProto()
-    named.CopyFrom(tensor)
-    named.name = name
-    return named

@@ -15,8 +15,6 @@ from msmlp.model.views import LARGEST, Resize
 UPSTREAM, FEATURES, LOGITS = "upstream", "features", "logits"
 """The names by which a graph asks for features and has them; and of the output that counts if several could."""
 FLOATS = ("float32", "float16")
-PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
-"""Operators that leave probabilities what they are."""
 
 MAX_NUMBERS = 2**31
 """What the tensors of a stage may have at once, in the largest batch of a calibration."""
@@ -50,7 +48,8 @@ def cascade_of(
 ) -> ImportedCascade:
     """The cascade of `graphs`, one per stage, whose outputs must have so many `classes`; `costs` in GFLOPs replace
     those that are counted. ConfigError for what does not fit."""
-    check_count(len(graphs))
+    if len(graphs) > MAX_STAGES:
+        raise ConfigError(f"{len(graphs)} stages; expected at most {MAX_STAGES}")
     stages: list[ImportedStage] = []
     for k, (graph, said) in enumerate(zip(graphs, preprocessing, strict=True)):
         try:
@@ -75,11 +74,6 @@ def _check_memory(graphs: list[Graph], batch: int) -> None:
             )
 
 
-def check_count(stages: int) -> None:
-    if stages > MAX_STAGES:
-        raise ConfigError(f"{stages} stages; expected at most {MAX_STAGES}")
-
-
 def _stage(k: int, graphs: list[Graph], classes: int, said: Preprocessing, cost: float) -> ImportedStage:
     graph, after = graphs[k], graphs[k + 1] if k + 1 < len(graphs) else None
     hands_on = after is not None and UPSTREAM in after.inputs
@@ -93,13 +87,12 @@ def _stage(k: int, graphs: list[Graph], classes: int, said: Preprocessing, cost:
     if len(pictures) > 1 or (k == 0 and (not pictures or UPSTREAM in graph.inputs)):
         allowed = "one input, for pictures" if k == 0 else "at most one input besides 'upstream'"
         raise ConfigError(f"expected {allowed}, got {_named(graph.inputs)}")
-    output = _output(graph, classes)
     return ImportedStage(
         graph=f"source-{k + 1}.onnx",
         picture=_picture(graph, pictures[0], said) if pictures else None,
         upstream=_upstream(graph, graphs[k - 1]) if UPSTREAM in graph.inputs else None,
-        output=output,
-        probabilities=_is_softmax(graph, output),
+        output=_output(graph, classes),
+        probabilities=False,  # until answers show that they are (trial.py)
         features=FEATURES if hands_on else None,
         gflops=cost,
     )
@@ -123,13 +116,6 @@ def _output(graph: Graph, classes: int) -> str:
 def _columns(shape: tuple[int, ...] | None) -> int:
     """Of [columns], also with sides of 1 after them, as some networks' poolings leave; else 0."""
     return shape[0] if shape and set(shape[1:]) <= {1} else 0
-
-
-def _is_softmax(graph: Graph, output: str) -> bool:
-    makers = {name: node for node in graph.model.graph.node for name in node.output}
-    while (node := makers.get(output)) is not None and node.op_type in PASSING:
-        output = node.input[0]
-    return node is not None and node.op_type == "Softmax"
 
 
 def _picture(graph: Graph, tensor: str, said: Preprocessing) -> PictureInput:

@@ -1,6 +1,5 @@
 """A few pictures through stages that are about to be imported: what answers depend on, and what they are."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from msmlp.model.weights import Weights
 NEAR, NEAR_SHARE = 1e-2, 5e-2
 """By how much probabilities may differ, and as a share of the picture's largest. Rounding makes 1e-5 of it, and up to
 1e-2 in float16."""
-SAME = 1e-3
+SAME = 5e-3
 """By what share the answers of a stage may differ from probabilities."""
 
 Answers = NDArray[np.float32]
@@ -48,27 +47,20 @@ def check_alone(weights: Weights, pixels: NDArray[np.uint8]) -> Answers:
 
 
 def with_probabilities(weights: Weights, pixels: NDArray[np.uint8], found: Answers) -> ImportedCascade:
-    """The cascade, with stages marked whose answers are probabilities though they do not end in a Softmax. `found` has
-    the answers as the cascade is."""
+    """The cascade, with stages marked whose answers are >= 0 with the sum 1; `found` has those of unmarked stages."""
     cascade = weights.manifest.cascade
     assert isinstance(cascade, ImportedCascade)
-    all_marked = _marked(cascade, [True] * len(cascade.stages))
-    if all_marked == cascade:
-        return cascade
-    manifest = weights.manifest.model_copy(update={"cascade": all_marked})
+    manifest = weights.manifest.model_copy(update={"cascade": _marked(cascade, [True] * len(cascade.stages))})
     shares = run_every_exit(backend_of(replace(weights, manifest=manifest), len(pixels)), pixels).probabilities
-    # A softmax of p has log(softmax(p)) = p + a constant. Of logits, which are not >= 0 with the sum 1, `shares` are
-    # something else.
+    # A softmax of p has log(softmax(p)) = p + a constant. Of other answers, `shares` are something else.
     wanted = _centred(shares)
     apart = np.abs(_centred(log_probabilities(found)) - wanted).max(axis=(0, 2))
-    return _marked(cascade, list(apart < SAME * np.abs(wanted).max(axis=(0, 2))))
+    return _marked(cascade, (apart < SAME * np.abs(wanted).max(axis=(0, 2))).tolist())
 
 
-def _marked(cascade: ImportedCascade, which: Sequence[bool]) -> ImportedCascade:
-    stages = tuple(
-        stage.model_copy(update={"probabilities": bool(mark) or stage.probabilities})
-        for stage, mark in zip(cascade.stages, which, strict=True)
-    )
+def _marked(cascade: ImportedCascade, which: list[bool]) -> ImportedCascade:
+    marks = zip(cascade.stages, which, strict=True)
+    stages = tuple(stage.model_copy(update={"probabilities": mark}) for stage, mark in marks)
     return cascade.model_copy(update={"stages": stages})
 
 

@@ -196,21 +196,20 @@ def test_a_graph_that_gives_no_answer_of_its_own_leaves_no_folder(
     assert [line for line in capfd.readouterr().err.splitlines() if not line.startswith(TOLD)] == []
 
 
-def softmax_of_small_steps(model: onnx.ModelProto) -> None:
-    """Probabilities, though the last node is no Softmax."""
+def softmax_in_parts(model: onnx.ModelProto) -> None:
     model.graph.node[-1].output[0] = "before"
     model.graph.node.append(helper.make_node("LogSoftmax", ["before"], ["logs"], axis=1))
     model.graph.node.append(helper.make_node("Exp", ["logs"], ["logits"]))
 
 
 def test_answers_show_that_they_are_probabilities(digits: Any, tmp_path: Path) -> None:
-    logits, shares = network(digits, 16, 4), network(digits, 16, 4)
-    softmax_of_small_steps(shares)
-    weights = load_weights(imported(tmp_path / "mine", digits, logits, shares))
+    logits, softmax, parts = network(digits, 16, 4), network(digits, 16, 4, softmax=True), network(digits, 16, 4)
+    softmax_in_parts(parts)
+    weights = load_weights(imported(tmp_path / "mine", digits, logits, softmax, parts))
     assert isinstance(weights.manifest.cascade, ImportedCascade)
-    assert [stage.probabilities for stage in weights.manifest.cascade.stages] == [False, True]
+    assert [stage.probabilities for stage in weights.manifest.cascade.stages] == [False, True, True]
     temperatures = load_calibration(weights).file.temperatures
-    assert temperatures[1] == pytest.approx(temperatures[0], rel=1e-3)
+    assert temperatures == pytest.approx([temperatures[0]] * 3, rel=1e-3)
 
 
 def test_a_graph_of_a_folder_that_names_another_file_is_not_run(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ OPTIONS = {"shorter_side": "--resize", "crop_ratio": "--crop-ratio"}
 
 
 def import_stages(
-    stages: Annotated[list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first.")],
+    stages: Annotated[
+        list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first; at most 6.")
+    ],
     classes: Annotated[Path, typer.Option(help="A text file of class names, one a line, in the outputs' order.")],
     data: Annotated[
         Path,

@@ -21,7 +21,6 @@ from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from msmlp.model.backends.onnx.base import closed_options
-from msmlp.model.backends.protocol import device_errors, of_stage
 from msmlp.model.errors import ConfigError
 from msmlp.model.shape import CascadeShape, parts
 
@@ -56,25 +55,11 @@ class Ranges:
             wanted = f"expected a weight of float32 in one of its products ({', '.join(operators)})"
             raise ConfigError(f"stage {self._stage + 1} cannot be quantized; {wanted}")
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
-        with tempfile.TemporaryDirectory() as folder, _quiet(), of_stage(self._stage), device_errors():
-            path = Path(folder) / "int8.onnx"
-            quantize_static(
-                model,
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(operators),
-                nodes_to_quantize=weighted,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                extra_options={
-                    # The product writes float32, which saves two passes over its output.
-                    "OpTypesToExcludeOutputQuantization": ["MatMul"],
-                    "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-                },
-            )
-            return onnx.load(path)
+        try:
+            return _quantized(model, reader, operators, weighted)
+        except Exception as error:  # the quantizer raises whatever it meets
+            text = " ".join(str(error).split())
+            raise ConfigError(f"stage {self._stage + 1} cannot be quantized by ONNX Runtime: {text}") from error
 
     def advance(self, graph: bytes) -> None:
         """Run a stage's float32 graph, whose features the next one reads."""
@@ -98,6 +83,30 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
     def get_next(self) -> Inputs | None:
         return next(self._batches, None)
+
+
+def _quantized(
+    model: onnx.ModelProto, reader: CalibrationDataReader, operators: tuple[str, ...], weighted: list[str]
+) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            path,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(operators),
+            nodes_to_quantize=weighted,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={
+                # The product writes float32, which saves two passes over its output.
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            },
+        )
+        return onnx.load(path)
 
 
 def _weighted(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:

@@ -27,7 +27,20 @@ from msmlp.model.importing.stages import Preprocessing
 from msmlp.model.shape import CascadeShape
 from msmlp.model.training.pretrained import load_initial_weights
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
-from tests.imported import LABELS, MEAN, STD, Sketch, cut_network, imported, network, tensor, write, write_data
+from tests.imported import (
+    LABELS,
+    MEAN,
+    STD,
+    Sketch,
+    convolution,
+    cut_network,
+    imported,
+    network,
+    picture_input,
+    tensor,
+    write,
+    write_data,
+)
 from tests.processes import Call, environment
 
 
@@ -235,6 +248,24 @@ def test_what_has_no_float32_weight_is_not_quantized() -> None:
     ranges = Ranges(np.zeros((2, 4, 4, 3), np.uint8), CascadeShape(2, (4,), (0,), (None,)))
     with pytest.raises(ConfigError, match=r"stage 1 cannot be quantized; expected a weight of float32 in one of its"):
         ranges.quantized(sketch.model(), OPERATORS)
+
+
+def test_what_the_quantizer_does_not_know_is_one_line(digits: Any, tmp_path: Path) -> None:
+    """It knows no tensor behind a group norm of this opset."""
+    sketch = Sketch()
+    source = convolution(sketch, "conv", picture_input(sketch, 16), (3, 4), 0)
+    sketch.node(
+        "GroupNormalization", [source, sketch.weight("ones", np.ones(4, np.float32)), "ones"], "n", num_groups=2
+    )
+    sketch.node("GlobalAveragePool", ["n"], "pooled")
+    sketch.node("Flatten", ["pooled"], "flat")
+    sketch.weight("matrix", np.ones((4, 10), np.float32))
+    sketch.weight("bias", np.ones(10, np.float32))
+    sketch.node("Gemm", ["flat", "matrix", "bias"], "logits")
+    sketch.outputs.append(tensor("logits", 10))
+    with pytest.raises(ConfigError, match=r"^stage 1 cannot be quantized by ONNX Runtime: ") as refused:
+        imported(tmp_path / "mine", digits, sketch.model(opset=23), int8=True)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _partial(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}-", dir=out.parent))
-        partial = hidden / out.name
+        partial = hidden / out.resolve().name
         partial.mkdir()
         yield partial
         if out.exists():

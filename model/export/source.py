@@ -4,7 +4,7 @@ What is not allowed is one line that names the tensor or node: ConfigError. Grap
 and again whenever stages are made of them: a folder may come from a stranger too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
 import onnx
@@ -47,7 +47,12 @@ def parsed(content: bytes) -> onnx.ModelProto:
             raise ConfigError(f"{len(parts)} {kind}; expected at most {MAX_PARTS}")
     if graph.sparse_initializer or model.training_info:
         raise ConfigError("a sparse tensor or training information; expected neither")
+    del graph.value_info[:]  # what the file says of tensors is not believed
+    values = (*graph.input, *graph.output)
+    _check_text(each.name for each in (*values, *graph.initializer))
+    _check_text(dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim)
     for node in graph.node:
+        _check_text((node.name, node.op_type, node.domain, *node.input, *node.output))
         _check_node(node)
     for tensor in _tensors(graph):
         _check_tensor(tensor)
@@ -61,6 +66,11 @@ def opset_of(model: onnx.ModelProto) -> int:
         found = " and ".join(map(str, opsets)) or "none"
         raise ConfigError(f"opset {found}; expected one from {MIN_OPSET} to {MAX_OPSET}: export the network with that")
     return opsets[0]
+
+
+def _check_text(names: Iterable[object]) -> None:
+    if not all(isinstance(each, str) for each in names):  # protobuf gives bytes then
+        raise ConfigError("a name that is not UTF-8 text")
 
 
 def _check_node(node: onnx.NodeProto) -> None:

@@ -197,6 +197,13 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
             read_graph(path)
 
 
+def test_names_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(graph().SerializeToString().replace(b"conv.sums", b"conv.\xff\xfems"))
+    with pytest.raises(ConfigError, match="a name that is not UTF-8 text"):
+        read_graph(path)
+
+
 def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     path.touch()

@@ -49,7 +49,7 @@ def parsed(content: bytes) -> onnx.ModelProto:
         raise ConfigError("a sparse tensor or training information; expected neither")
     del graph.value_info[:]  # what the file says of tensors is not believed
     values = (*graph.input, *graph.output)
-    _check_text(each.name for each in (*values, *graph.initializer))
+    _check_text((*(each.name for each in values), *(each.name for each in graph.initializer)))
     _check_text(dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim)
     for node in graph.node:
         _check_text((node.name, node.op_type, node.domain, *node.input, *node.output))

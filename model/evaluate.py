@@ -202,7 +202,7 @@ def measure(
     fallback = "val" if calibration.file.audit is None else "audit"
     chosen = split or (fallback if dataset.test is None else "test")
     images = split_images(weights, dataset, chosen)
-    batch = batch_of(weights)
+    batch = batch_of(weights.manifest.cascade)
     settings = BackendSettings(device=device, dtype=dtype, capacity=batch, max_batch=batch)
     default = "onnx" if isinstance(weights.manifest.cascade, ImportedCascade) else "torch"
     built = select_backend(weights, calibration, settings, backend or default).build()

@@ -17,6 +17,10 @@ Side = Annotated[int, Field(ge=1)]
 Kind = Literal["float32", "float16"]
 
 MAX_SIDE = 2048
+MAX_STAGES = 6
+"""With more, calibration takes minutes: its sweep grows as the number of ways to divide pictures among the exits."""
+MAX_GFLOPS = 1e6
+"""Of a stage."""
 
 
 class _Frozen(BaseModel):
@@ -50,13 +54,13 @@ class ImportedStage(_Frozen):
     output: Name
     probabilities: bool = Field(description="whether the output is probabilities; else it is logits")
     features: Name | None = None
-    gflops: float = Field(gt=0, allow_inf_nan=False, description="multiply-adds / 1e9 of this stage alone")
+    gflops: float = Field(gt=0, le=MAX_GFLOPS, description="multiply-adds / 1e9 of this stage alone")
 
 
 class ImportedCascade(_Frozen):
     kind: Literal["imported"]
     classes: int = Field(ge=2)
-    stages: tuple[ImportedStage, ...] = Field(min_length=1)
+    stages: tuple[ImportedStage, ...] = Field(min_length=1, max_length=MAX_STAGES)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

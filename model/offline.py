@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend
+from msmlp.model.backends.protocol import StageBackend, of_stage
 from msmlp.model.data import Dataset, Split
 from msmlp.model.data.dataset import Partition, split_digest
 from msmlp.model.data.loading import load_dataset, load_held_out
 from msmlp.model.errors import DataError, WeightsError
 from msmlp.model.imported import ImportedCascade
 from msmlp.model.weights import Weights
+from msmlp.model.weights.manifest import AnyCascade, cumulative
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
         rows = slice(start, min(start + batch, images))
         slots = backend.admit(pixels[rows])
         for stage in range(backend.stages):
-            output = backend.collect(backend.launch(stage, slots))
+            with of_stage(stage):
+                output = backend.collect(backend.launch(stage, slots))
             scores[rows, stage], probabilities[rows, stage] = output.score, output.probabilities
         backend.release(slots)
     return Outputs(scores, probabilities)
@@ -59,10 +61,10 @@ BATCH, IMPORTED_GFLOPS = 256, 20.0
 not many more than so many GFLOPs."""
 
 
-def batch_of(weights: Weights) -> int:
-    if not isinstance(weights.manifest.cascade, ImportedCascade):
+def batch_of(cascade: AnyCascade) -> int:
+    if not isinstance(cascade, ImportedCascade):
         return BATCH
-    return int(np.clip(IMPORTED_GFLOPS / weights.manifest.gflops_cumulative[-1], 8, BATCH))
+    return int(np.clip(IMPORTED_GFLOPS / cumulative(cascade)[-1], 8, BATCH))
 
 
 def dataset_for(weights: Weights, data: Path) -> Dataset:

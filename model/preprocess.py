@@ -22,12 +22,12 @@ The rules (docs/http.md repeats them for callers):
 
 import io
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, WebPImagePlugin
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from msmlp.model import avif
 from msmlp.model.bmp import open_odd_bmp, without_surplus_colours
@@ -38,7 +38,7 @@ from msmlp.model.metadata import exif_of, without_metadata
 from msmlp.model.plain import plain_image
 from msmlp.model.profiles import PROFILE, usable
 from msmlp.model.unended import UNENDED, check_whole, ended, is_unended
-from msmlp.model.views import Resize, Target, View, views_of
+from msmlp.model.views import LARGEST, Resize, Target, View, views_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", *(("AVIF",) if avif.SUPPORTED else ()))
 # Else the first picture, or the first WebP, would wait until Pillow has loaded its readers, all that it has.
@@ -74,6 +74,16 @@ class Preprocess(BaseModel):
     mean: tuple[Finite, Finite, Finite] = (0.5, 0.5, 0.5)
     std: tuple[Positive, Positive, Positive] = (0.25, 0.25, 0.25)
     resize: Literal["center-crop"] | Resize = "center-crop"
+
+    @model_validator(mode="after")
+    def _resize_fits(self) -> Self:
+        largest = LARGEST * self.size
+        if isinstance(self.resize, Resize) and not self.size <= self.resize.shorter_side <= largest:
+            raise ValueError(
+                f"the shorter side is scaled to {self.resize.shorter_side} pixels for a crop of {self.size}; "
+                f"expected {self.size} to {largest}"
+            )
+        return self
 
     @property
     def view(self) -> View:

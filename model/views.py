@@ -23,6 +23,8 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 LONG = 4
 """Photographs, and panoramas, are not longer than so many times their shorter side."""
+LARGEST = 4
+"""How many times as large as the crop a picture is scaled at most."""
 
 
 class Resize(BaseModel):

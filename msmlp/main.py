@@ -19,6 +19,7 @@ from msmlp.model.errors import (
     install_hint,
     plain,
 )
+from msmlp.model.text import printable
 from msmlp.plan.command import plan
 from msmlp.service.cli import app as serving
 
@@ -101,6 +102,6 @@ def _run() -> int:
 
 
 def _fail(status: int, text: str) -> int:
-    # Some libraries' texts have several lines.
-    sys.stderr.write(f"msmlp: {' '.join(text.split())}\n")
+    # Some libraries' texts have several lines, and names in files may have control characters.
+    sys.stderr.write(f"msmlp: {printable(' '.join(text.split()))}\n")
     return status

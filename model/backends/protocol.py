@@ -7,7 +7,8 @@ visit the host. One thread calls a backend.
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
@@ -135,6 +136,15 @@ class device_errors:  # noqa: N801 - used as a function, and faster than one aro
             return
         raised = OutOfMemoryError if _is_out_of_memory(error) else DeviceError
         raise raised(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+
+
+@contextmanager
+def of_stage(stage: int) -> Iterator[None]:
+    """Name a stage (0-based) in a DeviceError."""
+    try:
+        yield
+    except DeviceError as error:
+        raise type(error)(f"stage {stage + 1}: {error}") from error
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

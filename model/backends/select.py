@@ -64,8 +64,7 @@ def select_backend(
         raise OptionError("backend", f"{backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
     if settings.provider not in PROVIDERS:
         raise OptionError("provider", f"{settings.provider!r} is unknown; expected one of {', '.join(PROVIDERS)}")
-    if settings.device == "cuda" and not gpu_present():
-        raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
+    _check_gpu(settings.device)
     skipped: dict[str, CallerError] = {}
     for name in _in_order(settings.device, weights) if backend == "auto" else [backend]:
         try:
@@ -145,7 +144,19 @@ def graphs_backend(shape: CascadeShape, graphs: tuple[bytes, ...], settings: Bac
     """ONNX Runtime over float32 graphs in memory, on the settings' device."""
     if settings.dtype not in ("auto", "float32"):
         raise OptionError("dtype", f"{settings.dtype} is not for an imported cascade; expected auto or float32")
+    _check_gpu(settings.device)
     return _build_onnx(shape, graphs, _on(_provider(settings), "float32", settings))
+
+
+def check_onnx_device(device: str) -> None:
+    """OptionError for a device on which ONNX Runtime cannot run here, as far as can be said before it does."""
+    _check_gpu(device)
+    _provider(BackendSettings(device))
+
+
+def _check_gpu(device: str) -> None:
+    if device == "cuda" and not gpu_present():
+        raise OptionError("device", "cuda is not available here (there is no GPU); use auto or cpu")
 
 
 def _on(provider: str | None, dtype: str, settings: BackendSettings) -> BackendSettings:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import StageBackend, bucket_of
+from msmlp.model.backends.protocol import StageBackend, bucket_of, of_stage
 from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.calibration.audit import audited
 from msmlp.model.calibration.crossfit import fit_temperatures, folds_of, refitted
@@ -18,6 +18,7 @@ from msmlp.model.calibration.risk import RiskLimit, risk_limit
 from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split
 from msmlp.model.data.dataset import split_digest
+from msmlp.model.errors import WeightsError
 from msmlp.model.export.folder import exact_backend, refresh_graphs
 from msmlp.model.offline import audit_images, batch_of, dataset_for, run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_weights, write_calibration
@@ -74,10 +75,11 @@ def calibrate_on(
     halves = folds_of(validation.identities, 2)
     # The half that certifies a risk must not influence the scores either.
     fitting = halves == 0 if limit else np.ones(len(validation), dtype=np.bool_)
-    batch = batch_of(weights)
+    batch = batch_of(weights.manifest.cascade)
     settings = BackendSettings(device, dtype, capacity=batch, max_batch=batch)
     plain = Exits((1.0,) * len(weights.manifest.cascade.stages), exit_policy)
     untempered = run_every_exit(exact_backend(weights, replace(settings, exits=plain)), validation.pixels).probabilities
+    _check_finite(untempered)
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     # Bit for bit what serving computes.
     backend = exact_backend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
@@ -114,6 +116,12 @@ def calibrate_on(
     return file
 
 
+def _check_finite(probabilities: NDArray[np.float32]) -> None:
+    for k, bad in enumerate((~np.isfinite(probabilities)).any(axis=2).sum(axis=0).tolist()):
+        if bad:
+            raise WeightsError(f"stage {k + 1}: NaN or infinite scores for {bad} of {len(probabilities)} pictures")
+
+
 def _audited(points: list[OperatingPoint], table: Table, backend: StageBackend, images: Split) -> Audit:
     outputs = run_every_exit(backend, images.pixels)
     reached = Table(outputs.scores, outputs.correct(images.labels), table.costs)
@@ -142,5 +150,6 @@ def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[
 
 def _launch_ms(backend: StageBackend, stage: int, slots: NDArray[np.int64]) -> float:
     start = time.perf_counter()
-    backend.collect(backend.launch(stage, slots))
+    with of_stage(stage):
+        backend.collect(backend.launch(stage, slots))
     return 1000 * (time.perf_counter() - start)

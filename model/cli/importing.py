@@ -1,6 +1,9 @@
 """`msmlp import`."""
 
 import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,14 +23,16 @@ OPTIONS = {"shorter_side": "--resize", "crop_ratio": "--crop-ratio"}
 
 
 def import_stages(
-    stages: Annotated[list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first.")],
+    stages: Annotated[
+        list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first; at most 6.")
+    ],
     classes: Annotated[Path, typer.Option(help="A text file of class names, one a line, in the outputs' order.")],
     data: Annotated[
         Path,
         typer.Option(help="Pictures that no stage was trained on: <class>/*, or val/<class>/* and test/<class>/*."),
     ],
     out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="", help="The other graphs.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="ONNX", help="The other graphs.")] = None,
     mean: Annotated[
         list[str] | None, typer.Option(metavar="R,G,B", help=f"Of pixels / 255, for inputs of floats; {ONCE}.")
     ] = None,
@@ -75,10 +80,13 @@ def import_stages(
           --data my-photos/val --out weights/mine \\
           --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --crop-ratio 0.875
       msmlp import --stages small.onnx large.onnx --classes labels.txt \\
-          --data my-photos/val --out weights/mine --cost ms --int8
+          --data my-photos/val --out weights/mine \\
+          --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --resize 256 --cost ms --int8
     """
     from msmlp.model.importing.folder import ImportOptions, import_cascade
 
+    if more and len(stages) > 1:
+        raise OptionError("--stages", "expected once, with all graphs behind it, or once for each")
     graphs = [*stages, *(more or [])]
     said = {
         "mean": mean,
@@ -100,7 +108,19 @@ def import_stages(
         device=device,
         int8=int8,
     )
-    _say_imported(import_cascade(options), out, as_json)
+    with _ended_by_sigterm():
+        made = import_cascade(options)
+    _say_imported(made, out, as_json)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C, so that nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _preprocessing(said: dict[str, list[Any] | None], stages: int) -> "list[Preprocessing]":
@@ -108,16 +128,11 @@ def _preprocessing(said: dict[str, list[Any] | None], stages: int) -> "list[Prep
     cannot be."""
     from msmlp.model.importing.stages import Preprocessing
 
-    ratios = said["crop_ratio"] or []
-    if said["shorter_side"] and ratios:
+    if said["shorter_side"] and said["crop_ratio"]:
         raise OptionError("--crop-ratio", "goes without --resize; expected one of them")
-    if not all(0 < ratio <= 1 for ratio in ratios):
-        raise OptionError("--crop-ratio", "expected a number above 0, up to 1")
     _check_words("--filter", said["filter"], ("bicubic", "bilinear"))
     _check_words("--colours", said["colours"], ("RGB", "BGR"))
     channels = {name: [_numbers(f"--{name}", each, 3) for each in said[name] or []] for name in ("mean", "std")}
-    if any(each <= 0 for every in channels["std"] for each in every):
-        raise OptionError("--std", "expected numbers above 0")
     given = {**said, **channels}
     each = {name: _each(OPTIONS.get(name, f"--{name}"), values, stages) for name, values in given.items()}
     rows = ({name: values[k] for name, values in each.items() if values} for k in range(stages))
@@ -125,11 +140,13 @@ def _preprocessing(said: dict[str, list[Any] | None], stages: int) -> "list[Prep
 
 
 def _costs(text: str | None, stages: int) -> list[float] | None:
+    from msmlp.model.imported import MAX_GFLOPS
+
     if text is None:
         return None
     costs = list(_numbers("--gflops", text, stages))
-    if not all(each > 0 for each in costs):
-        raise OptionError("--gflops", "expected numbers above 0")
+    if not all(0 < each <= MAX_GFLOPS for each in costs):
+        raise OptionError("--gflops", f"expected numbers above 0, up to {MAX_GFLOPS:.0f}")
     return costs
 
 

@@ -271,6 +271,8 @@ def info(
     if "temperatures" in result:
         say(f"exit policy {result['exit_policy']}, temperatures {numbers(result['temperatures'])}")
         say_points(result["operating_points"])
+        if result["cost"] == "ms":
+            say("thresholds were chosen by ms, measured where they were calibrated; answers report GFLOPs")
     if "audit" in result:
         say_audit(result["audit"])
     if "command" in result.get("training", {}):

@@ -247,7 +247,8 @@ def _no_image(folder: Path, unread: list[Unread], others: Counter[str]) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path has the name of an image, and is no folder or pipe: reading a pipe could wait forever."""
+    """Whether a path has the name of an image, and is no folder, pipe or device: reading those could wait forever. A
+    link that leads nowhere is one, which cannot be read."""
     # Hidden files are not the user's: macOS adds a ._cat.jpg for every cat.jpg of an archive.
     named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    return named and not path.is_dir() and not path.is_fifo()
+    return named and (path.is_file() or not path.exists())

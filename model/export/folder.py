@@ -21,6 +21,7 @@ from msmlp.model.data import Split
 from msmlp.model.errors import DeviceError, OptionError, WeightsError
 from msmlp.model.export.quantize import MIXERS, OPERATORS, Ranges
 from msmlp.model.export.serialize import serialized
+from msmlp.model.export.source import opset_of
 from msmlp.model.export.wrapped import wrapped_stages
 from msmlp.model.imported import ImportedCascade
 from msmlp.model.offline import batch_of, dataset_for, run_every_exit, validation_images
@@ -146,8 +147,7 @@ def _traces(weights: Weights, made_from: Origin, dtype: str, *, quantizable: boo
 
 def _origin_of(graph: bytes, weights: Weights) -> tuple[int, str]:
     """The opset of a graph, and the torch that made it."""
-    opset = next(each.version for each in onnx.load_from_string(graph).opset_import if each.domain == "")
-    return opset, "none" if _is_imported(weights) else version("torch")
+    return opset_of(onnx.load_from_string(graph)), "none" if _is_imported(weights) else version("torch")
 
 
 def _graphs(weights: Weights, made_from: Origin, dtype: str) -> list[bytes]:
@@ -203,7 +203,7 @@ def _int8(
 
 
 def _accuracy(weights: Weights, graphs: Sequence[bytes], dtype: str, images: Split) -> list[float]:
-    batch = batch_of(weights)
+    batch = batch_of(weights.manifest.cascade)
     backend = OnnxBackend(
         weights.manifest.cascade.shape, graphs, BackendSettings("cpu", dtype, capacity=batch, max_batch=batch)
     )

@@ -17,8 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from msmlp.model.backends.onnx.base import closed_options
+from msmlp.model.errors import ConfigError
 from msmlp.model.shape import CascadeShape, parts
 
 BATCH = 64
@@ -47,31 +50,21 @@ class Ranges:
 
     def quantized(self, model: onnx.ModelProto, operators: tuple[str, ...] = MIXERS) -> onnx.ModelProto:
         """The next stage's graph, with products of these kinds in int8."""
+        weighted = _weighted(model, operators)
+        if not weighted:  # the quantizer would take no names for all
+            wanted = f"expected a weight of float32 in one of its products ({', '.join(operators)})"
+            raise ConfigError(f"stage {self._stage + 1} cannot be quantized; {wanted}")
         reader = _Reader(self._batches({each.name for each in model.graph.input}))
-        with tempfile.TemporaryDirectory() as folder, _quiet():
-            path = Path(folder) / "int8.onnx"
-            quantize_static(
-                model,
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(operators),
-                nodes_to_quantize=_weighted(model, operators),
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                extra_options={
-                    # The product writes float32, which saves two passes over its output.
-                    "OpTypesToExcludeOutputQuantization": ["MatMul"],
-                    "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
-                },
-            )
-            return onnx.load(path)
+        try:
+            return _quantized(model, reader, operators, weighted)
+        except Exception as error:  # the quantizer raises whatever it meets
+            text = " ".join(str(error).split())
+            raise ConfigError(f"stage {self._stage + 1} cannot be quantized by ONNX Runtime: {text}") from error
 
     def advance(self, graph: bytes) -> None:
         """Run a stage's float32 graph, whose features the next one reads."""
         if self._shape.features[self._stage] is not None:
-            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(graph, closed_options(), providers=["CPUExecutionProvider"])
             batches = self._batches({each.name for each in session.get_inputs()})
             self._inputs["upstream"] = np.concatenate([session.run(["features"], batch)[0] for batch in batches])
         self._stage += 1
@@ -92,10 +85,40 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return next(self._batches, None)
 
 
+def _quantized(
+    model: onnx.ModelProto, reader: CalibrationDataReader, operators: tuple[str, ...], weighted: list[str]
+) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            path,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(operators),
+            nodes_to_quantize=weighted,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={
+                # The product writes float32, which saves two passes over its output.
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            },
+        )
+        return onnx.load(path)
+
+
 def _weighted(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
-    """The names of products whose right side is a weight."""
-    weights = {each.name for each in model.graph.initializer}
-    return [node.name for node in model.graph.node if node.op_type in operators and node.input[1] in weights]
+    """The names of products whose right side is a weight that can be quantized."""
+    weights = {each.name: len(each.dims) for each in model.graph.initializer if each.data_type == TensorProto.FLOAT}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in operators
+        and node.input[1] in weights
+        and (node.op_type == "Conv" or weights[node.input[1]] == 2)
+    ]
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from msmlp.model.backends.settings import Exits
+from msmlp.model.errors import ConfigError, WeightsError
 from msmlp.model.exits.policies import exit_policy
+from msmlp.model.export.source import opset_of, parsed
 from msmlp.model.imported import ImportedCascade, PictureInput, UpstreamInput
 from msmlp.model.weights import Weights
 from msmlp.model.weights.files import read_checked
@@ -26,19 +28,26 @@ CHANNELS_FIRST = [0, 3, 1, 2]
 
 
 def wrapped_stages(weights: Weights, exits: Exits) -> list[onnx.ModelProto]:
-    """Every stage of an imported cascade's folder with these exits; WeightsError for a damaged file."""
+    """Every stage of an imported cascade's folder with these exits; WeightsError for a damaged file, or a graph that
+    msmlp import would refuse."""
     cascade = weights.manifest.cascade
     assert isinstance(cascade, ImportedCascade)
-    graphs = [
-        read_checked(weights.folder / each.graph, weights.manifest.files.get(each.graph)) for each in cascade.stages
-    ]
-    return [wrapped(cascade, k, graph, exits) for k, graph in enumerate(graphs)]
+    made = []
+    for k, stage in enumerate(cascade.stages):
+        path = weights.folder / stage.graph
+        graph = read_checked(path, weights.manifest.files.get(stage.graph))
+        try:
+            made.append(wrapped(cascade, k, graph, exits))
+        except ConfigError as error:
+            raise WeightsError(f"{path}: {error}") from None
+    return made
 
 
 def wrapped(cascade: ImportedCascade, k: int, graph: bytes, exits: Exits) -> onnx.ModelProto:
     """Stage `k` (0-based): inputs `pixels` and `upstream` as far as it reads them; outputs `features` if the next stage
     reads them, `probabilities` and `score`."""
-    stage, own = cascade.stages[k], compose.add_prefix(onnx.load_from_string(graph), PREFIX)
+    stage, own = cascade.stages[k], compose.add_prefix(parsed(graph), PREFIX)
+    _name_nodes(own.graph)
     hands_on = cascade.shape.features[k]
     nodes = _Nodes()
     inputs, outputs = [], []
@@ -58,8 +67,17 @@ def wrapped(cascade: ImportedCascade, k: int, graph: bytes, exits: Exits) -> onn
     outputs.append(helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"]))
     constants = [*own.graph.initializer, *nodes.constants]
     made = helper.make_graph(nodes, f"stage-{k + 1}", inputs, outputs, constants)
-    opsets = [each for each in own.opset_import if each.domain in ("", "ai.onnx")]
-    return helper.make_model(made, opset_imports=opsets, ir_version=max(own.ir_version, 8), producer_name="msmlp")
+    opset = helper.make_opsetid("", opset_of(own))
+    return helper.make_model(made, opset_imports=[opset], ir_version=max(own.ir_version, 8), producer_name="msmlp")
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """A name of its own for every node: the quantizer tells them apart by it."""
+    taken: set[str] = set()
+    for number, node in enumerate(graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"msmlp/own_{number}"
+        taken.add(node.name)
 
 
 class _Nodes(list[onnx.NodeProto]):

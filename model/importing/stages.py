@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 
-from msmlp.model.errors import ConfigError
-from msmlp.model.imported import MAX_SIDE, ImportedCascade, ImportedStage, PictureInput, UpstreamInput
+from pydantic import ValidationError
+
+from msmlp.model.errors import ConfigError, OptionError, one_line
+from msmlp.model.imported import MAX_SIDE, MAX_STAGES, ImportedCascade, ImportedStage, PictureInput, UpstreamInput
 from msmlp.model.importing.count import gflops
 from msmlp.model.importing.graph import Graph
+from msmlp.model.offline import batch_of
 from msmlp.model.preprocess import Preprocess
-from msmlp.model.views import Resize
+from msmlp.model.views import LARGEST, Resize
 
 UPSTREAM, FEATURES, LOGITS = "upstream", "features", "logits"
 """The names by which a graph asks for features and has them; and of the output that counts if several could."""
 FLOATS = ("float32", "float16")
-PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
-"""Operators that leave probabilities what they are."""
+
+MAX_NUMBERS = 2**31
+"""What the tensors of a stage may have at once, in the largest batch of a calibration."""
 
 Channels = tuple[float, float, float]
 
@@ -21,7 +25,7 @@ Channels = tuple[float, float, float]
 @dataclass(frozen=True)
 class Preprocessing:
     """What is said of a stage's pictures. `mean` and `std` are of pixels / 255; without `shorter_side` and `crop_ratio`
-    the shorter side is scaled to the graph's own size."""
+    the shorter side is scaled to the graph's own size. OptionError for numbers out of range."""
 
     mean: Channels | None = None
     std: Channels | None = None
@@ -30,19 +34,44 @@ class Preprocessing:
     filter: str = "bicubic"
     colours: str = "RGB"
 
+    def __post_init__(self) -> None:
+        if not all(0 <= each <= 1 for each in self.mean or ()):
+            raise OptionError("--mean", "expected numbers from 0 to 1, of pixels / 255")
+        if not all(each > 0 for each in self.std or ()):
+            raise OptionError("--std", "expected numbers above 0")
+        if self.crop_ratio is not None and not 1 / LARGEST <= self.crop_ratio <= 1:
+            raise OptionError("--crop-ratio", f"expected a number from {1 / LARGEST} to 1")
+
 
 def cascade_of(
     graphs: list[Graph], classes: int, preprocessing: list[Preprocessing], costs: list[float] | None = None
 ) -> ImportedCascade:
     """The cascade of `graphs`, one per stage, whose outputs must have so many `classes`; `costs` in GFLOPs replace
     those that are counted. ConfigError for what does not fit."""
+    if len(graphs) > MAX_STAGES:
+        raise ConfigError(f"{len(graphs)} stages; expected at most {MAX_STAGES}")
     stages: list[ImportedStage] = []
     for k, (graph, said) in enumerate(zip(graphs, preprocessing, strict=True)):
         try:
             stages.append(_stage(k, graphs, classes, said, costs[k] if costs else gflops(graph)))
-        except ConfigError as error:
-            raise ConfigError(f"stage {k + 1}, {graph.file}: {error}") from None
-    return ImportedCascade(kind="imported", classes=classes, stages=tuple(stages))
+        except (ConfigError, ValidationError) as error:
+            text = one_line(error) if isinstance(error, ValidationError) else error
+            raise ConfigError(f"stage {k + 1}, {graph.file}: {text}") from None
+    whole = all(each.picture is None or each.picture.dtype == "uint8" for each in stages)
+    if whole and any(each.mean or each.std for each in preprocessing):
+        raise OptionError("--mean", "every graph takes uint8, pixels as they are; expected no --mean and --std")
+    cascade = ImportedCascade(kind="imported", classes=classes, stages=tuple(stages))
+    _check_memory(graphs, batch_of(cascade))
+    return cascade
+
+
+def _check_memory(graphs: list[Graph], batch: int) -> None:
+    for k, graph in enumerate(graphs):
+        if (numbers := graph.constants + batch * graph.live) > MAX_NUMBERS:
+            raise ConfigError(
+                f"stage {k + 1}, {graph.file}: its tensors have {numbers} numbers at once in a batch of {batch}; "
+                f"expected at most {MAX_NUMBERS}"
+            )
 
 
 def _stage(k: int, graphs: list[Graph], classes: int, said: Preprocessing, cost: float) -> ImportedStage:
@@ -58,13 +87,12 @@ def _stage(k: int, graphs: list[Graph], classes: int, said: Preprocessing, cost:
     if len(pictures) > 1 or (k == 0 and (not pictures or UPSTREAM in graph.inputs)):
         allowed = "one input, for pictures" if k == 0 else "at most one input besides 'upstream'"
         raise ConfigError(f"expected {allowed}, got {_named(graph.inputs)}")
-    output = _output(graph, classes)
     return ImportedStage(
         graph=f"source-{k + 1}.onnx",
         picture=_picture(graph, pictures[0], said) if pictures else None,
         upstream=_upstream(graph, graphs[k - 1]) if UPSTREAM in graph.inputs else None,
-        output=output,
-        probabilities=_is_softmax(graph, output),
+        output=_output(graph, classes),
+        probabilities=False,  # until answers show that they are (trial.py)
         features=FEATURES if hands_on else None,
         gflops=cost,
     )
@@ -76,7 +104,7 @@ def _named(tensors: dict[str, str]) -> str:
 
 def _output(graph: Graph, classes: int) -> str:
     others = [name for name in graph.outputs if name != FEATURES]
-    fitting = [name for name in others if graph.outputs[name] in FLOATS and _columns(graph.shapes[name]) == classes]
+    fitting = [name for name in others if graph.outputs[name] in FLOATS and _columns(graph.per_image(name)) == classes]
     if LOGITS in fitting:
         return LOGITS
     if len(fitting) == 1:
@@ -85,16 +113,9 @@ def _output(graph: Graph, classes: int) -> str:
     raise ConfigError(f"expected one output of float32 [n, {classes}], a number for each class, got {found}")
 
 
-def _columns(shape: tuple[int, ...]) -> int:
-    """Of [n, columns], also with sides of 1 after them, as some networks' poolings leave; else 0."""
-    return shape[1] if len(shape) >= 2 and set(shape[2:]) <= {1} else 0
-
-
-def _is_softmax(graph: Graph, output: str) -> bool:
-    makers = {name: node for node in graph.model.graph.node for name in node.output}
-    while (node := makers.get(output)) is not None and node.op_type in PASSING:
-        output = node.input[0]
-    return node is not None and node.op_type == "Softmax"
+def _columns(shape: tuple[int, ...] | None) -> int:
+    """Of [columns], also with sides of 1 after them, as some networks' poolings leave; else 0."""
+    return shape[0] if shape and set(shape[1:]) <= {1} else 0
 
 
 def _picture(graph: Graph, tensor: str, said: Preprocessing) -> PictureInput:
@@ -113,8 +134,6 @@ def _picture(graph: Graph, tensor: str, said: Preprocessing) -> PictureInput:
     else:
         mean, std = said.mean, said.std
     shorter = said.shorter_side or int(size / (said.crop_ratio or 1))
-    if shorter < size:
-        raise ConfigError(f"a shorter side of {shorter} pixels is less than the {size} that are cropped")
     resize = Resize.model_validate({"shorter_side": shorter, "filter": said.filter})
     return PictureInput.model_validate(
         {
@@ -129,9 +148,9 @@ def _picture(graph: Graph, tensor: str, said: Preprocessing) -> PictureInput:
 
 def _upstream(graph: Graph, before: Graph) -> UpstreamInput:
     wanted, kind, made = graph.shapes[UPSTREAM], graph.inputs[UPSTREAM], before.outputs.get(FEATURES)
-    if kind not in FLOATS:
-        raise ConfigError(f"input 'upstream' is {kind}; expected float32 or float16")
-    if made not in FLOATS or before.shapes[FEATURES] != wanted:
+    if kind not in FLOATS or len(wanted) < 2:
+        raise ConfigError(f"input 'upstream' is {kind} {graph.shown(UPSTREAM)}; expected float32 or float16 [n, ...]")
+    if made not in FLOATS or before.per_image(FEATURES) != wanted[1:]:
         found = f"{made} {before.shown(FEATURES)}" if made else "none"
         raise ConfigError(f"input 'upstream' is {kind} {graph.shown(UPSTREAM)}; 'features' of {before.file} is {found}")
     return UpstreamInput.model_validate({"tensor": UPSTREAM, "shape": wanted[1:], "dtype": kind})

@@ -16,7 +16,8 @@ def preset_info(name: str) -> dict[str, Any]:
 def weights_info(folder: Path) -> dict[str, Any]:
     weights = load_weights(folder)
     calibration = load_calibration(weights)
-    return {**describe(weights, calibration), "audit": audit_record(weights.manifest, calibration)}
+    cost = calibration.file.cost
+    return {**describe(weights, calibration), "cost": cost, "audit": audit_record(weights.manifest, calibration)}
 
 
 def describe(weights: Weights, calibration: Calibration) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What both ONNX Runtime backends share: execution providers, sessions that really run on them, and slots."""
 
 import logging
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels, device_errors
+from msmlp.model.backends.protocol import Slots, StageOutput, buckets_up_to, check_pixels, device_errors, of_stage
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.backends.slots import SlotPool
 from msmlp.model.errors import DeviceError
@@ -79,14 +80,30 @@ def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, ca
         return plain
 
 
+def open_sessions(graphs: Sequence[bytes], provider: Provider, dtype: str = "float32") -> list[Session]:
+    """Of all stages; a DeviceError names the stage."""
+    sessions = []
+    for stage, graph in enumerate(graphs):
+        with of_stage(stage):
+            sessions.append(open_session(graph, provider, dtype))
+    return sessions
+
+
 def warn_uncaptured(error: Exception) -> None:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     log.warning("ONNX Runtime cannot run a stage as a CUDA graph (%s); continuing without", reason)
 
 
+def closed_options() -> Any:
+    """Options of a session that reads no other file: a graph may name some that its folder does not own."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    return options
+
+
 @device_errors()
 def _open(graph: bytes, provider: Provider, options: dict[str, str]) -> onnxruntime.InferenceSession:
-    settings: Any = onnxruntime.SessionOptions()
+    settings = closed_options()
     # On a CPU parallel lanes take the cores; on a GPU next to nothing runs on the host.
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     chain: list[Any] = [(provider.name, options)]

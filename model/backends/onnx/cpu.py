@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from msmlp.model.backends.onnx.base import CPU, OnnxSlots, features_dtype, open_session
+from msmlp.model.backends.onnx.base import CPU, OnnxSlots, features_dtype, open_sessions
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.platform import cores, free_host_memory
@@ -91,7 +91,7 @@ class OnnxBackend(OnnxSlots):
         self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
         self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
-        self._sessions = [open_session(graph, CPU).session for graph in graphs]
+        self._sessions = [each.session for each in open_sessions(graphs, CPU)]
         self._features = [
             None if each is None else np.zeros((self.capacity + 1, *each), dtype=features_dtype(self.dtype))
             for each in shape.features

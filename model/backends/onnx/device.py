@@ -14,7 +14,15 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from msmlp.model.backends.onnx.base import BY_NAME, OnnxSlots, Provider, features_dtype, open_session, warn_uncaptured
+from msmlp.model.backends.onnx.base import (
+    BY_NAME,
+    OnnxSlots,
+    Provider,
+    features_dtype,
+    open_session,
+    open_sessions,
+    warn_uncaptured,
+)
 from msmlp.model.backends.protocol import Slots, StageOutput, bucket_of, device_errors
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.platform import free_gpu_memory
@@ -106,7 +114,7 @@ class OnnxDeviceBackend(OnnxSlots):
         super().__init__(shape, settings, free_gpu_memory)
         self.device, self._provider = provider.device, provider
         self._graphs = slab_graphs(graphs)
-        self._sessions = [open_session(each.graph, provider, self.dtype) for each in self._graphs]
+        self._sessions = open_sessions([each.graph for each in self._graphs], provider, self.dtype)
         # By the stage that writes them.
         self._slabs = {
             k: self._zeros((self.capacity + 1, *each), features_dtype(self.dtype))

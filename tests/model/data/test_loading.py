@@ -109,6 +109,7 @@ def spoil(folder: Path) -> dict[str, str]:
     (cat / "page.png").write_bytes(b"<html></html>")
     (dog / "half.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     (dog / "gone.png").symlink_to(folder / "elsewhere.png")
+    (dog / "endless.png").symlink_to("/dev/zero")  # no image at all, as a pipe is none
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0), b"IDAT"]
     framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     (dog / "poster.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))

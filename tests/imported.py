@@ -178,6 +178,8 @@ def imported(out: Path, digits: Any, *models: onnx.ModelProto, **options: Any) -
 
     labels, data = write_data(out.parent, digits)
     stages = write(out.parent, *models)
-    said = options.pop("preprocessing", None) or [Preprocessing(mean=MEAN, std=STD)] * len(models)
+    whole = all(model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8 for model in models)
+    usual = Preprocessing() if whole else Preprocessing(mean=MEAN, std=STD)
+    said = options.pop("preprocessing", None) or [usual] * len(models)
     import_cascade(ImportOptions(stages, said, labels, data, out, device="cpu", **options))
     return out

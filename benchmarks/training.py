@@ -36,7 +36,13 @@ from msmlp.model.training.recipes import Recipe, TrainOptions, configure
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
-PLAIN_RECIPE = {"augment": ("none", "crop-flip"), "erasing": (0,), "mixup": (0,), "cutmix": (0,), "views": (0,)}
+PLAIN_RECIPE = {
+    "augment": ("none", "crop-flip"),
+    "erasing": (0,),
+    "mixup": (0,),
+    "cutmix": (0,),
+    "epochs_per_view": (1,),
+}
 """What a recipe must have for the plain loop, which leaves the rest to the product."""
 
 Epoch = Callable[[int], None]

@@ -36,8 +36,8 @@ class Arrays:
 
 @dataclass
 class Batches:
-    """Makes a view of every image for each epoch; with `views`, keeps that many sets and cycles through them: as they
-    were made, then mirrored if the recipe mirrors at all, and so on."""
+    """Makes a view of every image, for one epoch or for the recipe's `epochs_per_view`: every second of them gets the
+    mirror images, if the recipe mirrors at all."""
 
     recipe: Recipe
     augment: nn.Module
@@ -46,19 +46,18 @@ class Batches:
     seed: int
 
     def __post_init__(self) -> None:
-        self._kept: dict[int, Views] = {}
+        self._number = -1
+        self._kept: Views = []
 
     def of_epoch(self, data: Arrays, epoch: int, check: Callable[[], None] = lambda: None) -> Views:
         """`check` is called between pieces, and may raise."""
-        if not self.recipe.views:
-            return self._make(data, epoch, check)
-        cycle, number = divmod(epoch, self.recipe.views)
-        if number not in self._kept:
-            self._kept[number] = self._make(data, number, check)
-        kept = self._kept[number]
+        number, use = divmod(epoch, self.recipe.epochs_per_view)
+        if number != self._number:
+            self._number, self._kept = -1, []  # there may be no room for two
+            self._kept, self._number = self._make(data, number, check), number
         # Class and teacher hold for the mirror image too; pixels and the teacher's map, [n, C, h, w], turn with it.
-        turns = cycle % 2 == 1 and self.recipe.augment != "none"
-        return [view.flip(3) if view.dim() == 4 else view for view in kept] if turns else kept
+        turns = use % 2 == 1 and self.recipe.augment != "none"
+        return [view.flip(3) if view.dim() == 4 else view for view in self._kept] if turns else self._kept
 
     @torch.no_grad()
     def _make(self, data: Arrays, number: int, check: Callable[[], None]) -> Views:

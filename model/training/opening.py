@@ -39,7 +39,7 @@ def announce_run(learner: Learner, training: Arrays, epochs_left: float) -> None
     """Print the device, and on a CPU, where a trial of a moment is enough, how long the epochs that are left take."""
     where = f"training on {device_name(learner.device)}, {str(learner.dtype).removeprefix('torch.')}"
     if learner.device.type == "cpu" and epochs_left > 0:
-        seconds = _seconds_per_image(learner, training, epochs_left) * len(training.labels) * epochs_left
+        seconds = _seconds_per_image(learner, training) * len(training.labels) * epochs_left
         where += f": about {_duration(seconds)} for {epochs_left:.0f} epoch{'' if epochs_left == 1 else 's'}"
     sys.stderr.write(where + "\n")
 
@@ -116,7 +116,7 @@ def _splits(dataset: Dataset) -> list[Split]:
     return [split for split in (dataset.train, dataset.val, dataset.audit, dataset.test) if split is not None]
 
 
-def _seconds_per_image(learner: Learner, training: Arrays, epochs: float) -> float:
+def _seconds_per_image(learner: Learner, training: Arrays) -> float:
     """Of augmentation, the teacher and a training step, measured once on a few images."""
     some = Arrays(training.pixels[:TRIAL_IMAGES], training.labels[:TRIAL_IMAGES])
     objective, seconds = deepcopy(learner.objective), list[float]()
@@ -125,9 +125,7 @@ def _seconds_per_image(learner: Learner, training: Arrays, epochs: float) -> flo
         views = replace(learner.batches).of_epoch(some, 0)
         made = time.perf_counter()
         objective(_floats(views), False).backward()
-        kept = learner.recipe.views
-        share = min(kept, epochs) / epochs if kept else 1
-        seconds.append((made - start) * share + time.perf_counter() - made)
+        seconds.append((made - start) / learner.recipe.epochs_per_view + time.perf_counter() - made)
     return seconds[-1] / len(some.labels)
 
 

@@ -61,11 +61,11 @@ class Recipe(BaseModel):
         le=1,
         description="share of epochs with feature distillation; with wsd it lasts until the decay",
     )
-    views: int = Field(
-        default=0,
-        ge=0,
-        description="augmented views per image, kept in memory with the teacher's targets, and mirrored every second "
-        "time; 0: new views every epoch",
+    epochs_per_view: int = Field(
+        default=1,
+        ge=1,
+        description="epochs that train on the same views of the images, every second one on their mirror images; the "
+        "teacher runs once for all of them",
     )
 
     @field_validator("exit_weights")
@@ -120,8 +120,8 @@ RECIPES: dict[str, Recipe] = {
         cutmix=1.0,
         label_smoothing=0.1,
     ),
-    # For a cascade with a teacher, whose soft targets regularise: little augmentation. Kept `views` make it fast, where
-    # memory allows.
+    # For a cascade with a teacher, whose soft targets regularise: little augmentation. Two epochs per view halve the
+    # teacher's work; eight views for a whole run were partly memorised.
     "distill": Recipe(
         epochs=120,
         batch_size=256,
@@ -140,6 +140,7 @@ RECIPES: dict[str, Recipe] = {
         distill_temperature=2,
         last_weight=0.1,
         imitation=0.5,
+        epochs_per_view=2,
     ),
     # For the convolutional teacher. Label smoothing makes worse teachers (Müller et al., 2019).
     "teacher": Recipe(

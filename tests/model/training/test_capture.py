@@ -27,7 +27,7 @@ CHANGES = {
     "clip_norm": 0.5,
     "ema": 0.9,
     "last_weight": 0.2,
-    "views": 2,
+    "epochs_per_view": 2,
     "augment": "crop-flip",
 }
 

@@ -36,7 +36,7 @@ def test_paper_is_the_papers_numbers() -> None:
         "nesterov": False,
         "exit_weights": None,
         "last_weight": 0,
-        "views": 0,
+        "epochs_per_view": 1,
     }
 
 

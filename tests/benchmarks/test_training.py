@@ -58,10 +58,10 @@ def test_the_plain_crops_are_crops_at_every_offset() -> None:
     assert matches.any(1).all()
 
 
-@pytest.mark.parametrize("field", ["mixup", "views"])
-def test_what_the_plain_loop_does_not_know_is_refused(field: str, data: Arrays) -> None:
-    recipe: Recipe = QUICK.model_copy(update={field: 1})
-    with pytest.raises(ConfigError, match=f"{field}: expected one of 0"):
+@pytest.mark.parametrize(("field", "value", "known"), [("mixup", 1, 0), ("epochs_per_view", 2, 1)])
+def test_what_the_plain_loop_does_not_know_is_refused(field: str, value: int, known: int, data: Arrays) -> None:
+    recipe: Recipe = QUICK.model_copy(update={field: value})
+    with pytest.raises(ConfigError, match=f"{field}: expected one of {known}"):
         plain(Cascade(CONFIG), recipe, data, torch.float32)
 
 

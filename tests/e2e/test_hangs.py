@@ -128,6 +128,7 @@ def test_a_stage_that_never_returns_gets_a_new_process(tiny_weights: Path) -> No
         assert served.metric("msmlp_engine_restarts_total") == 1
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_slow_stage_is_no_hang(tiny_weights: Path) -> None:
     with serving(tiny_weights, 1, "process") as served:
         for _ in range(4):

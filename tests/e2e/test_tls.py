@@ -239,6 +239,7 @@ def test_silent_connections_keep_nobody_out(files: Files) -> None:
             each.close()
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_connection_that_nobody_reads_does_not_hold_up_the_end(files: Files) -> None:
     with msmlp_serve(DEFAULT_WEIGHTS, *files.options, "--frontends", "1", "--drain-seconds", "0") as served:
         served.wait_until_ready()

@@ -44,6 +44,7 @@ def references(node: Any) -> Iterator[str]:
             yield from references(item)
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_the_service_does_what_the_document_says(own_client: httpx.Client, tmp_path: Path) -> None:
     """Schemathesis with all its checks: statuses, content types, headers, bodies, methods, good and bad data."""
     done = subprocess.run(

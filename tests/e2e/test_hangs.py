@@ -82,8 +82,8 @@ def test_a_stopped_engine_process_is_seen_and_replaced(tiny_weights: Path, front
         wait_until(lambda: readiness(served).status_code == 503)
         assert "the engine is down" in readiness(served).json()["detail"]
         assert served.metric("msmlp_engine_up") == 0
-        # The engine's host called it a hang; a front end on a busy machine looks less often, and counts less.
-        assert served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE / 2
+        # The engine's host called it a hang; the front ends count by their own looks, until another engine is ready.
+        wait_until(lambda: served.metric("msmlp_engine_heartbeat_age_seconds") > SILENCE)
         # The other front end may be ready sooner, or may not have noticed yet.
         wait_until(lambda: classify(served)[0] == 200)
         assert served.metric("msmlp_engine_restarts_total") == 1

@@ -31,9 +31,9 @@ $(RAY): pyproject.toml setup.py service/grpc/inference.proto scripts/install.sh
 serve: $(SERVE) ## serve on 127.0.0.1:8000; PORT=9000 ARGS="--log-level debug"
 	$(DEVICE)$(BIN)/msmlp serve --port $(PORT) $(ARGS)
 
-# Tests wait for much of their time: three workers keep two cores busy.
+# Tests wait for much of their time: four workers keep two cores busy.
 test: $(DEV) ## run the test suite on a CPU, with PyPI packages only
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-system: $(DEV) ## run the tests that need Debian packages or CIFAR-10 (TEST_CIFAR10=FOLDER), or train as a page says
 	$(BIN)/python -m pytest -m system -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)

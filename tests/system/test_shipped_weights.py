@@ -31,12 +31,13 @@ def evaluated(shipped: Path, cifar10: Path) -> dict[str, object]:
 
 def test_they_are_a_cheap_cascade_of_three_stages_that_learned(shipped: Path, evaluated: dict) -> None:
     manifest = load_weights(shipped).manifest
-    assert len(manifest.cascade.stages) == 3
+    first, second, third = (stage.patch for stage in manifest.cascade.stages)
+    assert first > second > third
     assert manifest.gflops_cumulative[-1] <= 0.03
     assert evaluated["images"] == 5000
-    accuracies = [row["accuracy"] for row in evaluated["exits"]]
-    assert accuracies[0] < accuracies[1]  # the last two are within noise of each other in these weights
-    assert accuracies[-1] > 0.75
+    one, two, three = (row["accuracy"] for row in evaluated["exits"])
+    assert 0.65 < one < two < three
+    assert three > 0.85
 
 
 @pytest.mark.usefixtures("no_graphs")

@@ -136,7 +136,7 @@ def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSe
         "onnx",
         resolved.device,
         f"the {dtype} graphs match" + ("" if provider else ", on a CPU"),
-        partial(_build_onnx, weights.manifest.cascade.shape, graphs, resolved),
+        partial(_build_onnx, weights.manifest.cascade.shape, graphs, resolved, calibration.file.stage_ms),
     )
 
 
@@ -188,11 +188,16 @@ def _build_torch(weights: Weights, settings: BackendSettings) -> StageBackend:
     return StagedBackend(weights, settings)
 
 
-def _build_onnx(shape: CascadeShape, graphs: tuple[bytes, ...], settings: BackendSettings) -> StageBackend:
+def _build_onnx(
+    shape: CascadeShape,
+    graphs: tuple[bytes, ...],
+    settings: BackendSettings,
+    stage_ms: tuple[float, ...] | None = None,
+) -> StageBackend:
     if settings.device == "cpu":
         from msmlp.model.backends.onnx.cpu import OnnxBackend
 
-        return OnnxBackend(shape, graphs, settings)
+        return OnnxBackend(shape, graphs, settings, stage_ms=stage_ms)
     from msmlp.model.backends.onnx.device import OnnxDeviceBackend
 
     return OnnxDeviceBackend(shape, graphs, settings)

@@ -21,6 +21,10 @@ from msmlp.model.shape import CascadeShape
 SMALL, LARGE = 4, 8
 """Images per part: fewer cost more per image, as does a batch of 64 (docs/backends.md has the times)."""
 
+LONG_MS = 1.0
+"""An image that a stage takes longer over is a part by itself where threads share: batching it gains next to nothing,
+and a batch of 2 to 7 in one part would leave the other cores idle."""
+
 WORTH_SHARING = 32
 """The smallest batch for which a process takes other cores where each has a process of its own. A smaller one only
 gets in their way; a request of many images may find them idle."""
@@ -36,8 +40,11 @@ def buckets_of(largest: int) -> tuple[int, ...]:
 
 
 @cache
-def part_of(bucket: int, threads: int) -> int:
-    """Images per part of a bucket. All have one size, so that an image's place changes no bit of its answer."""
+def part_of(bucket: int, threads: int, *, long: bool = False) -> int:
+    """Images per part of a bucket; `long`: the stage takes over LONG_MS an image. All parts have one size, so that an
+    image's place changes no bit of its answer."""
+    if long and threads > 1:
+        return 1
     parts = -(-bucket // LARGE)
     together = min(threads, max(1, bucket // SMALL))
     parts = -(-parts // together) * together
@@ -82,14 +89,17 @@ class OnnxBackend(OnnxSlots):
         settings: BackendSettings,
         *,
         threads: int | None = None,
+        stage_ms: Sequence[float] | None = None,
     ) -> None:
         """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        `threads` run the parts of a batch; None for one per core.
+        `threads` run the parts of a batch; None for one per core. `stage_ms` are the milliseconds per image that a
+        calibration measured of each stage, [K].
         """
         super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
+        self._long = [ms > LONG_MS for ms in stage_ms or [0.0] * shape.stages]
         self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
         self._sessions = [each.session for each in open_sessions(graphs, CPU)]
         self._features = [
@@ -102,7 +112,7 @@ class OnnxBackend(OnnxSlots):
         """Run stage `stage` over `slots`, padded to whole parts: on a CPU there is nothing to wait for later."""
         bucket = bucket_of(self.buckets, len(slots))
         threads = self._workers.threads if bucket >= self._shares_from else 1
-        part = part_of(bucket, threads)
+        part = part_of(bucket, threads, long=self._long[stage])
         if part == len(slots):
             probabilities, score = self._run(stage, slots)
             return StageOutput(score, probabilities)

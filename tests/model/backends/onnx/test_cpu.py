@@ -7,11 +7,14 @@ import threading
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msmlp.model.backends.onnx.cpu import LARGE, SMALL, WorkerPool, buckets_of, part_of
+from msmlp.model.backends.onnx.cpu import LARGE, LONG_MS, SMALL, OnnxBackend, WorkerPool, buckets_of, part_of
+from msmlp.model.backends.settings import BackendSettings
+from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
 
 def test_no_usage_events_are_sent(tmp_path: Path) -> None:
@@ -30,6 +33,25 @@ def test_parts_are_small_and_every_thread_has_some(bucket: int, threads: int) ->
     assert parts >= min(threads, bucket // LARGE)
     assert part >= min(bucket, SMALL) or threads > 1
     assert parts * part - bucket < part  # no part is all padding
+
+
+@given(st.integers(1, 5000), st.integers(2, 64))
+def test_an_image_of_a_long_stage_is_a_part_by_itself_where_threads_share(bucket: int, threads: int) -> None:
+    assert part_of(bucket, threads, long=True) == 1
+    assert part_of(bucket, 1, long=True) == part_of(bucket, 1)
+
+
+def test_images_of_long_stages_are_answered_as_alone_to_the_bit(tiny_weights: Path) -> None:
+    weights = load_weights(tiny_weights)
+    graphs, shape = load_graphs(weights, load_calibration(weights)), weights.manifest.cascade.shape
+    settings = BackendSettings("cpu", capacity=16)
+    backend = OnnxBackend(shape, graphs, settings, threads=2, stage_ms=[2 * LONG_MS] * shape.stages)
+    slots = backend.admit(np.random.default_rng(0).integers(0, 256, (7, *shape.image), dtype=np.uint8))
+    for stage in range(shape.stages):
+        together = backend.collect(backend.launch(stage, slots))
+        alone = [backend.collect(backend.launch(stage, slots[k : k + 1])) for k in range(len(slots))]
+        assert np.array_equal(together.score, np.concatenate([each.score for each in alone]))
+        assert np.array_equal(together.probabilities, np.concatenate([each.probabilities for each in alone]))
 
 
 @given(st.integers(1, 5000))

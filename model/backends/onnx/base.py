@@ -64,14 +64,17 @@ def has_provider(provider: Provider) -> bool:
     return provider.name in onnxruntime.get_available_providers()
 
 
-def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, capture: bool = True) -> Session:
-    """A session of `graph` on `provider`, with CUDA graphs if `capture` is set and ONNX Runtime allows them.
+def open_session(
+    graph: bytes, provider: Provider, dtype: str = "float32", *, capture: bool = True, threads: int = 1
+) -> Session:
+    """A session of `graph` on `provider`, with CUDA graphs if `capture` is set and ONNX Runtime allows them; `threads`
+    share each operation.
 
     DeviceError if the provider cannot be loaded; ONNX Runtime alone would quietly run on the CPU.
     """
     options = {**provider.options, **(provider.float16_options if dtype == "float16" else {})}
     if not capture or not provider.capture_options:
-        return Session(_open(graph, provider, options), captures=False)
+        return Session(_open(graph, provider, options, threads), captures=False)
     try:
         return Session(_open(graph, provider, {**options, **provider.capture_options}), captures=True)
     except Exception as error:  # an operation that a CUDA graph cannot hold has no error class of its own
@@ -80,12 +83,14 @@ def open_session(graph: bytes, provider: Provider, dtype: str = "float32", *, ca
         return plain
 
 
-def open_sessions(graphs: Sequence[bytes], provider: Provider, dtype: str = "float32") -> list[Session]:
-    """Of all stages; a DeviceError names the stage."""
+def open_sessions(
+    graphs: Sequence[bytes], provider: Provider, dtype: str = "float32", threads: Sequence[int] | None = None
+) -> list[Session]:
+    """Of all stages, with so many `threads` each, or one; a DeviceError names the stage."""
     sessions = []
     for stage, graph in enumerate(graphs):
         with of_stage(stage):
-            sessions.append(open_session(graph, provider, dtype))
+            sessions.append(open_session(graph, provider, dtype, threads=threads[stage] if threads else 1))
     return sessions
 
 
@@ -102,10 +107,11 @@ def closed_options() -> Any:
 
 
 @device_errors()
-def _open(graph: bytes, provider: Provider, options: dict[str, str]) -> onnxruntime.InferenceSession:
+def _open(graph: bytes, provider: Provider, options: dict[str, str], threads: int = 1) -> onnxruntime.InferenceSession:
     settings = closed_options()
-    # On a CPU parallel lanes take the cores; on a GPU next to nothing runs on the host.
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    # Threads wait asleep: decoders and the event loop need the cores too.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chain: list[Any] = [(provider.name, options)]
     if provider is TENSORRT:
         chain.append((CUDA.name, CUDA.options))

@@ -1,6 +1,6 @@
 """The ONNX Runtime backend of a CPU: slabs are numpy arrays, and a batch runs in equal parts, a large one on all cores.
 
-Splitting a batch of these networks by images beats splitting its operations: threads within operations meet at the end
+Splitting a batch of small networks by images beats splitting its operations: threads within operations meet at the end
 of each of a hundred, and a thread that has lost its core for a moment delays all others every time. Parts meet once per
 batch, and a free thread takes the next one. A small part also stays in a core's cache, where a whole batch does not.
 """
@@ -24,6 +24,9 @@ SMALL, LARGE = 4, 8
 LONG_MS = 1.0
 """An image that a stage takes longer over is a part by itself where threads share: batching it gains next to nothing,
 and a batch of 2 to 7 in one part would leave the other cores idle."""
+
+INSIDE_MS = 10.0
+"""In stages that take even longer threads share the operations, which are long enough: so an image alone is faster."""
 
 WORTH_SHARING = 32
 """The smallest batch for which a process takes other cores where each has a process of its own. A smaller one only
@@ -99,9 +102,12 @@ class OnnxBackend(OnnxSlots):
         super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)
         self._workers = WorkerPool(threads)
-        self._long = [ms > LONG_MS for ms in stage_ms or [0.0] * shape.stages]
+        times = stage_ms or [0.0] * shape.stages
+        self._long = [ms > LONG_MS for ms in times]
+        self._inside = [settings.alone and ms > INSIDE_MS for ms in times]
         self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
-        self._sessions = [each.session for each in open_sessions(graphs, CPU)]
+        inside = [self._workers.threads if shared else 1 for shared in self._inside]
+        self._sessions = [each.session for each in open_sessions(graphs, CPU, threads=inside)]
         self._features = [
             None if each is None else np.zeros((self.capacity + 1, *each), dtype=features_dtype(self.dtype))
             for each in shape.features
@@ -111,7 +117,8 @@ class OnnxBackend(OnnxSlots):
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to whole parts: on a CPU there is nothing to wait for later."""
         bucket = bucket_of(self.buckets, len(slots))
-        threads = self._workers.threads if bucket >= self._shares_from else 1
+        beside = bucket >= self._shares_from and not self._inside[stage]
+        threads = self._workers.threads if beside else 1
         part = part_of(bucket, threads, long=self._long[stage])
         if part == len(slots):
             probabilities, score = self._run(stage, slots)

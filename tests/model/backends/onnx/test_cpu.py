@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from msmlp.model.backends.onnx.cpu import LARGE, LONG_MS, SMALL, OnnxBackend, WorkerPool, buckets_of, part_of
+from msmlp.model.backends.onnx.cpu import INSIDE_MS, LARGE, LONG_MS, SMALL, OnnxBackend, WorkerPool, buckets_of, part_of
 from msmlp.model.backends.settings import BackendSettings
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
 
@@ -41,17 +43,30 @@ def test_an_image_of_a_long_stage_is_a_part_by_itself_where_threads_share(bucket
     assert part_of(bucket, 1, long=True) == part_of(bucket, 1)
 
 
-def test_images_of_long_stages_are_answered_as_alone_to_the_bit(tiny_weights: Path) -> None:
+@pytest.mark.parametrize("ms", [2 * LONG_MS, 2 * INSIDE_MS])
+@pytest.mark.parametrize("count", [1, 7, 13])
+def test_long_stages_answer_as_short_ones_whatever_else_is_in_the_batch(
+    tiny_weights: Path, ms: float, count: int
+) -> None:
     weights = load_weights(tiny_weights)
     graphs, shape = load_graphs(weights, load_calibration(weights)), weights.manifest.cascade.shape
-    settings = BackendSettings("cpu", capacity=16)
-    backend = OnnxBackend(shape, graphs, settings, threads=2, stage_ms=[2 * LONG_MS] * shape.stages)
-    slots = backend.admit(np.random.default_rng(0).integers(0, 256, (7, *shape.image), dtype=np.uint8))
-    for stage in range(shape.stages):
-        together = backend.collect(backend.launch(stage, slots))
-        alone = [backend.collect(backend.launch(stage, slots[k : k + 1])) for k in range(len(slots))]
-        assert np.array_equal(together.score, np.concatenate([each.score for each in alone]))
-        assert np.array_equal(together.probabilities, np.concatenate([each.probabilities for each in alone]))
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape.image), dtype=np.uint8)
+    settings = BackendSettings("cpu", capacity=32)
+    build = partial(OnnxBackend, shape, graphs, settings, threads=2)
+    short, long = (build(stage_ms=[each] * shape.stages) for each in (0.1, ms))
+    answers = [run(backend, pixels) for backend in (short, long, long)]
+    backwards = run(long, pixels[::-1])
+    assert np.allclose(answers[0], answers[1], rtol=0, atol=1e-5)
+    assert np.array_equal(answers[1], answers[2])
+    assert np.array_equal(answers[1], backwards[:, ::-1])
+
+
+def run(backend: OnnxBackend, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The probabilities of images [N, ...] at every exit, [K, N, classes]."""
+    slots = backend.admit(pixels)
+    answers = [backend.collect(backend.launch(stage, slots)).probabilities for stage in range(backend.stages)]
+    backend.release(slots)
+    return np.stack(answers)
 
 
 @given(st.integers(1, 5000))

@@ -119,10 +119,10 @@ def test_a_stage_that_cannot_be_captured_is_said_and_runs_uncaptured(
 ) -> None:
     real = base._open
 
-    def refuses(graph: bytes, provider: Provider, options: dict[str, str]) -> Any:
+    def refuses(graph: bytes, provider: Provider, options: dict[str, str], threads: int = 1) -> Any:
         if set(provider.capture_options) & set(options):
             raise RuntimeError("This session cannot use the graph capture feature\nand much more")
-        return real(graph, provider, options)
+        return real(graph, provider, options, threads)
 
     monkeypatch.setattr(base, "_open", refuses)
     backend = build()

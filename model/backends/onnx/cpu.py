@@ -26,7 +26,7 @@ LONG_MS = 1.0
 and a batch of 2 to 7 in one part would leave the other cores idle."""
 
 INSIDE_MS = 10.0
-"""In stages that take even longer threads share the operations, which are long enough: so an image alone is faster."""
+"""In a stage that takes even longer, threads without an image of their own help inside the operations of others."""
 
 WORTH_SHARING = 32
 """The smallest batch for which a process takes other cores where each has a process of its own. A smaller one only
@@ -104,9 +104,8 @@ class OnnxBackend(OnnxSlots):
         self._workers = WorkerPool(threads)
         times = stage_ms or [0.0] * shape.stages
         self._long = [ms > LONG_MS for ms in times]
-        self._inside = [settings.alone and ms > INSIDE_MS for ms in times]
-        self._shares_from = 1 if settings.share == 1 else WORTH_SHARING
-        inside = [self._workers.threads if shared else 1 for shared in self._inside]
+        self._shares_from = 1 if settings.alone else WORTH_SHARING
+        inside = [self._workers.threads if settings.alone and ms > INSIDE_MS else 1 for ms in times]
         self._sessions = [each.session for each in open_sessions(graphs, CPU, threads=inside)]
         self._features = [
             None if each is None else np.zeros((self.capacity + 1, *each), dtype=features_dtype(self.dtype))
@@ -117,8 +116,7 @@ class OnnxBackend(OnnxSlots):
     def launch(self, stage: int, slots: Slots) -> StageOutput:
         """Run stage `stage` over `slots`, padded to whole parts: on a CPU there is nothing to wait for later."""
         bucket = bucket_of(self.buckets, len(slots))
-        beside = bucket >= self._shares_from and not self._inside[stage]
-        threads = self._workers.threads if beside else 1
+        threads = self._workers.threads if bucket >= self._shares_from else 1
         part = part_of(bucket, threads, long=self._long[stage])
         if part == len(slots):
             probabilities, score = self._run(stage, slots)

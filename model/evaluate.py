@@ -1,6 +1,5 @@
 """One split of a data set through every exit: `msmlp evaluate`, and the numbers behind the card and the gallery."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from msmlp.model.offline import (
     validation_images,
 )
 from msmlp.model.shape import parts
+from msmlp.model.text import has_own_name
 from msmlp.model.weights import Calibration, Expectation, OperatingPoint, Weights, load_calibration, load_weights
 from msmlp.model.weights.calibration import Promise, Table
 from msmlp.model.weights.info import audit_record, no_audit
@@ -107,7 +107,7 @@ class Measured:
 
     def named_points(self) -> list[OperatingPoint]:
         """The operating points with a name, such as `fast`, instead of a number."""
-        return [point for point in self.calibration.points if not re.fullmatch(r"p\d+", point.name)]
+        return [point for point in self.calibration.points if has_own_name(point.name)]
 
     def reached(self, point: OperatingPoint) -> Expectation:
         return self.table.expect(point.thresholds)

@@ -1,5 +1,8 @@
 """Numbers and tables as text, the same on the command line, on model cards and in the docs."""
 
+import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +25,16 @@ def shares(values: Iterable[float]) -> str:
 def kept(promise: Mapping[str, Any]) -> str:
     """Expected minus reached accuracy in points, with its standard error: `+0.82 ± 0.67`."""
     return f"{100 * promise['expected_minus_reached']:+.2f} ± {100 * promise['standard_error']:.2f}"
+
+
+def has_own_name(point: str) -> bool:
+    """Whether an operating point is called other than p01, p02, ..."""
+    return not re.fullmatch(r"p\d+", point)
+
+
+def command_line() -> str:
+    """The command that runs, to repeat it."""
+    return shlex.join(["msmlp", *sys.argv[1:]])
 
 
 def printable(text: str) -> str:

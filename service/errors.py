@@ -118,9 +118,8 @@ class EngineDownError(RetryableError):
 class ShortOfMemoryError(RetryableError):
     """The process got no memory for this request."""
 
-    @classmethod
-    def of(cls, error: MemoryError) -> "ShortOfMemoryError":
-        return cls("there is no memory for this request now")
+    def __init__(self) -> None:
+        super().__init__("there is no memory for this request now")
 
 
 class BadWeightsError(MsmlpError):

@@ -11,7 +11,6 @@ So `min_accuracy` grants, under the same bounds, whatever accuracy an answer exp
 only risk-controlled points have an accuracy of their own, by name.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -21,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from msmlp.model.errors import OptionError
+from msmlp.model.text import has_own_name
 from msmlp.model.weights import Calibration
 from msmlp.model.weights.calibration import (
     FIXED_EXIT_GAIN,
@@ -192,7 +192,7 @@ class OperatingPoints:
 
 def in_words(names: Sequence[str]) -> str:
     """The operating points, those with a name of their own first and the numbered ones (p01, p02, ...) as a range."""
-    numbered = [name for name in names if re.fullmatch(r"p\d+", name)]
+    numbered = [name for name in names if not has_own_name(name)]
     own = [name for name in names if name not in numbered]
     return ", ".join([*own, f"{numbered[0]} to {numbered[-1]}"] if len(numbered) > 1 else own + numbered)
 

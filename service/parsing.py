@@ -105,7 +105,7 @@ class Parser:
     def __init__(self, max_wait: float, shed: Callable[[], None] = lambda: None) -> None:
         self._shed, self._lock = shed, Lock()
         self._queue: ParseQueue[tuple[Future[Any], Callable[[], Any]]] = ParseQueue(max_wait)
-        self.thread = ThreadPoolExecutor(1, "parse")
+        self.thread = ThreadPoolExecutor(1, "msmlp-parse")
 
     def start(self) -> None:
         """Start the thread now, as those of the decoders."""

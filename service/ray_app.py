@@ -69,10 +69,7 @@ def build(deployed: Deployment) -> Any:
         from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, DeploymentActorConfig
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"Ray Serve needs the package {error.name}: {install_hint('serve,ray')}") from None
-    if deployed.max_replicas < deployed.min_replicas:
-        raise OptionError(
-            "max_replicas", f"{deployed.max_replicas}; expected at least min_replicas, {deployed.min_replicas}"
-        )
+    deployed.check_replicas()
     settings = deployed.service_settings()
     direct = deployed.direct_port is not None
     listed = DeploymentActorConfig(name=ADDRESSES, actor_class=ray.remote(Addresses), actor_options={"num_cpus": 0})

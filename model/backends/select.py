@@ -136,7 +136,7 @@ def _select_onnx(weights: Weights, calibration: Calibration, settings: BackendSe
         "onnx",
         resolved.device,
         f"the {dtype} graphs match" + ("" if provider else ", on a CPU"),
-        partial(_build_onnx, weights.manifest.cascade.shape, graphs, resolved, calibration.file.stage_ms),
+        partial(_build_onnx, weights.manifest.cascade.shape, graphs, resolved, calibration.file.cpu_ms),
     )
 
 

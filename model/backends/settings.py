@@ -50,7 +50,7 @@ class BackendSettings:
 
     @property
     def alone(self) -> bool:
-        """Whether this process has all cores; else each core has a process of its own."""
+        """Whether no other backend like this one shares the machine."""
         return self.share == 1
 
     @property

@@ -1,7 +1,6 @@
 """What several commands share: options and printing."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from msmlp.model.text import accurate, kept, shares
+from msmlp.model.text import accurate, has_own_name, kept, shares
 
 if TYPE_CHECKING:
     from msmlp.model.weights.calibration import CalibrationFile
@@ -46,11 +45,6 @@ def say_points(points: Iterable[Mapping[str, Any]]) -> None:
 def left(point: Mapping[str, Any]) -> str:
     """The share of images at each exit, and which point this one is too."""
     return shares(point["exit_share"]) + (f"  same as {point['same_as']}" if point["same_as"] else "")
-
-
-def has_own_name(name: str) -> bool:
-    """Whether an operating point is called other than p01, p02, ..."""
-    return not re.fullmatch(r"p\d+", name)
 
 
 def say_audit(audit: dict[str, Any]) -> None:

@@ -10,14 +10,13 @@ from msmlp.model.cli.common import (
     Data,
     Device,
     Dtype,
-    has_own_name,
     print_json,
     say,
     say_audit,
     say_points,
     warn_of_few_images,
 )
-from msmlp.model.text import accurate
+from msmlp.model.text import accurate, has_own_name
 
 if TYPE_CHECKING:
     from msmlp.model.training.convnet import TeacherFile

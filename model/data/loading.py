@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,17 +47,15 @@ def load_dataset(path: Path, target: Target, *, strict: bool = False) -> Dataset
     if not path.exists():
         raise DataError(f"{path} does not exist")
     views = views_of(target)
-    dataset = load_cifar(path, views)
-    if dataset is not None:
-        return dataset
-    if not path.is_dir():
-        raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
-    if not (path / "train").is_dir():
-        raise DataError(f"{path} is not a data set: {_found_instead(path)}")
-    try:
+    with _readable(path):
+        dataset = load_cifar(path, views)
+        if dataset is not None:
+            return dataset
+        if not path.is_dir():
+            raise DataError(f"{path} is neither a folder nor a CIFAR .tar.gz")
+        if not (path / "train").is_dir():
+            raise DataError(f"{path} is not a data set: {_found_instead(path)}")
         dataset = _load_folder(path, views)
-    except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from None
     _tell_unread(path, dataset.findings.unread, strict=strict)
     return dataset
 
@@ -72,10 +71,20 @@ def load_held_out(path: Path, target: Target, classes: tuple[str, ...]) -> Datas
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; expected <class>/* or val/<class>/*")
     reader = _Reader(path, views_of(target))
-    val = reader.some("val" if (path / "val").is_dir() else ".", classes)
-    test = reader.some("test", classes) if (path / "val").is_dir() and (path / "test").is_dir() else None
+    with _readable(path):
+        val = reader.some("val" if (path / "val").is_dir() else ".", classes)
+        test = reader.some("test", classes) if (path / "val").is_dir() and (path / "test").is_dir() else None
     _tell_unread(path, tuple(reader.unread), strict=False)
     return Dataset(classes, val.take(np.arange(0)), val, test, f"image folder {path.name}", findings=reader.findings())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A DataError for what the system refuses to read in `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read ({error.strerror or error})") from None
 
 
 def _found_instead(path: Path) -> str:

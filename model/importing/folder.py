@@ -1,7 +1,6 @@
 """`msmlp import`: checked graphs, calibrated on pictures, as a weights folder."""
 
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from msmlp.model.imported import ImportedCascade
 from msmlp.model.importing.graph import read_graph
 from msmlp.model.importing.stages import Preprocessing, cascade_of
 from msmlp.model.importing.trial import check_alone, with_probabilities
-from msmlp.model.text import printable
+from msmlp.model.text import command_line, printable
 from msmlp.model.weights import load_weights
 from msmlp.model.weights.calibration import CalibrationFile
 from msmlp.model.weights.manifest import write_imported
@@ -172,7 +171,7 @@ def _record(options: ImportOptions, source: str, images: Split) -> dict[str, Any
         "data": source,
         "validation": {"seed": 0, "images": len(images), "digest": split_digest(images)},
         "audit": {"reason": "the networks were trained elsewhere"},
-        "command": shlex.join(["msmlp", *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -8,8 +8,7 @@ from msmlp.model.errors import OptionError
 from msmlp.model.evaluate import Measured
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.report.plots import confusion_matrix, most_confused, plot_confusion, plot_frontier, plot_reliability
-from msmlp.model.text import accurate, kept, percent, shares, table
-from msmlp.model.training.run_log import command_line
+from msmlp.model.text import accurate, command_line, kept, percent, shares, table
 from msmlp.model.weights.info import audit_record
 
 CARD, CONFUSION, RELIABILITY, FRONTIER = "card.md", "confusion.png", "reliability.png", "frontier.png"

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from msmlp.model.data import Dataset, Split
 from msmlp.model.data.dataset import Partition
+from msmlp.model.text import command_line
 from msmlp.model.training.loop import Learner
 from msmlp.model.training.recipes import TrainOptions
 from msmlp.model.weights.calibration import promise, standard_error
@@ -22,6 +22,8 @@ from msmlp.model.weights.files import write_atomically
 
 COMMIT = "GIT_COMMIT"
 """The environment variable that names the commit where the code is not a clone."""
+
+GIT_SECONDS = 30.0
 
 
 class MetricsLogger:
@@ -165,10 +167,6 @@ def exit_results(
     return results
 
 
-def command_line() -> str:
-    return shlex.join(["msmlp", *sys.argv[1:]])
-
-
 def git_commit() -> str | None:
     """The commit of this code, with `+` if the tree has changed since; outside a clone the value of COMMIT, if set."""
     root = Path(__file__).resolve().parents[2]
@@ -176,7 +174,7 @@ def git_commit() -> str | None:
         return os.environ.get(COMMIT)
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
-        described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        described = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=GIT_SECONDS)
+    except (OSError, subprocess.SubprocessError):
         return os.environ.get(COMMIT)
     return described.stdout.strip()

@@ -101,6 +101,11 @@ class CalibrationFile(BaseModel):
     audit: Audit | None = Field(default=None, description="measured last; it chose nothing above")
     files: dict[str, str]
 
+    @property
+    def cpu_ms(self) -> tuple[float, ...] | None:
+        """`stage_ms` where a CPU was measured: they say little about another kind of device."""
+        return self.stage_ms if self.device.startswith("cpu") else None
+
     @model_validator(mode="after")
     def _policy_fits(self) -> Self:
         try:

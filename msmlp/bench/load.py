@@ -6,7 +6,6 @@ from when its request was due: a generator that comes too late makes the service
 """
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ import numpy as np
 
 from msmlp.bench.stages import Pixels
 from msmlp.model.errors import DeviceError
-from msmlp.model.text import percent
+from msmlp.model.text import has_own_name, percent
 from msmlp.model.weights import OperatingPoint
 from msmlp.service.engine.result import Result
 from msmlp.service.errors import OverloadedError
@@ -53,7 +52,7 @@ def draw(rng: np.random.Generator, images_per_second: float, seconds: float, poi
 
 def named_points(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """The operating points that requests name: all but the numbered ones between."""
-    return [point for point in points if not re.fullmatch(r"p\d+", point.name)]
+    return [point for point in points if has_own_name(point.name)]
 
 
 async def offered_loads(

@@ -20,9 +20,13 @@ from msmlp.service.decoding.queue import DecodeQueue, Next
 from msmlp.service.errors import BadImagesError, TooManyPixelsError
 from msmlp.service.memory import free_frames
 
+START_SECONDS = 10.0
+"""How long threads wait for each other at the start, if the system gives fewer than asked for."""
+
 SMALL_BYTES, SMALL_WORK = 2**14, 128 * 160
 """A single image up to this size, and this much work (a progressive JPEG of 128 x 128 pixels), is decoded on the event
 loop: a thread, and the wait for the interpreter, would take longer than the decoding."""
+
 LOOP_SECONDS = 0.005
 """But none that is predicted to take longer."""
 
@@ -76,7 +80,7 @@ class Decoders:
         """Start all threads now: when one is needed, the system may have none to give, and its turns would not come."""
         all_there = Barrier(self._number)
         for _ in range(self._number):
-            self.threads.submit(all_there.wait)
+            self.threads.submit(all_there.wait, START_SECONDS)
 
     def backlog(self) -> float:
         """Predicted seconds until all that waits or is being decoded is decoded."""

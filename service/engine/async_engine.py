@@ -93,7 +93,7 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._died: Died | None = None
-        self._late = math.inf
+        self._give_up_after = math.inf
         self.heartbeat_age = 0.0
         """Seconds since the engine's last sign of life."""
         self.turns = 0
@@ -233,7 +233,7 @@ class AsyncEngine:
         self.admission.look(now, thread_time(), 0.0 if frozen else self.late)
         self.admission.decoding.look(now, self.decode_busy())
         self.heartbeat_age = self.worker.look(now)
-        if self.heartbeat_age > self._late:
+        if self.heartbeat_age > self._give_up_after:
             self._give_up(now - GRACE_SECONDS)
         self.overload.look(self.worker.load, now, self.decode_backlog)
 
@@ -259,7 +259,7 @@ class AsyncEngine:
                 self._land(message)
             elif isinstance(message, Ready):
                 self._died, self.admission.permits = None, message.permits
-                self._late = LATE * message.silence
+                self._give_up_after = LATE * message.silence
             elif isinstance(message, Failed):
                 for number in message.requests.tolist():
                     self._fail(number, _error_of(message))

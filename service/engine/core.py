@@ -102,10 +102,13 @@ def _serve(engine: "Engine", port: BlockingPort) -> None:
 
 
 def warmed(build: BackendFactory, most: float = np.inf) -> Warm:
-    """A backend, ready to serve, without the buckets that take more than `most` seconds."""
+    """A backend, ready to serve; of buckets that take more than `most` seconds only the smallest of all is kept."""
     backend = build()
     seconds = warm_up(backend, most)
     kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
+    if (longest := seconds[:, 0].max()) > most:
+        told = "a single image takes %.0f ms in a stage, and an event loop should wait %.0f ms at most"
+        log.warning(f"{told}: use --engine process", 1e3 * longest, 1e3 * most)
     backend.buckets = backend.buckets[:kept]
     return backend, seconds[:, :kept]
 

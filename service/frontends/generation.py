@@ -11,11 +11,11 @@ from typing import Any
 
 from msmlp.model.errors import CallerError, DeviceError, MsmlpError
 from msmlp.service.engine.process.child import SIGNALS
-from msmlp.service.engine.process.host import EngineHosts
+from msmlp.service.engine.process.host import REAP_SECONDS, EngineHosts
 from msmlp.service.frontends.board import Board
 from msmlp.service.frontends.layout import Layout, divide
 from msmlp.service.frontends.line import Counted, Ended, Failed, Finished, GiveBack
-from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, REAP_SECONDS, Place, Start
+from msmlp.service.frontends.place import ATTEMPTS, LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.scrapes import Scrapes
 from msmlp.service.keys import Keys
 from msmlp.service.logs import in_force

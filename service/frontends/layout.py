@@ -49,7 +49,7 @@ class Layout:
 
 def layout_here(settings: Settings, name: str, device: str, weights: Weights, calibration: Calibration) -> Layout:
     """The layout on this machine."""
-    slowest = max(calibration.file.stage_ms or (0.0,))
+    slowest = max(calibration.file.cpu_ms or (0.0,))
     size, memory = weights.nbytes, free_host_memory()
     return resolve(settings, name, device, size, cores=cores(), free_memory=memory, slowest_ms=slowest)
 

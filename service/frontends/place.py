@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from msmlp.service.engine.process.host import Backoff
+from msmlp.service.engine.process.host import REAP_SECONDS, Backoff
 from msmlp.service.engine.process.memory import Sent
 from msmlp.service.frontends.board import Board, Column
 from msmlp.service.frontends.line import Failed, Kept, Line
@@ -35,9 +35,6 @@ SETTLED_SECONDS = 3.0
 
 WHERE = signal.SIGUSR1
 """At this a front end says where all its threads are."""
-
-REAP_SECONDS = 5.0
-"""How long the system may take to end a process that was killed, or has closed its socket."""
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ async def recorded(records: RequestRecords, record: RequestRecord, work: Awaitab
             refusal = Refusal.of(error)
             free_frames(error)
         except MemoryError as error:
-            refusal = Refusal.of(ShortOfMemoryError.of(error))
+            refusal = Refusal.of(ShortOfMemoryError())
             free_frames(error)
         except asyncio.CancelledError as error:
             free_frames(error)

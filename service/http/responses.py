@@ -115,7 +115,7 @@ def error_response(scope: Scope, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     request_id, headers = scope["msmlp_record"].request_id, {}
     if isinstance(error, MemoryError):
-        error = ShortOfMemoryError.of(error)
+        error = ShortOfMemoryError()
     if isinstance(error, MsmlpError):
         status, document = problem(error, request_id)
         if isinstance(error, RetryableError):

@@ -67,8 +67,8 @@ def has_provider(provider: Provider) -> bool:
 def open_session(
     graph: bytes, provider: Provider, dtype: str = "float32", *, capture: bool = True, threads: int = 1
 ) -> Session:
-    """A session of `graph` on `provider`, with CUDA graphs if `capture` is set and ONNX Runtime allows them; `threads`
-    share each operation.
+    """A session of `graph` on `provider`, with CUDA graphs if `capture` is set and ONNX Runtime allows them; on a CPU
+    `threads` share each operation.
 
     DeviceError if the provider cannot be loaded; ONNX Runtime alone would quietly run on the CPU.
     """
@@ -86,7 +86,7 @@ def open_session(
 def open_sessions(
     graphs: Sequence[bytes], provider: Provider, dtype: str = "float32", threads: Sequence[int] | None = None
 ) -> list[Session]:
-    """Of all stages, with so many `threads` each, or one; a DeviceError names the stage."""
+    """A session per stage; `threads` [K] share the operations of each (default: one). A DeviceError names the stage."""
     sessions = []
     for stage, graph in enumerate(graphs):
         with of_stage(stage):

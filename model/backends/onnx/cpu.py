@@ -1,8 +1,9 @@
-"""The ONNX Runtime backend of a CPU: slabs are numpy arrays, and a batch runs in equal parts, a large one on all cores.
+"""The ONNX Runtime backend of a CPU: slabs are numpy arrays, and a batch runs in equal parts, which cores may share.
 
 Splitting a batch of small networks by images beats splitting its operations: threads within operations meet at the end
 of each of a hundred, and a thread that has lost its core for a moment delays all others every time. Parts meet once per
 batch, and a free thread takes the next one. A small part also stays in a core's cache, where a whole batch does not.
+In a large network each image is a part by itself (LONG_MS), and idle cores help inside its operations (INSIDE_MS).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,12 @@ SMALL, LARGE = 4, 8
 """Images per part: fewer cost more per image, as does a batch of 64 (docs/backends.md has the times)."""
 
 LONG_MS = 1.0
-"""An image that a stage takes longer over is a part by itself where threads share: batching it gains next to nothing,
-and a batch of 2 to 7 in one part would leave the other cores idle."""
+"""Where a stage takes longer per image, each image is a part by itself if threads share the batch: batching would gain
+next to nothing, and a batch of 2 to 7 in one part would leave the other cores idle."""
 
 INSIDE_MS = 10.0
-"""In a stage that takes even longer, threads without an image of their own help inside the operations of others."""
+"""For a stage that takes even longer, ONNX Runtime starts as many threads again if no other backend shares the machine:
+they help inside its operations when there are fewer images than cores."""
 
 WORTH_SHARING = 32
 """The smallest batch for which a process takes other cores where each has a process of its own. A smaller one only
@@ -96,8 +98,8 @@ class OnnxBackend(OnnxSlots):
     ) -> None:
         """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        `threads` run the parts of a batch; None for one per core. `stage_ms` are the milliseconds per image that a
-        calibration measured of each stage, [K].
+        `threads` run the parts of a batch; None for one per core. `stage_ms` [K]: what a
+        calibration on a CPU measured of each stage, the milliseconds of a full batch divided by its images.
         """
         super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)

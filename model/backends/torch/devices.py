@@ -104,7 +104,7 @@ class CudaDriver(Driver):
     in_flight = 2
 
     def free_memory(self) -> int:
-        # Not platform.free_gpu_memory: torch asks the driver itself, and needs no nvidia-smi.
+        # Not platform.free_gpu_memory, which knows the first GPU only: this asks for the device in use.
         free, _total = torch.cuda.mem_get_info(self.device)
         return free
 

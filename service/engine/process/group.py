@@ -74,8 +74,9 @@ class EngineGroup:
             worker.share(counts)
 
     def join(self, timeout: float | None = None) -> None:
+        until = None if timeout is None else time.monotonic() + timeout
         for worker in self._workers:
-            worker.join(timeout)
+            worker.join(None if until is None else max(0.0, until - time.monotonic()))
 
     def _living(self) -> list[tuple[RemoteWorker, Load]]:
         return [(worker, load) for worker in self._workers if (load := worker.load) is not None]

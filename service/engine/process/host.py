@@ -31,6 +31,9 @@ log = logging.getLogger("msmlp.engine")
 MOST_RESTARTS = 3
 """Restarts in a row that did not become ready, after which the device leaves service."""
 
+REAP_SECONDS = 5.0
+"""How long the system may take to end a process that was killed, or has closed its socket."""
+
 WARM_UP_SECONDS = 600.0
 """The longest that a process may take to become ready."""
 
@@ -211,7 +214,7 @@ class EngineHost:
         self._thread.join(timeout)
         if self._thread.is_alive():
             self.kill()
-            self._thread.join()
+            self._thread.join(REAP_SECONDS)  # a hung driver can keep even a killed process
 
     def _at_exit(self) -> None:
         self.kill()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from msmlp.model.data import load_dataset
+from msmlp.model.data.loading import load_held_out
 from msmlp.model.errors import DataError
 from msmlp.model.preprocess import load_image
 
@@ -190,6 +192,21 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "scandir", scandir)
     [unread] = load_dataset(folder, 16).findings.unread
     assert (str(unread.path), unread.reason) == ("train/cat/closed", "Permission denied")
+
+
+@pytest.mark.parametrize("closed", [".", "train", "val"])
+def test_a_data_set_that_may_not_be_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    (folder / "test").rename(folder / "val")
+    real = os.listdir
+
+    def listdir(path: str | Path) -> object:  # what Path.iterdir calls
+        if Path(path) == folder / closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(DataError, match=re.escape(f"{folder / closed} cannot be read (Permission denied)")):
+        load_held_out(folder, 16, ("cat", "dog")) if closed == "val" else load_dataset(folder, 16)
 
 
 def test_links_to_folders_within_a_class_are_named(folder: Path) -> None:

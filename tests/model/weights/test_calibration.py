@@ -202,3 +202,9 @@ def test_the_version_names_model_and_calibration(own_weights: Path) -> None:
     assert model_version(weights, load_calibration(weights)) == before
     rewrite(own_weights, device="another")
     assert model_version(weights, load_calibration(weights)) != before
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu", (1.0, 2.0, 3.0)), ("cuda:0", None)])
+def test_the_times_of_a_gpu_are_none_of_a_cpu(own_weights: Path, device: str, told: tuple[float, ...] | None) -> None:
+    rewrite(own_weights, device=device, stage_ms=[1, 2, 3])
+    assert load_calibration(load_weights(own_weights)).file.cpu_ms == told

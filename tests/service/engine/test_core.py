@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from msmlp.model.errors import DeviceError
 from msmlp.model.exits.rule import Reason
-from msmlp.service.engine.core import MAX_FAILURES, EngineCore
+from msmlp.service.engine.core import MAX_FAILURES, EngineCore, warmed
 from msmlp.service.engine.messages import (
     Answers,
     Cancel,
@@ -436,3 +436,12 @@ def test_a_confidence_that_is_no_number_is_as_bad(wrong: float, monkeypatch: pyt
     hand.submit(2, pictures(1, 0.0, 0.0, 0.0))
     hand.core.run_once()
     assert [message.requests.tolist() for message in hand.of(Failed)] == [[1]]
+
+
+def test_where_even_one_image_takes_too_long_it_serves_single_images_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend, seconds = warmed(lambda: FakeBackend(max_batch=8, every_bucket=True), most=0.0)
+    assert (backend.buckets, seconds.shape) == ((1,), (3, 1))
+    [line] = caplog.messages
+    assert line.endswith("use --engine process")

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,18 @@ def test_one_engine_goes_on_while_another_leaves_service() -> None:
     said = talk.stop()
     assert said[-1] == Died("stopped")
     assert worker.pids == []
+
+
+def test_all_engines_end_within_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [100.0], list[float]()
+    monkeypatch.setattr("msmlp.service.engine.process.group.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def join(timeout: float) -> None:
+        waited.append(timeout)
+        now[0] += 4.0
+
+    group, engines, _ = group_of(3)
+    for engine in engines:
+        monkeypatch.setattr(engine, "join", join, raising=False)
+    group.join(6.0)
+    assert waited == [6.0, 2.0, 0.0]

@@ -17,7 +17,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the service has threads of its own
 MOST_ITEMS, MOST_UNITS = 2**10, 2**6
 """Boxes of a box, parts of all items, units of an item's AV1 data; ordinary files have some ten."""
 FRAMES = 4
-"""Two layers of colour and of transparency; all frames together may have so many times the picture's pixels."""
+"""Two layers of colour and of transparency; all frames together may have this many times the picture's pixels."""
 MARGIN = 2**16
 """Pixels beside them, for a thumbnail."""
 PIXELS = "frame pixels"

@@ -1,4 +1,4 @@
-"""What a file is that is no readable image, in the cases that are sent most often: a word for the error."""
+"""What an unreadable file is, in the cases that are sent most often: a word for the error."""
 
 import re
 

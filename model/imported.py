@@ -1,6 +1,6 @@
 """The configuration of a cascade of other people's ONNX graphs: what each stage reads, and what its outputs are.
 
-`msmlp import` writes it into the manifest. The graphs stand in the weights folder as they were given.
+`msmlp import` writes it into the manifest. The weights folder holds the graphs as they were given.
 """
 
 from functools import cached_property
@@ -46,7 +46,7 @@ class UpstreamInput(_Frozen):
 
 
 class ImportedStage(_Frozen):
-    """A graph with the file it stands in; `features` is the output that the next stage's upstream input reads."""
+    """A graph and its file; `features` is the output that the next stage's upstream input reads."""
 
     graph: str = Field(pattern=r"^source-[1-9]\d*\.onnx$")
     picture: PictureInput | None = None

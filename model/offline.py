@@ -57,8 +57,8 @@ def run_every_exit(backend: StageBackend, pixels: NDArray[np.uint8]) -> Outputs:
 
 
 BATCH, IMPORTED_GFLOPS = 256, 20.0
-"""Images per batch while a data set is measured; of an imported cascade, which may be a hundred times as large as ours,
-not many more than so many GFLOPs."""
+"""Images per batch while a data set is measured; for an imported cascade, which may be a hundred times as large as
+ours, no more than take this many GFLOPs, but at least 8."""
 
 
 def batch_of(cascade: AnyCascade) -> int:

@@ -3,7 +3,7 @@
 The rules (docs/http.md repeats them for callers):
 - formats: PNG, JPEG, WebP, BMP, GIF, AVIF; determined by the content, not by a name or a header;
 - orientation is applied where browsers do: EXIF's of a JPEG and of a PNG (eXIf, before its pixels), an AVIF's own (irot
-  and imir); none that stands elsewhere, in a WebP or in a damaged block; of an animation the first frame is used;
+  and imir); none that is elsewhere, in a WebP or in a damaged block; of an animation the first frame is used;
 - what the first frame of a GIF leaves free is white;
 - colours of a small RGB profile (curves and a matrix, as Display P3) are converted to sRGB, after all else; a larger or
   damaged one, one of grey or CMYK, and gamma are left out;

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 PROFILE = "profile"
-"""The key of an opened image's `info` under which its profile stands, if that is to be converted."""
+"""The key of an opened image's `info` that holds its profile, if that is to be converted."""
 MOST_BYTES, MOST_KNOWN = 2**12, 64
 WORK = 200_000
 """To prepare for a profile, in pixels of work; kept for the last ones seen."""

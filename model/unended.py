@@ -22,7 +22,7 @@ _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02..|\x0c\x03.{4}|\x0e\x04.{6}
 _MOST_SCANS, _ALL = 2**10, 2**64 - 1
 DECODINGS = 1 + len(FILLS)
 UNENDED = "unended"
-"""The key of an opened image's `info` under which the file stands."""
+"""The key of an opened image's `info` that holds the file."""
 
 
 def is_unended(data: bytes) -> bool:

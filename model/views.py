@@ -22,7 +22,7 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 
 LONG = 4
-"""Photographs, and panoramas, are not longer than so many times their shorter side."""
+"""Photographs, and panoramas, are at most this many times as long as their shorter side."""
 LARGEST = 4
 """How many times as large as the crop a picture is scaled at most."""
 
@@ -94,9 +94,9 @@ def to_square(image: Image.Image, size: int) -> Pixels:
 
 
 def _cropped(image: Image.Image, size: int, resize: Resize) -> Pixels:
-    """Of a very long picture only the crop is computed: the whole would be larger than memory. It would be sooner of
-    any, but Pillow rounds the ends of a box, by which pixels differ by 2 levels from those that networks were trained
-    with."""
+    """Of a very long picture only the crop is computed: the whole would be larger than memory. It would be faster
+    to do so for every picture, but Pillow rounds a box's ends, so pixels would differ by up to 2 levels from those the
+    networks were trained on."""
     shorter, wanted = min(image.size), resize.shorter_side
     scaled = [wanted if side == shorter else int(wanted * side / shorter) for side in image.size]
     left, top = (round((side - size) / 2) for side in scaled)

@@ -164,7 +164,7 @@ def _no_cluster(address: str, error: Exception) -> OptionError:
 
 
 def wait_until_ready(serve: Any, seconds: float) -> None:
-    """MsmlpError if the application that `serve` (Ray's module) deploys does not run after so long, or cannot."""
+    """MsmlpError if the application that `serve` (Ray's module) deploys does not run after `seconds`, or cannot."""
     end = time.monotonic() + seconds
     while (application := serve.status().applications[NAME]).status != "RUNNING":
         deployed = application.deployments.get(NAME)

@@ -59,7 +59,7 @@ def _msmlp(
         typer.echo(context.get_help())
 
 
-# Without a name their commands stand at the top level.
+# Without a name their commands are at the top level.
 app.add_typer(offline)
 app.add_typer(serving)
 app.command()(classify)

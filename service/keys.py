@@ -106,7 +106,7 @@ class KeyFile:
         return RateLimitedError(f"this key may have {most} a second", max(1, math.ceil(wait)))
 
     def spend(self, key: Key, pixels: int) -> None:
-        """The pictures of a request that came in with `key` have so many pixels."""
+        """Count the `pixels` of the pictures of a request that came in with `key`."""
         if key.pixels < math.inf:
             self._counts.spend(key, pixels, time.monotonic())
 
@@ -209,7 +209,7 @@ def _signature(path: Path) -> tuple[int | None, ...]:
 
 
 def _parse(text: str) -> list[Key]:
-    """The keys in a file; ValueError names the line, never what stands there."""
+    """The keys in a file; ValueError names the line, never what is in it."""
     keys: dict[bytes, Key] = {}
     for number, line in enumerate(text.split("\n"), 1):
         words = list(takewhile(lambda word: not word.startswith("#"), line.split()))
@@ -218,7 +218,7 @@ def _parse(text: str) -> list[Key]:
         try:
             key = _key(*words)
             if key.digest in keys:
-                raise ValueError("this key stands further up already")
+                raise ValueError("this key is already listed above")
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         keys[key.digest] = key
@@ -231,7 +231,7 @@ def _key(word: str, *more: str) -> Key:
     if not SHORTEST <= len(word) <= LONGEST:
         raise ValueError(f"a key of {len(word)} characters; expected {SHORTEST} to {LONGEST}")
     if not _KEY.fullmatch(word):
-        raise ValueError("a key with other characters than A-Z a-z 0-9 . _ ~ + / - and = at its end")
+        raise ValueError("a key with characters other than A-Z a-z 0-9 . _ ~ + / - and = at its end")
     given: dict[str, str] = {}
     for option in more:
         name, _, value = option.partition("=")

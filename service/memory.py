@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 YOUNG_OBJECTS = 250_000
-"""A garbage collection comes when so many more objects were made than freed, in place of Python's 700. Under overload
+"""A garbage collection comes when this many more objects were made than freed, in place of Python's 700. Under overload
 thousands of requests wait, with half a million objects: looking through them again and again took 40 % of the CPU time,
 and with 50,000 here a fifth of the answers is still lost. But a collection frees about a million objects a second, and
 holds up the event loop meanwhile: gRPC leaves a cycle of 5 objects with each call.

@@ -171,7 +171,7 @@ def parse_options(given: Mapping[str, Any]) -> RequestOptions:
 
 
 def check_known(given: Collection[str], *others: str) -> None:
-    """OptionError for the first name that is no option and none of `others`."""
+    """OptionError for the first name that is neither an option nor one of `others`."""
     if not _KNOWN.issuperset(given):
         unknown = next(name for name in given if name not in _KNOWN)
         raise OptionError(ascii(unknown[:40]), f"no such option; expected one of {', '.join((*others, *_NAMES))}")

@@ -25,7 +25,7 @@ MEMORY = 30e6
 OUTLIER = 10.0
 """Work is not believed to have taken longer than this many times its prediction: its thread was held up."""
 PATIENCE = 10.0
-"""Work lets smaller work pass that comes within so many times its own seconds, and no later: it does not starve."""
+"""Work lets smaller work pass that comes within this many times its own seconds, and no later: it does not starve."""
 LOOK_SECONDS = 1.0
 """The shortest time over which the bookings learn what others take."""
 

@@ -97,7 +97,7 @@ RELOAD_SECONDS = 900.0
 """Longer than the supervisor takes to say how a reload ended."""
 
 STILL_SECONDS = 5.0
-"""An event loop that did not turn for so long may be about to do so again: those who watch should know."""
+"""An event loop that has not turned for this long may be about to do so again: those who watch should know."""
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     ssl_certfile: Path | None = Field(
         default=None,
         description="Serve HTTPS, and gRPC over TLS: the file of the server's certificate and the chain behind it, in "
-        "PEM. Looked at once a minute, and read again when it was renewed. Needs --ssl-keyfile.",
+        "PEM. Checked once a minute and reloaded when renewed. Needs --ssl-keyfile.",
     )
     ssl_keyfile: Path | None = Field(
         default=None, description="The file of the certificate's private key, in PEM, without a password."
@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     frontends: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = Field(
         default="auto",
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "const": "auto"}]},
-        description="Processes that accept, decode and answer. auto: with an engine inside each, one a core, as far as "
-        "memory allows; with one engine process, 1 on a CPU, and for a GPU half as many as cores, at most 8.",
+        description="Processes that accept, decode and answer. auto: with an engine inside each, one per core, as far "
+        "as memory allows; with one engine process, 1 on a CPU, and for a GPU half as many as cores, at most 8.",
     )
     engine: Literal["auto", "inline", "thread", "process"] = Field(
         default="auto",
@@ -138,7 +138,8 @@ class Settings(BaseSettings):
     max_json_bytes: int = Field(
         default=16 * 2**20,
         ge=1,
-        description="Largest JSON in a request; under /v2 without tensors after it; over gRPC: numbers in contents.",
+        description="Largest JSON part of a request, in bytes. Under /v2, tensors after the JSON do not count; over "
+        "gRPC it limits numbers in contents.",
     )
     max_bodies_bytes: int = Field(
         default=2**30,
@@ -180,14 +181,16 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         default=30,
         ge=0,
-        description="How long requests in flight may take then. The rest is answered 503, and the exit status is 1.",
+        description="How long requests in flight may still take after the drain. The rest is refused with 503, and the "
+        "exit status is 1.",
     )
     max_connections: int = Field(
         default=10_000,
         ge=1,
-        description="Most open HTTP connections, of all front ends together; never more in one than its limit on open "
-        "files less 64. Beyond it the longest silent one makes room, or the new one gets 503. With `--grpc-port` as "
-        "many of gRPC, and half of the files for each; there a new one is closed.",
+        description="Most open HTTP connections over all front ends; each front end has at most its limit on open "
+        "files less 64. When all are in use, the one silent longest is closed; if none is silent, the new one gets "
+        "503. With `--grpc-port`, gRPC may have as many again; each kind gets half of the files, and a gRPC connection "
+        "too many is closed.",
     )
     api_keys_file: Path | None = Field(
         default=None,
@@ -195,9 +198,12 @@ class Settings(BaseSettings):
         "[name=NAME] [requests=NUMBER] [pixels=NUMBER]. Read again when it changes. Without it, no key is required.",
     )
     admin_keys_file: Path | None = Field(
-        default=None, description="Such a file for /admin, which does not exist without it. Other keys do not open it."
+        default=None,
+        description="A file like --api-keys-file for /admin, which does not exist without it. API keys do not open it.",
     )
-    metrics_open: bool = Field(default=False, description="/metrics needs no key where others do.")
+    metrics_open: bool = Field(
+        default=False, description="Serve /metrics without a key even where other paths need one."
+    )
     decode_threads: int = Field(default=max(2, cores()), ge=1, description="Threads that decode images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged."

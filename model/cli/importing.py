@@ -26,7 +26,9 @@ def import_stages(
     stages: Annotated[
         list[Path], typer.Option(metavar="ONNX...", help="One ONNX graph per stage, cheapest first; at most 6.")
     ],
-    classes: Annotated[Path, typer.Option(help="A text file of class names, one a line, in the outputs' order.")],
+    classes: Annotated[
+        Path, typer.Option(help="A text file of class names, one per line, in the order of the outputs.")
+    ],
     data: Annotated[
         Path,
         typer.Option(help="Pictures that no stage was trained on: <class>/*, or val/<class>/* and test/<class>/*."),
@@ -34,7 +36,8 @@ def import_stages(
     out: Annotated[Path, typer.Option(help="Where to write the weights folder.")],
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="ONNX", help="The other graphs.")] = None,
     mean: Annotated[
-        list[str] | None, typer.Option(metavar="R,G,B", help=f"Of pixels / 255, for inputs of floats; {ONCE}.")
+        list[str] | None,
+        typer.Option(metavar="R,G,B", help=f"Mean of pixels / 255 per channel, for graphs that take floats; {ONCE}."),
     ] = None,
     std: Annotated[list[str] | None, typer.Option(metavar="R,G,B", help="Standard deviation, likewise.")] = None,
     resize: Annotated[
@@ -42,11 +45,14 @@ def import_stages(
         typer.Option(min=1, help=f"Pixels that the shorter side is scaled to before the crop (torchvision's); {ONCE}."),
     ] = None,
     crop_ratio: Annotated[
-        list[float] | None, typer.Option(help="The graph's size over that number (timm's crop_pct), instead of it.")
+        list[float] | None,
+        typer.Option(help="Scale the shorter side to the graph's size / this (timm's crop_pct); instead of --resize."),
     ] = None,
     filter: Annotated[  # noqa: A002 - the option's name
         list[str] | None,
-        typer.Option(metavar="bicubic|bilinear", help=f"Antialiased; {ONCE}.", show_default="bicubic"),
+        typer.Option(
+            metavar="bicubic|bilinear", help=f"Filter for scaling, antialiased; {ONCE}.", show_default="bicubic"
+        ),
     ] = None,
     colours: Annotated[
         list[str] | None,

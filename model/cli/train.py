@@ -52,10 +52,10 @@ def train(
         int | None,
         typer.Option(min=8, max=1024, help="Pixels a side that the network sees: 64, 96, 128; default: the preset's."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=0, help="How many; default: the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Number of epochs; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of initial weights, order, augmentation, validation and audit images.")
+        int, typer.Option(min=0, help="Seed for initial weights, order, augmentation, validation and audit images.")
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -69,7 +69,12 @@ def train(
         ),
     ] = None,
     freeze: Annotated[
-        int, typer.Option(min=0, help="Of the first stages of --init: train their exits only.", metavar="STAGES")
+        int,
+        typer.Option(
+            min=0,
+            help="Keep the weights of the first STAGES stages of --init; of these, train only the exits.",
+            metavar="STAGES",
+        ),
     ] = 0,
     strict: Annotated[
         bool, typer.Option(help="Stop at images that cannot be read, instead of leaving them out.")
@@ -82,7 +87,7 @@ def train(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of a CPU; default: as many as are fastest, measured at the start."),
+        typer.Option(min=1, help="CPU threads; default: the fastest number, measured at the start."),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --out.")] = False,
     allow_drift: Annotated[

@@ -72,7 +72,7 @@ class Findings:
 
     unread: tuple[Unread, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
-    """How many files of each extension are no images by their names."""
+    """How many files of each extension are not images by their names."""
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     """Width and height of the smallest and the largest image."""
     nested: tuple[Path, ...] = ()

@@ -26,7 +26,7 @@ def parsed(content: bytes) -> onnx.ModelProto:
     """A graph whose parts are allowed.
 
     Raises:
-        ConfigError: it is no graph, or has what is not allowed.
+        ConfigError: it is not a graph, or has what is not allowed.
     """
     model = onnx.ModelProto()
     try:

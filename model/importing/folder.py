@@ -160,7 +160,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path} has the class name {odd!r}; expected none with control characters")
     if len(names) < 2:
         found = f"{len(names)} class name{'' if len(names) == 1 else 's'}"
-        raise DataError(f"{path} has {found}; expected at least 2, one a line")
+        raise DataError(f"{path} has {found}; expected at least 2, one per line")
     return names
 
 

@@ -77,7 +77,7 @@ def read_graph(path: Path) -> Graph:
     """Read and check a graph; nothing but this file is opened.
 
     Raises:
-        ConfigError: it is no graph, too large, or has what is not allowed.
+        ConfigError: it is not a graph, is too large, or has what is not allowed.
     """
     content = _content(path)
     try:

@@ -46,7 +46,7 @@ class Preprocessing:
 def cascade_of(
     graphs: list[Graph], classes: int, preprocessing: list[Preprocessing], costs: list[float] | None = None
 ) -> ImportedCascade:
-    """The cascade of `graphs`, one per stage, whose outputs must have so many `classes`; `costs` in GFLOPs replace
+    """The cascade of `graphs`, one per stage, whose outputs must have `classes` entries; `costs` in GFLOPs replace
     those that are counted. ConfigError for what does not fit."""
     if len(graphs) > MAX_STAGES:
         raise ConfigError(f"{len(graphs)} stages; expected at most {MAX_STAGES}")

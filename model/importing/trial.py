@@ -40,7 +40,7 @@ def check_alone(weights: Weights, pixels: NDArray[np.uint8]) -> Answers:
         share = float((apart[:, k] / largest[:, k]).max())
         if apart[:, k].max() > NEAR or share > NEAR_SHARE:
             raise ConfigError(
-                f"stage {k + 1} says other things of a picture alone than among others, by {100 * share:.0f} % of its "
+                f"stage {k + 1} answers differently for a picture alone than in a batch, by {100 * share:.0f} % of its "
                 "largest probability; expected a graph for inference, without dropout or norms over the batch"
             )
     return together

@@ -22,9 +22,9 @@ MOST_UNREAD = 0.1
 MOST_WARNED = 5
 """Classes of which that is said."""
 MOST_UNEVEN = 10
-"""So many times the images of the smallest class, in the largest, are worth a warning."""
+"""A largest class with this many times the images of the smallest is worth a warning."""
 TRIAL_IMAGES = 64
-"""At most so many are augmented and trained on, to estimate the time of a run."""
+"""At most this many are augmented and trained on, to estimate the time of a run."""
 SLOW_SECONDS = 5.0
 """Of a first step that needs no second one: what a first one costs more is little beside it."""
 
@@ -99,7 +99,7 @@ def _oddities(dataset: Dataset, partition: Partition) -> Iterator[str]:
             lost.append(f"{name}: {images} images can be read and {count} cannot")
     yield from lost[:MOST_WARNED]
     if len(lost) > MOST_WARNED:
-        yield f"so it is with {len(lost) - MOST_WARNED} more classes"
+        yield f"the same holds for {len(lost) - MOST_WARNED} more classes"
     small, large = min(read, key=lambda label: read[label]), max(read, key=lambda label: read[label])
     if read[large] >= MOST_UNEVEN * read[small]:
         yield (

@@ -257,7 +257,7 @@ class TrainOptions:
     init: Path | None = None
     """Initial weights, of the same classes or others; None: random."""
     freeze: int = 0
-    """So many of the first stages keep the weights of `init`; only their exits are trained."""
+    """How many of the first stages keep the weights of `init`; only their exits are trained."""
     strict: bool = False
     """An image that cannot be read is an error."""
     compile: bool | None = None

@@ -40,7 +40,7 @@ from msmlp.model.weights import load_weights, write_weights
 from msmlp.model.weights.manifest import MANIFEST, TEACHER
 
 TRIAL_IMAGES = 128
-"""At most so many make the batch on which threads are tried."""
+"""At most this many make up the batch on which numbers of threads are tried."""
 
 
 def train(options: TrainOptions) -> Path:

@@ -52,7 +52,7 @@ def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]
 
 def no_audit(training: dict[str, Any]) -> str:
     """Why a network has no audit set, by its manifest's `training`."""
-    return str((training.get("audit") or {}).get("reason", "they were trained before there were audit sets"))
+    return str((training.get("audit") or {}).get("reason", "the weights were trained before audit sets existed"))
 
 
 def exit_costs(cascade: AnyCascade) -> list[dict[str, Any]]:

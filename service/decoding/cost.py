@@ -28,7 +28,7 @@ class DecodeTimes:
         return self._per_picture + self._per_pixel[kind] * work
 
     def learn(self, kind: str, work: float, seconds: float) -> None:
-        """A picture took so long. Large ones say more than small ones."""
+        """A picture took `seconds`. Large ones say more than small ones."""
         took, pixels = min(seconds, OUTLIER * self.predict(kind, work)), self._per_pixel[kind] * work
         if pixels < LARGE:
             self._per_picture += NEWEST * (max(0.0, took - pixels) - self._per_picture)

@@ -38,7 +38,8 @@ WORTH_A_THREAD = 0.002
 Sources = Sequence[Source] | NDArray[np.uint8]
 """Separate images, or the pixels of all in one array [n, H, W, 3]."""
 Check = Callable[[float, float], None]
-"""Refuses a request whose decoding is predicted to end in so many seconds; the second number are its own of them."""
+"""Refuses a request by the predicted seconds until its decoding ends; the second number is how many of them are its own
+work."""
 Count = Callable[[int], object]
 """Is told the pixels (width x height) of all pictures of a request before they are decoded."""
 

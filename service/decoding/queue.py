@@ -60,7 +60,7 @@ class DecodeQueue(Generic[Request]):
         return sum(self._seconds.values())
 
     def ahead(self, seconds: float) -> float:
-        """What is decoded before a new request of so many seconds ends: no other one gets more than that by turns."""
+        """What is decoded before a new request that takes `seconds` ends: by turns, no other gets more than that."""
         return sum(min(seconds, each) for each in self._seconds.values())
 
     def add(self, request: Request, seconds: Sequence[float]) -> None:

@@ -40,7 +40,7 @@ class Answered:
         self._cells.put(self._cell[batch.stage].take(batch.slots), self._rows[:count])
         probabilities = np.ascontiguousarray(output.probabilities, dtype=np.float32)
         self.probabilities.view(self._whole).put(batch.slots, probabilities.view(self._whole))
-        # One that is no number, or infinite, makes the sum of products so.
+        # One that is not a number, or is infinite, makes the sum of products so.
         return math.isfinite(np.dot(output.score, likely))
 
     def valid(self, count: int) -> NDArray[np.bool_]:

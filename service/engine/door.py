@@ -11,7 +11,7 @@ import math
 from msmlp.service.errors import OverloadedError
 
 REQUEST_BYTES = 2**10
-"""What a request costs beside its body counts as so many bytes of it."""
+"""What a request costs beside its body counts as this many bytes of body."""
 MOST_BYTES = 2**18
 """A body counts at most this: of a large one, decoding and the engine know more once it was read. Without a limit one
 body of 64 MB among thumbnails would shut the door for all."""

@@ -7,7 +7,7 @@ SILENCE_SECONDS = 5.0
 """The least silence that is called a hang."""
 
 BATCHES = 10
-"""A hang is also longer than so many of the longest batches: a slow engine that works must not be ended."""
+"""A hang is also longer than this many of the longest batches: a slow engine that works must not be ended."""
 
 LOOK_SECONDS = 0.1
 """How often somebody looks. A look counts for at most twice as long: if all were frozen (a paused container, a machine
@@ -15,7 +15,7 @@ that was moved), so was the one who looks, and nobody hangs."""
 
 
 def longest_silence(longest_batch: float, least: float = SILENCE_SECONDS) -> float:
-    """Seconds of silence after which an engine hangs, of which a batch takes `longest_batch` seconds at most."""
+    """Seconds of silence that count as a hang, for an engine whose longest batch takes `longest_batch` seconds."""
     return max(least, BATCHES * longest_batch)
 
 

@@ -104,7 +104,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Invalid:
-    """Images whose score or confidence was no number; their requests have failed."""
+    """Images whose score or confidence was not a number; their requests have failed."""
 
     images: int
 

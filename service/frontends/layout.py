@@ -83,7 +83,7 @@ def resolve(
         return Layout(1, engine, f"its engine uses all {cores} cores")
     each = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
     bounds = {
-        f"one a core ({cores})": cores,
+        f"one per core ({cores})": cores,
         f"{free_memory / 2**30:.1f} GiB of memory are free": int((1 - MEMORY_SHARE) * free_memory) // each,
         # The largest request must fit into one of them.
         "--max-bodies-bytes is divided": settings.max_bodies_bytes // settings.max_body_bytes,
@@ -106,7 +106,7 @@ def _engine(wanted: str, name: str, device: str, *, slow: bool) -> str:
 
 
 def memory_needed(layout: Layout, weights_bytes: int, engines: int) -> int:
-    """Bytes that the front ends of a layout take, with the processes of so many engines."""
+    """Bytes that the front ends of a layout take, with the processes of `engines` engines."""
     computing = PER_WEIGHT_BYTE * weights_bytes
     if not engines:
         return layout.frontends * (WORKER_BYTES + computing)

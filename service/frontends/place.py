@@ -28,10 +28,10 @@ STARTING_LOOKS = 3000
 """The same for one that was not ready yet: starting and warming up may take minutes without a heartbeat."""
 
 ATTEMPTS = 3
-"""A front end that fails so often in a row without becoming ready is not started again."""
+"""A front end that fails this many times in a row without becoming ready is not started again."""
 
 SETTLED_SECONDS = 3.0
-"""For so long after its start a front end gets no connections of others: it may die as the one before it did."""
+"""A front end gets others' connections only once it has been ready for this long: it may die as the last one did."""
 
 WHERE = signal.SIGUSR1
 """At this a front end says where all its threads are."""
@@ -56,8 +56,8 @@ class Start:
 
 
 class Place:
-    """Place `start.index` of a generation; `target(start, socket)` is the life of a front end. `number` is no other's,
-    as long as it lives.
+    """Place `start.index` of a generation; `target(start, socket)` is the life of a front end. No other living place
+    has its `number`.
     """
 
     def __init__(self, start: Start, target: Callable[[Start, socket.socket], None], number: int = 0) -> None:

@@ -42,7 +42,7 @@ async def plan_beside(plan: Callable[[], Plan], served: Plan) -> Plan:
     except MemoryError:
         raise NoMemoryError("the weights could not be read: there is no memory left") from None
     if made.layout.engine != served.layout.engine:
-        detail = f"with these weights the engine would be {made.layout.engine}, and it is {served.layout.engine}"
+        detail = f"with these weights the engine would be {made.layout.engine}, but it is {served.layout.engine}"
         raise BadWeightsError(f"{detail}: export them (msmlp export), or restart the service")
     made = replace(made, layout=served.layout)
     needed, free = memory_needed(made.layout, made.weights_bytes, len(made.engines.all)), free_host_memory()

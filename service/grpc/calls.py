@@ -68,10 +68,10 @@ ARRIVAL = 3
 """How many `--body-seconds` its message may then take; one while others wait. How fast it comes cannot be seen here."""
 
 STALL_SECONDS = 1.0
-"""A call whose message has not come for so long makes room if others wait and none of theirs has come either."""
+"""A call whose message has not come for this long makes room if others wait and none of theirs has come either."""
 
 SHARE = 4
-"""One client may have a turn in so many, and as many streams; at least one."""
+"""One client may have one turn in this many, and as many streams; at least one of each."""
 
 
 class _Turns(asyncio.Semaphore):

@@ -105,7 +105,9 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _data(tensor: InputTensor, message: Any) -> Data:
     [sent], raw = message.inputs, message.raw_input_contents
     if sent.HasField("contents") == bool(raw) or len(raw) > 1:
-        raise MalformedBodyError(f"{tensor.name}: expected data in contents, or as the only one of raw_input_contents")
+        raise MalformedBodyError(
+            f"{tensor.name}: expected data in contents, or as the only element of raw_input_contents"
+        )
     if raw:
         return memoryview(raw[0])
     data: Sequence[Any] = sent.contents.bytes_contents if tensor.name == "image" else sent.contents.uint_contents

@@ -36,7 +36,7 @@ from msmlp.service.telemetry.record import RequestRecord
 log = logging.getLogger("msmlp.grpc")
 
 HOLD_SECONDS = 0.05
-"""For so long calls are held before the server stops, and after. gRPC cancels a call that reaches a stopping server
+"""How long calls are held before the server stops, and after. gRPC cancels a call that reaches a stopping server
 before its client knows; who waits for a held one sends no other meanwhile, and the next one over another connection."""
 
 LARGEST = 2**31 - 1

@@ -74,7 +74,7 @@ def _fields(
     at = 0
     while at < len(message):
         if next(left, None) is None:
-            raise MalformedBodyError(f"more than {MAX_FIELDS} fields; numbers go packed, or raw_input_contents")
+            raise MalformedBodyError(f"more than {MAX_FIELDS} fields; send numbers packed, or in raw_input_contents")
         start = at
         tag, at = _varint(message, at)
         kind, path = tag & 7, (*above, tag >> 3)

@@ -46,7 +46,7 @@ _RAW = {*RAW_TYPES, "binary/octet-stream"}  # S3's
 _DECLARED = (b"content-type", b"content-encoding")
 
 Parse = Callable[[str, int, Callable[[], Any]], Awaitable[Any]]
-"""Does work of a kind on so many bytes."""
+"""Does work: its kind, how many bytes it is on, and the work itself."""
 _Parts = tuple[list[bytes], dict[str, Any]]
 """Encoded images, and raw options by name."""
 

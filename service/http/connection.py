@@ -226,7 +226,7 @@ class Connection:
         self._departure.end()
 
     def refuse(self, status: HTTPStatus, code: str, detail: str) -> None:
-        """Answer what is no whole request, and close."""
+        """Answer an incomplete or invalid request, and close."""
         self._answer(status, code, detail, self._watch.refused(status, detail))
 
     def _answer(self, status: HTTPStatus, code: str, detail: str, request_id: str) -> None:

@@ -39,7 +39,7 @@ MAX_WAITING = 64
 def _head_length(read: bytes | bytearray) -> int | None:
     """The length of the head at the start of these bytes; None if parsers could disagree on its end."""
     begins = 0
-    while read[begins : begins + 1] in (b"\r", b"\n"):  # empty lines may stand before a request
+    while read[begins : begins + 1] in (b"\r", b"\n"):  # empty lines may precede a request
         begins += 1
     ends = read.find(b"\r\n\r\n", begins)
     if ends < 0 or read.count(b"\n", begins, ends) != read.count(b"\r\n", begins, ends):

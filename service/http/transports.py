@@ -12,7 +12,7 @@ PIECE = 2**16
 """Bytes that are handed to TLS at a time."""
 
 FAREWELL_SECONDS = 0.5
-"""How often is looked whether a client has all, which need not say goodbye."""
+"""How often to check whether a client has received everything; it may never close its side."""
 
 
 def unsent(transport: Any) -> int:

@@ -28,7 +28,7 @@ RATE = 10_000
 """Bytes per second that a body, and the reading of an answer, must reach over any `--body-seconds`."""
 
 STALL_SECONDS = 1.0
-"""A body slower than RATE for so long is ended when others need its memory."""
+"""A body slower than RATE for this long is ended when others need its memory."""
 
 SWEEP_SECONDS = 0.5
 """Between two sweeps; less if a limit is shorter than four of them."""
@@ -136,7 +136,7 @@ class Watch:
         return True
 
     def refused(self, status: int, detail: str) -> str:
-        """What is no whole request is answered with `status` → the id of that answer, which is counted and logged."""
+        """An incomplete or invalid request is answered with `status` → the id of the answer, counted and logged."""
         record = RequestRecord(sane_id(""), time.monotonic(), "other", "other", status=status)
         self._records.close(record)
         self._odd("refused: %s", detail, request_id=record.request_id)

@@ -146,7 +146,7 @@ class Metrics(Collector):
             "NaN before the first."
         )
         self.agreement = gauge("msmlp_shadow_agreement", text, ["exit"])
-        self.invalid = counter("msmlp_invalid_scores", "Images that failed because a score was no number.")
+        self.invalid = counter("msmlp_invalid_scores", "Images that failed because a score was not a number.")
         self.cancelled = counter("msmlp_cancelled", "Images whose client had left, by where they were.", ["where"])
         self.deadline = counter("msmlp_deadline", "Images with a deadline, by outcome.", ["outcome"])
         text = "Deadline of an image minus the time of its answer; negative if it was late."
@@ -226,7 +226,7 @@ class Metrics(Collector):
     def answered(
         self, result: Result, record: RequestRecord, deadline: float, *, spent: float, expected: float
     ) -> None:
-        """Images of a request were answered; they have `spent` GFLOPs. `deadline` is inf without one."""
+        """Images of a request were answered; they cost `spent` GFLOPs. `deadline` is inf without one."""
         columns = result.exit, result.reason, result.landed, history_floats(result.history)
         self._answers.append((*columns, record.arrival, deadline))
         self._spent += spent

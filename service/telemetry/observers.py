@@ -75,7 +75,7 @@ class BackgroundWorker:
             dropped = self._dropped
             if dropped > reported and self._queue.empty():
                 missing, reported = dropped - reported, dropped
-                log.warning("%d requests are missing in the log and the traces, which are too slow", missing)
+                log.warning("%d requests are missing from the log and the traces, which are too slow", missing)
 
 
 def log_access(record: RequestRecord) -> None:
@@ -149,4 +149,4 @@ async def watched(records: RequestRecords, traces: "Traces | None", *, access_lo
         logged = await asyncio.to_thread(worker.close, CLOSE_SECONDS)
         sent = traces is None or await asyncio.to_thread(traces.close, CLOSE_SECONDS)
         if not (logged and sent):
-            log.warning("the last requests are missing in the log or the traces, which are too slow")
+            log.warning("the last requests are missing from the log or the traces, which are too slow")

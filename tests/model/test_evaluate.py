@@ -269,8 +269,8 @@ def test_weights_from_before_there_were_audit_sets_serve_and_say_so(
         (older / name).write_text(json.dumps(whole))
     document = evaluate(older, audited_digits, "test", "cpu")
     assert document["audit"]["images"] == 0
-    assert document["audit"]["reason"] == "they were trained before there were audit sets"
-    with pytest.raises(OptionError, match="has no audit set: they were trained before there were audit sets"):
+    assert document["audit"]["reason"] == "the weights were trained before audit sets existed"
+    with pytest.raises(OptionError, match="has no audit set: the weights were trained before audit sets existed"):
         evaluate(older, audited_digits, "audit", "cpu")
     # They chose thresholds on the same validation images as ever.
     assert evaluate(older, audited_digits, "val", "cpu")["images"] == 100

@@ -118,7 +118,7 @@ def test_the_key_is_compared_with_all_in_constant_time(file: Path, monkeypatch: 
 MISTAKES = {
     "fifteen-chars-x": "a key of 15 characters; expected 16 to 1024",
     "x" * 1025: "a key of 1025 characters; expected 16 to 1024",
-    "a-key-with-umlaut-\u00e4": "a key with other characters than A-Z a-z 0-9 . _ ~ + / - and = at its end",
+    "a-key-with-umlaut-\u00e4": "a key with characters other than A-Z a-z 0-9 . _ ~ + / - and = at its end",
     f"{THIRD} {OTHER}": "expected KEY [name=NAME] [requests=NUMBER] [pixels=NUMBER], each once",
     f"{THIRD} colour=red": "expected KEY [name=NAME] [requests=NUMBER] [pixels=NUMBER], each once",
     f"{THIRD} pixels=1 pixels=2": "expected KEY [name=NAME] [requests=NUMBER] [pixels=NUMBER], each once",
@@ -129,7 +129,7 @@ MISTAKES = {
         for wrong in ("0", "-1", "5e-324", "inf", "nan", "x")
     },
     f"{THIRD} pixels=": "pixels: expected a number of at least 0.0001",
-    SECRET: "this key stands further up already",
+    SECRET: "this key is already listed above",
 }
 
 

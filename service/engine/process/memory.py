@@ -162,7 +162,7 @@ class Board:
         self._load[_OWN:] = (*scalars, *load.queued, *load.oldest)
 
     def published(self, row: int, received: tuple[int, int]) -> Load:
-        """The load as the front end of this row sees it, of whose submits and images so many were `received`."""
+        """The load as this row's front end sees it; `received`: its submits and images that the engine has taken in."""
         peers, _, backlog, pace, work, margin, *rest = self._load.tolist()
         queued, oldest = rest[: self._stages], rest[self._stages :]
         others = Counts()

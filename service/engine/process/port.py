@@ -95,7 +95,7 @@ class ChildPort:
         self._board.beat += 1
 
     def drain(self, seconds: float) -> None:
-        """Before the end: let front ends read what was sent to them, for at most so long."""
+        """Before the end: let front ends read what was sent to them, for at most `seconds`."""
         until = time.monotonic() + seconds
         while any(peer.channel.unsent for peer in self._peers.values()) and time.monotonic() < until:
             for peer in self._peers.values():
@@ -132,7 +132,7 @@ class ChildPort:
             for message in messages:
                 self._read(peer, message)
         except Exception:
-            log.exception("a front end sent what is no message of this service: its connection is closed")
+            log.exception("a front end sent an invalid message: closing its connection")
             self._leave(peer)
 
     def _accept(self) -> None:

@@ -188,8 +188,8 @@ TOLD = ("stage 1: ", "reading the pictures", "running 8 pictures", "calibrating 
     [
         (says_not_a_number, "^stage 1: NaN or infinite scores for 151 of 151 pictures$"),
         (white_is_not_a_number, "^stage 1: NaN or infinite scores for 1 of 151 pictures$"),
-        (norm_over_the_batch, "stage 1 says other things of a picture alone than among others"),
-        (by_chance, "stage 1 says other things of a picture alone"),
+        (norm_over_the_batch, "stage 1 answers differently for a picture alone than in a batch"),
+        (by_chance, "stage 1 answers differently for a picture alone"),
         (unknown_to_the_runtime, r"ONNX Runtime cannot run these graphs: stage 1: .*Elu"),
     ],
 )

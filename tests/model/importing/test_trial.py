@@ -22,5 +22,5 @@ def test_company_shows_in_probabilities_that_are_small(monkeypatch: pytest.Monke
     monkeypatch.setattr(trial, "run_every_exit", run)
     monkeypatch.setattr(trial, "backend_of", lambda *_: None)
     weights: Any = None
-    with pytest.raises(ConfigError, match=r"stage 2 says other things of a picture alone than among others, by 15 %"):
+    with pytest.raises(ConfigError, match=r"stage 2 answers differently for a picture alone than in a batch, by 15 %"):
         trial.check_alone(weights, np.zeros((4, 1), np.uint8))

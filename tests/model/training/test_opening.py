@@ -80,7 +80,7 @@ def test_many_classes_that_lost_images_do_not_fill_the_screen(said: Callable[...
         (tmp_path / "many" / "train" / f"class-{label}" / "bad.png").write_bytes(b"")
     text = said(tmp_path / "many")
     assert text.count("3 images can be read and 1 cannot") == 5
-    assert "warning: so it is with 4 more classes" in text
+    assert "warning: the same holds for 4 more classes" in text
 
 
 def test_images_of_the_test_set_that_are_trained_on_are_warned_of(said: Callable[..., str], data: Path) -> None:

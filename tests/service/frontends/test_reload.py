@@ -105,5 +105,5 @@ def test_why_it_failed_is_told_and_counted() -> None:
 
 
 def test_an_engine_of_another_kind_is_refused() -> None:
-    with pytest.raises(BadWeightsError, match="would be process, and it is inline: export them"):
+    with pytest.raises(BadWeightsError, match="would be process, but it is inline: export them"):
         planned(lambda: new(layout=Layout(1, "process", "torch")))

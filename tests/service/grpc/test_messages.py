@@ -166,12 +166,12 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         (request({**IMAGE, "name": "picture"}), "'picture' of datatype 'BYTES'; expected pixels UINT8 or"),
         (
             request(without(IMAGE, "contents")),
-            "image: expected data in contents, or as the only one of raw_input_contents",
+            "image: expected data in contents, or as the only element of raw_input_contents",
         ),
-        (request(IMAGE, raw_input_contents=[b""]), "image: expected data in contents, or as the only one of raw"),
+        (request(IMAGE, raw_input_contents=[b""]), "image: expected data in contents, or as the only element of raw"),
         (
             request(without(IMAGE, "contents"), raw_input_contents=[b"", b""]),
-            "or as the only one of raw_input_contents",
+            "or as the only element of raw_input_contents",
         ),
         (request({**IMAGE, "shape": [2]}), "3 elements were sent; the shape has 2"),
         (request({**IMAGE, "shape": [-1]}), "inputs.0.shape.0: expected at least 0"),

@@ -208,7 +208,7 @@ def test_one_that_makes_no_sense_is_left(engine: Engine, words: Any, caplog: pyt
     assert look(engine) == [peers.all_of(0)]
     assert stranger.receive() is None
     stranger.close()
-    assert "a front end sent what is no message" in caplog.text
+    assert "a front end sent an invalid message: closing its connection" in caplog.text
 
 
 def test_every_call_is_a_sign_of_life_and_so_is_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

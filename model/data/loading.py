@@ -173,12 +173,12 @@ class _Reader:
         return self._labelled(name, {folder / each: label for label, each in enumerate(classes) if each in found}, some)
 
     def some(self, name: str, classes: tuple[str, ...]) -> Split:
-        """Of some classes only, whose names may stand in any order."""
+        """Of some classes only, in any order."""
         folders = {each: each.name for each in _visible(self.root / name)}
         odd = [found for found in folders.values() if classes.count(found) != 1]
         if odd or not folders:
             what = f"a folder {odd[0]}" if odd else "no folder"
-            said = "which several classes have as their name" if odd and odd[0] in classes else "which is no class"
+            said = "which several classes have as their name" if odd and odd[0] in classes else "which is not a class"
             named = ", ".join(classes[:3])
             raise DataError(
                 f"{self.root / name} has {what}{', ' + said if odd else ''}; expected <class>/*: {named}, ..."

@@ -349,7 +349,7 @@ class EngineCore:
             self._settle_valid(batch, output, now)
 
     def _settle_valid(self, batch: Batch, output: StageOutput, now: float) -> None:
-        """Fail the images whose score or confidence is no number, with their requests, and settle the others."""
+        """Fail the images whose score or confidence is not a number, with their requests, and settle the others."""
         valid = self._answered.valid(len(batch.slots))
         bad, good = (~valid).nonzero()[0], valid.nonzero()[0]
         requests, slots = self.scheduler.abandon(batch._replace(slots=batch.slots[bad]))

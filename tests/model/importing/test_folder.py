@@ -353,7 +353,7 @@ def test_features_of_a_cut_network_are_reused(digits: Any, tmp_path: Path) -> No
             lambda labels, data: labels.write_bytes(b"0\n1\x1b[31m\n"),
             r"the class name '1\\x1b\[31m'; expected none",
         ),
-        (lambda labels, data: labels.write_text("a\n" * 10), r"has a folder 0, which is no class"),
+        (lambda labels, data: labels.write_text("a\n" * 10), r"has a folder 0, which is not a class"),
         (
             lambda labels, data: labels.write_text("0\n" * 10),
             r"has a folder 0, which several classes have as their name",

@@ -142,40 +142,40 @@ def _stage(stage: int, label: str, score: float, **times: float) -> dict[str, An
 # Of weights/cifar10-s and examples/cat.jpg with top_k=2.
 _ANSWER: dict[str, Any] = {
     "request_id": _REQUEST_ID,
-    "model": {"name": "cifar10-s", "version": "a65518dd7c93"},
+    "model": {"name": "cifar10-s", "version": "3436e2f83e20"},
     "operating_point": {
         "name": "balanced",
         "source": "default",
-        "thresholds": [0.9652883112430573, 0.6747980415821075],
-        "expected_accuracy": 0.874,
-        "standard_error": 0.004694502252476047,
-        "expected_gflops": 0.012313361804800001,
+        "thresholds": [0.9206121861934662, 0.7096076905727386],
+        "expected_accuracy": 0.8924,
+        "standard_error": 0.004384219555994966,
+        "expected_gflops": 0.01274499968,
     },
     "results": [
         {
             "index": 0,
             "label": "cat",
             "class_id": 3,
-            "confidence": 0.8128975,
-            "score": 0.8128975,
+            "confidence": 0.98973363,
+            "score": 0.98973363,
             "top_k": [
-                {"label": "cat", "class_id": 3, "probability": 0.8128975},
-                {"label": "deer", "class_id": 4, "probability": 0.0999618},
+                {"label": "cat", "class_id": 3, "probability": 0.98973363},
+                {"label": "dog", "class_id": 5, "probability": 0.00443264},
             ],
             "exit": 2,
             "exits": 3,
             "reason": "confident",
-            "gflops": 0.009097472,
+            "gflops": 0.015812672,
             "degraded": False,
             "stages": [
-                _stage(1, "deer", 0.38472801, queue_ms=0.531, compute_ms=1.48),
-                _stage(2, "cat", 0.8128975, queue_ms=0.276, compute_ms=1.942),
+                _stage(1, "cat", 0.64787, queue_ms=0.123, compute_ms=0.439),
+                _stage(2, "cat", 0.98973363, queue_ms=0.114, compute_ms=0.423),
             ],
-            "latency_ms": 7.206,
+            "latency_ms": 2.498,
         }
     ],
-    "latency_ms": 7.804,
-    "throughput_images_per_second": 6.0,
+    "latency_ms": 2.639,
+    "throughput_images_per_second": 3.0,
 }
 _STREAM_LINE = {
     "request_id": _REQUEST_ID,

@@ -118,8 +118,8 @@ class EngineDownError(RetryableError):
 class ShortOfMemoryError(RetryableError):
     """The process got no memory for this request."""
 
-    def __init__(self) -> None:
-        super().__init__("there is no memory for this request now")
+    def __init__(self, detail: str = "there is no memory for this request now") -> None:
+        super().__init__(detail)
 
 
 class BadWeightsError(MsmlpError):

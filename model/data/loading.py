@@ -44,10 +44,10 @@ def load_dataset(path: Path, target: Target, *, strict: bool = False) -> Dataset
     Raises:
         DataError: names the path and what is wrong with it.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
     views = views_of(target)
     with _readable(path):
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
         dataset = load_cifar(path, views)
         if dataset is not None:
             return dataset
@@ -68,10 +68,10 @@ def load_held_out(path: Path, target: Target, classes: tuple[str, ...]) -> Datas
     Raises:
         DataError: names the path and what is wrong with it.
     """
-    if not path.is_dir():
-        raise DataError(f"{path} is not a folder; expected <class>/* or val/<class>/*")
     reader = _Reader(path, views_of(target))
     with _readable(path):
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder; expected <class>/* or val/<class>/*")
         val = reader.some("val" if (path / "val").is_dir() else ".", classes)
         test = reader.some("test", classes) if (path / "val").is_dir() and (path / "test").is_dir() else None
     _tell_unread(path, tuple(reader.unread), strict=False)

@@ -107,8 +107,8 @@ def warmed(build: BackendFactory, most: float = np.inf) -> Warm:
     seconds = warm_up(backend, most)
     kept = max(1, int(np.count_nonzero(seconds.max(axis=0) <= most)))
     if (longest := seconds[:, 0].max()) > most:
-        told = "a single image takes %.0f ms in a stage, and an event loop should wait %.0f ms at most"
-        log.warning(f"{told}: use --engine process", 1e3 * longest, 1e3 * most)
+        told = "one image takes %.0f ms in a stage, and holds the event loop up for as long; at most %.0f ms are meant"
+        log.warning(f"{told}: serve with --engine process", 1e3 * longest, 1e3 * most)
     backend.buckets = backend.buckets[:kept]
     return backend, seconds[:, :kept]
 

@@ -25,7 +25,7 @@ function filled(node, attributes, children) {
 /** A share of 1 as `53 %`. */
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 
-/** An accuracy with its standard error in points, as `87.4 % ± 0.5`. */
+/** An accuracy with its standard error in points, as `89.2 % ± 0.4`. */
 export const accurate = (share, error) => `${percent(share, 1)} ± ${(100 * error).toFixed(1)}`;
 
 /** A share of 1, and no more, as a CSS length. */

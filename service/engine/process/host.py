@@ -209,12 +209,13 @@ class EngineHost:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end that `stop` asked for; a process that takes longer than `timeout` is killed."""
-        if not self._thread.ident:  # it could not listen
-            return
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            self.kill()
-            self._thread.join(REAP_SECONDS)  # a hung driver can keep even a killed process
+        EngineHosts([self]).join(timeout)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether its end, which was asked for, came within `timeout` seconds."""
+        if self._thread.ident:  # else it could not listen
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _at_exit(self) -> None:
         self.kill()
@@ -311,10 +312,20 @@ class EngineHosts:
             host.stop()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the end that `stop` asked for; after `timeout` seconds they are killed."""
+        """Wait for the end that `stop` asked for; after `timeout` seconds they are killed, and waited for at most
+        REAP_SECONDS more."""
+        if not (left := self._left(self.all, timeout)):
+            return
+        for host in left:
+            host.kill()
+        if self._left(left, REAP_SECONDS):  # a hung driver can keep even a killed process
+            log.error("the system has not ended all engines within %g s", REAP_SECONDS)
+
+    @staticmethod
+    def _left(hosts: Sequence[EngineHost], timeout: float | None) -> list[EngineHost]:
+        """Those that have not ended within `timeout` seconds, for all together."""
         until = None if timeout is None else time.monotonic() + timeout
-        for host in self.all:
-            host.join(None if until is None else max(0.0, until - time.monotonic()))
+        return [host for host in hosts if not host.wait(until and max(0.0, until - time.monotonic()))]
 
     @property
     def addresses(self) -> list[str]:

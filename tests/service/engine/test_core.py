@@ -444,4 +444,7 @@ def test_where_even_one_image_takes_too_long_it_serves_single_images_and_says_so
     backend, seconds = warmed(lambda: FakeBackend(max_batch=8, every_bucket=True), most=0.0)
     assert (backend.buckets, seconds.shape) == ((1,), (3, 1))
     [line] = caplog.messages
-    assert line.endswith("use --engine process")
+    assert line.endswith("at most 0 ms are meant: serve with --engine process")
+    caplog.clear()
+    backend, seconds = warmed(lambda: FakeBackend(max_batch=8, every_bucket=True), most=60.0)
+    assert (backend.buckets[-1], caplog.messages) == (8, [])

@@ -14,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from msmlp.model.backends.onnx import cpu
+from msmlp.model.backends.onnx.base import open_sessions
 from msmlp.model.backends.onnx.cpu import INSIDE_MS, LARGE, LONG_MS, SMALL, OnnxBackend, WorkerPool, buckets_of, part_of
+from msmlp.model.backends.select import select_backend
 from msmlp.model.backends.settings import BackendSettings
-from msmlp.model.weights import load_calibration, load_graphs, load_weights
+from msmlp.model.weights import Calibration, load_calibration, load_graphs, load_weights
 
 
 def test_no_usage_events_are_sent(tmp_path: Path) -> None:
@@ -41,6 +44,35 @@ def test_parts_are_small_and_every_thread_has_some(bucket: int, threads: int) ->
 def test_an_image_of_a_long_stage_is_a_part_by_itself_where_threads_share(bucket: int, threads: int) -> None:
     assert part_of(bucket, threads, long=True) == 1
     assert part_of(bucket, 1, long=True) == part_of(bucket, 1)
+
+
+@pytest.mark.parametrize(
+    ("ms", "share", "parts", "inside"),
+    [
+        (0.9 * LONG_MS, 1, {7}, 1),
+        (1.1 * LONG_MS, 1, {1}, 1),
+        (1.1 * LONG_MS, 2, {7}, 1),
+        (1.1 * INSIDE_MS, 1, {1}, 2),
+        (1.1 * INSIDE_MS, 2, {7}, 1),
+    ],
+)
+def test_parts_and_threads_follow_the_time_of_an_image(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, ms: float, share: int, parts: set[int], inside: int
+) -> None:
+    asked, ran = list[object](), set[int]()
+    monkeypatch.setattr(cpu, "open_sessions", lambda *given, threads: asked.extend(threads) or open_sessions(*given))
+    weights, settings = load_weights(tiny_weights), BackendSettings("cpu", capacity=8, share=share)
+    calibration = load_calibration(weights)
+    given = {"stage_ms": (ms,) * 3, "device": "cpu"}
+    calibration = Calibration(calibration.file.model_copy(update=given), calibration.table, calibration.sha256)
+    monkeypatch.setattr(cpu, "cores", lambda: 2)
+    backend = select_backend(weights, calibration, settings, "onnx").build()
+    assert isinstance(backend, OnnxBackend)
+    real = backend._run
+    monkeypatch.setattr(backend, "_run", lambda stage, rows: ran.add(len(rows)) or real(stage, rows))
+    run(backend, np.zeros((7, *weights.manifest.cascade.shape.image), np.uint8))
+    assert asked == [inside] * 3
+    assert ran == parts
 
 
 @pytest.mark.parametrize("ms", [2 * LONG_MS, 2 * INSIDE_MS])

@@ -1,6 +1,7 @@
 """The engine's process dies in many ways; nothing hangs, nothing stays."""
 
 import itertools
+import math
 import os
 import queue
 import re
@@ -16,6 +17,7 @@ from dataclasses import replace
 from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -25,7 +27,7 @@ from msmlp.service.engine.messages import Answers, Died, Failed, Ready, Stop
 from msmlp.service.engine.process import host as host_module
 from msmlp.service.engine.process.child import SIGNALS, ChildSpec
 from msmlp.service.engine.process.group import ProcessWorker
-from msmlp.service.engine.process.host import MOST_RESTARTS, Backoff, EngineHost
+from msmlp.service.engine.process.host import MOST_RESTARTS, REAP_SECONDS, Backoff, EngineHost, EngineHosts
 from tests.engines import (
     BROKEN,
     FATAL,
@@ -209,6 +211,34 @@ def test_a_child_that_does_not_stop_is_killed() -> None:
         talk.worker.join(0.01)
         assert talk.hear(Died) == Died("stopped")
         assert worker_of(talk).pids == []
+
+
+class Stuck:
+    """A host whose process ends after so many seconds of a clock that only its waits move."""
+
+    now = 0.0
+
+    def __init__(self, ends: float) -> None:
+        self._ends, self.killed = ends, -1.0
+
+    def wait(self, timeout: float | None) -> bool:
+        assert timeout is not None
+        Stuck.now += min(timeout, max(0.0, self._ends - Stuck.now))
+        return self._ends <= Stuck.now
+
+    def kill(self) -> None:
+        self.killed = Stuck.now
+
+
+def test_engines_that_do_not_end_are_killed_together_and_not_waited_for_much_longer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(host_module, "time", SimpleNamespace(monotonic=lambda: Stuck.now))
+    ends, stuck, also = hosts = [Stuck(3.0), Stuck(math.inf), Stuck(math.inf)]
+    EngineHosts(cast("list[EngineHost]", hosts)).join(10.0)
+    assert (ends.killed, stuck.killed, also.killed) == (-1.0, 10.0, 10.0)
+    assert Stuck.now == 10.0 + REAP_SECONDS
+    assert caplog.messages == [f"the system has not ended all engines within {REAP_SECONDS:g} s"]
 
 
 def test_a_host_alone_says_what_becomes_of_its_engine() -> None:

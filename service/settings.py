@@ -189,8 +189,8 @@ class Settings(BaseSettings):
         ge=1,
         description="Most open HTTP connections over all front ends; each front end has at most its limit on open "
         "files less 64. When all are in use, the one silent longest is closed; if none is silent, the new one gets "
-        "503. With `--grpc-port`, gRPC may have as many again; each kind gets half of the files, and a gRPC connection "
-        "too many is closed.",
+        "503. gRPC may have as many again: each kind then gets half of the files, and a gRPC connection too many is "
+        "closed.",
     )
     api_keys_file: Path | None = Field(
         default=None,

@@ -53,6 +53,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tiny: Scale, digits_folder: Path) -> C
     return run
 
 
+@pytest.mark.system  # it takes ten seconds or more
 @pytest.mark.usefixtures("no_graphs")
 def test_runs_are_trained_measured_and_skipped_then(
     call: Call,
@@ -133,6 +134,7 @@ def test_the_contact_sheet_shows_easy_and_hard_images(
         assert min(picture.size) > 300
 
 
+@pytest.mark.system  # it takes ten seconds or more
 @pytest.mark.usefixtures("no_graphs")
 def test_a_killed_run_is_resumed(
     call: Call, tiny: Scale, digits_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ def test_compute_is_by_stage_and_batch_size_and_interpolated_between_sizes() -> 
     assert costs.of(counted) == 1 * 8 + 10 * 6 + 2 * 10 + 1 * 10
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_every_stage_has_a_cost_at_every_batch_size_and_bounds_say_how(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

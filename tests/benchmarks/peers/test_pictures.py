@@ -20,6 +20,7 @@ def test_photographs_give_different_squares_half_png_half_jpeg() -> None:
     assert photographs(64, 32) == files
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_held_out_pictures_are_validation_images_to_the_pixel(tiny_weights: Path, digits_folder: Path) -> None:
     weights = load_weights(tiny_weights)
     size = weights.manifest.preprocess.size

@@ -28,6 +28,7 @@ def test_half_of_the_scores_reach_the_threshold_and_none_is_on_it(scores: list[f
     assert threshold not in scores
 
 
+@pytest.mark.system  # it takes ten seconds or more
 def test_a_peer_s_cascade_takes_the_exits_of_the_product_s_backend(tiny_weights: Path) -> None:
     cascade = load_weights(tiny_weights).manifest.cascade
     backend = OnnxBackend(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.peers.pictures import held_out, photographs
 from benchmarks.peers.programs import decode
 from msmlp.model.data import load_dataset

@@ -96,6 +96,13 @@ def pictures(folder: Path, number: int) -> list[Path]:
     return paths
 
 
+def corner(folder: Path) -> Path:
+    """An ear and an eye of the cat, of which the first exit of the shipped weights makes something else."""
+    path = folder / "corner.png"
+    Image.open(CAT).crop((110, 0, 220, 110)).save(path)
+    return path
+
+
 def crop_of(browser: Chrome) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """What the only open card shows of the model's input: uint8 [size, size, 3]."""
     encoded = until(browser, "return document.querySelector('canvas.seen')?.toDataURL('image/png')")

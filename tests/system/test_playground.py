@@ -30,6 +30,7 @@ from tests.system.playground import (
     asked,
     choose,
     click,
+    corner,
     crop_of,
     model_of,
     pick,
@@ -266,11 +267,12 @@ def test_of_an_imported_cascade_it_shows_what_that_sees(
             assert np.abs(shown.astype(float) - given).mean() <= 0.5
 
 
-def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url: str) -> None:
+def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url: str, tmp_path: Path) -> None:
+    image = corner(tmp_path)
     pick(page, "p01")  # which takes the first exit's word
-    choose(page, CAT)
+    choose(page, image)
     seen(page, ANSWERED, lambda text: "Stage 1" in text)
-    every = asked(url, min_exit="3")["results"][0]["stages"]
+    every = asked(url, image, min_exit="3")["results"][0]["stages"]
     assert every[0]["label"] != every[2]["label"]
     assert texts(page, ".unrun .says") == []
     button = page.find_element(By.CSS_SELECTOR, ".others button")
@@ -289,8 +291,8 @@ def test_one_click_tells_what_the_other_exits_would_have_said(page: Chrome, url:
     assert requests(page).count(f"POST {url}/classify") == 1
 
 
-def test_the_other_exits_are_asked_while_an_image_is_asked_again(page: Chrome) -> None:
-    choose(page, CAT)
+def test_the_other_exits_are_asked_while_an_image_is_asked_again(page: Chrome, tmp_path: Path) -> None:
+    choose(page, corner(tmp_path))
     seen(page, ANSWERED)
     with slow_network(page, latency_ms=1500):
         pick(page, "p01")

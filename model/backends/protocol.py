@@ -160,9 +160,9 @@ def warm_up(backend: StageBackend, most: float = np.inf) -> NDArray[np.float64]:
     """Run every stage in every bucket, so that no request pays for a first run → seconds per batch, [K, buckets].
 
     Seconds never fall from a bucket to a larger one. Buckets that do not fit on the device are removed from
-    `backend.buckets`; DeviceError if not even the smallest fits. A bucket above the smallest is
-    removed too, with all larger ones, if a stage's first two runs in it both take over LONG x `most` seconds: nobody
-    will use it, and timing it would take minutes for a large network.
+    `backend.buckets`; DeviceError if not even the smallest fits. A bucket above the smallest is removed too, with
+    all larger ones, if a stage's first two runs in it both take over LONG x `most` seconds: nobody will use it, and
+    timing it would take minutes for a large network.
     """
     slots = backend.admit(black(backend, backend.buckets[-1]))
     seconds = np.full((len(backend.buckets), backend.stages), np.inf)

@@ -176,7 +176,7 @@ def test_services_of_two_front_ends_use_one_engine(tiny_weights: Path) -> None:
                 assert 'msmlp_engines{state="up"} 1.0' in client.get("/metrics").text
     finally:
         host.stop()
-        host.join(60)
+        assert host.wait(60)
 
 
 # --- the memory for bodies, over a real socket -----------------------------------------------------------------------

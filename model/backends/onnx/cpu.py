@@ -98,8 +98,8 @@ class OnnxBackend(OnnxSlots):
     ) -> None:
         """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        `threads` run the parts of a batch; None for one per core. `stage_ms` [K]: what a
-        calibration on a CPU measured of each stage, the milliseconds of a full batch divided by its images.
+        `threads` run the parts of a batch; None for one per core. `stage_ms` [K] is what a calibration on a CPU
+        measured of each stage: the milliseconds of a full batch divided by its images.
         """
         super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)

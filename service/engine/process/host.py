@@ -207,10 +207,6 @@ class EngineHost:
             if self._child:
                 self._child.kill()
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the end that `stop` asked for; a process that takes longer than `timeout` is killed."""
-        EngineHosts([self]).join(timeout)
-
     def wait(self, timeout: float | None) -> bool:
         """Whether its end, which was asked for, came within `timeout` seconds."""
         if self._thread.ident:  # else it could not listen

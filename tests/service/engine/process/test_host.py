@@ -258,7 +258,7 @@ def test_a_host_alone_says_what_becomes_of_its_engine() -> None:
         assert (host.state, host.restarts, host.died) == ("up", 1, None)
     finally:
         host.stop()
-        host.join(PATIENCE_SECONDS)
+        assert host.wait(PATIENCE_SECONDS)
     assert said.get(timeout=PATIENCE_SECONDS) == host.died == Died("stopped")
     assert (host.state, host.pid) == ("out", None)
     assert not folder.exists()
@@ -336,7 +336,7 @@ def of_fakes(
     host = host_of(Build(), say=said.append)
     host._backoff = patience = Patience()
     host.start()
-    host.join(PATIENCE_SECONDS)
+    assert host.wait(PATIENCE_SECONDS)
     assert not Path(host.address).exists()
     return patience, said, host
 

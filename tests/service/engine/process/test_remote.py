@@ -34,7 +34,7 @@ def engine() -> Iterator[tuple[EngineHost, Build]]:
     host.start()
     yield host, build
     host.stop()
-    host.join(PATIENCE_SECONDS)
+    assert host.wait(PATIENCE_SECONDS)
     assert host.died == Died("stopped")
 
 
@@ -255,7 +255,7 @@ def test_an_engine_that_is_out_of_service_is_gone_for_all() -> None:
         late = Talk(remote, host.address)
         assert late.hear(Died) == GONE
         late.worker.join(PATIENCE_SECONDS)
-    host.join(PATIENCE_SECONDS)
+    assert host.wait(PATIENCE_SECONDS)
     assert (host.state, host.restarts) == ("out", 3)
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +161,18 @@ def test_who_still_sends_a_body_that_is_given_up_is_not_reset(tiny_weights: Path
         assert answer.status_code == 408
 
 
-def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve) -> None:
-    with serve(body_seconds=SHORT, max_bodies_bytes=100_000) as running:
-        held = [running.connect(POST % 50_000 + b"\r\n" + bytes(49_999)) for _ in range(2)]
+def test_held_bodies_do_not_keep_others_out_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "STALL_SECONDS", 60)  # only the limit below may end them
+    with serve(body_seconds=2, max_bodies_bytes=100_000) as running, ExitStack() as held:
+        first = POST % 50_000 + b"\r\n" + bytes(49_999)
+        holders = [held.enter_context(running.connect(first)) for _ in range(2)]
 
         def status() -> int:
             return running.client.post("/classify", content=IMAGE, headers=PNG).status_code
 
         wait_until(lambda: status() == 429)
         wait_until(lambda: status() == 200)
-        assert [received(each)[:12] for each in held] == [b"HTTP/1.1 408"] * 2
-        for each in held:
-            each.close()
+        assert [received(each)[:12] for each in holders] == [b"HTTP/1.1 408"] * 2
 
 
 def test_holders_that_come_back_at_once_do_not_keep_others_out(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,19 +246,19 @@ def test_under_v2_it_has_that_protocols_form(serve: Serve) -> None:
 
 
 def test_a_body_that_comes_fast_enough_may_take_as_long_as_it_needs(serve: Serve) -> None:
-    size = 2 * RATE
-    with serve(body_seconds=SHORT) as running, running.connect(POST % size + b"\r\n") as connection:
+    size = 8 * RATE
+    with serve(body_seconds=1) as running, running.connect(POST % size + b"\r\n") as connection:
         sent = threading.Event()
         for _ in range(20):  # over more than twice the limit
             connection.sendall(bytes(size // 20))
-            sent.wait(0.05)
+            sent.wait(0.12)
         assert connection.recv(12) == b"HTTP/1.1 422"
         assert running.timeouts() == {}
 
 
 def test_a_body_that_has_come_is_not_late_while_the_device_is_busy(serve: Serve) -> None:
     with (
-        serve(body_seconds=0.2, request_seconds=1) as running,
+        serve(body_seconds=0.5, request_seconds=1.5) as running,
         running.backend.gate.held(),
         knock(running.client, content=IMAGE, headers=PNG) as connection,  # complete, and waiting for the device
     ):
@@ -267,12 +267,12 @@ def test_a_body_that_has_come_is_not_late_while_the_device_is_busy(serve: Serve)
 
 
 def test_an_idle_connection_is_closed_after_its_time_and_not_before(serve: Serve) -> None:
-    with serve(keep_alive_seconds=SHORT) as running, running.connect() as connection:
+    with serve(keep_alive_seconds=1) as running, running.connect() as connection:
         busy = threading.Event()
         for _ in range(12):  # longer than the limit, but never idle for as long
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(2**16).startswith(b"HTTP/1.1 200")
-            busy.wait(0.06)
+            busy.wait(0.12)
         assert running.timeouts() == {}
         assert received(connection) == b""
         assert running.timeouts()["idle"] >= 1  # that of the client here may be one more

@@ -19,12 +19,20 @@ python=${PYTHON:-python3}
     exit 2
 }
 say() { echo "msmlp: $*" >&2; }
-[ -x "$venv/bin/python" ] || say "making the virtual environment $venv"
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
-    rm -rf "$venv" # incomplete: the next run would take it for a working one
-    echo "msmlp: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
-    exit 2
-}
+if [ ! -x "$venv/bin/python" ]; then
+    if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+        say "$venv exists and is not a virtual environment: remove it, or set VENV to another folder"
+        exit 2
+    fi
+    say "making the virtual environment $venv"
+    # Half of one must not stay: the next run would take it for a working one.
+    trap 'rm -rf "$venv"' EXIT
+    "$python" -m venv "$venv" || {
+        say "$python cannot make a virtual environment (on Debian: apt install python3-venv)"
+        exit 2
+    }
+    trap - EXIT
+fi
 rm -f "$venv"/.serve-* "$venv"/.dev-* "$venv"/.ray-* # make's marks of what is installed, which is about to change
 quiet=--quiet
 [ ! -t 1 ] || quiet=""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,6 +38,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # Before torch is first imported, and for the processes that tests start: at the size of the networks here, a second
 # thread costs more than it brings, several times more on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+Once = Callable[[str, Callable[[Path], Any]], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -243,23 +246,35 @@ def cifar10_archive(cifar10_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """`once(name, make)`: the folder `name` that `make(folder)` has written, once for all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def folder(name: str, make: Callable[[Path], Any]) -> Path:
+        done = shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock", timeout=150):
+            if not done.exists():
+                make(shared / name)
+                done.touch()
+        return shared / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(digits_folder: Path, once: Once) -> Path:
     """A weights folder with its graphs: the `tiny` preset, trained on the digits until every exit is clearly better
     than chance."""
-    from msmlp.model.training.trainer import TrainOptions, train
 
-    changes = {"augment": "none", "erasing": 0, "mixup": 0, "cutmix": 0, "lr": 0.01, "warmup_epochs": 1, "ema": 0.9}
-    return train(
-        TrainOptions(
-            data=digits_folder,
-            preset="tiny",
-            out=tmp_path_factory.mktemp("weights") / "tiny-digits",
-            epochs=6,
-            batch_size=60,
-            device="cpu",
-            changes=changes,
-        )
-    )
+    def make(out: Path) -> None:
+        from msmlp.model.training.trainer import TrainOptions, train
+
+        changes = {"augment": "none", "erasing": 0, "mixup": 0, "cutmix": 0, "lr": 0.01, "warmup_epochs": 1, "ema": 0.9}
+        train(TrainOptions(digits_folder, "tiny", out, epochs=6, batch_size=60, device="cpu", changes=changes))
+
+    return once("tiny-digits", make)
 
 
 @pytest.fixture(scope="session")
@@ -287,14 +302,17 @@ def audited_run(data: Path, out: Path, **fields: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def audited_weights(audited_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def audited_weights(audited_digits: Path, once: Once) -> Path:
     """Weights with an audit set, without graphs."""
-    from msmlp.model.training.trainer import train
 
-    out = tmp_path_factory.mktemp("weights") / "audited"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msmlp.model.training.trainer.refresh_graphs", lambda *_: None)
-        return train(audited_run(audited_digits, out, epochs=4))
+    def make(out: Path) -> None:
+        from msmlp.model.training.trainer import train
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("msmlp.model.training.trainer.refresh_graphs", lambda *_: None)
+            train(audited_run(audited_digits, out, epochs=4))
+
+    return once("audited", make)
 
 
 @pytest.fixture

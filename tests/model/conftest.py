@@ -10,6 +10,7 @@ from torch import Tensor
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.nn.config import CascadeConfig
 from msmlp.model.training.trainer import TrainOptions, train
+from tests.conftest import Once
 
 
 def _pattern(shape: tuple[int, ...], phase: float) -> Tensor:
@@ -43,8 +44,8 @@ def pictures() -> Callable[[int, int], Tensor]:
 
 
 @pytest.fixture(scope="session")
-def one_stage_weights(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_stage_weights(digits_folder: Path, once: Once) -> Path:
     """Untrained weights of one small stage, quickly exported."""
     stage = {"patch": 16, "width": 8, "depth": 1, "token_hidden": 4, "channel_hidden": 8, "overlap": 3}
-    out = tmp_path_factory.mktemp("weights") / "one-stage"
-    return train(TrainOptions(digits_folder, "tiny", out, device="cpu", epochs=0, changes={"stages": [stage]}))
+    options = {"device": "cpu", "epochs": 0, "changes": {"stages": [stage]}}
+    return once("one-stage", lambda out: train(TrainOptions(digits_folder, "tiny", out, **options)))

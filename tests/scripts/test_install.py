@@ -65,3 +65,37 @@ def test_a_terminal_shows_the_downloads(environment: dict[str, str]) -> None:
     _, calls = installed(environment, "gpu", "serve", terminal=True)
     assert calls
     assert not any("--quiet" in call for call in calls)
+
+
+def failed(environment: dict[str, str]) -> str:
+    """What the script says on stderr when it fails."""
+    done = subprocess.run(
+        [ROOT / "scripts" / "install.sh", "cpu", "serve"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    return done.stderr
+
+
+def test_a_folder_of_another_kind_is_left_as_it_is(environment: dict[str, str], tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").touch()
+    for path in (taken, taken / "mine.txt"):
+        said = failed({**environment, "VENV": str(path)})
+        assert said == (
+            f"msmlp: {path} exists and is not a virtual environment: remove it, or set VENV to another folder\n"
+        )
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+
+
+def test_half_a_virtual_environment_does_not_stay(environment: dict[str, str], tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    python = Path(environment["PYTHON"])
+    python.write_text(PYTHON + f'case "$*" in *venv*) mkdir -p {half}/bin; cp "$0" {half}/bin; exit 1 ;; esac\n')
+    assert "apt install python3-venv" in failed({**environment, "VENV": str(half)})
+    assert not half.exists()

@@ -15,6 +15,7 @@ from msmlp.model.nn.config import CascadeConfig, StageConfig
 from msmlp.model.training.loop import Arrays, Learner
 from msmlp.model.training.recipes import Recipe
 from msmlp.model.training.trainer import TrainOptions, train
+from tests.conftest import Once
 
 CONFIG = CascadeConfig(
     image_size=8,
@@ -94,17 +95,7 @@ def short_run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture(scope="session")
-def convolutional(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def convolutional(few_digits: Path, once: Once) -> Path:
     """The folder of a small convolutional teacher of the few digits."""
-    return train(
-        TrainOptions(
-            data=few_digits,
-            preset="teacher-tiny",
-            out=tmp_path_factory.mktemp("run") / "convolutional",
-            recipe="teacher",
-            epochs=2,
-            batch_size=11,
-            device="cpu",
-            changes={"image_size": 16},
-        )
-    )
+    options = {"recipe": "teacher", "epochs": 2, "batch_size": 11, "device": "cpu", "changes": {"image_size": 16}}
+    return once("convolutional", lambda out: train(TrainOptions(few_digits, "teacher-tiny", out, **options)))

@@ -38,6 +38,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # Before torch is first imported, and for the processes that tests start: at the size of the networks here, a second
 # thread costs more than it brings, several times more on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test does ask for two, they wait asleep: spinning takes ten times as long when other tests have the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 Once = Callable[[str, Callable[[Path], Any]], Path]
 

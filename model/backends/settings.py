@@ -35,6 +35,7 @@ class BackendSettings:
         capacity: images in flight; None takes as many as fit into the device's free memory.
         reserve: slots beyond these.
         max_batch: the largest batch; the capacity limits it too.
+        threads: that compute with ONNX Runtime on a CPU; None takes one per core.
         share: how many backends like this one, each in a process of its own, divide the device.
         exits: torch's temperatures and exit policy; None takes the calibration's, which ONNX graphs contain.
     """
@@ -45,6 +46,7 @@ class BackendSettings:
     capacity: int | None = None
     reserve: int = 0
     max_batch: int = 64
+    threads: int | None = None
     share: int = 1
     exits: Exits | None = None
 

@@ -19,7 +19,7 @@ from msmlp.model.calibration.solvers import ThresholdSetting, thinned
 from msmlp.model.data import Split
 from msmlp.model.data.dataset import split_digest
 from msmlp.model.errors import WeightsError
-from msmlp.model.export.folder import exact_backend, refresh_graphs
+from msmlp.model.export.folder import exact_backend, one_core_backend, refresh_graphs
 from msmlp.model.offline import audit_images, batch_of, dataset_for, run_every_exit, validation_images
 from msmlp.model.weights import OperatingPoint, Weights, load_weights, write_calibration
 from msmlp.model.weights.calibration import Audit, CalibrationFile, Table
@@ -82,9 +82,12 @@ def calibrate_on(
     _check_finite(untempered)
     temperatures = fit_temperatures(untempered[fitting], validation.labels[fitting])
     # Bit for bit what serving computes.
-    backend = exact_backend(weights, replace(settings, exits=Exits(temperatures, exit_policy)))
+    settings = replace(settings, exits=Exits(temperatures, exit_policy))
+    backend = exact_backend(weights, settings)
     outputs = run_every_exit(backend, validation.pixels)
-    stage_ms, timed = measure_stage_ms(backend, validation.pixels)
+    # One core's times are those of every machine with such cores, however many.
+    with one_core_backend(weights, settings) as alone:
+        stage_ms, timed = measure_stage_ms(alone, validation.pixels)
 
     gflops, ms = np.array(weights.manifest.gflops_cumulative), np.cumsum(stage_ms)
     correct = outputs.correct(validation.labels)

@@ -4,7 +4,8 @@ float32 and float16 graphs are compared with torch on random images. int8 graphs
 accuracy is compared with float32's, on the validation images that also set their ranges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -122,6 +123,19 @@ def exact_backend(weights: Weights, settings: BackendSettings) -> StageBackend:
     from msmlp.model.backends.torch.backend import StagedBackend
 
     return StagedBackend(weights, settings)
+
+
+@contextmanager
+def one_core_backend(weights: Weights, settings: BackendSettings) -> Iterator[StageBackend]:
+    """`exact_backend` that uses one core of a CPU; on a GPU the same."""
+    if _is_imported(weights):
+        yield exact_backend(weights, replace(settings, threads=1))
+        return
+    from msmlp.model.backends.torch.devices import one_thread
+
+    backend = exact_backend(weights, settings)  # the first one sets torch's threads
+    with one_thread():
+        yield backend
 
 
 def _is_imported(weights: Weights) -> bool:

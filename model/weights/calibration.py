@@ -91,7 +91,7 @@ class CalibrationFile(BaseModel):
         description="for the record: each solver's own frontier, as (mean GFLOPs, accuracy) on the images it saw",
     )
     stage_ms: tuple[Positive, ...] | None = Field(
-        default=None, description="each stage's own milliseconds per image, in full batches"
+        default=None, description="each stage's own milliseconds per image in full batches, on one core of a CPU"
     )
     stage_ms_batch_size: int | None = None
     images: int

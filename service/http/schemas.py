@@ -144,7 +144,7 @@ class ModelDescription(BaseModel):
     exit_policy_parameters: dict[str, Any]
     temperatures: list[float] = Field(description="One per exit")
     stage_ms: list[float] | None = Field(
-        description="Each stage's milliseconds per image on the machine that calibrated"
+        description="Each stage's milliseconds per image on the device that calibrated; of a CPU on one core"
     )
     operating_points: list[OperatingPoint] = Field(
         description="The frontier, with its named points, and a risk-controlled point if there is one"

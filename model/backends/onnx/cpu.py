@@ -93,17 +93,15 @@ class OnnxBackend(OnnxSlots):
         graphs: Sequence[bytes],
         settings: BackendSettings,
         *,
-        threads: int | None = None,
         stage_ms: Sequence[float] | None = None,
     ) -> None:
         """Build the sessions and the slabs for `graphs`, one per stage, whose dtype is that of `settings`.
 
-        `threads` run the parts of a batch; None for one per core. `stage_ms` [K] is what a calibration on a CPU
-        measured of each stage: the milliseconds of a full batch divided by its images.
+        `stage_ms` [K] is what a calibration measured of each stage: the milliseconds per image on one core.
         """
         super().__init__(shape, settings, free_host_memory)
         self.buckets = buckets_of(settings.largest_batch)
-        self._workers = WorkerPool(threads)
+        self._workers = WorkerPool(settings.threads)
         times = stage_ms or [0.0] * shape.stages
         self._long = [ms > LONG_MS for ms in times]
         self._shares_from = 1 if settings.alone else WORTH_SHARING

@@ -4,8 +4,8 @@ A GPU has pinned buffers, events, and a CUDA graph per (stage, bucket). See docs
 """
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import cast
 
@@ -87,6 +87,17 @@ def set_threads() -> None:
     """Set torch's threads, on the thread that will compute; OMP_NUM_THREADS outranks this."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_for(torch.get_num_threads()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on the calling thread alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def threads_for(cores: int) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from msmlp.model.backends.settings import BackendSettings, Exits
@@ -279,6 +280,23 @@ def test_one_changed_pixel_among_the_validation_images_is_noticed(
         Image.fromarray(pixels).save(path)
     with pytest.raises(DataError, match="not those held out in training"):
         calibrate(own_weights, changed, "cpu")
+
+
+def test_stages_are_timed_on_one_core(
+    own_weights: Path, cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch, no_graphs: None
+) -> None:
+    threads = []
+    monkeypatch.setattr(
+        "msmlp.model.calibration.calibrate.measure_stage_ms",
+        lambda *given: threads.append(torch.get_num_threads()) or measure_stage_ms(*given),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        calibrate(own_weights, cifar10_folder, "cpu")
+        assert (threads, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_every_stage_takes_time_and_no_slot_is_kept(tiny_weights: Path) -> None:

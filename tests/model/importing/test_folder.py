@@ -7,23 +7,30 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from msmlp.model.backends.onnx import cpu
+from msmlp.model.backends.onnx.cpu import OnnxBackend
+from msmlp.model.backends.settings import BackendSettings, Exits
 from msmlp.model.calibration.calibrate import calibrate
 from msmlp.model.errors import CallerError, ConfigError, DataError, OptionError, WeightsError
 from msmlp.model.evaluate import evaluate
-from msmlp.model.export.folder import export
+from msmlp.model.export.folder import export, one_core_backend
 from msmlp.model.export.quantize import OPERATORS, Ranges
 from msmlp.model.imported import ImportedCascade
 from msmlp.model.importing.folder import ImportOptions, import_cascade
 from msmlp.model.importing.stages import Preprocessing
+from msmlp.model.offline import run_every_exit
 from msmlp.model.shape import CascadeShape
 from msmlp.model.training.pretrained import load_initial_weights
 from msmlp.model.weights import load_calibration, load_graphs, load_weights
@@ -63,6 +70,24 @@ def test_the_folder_holds_the_graphs_as_they_were_given(folder: Path) -> None:
     given = {"graph-1.onnx", "graph-2.onnx", "labels.txt", "photos"}
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, *given}
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 | 0o755
+
+
+def test_stages_are_timed_on_one_core(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cores", lambda: 3)  # each would have a part of a batch
+    weights, exits = load_weights(folder), Exits((1.0, 1.0), "max-probability")
+    ran_on = set()
+    with one_core_backend(weights, BackendSettings("cpu", capacity=32, exits=exits)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        real = backend._run
+
+        def slowly(stage: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            ran_on.add(get_ident())
+            time.sleep(0.01)
+            return real(stage, rows)
+
+        monkeypatch.setattr(backend, "_run", slowly)
+        run_every_exit(backend, np.zeros((32, *weights.manifest.cascade.shape.image), dtype=np.uint8))
+    assert ran_on == {get_ident()}
 
 
 def test_the_calibration_has_a_frontier_between_both_networks(folder: Path) -> None:

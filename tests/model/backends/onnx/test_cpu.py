@@ -83,8 +83,8 @@ def test_long_stages_answer_as_short_ones_whatever_else_is_in_the_batch(
     weights = load_weights(tiny_weights)
     graphs, shape = load_graphs(weights, load_calibration(weights)), weights.manifest.cascade.shape
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape.image), dtype=np.uint8)
-    settings = BackendSettings("cpu", capacity=32)
-    build = partial(OnnxBackend, shape, graphs, settings, threads=2)
+    settings = BackendSettings("cpu", capacity=32, threads=2)
+    build = partial(OnnxBackend, shape, graphs, settings)
     short, long = (build(stage_ms=[each] * shape.stages) for each in (0.1, ms))
     answers = [run(backend, pixels) for backend in (short, long, long)]
     backwards = run(long, pixels[::-1])

@@ -64,7 +64,7 @@ def _calibrate(weights: Weights, device: str, images: int) -> None:
         thresholds=tuple(thresholds),
         expected_accuracy=expected.accuracy,
         standard_error=expected.standard_error,
-        mean_gflops=expected.mean_gflops,
+        mean_gflops=expected.mean_cost,
         exit_share=expected.exit_share,
         solver="median",
     )

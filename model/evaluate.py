@@ -175,7 +175,7 @@ def evaluate(
                 "same_as": point.same_as,
                 "accuracy": reached.accuracy,
                 "balanced_accuracy": measured.balanced_accuracy(measured.right(point)),
-                "mean_gflops": reached.mean_gflops,
+                "mean_gflops": reached.mean_cost,
                 "exit_share": list(reached.exit_share),
                 "promise": measured.promise(point),
             }

@@ -207,7 +207,7 @@ def _point(
     array = np.array(thresholds, dtype=np.float64)
     array.flags.writeable = False  # many requests share it
     parameters = ExitParameters(array, low, high)
-    return ResolvedPoint(name, "request", parameters, expected.accuracy, expected.standard_error, expected.mean_gflops)
+    return ResolvedPoint(name, "request", parameters, expected.accuracy, expected.standard_error, expected.mean_cost)
 
 
 def _calibrated(point: OperatingPoint) -> Expectation:

@@ -49,10 +49,10 @@ def at_cost(result: Result, costs: list[float], cost: float) -> Floats:
     validation, test = result.validation.table(costs), result.test.table(costs)
     ends = [(limit,) * (validation.exits - 1) for limit in (ALWAYS, NEVER)]
     tried = [(each, validation.expect(each)) for each in [*thresholds_of_sets(PAPER, validation), *ends]]
-    settings = pareto(ThresholdSetting(reached.mean_gflops, reached.accuracy, each) for each, reached in tried)
+    settings = pareto(ThresholdSetting(reached.mean_cost, reached.accuracy, each) for each, reached in tried)
     left = [exit_of(test.scores, np.array(setting.thresholds)) for setting in settings]
-    left.sort(key=lambda exits: test.expect_at(exits).mean_gflops)
-    place = float(np.interp(cost, [test.expect_at(exits).mean_gflops for exits in left], range(len(left))))
+    left.sort(key=lambda exits: test.expect_at(exits).mean_cost)
+    place = float(np.interp(cost, [test.expect_at(exits).mean_cost for exits in left], range(len(left))))
     below, share = int(place), place % 1
     right = [test.correct[range(len(exits)), exits - 1].astype(float) for exits in (left[below : below + 2] * 2)[:2]]
     mixed: Floats = (1 - share) * right[0] + share * right[1]

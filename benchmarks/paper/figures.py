@@ -27,7 +27,7 @@ def curve(results: Sequence[Result], solver: str, costs: list[float]) -> list[Po
     for result in results:
         test = result.test.table(costs)
         reached = [test.expect(each) for each in thresholds_of_sets(solver, result.validation.table(costs))]
-        points.append([(each.mean_gflops, each.accuracy) for each in reached])
+        points.append([(each.mean_cost, each.accuracy) for each in reached])
     return [(float(cost), float(right)) for cost, right in np.mean(points, axis=0)]
 
 

@@ -134,7 +134,7 @@ def _audited(points: list[OperatingPoint], table: Table, backend: StageBackend, 
 def _reached(table: Table, frontier: list[ThresholdSetting]) -> list[tuple[float, float]]:
     """Mean cost and accuracy at settings along a frontier."""
     reached = [table.expect(setting.thresholds) for setting in thinned(frontier)]
-    return [(each.mean_gflops, each.accuracy) for each in reached]
+    return [(each.mean_cost, each.accuracy) for each in reached]
 
 
 def measure_stage_ms(backend: StageBackend, pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], int]:

@@ -66,7 +66,7 @@ def operating_points(
     for setting, exits in zip(settings, left, strict=True):
         # Choosing flatters the accuracy. The cost must be that of these very thresholds, to keep to a budget.
         there, here = in_gflops.expect_at(exits), in_gflops.expect(setting.thresholds)
-        cost = table.expect(setting.thresholds).mean_gflops
+        cost = table.expect(setting.thresholds).mean_cost
         points[ThresholdSetting(cost, there.accuracy, setting.thresholds)] = _point(
             "", setting.thresholds, there, here, ms
         )
@@ -104,7 +104,7 @@ def _point(
         thresholds=thresholds,
         expected_accuracy=there.accuracy,
         standard_error=there.standard_error,
-        mean_gflops=here.mean_gflops,
+        mean_gflops=here.mean_cost,
         mean_ms=None if ms is None else float(np.array(here.exit_share) @ ms),
         exit_share=here.exit_share,
         solver=JOINT,
@@ -128,4 +128,4 @@ def named(points: list[OperatingPoint]) -> list[OperatingPoint]:
 
 def _setting(table: Table, thresholds: tuple[float, ...]) -> ThresholdSetting:
     got = table.expect(thresholds)
-    return ThresholdSetting(got.mean_gflops, got.accuracy, thresholds)
+    return ThresholdSetting(got.mean_cost, got.accuracy, thresholds)

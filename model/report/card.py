@@ -66,7 +66,7 @@ def card(measured: Measured, policy: str) -> dict[str, Any]:
                 "expected_standard_error": point.standard_error,
                 "accuracy": reached.accuracy,
                 "standard_error": reached.standard_error,
-                "mean_gflops": reached.mean_gflops,
+                "mean_gflops": reached.mean_cost,
                 "exit_share": list(reached.exit_share),
                 "promise": measured.promise(point),
             }

@@ -140,4 +140,4 @@ def _single_exits(calibration: Calibration) -> list[tuple[float, float]]:
     exits = len(calibration.file.temperatures)
     never = (1.0,) * (exits - 1)
     runs = [calibration.expect(never, k, k) for k in range(1, exits + 1)]
-    return [(run.mean_gflops, run.accuracy) for run in runs]
+    return [(run.mean_cost, run.accuracy) for run in runs]

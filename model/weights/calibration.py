@@ -124,7 +124,7 @@ class Expectation:
 
     accuracy: float
     standard_error: float
-    mean_gflops: float
+    mean_cost: float
     exit_share: tuple[float, ...]
 
 

@@ -128,7 +128,7 @@ def test_val_gives_what_the_calibration_table_says(tiny_weights: Path, cifar10_f
     for measured, point in zip(document["operating_points"], calibration.points, strict=True):
         in_sample = calibration.expect(point.thresholds)
         assert measured["accuracy"] == pytest.approx(in_sample.accuracy)
-        assert measured["mean_gflops"] == pytest.approx(in_sample.mean_gflops)
+        assert measured["mean_gflops"] == pytest.approx(in_sample.mean_cost)
 
 
 def test_val_of_other_data_is_refused_and_test_is_not(tiny_weights: Path, digits_folder: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration:
     points = []
     for name, thresholds in THRESHOLDS.items():
         got = Table(scores, correct, np.array(GFLOPS)).expect(thresholds)
-        points.append(a_point(name, thresholds, got.accuracy, got.mean_gflops))
+        points.append(a_point(name, thresholds, got.accuracy, got.mean_cost))
     return made_of(points, scores, correct, GFLOPS)
 
 

@@ -29,8 +29,9 @@ POINTS = ("fast", "balanced", "accurate")
 RESULTS_HEAD = """# Results
 
 Top-1 accuracy of the shipped weights on test images: 5,000 of the 10,000 in the official test set, the same number of
-each class. Thresholds, temperatures and training choices come from validation images only, and so do the expected
-accuracies. Expected minus reached has the standard error of both sets of images;
+each class. The other 5,000 were kept back from us; with the official download the same commands evaluate all 10,000,
+and their figures will differ a little. Thresholds, temperatures and training choices come from validation images only,
+and so do the expected accuracies. Expected minus reached has the standard error of both sets of images;
 [how far the expectations hold](exits-and-budgets.md#how-far-the-expectations-hold) goes through what can cause it.
 GFLOPs are multiply-adds / 1e9.
 """
@@ -123,8 +124,8 @@ def _results_section(root: Path, name: str) -> list[str]:
         "",
         f"![Accuracy against mean GFLOPs, on validation images](../weights/{name}/frontier.png)",
         "",
-        f"Trained with the presets and recipes of commit `{training['git_commit']}`, and measured, by (the model card",
-        "has the teacher's command and the commit of the initial weights):",
+        f"Trained with the presets and recipes of commit `{training['git_commit']}`, then measured, with these",
+        "commands. The model card has the teacher's command and the commit of the initial weights.",
         "",
         "```sh",
         training["command"],

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "torch", "onnx"] = Field(
         default="auto",
         description="What runs the stages. auto: torch on a GPU; on a CPU ONNX Runtime where the weights "
-        "folder has graphs that match, else torch.",
+        "folder has graphs that match, else torch. An imported cascade always runs with ONNX Runtime.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one.")
     devices: str | None = Field(
@@ -86,12 +86,14 @@ class Settings(BaseSettings):
         default="auto",
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "const": "auto"}]},
         description="Processes that accept, decode and answer. auto: with an engine inside each, one per core, as far "
-        "as memory allows; with one engine process, 1 on a CPU, and for a GPU half as many as cores, at most 8.",
+        "as memory, --max-bodies-bytes and --capacity allow (16 with their defaults); with one engine process, 1 on a "
+        "CPU, and for a GPU half as many as cores, at most 8.",
     )
     engine: Literal["auto", "inline", "thread", "process"] = Field(
         default="auto",
         description="Where the stages run: inside each front end, in a thread of it, or in a separate process that is "
-        "restarted when it dies; auto: a process for torch and on a GPU, else inline.",
+        "restarted when it dies; auto: a process for torch, on a GPU, and for stages of over 50 ms per image, else "
+        "inline.",
     )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Largest batch of a stage.")
     capacity: int | None = Field(

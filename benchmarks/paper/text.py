@@ -30,13 +30,13 @@ without reuse in Table 3, with reuse in the first block in Table 4.
 
 Differences in points, ours minus theirs, image by image and seed by seed, ± the standard error of images and seeds
 together; one seed cannot tell what seeds do. A claim holds, or does not, if its 95 % interval excludes 0: two standard
-errors where images make them, 4.3 where the spread of three seeds does (Student's t). Of twenty claims about nothing,
-one would come out as either. At equal GFLOPs the cascade is where its curve (Figure 4, Algorithm 1) meets the Mixer's
-cost.
+errors where images make them, up to 4.3 where the spread of three seeds does, and in between where both do (Student's
+t, Satterthwaite's degrees of freedom). Of twenty claims about nothing, one would come out as either. At equal GFLOPs
+the cascade is where its curve (Figure 4, Algorithm 1) meets the Mixer's cost.
 
 {claims}
 
-## Table 1: Mixers on CIFAR-10
+## Table 1: single Mixers
 
 {table_1}
 
@@ -46,8 +46,8 @@ The paper has 81.87 % for the Mixer with patch 4 here, and 81.49 % in its Table 
 
 Batches of 16, which shrink as images leave (the service would also merge the survivors of several batches); cascade and
 Mixer in alternation, medians of the rounds, in brackets the median, least and largest ratio. The cascade's thresholds
-are the cheapest with at least the Mixer's accuracy on the validation images, or its most accurate if none has that. At
-the scale `cpu` the networks are those of this page, neither -s nor -b.
+are the cheapest with at least the Mixer's accuracy on the validation images, or its most accurate if none has that.
+Both are those of seed 0. At the scale `cpu` the networks are those of this page, neither -s nor -b.
 
 {table_2}
 
@@ -70,8 +70,8 @@ Every image runs to the exit. The paper measures this table on its validation im
 Algorithm 1 with 40 weight sets: thresholds from validation images, points from test images, the mean over seeds. The
 paper sets its weights by hand and does not print them; here exit k has a share in proportion to q^k, with 40 values of
 q from 1/20 to 20, each the same multiple of the one before. *Corrected*: a later exit's threshold comes from the images
-that have not left. GFLOPs are counted as in the paper, which says of its curve that it reaches the Mixer's 81.49 % on
-CIFAR-10 with 1.5 times fewer FLOPs.
+that have not left. The tables show every third weight set. GFLOPs are counted as in the paper, which says of its curve
+that it reaches the Mixer's 81.49 % on CIFAR-10 with 1.5 times fewer FLOPs.
 
 {figure_4}
 
@@ -105,6 +105,8 @@ Both are fvcore's: multiply-adds, LN 5 per element, upsampling 1 per element, ac
   whole cascade costs {whole:.2f} times the Mixer ({whole_served:.2f} as served), and saves only by early exits.
 
 ## Trainings
+
+Images/s are of a shared machine, so do not compare them. A `+` after a commit: with uncommitted changes.
 
 {trainings}
 """

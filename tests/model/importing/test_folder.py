@@ -98,9 +98,7 @@ def test_the_calibration_has_a_frontier_between_both_networks(folder: Path) -> N
     assert large.accuracy > small.accuracy + 0.05
     best = max(point.expected_accuracy for point in calibration.points)
     assert best >= large.accuracy - 0.03
-    assert any(
-        p.expected_accuracy > small.accuracy and p.mean_gflops < large.mean_cost / 2 for p in calibration.points
-    )
+    assert any(p.expected_accuracy > small.accuracy and p.mean_gflops < large.mean_cost / 2 for p in calibration.points)
     assert len(load_graphs(weights, calibration)) == 2
 
 

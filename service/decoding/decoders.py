@@ -131,13 +131,12 @@ class Decoders:
         job = _Job(sources, views_of(target), deadline, check, count)
         starts = range(0, len(sources), HEADERS)
         self._enter(job, [PER_PICTURE * min(HEADERS, len(sources) - start) for start in starts])
-        # Its turn may come later, and a picture may take long.
-        overdue = None if deadline == math.inf else job.loop.call_later(deadline - time.monotonic(), job.settle, None)
+        job.watch_deadline()  # its turn may come later, and a picture may take long
         try:
             await job.done
         finally:
-            if overdue is not None:
-                overdue.cancel()
+            if job.overdue is not None:
+                job.overdue.cancel()
             with self._lock:
                 self._forget(job)
             self._observe(job.took)
@@ -275,6 +274,16 @@ class _Job:
         self.took: list[tuple[str, float]] = []
         self.left = 0
         self.ended = False
+        self.overdue: asyncio.TimerHandle | None = None
+
+    def watch_deadline(self) -> None:
+        """Settle once the deadline has passed, not before: the engine would classify what is black. uvloop counts in
+        whole milliseconds, and calls up to two of them early."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            self.settle(None)
+        elif self.deadline < math.inf:
+            self.overdue = self.loop.call_later(max(left, 0.001), self.watch_deadline)
 
     def read(self, turn: int, max_pixels: int) -> None:
         """Read the headers of a turn."""

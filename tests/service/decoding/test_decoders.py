@@ -3,11 +3,12 @@ import io
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import uvloop
 from PIL import Image
 
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
@@ -286,6 +287,23 @@ def test_a_deadline_passes_while_others_have_their_turns() -> None:
             blocked.open()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_is_not_decoded_is_given_up_after_the_deadline_not_before(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def main() -> None:
+        with decoders(1) as made:
+            blocked = Blocked(made)
+            for tenths in range(20):
+                deadline = time.monotonic() + 0.005 + tenths / 10_000
+                await made.decode([black(1000)], 8, deadline=deadline)
+                assert time.monotonic() >= deadline
+            blocked.open()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
 
 
 def test_a_fault_in_one_request_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

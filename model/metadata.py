@@ -35,6 +35,8 @@ _COLOURS = {0xE0: 16, 0xEE: 14}
 """JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0\1\1"
 """The second for a profile in one segment."""
+_CONTROL, _DISPOSAL = 0xF9, 0x1C
+"""The extension of a GIF that tells how a frame is shown, and the bits that tell what becomes of it afterwards."""
 _TAG = 0x0112
 _CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
 
@@ -57,7 +59,7 @@ def without_metadata(data: bytes) -> Bare:
     if data.startswith(b"RIFF") and data.startswith(b"WEBP", 8):
         return _webp(data)
     if data.startswith(b"GIF8"):
-        _check_gif(data)
+        data = _gif(data)
     return Bare(data, None)
 
 
@@ -173,9 +175,11 @@ def _webp(data: bytes) -> Bare:
     return Bare(data, 1, profile)
 
 
-def _check_gif(data: bytes) -> None:
-    """Pillow reads every block before the first frame on its own; they are counted as it walks."""
-    at, parts = 13, _parts(data, BYTES_PER_BLOCK)
+def _gif(data: bytes) -> bytes:
+    """Without a way to dispose of the first frame, the only one that counts: for one Pillow keeps as many bytes as the
+    frame has pixels as soon as it has opened the file. It reads every block before that frame on its own; they are
+    counted as it walks."""
+    at, parts, bare = 13, _parts(data, BYTES_PER_BLOCK), None
     if len(data) > at and data[10] & 128:
         at += 6 << (data[10] & 7)
     while at + 2 < len(data) and data[at] not in b",;":
@@ -184,11 +188,15 @@ def _check_gif(data: bytes) -> None:
             at += 1
             continue
         empty = data[at + 1] != 0xFE and not data[at + 2]  # is not the last block, but for a comment
+        if data[at + 1] == _CONTROL and not empty and at + 3 < len(data) and data[at + 3] & _DISPOSAL:
+            bare = bare or bytearray(data)
+            bare[at + 3] &= ~_DISPOSAL
         at += 3 if empty else 2
         while at < len(data) and data[at]:
             next(parts)
             at += 1 + data[at]
         at += 1
+    return data if bare is None else bytes(bare)
 
 
 def _orientation(exif: bytes) -> int:

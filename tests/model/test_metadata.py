@@ -160,6 +160,15 @@ def test_ordinary_files_of_many_parts_are_read() -> None:
     assert np.array_equal(np.asarray(decode(gif[:781] + xmp + gif[781:])), np.asarray(decode(gif)))
 
 
+@pytest.mark.parametrize("disposal", [1, 2, 3])
+def test_what_becomes_of_a_gif_s_frame_afterwards_changes_nothing(disposal: int) -> None:
+    frames = [PICTURE.convert("P"), Image.fromarray(255 - STORED).convert("P")]
+    options = {"save_all": True, "append_images": frames[1:], "transparency": 0}
+    data, plain = (encode("GIF", frames[0], disposal=each, **options) for each in (disposal, 0))
+    assert data != plain
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(plain)))
+
+
 def photograph(kind: str) -> tuple[bytes, bytes]:
     """With some 200 KB of metadata, and without; turned."""
     if kind == "PNG":

@@ -12,6 +12,7 @@ from PIL import Image
 from msmlp.model.errors import ImageTooLargeError, UndecodableImageError
 from msmlp.model.preprocess import ENTROPY, MAX_PIXELS, load_image
 from msmlp.service.decoding.pictures import read_header
+from msmlp.service.memory import resident_bytes
 
 LIMIT = 1_000_000
 
@@ -82,6 +83,34 @@ def test_a_long_file_that_waits_holds_no_copy_without_its_metadata() -> None:
     tracemalloc.stop()
     assert held < len(file((200, 200), "JPEG"))
     assert (again.decode() == picture.decode()).all()
+
+
+def gif(side: int, control: bytes) -> bytes:
+    """The header of a picture whose pixels do not follow."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\2\0;"
+    return b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + control + frame
+
+
+RESTORE_BACKGROUND, RESTORE_PREVIOUS = b"!\xf9\4\x08\0\0\0\0", b"!\xf9\4\x0d\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file((2000, 2000), "PNG", "1"),
+        file((2000, 2000), "JPEG", "L"),
+        gif(5000, b""),
+        gif(5000, RESTORE_BACKGROUND),
+        gif(5000, RESTORE_PREVIOUS),
+        gif(5000, RESTORE_BACKGROUND + b"!\xfe\1a\0" + RESTORE_PREVIOUS),
+    ],
+    ids=["PNG", "JPEG", "GIF", "GIF-background", "GIF-previous", "GIF-both"],
+)
+def test_pictures_that_wait_hold_no_pixels(data: bytes) -> None:
+    before = resident_bytes()
+    waiting = [read_header(data, 32, MAX_PIXELS) for _ in range(16)]
+    assert resident_bytes() < before + 40 * 2**20, "400 MB for a byte per pixel of the GIFs"
+    assert len(waiting) == 16
 
 
 def test_pixels_are_counted_too() -> None:

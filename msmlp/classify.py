@@ -30,6 +30,8 @@ T = TypeVar("T")
 AT_ONCE = 128
 """Files of one request, at most; half as many, and half of that, where a service takes fewer."""
 LONGEST_NAME = 40
+TOGETHER = ("too_many_images", "body_too_large", "too_many_pixels")
+"""What a service says of images that are too many for one request."""
 OF_ONE_IMAGE = ("undecodable_image", "image_too_large")
 """What a service says of a single image; of several it lists those at fault."""
 
@@ -185,7 +187,7 @@ class Requests:
             for answer in ask([*images.values()]):
                 yield chosen, answer
         except ServiceError as error:
-            if error.code in ("too_many_images", "body_too_large") and len(chosen) > 1:
+            if error.code in TOGETHER and len(chosen) > 1:
                 middle = len(chosen) // 2
                 yield from self._ask(ask, chosen[:middle])
                 yield from self._ask(ask, chosen[middle:])

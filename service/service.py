@@ -75,6 +75,8 @@ class ByteBudget:
         while size > self.free:
             if size > self.limit or not self.make_room():
                 self._shed()
+                if size > self.limit:
+                    return OverloadedError(f"the body has {size} bytes, all bodies together may take {self.limit}")
                 return OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
         return None
 

@@ -77,18 +77,23 @@ def resolve(
             detail = f"{settings.frontends} with an engine process; expected at most {PEERS}"
             raise OptionError("--frontends", detail)
         return Layout(settings.frontends, engine, f"set to {settings.frontends}")
+    # The largest request must fit into one of them.
+    fit = {"--max-bodies-bytes is divided": settings.max_bodies_bytes // settings.max_body_bytes}
     if device != "cpu":
-        return Layout(min(MOST_BY_A_GPU, max(1, cores // 2)), engine, f"for a GPU, by {cores} cores")
+        return _least({f"for a GPU, by {cores} cores": min(MOST_BY_A_GPU, cores // 2), **fit}, engine)
     if engine != "inline":
         return Layout(1, engine, f"its engine uses all {cores} cores")
     each = WORKER_BYTES + PER_WEIGHT_BYTE * weights_bytes
     bounds = {
         f"one per core ({cores})": cores,
         f"{free_memory / 2**30:.1f} GiB of memory are free": int((1 - MEMORY_SHARE) * free_memory) // each,
-        # The largest request must fit into one of them.
-        "--max-bodies-bytes is divided": settings.max_bodies_bytes // settings.max_body_bytes,
+        **fit,
         "--capacity is divided": (settings.capacity or MAX_CAPACITY) // settings.max_images,
     }
+    return _least(bounds, engine)
+
+
+def _least(bounds: dict[str, int], engine: str) -> Layout:
     why = min(bounds, key=lambda reason: bounds[reason])
     return Layout(max(1, bounds[why]), engine, why)
 

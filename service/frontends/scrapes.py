@@ -8,7 +8,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from msmlp.service.engine.process.host import EngineHosts
-from msmlp.service.frontends.line import Answer, Ask
+from msmlp.service.frontends.line import Answer, Ask, Line
 from msmlp.service.frontends.place import Place
 from msmlp.service.telemetry.gauges import engine_metrics, log_lines_dropped
 from msmlp.service.telemetry.metrics import RELOADS, RELOADS_TEXT
@@ -25,7 +25,7 @@ class Scrapes:
         self._places, self._hosts = places, hosts
         self.totals = Totals(shared_engine=bool(hosts.all), number=len(places))
         self._process = ProcessCollector(registry=None)
-        self._asked: list[tuple[Place, Ask]] = []
+        self._asked: list[tuple[Place, Line | None, Ask]] = []
         self._task: asyncio.Task[None] | None = None
         self.restarts = 0
         self.reloads = dict.fromkeys(RELOADS, 0)
@@ -45,7 +45,7 @@ class Scrapes:
     def answer(self, place: Place, ask: Ask) -> None:
         """Begin to answer what a front end asks. Questions that come while others are answered share the next answer:
         it counts what happened before they came, and any number of them costs no more than one after the other."""
-        self._asked.append((place, ask))
+        self._asked.append((place, place.line, ask))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._answer())
 
@@ -54,11 +54,11 @@ class Scrapes:
             asked, self._asked = self._asked, []
             await asyncio.gather(*(self._count(each) for each in self._places if each.running))
             contents: dict[str, Any] = {}
-            for place, ask in asked:
+            for place, line, ask in asked:
                 if ask.what not in contents:
                     contents[ask.what] = self._content(ask.what)
-                if place.line is not None:
-                    place.line.send(Answer(ask.number, contents[ask.what]))
+                if line is not None and place.line is line:  # who asked has not ended since
+                    line.send(Answer(ask.number, contents[ask.what]))
 
     def _content(self, what: str) -> Any:
         if what == "metrics":

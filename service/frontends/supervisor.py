@@ -18,7 +18,7 @@ from msmlp.model.errors import MsmlpError
 from msmlp.service.engine.process.child import SIGNALS
 from msmlp.service.errors import CutError, DrainingError, ReloadingError
 from msmlp.service.frontends.generation import Generation, Plan, make_places
-from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Lost
+from msmlp.service.frontends.line import Answer, Ask, Close, Cut, Drain, Line, Lost
 from msmlp.service.frontends.place import LOOK_SECONDS, Place, Start
 from msmlp.service.frontends.reload import explained, plan_beside, warm_up
 from msmlp.service.frontends.scrapes import Scrapes
@@ -198,13 +198,13 @@ class Supervisor:
         elif isinstance(message, Lost):
             log.error("too many open files: a connection is lost")
         elif isinstance(message, Ask) and message.what == "reload":
-            self._reload(partial(self._answer, place, message))
+            self._reload(partial(self._answer, place, place.line, message))
         elif isinstance(message, Ask):
             self._scrapes.answer(place, message)
 
-    def _answer(self, place: Place, ask: Ask, content: Any) -> None:
-        if place.line is not None:  # it has not ended since
-            place.line.send(Answer(ask.number, content))
+    def _answer(self, place: Place, line: Line | None, ask: Ask, content: Any) -> None:
+        if line is not None and place.line is line:  # who asked has not ended since
+            line.send(Answer(ask.number, content))
 
     def _reload(self, tell: Callable[[Any], Any]) -> None:
         """Begin to; `tell` is called with a document on how it ended, or the error."""

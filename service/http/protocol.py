@@ -204,7 +204,8 @@ class Protocol(Connection, HttpToolsProtocol):
         """Answer a request: under overload with a refusal, which must cost far less than an answer, and no task."""
         if self._watch.leaving and not self.pipeline:
             cycle.keep_alive = False
-        refusal = self._refusal(cycle.scope) if self._refusal else None
+        # To a client that does not read it is given as messages, which wait until it does.
+        refusal = self._refusal(cycle.scope) if self._refusal and not self.flow.write_paused else None
         if refusal is None:
             super()._start_asgi_task(cycle, app)
         else:

@@ -61,8 +61,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     def leave() -> None:
         nonlocal gone
-        gone = True
-        mine.cancel()
+        if not gone:  # one that is late may leave as well
+            gone = True
+            mine.cancel()
 
     # The work runs in the request's own task and the connection calls back: a second task that waits for the client to
     # leave would cost as much as writing the answer.

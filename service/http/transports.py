@@ -57,6 +57,12 @@ class Joining:
         """The client takes more. → Whether it has taken all that waited."""
         return True
 
+    def write_eof(self) -> None:
+        """Say goodbye: whatever else would be an answer to the request that ends here comes too late."""
+        self.flush()
+        self._lingers = True
+        self._transport.write_eof()
+
     def _end(self) -> None:
         self._transport.close()
 
@@ -67,7 +73,8 @@ class Joining:
             self._write(head)
 
     def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():  # the client may have left since, and uvloop would raise
+        # The client may have left since, or have been told that all is said: uvloop would raise.
+        if not (self._lingers or self._transport.is_closing()):
             self.written += len(data)
             self._transport.write(data)
 

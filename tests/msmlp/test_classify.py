@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 
 import msmlp
 from msmlp import classify
@@ -20,7 +21,7 @@ from msmlp.service.options import RequestOptions
 from tests.fakes import PATIENCE_SECONDS
 from tests.msmlp.scripted import SILENT, Reply, refusal, scripted
 from tests.processes import COMMAND, Call, environment, run_msmlp
-from tests.servers import wait_until
+from tests.servers import fake_backend, fake_service, serving, wait_until
 
 Captured = pytest.CaptureFixture[str]
 
@@ -137,6 +138,16 @@ def test_more_files_than_a_request_may_hold(
     once = [result.class_id for result in model(files, policy="fast").results]
     assert [result["class_id"] for result in printed["results"]] == (once * 9)[:101]
     assert printed["operating_point"]["name"] == "fast"
+
+
+def test_more_pixels_than_a_request_may_have(
+    call: Call, capsys: Captured, tiny_weights: Path, files: list[Path]
+) -> None:
+    with Image.open(files[0]) as image:
+        pixels = image.width * image.height
+    with serving(fake_service(tiny_weights, fake_backend, max_request_pixels=3 * pixels)) as client:
+        assert call("classify", "--url", str(client.base_url), "--json", *files) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == len(files)
 
 
 def test_standard_input(

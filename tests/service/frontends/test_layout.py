@@ -67,6 +67,7 @@ def test_auto_leaves_room_for_the_largest_request_in_each() -> None:
     assert layout(cores=8, capacity=3, max_images=4).frontends == 1
     assert layout(cores=8, max_bodies_bytes=300, max_body_bytes=100).frontends == 3
     assert layout(cores=64).frontends == 16
+    assert layout(GPU, cores=16, max_bodies_bytes=300, max_body_bytes=100).frontends == 3
     assert "--capacity" in layout(cores=8, capacity=8, max_images=4).why
 
 

@@ -234,6 +234,16 @@ def test_refusals_are_counted_and_few_of_them_logged(tiny_weights: Path, caplog:
     assert all(record.request_id for record in lines)  # type: ignore[attr-defined]
 
 
+def test_a_chunk_that_breaks_behind_an_answer_is_no_fault_of_the_service(
+    tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(fake_service(tiny_weights, fake_backend)) as client:
+        found = exchange(client, b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+        assert [answer.status_code for answer in found] == [400]
+        assert client.get("/livez").status_code == 200
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

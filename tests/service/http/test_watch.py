@@ -317,10 +317,11 @@ def test_a_stream_that_takes_too_long_is_cut(serve: Serve) -> None:
         assert running.timeouts() == {"request": 1}
 
 
-def test_a_client_that_does_not_read_is_cut(serve: Serve) -> None:
+@pytest.mark.parametrize("target", [b"/openapi.json", b"/admin"], ids=["answers", "refusals"])
+def test_a_client_that_does_not_read_is_cut(serve: Serve, target: bytes) -> None:
     with serve(body_seconds=SHORT) as running, running.connect() as connection:
         connection.settimeout(0.1)
-        ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20
+        ask = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target * 20
 
         def cut() -> bool:
             try:

@@ -136,6 +136,7 @@ class Connection:
         self._watch: Watch = self.app_state["msmlp_watch"]
         self.app_state = {**self.app_state, "msmlp_departure": self._departure}
         super().connection_made(transport)  # type: ignore[misc]
+        self.transport.linger = self._linger_if_sending
         if not self._watch.opened(self):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, *FULL, sane_id(""))
 
@@ -144,7 +145,7 @@ class Connection:
         self._watch.closed(self)
         self._departure.end()
         # No cycle of references is left: a garbage collection, which would find it, comes rarely.
-        self.refused = None
+        self.refused, self.transport.linger = None, bool
         for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
                 cycle.on_response, cycle.body = _nothing, b""
@@ -249,6 +250,11 @@ class Connection:
         self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
         if not (self._watch.ends(self) and self._linger()):
             self.transport.close()
+
+    def _linger_if_sending(self) -> bool:
+        """The same where the client still sends what was answered already."""
+        answered = self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+        return answered and self._watch.ends(self) and self._linger()
 
     def _linger(self) -> bool:
         """Close for writing, and for reading once the client has read; False if that cannot be."""

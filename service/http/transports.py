@@ -53,6 +53,9 @@ class Joining:
         if not self._lingers:
             self._end()
 
+    def is_closing(self) -> bool:
+        return self._lingers or self._transport.is_closing()
+
     def go_on(self) -> bool:
         """The client takes more. → Whether it has taken all that waited."""
         return True
@@ -73,8 +76,7 @@ class Joining:
             self._write(head)
 
     def _write(self, data: bytes) -> None:
-        # The client may have left since, or have been told that all is said: uvloop would raise.
-        if not (self._lingers or self._transport.is_closing()):
+        if not self.is_closing():  # uvloop would raise
             self.written += len(data)
             self._transport.write(data)
 

@@ -148,8 +148,8 @@ class Watch:
             same = connection.turn[0] is connection.seen.turn[0]
             if connection in self.open and same and connection.phase in (Phase.IDLE, Phase.HEAD):
                 self._count_refused()
+                del self.open[connection]  # it must not linger
                 connection.transport.close()
-                del self.open[connection]
                 return True
         return False
 

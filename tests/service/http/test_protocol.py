@@ -111,6 +111,16 @@ def test_a_refusal_reaches_a_client_that_still_sends(client: httpx.Client) -> No
     assert received.endswith(b"}")
 
 
+@pytest.mark.parametrize("last", [b"1.0\r\nX: x", b"1.1\r\nConnection: close"], ids=["1.0", "close"])
+@pytest.mark.parametrize("target", [b"/nowhere", b"/admin"])
+def test_an_early_answer_reaches_a_client_that_sends_its_last_body(
+    client: httpx.Client, target: bytes, last: bytes
+) -> None:
+    head = b"POST %b HTTP/%b\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" % (target, last)
+    found = exchange(client, head, *[bytes(300_000)] * 10)
+    assert [answer.status_code for answer in found] == [404]
+
+
 @pytest.mark.parametrize("version", [b" HTTP/2.0", b" HTTP/1.2", b" HTTP/3.0", b""], ids=["2.0", "1.2", "3.0", "0.9"])
 @pytest.mark.parametrize("method", [b"GET", b"BREW"], ids=["httptools", "h11"])
 def test_another_version_of_http_is_refused(client: httpx.Client, method: bytes, version: bytes) -> None:

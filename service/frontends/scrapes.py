@@ -37,6 +37,7 @@ class Scrapes:
         for place in places:
             self.totals.arrive(place.number)
         self._places, self._hosts = [*places, *self._places], hosts
+        self.totals.render(self._own())  # the new engines' counters begin at 0, which must be seen
 
     def forget(self, places: list[Place]) -> None:
         """They have ended."""

@@ -13,6 +13,8 @@ from msmlp.service.engine.async_engine import AsyncEngine
 from msmlp.service.engine.messages import Load
 from msmlp.service.logs import dropped_lines
 
+CPU = "cpu_seconds"
+
 
 class Engines(Protocol):
     """Engines in processes of their own."""
@@ -24,6 +26,10 @@ class Engines(Protocol):
     @property
     def pids(self) -> Sequence[int]:
         """Their processes."""
+
+    @property
+    def cpu_seconds(self) -> dict[int, float]:
+        """By process, also of those that have ended, as last read here."""
 
     @property
     def restarts(self) -> int: ...
@@ -69,8 +75,12 @@ def engine_metrics(engines: Engines) -> Iterator[Metric]:
         # Registered nowhere: it is asked here.
         for metric in ProcessCollector(namespace="msmlp_engine", pid=partial(str, pid), registry=None).collect():
             resources.setdefault(metric.name, []).append(metric)
+            if metric.name.endswith(CPU):
+                engines.cpu_seconds[pid] = metric.samples[0].value
     for name, (family, *more) in resources.items():
         values = [each.samples[0].value for each in (family, *more)]
+        if name.endswith(CPU):  # it must not fall when one of them dies
+            values = [*engines.cpu_seconds.values()]
         value = min(values) if name.endswith("start_time_seconds") else sum(values)  # the start is that of the first
         family.samples = [family.samples[0]._replace(value=value)]
         yield family

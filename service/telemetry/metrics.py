@@ -51,7 +51,7 @@ from msmlp.service.telemetry.gauges import (
     own_engine_metrics,
     reading,
 )
-from msmlp.service.telemetry.record import INFERENCES, RequestRecord
+from msmlp.service.telemetry.record import INFERENCES, STREAM, RequestRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 MARGINS = (-5.0, -1.0, -0.2, -0.05, -0.02, -0.01, -0.005, 0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -219,7 +219,9 @@ class Metrics(Collector):
         return {exit: (sum(newest), len(newest)) for exit, newest in self._shadows.items()}
 
     def ended(self, record: RequestRecord) -> None:
-        self._requests.append((record.route, record.status, record.seconds))
+        # A gRPC stream lasts as long as its client likes, and its requests have records of their own.
+        seconds = math.nan if record.method == STREAM else record.seconds
+        self._requests.append((record.route, record.status, seconds))
         if len(self._requests) >= TOGETHER:
             self._count()
 
@@ -246,8 +248,9 @@ class Metrics(Collector):
         if requests := _taken(self._requests):
             for labels, number in Counts((route, status) for route, status, _ in requests).items():
                 self._child(self.requests, *labels).inc(number)
-            rows = [self.request_seconds.row(route) for route, _, _ in requests]
-            self.request_seconds.observe(np.array(rows), np.array([seconds for _, _, seconds in requests]))
+            if timed := [(route, seconds) for route, _, seconds in requests if not math.isnan(seconds)]:
+                rows = [self.request_seconds.row(route) for route, _ in timed]
+                self.request_seconds.observe(np.array(rows), np.array([seconds for _, seconds in timed]))
         if batches := _taken(self._batches):
             stages = np.array([batch.stage for batch in batches])
             self.compute_seconds.observe(stages, np.array([batch.seconds for batch in batches]))

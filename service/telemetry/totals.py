@@ -164,8 +164,12 @@ class Totals(Collector):
                 known[series] = None
                 if metric.type == "gauge":
                     process.gauges[series] = sample.value
-                elif sample.value or not metric.name.startswith(self._shared):  # at 0 the process sees no engine
+                elif sample.value or self._owns(process) or not metric.name.startswith(self._shared):
                     self._count(process, metric, series, sample.value)
+
+    def _owns(self, process: _Process) -> bool:
+        """Whether it hosts the engines: at 0 another process sees none, but to this one new engines have come."""
+        return process is self._living.get(OWN)
 
     def _count(self, process: _Process, metric: Metric, series: Series, value: float) -> None:
         """A counter that falls began again at 0 with its engine; it goes on from where it was."""

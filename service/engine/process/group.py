@@ -24,6 +24,7 @@ class EngineGroup:
         self._died: dict[int, Died] = {}  # of those that have died for good
         self._worked, self._seen = 0.0, dict[RemoteWorker, float]()
         self.ready = threading.Event()
+        self.cpu_seconds: dict[int, float] = {}
 
     def start(self) -> None:
         for worker in self._workers:
@@ -67,7 +68,9 @@ class EngineGroup:
                     worker.put(message)
 
     def look(self, now: float) -> float:
-        return max(worker.look(now) for worker in self._workers)
+        ages = [(worker.look(now), worker.ready.is_set()) for worker in self._workers]
+        # One that is away has no images; those of the others are not to be given up.
+        return max((age for age, up in ages if up), default=max(age for age, _ in ages))
 
     def share(self, counts: Counts) -> None:
         for worker in self._workers:

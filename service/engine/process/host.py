@@ -298,6 +298,7 @@ class EngineHosts:
 
     def __init__(self, hosts: Sequence[EngineHost] = ()) -> None:
         self.all = hosts
+        self.cpu_seconds: dict[int, float] = {}
 
     def start(self) -> None:
         for host in self.all:

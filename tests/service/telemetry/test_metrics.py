@@ -31,6 +31,7 @@ from msmlp.service.http.middleware import ROUTES
 from msmlp.service.options import RequestOptions
 from msmlp.service.service import Service
 from msmlp.service.telemetry.metrics import AT_MOST, PHASES, RELOADS, SCORES, LabelledHistogram, Metrics
+from msmlp.service.telemetry.record import RPC, STREAM, RequestRecord
 from tests.fakes import PATIENCE_SECONDS, Clock, FakeBackend, picture
 from tests.servers import encoded, fake_backend, fake_service, knock, serving, wait_until
 
@@ -459,7 +460,7 @@ def test_engines_in_processes_are_counted_by_state_with_their_restarts_and_resou
     assert shown("msmlp_engine_restarts_total") == 0
     assert shown("msmlp_engine_process_resident_memory_bytes") is None
     own = os.getpid()
-    engines = SimpleNamespace(states=["up", "out", "up"], restarts=4, pids=[own, own])
+    engines = SimpleNamespace(states=["up", "out", "up"], restarts=4, pids=[own, own], cpu_seconds={1: 1000.0})
     metrics.watch_engines(engines)
     states = [shown("msmlp_engines", {"state": state}) for state in ("up", "restarting", "out")]
     assert (states, shown("msmlp_engine_restarts_total")) == ([2, 0, 1], 4)
@@ -467,8 +468,20 @@ def test_engines_in_processes_are_counted_by_state_with_their_restarts_and_resou
     assert one is not None
     assert shown("msmlp_engine_process_resident_memory_bytes") == pytest.approx(2 * one, rel=0.1)
     assert shown("msmlp_engine_process_start_time_seconds") == shown("process_start_time_seconds")
+    cpu = shown("msmlp_engine_process_cpu_seconds_total")
+    assert cpu == pytest.approx(1000 + (shown("process_cpu_seconds_total") or 0), abs=1), "with one that has ended"
     engines.pids = []
     assert shown("msmlp_engine_process_resident_memory_bytes") is None
+
+
+def test_a_stream_is_counted_but_its_life_is_not_a_latency() -> None:
+    metrics = Metrics((0.1, 0.2, 0.3), "a name", "a version")
+    labels = {"route": "grpc/ModelStreamInfer"}
+    for method in (STREAM, RPC):
+        metrics.ended(RequestRecord("id", 0.0, method, labels["route"], status=408, ended=60.0))
+    shown = metrics.registry.get_sample_value
+    assert shown("msmlp_requests_total", {**labels, "status": "408"}) == 2
+    assert shown("msmlp_request_seconds_count", labels) == 1
 
 
 def test_images_an_engine_had_no_slots_for_are_shed() -> None:

@@ -85,7 +85,7 @@ def shown(snapshots: Sequence[Snapshot], *, shared_engine: bool = False) -> dict
 def service(tiny_weights: Path) -> Service:
     """One that has served something of everything that adds series."""
     service = fake_service(tiny_weights, fake_backend, shadow=1)
-    service.metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()]))
+    service.metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()], cpu_seconds={}))
     with serving(service) as client:
         files = [("images", encoded(picture(*scores, size=32))) for scores in ((1.0,), (0.2, 0.8), (0.1, 0.1, 0.1))]
         client.post("/classify", files=files, params={"thresholds": "0.5,0.5"}).raise_for_status()
@@ -306,6 +306,12 @@ def test_the_work_of_a_shared_engine_goes_on_over_restarts_of_engine_and_process
     assert third.sees(9) == 108
     assert third.sees(0) == 108, "it was cut off"
     assert third.sees(10) == 109, "from an engine that lived on"
+
+
+def test_restarts_of_the_engines_after_a_reload_are_added_to_those_before() -> None:
+    totals = Totals(shared_engine=True)
+    shown = [values(totals, [counter("msmlp_engine_restarts", hosts)]) for hosts in (1, 0, 1, 2)]
+    assert [each["msmlp_engine_restarts_total"] for each in shown] == [1, 1, 2, 3]
 
 
 def test_statistics_are_added_up_and_survive_a_process() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -47,6 +48,7 @@ class FakeRemote:
         self.load: Load | None = None
         self.counts = Counts()
         self.state, self.restarts = "up", 2
+        self.age, self.ready = 0.0, threading.Event()
 
     def up(self, backlog: float = 0.0, permits: int = 10, **more: Any) -> None:
         self.permits = permits
@@ -65,6 +67,9 @@ class FakeRemote:
 
     def share(self, counts: Counts) -> None:
         self.counts = counts
+
+    def look(self, now: float) -> float:
+        return self.age
 
 
 def group_of(count: int) -> tuple[EngineGroup, list[FakeRemote], list[Outbound]]:
@@ -179,6 +184,16 @@ def test_their_work_goes_on_when_one_ends_or_begins_anew() -> None:
     assert work() == 1050, "what it did stays done"
     one.up(work_seconds=10)
     assert work() == 1055, "it began anew"
+
+
+def test_the_silence_of_one_that_restarts_says_nothing_of_the_others() -> None:
+    group, (away, up), _ = group_of(2)
+    away.age, up.age = 30.0, 0.2
+    assert group.look(0.0) == 30.0, "nobody is there"
+    up.ready.set()
+    assert group.look(0.0) == 0.2
+    away.ready.set()
+    assert group.look(0.0) == 30.0, "it hangs"
 
 
 def test_their_states_and_restarts_are_told_together() -> None:

@@ -55,7 +55,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=0, help="Number of epochs; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: the recipe's.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed for initial weights, order, augmentation, validation and audit images.")
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Seed for initial weights, order, augmentation, validation and audit images."
+        ),
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",

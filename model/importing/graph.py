@@ -91,6 +91,15 @@ def read_graph(path: Path) -> Graph:
         for name in types:
             _check_scale(name, shape_of(types[name]), shape_of(doubled[name]))
         outputs = {each.name: _type(types, each.name) for each in model.graph.output}
+        return Graph(
+            str(path),
+            content,
+            model,
+            {name: shape_of(kind) for name, kind in types.items()},
+            {name: shape_of(kind) for name, kind in doubled.items()},
+            {each.name: _type(types, each.name) for each in inputs},
+            outputs,
+        )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (
@@ -100,15 +109,6 @@ def read_graph(path: Path) -> Graph:
         ValueError,
     ) as error:
         raise ConfigError(f"{path} is not a valid graph: {' '.join(str(error).split())[:300]}") from None
-    return Graph(
-        str(path),
-        content,
-        model,
-        {name: shape_of(kind) for name, kind in types.items()},
-        {name: shape_of(kind) for name, kind in doubled.items()},
-        {each.name: _type(types, each.name) for each in inputs},
-        outputs,
-    )
 
 
 def _content(path: Path) -> bytes:

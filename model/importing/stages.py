@@ -54,8 +54,10 @@ def cascade_of(
     for k, (graph, said) in enumerate(zip(graphs, preprocessing, strict=True)):
         try:
             stages.append(_stage(k, graphs, classes, said, costs[k] if costs else gflops(graph)))
-        except (ConfigError, ValidationError) as error:
+        except (ConfigError, ValidationError, OverflowError) as error:
             text = one_line(error) if isinstance(error, ValidationError) else error
+            if isinstance(error, OverflowError):
+                text = "its tensors are too large to count"
             raise ConfigError(f"stage {k + 1}, {graph.file}: {text}") from None
     whole = all(each.picture is None or each.picture.dtype == "uint8" for each in stages)
     if whole and any(each.mean or each.std for each in preprocessing):

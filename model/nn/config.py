@@ -18,6 +18,10 @@ LAYER_NORM = 5
 """Multiply-adds per element, by fvcore's rules."""
 
 
+LARGEST_SIDE, LARGEST_WIDTH = 2**14, 2**20
+"""Far beyond what fits into a memory, and small enough to be multiplied."""
+
+
 class StageConfig(BaseModel):
     """One Mixer: patch size p_k, width C, depth L (blocks), hidden widths D_S (tokens) and D_C (channels).
 
@@ -26,12 +30,13 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    patch: int = Field(ge=1)
-    width: int = Field(ge=1)
-    depth: int = Field(ge=1)
-    token_hidden: int = Field(ge=1)
-    channel_hidden: int = Field(ge=1)
-    overlap: int = Field(default=0, ge=0)
+    # A manifest may come from anybody: its costs are counted before anything else is checked.
+    patch: int = Field(ge=1, le=LARGEST_SIDE)
+    width: int = Field(ge=1, le=LARGEST_WIDTH)
+    depth: int = Field(ge=1, le=1024)
+    token_hidden: int = Field(ge=1, le=LARGEST_WIDTH)
+    channel_hidden: int = Field(ge=1, le=LARGEST_WIDTH)
+    overlap: int = Field(default=0, ge=0, le=LARGEST_SIDE)
 
     @model_validator(mode="after")
     def _overlap_stays_near(self) -> Self:
@@ -53,11 +58,11 @@ class CascadeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: int = Field(default=32, ge=1)
-    classes: int = Field(default=10, ge=2)
+    image_size: int = Field(default=32, ge=1, le=LARGEST_SIDE)
+    classes: int = Field(default=10, ge=2, le=LARGEST_WIDTH)
     reuse: Literal["none", "first", "all"] = "all"
     reuse_norm: bool = True
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:

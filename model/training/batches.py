@@ -68,7 +68,7 @@ class Batches:
         made: Views = []
         with torch.random.fork_rng():
             mirrored = self._mirrored(images, number).to(data.pixels.device)
-            torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED + number)
+            torch.manual_seed((self.seed * 1_000_033 + VIEW_SEED + number) % 2**63)
             for rows in torch.randperm(images).to(data.pixels.device).split(in_piece):
                 pixels = torch.where(mirrored[rows, None, None, None], data.pixels[rows].flip(3), data.pixels[rows])
                 views = self._make_piece(pixels, data.labels[rows])
@@ -83,7 +83,7 @@ class Batches:
         (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024)."""
         if self.recipe.flip == "random" or self.recipe.augment == "none":
             return torch.zeros(images, dtype=torch.bool)
-        torch.manual_seed(self.seed * 1_000_033 + VIEW_SEED)  # the same in every epoch
+        torch.manual_seed((self.seed * 1_000_033 + VIEW_SEED) % 2**63)  # the same in every epoch
         return (torch.rand(images) < 0.5) ^ bool(number % 2)
 
     def _make_piece(self, pixels: Tensor, labels: Tensor) -> Views:

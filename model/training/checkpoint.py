@@ -4,12 +4,14 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from msmlp.model.data import Split
 from msmlp.model.errors import DataError
 from msmlp.model.nn.cascade import Cascade
 from msmlp.model.training.loop import Learner
@@ -38,7 +40,7 @@ class Position:
         return self.epochs + bool(self.losses)
 
 
-def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str, Any]:
+def setup_of(learner: Learner, validation_digest: str, training: Split) -> dict[str, Any]:
     """What must be the same when a run is resumed, under the names of the options where they have one."""
     teacher, initial = learner.teacher, learner.initial
     return {
@@ -50,7 +52,9 @@ def setup_of(learner: Learner, validation_digest: str, images: int) -> dict[str,
         "seed": learner.seed,
         "dtype": str(learner.dtype).removeprefix("torch."),
         "validation images": validation_digest,
-        "training images": images,
+        "training images": len(training),
+        # In their order, by which an epoch draws them.
+        "training data": sha256(training.labels.tobytes() + training.identities.tobytes()).hexdigest(),
     }
 
 
@@ -103,6 +107,7 @@ def load(folder: Path, learner: Learner, setup: dict[str, Any]) -> Checkpoint | 
     if not (folder / LAST).exists():
         return None
     last = _read(folder / LAST, learner.device)
+    last.state["setup"].setdefault("training data", setup["training data"])  # 0.2.0 did not note it
     different = list(_differences(last.state["setup"], setup))
     names = {name for name, *_ in different}
     if not different:

@@ -102,7 +102,7 @@ def train_epoch(
     process has done, which are left out; it grows with every step. `check` is called after each, and may raise.
     """
     # Seeded every epoch, so that a resumed run draws what an uninterrupted one would have drawn.
-    torch.manual_seed(learner.seed * 1_000_003 + epoch)
+    torch.manual_seed((learner.seed * 1_000_003 + epoch) % 2**63)
     recipe, images = learner.recipe, len(data.labels)
     batch = min(recipe.batch_size, images)
     steps = steps_per_epoch(images, recipe.batch_size)

@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     optimizer: Literal["sgd", "adamw", "muon"]
     # Upper bounds keep the products that optimizers compute within float32.
     lr: float = Field(gt=0, le=1e30)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
     nesterov: bool = Field(default=False, description="sgd only")
     weight_decay: float = Field(ge=0, le=1)
     schedule: Literal["step", "cosine", "wsd"] = Field(

@@ -68,7 +68,7 @@ def train(options: TrainOptions) -> Path:
     announce(dataset, partition)
     model = _model(network, recipe, teacher, initial, dataset.classes, options, device)
     learner = _learner(options, model, recipe, normalizer(preprocess, device), teacher, initial, dtype)
-    setup = checkpoint.setup_of(learner, split_digest(validation), len(training))
+    setup = checkpoint.setup_of(learner, split_digest(validation), training)
     found = checkpoint.load(options.out, learner, setup) if options.resume else None
     arrays = _arrays(training, device), _arrays(validation, device)
     if isinstance(learner.model, ConvNet):
@@ -85,7 +85,9 @@ def train(options: TrainOptions) -> Path:
         rows = train_epochs(options.out, learner, *arrays, position, setup)
         with after_epochs(options.out, position, recipe.epochs):
             plot_curves(rows, options.out / "curves.png")
-            accuracies = rows[-1]["val_accuracy"] if rows else exit_accuracies(learner, arrays[1])
+            # The last row may be of another length of this run, whose checkpoint was never written.
+            measured = bool(rows) and rows[-1]["epoch"] == recipe.epochs
+            accuracies = rows[-1]["val_accuracy"] if measured else exit_accuracies(learner, arrays[1])
             left = _description(options, learner, dataset, partition, rows, accuracies)
             _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
     return options.out

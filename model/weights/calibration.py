@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from msmlp.model.errors import OptionError, WeightsError
 from msmlp.model.exits.policies import REMOVED_POLICIES, exit_policy
 from msmlp.model.exits.rule import exit_of
-from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_together
 from msmlp.model.weights.manifest import Weights
 
 CALIBRATION = "calibration.json"
@@ -94,7 +94,7 @@ class CalibrationFile(BaseModel):
         default=None, description="each stage's own milliseconds per image in full batches, on one core of a CPU"
     )
     stage_ms_batch_size: int | None = None
-    images: int
+    images: int = Field(ge=1)
     digest: str
     device: str
     dtype: str | None = None
@@ -204,8 +204,8 @@ def write_calibration(
 ) -> None:
     table = save({"scores": np.ascontiguousarray(scores), "correct": correct.astype(np.uint8)})
     file = file.model_copy(update={"files": {TABLE: hashlib.sha256(table).hexdigest()}})
-    write_atomically(folder / TABLE, table)
-    write_atomically(folder / CALIBRATION, (file.model_dump_json(indent=1) + "\n").encode())
+    described = (file.model_dump_json(indent=1) + "\n").encode()
+    write_together({folder / TABLE: table, folder / CALIBRATION: described})
 
 
 def load_calibration(weights: Weights) -> Calibration:
@@ -247,7 +247,7 @@ def _read_table(path: Path, file: CalibrationFile) -> tuple[NDArray[np.float32],
     try:
         table = load(read_checked(path, file.files.get(TABLE)))
         scores, correct = table["scores"], table["correct"].astype(bool)
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} is not a calibration table ({error})") from None
     expected = (file.images, len(file.temperatures))
     if scores.shape != expected or correct.shape != scores.shape:

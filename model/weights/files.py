@@ -15,13 +15,22 @@ M = TypeVar("M", bound=BaseModel)
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` in one step, so that no reader sees half a file; an OSError names it, and leaves it as it was."""
-    partial = path.with_name(path.name + ".partial")
+    write_together({path: content})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """The same for files that belong together: where there is no room for one of them, all stay as they were."""
+    partials = {path: path.with_name(path.name + ".partial") for path in contents}
+    path = next(iter(contents))
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        for path, content in contents.items():
+            partials[path].write_bytes(content)
+        for path, partial in partials.items():
+            partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

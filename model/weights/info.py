@@ -44,15 +44,21 @@ def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]
 
     `leak` says why the network may have been trained on them, or on validation images, after all.
     """
-    found, leak = calibration.file.audit, (manifest.training.get("init") or {}).get("leak")
+    found, leak = calibration.file.audit, _part(manifest.training, "init").get("leak")
     if found is None:
         return {"images": 0, "reason": no_audit(manifest.training), "leak": leak}
     return {**found.model_dump(mode="json"), "leak": leak}
 
 
+def _part(training: dict[str, Any], name: str) -> dict[str, Any]:
+    """Whatever a manifest may have there."""
+    part = training.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 def no_audit(training: dict[str, Any]) -> str:
     """Why a network has no audit set, by its manifest's `training`."""
-    return str((training.get("audit") or {}).get("reason", "the weights were trained before audit sets existed"))
+    return str(_part(training, "audit").get("reason", "the weights were trained before audit sets existed"))
 
 
 def exit_costs(cascade: AnyCascade) -> list[dict[str, Any]]:

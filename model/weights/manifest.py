@@ -21,7 +21,7 @@ from msmlp.model.imported import ImportedCascade
 from msmlp.model.nn.config import CascadeConfig, cumulative_gflops, incremental_gflops
 from msmlp.model.preprocess import Preprocess
 from msmlp.model.views import Views
-from msmlp.model.weights.files import read_checked, read_json, validated, write_atomically
+from msmlp.model.weights.files import read_checked, read_json, validated, write_together
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
@@ -120,8 +120,6 @@ def write_imported(
 
 
 def _write(folder: Path, cascade: AnyCascade, files: dict[str, bytes], **fields: Any) -> None:
-    for file, content in files.items():
-        write_atomically(folder / file, content)
     own = gflops(cascade)
     manifest = Manifest(
         format=FORMAT,
@@ -132,7 +130,8 @@ def _write(folder: Path, cascade: AnyCascade, files: dict[str, bytes], **fields:
         gflops_cumulative=cumulative(cascade),
         **fields,
     )
-    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    described = (manifest.model_dump_json(indent=1) + "\n").encode()
+    write_together({**{folder / file: content for file, content in files.items()}, folder / MANIFEST: described})
 
 
 def gflops(cascade: AnyCascade) -> list[float]:
@@ -194,7 +193,7 @@ def load_weights(folder: Path) -> Weights:
     blob = read_checked(path, manifest.files.get(MODEL))
     try:
         state = load(blob)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:  # of too many dimensions for numpy
         raise WeightsError(f"{path} is not a safetensors file ({error})") from None
     except KeyError as kind:
         raise WeightsError(f"{path} has numbers of type {kind}; expected F32") from None

@@ -68,6 +68,8 @@ def test_which_blocks_reuse(reuse: str, expected: list[list[bool]]) -> None:
         ({"classes": 1}, "classes: "),
         ({"reuse": "some"}, "reuse: expected one of none, first, all"),
         ({"stages.2.depth": 0}, "stages.2.depth: "),
+        ({"stages.2.depth": 10**12}, "stages.2.depth: "),
+        ({"stages.0.width": 10**400}, "stages.0.width: "),
         ({"stages.0.width": "wide"}, "stages.0.width: "),
         ({"stages": []}, "stages: "),
         ({"depth": 3}, "unknown field 'depth'"),

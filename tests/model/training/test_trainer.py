@@ -408,12 +408,40 @@ def test_resuming_with_other_options_is_refused(interrupted: TrainOptions) -> No
             r"stages.0.width \(32 there, 16 here\)",
         ),
         (replace(interrupted, seed=1), r"seed \(0 there, 1 here\), validation images \(.*"),
-        (replace(interrupted, limit_per_class=10), r"training images \(33 there, 30 here\)"),
+        (replace(interrupted, limit_per_class=10), r"training images \(33 there, 30 here\), training data \(.*\)"),
         (replace(interrupted, dtype="bfloat16"), r"dtype \(float32 there, bfloat16 here\)"),
     ):
         with pytest.raises(DataError, match=f"from a run with other options: {named}; resume with the same ones"):
             train(changed)
     assert [row["epoch"] for row in metrics(train(interrupted))] == [1, 2, 3, 4]
+
+
+def test_resuming_with_the_same_images_in_another_order_is_refused(
+    short_run: Run, few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(few_digits, tmp_path / "few"))
+    options = short_run(data=data)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(TrainingStoppedError):
+            train(options)
+    first = min((data / "train" / "digit-3").iterdir())
+    first.rename(first.with_name("zzz.png"))
+    with pytest.raises(DataError, match=r"other options: training data \(.* there, .* here\); resume"):
+        train(replace(options, resume=True))
+
+
+def test_a_seed_may_be_a_time(short_run: Run) -> None:
+    assert load_weights(train(short_run(seed=2**63 - 1, epochs=1))).manifest.training["seed"] == 2**63 - 1
+
+
+def test_the_accuracy_told_is_that_of_the_weights_whatever_stands_in_the_log(short_run: Run) -> None:
+    """A longer run cuts the log before it writes its first checkpoint."""
+    options = short_run()
+    told = load_weights(train(options)).manifest.results
+    log = options.out / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    assert load_weights(train(replace(options, resume=True))).manifest.results == told
 
 
 def test_a_bf16_run_does_not_go_on_in_float32(short_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,12 @@ def twice_the_batch(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("MatMul", ["logits", "turned"], ["square"]))
 
 
+def unheard_of_type(model: onnx.ModelProto) -> None:
+    """Of a second input, which a cast makes numbers of."""
+    model.graph.input.append(helper.make_tensor_value_info("odd", 99, ["batch", 4]))
+    model.graph.node.append(helper.make_node("Cast", ["odd"], ["even"], name="cast", to=TensorProto.FLOAT))
+
+
 def many_weights(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend([numpy_helper.from_array(np.zeros(1, np.float32), "x")] * source.MAX_PARTS)
 
@@ -141,6 +147,7 @@ def many_nodes(model: onnx.ModelProto) -> None:
             twice_the_batch,
             r"tensor 'square' has the shape \[1, 1\] for one picture and \[2, 2\] for two",
         ),
+        (unheard_of_type, r"is not a valid graph: .*99"),
         (many_weights, r"\d+ weights; expected at most 50000"),
         (unknown_shape, r"tensor 'places' of a NonZero has no fixed shape; .*dynamo=True"),
         (sparse, r"a sparse tensor or training information; expected neither"),

@@ -5,6 +5,7 @@ large, or hold a thousand frames before the one that is shown. So the items of p
 """
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 
 from PIL import AvifImagePlugin, Image
@@ -16,6 +17,8 @@ SUPPORTED: bool = AvifImagePlugin.SUPPORTED
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the service has threads of its own
 MOST_ITEMS, MOST_UNITS = 2**10, 2**6
 """Boxes of a box, parts of all items, units of an item's AV1 data; ordinary files have some ten."""
+MOST_LINKS = 2**12
+"""Bytes that tell which items and properties belong together; ordinary files have some 50."""
 FRAMES = 4
 """Two layers of colour and of transparency; all frames together may have this many times the picture's pixels."""
 MARGIN = 2**16
@@ -52,7 +55,9 @@ def _walk(data: bytes) -> tuple[bytes, int]:
     if b"moov" in outer:  # its frames are elsewhere
         raise UndecodableImageError("an AVIF sequence, which is not read; AVIF pictures are")
     start, end = outer[b"meta"]
-    parts = {kind: (start, end) for kind, start, end in _boxes(data, start + 4, end)}
+    boxes = list(_boxes(data, start + 4, end))
+    _check_links(data, boxes)
+    parts = {kind: (start, end) for kind, start, end in boxes}
     bare, pixels, pictures = bytearray(data), 0, set()
     start, end = parts[b"iinf"]
     for kind, at, _ in _boxes(data, start + (6 if data[start] == 0 else 8), end):
@@ -75,6 +80,20 @@ def _walk(data: bytes) -> tuple[bytes, int]:
             base = parts[b"idat"][0] if extents[0][0] else 0
             pixels += _frames(b"".join(data[base + at : base + at + length] for _, at, length in extents))
     return bytes(bare), pixels
+
+
+def _check_links(data: bytes, boxes: list[_Box]) -> None:
+    """The decoder searches all items for each that a link names, and makes those that it does not find."""
+    links = [(start, end) for kind, start, end in boxes if kind == b"iref"]
+    for kind, start, end in boxes:
+        if kind == b"iprp":
+            for inner, at, stop in _boxes(data, start, end):
+                if inner == b"ipma":
+                    links.append((at, stop))
+                elif inner == b"ipco":
+                    deque(_boxes(data, at, stop), maxlen=0)  # counts them
+    if sum(end - start for start, end in links) > MOST_LINKS:
+        raise UndecodableImageError(f"the AVIF's links between items have more bytes than the limit of {MOST_LINKS}")
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:

@@ -28,15 +28,17 @@ _PALETTE, _KEYS = 3, {0: 2, 2: 6}
 """A PNG's colour type of palettes; by colour type, the bytes of the one transparent colour."""
 _NO_LENGTH = frozenset((*range(0xC0), *range(0xD0, 0xD9), 0xFF))
 """After 0xff in a JPEG: no marker, or one without content."""
-_TABLES = frozenset((*range(0xC0, 0xD0), *range(0xDB, 0xE0), *range(0xF0, 0xFE)))
+_TABLES = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDB, 0xE0)))
+_SCAN, _LAST = 0xDA, frozenset((0xC8, 0xD9, 0xDA, *range(0xF0, 0xFE)))
+"""The scan; with it the end, and extensions that libjpeg refuses. Pillow's reader goes on behind these."""
 _NOT_PIXELS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Applications' segments and comments, without those of JFIF and Adobe: they tell how colours are stored."""
 _COLOURS = {0xE0: 16, 0xEE: 14}
 """JFIF's and Adobe's segments, and the shortest that libjpeg heeds; Pillow fails at a shorter one."""
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0\1\1"
 """The second for a profile in one segment."""
-_CONTROL, _DISPOSAL = 0xF9, 0x1C
-"""The extension of a GIF that tells how a frame is shown, and the bits that tell what becomes of it afterwards."""
+_CONTROL, _DISPOSAL = b"\xf9\4", 0x1C
+"""How the extension of a GIF begins that tells how a frame is shown, and the bits for what becomes of it afterwards."""
 _TAG = 0x0112
 _CHUNK, _SEGMENT = struct.Struct(">I4s").unpack_from, struct.Struct(">BBH").unpack_from
 
@@ -154,12 +156,18 @@ def _jpeg(data: bytes) -> Bare:
             kept.drop(at, end)
             if marker in (0xE1, 0xE2):
                 told.append((at + 4, end))
-        elif marker in (0xDA, 0xD9):  # the first scan, the end: what follows is libjpeg's
+        elif marker in _LAST:  # what follows is libjpeg's
+            _check_scan(marker)
             break
         at = end
     exif = next((data[start + len(_EXIF) : end] for start, end in told if data.startswith(_EXIF, start)), b"")
     profile = next((data[start + len(_ICC) : end] for start, end in told if data.startswith(_ICC, start)), b"")
     return Bare(kept.joined(), _orientation(exif), profile)
+
+
+def _check_scan(marker: int) -> None:
+    if marker != _SCAN:
+        raise UndecodableImageError("damaged image header: the JPEG ends before its first scan")
 
 
 def _webp(data: bytes) -> Bare:
@@ -176,27 +184,37 @@ def _webp(data: bytes) -> Bare:
 
 
 def _gif(data: bytes) -> bytes:
-    """Without a way to dispose of the first frame, the only one that counts: for one Pillow keeps as many bytes as the
-    frame has pixels as soon as it has opened the file. It reads every block before that frame on its own; they are
-    counted as it walks."""
-    at, parts, bare = 13, _parts(data, BYTES_PER_BLOCK), None
+    """Without extensions but for the controls of the first frame, the only one that counts, and without what these say
+    of the time after it: for that Pillow keeps as many bytes as the frame has pixels as soon as it has opened the file.
+    It joins and reads what it finds before that frame; nothing is left that it could take for something else."""
+    at, parts, controls, others = 13, _parts(data, BYTES_PER_BLOCK), list[int](), list[tuple[int, int]]()
     if len(data) > at and data[10] & 128:
         at += 6 << (data[10] & 7)
     while at + 2 < len(data) and data[at] not in b",;":
         next(parts)
+        start = at
         if data[at] != ord("!"):
             at += 1
-            continue
-        empty = data[at + 1] != 0xFE and not data[at + 2]  # is not the last block, but for a comment
-        if data[at + 1] == _CONTROL and not empty and at + 3 < len(data) and data[at + 3] & _DISPOSAL:
-            bare = bare or bytearray(data)
-            bare[at + 3] &= ~_DISPOSAL
-        at += 3 if empty else 2
-        while at < len(data) and data[at]:
-            next(parts)
-            at += 1 + data[at]
-        at += 1
-    return data if bare is None else bytes(bare)
+        else:
+            empty = data[at + 1] != 0xFE and not data[at + 2]  # is not the last block, but for a comment
+            at += 3 if empty else 2
+            while at < len(data) and data[at]:
+                next(parts)
+                at += 1 + data[at]
+            at += 1
+            if data[start + 1 : start + 3] == _CONTROL and at == start + 8 <= len(data):
+                controls.append(start + 3)
+                continue
+        others.append((start, min(at, len(data))))
+    if any(data[at] & _DISPOSAL for at in controls):
+        bare = bytearray(data)
+        for at in controls:
+            bare[at] &= ~_DISPOSAL
+        data = bytes(bare)
+    kept = _Kept(data)
+    for start, end in others:
+        kept.drop(start, end)
+    return kept.joined()
 
 
 def _orientation(exif: bytes) -> int:

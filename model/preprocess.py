@@ -122,6 +122,9 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, near: int | None = 
     width, height = image.size
     if width * height > max_pixels and (near is None or not _cheap(image, data, near, max_pixels)):
         raise ImageTooLargeError(f"image is {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
+    if image.format in ("JPEG", "MPO"):
+        # At once: libjpeg would look at bytes that fill a scan again with every block.
+        image.decodermaxblock = max(image.decodermaxblock, len(data))
     if image.format == "AVIF":
         avif.check_frames(image, frames)
     elif image.format == "PNG":

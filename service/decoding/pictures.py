@@ -31,7 +31,7 @@ ODD_PIXEL = 2
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
-any kind: opened, it may be a copy without metadata."""
+any kind: opened, it may be a copy without metadata. So is any AVIF: opened, its items are many times as large."""
 
 
 class Picture(NamedTuple):
@@ -69,7 +69,7 @@ def read_header(source: Source, target: Target, max_pixels: int) -> Picture:
 def _predict(image: ImageFile.ImageFile, source: bytes, views: Views, max_pixels: int) -> Picture:
     kind = "JPEG" if image.format == "MPO" else image.format or ""
     full = image.width * image.height
-    again = len(source) > LONG or (kind == "WEBP" and full > WEBP_PIXELS)
+    again = len(source) > LONG or kind == "AVIF" or (kind == "WEBP" and full > WEBP_PIXELS)
     decode = (
         partial(load_image, source, views, max_pixels=max_pixels) if again else partial(_decode_opened, image, views)
     )

@@ -49,7 +49,7 @@ def test_what_can_be_named_has_one_name() -> None:
 
 def test_every_metric_shown_is_one_of_the_services() -> None:
     metrics = Metrics((0.1, 0.2, 0.3), "any", "1")
-    metrics.watch_engines(SimpleNamespace(states=["up"], pids=[os.getpid()], restarts=0))
+    metrics.watch_engines(SimpleNamespace(states=["up"], pids=[os.getpid()], restarts=0, cpu_seconds={}))
     kinds = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     served = {family.name + end for family in metrics.registry.collect() for end in kinds[family.type]}
     shown = set(re.findall(r"\b(?:msmlp|process)_\w+", " ".join(t["expr"] for p in PANELS for t in p["targets"])))

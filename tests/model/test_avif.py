@@ -97,6 +97,20 @@ def test_endless_parts_are_refused() -> None:
             decode(endless)
 
 
+def test_endless_links_between_items_are_refused() -> None:
+    """The decoder would make an item of a kilobyte for each, after a search through all before."""
+    data = avif()
+    iprp, meta, iloc = data.index(b"iprp") - 4, data.index(b"meta") - 4, data.index(b"iloc")
+    links = struct.pack(">B3sI", 1, b"", 1000) + b"".join(struct.pack(">IB", 100 + item, 0) for item in range(1000))
+    box = struct.pack(">I4s", 8 + len(links), b"ipma") + links
+    end = iprp + int.from_bytes(data[iprp : iprp + 4], "big")
+    bomb = bytearray(data[:end] + box + data[end:])
+    for at in (iprp, meta, iloc + 18):  # two sizes, and where the pixels are
+        bomb[at : at + 4] = (int.from_bytes(bomb[at : at + 4], "big") + len(box)).to_bytes(4, "big")
+    with pytest.raises(UndecodableImageError, match="links between items have more bytes than the limit of 4096"):
+        decode(bytes(bomb))
+
+
 @pytest.mark.parametrize("brand", [b"avis", b"avif", b"mif1", b"msf1"])
 def test_a_sequence_is_refused_in_words(brand: bytes) -> None:
     data = avif(save_all=True, append_images=[PICTURE.rotate(90)])

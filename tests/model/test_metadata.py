@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from msmlp.model.errors import UndecodableImageError
 from msmlp.model.metadata import FEWEST_PARTS, MOST_TABLES, without_metadata
-from msmlp.model.preprocess import decode
+from msmlp.model.preprocess import decode, open_image
 
 STORED = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(STORED)
@@ -144,6 +144,32 @@ def test_endless_tables_are_refused() -> None:
         UndecodableImageError, match=f"the JPEG's tables have more bytes than the limit of {MOST_TABLES}"
     ):
         decode(jpeg(segment(0xDB, (b"\0" + bytes([1]) * 64) * 900) * 2))
+
+
+@pytest.mark.parametrize("end", [b"\xff\xd9", b"\xff\xc8\0\2", b"\xff\xf0\0\2"])
+def test_what_ends_a_jpeg_before_its_scan_hides_nothing(end: bytes) -> None:
+    """Pillow's reader goes on, and would join and read all that follows."""
+    with pytest.raises(UndecodableImageError, match="the JPEG ends before its first scan"):
+        decode(jpeg(end + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 9))
+
+
+def test_a_jpeg_s_scan_is_read_at_once() -> None:
+    """libjpeg looks at bytes that fill it again with every block it is given."""
+    plain = encode("JPEG", Image.new("RGB", (64, 64)))
+    image = open_image(plain[:-8] + b"\xff" * 500_000 + b"\xd9")
+    read, sizes = image.fp.read, list[int]()  # type: ignore[union-attr]
+    image.fp.read = lambda size: sizes.append(size) or read(size)  # type: ignore[method-assign, union-attr, func-returns-value]
+    image.load()
+    assert len(sizes) == 1
+
+
+def test_a_gif_has_no_extensions_but_controls() -> None:
+    gif = encode("GIF")
+    control, other = b"!\xf9\4\5\0\0\0\0", b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0"
+    odd = [other, b"!\xfe\3abc\0", b"!\xf9\5\0\0\0\0\0\0", b"!\xf9\0\3abc\0"]
+    assert without_metadata(gif[:781] + control + b"".join(odd) + gif[781:]).data == gif[:781] + (
+        control.replace(b"\5", b"\1") + gif[781:]
+    )
 
 
 def test_ordinary_files_of_many_parts_are_read() -> None:

@@ -143,7 +143,7 @@ def test_sums_over_processes_are_as_prometheus_wants_them() -> None:
     totals = Totals()
     for index in range(3):
         metrics = Metrics([0.1, 0.2, 0.3], "name", "1")
-        metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()]))
+        metrics.watch_engines(SimpleNamespace(states=["up"], restarts=0, pids=[os.getpid()], cpu_seconds={}))
         metrics.ended(RequestRecord("id", 0.0, "GET", f"/{index}", status=200, ended=1.0))
         totals.update(index, Snapshot(index, 0.0, list(metrics.registry.collect()), {}, Statistics(), 0))
     totals.retire(2)

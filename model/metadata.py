@@ -166,8 +166,10 @@ def _jpeg(data: bytes) -> Bare:
 
 
 def _check_scan(marker: int) -> None:
-    if marker != _SCAN:
+    if marker == 0xD9:
         raise UndecodableImageError("damaged image header: the JPEG ends before its first scan")
+    if marker != _SCAN:
+        raise UndecodableImageError(f"the JPEG uses an extension that is not supported (marker 0x{marker:02x})")
 
 
 def _webp(data: bytes) -> Bare:
@@ -184,9 +186,9 @@ def _webp(data: bytes) -> Bare:
 
 
 def _gif(data: bytes) -> bytes:
-    """Without extensions but for the controls of the first frame, the only one that counts, and without what these say
-    of the time after it: for that Pillow keeps as many bytes as the frame has pixels as soon as it has opened the file.
-    It joins and reads what it finds before that frame; nothing is left that it could take for something else."""
+    """Keep only the graphic control extensions before the first frame, with their disposal bits cleared: for a disposal
+    Pillow allocates a byte per pixel as soon as it opens the file. Nothing else is left before that frame that it
+    could read in another way than this walk."""
     at, parts, controls, others = 13, _parts(data, BYTES_PER_BLOCK), list[int](), list[tuple[int, int]]()
     if len(data) > at and data[10] & 128:
         at += 6 << (data[10] & 7)

@@ -76,7 +76,8 @@ class ByteBudget:
             if size > self.limit or not self.make_room():
                 self._shed()
                 if size > self.limit:
-                    return OverloadedError(f"the body has {size} bytes, all bodies together may take {self.limit}")
+                    text = f"the body has {size} bytes; the limit for all bodies together is {self.limit}"
+                    return OverloadedError(f"{text} (--max-bodies-bytes)")
                 return OverloadedError(f"request bodies already take {self._held} of {self.limit} bytes")
         return None
 

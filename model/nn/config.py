@@ -19,7 +19,7 @@ LAYER_NORM = 5
 
 
 LARGEST_SIDE, LARGEST_WIDTH = 2**14, 2**20
-"""Far beyond what fits into a memory, and small enough to be multiplied."""
+"""Far beyond what fits in memory, yet small enough that their products can be counted."""
 
 
 class StageConfig(BaseModel):

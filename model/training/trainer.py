@@ -82,12 +82,12 @@ def train(options: TrainOptions) -> Path:
         position = found.position
     announce_run(learner, arrays[0], recipe.epochs - position.epochs)
     with _writing(options.out), _alone(options.out):
+        trains = position.epochs < recipe.epochs
         rows = train_epochs(options.out, learner, *arrays, position, setup)
         with after_epochs(options.out, position, recipe.epochs):
             plot_curves(rows, options.out / "curves.png")
-            # The last row may be of another length of this run, whose checkpoint was never written.
-            measured = bool(rows) and rows[-1]["epoch"] == recipe.epochs
-            accuracies = rows[-1]["val_accuracy"] if measured else exit_accuracies(learner, arrays[1])
+            # Without an epoch, the last row may be of another length of this run, whose checkpoint was never written.
+            accuracies = rows[-1]["val_accuracy"] if trains else exit_accuracies(learner, arrays[1])
             left = _description(options, learner, dataset, partition, rows, accuracies)
             _write(options.out, network, left | {"preprocess": preprocess}, partition, options.device)
     return options.out

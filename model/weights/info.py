@@ -51,7 +51,7 @@ def audit_record(manifest: Manifest, calibration: Calibration) -> dict[str, Any]
 
 
 def _part(training: dict[str, Any], name: str) -> dict[str, Any]:
-    """Whatever a manifest may have there."""
+    """A section of a manifest's `training`; empty if it is missing or not an object."""
     part = training.get(name)
     return part if isinstance(part, dict) else {}
 

@@ -31,7 +31,8 @@ ODD_PIXEL = 2
 
 WEBP_PIXELS, LONG = 2**14, 2**18
 """A larger WebP is opened again to be decoded: opened, it has the memory for its pixels already. So is a longer file of
-any kind: opened, it may be a copy without metadata. So is any AVIF: opened, its items are many times as large."""
+any kind: opened, it may be a copy without metadata. AVIFs are always opened again: once opened, their items take many
+times the file's size."""
 
 
 class Picture(NamedTuple):

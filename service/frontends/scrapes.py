@@ -36,6 +36,8 @@ class Scrapes:
             self.totals.leave(place.number)
         for place in places:
             self.totals.arrive(place.number)
+        self.totals.render(self._own())  # what the old engines have counted so far
+        hosts.cpu_seconds = {**self._hosts.cpu_seconds, **hosts.cpu_seconds}
         self._places, self._hosts = [*places, *self._places], hosts
         self.totals.render(self._own())  # the new engines' counters begin at 0, which must be seen
 

@@ -252,7 +252,7 @@ class Connection:
             self.transport.close()
 
     def _linger_if_sending(self) -> bool:
-        """The same where the client still sends what was answered already."""
+        """`_linger`, if the client still sends the body of a request that was already answered."""
         answered = self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
         return answered and self._watch.ends(self) and self._linger()
 

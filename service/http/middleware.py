@@ -131,7 +131,9 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if refusal := self._no_room(scope):  # over h11, where `refuse` is not called
+                        if refusal := self._no_room(
+                            scope
+                        ):  # `refuse` was not called: over h11, or the client does not read
                             raise refusal
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect, MemoryError) as error:

@@ -170,6 +170,8 @@ class Protocol(Connection, HttpToolsProtocol):
 
     def _refuse(self) -> None:
         """Stop reading with httptools: now, or once all earlier requests are answered."""
+        if self.transport.is_closing():  # the last request has been answered
+            return
         behind = self._place != BODY  # else the newest request itself is broken
         if self.cycle is None or self.cycle.response_complete:
             self._hand_over()

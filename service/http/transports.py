@@ -61,7 +61,7 @@ class Joining:
         return True
 
     def write_eof(self) -> None:
-        """Say goodbye: whatever else would be an answer to the request that ends here comes too late."""
+        """Half-close: the answer has been sent, and anything written later is dropped."""
         self.flush()
         self._lingers = True
         self._transport.write_eof()

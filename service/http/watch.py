@@ -148,8 +148,10 @@ class Watch:
             same = connection.turn[0] is connection.seen.turn[0]
             if connection in self.open and same and connection.phase in (Phase.IDLE, Phase.HEAD):
                 self._count_refused()
-                del self.open[connection]  # it must not linger
-                connection.transport.close()
+                del self.open[connection]  # or it would linger
+                transport = connection.transport
+                # One that lingers already has its answer, and closing it once more would do nothing.
+                (transport.abort if transport.is_closing() else transport.close)()
                 return True
         return False
 

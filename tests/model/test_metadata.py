@@ -146,10 +146,17 @@ def test_endless_tables_are_refused() -> None:
         decode(jpeg(segment(0xDB, (b"\0" + bytes([1]) * 64) * 900) * 2))
 
 
-@pytest.mark.parametrize("end", [b"\xff\xd9", b"\xff\xc8\0\2", b"\xff\xf0\0\2"])
-def test_what_ends_a_jpeg_before_its_scan_hides_nothing(end: bytes) -> None:
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (b"\xff\xd9", "ends before its first scan"),
+        (b"\xff\xc8\0\2", r"uses an extension that is not supported \(marker 0xc8\)"),
+        (b"\xff\xf0\0\2", r"uses an extension that is not supported \(marker 0xf0\)"),
+    ],
+)
+def test_what_ends_a_jpeg_before_its_scan_hides_nothing(end: bytes, said: str) -> None:
     """Pillow's reader goes on, and would join and read all that follows."""
-    with pytest.raises(UndecodableImageError, match="the JPEG ends before its first scan"):
+    with pytest.raises(UndecodableImageError, match=f"the JPEG {said}"):
         decode(jpeg(end + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 9))
 
 

@@ -69,7 +69,7 @@ class EngineGroup:
 
     def look(self, now: float) -> float:
         ages = [(worker.look(now), worker.ready.is_set()) for worker in self._workers]
-        # One that is away has no images; those of the others are not to be given up.
+        # An engine that is down holds no images; its age must not make us give up those of the others.
         return max((age for age, up in ages if up), default=max(age for age, _ in ages))
 
     def share(self, counts: Counts) -> None:

@@ -387,6 +387,31 @@ def test_the_longest_silent_connection_makes_room(serve: Serve, monkeypatch: pyt
             each.close()
 
 
+def test_one_that_lingers_makes_room_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 60)
+    with serve(max_connections=1) as running:
+        running.client.close()
+        wait_until(lambda: running.counted("msmlp_connections") == 0)
+        with running.connect(b"GET / HTTP/1.1\r\n\r\n") as refused:  # it has no Host
+            assert refused.recv(12) == b"HTTP/1.1 400"
+            wait_until(lambda: answered(running) == 200)
+            try:
+                received(refused)
+                wait_until(lambda: not sends(refused))
+            except OSError:
+                pass  # reset
+
+
+def sends(connection: socket.socket) -> bool:
+    """Whether the other side still takes what is sent."""
+    try:
+        connection.sendall(b"x")
+    except OSError:
+        return False
+    return True
+
+
 def answered(running: Running) -> int:
     with running.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as connection:
         return next(iter(answers(received(connection)))).status_code

@@ -47,10 +47,9 @@ def check_whole(image: Image.Image) -> None:
         raise OSError("the file ends before its last scan")
     scale = getattr(image, "decoderconfig", None)
     for fill in FILLS:
-        other = Image.open(
-            io.BytesIO(b"".join((data, fill * FILL, _restart(data), fill * FILL, END))), formats=("JPEG",)
-        )
-        other.decodermaxblock = image.decodermaxblock + 2 * FILL + 16  # type: ignore[attr-defined]
+        filled = b"".join((data, fill * FILL, _restart(data), fill * FILL, END))
+        other = Image.open(io.BytesIO(filled), formats=("JPEG",))
+        other.decodermaxblock = len(filled)  # type: ignore[attr-defined]
         if scale:
             other.draft(None, (other.width // scale[0], other.height // scale[0]))
         if other.size != image.size or ImageChops.difference(other, image).getbbox() is not None:

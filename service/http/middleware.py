@@ -131,9 +131,8 @@ class RequestMiddleware:
                 if found := pattern.fullmatch(scope["path"]):
                     scope["app"], scope["path_params"] = self._app, found.groupdict()
                     try:
-                        if refusal := self._no_room(
-                            scope
-                        ):  # `refuse` was not called: over h11, or the client does not read
+                        # Here, `refuse` was not called over h11, nor for a client that does not read.
+                        if refusal := self._no_room(scope):
                             raise refusal
                         response = await endpoint(Request(scope, exchange.receive))
                     except (MsmlpError, ClientDisconnect, MemoryError) as error:

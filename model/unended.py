@@ -49,7 +49,7 @@ def check_whole(image: Image.Image) -> None:
     for fill in FILLS:
         filled = b"".join((data, fill * FILL, _restart(data), fill * FILL, END))
         other = Image.open(io.BytesIO(filled), formats=("JPEG",))
-        other.decodermaxblock = len(filled)  # type: ignore[attr-defined]
+        other.decodermaxblock = len(filled)
         if scale:
             other.draft(None, (other.width // scale[0], other.height // scale[0]))
         if other.size != image.size or ImageChops.difference(other, image).getbbox() is not None:
